@@ -1,0 +1,79 @@
+"""What executes a step: the torch model, or the hand-computable one, behind one interface."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+from typing import Protocol
+
+from engine.sequence import Sequence
+from wire.layout import KvLayout
+from wire.sampling import TokenLogprob
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """One sequence's share of a step: compute the KV cache of `count` tokens from `start` on.
+
+    The sequence's blocks already cover start + count tokens.
+    """
+
+    sequence: Sequence
+    start: int
+    count: int
+
+    @property
+    def end(self) -> int:
+        return self.start + self.count
+
+    @property
+    def samples(self) -> bool:
+        """True when the slice reaches the last known token, so that the next one is drawn."""
+        return self.end == len(self.sequence.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """A drawn token, and its log-probability when the request asked for it."""
+
+    token: int
+    logprob: TokenLogprob | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CacheRegion:
+    """The memory of the KV cache, for a transport to register: block i is at i * block_bytes.
+
+    `device` is "cpu" or "cuda:N". `keepalive` holds the memory's owner.
+    """
+
+    address: int
+    num_bytes: int
+    device: str
+    keepalive: object
+
+
+class Runner(Protocol):
+    """Owned by one thread. It reads sequences and never changes them."""
+
+    layout: KvLayout
+    vocab_size: int
+    max_model_len: int
+    eos_token_ids: frozenset[int]
+    model_hash: str
+    """Equal on two workers exactly when they hold the same model."""
+
+    def fit_num_blocks(self, cache_bytes: int | None, cache_fraction: float) -> int:
+        """How many blocks fit into `cache_bytes`, or else into that fraction of free memory."""
+        ...
+
+    def allocate(self, num_blocks: int) -> CacheRegion:
+        """Allocate the cache, once, before the first run."""
+        ...
+
+    def run(self, slices: Seq[Slice]) -> list[Sampled | None]:
+        """Compute all slices in one batch; one result a slice, None where it does not sample.
+
+        Slices of prefill chunks and of decode steps mix freely; no two share a sequence.
+        """
+        ...

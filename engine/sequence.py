@@ -1,0 +1,109 @@
+"""A sequence: the engine's view of one request, owned by the thread that steps the engine."""
+
+from __future__ import annotations
+
+import enum
+
+from kv_transfer.hashing import extend_hashes
+from wire.identity import Leg
+from wire.messages import FinishReason
+from wire.sampling import SamplingParams
+
+
+class Status(enum.Enum):
+    WAITING = "waiting"  # no blocks, or preempted
+    RUNNING = "running"  # has blocks and takes part in steps
+    HELD = "held"  # has blocks, waits for a handoff
+    FINISHED = "finished"  # has no blocks and never runs again
+
+
+_TRANSITIONS = {
+    Status.WAITING: {Status.RUNNING, Status.FINISHED},
+    Status.RUNNING: {Status.WAITING, Status.HELD, Status.FINISHED},
+    Status.HELD: {Status.RUNNING, Status.FINISHED},
+    Status.FINISHED: set(),
+}
+
+
+class Sequence:
+    """Tokens, the blocks that hold their KV cache, and how far that cache has been computed.
+
+    Invariant: 0 <= num_computed <= len(tokens), and `blocks` cover at least `num_computed` tokens.
+    The KV cache of tokens[:num_computed] is valid; tokens[num_computed:] are still to be computed.
+    When all tokens are computed the runner samples the next one.
+    """
+
+    __slots__ = (
+        "blocks",
+        "cache_salt",
+        "hashes",
+        "leg",
+        "num_cached",
+        "num_computed",
+        "num_prompt",
+        "sampling",
+        "status",
+        "tokens",
+    )
+
+    def __init__(
+        self,
+        leg: Leg,
+        tokens: list[int],
+        sampling: SamplingParams,
+        *,
+        num_prompt: int | None = None,
+        cache_salt: bytes = b"",
+    ) -> None:
+        self.leg = leg
+        self.tokens = tokens
+        self.num_prompt = len(tokens) if num_prompt is None else num_prompt
+        self.sampling = sampling
+        self.cache_salt = cache_salt
+        self.blocks: list[int] = []
+        self.hashes: list[bytes] = []
+        self.num_computed = 0
+        self.num_cached = 0
+        """Tokens whose KV cache was found, not computed, when the sequence first ran."""
+        self.status = Status.WAITING
+
+    @property
+    def num_output(self) -> int:
+        return len(self.tokens) - self.num_prompt
+
+    @property
+    def num_uncomputed(self) -> int:
+        return len(self.tokens) - self.num_computed
+
+    @property
+    def decoding(self) -> bool:
+        """True when one token is missing: the next step is a decode step."""
+        return self.num_uncomputed == 1 and self.num_output > 0
+
+    def move(self, status: Status) -> None:
+        assert status in _TRANSITIONS[self.status], f"{self.leg}: {self.status} -> {status}"
+        self.status = status
+
+    def update_hashes(self, block_size: int) -> list[bytes]:
+        """Hashes of all full blocks of the tokens known so far."""
+        extend_hashes(self.hashes, self.tokens, block_size, self.cache_salt)
+        return self.hashes
+
+    def finish_reason(self, eos_token_ids: frozenset[int]) -> FinishReason | None:
+        """Why the sequence ends with its last token, or None when it goes on."""
+        if self.num_output >= self.sampling.max_tokens:
+            stopped = self._stopped_by(eos_token_ids) is not None
+            return FinishReason.STOP if stopped else FinishReason.LENGTH
+        return FinishReason.STOP if self._stopped_by(eos_token_ids) is not None else None
+
+    def stop_token(self, eos_token_ids: frozenset[int]) -> int | None:
+        """The last token, if it is one that ends the sequence."""
+        return self._stopped_by(eos_token_ids)
+
+    def _stopped_by(self, eos_token_ids: frozenset[int]) -> int | None:
+        if self.num_output == 0 or self.num_output < self.sampling.min_tokens:
+            return None
+        last = self.tokens[-1]
+        if last in self.sampling.stop_token_ids:
+            return last
+        return last if last in eos_token_ids and not self.sampling.ignore_eos else None

@@ -1,0 +1,35 @@
+"""Block hashes: a block's name follows from all tokens up to its end, and from the tenant's salt."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Sequence
+
+HASH_BYTES = 16
+
+
+def block_hashes(tokens: Sequence[int], block_size: int, salt: bytes = b"") -> list[bytes]:
+    """Chained hashes of the full blocks of `tokens`; a partial last block has none.
+
+    Equal hashes mean equal tokens from the start on under the same salt, so that a cached block
+    may stand for its whole prefix.
+    """
+    hashes: list[bytes] = []
+    extend_hashes(hashes, tokens, block_size, salt)
+    return hashes
+
+
+def extend_hashes(
+    hashes: list[bytes], tokens: Sequence[int], block_size: int, salt: bytes = b""
+) -> None:
+    """Append the hashes of the blocks that `tokens` fills beyond those already in `hashes`."""
+    parent = hashes[-1] if hashes else _root(salt)
+    for block in range(len(hashes), len(tokens) // block_size):
+        content = array("I", tokens[block * block_size : (block + 1) * block_size]).tobytes()
+        parent = hashlib.blake2b(parent + content, digest_size=HASH_BYTES).digest()
+        hashes.append(parent)
+
+
+def _root(salt: bytes) -> bytes:
+    return hashlib.blake2b(salt, digest_size=HASH_BYTES, person=b"tandem.root").digest()

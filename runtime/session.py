@@ -1,0 +1,189 @@
+"""A session: one bidirectional gRPC stream that carries `wire.messages`, the same at either end.
+
+Token traffic goes as one message per engine step, so one stream per pair of processes is enough.
+Generic handlers carry msgspec bytes; gRPC brings flow control, deadlines, TLS and fast detection
+of a dead peer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import grpc
+
+from wire.codec import MAX_MESSAGE_BYTES, BadMessage, decode, encode
+from wire.identity import PROTOCOL_VERSION
+from wire.messages import Hello, Message, Welcome
+
+METHOD = "/tandem.internal.v1.Worker/Open"
+CHANNEL_OPTIONS = [
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    # Each session owns its connection: the death of one is the death of one peer.
+    ("grpc.use_local_subchannel_pool", 1),
+    # Proxies from the environment are for the outside world, never between our own processes.
+    ("grpc.enable_http_proxy", 0),
+]
+SERVER_OPTIONS = [
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    # On by default, and then a second server binds the same port without a word.
+    ("grpc.so_reuseport", 0),
+]
+
+
+class SessionClosed(ConnectionError):
+    """The other end is gone, or this end closed the session; says which and why."""
+
+
+class Session:
+    """Either end of a stream. `send` never blocks; order is kept; after the end it raises."""
+
+    def __init__(self, peer_name: str) -> None:
+        self.peer_name = peer_name
+        self.closed_because: str | None = None
+        self._outbox: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._inbox: asyncio.Queue[Message | None] = asyncio.Queue()
+        self._on_close: Callable[[], None] = lambda: None
+
+    def send(self, message: Message) -> None:
+        """Raises SessionClosed when the session has ended."""
+        if self.closed_because is not None:
+            raise SessionClosed(f"session with {self.peer_name}: {self.closed_because}")
+        self._outbox.put_nowait(encode(message))
+
+    async def receive(self) -> Message:
+        """The next message; raises SessionClosed when there will be none."""
+        message = await self._inbox.get()
+        if message is None:
+            self._inbox.put_nowait(None)
+            raise SessionClosed(f"session with {self.peer_name}: {self.closed_because}")
+        return message
+
+    async def messages(self) -> AsyncIterator[Message]:
+        """All messages until the session ends; the end is no error here."""
+        try:
+            while True:
+                yield await self.receive()
+        except SessionClosed:
+            return
+
+    def close(self, because: str = "closed by this end") -> None:
+        """End the session. Idempotent; what was sent before still leaves when the peer lives."""
+        if self.closed_because is None:
+            self.closed_because = because
+            self._outbox.put_nowait(None)
+            self._inbox.put_nowait(None)
+            self._on_close()
+
+    async def _frames(self) -> AsyncIterator[bytes]:
+        while (frame := await self._outbox.get()) is not None:
+            yield frame
+
+    async def _pump(self, frames: AsyncIterator[bytes]) -> None:
+        try:
+            async for frame in frames:
+                self._inbox.put_nowait(decode(frame))
+            self.close(f"{self.peer_name} ended the stream")
+        except BadMessage as error:
+            self.close(f"{self.peer_name} sent nonsense: {error}")
+        except grpc.RpcError as error:
+            self.close(f"connection to {self.peer_name} broke: {_cause(error)}")
+
+
+class OpenedSession:
+    """A session that this process opened, with the card of the worker that answered."""
+
+    def __init__(self, session: Session, welcome: Welcome) -> None:
+        self.session = session
+        self.card = welcome.card
+
+
+async def open_session(address: str, hello: Hello, *, timeout_s: float) -> OpenedSession:
+    """Call a worker at host:port. Raises SessionClosed when it does not answer in `timeout_s`."""
+    channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+    session = Session(address)
+    session.send(hello)
+    call = channel.stream_stream(METHOD)(session._frames())
+    tasks = [asyncio.create_task(session._pump(call), name=f"session to {address}")]
+    tasks.append(asyncio.create_task(_close_when_done(tasks[0], session, channel)))
+    session._on_close = call.cancel
+    session._tasks = tasks  # type: ignore[attr-defined]  # keeps them from being collected
+    try:
+        answer = await asyncio.wait_for(session.receive(), timeout_s)
+    except TimeoutError:
+        session.close(f"no answer within {timeout_s} s")
+        raise SessionClosed(f"{address} gave no answer within {timeout_s} s") from None
+    if not isinstance(answer, Welcome):
+        session.close("no welcome")
+        raise SessionClosed(f"{address} answered {type(answer).__name__} instead of Welcome")
+    return OpenedSession(session, answer)
+
+
+async def _close_when_done(
+    pump: asyncio.Task[None], session: Session, channel: grpc.aio.Channel
+) -> None:
+    await asyncio.wait([pump])
+    session.close("closed")
+    await channel.close()
+
+
+class SessionService(grpc.GenericRpcHandler):  # type: ignore[misc]
+    """The called side: greets with the worker's card and gives each session to `on_session`.
+
+    `on_session(hello, session)` runs for as long as the session lives; when it returns, the
+    session is closed, and when the caller goes, its `messages()` end.
+    """
+
+    def __init__(
+        self,
+        welcome: Callable[[Hello], Welcome],
+        on_session: Callable[[Hello, Session], Awaitable[None]],
+    ) -> None:
+        self._welcome = welcome
+        self._on_session = on_session
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+        if details.method != METHOD:
+            return None
+        return grpc.stream_stream_rpc_method_handler(self._open)
+
+    async def _open(
+        self, frames: AsyncIterator[bytes], context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[bytes]:
+        session = Session(context.peer())
+        pump = asyncio.create_task(session._pump(frames), name=f"session from {context.peer()}")
+        hello = await session.receive()
+        _check_hello(hello)
+        assert isinstance(hello, Hello)
+        session.peer_name = hello.caller_id
+        session.send(self._welcome(hello))
+        handler = asyncio.create_task(self._run(hello, session))
+        try:
+            async for frame in session._frames():
+                yield frame
+        finally:
+            session.close("the caller is gone")
+            pump.cancel()
+            await asyncio.wait([handler])
+
+    async def _run(self, hello: Hello, session: Session) -> None:
+        try:
+            await self._on_session(hello, session)
+        finally:
+            session.close("the worker ended the session")
+
+
+def _check_hello(hello: Message) -> None:
+    if not isinstance(hello, Hello):
+        raise BadMessage(f"a session starts with Hello, not with {type(hello).__name__}")
+    if hello.protocol_version != PROTOCOL_VERSION:
+        raise BadMessage(
+            f"{hello.caller_id} speaks protocol version {hello.protocol_version}, "
+            f"this worker speaks {PROTOCOL_VERSION}: run the same release on both"
+        )
+
+
+def _cause(error: grpc.RpcError) -> str:
+    return str(error.details() or error.code()) if hasattr(error, "details") else str(error)

@@ -1,0 +1,1 @@
+"""What crosses a process: generated stubs of the public contract and the internal messages."""

@@ -1,0 +1,43 @@
+"""Who speaks: workers fenced by their incarnation, and the leg of a request's journey."""
+
+from __future__ import annotations
+
+import enum
+import secrets
+
+import msgspec
+
+PROTOCOL_VERSION = 1
+"""Version of every message in `wire/`. Version 1: first release."""
+
+
+class Role(enum.Enum):
+    """The pool a worker was started for. A role is policy: both kinds host the same engine."""
+
+    PREFILL = "prefill"
+    DECODE = "decode"
+
+
+class WorkerRef(msgspec.Struct, frozen=True):
+    """One life of one worker. What belongs to another incarnation is stale and is dropped."""
+
+    worker_id: str
+    incarnation: int
+
+    def __str__(self) -> str:
+        return f"{self.worker_id}#{self.incarnation:x}"
+
+
+class Leg(msgspec.Struct, frozen=True):
+    """One attempt at serving one request; the router numbers the attempts."""
+
+    request_id: str
+    attempt: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.request_id}/{self.attempt}"
+
+
+def draw_incarnation() -> int:
+    """A fresh number for this process start; 63 bits, so that no two starts ever share one."""
+    return secrets.randbits(63)

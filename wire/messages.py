@@ -1,0 +1,221 @@
+"""The messages between routers and workers, and the union of all that a session carries."""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+from wire.handoff import (
+    Abort,
+    Accepted,
+    Commit,
+    Grant,
+    Offer,
+    Quiesced,
+    Refuse,
+    Rejected,
+)
+from wire.identity import PROTOCOL_VERSION, Leg, Role, WorkerRef
+from wire.layout import KvLayout
+from wire.sampling import SamplingParams, TokenLogprob
+
+
+class WorkerCard(msgspec.Struct, frozen=True, kw_only=True):
+    """All that others must know of a worker before they speak to it."""
+
+    ref: WorkerRef
+    role: Role
+    address: str
+    """host:port of the worker's internal RPC."""
+    model: str
+    model_hash: str
+    layout: KvLayout
+    fingerprint: str
+    num_blocks: int
+    max_model_len: int
+    transport: str
+    """Name of the transport, "nixl" or "memory"; only equal ones can be connected."""
+    transport_metadata: bytes = b""
+
+
+class Hello(msgspec.Struct, frozen=True, tag="hello", kw_only=True):
+    """First frame of whoever opens a session. `worker` is set when a peer worker calls."""
+
+    caller_id: str
+    worker: WorkerRef | None = None
+    protocol_version: int = PROTOCOL_VERSION
+
+
+class Welcome(msgspec.Struct, frozen=True, tag="welcome", kw_only=True):
+    """First frame of the worker that was called."""
+
+    card: WorkerCard
+
+
+class Destination(msgspec.Struct, frozen=True):
+    """Where a prefilled sequence goes."""
+
+    ref: WorkerRef
+    address: str
+
+
+class Submit(msgspec.Struct, frozen=True, tag="submit", kw_only=True):
+    """Router to worker: serve this sequence; hand it to `destination` once prefilled.
+
+    Without a destination the worker itself decodes to the end. `tokens` are the prompt
+    (`num_prompt` of them) and, after a failover, the tokens that the client already has.
+    """
+
+    leg: Leg
+    tokens: tuple[int, ...]
+    num_prompt: int
+    sampling: SamplingParams
+    destination: Destination | None = None
+    cache_salt: bytes = b""
+    deadline_s: float | None = None
+
+
+class Cancel(msgspec.Struct, frozen=True, tag="cancel", kw_only=True):
+    """Router to worker: nobody waits for this leg any more. Unknown legs are ignored."""
+
+    leg: Leg
+
+
+class FinishReason(enum.Enum):
+    STOP = "stop"
+    LENGTH = "length"
+
+
+class Output(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """New tokens of one sequence. `position` is that of the first of them, prompt included.
+
+    The first output after a handoff repeats what the source generated: two streams may overtake
+    each other, so the router drops what it has and never meets a gap.
+    """
+
+    leg: Leg
+    position: int
+    tokens: tuple[int, ...]
+    logprobs: tuple[TokenLogprob, ...] = ()
+    finish: FinishReason | None = None
+    stop_token: int | None = None
+    """The token id that ended the sequence, when one did."""
+
+
+class Step(msgspec.Struct, frozen=True, tag="step", kw_only=True):
+    """Worker to router: what one engine step made for all of that router's sequences."""
+
+    outputs: tuple[Output, ...]
+
+
+class Prefilled(msgspec.Struct, frozen=True, tag="prefilled", kw_only=True):
+    """Worker to router, beside the first token: what the first stages took, in seconds.
+
+    `cached_tokens` were in the prefix cache of the worker that prefilled.
+    """
+
+    leg: Leg
+    queue_s: float
+    prefill_s: float
+    cached_tokens: int
+
+
+class Handed(msgspec.Struct, frozen=True, tag="handed", kw_only=True):
+    """Source to router: the destination has the sequence.
+
+    `transfer_s` is the time during which writes were under way, `exposed_s` how much of the whole
+    handoff lay after the end of prefill, until `Accepted`. `skipped_blocks` the destination had.
+    """
+
+    leg: Leg
+    destination: WorkerRef
+    num_blocks: int
+    skipped_blocks: int
+    num_bytes: int
+    transfer_s: float
+    exposed_s: float
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed", kw_only=True):
+    """Worker to router: this leg ended without result; says where and why.
+
+    `retryable` is true when another worker may well succeed.
+    """
+
+    leg: Leg
+    stage: str
+    cause: str
+    retryable: bool = True
+
+
+class WorkerState(enum.Enum):
+    READY = "ready"
+    DRAINING = "draining"
+
+
+class Report(msgspec.Struct, frozen=True, tag="report", kw_only=True):
+    """Worker to router, at least once a second and after every change of state."""
+
+    state: WorkerState
+    num_running: int
+    num_waiting: int
+    waiting_tokens: int
+    """Prompt tokens that still have to be computed, waiting and running sequences together."""
+    free_blocks: int
+    num_blocks: int
+    cached_blocks: int = 0
+    num_handoffs: int = 0
+    """Handoffs under way, either end."""
+
+
+class CacheEvents(msgspec.Struct, frozen=True, tag="cache_events", kw_only=True):
+    """Blocks that entered and left a worker's prefix cache since the event before.
+
+    `number` counts up by one; a gap means that the receiver must ask for a snapshot. A message
+    with `snapshot` replaces all that was known.
+    """
+
+    number: int
+    stored: tuple[bytes, ...] = ()
+    removed: tuple[bytes, ...] = ()
+    snapshot: bool = False
+
+
+class WantSnapshot(msgspec.Struct, frozen=True, tag="want_snapshot"):
+    """Router to worker: send your whole cache index."""
+
+
+class Join(msgspec.Struct, frozen=True, tag="join", kw_only=True):
+    """Worker to router's fleet port, repeated as a heartbeat: I am here, call me."""
+
+    card: WorkerCard
+
+
+class Joined(msgspec.Struct, frozen=True, tag="joined", kw_only=True):
+    router_id: str
+
+
+Message = (
+    Hello
+    | Welcome
+    | Submit
+    | Cancel
+    | Step
+    | Prefilled
+    | Handed
+    | Failed
+    | Report
+    | CacheEvents
+    | WantSnapshot
+    | Join
+    | Joined
+    | Offer
+    | Grant
+    | Refuse
+    | Commit
+    | Accepted
+    | Rejected
+    | Abort
+    | Quiesced
+)
