@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from engine.sequence import Sequence
+from kv_transfer.region import CacheRegion
 from wire.layout import KvLayout
 from wire.sampling import TokenLogprob
+
+__all__ = ["CacheRegion", "Runner", "Sampled", "Slice"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,19 +41,6 @@ class Sampled:
 
     token: int
     logprob: TokenLogprob | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class CacheRegion:
-    """The memory of the KV cache, for a transport to register: block i is at i * block_bytes.
-
-    `device` is "cpu" or "cuda:N". `keepalive` holds the memory's owner.
-    """
-
-    address: int
-    num_bytes: int
-    device: str
-    keepalive: object
 
 
 class Runner(Protocol):

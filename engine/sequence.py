@@ -41,6 +41,8 @@ class Sequence:
         "num_cached",
         "num_computed",
         "num_prompt",
+        "num_published",
+        "pinned",
         "sampling",
         "status",
         "tokens",
@@ -65,6 +67,10 @@ class Sequence:
         self.num_computed = 0
         self.num_cached = 0
         """Tokens whose KV cache was found, not computed, when the sequence first ran."""
+        self.num_published = 0
+        """Leading blocks whose content the pool knows by name."""
+        self.pinned = False
+        """True while a transfer reads the blocks: they must stay what they are."""
         self.status = Status.WAITING
 
     @property

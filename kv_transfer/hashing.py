@@ -1,4 +1,4 @@
-"""Block hashes: a block's name follows from all tokens up to its end, and from the tenant's salt."""
+"""Block hashes: a block's name follows from all tokens up to its end, and the tenant's salt."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class FleetService(grpc.GenericRpcHandler):  # type: ignore[misc]
 async def announce(
     fleet_address: str, card: Callable[[], WorkerCard], on_result: Callable[[bool], None]
 ) -> None:
-    """Announce a worker to one router until cancelled; `on_result` hears each success or failure."""
+    """Announce a worker to one router until cancelled; `on_result` hears how each try went."""
     async with grpc.aio.insecure_channel(fleet_address, options=CHANNEL_OPTIONS) as channel:
         join = channel.unary_unary(METHOD)
         while True:

@@ -7,6 +7,7 @@ and every handler is idempotent. Durations are remaining seconds, because clocks
 from __future__ import annotations
 
 import enum
+from typing import TypedDict
 
 import msgspec
 
@@ -21,12 +22,25 @@ class RefuseReason(enum.Enum):
     STALE = "stale"
 
 
-class HandoffMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What every message of a handoff carries. `source` owns the blocks, `destination` wants them."""
+class Ends(TypedDict):
+    """What every message of one leg repeats."""
 
     leg: Leg
     source: WorkerRef
     destination: WorkerRef
+
+
+class HandoffMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What every message of a handoff carries; `source` has the blocks, `destination` wants them."""
+
+    leg: Leg
+    source: WorkerRef
+    destination: WorkerRef
+
+    @property
+    def ends(self) -> Ends:
+        """The fields that an answer to this message repeats."""
+        return {"leg": self.leg, "source": self.source, "destination": self.destination}
 
 
 class Offer(HandoffMessage, frozen=True, tag="offer", kw_only=True):
@@ -41,6 +55,7 @@ class Offer(HandoffMessage, frozen=True, tag="offer", kw_only=True):
     fingerprint: str
     router_id: str
     deadline_s: float
+    cache_salt: bytes = b""
 
 
 class Grant(HandoffMessage, frozen=True, tag="grant", kw_only=True):

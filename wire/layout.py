@@ -15,7 +15,7 @@ class KvLayout(msgspec.Struct, frozen=True):
     """A pool of blocks, block-major: [block, layer, key/value, kv_head, slot, head_size].
 
     One block holds `block_size` token slots of all layers and is contiguous, so that it travels as
-    one descriptor; heads lie outside the slots, so that a head's slice of a block is contiguous too.
+    one descriptor; heads lie outside the slots, so that a head's slice is contiguous too.
     """
 
     num_layers: int

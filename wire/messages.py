@@ -44,6 +44,8 @@ class Hello(msgspec.Struct, frozen=True, tag="hello", kw_only=True):
 
     caller_id: str
     worker: WorkerRef | None = None
+    address: str = ""
+    """Where the calling worker can be called back."""
     protocol_version: int = PROTOCOL_VERSION
 
 
@@ -124,8 +126,9 @@ class Prefilled(msgspec.Struct, frozen=True, tag="prefilled", kw_only=True):
 class Handed(msgspec.Struct, frozen=True, tag="handed", kw_only=True):
     """Source to router: the destination has the sequence.
 
-    `transfer_s` is the time during which writes were under way, `exposed_s` how much of the whole
-    handoff lay after the end of prefill, until `Accepted`. `skipped_blocks` the destination had.
+    `transfer_s` is the time during which writes were under way, `hidden_s` the part of it while
+    prefill still computed, `exposed_s` the time from the end of prefill until the destination had
+    accepted. `skipped_blocks` the destination had already.
     """
 
     leg: Leg
@@ -135,6 +138,14 @@ class Handed(msgspec.Struct, frozen=True, tag="handed", kw_only=True):
     num_bytes: int
     transfer_s: float
     exposed_s: float
+    hidden_s: float = 0.0
+
+
+class Kept(msgspec.Struct, frozen=True, tag="kept", kw_only=True):
+    """Source to router: the handoff did not happen; this worker decodes the sequence itself."""
+
+    leg: Leg
+    cause: str
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed", kw_only=True):
@@ -204,6 +215,7 @@ Message = (
     | Step
     | Prefilled
     | Handed
+    | Kept
     | Failed
     | Report
     | CacheEvents

@@ -1,4 +1,4 @@
-"""How the next token is chosen, as the client asked for it; the same struct from door to sampler."""
+"""How the next token is chosen, as the client asked for it; one struct from door to sampler."""
 
 from __future__ import annotations
 

@@ -1,0 +1,92 @@
+"""A runner that can be computed by hand, so that a token's value proves where it was made.
+
+Idea: a mock engine whose prefill and decode weights differ (JetStream's engine tests).
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Sequence as Seq
+
+import numpy as np
+
+from engine.errors import ConfigError
+from engine.runner import CacheRegion, Sampled, Slice
+from wire.layout import KvLayout
+
+NUM_STAMPS = 4
+
+
+def next_token(tokens: Seq[int], stamp: int, vocab_size: int) -> int:
+    """stamp + 4 · (Σ (token_i + 1) · (i + 1) mod vocab_size / 4), i from 0 over all tokens so far.
+
+    `stamp` (0 to 3) is the runner's own: two workers with different stamps show in each token
+    (token % 4) who made it. The sum depends on every token and its place, so a KV cache that lost,
+    swapped or kept a wrong block gives another token.
+    """
+    total = sum((token + 1) * (i + 1) for i, token in enumerate(tokens))
+    return stamp + NUM_STAMPS * (total % (vocab_size // NUM_STAMPS))
+
+
+class ArithmeticRunner:
+    """Computes `next_token` from its KV cache alone: key = token + 1, value = position + 1.
+
+    It implements `engine.runner.Runner` on a real cache of int64 [block, 1, 2, 1, slot, 1] that
+    transports can move. It has no end-of-sequence token and ignores sampling parameters.
+    """
+
+    def __init__(
+        self,
+        *,
+        stamp: int = 0,
+        block_size: int = 16,
+        vocab_size: int = 2048,
+        max_model_len: int = 16384,
+    ) -> None:
+        if not 0 <= stamp < NUM_STAMPS:
+            raise ConfigError(f"stamp is {stamp}, must be 0 to {NUM_STAMPS - 1}")
+        self.stamp = stamp
+        self.layout = KvLayout(
+            num_layers=1, num_kv_heads=1, head_size=1, block_size=block_size, dtype="int64"
+        )
+        self.vocab_size = vocab_size
+        self.max_model_len = max_model_len
+        self.eos_token_ids: frozenset[int] = frozenset()
+        self.model_hash = f"arithmetic-{vocab_size}"
+        self._cache = np.zeros((0, 2, block_size), dtype=np.int64)
+
+    def fit_num_blocks(self, cache_bytes: int | None, cache_fraction: float) -> int:
+        wanted = 64 * 1024 * 1024 if cache_bytes is None else cache_bytes
+        num_blocks = wanted // self.layout.block_bytes
+        if num_blocks < 1:
+            raise ConfigError(
+                f"cache_bytes is {wanted}, less than one block of {self.layout.block_bytes} bytes"
+            )
+        return num_blocks
+
+    def allocate(self, num_blocks: int) -> CacheRegion:
+        num_bytes = num_blocks * self.layout.block_bytes
+        memory = mmap.mmap(-1, num_bytes)
+        self._cache = np.frombuffer(memory, dtype=np.int64).reshape(
+            num_blocks, 2, self.layout.block_size
+        )
+        return CacheRegion(self._cache.ctypes.data, num_bytes, "cpu", memory)
+
+    def run(self, slices: Seq[Slice]) -> list[Sampled | None]:
+        return [self._run_one(piece) for piece in slices]
+
+    def _run_one(self, piece: Slice) -> Sampled | None:
+        sequence = piece.sequence
+        positions = np.arange(piece.start, piece.end)
+        blocks = np.array(sequence.blocks)[positions // self.layout.block_size]
+        slots = positions % self.layout.block_size
+        self._cache[blocks, 0, slots] = np.array(sequence.tokens[piece.start : piece.end]) + 1
+        self._cache[blocks, 1, slots] = positions + 1
+        return Sampled(self._next_token(piece)) if piece.samples else None
+
+    def _next_token(self, piece: Slice) -> int:
+        used = self._cache[piece.sequence.blocks[: self.layout.num_blocks(piece.end)]]
+        keys = used[:, 0].reshape(-1)[: piece.end]
+        values = used[:, 1].reshape(-1)[: piece.end]
+        total = int((keys * values).sum())
+        return self.stamp + NUM_STAMPS * (total % (self.vocab_size // NUM_STAMPS))

@@ -1,0 +1,115 @@
+"""The block pool: which blocks are in use, by how many, and which still hold a known prefix."""
+
+from __future__ import annotations
+
+import heapq
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+
+
+class BlockPool:
+    """Blocks 0 … num_blocks-1; each is in exactly one of three states.
+
+    used    referenced by one or more owners
+    cached  free, but its content has a name (a block hash) and is found again; evicted LRU
+    blank   free, without content that anybody could want
+    """
+
+    def __init__(self, num_blocks: int) -> None:
+        self.num_blocks = num_blocks
+        self._num_refs = [0] * num_blocks
+        self._hash_of: list[bytes | None] = [None] * num_blocks
+        self._block_of: dict[bytes, int] = {}
+        self._blank = list(range(num_blocks))  # a heap: low numbers first, so that runs merge
+        self._cached: OrderedDict[int, None] = OrderedDict()  # oldest first
+        self._stored: list[bytes] = []
+        self._removed: list[bytes] = []
+
+    @property
+    def num_free(self) -> int:
+        return len(self._blank) + len(self._cached)
+
+    @property
+    def num_cached(self) -> int:
+        return len(self._cached)
+
+    def try_allocate(self, count: int) -> list[int] | None:
+        """`count` blocks with one reference each, blank ones first; None when too few are free."""
+        if count > self.num_free:
+            return None
+        return [self._take_one() for _ in range(count)]
+
+    def match_prefix(self, hashes: Sequence[bytes]) -> int:
+        """How many of the leading hashes are present, without touching them."""
+        count = 0
+        for block_hash in hashes:
+            if block_hash not in self._block_of:
+                break
+            count += 1
+        return count
+
+    def acquire_prefix(self, hashes: Sequence[bytes]) -> list[int]:
+        """The blocks of the longest present prefix, with one more reference each."""
+        blocks = [self._block_of[h] for h in hashes[: self.match_prefix(hashes)]]
+        for block in blocks:
+            self._cached.pop(block, None)
+            self._num_refs[block] += 1
+        return blocks
+
+    def publish(self, block: int, block_hash: bytes) -> None:
+        """Name the content of a used block. The first block of a name keeps it."""
+        assert self._num_refs[block] > 0, f"block {block} is free and cannot be published"
+        if self._hash_of[block] is None and block_hash not in self._block_of:
+            self._hash_of[block] = block_hash
+            self._block_of[block_hash] = block
+            self._stored.append(block_hash)
+
+    def release(self, blocks: Iterable[int]) -> None:
+        """Drop one reference each. Give them in sequence order: tails are evicted before heads."""
+        for block in reversed(list(blocks)):
+            assert self._num_refs[block] > 0, f"block {block} was released twice"
+            self._num_refs[block] -= 1
+            if self._num_refs[block] == 0:
+                self._free(block)
+
+    def take_events(self) -> tuple[list[bytes], list[bytes]]:
+        """Hashes stored and removed since the last call."""
+        events = (self._stored, self._removed)
+        self._stored, self._removed = [], []
+        return events
+
+    def cached_hashes(self) -> list[bytes]:
+        """Every block hash that a lookup would find now."""
+        return list(self._block_of)
+
+    def check_integrity(self) -> None:
+        """Raises AssertionError when a block is lost, counted twice, or named wrongly."""
+        blank, cached = set(self._blank), set(self._cached)
+        used = {b for b, refs in enumerate(self._num_refs) if refs > 0}
+        assert len(blank) == len(self._blank), "a block is blank twice"
+        assert not (blank & cached | blank & used | cached & used), "a block has two states"
+        assert len(blank) + len(cached) + len(used) == self.num_blocks, "a block is lost"
+        assert all(self._hash_of[b] is not None for b in cached), "a cached block has no name"
+        assert all(self._hash_of[b] is None for b in blank), "a blank block has a name"
+        named = {h: b for b, h in enumerate(self._hash_of) if h is not None}
+        assert named == self._block_of, "the names and the blocks disagree"
+
+    def _take_one(self) -> int:
+        block = heapq.heappop(self._blank) if self._blank else self._evict()
+        self._num_refs[block] = 1
+        return block
+
+    def _evict(self) -> int:
+        block, _ = self._cached.popitem(last=False)
+        block_hash = self._hash_of[block]
+        assert block_hash is not None
+        self._hash_of[block] = None
+        del self._block_of[block_hash]
+        self._removed.append(block_hash)
+        return block
+
+    def _free(self, block: int) -> None:
+        if self._hash_of[block] is None:
+            heapq.heappush(self._blank, block)
+        else:
+            self._cached[block] = None

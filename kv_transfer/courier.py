@@ -1,0 +1,105 @@
+"""The courier: the one thread that drives a transport, because copying may block for long."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from kv_transfer.transport import Transfer, TransferError, Transport
+
+POLL_S = 0.0002
+"""Pause between looks at transfers that the fabric carries on its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class WriteJob:
+    """`on_done(started, ended, None)` or `on_done(started, ended, cause)` is called, exactly once,
+    from the courier's thread; after it nothing of the write is outstanding."""
+
+    peer: str
+    blocks: tuple[int, ...]
+    pages: tuple[int, ...]
+    on_done: Callable[[float, float, str | None], None]
+
+
+@dataclass(slots=True)
+class _Flight:
+    job: WriteJob
+    transfer: Transfer
+    started: float
+
+
+class Courier:
+    """Takes jobs from any thread, in order; writes to different peers overlap."""
+
+    def __init__(self, transport: Transport, clock: Callable[[], float] = time.monotonic) -> None:
+        self._transport = transport
+        self._clock = clock
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._flights: list[_Flight] = []
+        self._thread = threading.Thread(target=self._drive, name="courier", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def connect(self, peer: str, metadata: bytes, on_result: Callable[[str | None], None]) -> None:
+        """`on_result(None)` when connected, `on_result(cause)` when not."""
+
+        def job() -> None:
+            try:
+                self._transport.connect(peer, metadata)
+            except TransferError as error:
+                on_result(str(error))
+            else:
+                on_result(None)
+
+        self._jobs.put(job)
+
+    def write(self, job: WriteJob) -> None:
+        self._jobs.put(lambda: self._post(job))
+
+    def disconnect(self, peer: str) -> None:
+        self._jobs.put(lambda: self._transport.disconnect(peer))
+
+    def stop(self) -> None:
+        """End the thread and close the transport; writes under way are not waited for."""
+        self._jobs.put(None)
+        self._thread.join(timeout=10)
+
+    def _drive(self) -> None:
+        while (job := self._next_job()) is not None:
+            job()
+            self._flights = [f for f in self._flights if not self._landed(f)]
+        self._transport.close()
+
+    def _next_job(self) -> Callable[[], None] | None:
+        try:
+            return self._jobs.get(timeout=POLL_S if self._flights else None)
+        except queue.Empty:
+            return _look_again
+
+    def _post(self, job: WriteJob) -> None:
+        started = self._clock()
+        try:
+            transfer = self._transport.write(job.peer, job.blocks, job.pages)
+        except TransferError as error:
+            job.on_done(started, self._clock(), str(error))
+        else:
+            self._flights.append(_Flight(job, transfer, started))
+
+    def _landed(self, flight: _Flight) -> bool:
+        try:
+            done = flight.transfer.done()
+        except TransferError as error:
+            flight.job.on_done(flight.started, self._clock(), str(error))
+            return True
+        if done:
+            flight.job.on_done(flight.started, self._clock(), None)
+        return done
+
+
+def _look_again() -> None:
+    """Nothing new; the transfers under way are looked at all the same."""

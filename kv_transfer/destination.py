@@ -1,0 +1,140 @@
+"""The destination's half of a handoff, a pure state machine: values and times in, effects out."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+
+from kv_transfer.effects import Adopt, Effect, FreePages, LegLost, Send
+from kv_transfer.hashing import block_hashes
+from wire.handoff import (
+    Abort,
+    Accepted,
+    Commit,
+    Grant,
+    Handoff,
+    Offer,
+    Quiesced,
+    Rejected,
+)
+
+
+class DestinationState(enum.Enum):
+    GRANTED = "granted"  # pages may be written by the source
+    ACCEPTED = "accepted"  # the sequence is ours
+    FENCING = "fencing"  # over, but the source may still be writing
+    CLOSED = "closed"
+
+
+class DestinationHandoff:
+    """One leg, from the grant on. Every method returns effects, in order, and is idempotent.
+
+    `held` are blocks that already hold the head of the prefix, `pages` those that the source will
+    fill; all of them are ours, referenced, until `Adopt` or `FreePages` passes them on.
+    """
+
+    def __init__(
+        self,
+        offer: Offer,
+        held: Sequence[int],
+        pages: Sequence[int],
+        *,
+        epoch: int,
+        block_size: int,
+        deadline: float,
+    ) -> None:
+        self.offer = offer
+        self.epoch = epoch
+        self.state = DestinationState.GRANTED
+        self._held = tuple(held)
+        self._pages = tuple(pages)
+        self._block_size = block_size
+        self._deadline = deadline
+
+    def grant(self) -> list[Effect]:
+        """The answer to the offer, and to every repetition of it."""
+        if self.state is not DestinationState.GRANTED:
+            return []
+        grant = Grant(
+            **self.offer.ends,
+            first_missing_block=len(self._held),
+            pages=self._pages,
+            epoch=self.epoch,
+        )
+        return [Send(grant)]
+
+    def receive(self, message: Handoff) -> list[Effect]:
+        match message:
+            case Offer():
+                return self.grant()
+            case Commit() if message.epoch != self.epoch:
+                return []  # of an earlier grant
+            case Commit() if self.state is DestinationState.GRANTED:
+                return self._verify(message)
+            case Commit() if self.state is DestinationState.ACCEPTED:
+                return [self._accepted()]
+            case Abort() if self.state is DestinationState.GRANTED:
+                return self._fence(f"aborted by the source: {message.cause}")
+            case Quiesced() if message.epoch in (None, self.epoch):
+                return self._quiesced()
+        return []
+
+    def abort(self, cause: str) -> list[Effect]:
+        """Nobody wants the sequence any more; the pages wait for the source to be quiet."""
+        if self.state is not DestinationState.GRANTED:
+            return []
+        message = Abort(**self.offer.ends, cause=cause, by_source=False)
+        return [Send(message), *self._fence(cause)]
+
+    def source_lost(self, cause: str) -> list[Effect]:
+        """The control connection broke; the source's writes may go on, so pages stay fenced."""
+        return self._fence(cause) if self.state is DestinationState.GRANTED else []
+
+    def source_fenced(self) -> list[Effect]:
+        """The source's incarnation is dead and its transport connection torn down."""
+        lost = self.source_lost("the source died")
+        return [*lost, *self._quiesced()]
+
+    def tick(self, now: float) -> list[Effect]:
+        if self.state is DestinationState.GRANTED and now >= self._deadline:
+            return self.abort(f"no commit from {self.offer.source} in time")
+        return []
+
+    def _verify(self, commit: Commit) -> list[Effect]:
+        problem = self._problem(commit)
+        if problem is not None:
+            rejected = Rejected(**self.offer.ends, epoch=self.epoch, reason=problem)
+            # A commit means that every write has completed: the source is quiet.
+            self.state = DestinationState.CLOSED
+            return [Send(rejected), LegLost(problem), FreePages(self._held + self._pages)]
+        self.state = DestinationState.ACCEPTED
+        blocks = self._held + self._pages
+        adopt = Adopt(commit.tokens, commit.num_prompt, commit.sampling, blocks)
+        return [adopt, self._accepted()]
+
+    def _problem(self, commit: Commit) -> str | None:
+        if len(commit.tokens) != self.offer.num_tokens + 1:
+            return f"{len(commit.tokens)} tokens for a cache of {self.offer.num_tokens}"
+        if not 0 < commit.num_prompt < len(commit.tokens):
+            return f"num_prompt is {commit.num_prompt} of {len(commit.tokens)} tokens"
+        covered = commit.tokens[: self.offer.num_tokens]
+        hashes = block_hashes(covered, self._block_size, self.offer.cache_salt)
+        if tuple(hashes) != self.offer.block_hashes:
+            return "the committed tokens are not those whose block hashes were offered"
+        return None
+
+    def _accepted(self) -> Send:
+        return Send(Accepted(**self.offer.ends, epoch=self.epoch))
+
+    def _fence(self, cause: str) -> list[Effect]:
+        self.state = DestinationState.FENCING
+        return [LegLost(cause)]
+
+    def _quiesced(self) -> list[Effect]:
+        if self.state is DestinationState.GRANTED:  # the source is over before it committed
+            self.state = DestinationState.CLOSED
+            return [LegLost("the source is over"), FreePages(self._held + self._pages)]
+        if self.state is DestinationState.FENCING:
+            self.state = DestinationState.CLOSED
+            return [FreePages(self._held + self._pages)]
+        return []

@@ -1,0 +1,1 @@
+"""The first leg: policy and process of the workers that read prompts."""

@@ -1,0 +1,42 @@
+"""The router's settings, with defaults that work on a laptop."""
+
+from __future__ import annotations
+
+import msgspec
+
+MIB = 1024 * 1024
+
+
+class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Port 0 means any free port; the addresses are known after `RouterServer.start`."""
+
+    model_dir: str
+    """A Hugging Face model directory: tokenizer, chat template and config are read, weights not."""
+    model: str | None = None
+    """Name under which clients and workers know the model; the directory's name when None."""
+    host: str = "127.0.0.1"
+    grpc_port: int = 0
+    http_port: int = 0
+    fleet_port: int = 0
+    """Where workers announce themselves."""
+
+    max_message_bytes: int = 4 * MIB
+    """Largest gRPC request."""
+    max_body_bytes: int = 10 * MIB
+    """Largest HTTP request."""
+    max_waiting: int = 1024
+    """Most requests that are in the router at a time; more are refused, with a time to return."""
+    default_max_tokens: int = 256
+    """Length of an answer when the client names none; less when the context has no room."""
+    request_timeout_s: float = 600.0
+    """Longest time for a request, whatever the client's own deadline."""
+    max_attempts: int = 3
+    """How often a request is placed before its failure is the client's to see."""
+    join_wait_s: float = 1.0
+    """How long a request waits for a worker that can serve it."""
+    open_timeout_s: float = 5.0
+    """How long a worker that announced itself may take to answer."""
+    handed_wait_s: float = 0.2
+    """How long the last message waits for the report of a handoff that has happened."""
+    index_max_entries: int = 4_000_000
+    """Most (block, worker) pairs that the prefix index remembers."""

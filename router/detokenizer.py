@@ -1,0 +1,122 @@
+"""Token ids to text, piece by piece, without ever showing half a character.
+
+Two ways, chosen by the tokenizer's decoder. Byte-level decoders (the most common) map each token
+to bytes by a table, so that an incremental UTF-8 decoder is exact. Others (SentencePiece and its
+rules for leading spaces) are decoded over a small window of tokens, and the text that the window
+gave before is cut off.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+REPLACEMENT = "\ufffd"
+
+
+class Detokenizer(Protocol):
+    """The state of one stream."""
+
+    def push(self, token: int) -> str:
+        """The text that this token completes; may be empty."""
+
+    def flush(self) -> str:
+        """What was held back, when no more tokens come."""
+
+
+class ByteDetokenizer:
+    """For tokenizers whose tokens are byte strings; constant work per token."""
+
+    def __init__(self, token_bytes: Callable[[int], bytes]) -> None:
+        self._token_bytes = token_bytes
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, token: int) -> str:
+        return self._decoder.decode(self._token_bytes(token))
+
+    def flush(self) -> str:
+        return self._decoder.decode(b"", final=True)
+
+
+class WindowDetokenizer:
+    """For any decoder whose text grows with its tokens, but for a tail of replacement characters.
+
+    `_window[:_boundary]` ends at the last point where no character was half done; the window is
+    cut there once it is long, so that work per token is bounded.
+    """
+
+    MAX_WINDOW = 12
+    MAX_HELD = 3  # a character has at most four bytes, so at most three can be waiting
+
+    def __init__(self, decode: Callable[[list[int]], str]) -> None:
+        self._decode = decode
+        self._window: list[int] = []
+        self._boundary = 0
+        self._shown = ""
+
+    def push(self, token: int) -> str:
+        self._window.append(token)
+        text = self._decode(self._window)
+        complete = text.endswith(REPLACEMENT) is False
+        new = self._take(text if complete else _without_tail(text, self.MAX_HELD))
+        if complete:
+            self._mark_boundary()
+        elif len(self._window) > 4 * self.MAX_WINDOW:
+            self._cut(len(self._window) - self.MAX_HELD - 1)
+        return new
+
+    def flush(self) -> str:
+        return self._take(self._decode(self._window)) if self._window else ""
+
+    def _take(self, text: str) -> str:
+        """What `text` has beyond what was shown."""
+        if len(text) <= len(self._shown):
+            return ""
+        new, self._shown = text[len(self._shown) :], text
+        return new
+
+    def _mark_boundary(self) -> None:
+        if len(self._window) > self.MAX_WINDOW and self._boundary:
+            self._cut(self._boundary)
+        self._boundary = len(self._window)
+
+    def _cut(self, start: int) -> None:
+        """Forget the tokens before `start`; the rest stays as the context of what follows."""
+        self._window = self._window[start:]
+        text = self._decode(self._window)
+        self._shown = text if not text.endswith(REPLACEMENT) else _without_tail(text, self.MAX_HELD)
+        self._boundary = 0
+
+
+def _without_tail(text: str, limit: int) -> str:
+    """`text` without its last replacement characters, `limit` of them at most."""
+    end = len(text)
+    while end > max(0, len(text) - limit) and text[end - 1] == REPLACEMENT:
+        end -= 1
+    return text[:end]
+
+
+def byte_alphabet() -> dict[str, int]:
+    """The characters by which byte-level BPE writes bytes: printable ones stand for themselves.
+
+    From GPT-2's encoder (Radford et al., 2019): the other bytes follow from U+0100 on.
+    """
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = (byte for byte in range(256) if byte not in set(printable))
+    alphabet = {chr(byte): byte for byte in printable}
+    alphabet.update({chr(0x100 + index): byte for index, byte in enumerate(others)})
+    return alphabet
+
+
+def bytes_of(token: str, alphabet: dict[str, int]) -> bytes:
+    """The bytes of one byte-level token; tokens outside the alphabet stand for their own text."""
+    try:
+        return bytes(alphabet[character] for character in token)
+    except KeyError:
+        return token.encode()
+
+
+def detokenize(detokenizer: Detokenizer, tokens: Iterable[int]) -> str:
+    """All of a finished text at once."""
+    return "".join([*map(detokenizer.push, tokens), detokenizer.flush()])

@@ -1,0 +1,128 @@
+"""What can go wrong at the router, and how each door says it.
+
+RouterError
+├── InvalidRequest      the client's mistake; names the field
+│   ├── ModelNotFound   the model is not served here
+│   ├── TooLarge        more bytes than the router reads
+│   └── NoSuchRoute     an HTTP path or method that is not there
+├── Overloaded          too many requests; come back after `retry_after_s`
+├── Unavailable         no worker can serve this now, or all that tried failed
+├── DeadlineExceeded    the request's time is over; names stage and worker
+├── Internal            our mistake, or a worker's that another would repeat
+└── StartError          this process cannot serve: a port is taken, a model cannot be read
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import grpc
+
+
+class RouterError(Exception):
+    """Anything that ends a request, or a router, with an error."""
+
+    retry_after_s: float | None = None
+    field: str | None = None
+
+
+class InvalidRequest(RouterError):
+    """`field` is the name that the client used, "" never: None when no field is to blame."""
+
+    def __init__(self, message: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class ModelNotFound(InvalidRequest):
+    """Names the wanted model and the one that is served."""
+
+
+class TooLarge(InvalidRequest):
+    """Names the limit in bytes."""
+
+
+class NoSuchRoute(InvalidRequest):
+    """Names the path; `status` is 404 or 405."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Overloaded(RouterError):
+    """The router holds as many requests as it may."""
+
+    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class Unavailable(RouterError):
+    """Another time, or another router, may serve the same request."""
+
+    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class DeadlineExceeded(RouterError):
+    """Says which stage was under way, and where."""
+
+
+class Internal(RouterError):
+    """Says what broke, and where."""
+
+
+class StartError(RouterError):
+    """Says which setting to change."""
+
+
+@dataclass(frozen=True)
+class ErrorFace:
+    """How one kind of error looks from outside, at both doors and in the metrics."""
+
+    outcome: str
+    grpc_status: grpc.StatusCode
+    http_status: int
+    openai_type: str
+    openai_code: str | None
+
+
+FACES: dict[type[RouterError], ErrorFace] = {
+    ModelNotFound: ErrorFace(
+        "not_found", grpc.StatusCode.NOT_FOUND, 404, "invalid_request_error", "model_not_found"
+    ),
+    TooLarge: ErrorFace(
+        "invalid",
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        413,
+        "invalid_request_error",
+        "request_too_large",
+    ),
+    NoSuchRoute: ErrorFace(
+        "not_found", grpc.StatusCode.UNIMPLEMENTED, 404, "invalid_request_error", "unknown_url"
+    ),
+    InvalidRequest: ErrorFace(
+        "invalid", grpc.StatusCode.INVALID_ARGUMENT, 400, "invalid_request_error", None
+    ),
+    Overloaded: ErrorFace(
+        "overloaded",
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        429,
+        "rate_limit_error",
+        "too_many_requests",
+    ),
+    Unavailable: ErrorFace(
+        "unavailable", grpc.StatusCode.UNAVAILABLE, 503, "server_error", "unavailable"
+    ),
+    DeadlineExceeded: ErrorFace(
+        "deadline", grpc.StatusCode.DEADLINE_EXCEEDED, 504, "server_error", "deadline_exceeded"
+    ),
+    Internal: ErrorFace("internal", grpc.StatusCode.INTERNAL, 500, "server_error", "internal"),
+}
+
+
+def face_of(error: RouterError) -> ErrorFace:
+    """The row of `FACES` for this error."""
+    return FACES.get(type(error), FACES[Internal])
