@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from engine.policy import Room, Share
 from engine.sequence import Sequence
+from worker.config import WorkerConfig
 
 
 @dataclass(frozen=True)
@@ -38,3 +39,7 @@ class DecodePolicy:
                 shares.append(Share(sequence, count))
                 budget -= count
         return shares
+
+
+def make_policy(config: WorkerConfig) -> DecodePolicy:
+    return DecodePolicy(chunk_tokens=config.chunk_tokens, max_sequences=config.max_sequences)

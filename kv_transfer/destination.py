@@ -109,8 +109,7 @@ class DestinationHandoff:
             return [Send(rejected), LegLost(problem), FreePages(self._held + self._pages)]
         self.state = DestinationState.ACCEPTED
         blocks = self._held + self._pages
-        adopt = Adopt(commit.tokens, commit.num_prompt, commit.sampling, blocks)
-        return [adopt, self._accepted()]
+        return [Adopt(commit, blocks), self._accepted()]
 
     def _problem(self, commit: Commit) -> str | None:
         if len(commit.tokens) != self.offer.num_tokens + 1:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from wire.handoff import Handoff
-from wire.sampling import SamplingParams
+from wire.handoff import Commit, Handoff
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +49,7 @@ class SourceClosed:
 class Adopt:
     """Destination: run this sequence; `blocks` hold the cache of all its tokens but the last."""
 
-    tokens: tuple[int, ...]
-    num_prompt: int
-    sampling: SamplingParams
+    commit: Commit
     blocks: tuple[int, ...]
 
 

@@ -25,7 +25,7 @@ from wire.handoff import (
     Refuse,
     Rejected,
 )
-from wire.sampling import SamplingParams
+from wire.sampling import SamplingParams, TokenLogprob
 
 
 class SourceState(enum.Enum):
@@ -34,6 +34,16 @@ class SourceState(enum.Enum):
     COMMITTED = "committed"  # all is written and announced; waits for the verdict
     ENDING = "ending"  # over, but writes are outstanding
     CLOSED = "closed"
+
+
+@dataclass(frozen=True, slots=True)
+class Final:
+    """What prefill ended with: all tokens, the one it drew last among them."""
+
+    tokens: tuple[int, ...]
+    num_prompt: int
+    sampling: SamplingParams
+    logprob: TokenLogprob | None = None
 
 
 @dataclass(slots=True)
@@ -70,7 +80,7 @@ class SourceHandoff:
         self._transfer_deadline_s = transfer_deadline_s
         self._deadline: float | None = None
         self._grant: Grant | None = None
-        self._final: tuple[tuple[int, ...], int, SamplingParams] | None = None
+        self._final: Final | None = None
         self._blocks: tuple[int, ...] = ()
         self._num_ready = 0  # leading blocks whose content is final
         self._num_posted = 0  # leading blocks that the destination has or that are posted
@@ -89,13 +99,11 @@ class SourceHandoff:
         self._num_ready = self._num_blocks if whole else num_tokens // self._block_size
         return self._post()
 
-    def finish(
-        self, tokens: Sequence[int], num_prompt: int, sampling: SamplingParams, now: float
-    ) -> list[Effect]:
+    def finish(self, final: Final, now: float) -> list[Effect]:
         """Prefill is over and the first token drawn: commit as soon as the last write is done."""
         self.tally.prefilled_at = now
         self._deadline = now + self._transfer_deadline_s
-        self._final = (tuple(tokens), num_prompt, sampling)
+        self._final = final
         return self._try_commit()
 
     def receive(self, message: Handoff, now: float) -> list[Effect]:
@@ -197,13 +205,14 @@ class SourceHandoff:
             return []
         assert self._grant is not None
         self.state = SourceState.COMMITTED
-        tokens, num_prompt, sampling = self._final
+        final = self._final
         commit = Commit(
             **self.offer.ends,
             epoch=self._grant.epoch,
-            tokens=tokens,
-            num_prompt=num_prompt,
-            sampling=sampling,
+            tokens=final.tokens,
+            num_prompt=final.num_prompt,
+            sampling=final.sampling,
+            logprob=final.logprob,
         )
         return [Send(commit)]
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from engine.policy import Room, Share
 from engine.sequence import Sequence
+from worker.config import WorkerConfig
 
 
 @dataclass(frozen=True)
@@ -32,3 +33,7 @@ class PrefillPolicy:
                 shares.append(Share(sequence, count))
                 budget -= count
         return shares
+
+
+def make_policy(config: WorkerConfig) -> PrefillPolicy:
+    return PrefillPolicy(chunk_tokens=config.chunk_tokens, max_sequences=config.max_sequences)

@@ -12,7 +12,7 @@ from typing import TypedDict
 import msgspec
 
 from wire.identity import Leg, WorkerRef
-from wire.sampling import SamplingParams
+from wire.sampling import SamplingParams, TokenLogprob
 
 
 class RefuseReason(enum.Enum):
@@ -31,7 +31,7 @@ class Ends(TypedDict):
 
 
 class HandoffMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What every message of a handoff carries; `source` has the blocks, `destination` wants them."""
+    """What every message of a handoff names: whose blocks, and who is to have them."""
 
     leg: Leg
     source: WorkerRef
@@ -87,6 +87,8 @@ class Commit(HandoffMessage, frozen=True, tag="commit", kw_only=True):
     tokens: tuple[int, ...]
     num_prompt: int
     sampling: SamplingParams
+    logprob: TokenLogprob | None = None
+    """Of the last token, where the request asked for it."""
 
 
 class Accepted(HandoffMessage, frozen=True, tag="accepted", kw_only=True):

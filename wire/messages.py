@@ -92,8 +92,9 @@ class FinishReason(enum.Enum):
 class Output(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """New tokens of one sequence. `position` is that of the first of them, prompt included.
 
-    The first output after a handoff repeats what the source generated: two streams may overtake
-    each other, so the router drops what it has and never meets a gap.
+    The first output after a handoff repeats the token that the source generated: two streams may
+    overtake each other, so the router drops what it has and never meets a gap. `logprobs`, where
+    asked for, has one entry for each token.
     """
 
     leg: Leg

@@ -1,0 +1,8 @@
+"""`python -m decode_worker --model DIR --router HOST:PORT`"""
+
+from decode_worker.scheduler import make_policy
+from wire.identity import Role
+from worker.process import make_app
+
+if __name__ == "__main__":
+    make_app(Role.DECODE, make_policy)()

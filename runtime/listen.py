@@ -1,0 +1,30 @@
+"""Binding a port, with an error that says which one and how to choose another."""
+
+from __future__ import annotations
+
+import grpc
+
+
+class PortTaken(OSError):
+    """Somebody else has the port, or this machine does not have the address."""
+
+
+def bind(server: grpc.aio.Server, host: str, port: int, key: str) -> int:
+    """Bind a gRPC server and return the port, a free one when `port` is 0.
+
+    `key` is the setting that the error tells the user to change.
+    """
+    try:
+        bound = int(server.add_insecure_port(f"{host}:{port}"))
+    except RuntimeError as error:
+        raise PortTaken(_explain(host, port, key)) from error
+    if bound == 0:
+        raise PortTaken(_explain(host, port, key))
+    return bound
+
+
+def _explain(host: str, port: int, key: str) -> str:
+    return (
+        f"cannot listen on {host}:{port}: the port is taken, or this machine has no such address; "
+        f"set {key} to another port, or to 0 for any free one"
+    )

@@ -1,0 +1,20 @@
+"""The wish to stop, as something to await."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+
+async def stop_signal() -> signal.Signals:
+    """Returns when SIGTERM or SIGINT arrives. Runs in the main thread's event loop."""
+    loop = asyncio.get_running_loop()
+    received: asyncio.Future[signal.Signals] = loop.create_future()
+
+    def on_signal(number: signal.Signals) -> None:
+        if not received.done():
+            received.set_result(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number)
+    return await received

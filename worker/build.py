@@ -1,0 +1,59 @@
+"""Makes a worker's parts from its configuration: runner, transport, engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from engine.arithmetic import ArithmeticRunner
+from engine.blocks import BlockPool
+from engine.engine import Engine
+from engine.errors import ConfigError
+from engine.policy import Policy
+from engine.runner import CacheRegion, Runner
+from kv_transfer.memory_link import MemoryFabric, MemoryLink
+from kv_transfer.transport import Transport
+from worker.config import RunnerKind, WorkerConfig
+
+PROCESS_FABRIC = MemoryFabric()
+"""Connects the workers of one process that were configured with the memory transport."""
+
+Progress = Callable[[int, int], None]
+
+
+def make_runner(config: WorkerConfig, progress: Progress) -> Runner:
+    """Loads the model; `progress(loaded_bytes, total_bytes)` is called on the way."""
+    if config.runner is RunnerKind.ARITHMETIC:
+        return ArithmeticRunner(
+            stamp=config.stamp,
+            block_size=config.block_size,
+            max_model_len=config.max_model_len or 16384,
+        )
+    from engine.torch_runner import TorchRunner  # torch costs a second that others need not pay
+
+    return TorchRunner.load(
+        Path(config.model),
+        device=config.device,
+        dtype=config.dtype,
+        block_size=config.block_size,
+        max_model_len=config.max_model_len,
+        threads=config.threads,
+        progress=progress,
+    )
+
+
+def make_engine(config: WorkerConfig, runner: Runner, policy: Policy) -> tuple[Engine, CacheRegion]:
+    num_blocks = runner.fit_num_blocks(config.cache_bytes, config.cache_fraction)
+    region = runner.allocate(num_blocks)
+    return Engine(runner, BlockPool(num_blocks), policy), region
+
+
+def make_transport(config: WorkerConfig, own_name: str) -> Transport:
+    """Raises ConfigError for a transport of which nobody has heard."""
+    if config.transport == "memory":
+        return MemoryLink(own_name, PROCESS_FABRIC)
+    if config.transport == "nixl":
+        from kv_transfer.nixl_link import NixlLink  # loads UCX, which others need not have
+
+        return NixlLink(own_name, config.ucx_env)
+    raise ConfigError(f"transport is {config.transport!r}, must be 'nixl' or 'memory'")

@@ -1,0 +1,299 @@
+"""The step loop: the one thread that owns the engine and every leg. Four verbs make a turn."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable
+
+from engine.engine import Engine, Progress
+from engine.errors import SequenceError
+from engine.sequence import Sequence, Status
+from kv_transfer.courier import Courier
+from wire.handoff import Abort, Accepted, Commit, Grant, Handoff, Offer, Quiesced, Refuse, Rejected
+from wire.identity import Leg, WorkerRef
+from wire.messages import (
+    CacheEvents,
+    Destination,
+    Failed,
+    Output,
+    Prefilled,
+    Report,
+    Step,
+    Submit,
+    WorkerState,
+)
+from worker.config import WorkerConfig
+from worker.incoming import Incoming
+from worker.outgoing import Outgoing
+from worker.tickets import Outbox, Ticket
+
+TICK_S = 0.25
+"""How often deadlines are looked at and a quiet worker reports; also the longest idle wait."""
+STARVED_S = 0.002
+"""Pause when sequences wait but none can run until a handoff or a transfer ends."""
+
+log = logging.getLogger(__name__)
+
+
+class StepLoop:
+    """Everything that happens to the engine happens here, one thing after the other.
+
+    Other threads hand in work by `call`; what this thread has to say goes to the outbox.
+    """
+
+    def __init__(
+        self,
+        me: WorkerRef,
+        fingerprint: str,
+        config: WorkerConfig,
+        engine: Engine,
+        courier: Courier,
+        outbox: Outbox,
+        on_crash: Callable[[Exception], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.engine = engine
+        self._on_crash = on_crash
+        self.outgoing = Outgoing(
+            me, fingerprint, config, engine, courier, outbox, self.call, self._forget, clock
+        )
+        self.incoming = Incoming(fingerprint, config, engine, outbox, self._adopted, clock)
+        self._outbox = outbox
+        self._clock = clock
+        self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._tickets: dict[Leg, Ticket] = {}
+        self._event_number = 0
+        self._next_tick = 0.0
+        self._stopping = False
+        self._on_idle: Callable[[], object] | None = None
+        self._thread = threading.Thread(target=self._drive, name="steps", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread after its current turn."""
+        self.call(self._stop)
+        self._thread.join(timeout=30)
+
+    def call(self, work: Callable[[], None]) -> None:
+        """Run `work` in the loop's thread, between two steps. Safe from any thread."""
+        self._calls.put(work)
+
+    def _drive(self) -> None:
+        try:
+            while not self._stopping:
+                self.turn(self._patience())
+        except Exception as error:  # a worker whose engine is broken must not look alive
+            log.exception("the step loop ended")
+            self._on_crash(error)
+
+    def turn(self, patience_s: float = 0.0) -> bool:
+        """One turn of the loop; waits up to `patience_s` for work. True when a step ran."""
+        self._admit(patience_s)
+        slices = self.engine.schedule()
+        progress = self.engine.run(slices)
+        self._emit(progress)
+        if self._on_idle is not None and self.idle:
+            self._on_idle()
+            self._on_idle = None
+        return bool(slices)
+
+    def submit(self, router_id: str, message: Submit) -> None:
+        sequence = Sequence(
+            message.leg,
+            list(message.tokens),
+            message.sampling,
+            num_prompt=message.num_prompt,
+            cache_salt=message.cache_salt,
+        )
+        ticket = Ticket(sequence, router_id, len(message.tokens), self._clock())
+        ticket.destination = message.destination
+        if self.incoming.draining:
+            self._fail(ticket, "this worker drains", retryable=True)
+            return
+        try:
+            self.engine.add(sequence)
+        except SequenceError as error:
+            self._fail(ticket, str(error), retryable=False)
+        else:
+            self._tickets[message.leg] = ticket
+
+    def cancel(self, leg: Leg, cause: str = "cancelled") -> None:
+        """End a leg in whatever state it is here; unknown legs are remembered as ended."""
+        self.incoming.cancel(leg, cause)
+        ticket = self._tickets.pop(leg, None)
+        if ticket is None:
+            return
+        sequence = ticket.sequence
+        if sequence.pinned:
+            self.outgoing.cancel(ticket, cause)
+        if not sequence.pinned:
+            self.engine.drop(sequence)
+        elif sequence.status is Status.RUNNING:
+            self.engine.hold(sequence)
+        self._forget(leg)
+
+    def receive(self, message: Handoff, peer: Destination) -> None:
+        """A message of a peer worker; each kind belongs to one of the two ends."""
+        match message:
+            case Offer() | Commit() | Quiesced():
+                self.incoming.receive(message, peer)
+            case Grant() | Refuse() | Accepted() | Rejected():
+                self.outgoing.receive(message, peer)
+            case Abort(by_source=True):
+                self.incoming.receive(message, peer)
+            case Abort():
+                self.outgoing.receive(message, peer)
+
+    def router_lost(self, router_id: str) -> None:
+        """Nobody is left to hear of these legs."""
+        for leg, ticket in list(self._tickets.items()):
+            if ticket.router_id == router_id:
+                self.cancel(leg, f"router {router_id} is gone")
+
+    def drain(self, on_idle: Callable[[], object]) -> None:
+        """Take no new legs; those under way go on, and `on_idle` is called when none is left."""
+        self.incoming.draining = True
+        self._on_idle = on_idle
+        self._report()
+        self._outbox.flush()
+
+    @property
+    def idle(self) -> bool:
+        return not (self._tickets or len(self.outgoing) or len(self.incoming))
+
+    def send_snapshot(self, router_id: str) -> None:
+        """The whole cache index and the load, for a router that knows nothing yet."""
+        hashes = tuple(self.engine.pool.cached_hashes())
+        events = CacheEvents(number=self._event_number, stored=hashes, snapshot=True)
+        self._outbox.to_router(router_id, events)
+        self._outbox.to_router(router_id, self.load())
+
+    def load(self) -> Report:
+        engine = self.engine
+        unfinished = [*engine.waiting, *engine.running]
+        return Report(
+            state=WorkerState.DRAINING if self.incoming.draining else WorkerState.READY,
+            num_running=len(engine.running),
+            num_waiting=len(engine.waiting),
+            waiting_tokens=sum(s.num_uncomputed for s in unfinished if not s.decoding),
+            free_blocks=engine.pool.num_free,
+            num_blocks=engine.pool.num_blocks,
+            cached_blocks=engine.pool.num_cached,
+            num_handoffs=len(self.outgoing) + len(self.incoming),
+        )
+
+    def _admit(self, patience_s: float) -> None:
+        """Take in what was called, look at deadlines, and start sequences that now fit."""
+        self._take_calls(patience_s)
+        now = self._clock()
+        if now >= self._next_tick:
+            self._next_tick = now + TICK_S
+            self.outgoing.tick(now)
+            self.incoming.tick(now)
+            self._report()
+        for sequence in self.engine.admit():
+            self._started(self._tickets[sequence.leg], now)
+        self._outbox.flush()
+
+    def _take_calls(self, patience_s: float) -> None:
+        try:
+            work = self._calls.get(timeout=patience_s) if patience_s else self._calls.get_nowait()
+            while True:
+                work()
+                work = self._calls.get_nowait()
+        except queue.Empty:
+            return
+
+    def _patience(self) -> float:
+        if self.engine.running:
+            return 0.0
+        if self.engine.waiting:
+            return STARVED_S
+        return max(0.001, min(TICK_S, self._next_tick - self._clock()))
+
+    def _started(self, ticket: Ticket, now: float) -> None:
+        if ticket.started_at is None:
+            ticket.started_at = now
+        if ticket.destination is not None and ticket.handoff is None:
+            self.outgoing.open(ticket)
+
+    def _emit(self, progress: list[Progress]) -> None:
+        """Tokens to the routers, one message each; blocks to the decode workers; cache events."""
+        outputs: dict[str, list[Output]] = defaultdict(list)
+        for made in progress:
+            ticket = self._tickets[made.sequence.leg]
+            if made.sampled is not None:
+                outputs[ticket.router_id].append(self._output(ticket, made))
+            self._after_step(ticket, made)
+        for router_id, batch in outputs.items():
+            self._outbox.to_router(router_id, Step(outputs=tuple(batch)))
+        self._send_cache_events()
+        self._outbox.flush()
+
+    def _output(self, ticket: Ticket, made: Progress) -> Output:
+        assert made.sampled is not None
+        tokens = tuple(ticket.sequence.tokens[ticket.num_sent :])
+        position, ticket.num_sent = ticket.num_sent, len(ticket.sequence.tokens)
+        logprobs = ticket.unsent_logprobs
+        if made.sampled.logprob is not None:
+            logprobs = (*logprobs, made.sampled.logprob)
+        ticket.unsent_logprobs = ()
+        return Output(
+            leg=ticket.sequence.leg,
+            position=position,
+            tokens=tokens,
+            logprobs=logprobs,
+            finish=made.finish,
+            stop_token=made.stop_token,
+        )
+
+    def _after_step(self, ticket: Ticket, made: Progress) -> None:
+        if made.sampled is not None and not ticket.prefilled:
+            ticket.prefilled = True
+            self._tell_prefilled(ticket)
+        self.outgoing.progressed(ticket, made)
+        if made.finish is not None:
+            self._forget(made.sequence.leg)
+
+    def _tell_prefilled(self, ticket: Ticket) -> None:
+        assert ticket.started_at is not None
+        prefilled = Prefilled(
+            leg=ticket.sequence.leg,
+            queue_s=ticket.started_at - ticket.submitted_at,
+            prefill_s=self._clock() - ticket.started_at,
+            cached_tokens=ticket.sequence.num_cached,
+        )
+        self._outbox.to_router(ticket.router_id, prefilled)
+
+    def _adopted(self, ticket: Ticket) -> None:
+        self._tickets[ticket.sequence.leg] = ticket
+
+    def _forget(self, leg: Leg) -> None:
+        """The leg is not this worker's to serve any more; its transfer may still have to end."""
+        self._tickets.pop(leg, None)
+        self.incoming.ended(leg)
+
+    def _fail(self, ticket: Ticket, cause: str, *, retryable: bool) -> None:
+        leg = ticket.sequence.leg
+        failed = Failed(leg=leg, stage="queue", cause=cause, retryable=retryable)
+        self._outbox.to_router(ticket.router_id, failed)
+
+    def _report(self) -> None:
+        self._outbox.to_routers(self.load())
+
+    def _send_cache_events(self) -> None:
+        stored, removed = self.engine.pool.take_events()
+        if stored or removed:
+            self._event_number += 1
+            self._outbox.to_routers(
+                CacheEvents(number=self._event_number, stored=tuple(stored), removed=tuple(removed))
+            )
+
+    def _stop(self) -> None:
+        self._stopping = True

@@ -1,0 +1,197 @@
+"""The source end of handoffs: carries out what `kv_transfer.source` decides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from engine.engine import Engine, Progress
+from engine.sequence import Status
+from kv_transfer.courier import Courier, WriteJob
+from kv_transfer.effects import Effect, HandedOver, NotHandedOver, Send, SourceClosed, Write
+from kv_transfer.source import Final, SourceHandoff
+from wire.handoff import Abort, Grant, Handoff, Offer, Quiesced
+from wire.identity import Leg, WorkerRef
+from wire.messages import Destination, Failed, Handed, Kept
+from worker.config import WorkerConfig
+from worker.tickets import Outbox, Ticket
+
+Call = Callable[[Callable[[], None]], None]
+
+
+class Outgoing:
+    """All legs that this worker prefills for others. Lives in the step loop's thread.
+
+    A sequence is pinned from its offer until no write of it is outstanding. When a handoff does
+    not come about, the worker keeps the sequence and decodes it: nothing is recomputed.
+    `on_over(leg)` is told when a leg is no longer this worker's to serve.
+    """
+
+    def __init__(
+        self,
+        me: WorkerRef,
+        fingerprint: str,
+        config: WorkerConfig,
+        engine: Engine,
+        courier: Courier,
+        outbox: Outbox,
+        call: Call,
+        on_over: Callable[[Leg], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self._me = me
+        self._fingerprint = fingerprint
+        self._config = config
+        self._engine = engine
+        self._courier = courier
+        self._outbox = outbox
+        self._call = call
+        self._on_over = on_over
+        self._clock = clock
+        self._legs: dict[Leg, Ticket] = {}
+
+    def __len__(self) -> int:
+        return len(self._legs)
+
+    def open(self, ticket: Ticket) -> None:
+        """Offer a sequence that has just been scheduled to its destination."""
+        sequence, destination = ticket.sequence, ticket.destination
+        assert destination is not None
+        offer = Offer(
+            leg=sequence.leg,
+            source=self._me,
+            destination=destination.ref,
+            block_hashes=tuple(sequence.update_hashes(self._engine.block_size)),
+            num_tokens=len(sequence.tokens),
+            fingerprint=self._fingerprint,
+            router_id=ticket.router_id,
+            deadline_s=self._config.handoff_deadline_s,
+            cache_salt=sequence.cache_salt,
+        )
+        deadline_s = self._config.transfer_deadline_s
+        ticket.handoff = SourceHandoff(
+            offer, self._engine.block_size, transfer_deadline_s=deadline_s
+        )
+        sequence.pinned = True
+        self._legs[sequence.leg] = ticket
+        self._perform(ticket, ticket.handoff.start(self._clock()))
+        self._perform(ticket, ticket.handoff.computed(sequence.blocks, sequence.num_computed))
+
+    def progressed(self, ticket: Ticket, progress: Progress) -> None:
+        """A step computed more of the prompt, or drew the first token, or ended the sequence."""
+        handoff, sequence = ticket.handoff, ticket.sequence
+        if handoff is None or not ticket.wanted or ticket.kept:
+            return
+        if progress.finish is not None:
+            self.cancel(ticket, "the answer ended with its first token")
+            return
+        self._perform(ticket, handoff.computed(sequence.blocks, progress.end))
+        if progress.sampled is not None and sequence.status is Status.RUNNING:
+            self._engine.hold(sequence)
+            logprob = progress.sampled.logprob
+            final = Final(tuple(sequence.tokens), sequence.num_prompt, sequence.sampling, logprob)
+            self._perform(ticket, handoff.finish(final, self._clock()))
+
+    def cancel(self, ticket: Ticket, cause: str) -> None:
+        """Nobody wants the sequence; its blocks go back when no write reads them any more."""
+        self._over(ticket)
+        assert ticket.handoff is not None
+        self._perform(ticket, ticket.handoff.abort(cause))
+
+    def receive(self, message: Handoff, peer: Destination) -> None:
+        ticket = self._legs.get(message.leg)
+        if ticket is not None and ticket.handoff is not None:
+            self._perform(ticket, ticket.handoff.receive(message, self._clock()))
+        elif isinstance(message, Grant | Abort):
+            # No record of the leg means that no write of it is outstanding.
+            self._outbox.to_peer(peer, Quiesced(**message.ends, epoch=None))
+
+    def peer_lost(self, peer: WorkerRef, cause: str) -> None:
+        for ticket in self._tickets_to(peer):
+            assert ticket.handoff is not None
+            self._perform(ticket, ticket.handoff.peer_lost(cause))
+
+    def tick(self, now: float) -> None:
+        for ticket in list(self._legs.values()):
+            assert ticket.handoff is not None
+            self._perform(ticket, ticket.handoff.tick(now))
+
+    def _tickets_to(self, peer: WorkerRef) -> list[Ticket]:
+        tickets = self._legs.values()
+        return [t for t in tickets if t.handoff and t.handoff.offer.destination == peer]
+
+    def _perform(self, ticket: Ticket, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Send():
+                    self._send(ticket, effect.message)
+                case Write():
+                    self._write(ticket, effect)
+                case HandedOver():
+                    self._handed_over(ticket)
+                case NotHandedOver():
+                    self._not_handed_over(ticket, effect)
+                case SourceClosed():
+                    self._closed(ticket)
+
+    def _send(self, ticket: Ticket, message: Handoff) -> None:
+        assert ticket.destination is not None
+        self._outbox.to_peer(ticket.destination, message)
+
+    def _write(self, ticket: Ticket, write: Write) -> None:
+        """Post the copy; its end comes back into this thread, and through `_perform`."""
+        handoff = ticket.handoff
+        assert handoff is not None
+
+        def on_done(started: float, ended: float, cause: str | None) -> None:
+            if cause is None:
+                self._call(
+                    lambda: self._perform(ticket, handoff.wrote(write.write_id, started, ended))
+                )
+            else:
+                self._call(
+                    lambda: self._perform(ticket, handoff.write_failed(write.write_id, cause))
+                )
+
+        peer = str(handoff.offer.destination)
+        self._courier.write(WriteJob(peer, write.blocks, write.pages, on_done))
+
+    def _over(self, ticket: Ticket) -> None:
+        ticket.wanted = False
+        self._on_over(ticket.sequence.leg)
+
+    def _handed_over(self, ticket: Ticket) -> None:
+        self._over(ticket)
+        handoff = ticket.handoff
+        assert handoff is not None
+        tally = handoff.tally
+        handed = Handed(
+            leg=ticket.sequence.leg,
+            destination=handoff.offer.destination,
+            num_blocks=tally.num_blocks,
+            skipped_blocks=tally.skipped_blocks,
+            num_bytes=tally.num_blocks * self._engine.runner.layout.block_bytes,
+            transfer_s=tally.transfer_s,
+            hidden_s=tally.hidden_s,
+            exposed_s=tally.exposed_s,
+        )
+        self._outbox.to_router(ticket.router_id, handed)
+
+    def _not_handed_over(self, ticket: Ticket, outcome: NotHandedOver) -> None:
+        if not ticket.wanted:
+            return
+        leg = ticket.sequence.leg
+        if outcome.ambiguous:  # it may run there: going on here could run it twice
+            self._over(ticket)
+            failed = Failed(leg=leg, stage="transfer", cause=outcome.cause)
+            self._outbox.to_router(ticket.router_id, failed)
+            return
+        ticket.kept = True
+        self._outbox.to_router(ticket.router_id, Kept(leg=leg, cause=outcome.cause))
+        if ticket.sequence.status is Status.HELD:
+            self._engine.resume(ticket.sequence)
+
+    def _closed(self, ticket: Ticket) -> None:
+        ticket.sequence.pinned = False
+        del self._legs[ticket.sequence.leg]
+        if not ticket.wanted or ticket.sequence.status is Status.HELD:
+            self._engine.drop(ticket.sequence)

@@ -1,0 +1,93 @@
+"""A worker as a process of its own: `python -m prefill_worker`, `python -m decode_worker`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import Callable
+from typing import Annotated, NoReturn
+
+import msgspec
+import typer
+
+from engine.errors import EngineError
+from engine.policy import Policy
+from runtime.listen import PortTaken
+from runtime.signals import stop_signal
+from wire.identity import Role
+from worker.config import RunnerKind, WorkerConfig
+from worker.host import Worker
+
+DRAIN_S = 30.0
+MakePolicy = Callable[[WorkerConfig], Policy]
+
+
+def make_app(role: Role, make_policy: MakePolicy) -> typer.Typer:
+    """The command line of one room; only the policy differs."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+    @app.command(help=f"Start one {role.value} worker and announce it to routers.")
+    def main(
+        model: Annotated[str, typer.Option(help="Hugging Face model directory.")],
+        router: Annotated[
+            list[str] | None, typer.Option(help="Fleet address of a router; may be repeated.")
+        ] = None,
+        name: Annotated[str | None, typer.Option(help="Name the model is served under.")] = None,
+        worker_id: Annotated[str | None, typer.Option(help="Drawn when not given.")] = None,
+        host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+        port: Annotated[int, typer.Option(help="0 takes any free port.")] = 0,
+        runner: Annotated[
+            RunnerKind, typer.Option(help="What computes the tokens.")
+        ] = RunnerKind.TORCH,
+        settings: Annotated[
+            str, typer.Option(help="Further settings of WorkerConfig, as JSON.")
+        ] = "{}",
+    ) -> None:
+        given = {
+            "model": model,
+            "routers": tuple(router or ()),
+            "model_name": name,
+            "worker_id": worker_id,
+            "host": host,
+            "port": port,
+            "runner": runner.value,
+        }
+        try:
+            config = msgspec.convert({**given, **msgspec.json.decode(settings)}, WorkerConfig)
+        except (msgspec.DecodeError, TypeError) as error:
+            _leave(f"--settings: {error}")
+        logging.basicConfig(level=logging.INFO, stream=sys.stderr)
+        sys.exit(asyncio.run(run(config, role, make_policy(config))))
+
+    return app
+
+
+async def run(config: WorkerConfig, role: Role, policy: Policy) -> int:
+    """Serve until SIGTERM or SIGINT, then drain; the exit status."""
+    crashed: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
+    worker = Worker(config, role, policy, on_crash=crashed.set_result)
+    try:
+        card = await worker.start()
+    except (EngineError, PortTaken) as error:
+        _leave(str(error))
+    ready = {"ready": True, "worker": str(card.ref), "address": card.address}
+    sys.stdout.write(msgspec.json.encode(ready).decode() + "\n")
+    sys.stdout.flush()
+    stopping: asyncio.Task[object] = asyncio.create_task(stop_signal())
+    crash: asyncio.Task[object] = asyncio.create_task(_result(crashed))
+    await asyncio.wait((stopping, crash), return_when=asyncio.FIRST_COMPLETED)
+    if crash.done():
+        return 1  # every router and peer sees the connections break, and acts
+    await worker.drain(DRAIN_S)
+    await worker.stop()
+    return 0
+
+
+async def _result(future: asyncio.Future[Exception]) -> Exception:
+    return await future
+
+
+def _leave(message: str) -> NoReturn:
+    sys.stderr.write(f"error: {message}\n")
+    raise SystemExit(2)
