@@ -7,6 +7,7 @@ neighbouring blocks merge into one operation when their order is the same on bot
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -133,6 +134,7 @@ class NixlLink:
 
 
 def _make_agent(name: str) -> Any:
+    _log_like_everybody_else()
     config = nixl_api.nixl_agent_config(
         backends=["UCX"], sync_mode=nixl_api.nixl_thread_sync_t.NIXL_THREAD_SYNC_STRICT
     )
@@ -142,6 +144,14 @@ def _make_agent(name: str) -> Any:
         return nixl_api.nixl_agent(name, config)
     finally:
         nixl_api.nixlBind = original
+
+
+def _log_like_everybody_else() -> None:
+    """The wrapper writes its log to standard output, where it would mix with ours."""
+    logger = logging.getLogger("nixl")
+    logger.handlers.clear()
+    logger.propagate = True
+    logger.setLevel(logging.WARNING)
 
 
 class _PatientBindings:

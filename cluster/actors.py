@@ -1,0 +1,73 @@
+"""The Ray actors: thin shells around a router and a worker. Ray carries control, never tokens."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import msgspec
+
+from cluster.launcher import WorkerStatus
+from cluster.roles import make_worker
+from router.config import RouterConfig
+from router.server import RouterServer
+from runtime.background import BackgroundLoop
+from wire.identity import Role
+from worker.config import WorkerConfig
+
+
+class RouterActor:
+    """Hosts one router. Settings and answers are JSON, so that Ray pickles bytes alone."""
+
+    def start(self, settings: bytes) -> bytes:
+        """Returns `RouterAddresses`; raises what `RouterServer.start` raises."""
+        config = msgspec.json.decode(settings, type=RouterConfig)
+        self._loop = BackgroundLoop("router")
+        self._server = RouterServer(config)
+        return msgspec.json.encode(self._loop.run(self._server.start()))
+
+    def drain(self, timeout_s: float) -> None:
+        self._loop.run(self._server.drain(timeout_s))
+        self._loop.run(self._server.stop())
+
+
+class WorkerActor:
+    """Hosts one worker. Its methods run beside each other: `status` answers while `start` loads."""
+
+    def __init__(self) -> None:
+        self._status = WorkerStatus(process_id=os.getpid())
+        self._lock = threading.Lock()
+
+    def start(self, role: str, settings: bytes) -> None:
+        """Returns when routers may send work, or when that failed; see `status`."""
+        config = msgspec.json.decode(settings, type=WorkerConfig)
+        self._loop = BackgroundLoop("worker")
+        self._worker = make_worker(
+            Role(role),
+            config,
+            on_crash=_die,
+            progress=lambda loaded, total: self._note(loaded_bytes=loaded, total_bytes=total),
+        )
+        try:
+            card = self._loop.run(self._worker.start())
+        except Exception as error:  # noqa: BLE001  # whatever it was, the user has to hear it
+            self._note(error=f"{type(error).__name__}: {error}")
+        else:
+            self._note(address=card.address)
+
+    def status(self) -> bytes:
+        with self._lock:
+            return msgspec.json.encode(self._status)
+
+    def drain(self, timeout_s: float) -> None:
+        self._loop.run(self._worker.drain(timeout_s))
+        self._loop.run(self._worker.stop())
+
+    def _note(self, **changes: object) -> None:
+        with self._lock:
+            self._status = msgspec.structs.replace(self._status, **changes)
+
+
+def _die(error: Exception) -> None:
+    """The engine is broken: end the process, so that every peer sees it at once."""
+    os._exit(1)

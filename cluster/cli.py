@@ -1,0 +1,155 @@
+"""The command `tandem`, also as `python -m cluster`."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+
+from cluster.config import ClusterConfig, load_config, parse_override
+from cluster.demo import DEFAULT_PROMPT, run_demo
+from cluster.errors import ClusterError
+from cluster.launcher import Launcher
+from cluster.running import RunningCluster, running
+
+WATCH_S = 1.0
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    help="Serve a language model on two pools of workers, prefill and decode.",
+)
+console = Console(highlight=False, soft_wrap=True)
+
+ConfigFile = Annotated[
+    str | None, typer.Option("--config", "-c", help="YAML file; without one, the bundled model.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Override a key: --set prefill.replicas=2. May be repeated."),
+]
+Model = Annotated[str | None, typer.Option(help="Hugging Face model directory to serve.")]
+RayAddress = Annotated[str | None, typer.Option(help="Address of a running Ray cluster.")]
+HttpPort = Annotated[int | None, typer.Option(help="0 takes any free port.")]
+GrpcPort = Annotated[int | None, typer.Option(help="0 takes any free port.")]
+WithoutRay = Annotated[
+    bool, typer.Option("--without-ray", help="Plain processes on this machine instead of Ray.")
+]
+
+
+@app.command()
+def up(
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    model: Model = None,
+    ray_address: RayAddress = None,
+    http_port: HttpPort = None,
+    grpc_port: GrpcPort = None,
+    without_ray: WithoutRay = False,
+) -> None:
+    """Start a cluster in the foreground; Ctrl-C or SIGTERM drains and stops it."""
+    stop = _stop_event()
+    with _reporting_errors():
+        settings = _load(config, overrides, model, ray_address, http_port, grpc_port)
+        console.print(f"serving [bold]{settings.served_name}[/] from {settings.model}")
+        with running(settings, _launcher(settings, without_ray), console.print) as cluster:
+            _invite(cluster)
+            while not stop.wait(WATCH_S):
+                cluster.watch()
+            console.print("draining: no new requests; those under way may end")
+    console.print("stopped")
+
+
+@app.command()
+def demo(
+    prompt: Annotated[str, typer.Argument(help="What to ask the bundled model.")] = DEFAULT_PROMPT,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    without_ray: WithoutRay = False,
+) -> None:
+    """Start a cluster, stream one chat, show what each stage took, stop."""
+    _stop_event(raise_interrupt=True)
+    with _reporting_errors():
+        settings = _load(config, overrides, None, None, None, None)
+        with running(settings, _launcher(settings, without_ray), console.print) as cluster:
+            run_demo(cluster, prompt, console)
+    console.print("stopped")
+
+
+def main() -> None:
+    app()
+
+
+def _load(
+    path: str | None,
+    overrides: list[str] | None,
+    model: str | None,
+    ray_address: str | None,
+    http_port: int | None,
+    grpc_port: int | None,
+) -> ClusterConfig:
+    given = {
+        "model": model,
+        "ray.address": ray_address,
+        "router.http_port": http_port,
+        "router.grpc_port": grpc_port,
+    }
+    values = {key: value for key, value in given.items() if value is not None}
+    return load_config(path, {**dict(map(parse_override, overrides or [])), **values})
+
+
+def _launcher(config: ClusterConfig, without_ray: bool) -> Launcher:
+    if without_ray:
+        from cluster.process_launcher import ProcessLauncher
+
+        return ProcessLauncher()
+    from cluster.ray_launcher import RayLauncher  # importing Ray takes a second
+
+    console.print(f"starting on Ray at {config.ray.address or 'this machine'}")
+    return RayLauncher(config)
+
+
+def _invite(cluster: RunningCluster) -> None:
+    url = f"http://{cluster.addresses.http}/v1/chat/completions"
+    model = cluster.config.served_name
+    console.print(f"[bold green]ready[/]   grpc {cluster.addresses.grpc}   Ctrl-C stops; try:")
+    body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "def add(a, b):"}}]}}'
+    console.print(f"  curl {url} -H 'Content-Type: application/json' -d '{body}'", markup=False)
+
+
+def _stop_event(*, raise_interrupt: bool = False) -> threading.Event:
+    """Set by SIGINT and SIGTERM; a second signal interrupts whatever still waits."""
+    stop = threading.Event()
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        if stop.is_set() or raise_interrupt:
+            raise KeyboardInterrupt
+        stop.set()
+
+    signal.signal(signal.SIGINT, on_signal)
+    signal.signal(signal.SIGTERM, on_signal)
+    return stop
+
+
+class _reporting_errors:  # used like a function
+    """Turns what a user can mend into one readable line and exit status 2."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, ClusterError):
+            _leave(str(error), 2)
+        if isinstance(error, KeyboardInterrupt):
+            _leave("interrupted", 130)
+
+
+def _leave(message: str, status: int) -> NoReturn:
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {message}", markup=False)
+    sys.exit(status)

@@ -1,0 +1,74 @@
+"""One streamed chat through a fresh cluster, and a table of where its time went."""
+
+from __future__ import annotations
+
+import grpc
+from rich.console import Console
+from rich.table import Table
+
+from cluster.running import RunningCluster
+from wire import inference_pb2 as pb
+from wire import inference_pb2_grpc as rpc
+
+DEFAULT_PROMPT = "Write a function that returns the lines of a file."
+MAX_TOKENS = 160
+TIMEOUT_S = 120.0
+
+
+def run_demo(cluster: RunningCluster, prompt: str, console: Console) -> None:
+    """Warm the link with a short request, stream the answer, print the table."""
+    with grpc.insecure_channel(cluster.addresses.grpc) as channel:
+        stub = rpc.InferenceStub(channel)
+        request = _chat(prompt, MAX_TOKENS)
+        console.print(f"\n[bold]you[/]    {prompt}")
+        console.print("[bold]model[/]  ", end="")
+        last = _stream(stub, request, console)
+    console.print("\n")
+    console.print(_table(last, console))
+
+
+def _chat(prompt: str, max_tokens: int) -> pb.GenerateRequest:
+    messages = [pb.ChatMessage(role="user", content=prompt)]
+    return pb.GenerateRequest(
+        chat=pb.Chat(messages=messages),
+        max_tokens=max_tokens,
+        sampling=pb.Sampling(temperature=0.7, top_p=0.9, seed=7),
+    )
+
+
+def _stream(
+    stub: rpc.InferenceStub, request: pb.GenerateRequest, console: Console
+) -> pb.GenerateResponse:
+    response = pb.GenerateResponse()
+    for response in stub.Generate(request, timeout=TIMEOUT_S):
+        console.print(response.text, end="", markup=False)
+    return response
+
+
+def _table(last: pb.GenerateResponse, console: Console) -> Table:
+    timing, usage, served = last.timing, last.usage, last.served_by
+    table = Table(title=f"{usage.prompt_tokens} tokens in, {usage.completion_tokens} out")
+    for column in ("stage", "time", "what happened"):
+        table.add_column(column)
+    table.add_row("queue", _ms(timing.queue_s), f"on {served.prefill_worker_id}")
+    cached = f"{usage.cached_tokens} of {usage.prompt_tokens} tokens were cached"
+    table.add_row("prefill", _ms(timing.prefill_s), cached)
+    table.add_row("transfer", *_transfer(timing.transfer))
+    table.add_row("decode", _ms(timing.decode_s), f"on {served.decode_worker_id}")
+    table.add_row("TTFT", _ms(timing.ttft_s), "request to first token")
+    table.add_row("TPOT", _ms(timing.tpot_s), "each token after it")
+    return table
+
+
+def _transfer(transfer: pb.Transfer) -> tuple[str, str]:
+    seconds = transfer.transfer_s
+    rate = transfer.num_bytes / seconds / 1e9 if seconds else 0.0
+    hidden = 100 * transfer.hidden_s / seconds if seconds else 0.0
+    return _ms(seconds), (
+        f"{transfer.num_bytes / 1e6:.2f} MB in {transfer.num_blocks} blocks, {rate:.2f} GB/s, "
+        f"{hidden:.0f} % hidden behind prefill"
+    )
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:.1f} ms"

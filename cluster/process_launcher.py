@@ -1,0 +1,141 @@
+"""Processes as plain children on this machine: for tests, and where Ray is not installed."""
+
+from __future__ import annotations
+
+import os
+import queue
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from cluster.errors import StartFailed
+from cluster.launcher import WorkerStatus
+from router.config import RouterConfig
+from router.server import RouterAddresses
+from wire.identity import Role
+from worker.config import WorkerConfig
+
+ROUTER_START_S = 60.0
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Child:
+    """A child process whose first line of output says that it serves, and where."""
+
+    def __init__(self, name: str, arguments: list[str]) -> None:
+        self.name = name
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is for the parent, which then drains its children
+            env={**os.environ, "PYTHONPATH": _python_path()},
+        )
+        self._ready: queue.Queue[bytes | None] = queue.Queue()
+        self._errors: list[str] = []
+        self._readers = [
+            threading.Thread(target=self._read_output, daemon=True),
+            threading.Thread(target=self._read_errors, daemon=True),
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    def wait_ready(self, timeout_s: float) -> bytes | None:
+        """What it printed; None while it has not. Raises StartFailed when it has ended."""
+        try:
+            ready = self._ready.get(timeout=timeout_s)
+        except queue.Empty:
+            return None
+        if ready is None:
+            raise StartFailed(f"{self.name} ended: {self.last_words()}")
+        return ready
+
+    def last_words(self) -> str:
+        self._readers[1].join(timeout=5)
+        errors = [line for line in self._errors if line.startswith("error:")]
+        return (errors or self._errors or [f"exit status {self.process.poll()}"])[-1]
+
+    def stop(self, timeout_s: float) -> None:
+        """Terminate gently, then not."""
+        try:
+            self.process.wait(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def _read_output(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.startswith(b"{"):
+                self._ready.put(line)
+        self._ready.put(None)
+
+    def _read_errors(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self._errors = [*self._errors[-50:], line.decode(errors="replace").rstrip()]
+
+
+class ChildWorker:
+    """Implements `cluster.launcher.RunningWorker`."""
+
+    def __init__(self, child: Child) -> None:
+        self.name = child.name
+        self._child = child
+        self._address: str | None = None
+
+    def status(self) -> WorkerStatus:
+        process_id = self._child.process.pid
+        try:
+            if self._address is None and (ready := self._child.wait_ready(0.05)) is not None:
+                self._address = msgspec.json.decode(ready, type=dict[str, Any])["address"]
+        except StartFailed as error:
+            return WorkerStatus(process_id=process_id, error=str(error))
+        if self._child.process.poll() is not None:
+            return WorkerStatus(process_id=process_id, error=self._child.last_words())
+        return WorkerStatus(address=self._address, process_id=process_id)
+
+    def drain(self, timeout_s: float) -> None:
+        self._child.process.terminate()
+
+    def wait_stopped(self, timeout_s: float) -> None:
+        self._child.stop(timeout_s)
+
+
+class ProcessLauncher:
+    """Implements `cluster.launcher.Launcher` with child processes."""
+
+    def __init__(self) -> None:
+        self._router: Child | None = None
+
+    def start_router(self, config: RouterConfig) -> RouterAddresses:
+        settings = msgspec.json.encode(config).decode()
+        self._router = Child("router", ["router", "--settings", settings])
+        ready = self._router.wait_ready(ROUTER_START_S)
+        if ready is None:
+            raise StartFailed(f"the router did not start within {ROUTER_START_S:.0f} s")
+        return msgspec.json.decode(ready, type=RouterAddresses)
+
+    def start_worker(self, role: Role, name: str, config: WorkerConfig) -> ChildWorker:
+        threads = config.threads or max(1, (os.cpu_count() or 2) // 2)
+        settings = msgspec.json.encode(msgspec.structs.replace(config, threads=threads)).decode()
+        room = f"{role.value}_worker"
+        return ChildWorker(Child(name, [room, "--model", config.model, "--settings", settings]))
+
+    def stop_router(self, drain_timeout_s: float) -> None:
+        if self._router is not None:
+            self._router.process.terminate()
+            self._router.stop(drain_timeout_s)
+
+    def close(self) -> None:
+        """Children were stopped one by one."""
+
+
+def _python_path() -> str:
+    inherited = os.environ.get("PYTHONPATH")
+    return f"{ROOT}{os.pathsep}{inherited}" if inherited else str(ROOT)

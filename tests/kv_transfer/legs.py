@@ -1,0 +1,57 @@
+"""Both ends of one handoff, made ready to be driven by hand."""
+
+from __future__ import annotations
+
+from kv_transfer.destination import DestinationHandoff
+from kv_transfer.effects import Effect, Send, Write
+from kv_transfer.hashing import block_hashes
+from kv_transfer.source import Final, SourceHandoff
+from wire.handoff import Handoff, Offer
+from wire.identity import Leg, WorkerRef
+from wire.sampling import SamplingParams
+
+BLOCK_SIZE = 4
+PROMPT = tuple(range(10))  # two full blocks and a half one
+SOURCE = WorkerRef("prefill", 1)
+DESTINATION = WorkerRef("decode", 2)
+SAMPLING = SamplingParams(max_tokens=5)
+
+
+def an_offer(deadline_s: float = 100.0) -> Offer:
+    return Offer(
+        leg=Leg("request"),
+        source=SOURCE,
+        destination=DESTINATION,
+        block_hashes=tuple(block_hashes(PROMPT, BLOCK_SIZE)),
+        num_tokens=len(PROMPT),
+        fingerprint="f",
+        router_id="router",
+        deadline_s=deadline_s,
+    )
+
+
+def a_source() -> SourceHandoff:
+    source = SourceHandoff(an_offer(), BLOCK_SIZE, transfer_deadline_s=10.0)
+    source.start(now=0.0)
+    return source
+
+
+def a_destination(num_held: int = 0) -> DestinationHandoff:
+    """Grants pages 20, 21, … for the blocks after the `num_held` (numbers 10, 11, …) it has."""
+    held = range(10, 10 + num_held)
+    pages = range(20, 23 - num_held)
+    return DestinationHandoff(
+        an_offer(), held, pages, epoch=7, block_size=BLOCK_SIZE, deadline=100.0
+    )
+
+
+def final(first_token: int = 99) -> Final:
+    return Final((*PROMPT, first_token), len(PROMPT), SAMPLING)
+
+
+def sent(effects: list[Effect]) -> list[Handoff]:
+    return [effect.message for effect in effects if isinstance(effect, Send)]
+
+
+def writes(effects: list[Effect]) -> list[Write]:
+    return [effect for effect in effects if isinstance(effect, Write)]

@@ -1,0 +1,104 @@
+import msgspec
+
+from kv_transfer.destination import DestinationHandoff, DestinationState
+from kv_transfer.effects import Adopt, FreePages, LegLost
+from tests.kv_transfer.legs import PROMPT, SAMPLING, a_destination, an_offer, sent
+from wire.handoff import Abort, Accepted, Commit, Grant, Quiesced, Rejected
+
+
+def a_commit(**changes: object) -> Commit:
+    commit = Commit(
+        **an_offer().ends,
+        epoch=7,
+        tokens=(*PROMPT, 99),
+        num_prompt=len(PROMPT),
+        sampling=SAMPLING,
+    )
+    return msgspec.structs.replace(commit, **changes)
+
+
+def test_the_grant_names_the_pages_after_the_prefix_it_holds() -> None:
+    (grant,) = sent(a_destination(num_held=1).grant())
+    assert isinstance(grant, Grant)
+    assert (grant.first_missing_block, grant.pages) == (1, (20, 21))
+
+
+def test_a_repeated_offer_gets_the_same_grant() -> None:
+    destination = a_destination()
+    assert destination.receive(an_offer()) == destination.grant()
+
+
+def test_a_verified_commit_is_adopted_with_held_blocks_and_pages() -> None:
+    destination = a_destination(num_held=1)
+    effects = destination.receive(a_commit())
+    assert effects[0] == Adopt(a_commit(), (10, 20, 21))
+    assert sent(effects) == [Accepted(**an_offer().ends, epoch=7)]
+
+
+def test_a_repeated_commit_is_accepted_again_and_adopted_once() -> None:
+    destination = a_destination()
+    destination.receive(a_commit())
+    effects = destination.receive(a_commit())
+    assert sent(effects) == [Accepted(**an_offer().ends, epoch=7)]
+    assert not any(isinstance(effect, Adopt) for effect in effects)
+
+
+def test_a_commit_of_another_epoch_is_ignored() -> None:
+    destination = a_destination()
+    assert destination.receive(a_commit(epoch=6)) == []
+    assert destination.state is DestinationState.GRANTED
+
+
+def rejected(destination: DestinationHandoff, commit: Commit) -> bool:
+    effects = destination.receive(commit)
+    assert any(isinstance(effect, FreePages) for effect in effects)
+    return any(isinstance(message, Rejected) for message in sent(effects))
+
+
+def test_tokens_that_do_not_fit_the_offer_are_rejected() -> None:
+    assert rejected(a_destination(), a_commit(tokens=PROMPT))
+    assert rejected(a_destination(), a_commit(tokens=(*PROMPT[1:], 5, 99)))
+    assert rejected(a_destination(), a_commit(num_prompt=11))
+
+
+def test_aborted_pages_are_free_only_when_the_source_is_quiet() -> None:
+    destination = a_destination()
+    effects = destination.abort("cancelled")
+    assert [type(m) for m in sent(effects)] == [Abort]
+    assert not any(isinstance(effect, FreePages) for effect in effects)
+    quiet = Quiesced(**an_offer().ends, epoch=7)
+    assert destination.receive(quiet) == [FreePages((20, 21, 22))]
+    assert destination.receive(quiet) == []
+
+
+def test_a_source_that_aborts_still_has_to_be_quiet() -> None:
+    destination = a_destination()
+    abort = Abort(**an_offer().ends, cause="client left", by_source=True)
+    assert destination.receive(abort) == [LegLost("aborted by the source: client left")]
+    assert destination.receive(Quiesced(**an_offer().ends, epoch=None)) == [FreePages((20, 21, 22))]
+
+
+def test_quiescence_that_overtakes_the_abort_ends_the_leg() -> None:
+    effects = a_destination().receive(Quiesced(**an_offer().ends, epoch=7))
+    assert FreePages((20, 21, 22)) in effects
+
+
+def test_a_lost_connection_fences_the_pages_and_the_source_s_death_frees_them() -> None:
+    destination = a_destination()
+    assert destination.source_lost("reset") == [LegLost("reset")]
+    assert destination.source_fenced() == [FreePages((20, 21, 22))]
+
+
+def test_no_commit_in_time_aborts_the_leg() -> None:
+    destination = a_destination()
+    assert destination.tick(now=99.0) == []
+    assert [type(m) for m in sent(destination.tick(now=100.0))] == [Abort]
+    assert destination.state is DestinationState.FENCING
+
+
+def test_what_ends_after_acceptance_is_not_the_handoff_s_business() -> None:
+    destination = a_destination()
+    destination.receive(a_commit())
+    assert destination.abort("late") == []
+    assert destination.source_lost("late") == []
+    assert destination.receive(Quiesced(**an_offer().ends, epoch=7)) == []

@@ -1,0 +1,31 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kv_transfer.hashing import block_hashes, extend_hashes
+
+tokens = st.lists(st.integers(0, 2**32 - 1), max_size=80)
+
+
+@given(tokens)
+def test_only_full_blocks_have_a_hash(prompt: list[int]) -> None:
+    assert len(block_hashes(prompt, 16)) == len(prompt) // 16
+
+
+@given(tokens, tokens)
+def test_a_hash_names_the_whole_prefix(a: list[int], b: list[int]) -> None:
+    hashes_a, hashes_b = block_hashes(a, 4), block_hashes(b, 4)
+    for index, (left, right) in enumerate(zip(hashes_a, hashes_b, strict=False)):
+        end = (index + 1) * 4
+        assert (left == right) == (a[:end] == b[:end])
+
+
+@given(tokens, st.integers(0, 80))
+def test_extending_gives_what_hashing_at_once_gives(prompt: list[int], cut: int) -> None:
+    hashes = block_hashes(prompt[:cut], 8, b"salt")
+    extend_hashes(hashes, prompt, 8, b"salt")
+    assert hashes == block_hashes(prompt, 8, b"salt")
+
+
+def test_another_salt_shares_nothing() -> None:
+    prompt = list(range(64))
+    assert not set(block_hashes(prompt, 16, b"a")) & set(block_hashes(prompt, 16, b"b"))

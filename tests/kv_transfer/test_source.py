@@ -1,0 +1,167 @@
+from kv_transfer.effects import HandedOver, NotHandedOver, SourceClosed, Write
+from kv_transfer.source import SourceState
+from tests.kv_transfer.legs import (
+    a_destination,
+    a_source,
+    an_offer,
+    final,
+    sent,
+    writes,
+)
+from wire.handoff import (
+    Abort,
+    Accepted,
+    Commit,
+    Grant,
+    Quiesced,
+    Refuse,
+    RefuseReason,
+    Rejected,
+)
+
+BLOCKS = (3, 4, 5)
+
+
+def a_grant(num_held: int = 0) -> Grant:
+    (grant,) = sent(a_destination(num_held).grant())
+    assert isinstance(grant, Grant)
+    return grant
+
+
+def test_full_blocks_leave_while_prefill_still_computes() -> None:
+    source = a_source()
+    source.receive(a_grant(), now=1.0)
+    assert source.computed(BLOCKS, 4) == [Write(0, (3,), (20,))]
+    assert source.computed(BLOCKS, 9) == [Write(1, (4,), (21,))]
+    assert source.computed(BLOCKS, 10) == [Write(2, (5,), (22,))]
+
+
+def test_blocks_computed_before_the_grant_leave_with_it() -> None:
+    source = a_source()
+    assert source.computed(BLOCKS, 8) == []
+    assert source.receive(a_grant(), now=1.0) == [Write(0, (3, 4), (20, 21))]
+
+
+def test_blocks_that_the_destination_holds_are_not_written() -> None:
+    source = a_source()
+    source.receive(a_grant(num_held=2), now=1.0)
+    assert source.computed(BLOCKS, 10) == [Write(0, (5,), (20,))]
+    assert source.tally.skipped_blocks == 2
+
+
+def test_the_commit_waits_for_the_last_write() -> None:
+    source = a_source()
+    source.receive(a_grant(), now=1.0)
+    source.computed(BLOCKS, 10)
+    assert source.finish(final(), now=2.0) == []
+    (commit,) = sent(source.wrote(0, 1.0, 2.5))
+    assert isinstance(commit, Commit)
+    assert commit.tokens[-1] == 99
+    assert commit.epoch == 7
+
+
+def committed_source() -> tuple[object, ...]:
+    source = a_source()
+    grant = a_grant()
+    source.receive(grant, now=1.0)
+    source.computed(BLOCKS, 10)
+    source.finish(final(), now=2.0)
+    source.wrote(0, 1.0, 2.5)
+    assert source.state is SourceState.COMMITTED
+    return source, grant
+
+
+def test_acceptance_ends_the_handoff_and_frees_the_blocks() -> None:
+    source, grant = committed_source()
+    accepted = Accepted(**grant.ends, epoch=7)
+    assert source.receive(accepted, now=3.0) == [HandedOver(), SourceClosed()]
+    assert source.receive(accepted, now=3.1) == []
+    assert source.tally.exposed_s == 1.0
+    assert source.tally.transfer_s == 1.5
+    assert source.tally.hidden_s == 1.0
+
+
+def test_a_refusal_costs_nothing() -> None:
+    source = a_source()
+    refuse = Refuse(**an_offer().ends, reason=RefuseReason.FULL, detail="no free blocks")
+    assert source.receive(refuse, now=1.0) == [
+        NotHandedOver("full: no free blocks"),
+        SourceClosed(),
+    ]
+
+
+def test_a_rejected_commit_leaves_the_sequence_with_the_source() -> None:
+    source, grant = committed_source()
+    effects = source.receive(Rejected(**grant.ends, epoch=7, reason="checksum"), now=3.0)
+    assert effects == [NotHandedOver("rejected: checksum"), SourceClosed()]
+
+
+def test_a_cancelled_source_is_quiet_only_when_its_last_write_has_ended() -> None:
+    source = a_source()
+    source.receive(a_grant(), now=1.0)
+    source.computed(BLOCKS, 10)
+    effects = source.abort("client left")
+    assert [type(message) for message in sent(effects)] == [Abort]
+    assert SourceClosed() not in effects
+    effects = source.wrote(0, 1.0, 4.0)
+    assert sent(effects) == [Quiesced(**an_offer().ends, epoch=7)]
+    assert effects[-1] == SourceClosed()
+
+
+def test_a_grant_that_comes_after_the_end_is_answered_with_quiescence() -> None:
+    source = a_source()
+    effects = source.abort("client left")
+    assert sent(effects)[-1] == Quiesced(**an_offer().ends, epoch=None)
+    assert sent(source.receive(a_grant(), now=1.0)) == [Quiesced(**an_offer().ends, epoch=7)]
+
+
+def test_a_failed_write_keeps_the_sequence_here() -> None:
+    source = a_source()
+    source.receive(a_grant(), now=1.0)
+    source.computed(BLOCKS, 10)
+    effects = source.write_failed(0, "link broke")
+    assert NotHandedOver("write failed: link broke") in effects
+    assert sent(effects)[-1] == Quiesced(**an_offer().ends, epoch=7)
+
+
+def test_losing_the_destination_before_the_commit_is_certain() -> None:
+    source = a_source()
+    source.receive(a_grant(), now=1.0)
+    assert NotHandedOver("gone", ambiguous=False) in source.peer_lost("gone")
+
+
+def test_losing_the_destination_after_the_commit_is_ambiguous() -> None:
+    source, _ = committed_source()
+    assert NotHandedOver("gone", ambiguous=True) in source.peer_lost("gone")
+
+
+def test_a_late_grant_is_waited_for_while_prefill_runs_and_not_for_ever_after() -> None:
+    source = a_source()
+    assert source.tick(now=1000.0) == []
+    source.finish(final(), now=1000.0)
+    assert source.tick(now=1009.0) == []
+    outcomes = [e for e in source.tick(now=1010.0) if isinstance(e, NotHandedOver)]
+    assert len(outcomes) == 1
+    assert not outcomes[0].ambiguous
+
+
+def test_a_silent_destination_after_the_commit_is_given_up() -> None:
+    source, _ = committed_source()
+    outcomes = [e for e in source.tick(now=12.0) if isinstance(e, NotHandedOver)]
+    assert len(outcomes) == 1
+    assert outcomes[0].ambiguous
+
+
+def test_a_grant_of_the_wrong_size_is_turned_down() -> None:
+    source = a_source()
+    grant = Grant(**an_offer().ends, first_missing_block=0, pages=(20,), epoch=7)
+    effects = source.receive(grant, now=1.0)
+    assert not writes(effects)
+    assert any(isinstance(effect, NotHandedOver) for effect in effects)
+
+
+def test_repeated_grants_write_nothing_twice() -> None:
+    source = a_source()
+    source.computed(BLOCKS, 10)
+    assert len(writes(source.receive(a_grant(), now=1.0))) == 1
+    assert source.receive(a_grant(), now=1.1) == []

@@ -1,0 +1,209 @@
+"""The ride of a request through both step loops."""
+
+import pytest
+
+from tests.worker.bench import DECODE_STAMP as D
+from tests.worker.bench import PREFILL_STAMP as P
+from tests.worker.bench import Bench, expected
+from wire.messages import Failed, FinishReason, Handed, Kept, Prefilled
+
+PROMPT = list(range(5, 26))  # 21 tokens: five full blocks of 4 and one token
+
+
+def test_the_first_token_is_made_by_prefill_and_the_rest_by_decode() -> None:
+    bench = Bench()
+    leg = bench.submit("a", PROMPT, max_tokens=5)
+    bench.run()
+    assert bench.tokens(leg) == expected(PROMPT, [P, D, D, D, D])
+    assert bench.outputs(leg)[-1].finish is FinishReason.LENGTH
+    bench.check_nothing_is_held()
+
+
+def test_blocks_leave_during_prefill_and_the_tail_after_it() -> None:
+    bench = Bench(chunk_tokens=8)
+    bench.submit("a", PROMPT)
+    bench.run()
+    (handed,) = bench.told(Handed)
+    assert isinstance(handed, Handed)
+    assert (handed.num_blocks, handed.skipped_blocks) == (6, 0)
+    assert handed.num_bytes == 6 * 4 * 16
+
+
+def test_a_prefix_that_decode_holds_does_not_travel_again() -> None:
+    bench = Bench()
+    bench.submit("a", PROMPT)
+    bench.run()
+    leg = bench.submit("b", [*PROMPT[:20], 7, 7, 7])
+    bench.run()
+    handed = bench.told(Handed)[-1]
+    assert isinstance(handed, Handed)
+    assert (handed.num_blocks, handed.skipped_blocks) == (1, 5)
+    prefilled = bench.told(Prefilled)[-1]
+    assert isinstance(prefilled, Prefilled)
+    assert prefilled.cached_tokens == 20
+    assert bench.tokens(leg) == expected([*PROMPT[:20], 7, 7, 7], [P, D, D, D])
+    bench.check_nothing_is_held()
+
+
+def test_an_answer_of_one_token_never_reaches_decode() -> None:
+    bench = Bench()
+    leg = bench.submit("a", PROMPT, max_tokens=1)
+    bench.run()
+    assert bench.tokens(leg) == expected(PROMPT, [P])
+    assert not bench.told(Handed)
+    bench.check_nothing_is_held()
+
+
+def test_without_a_destination_one_worker_does_it_all() -> None:
+    bench = Bench()
+    leg = bench.submit("a", PROMPT, alone=True)
+    bench.run()
+    assert bench.tokens(leg) == expected(PROMPT, [P] * 4)
+    bench.check_nothing_is_held()
+
+
+def test_a_full_decode_worker_leaves_the_sequence_with_prefill() -> None:
+    bench = Bench(decode_blocks=2)
+    leg = bench.submit("a", PROMPT)
+    bench.run()
+    (kept,) = bench.told(Kept)
+    assert isinstance(kept, Kept)
+    assert kept.cause == "full: no free blocks"
+    assert bench.tokens(leg) == expected(PROMPT, [P] * 4)
+    bench.check_nothing_is_held()
+
+
+def test_many_requests_at_once_keep_their_own_tokens() -> None:
+    bench = Bench(num_blocks=256)
+    prompts = [[7 * i + j for j in range(3 * i + 1)] for i in range(20)]
+    legs = [bench.submit(f"r{i}", prompt, max_tokens=6) for i, prompt in enumerate(prompts)]
+    bench.run()
+    for leg, prompt in zip(legs, prompts, strict=True):
+        assert bench.tokens(leg) == expected(prompt, [P, D, D, D, D, D])
+    bench.check_nothing_is_held()
+
+
+def test_sequences_that_outgrow_the_pool_give_way_and_still_end_right() -> None:
+    bench = Bench(num_blocks=64, decode_blocks=20)
+    prompts = [[i, *PROMPT[:11]] for i in range(6)]
+    legs = [bench.submit(f"r{i}", prompt, max_tokens=30) for i, prompt in enumerate(prompts)]
+    bench.run()
+    assert bench.decode.engine.num_preemptions > 0
+    for leg, prompt in zip(legs, prompts, strict=True):
+        tokens = bench.tokens(leg)
+        assert len(tokens) == 30
+        assert tokens == expected(prompt, [token % 4 for token in tokens])
+    bench.check_nothing_is_held()
+
+
+@pytest.mark.parametrize("num_turns", range(14))
+def test_blocks_return_when_the_client_leaves_at_any_moment(num_turns: int) -> None:
+    bench = Bench()
+    leg = bench.submit("a", PROMPT, max_tokens=8)
+    bench.run(num_turns)
+    bench.cancel(leg)
+    bench.run()
+    bench.check_nothing_is_held()
+
+
+@pytest.mark.parametrize("num_turns", range(8))
+def test_blocks_stay_while_a_stalled_write_may_still_land(num_turns: int) -> None:
+    bench = Bench()
+    leg = bench.submit("a", PROMPT, max_tokens=8)
+    bench.run(num_turns)
+    bench.fabric.stall()
+    bench.run(5)
+    bench.cancel(leg)
+    bench.run(5)
+    writing = len(bench.prefill.loop.outgoing) > 0
+    if writing:
+        assert bench.prefill.pool.num_free < bench.prefill.pool.num_blocks
+        assert bench.decode.pool.num_free < bench.decode.pool.num_blocks
+    bench.fabric.resume()
+    bench.run()
+    bench.check_nothing_is_held()
+
+
+def test_a_broken_link_leaves_the_sequence_with_prefill() -> None:
+    bench = Bench()
+    leg = bench.submit("a", PROMPT)
+    bench.fabric.kill(str(bench.decode.ref))
+    bench.run()
+    assert len(bench.told(Kept)) == 1
+    assert bench.tokens(leg) == expected(PROMPT, [P] * 4)
+    bench.check_nothing_is_held()
+
+
+def test_a_stalled_transfer_is_given_up_at_its_deadline_and_nothing_is_lost() -> None:
+    bench = Bench()
+    leg = bench.submit("a", PROMPT)
+    bench.fabric.stall()
+    bench.run(10)
+    assert bench.tokens(leg) == expected(PROMPT, [P])
+    bench.now += 31.0
+    bench.run(10)
+    assert bench.tokens(leg) == expected(PROMPT, [P] * 4)
+    bench.fabric.resume()
+    bench.run()
+    bench.check_nothing_is_held()
+
+
+def test_losing_the_decode_worker_mid_prefill_costs_nothing() -> None:
+    bench = Bench()
+    leg = bench.submit("a", PROMPT)
+    bench.turn()
+    bench.prefill.loop.outgoing.peer_lost(bench.decode.ref, "connection reset")
+    bench.run()
+    assert bench.tokens(leg) == expected(PROMPT, [P] * 4)
+    bench.check_nothing_is_held()
+
+
+def test_a_dead_source_leaves_its_pages_fenced_until_it_is_known_to_be_dead() -> None:
+    bench = Bench()
+    bench.submit("a", PROMPT)
+    bench.fabric.stall()
+    bench.run(5)
+    incoming, pool = bench.decode.loop.incoming, bench.decode.pool
+    incoming.source_lost(bench.prefill.ref, "connection reset")
+    assert pool.num_free < pool.num_blocks
+    incoming.source_unreachable(bench.prefill.ref, now=0.0)
+    assert pool.num_free < pool.num_blocks
+    incoming.source_unreachable(bench.prefill.ref, now=3.0)
+    assert pool.num_free == pool.num_blocks
+    pool.check_integrity()
+
+
+def test_a_draining_worker_refuses_new_legs_and_ends_the_old_ones() -> None:
+    bench = Bench()
+    leg = bench.submit("a", PROMPT)
+    bench.run(4)
+    idle: list[bool] = []
+    bench.decode.loop.drain(lambda: idle.append(True))
+    refused = bench.submit("b", PROMPT)
+    bench.run()
+    assert bench.tokens(leg)[-1] is not None
+    (kept,) = bench.told(Kept)
+    assert isinstance(kept, Kept)
+    assert (kept.leg, kept.cause.partition(":")[0]) == (refused, "draining")
+    assert idle == [True]
+    bench.check_nothing_is_held()
+
+
+def test_a_sequence_that_can_never_fit_fails_at_once_and_says_why() -> None:
+    bench = Bench(num_blocks=4)
+    bench.submit("a", PROMPT)
+    bench.run()
+    (failed,) = bench.told(Failed)
+    assert isinstance(failed, Failed)
+    assert not failed.retryable
+    assert "21 prompt tokens and 4 new ones are more than the 16" in failed.cause
+
+
+def test_a_lost_router_s_legs_end() -> None:
+    bench = Bench()
+    bench.submit("a", PROMPT)
+    bench.run(3)
+    for station in bench.stations:
+        station.loop.router_lost("router")
+    bench.run()
+    bench.check_nothing_is_held()
