@@ -13,6 +13,7 @@ from router.config import RouterConfig
 from router.server import RouterServer
 from runtime.background import BackgroundLoop
 from wire.identity import Role
+from wire.messages import WorkerCard
 from worker.config import WorkerConfig
 
 
@@ -49,7 +50,7 @@ class WorkerActor:
             progress=lambda loaded, total: self._note(loaded_bytes=loaded, total_bytes=total),
         )
         try:
-            card = self._loop.run(self._worker.start())
+            card = self._loop.run(self._start())
         except Exception as error:  # noqa: BLE001  # whatever it was, the user has to hear it
             self._note(error=f"{type(error).__name__}: {error}")
         else:
@@ -62,6 +63,11 @@ class WorkerActor:
     def drain(self, timeout_s: float) -> None:
         self._loop.run(self._worker.drain(timeout_s))
         self._loop.run(self._worker.stop())
+
+    async def _start(self) -> WorkerCard:
+        card = await self._worker.start()
+        await self._worker.joined.wait()
+        return card
 
     def _note(self, **changes: object) -> None:
         with self._lock:

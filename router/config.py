@@ -36,7 +36,7 @@ class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """How long a request waits for a worker that can serve it."""
     open_timeout_s: float = 5.0
     """How long a worker that announced itself may take to answer."""
-    handed_wait_s: float = 0.2
-    """How long the last message waits for the report of a handoff that has happened."""
-    index_max_entries: int = 4_000_000
+    report_wait_s: float = 0.2
+    """How long the last message waits for workers to report what their stages took."""
+    index_max_entries: int = 1_000_000
     """Most (block, worker) pairs that the prefix index remembers."""

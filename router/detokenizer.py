@@ -47,23 +47,31 @@ class WindowDetokenizer:
     """
 
     MAX_WINDOW = 12
+    MAX_BROKEN = 48  # by then it is no character that is being spelled, but nonsense
     MAX_HELD = 3  # a character has at most four bytes, so at most three can be waiting
 
-    def __init__(self, decode: Callable[[list[int]], str]) -> None:
+    def __init__(self, decode: Callable[[list[int]], str], silent: frozenset[int]) -> None:
         self._decode = decode
+        self._silent = silent  # special tokens, which must not become the window's only context
         self._window: list[int] = []
         self._boundary = 0
         self._shown = ""
 
     def push(self, token: int) -> str:
+        if token in self._silent:
+            return ""
         self._window.append(token)
         text = self._decode(self._window)
-        complete = text.endswith(REPLACEMENT) is False
-        new = self._take(text if complete else _without_tail(text, self.MAX_HELD))
-        if complete:
+        if not text.endswith(REPLACEMENT):
+            new = self._take(text)
             self._mark_boundary()
-        elif len(self._window) > 4 * self.MAX_WINDOW:
-            self._cut(len(self._window) - self.MAX_HELD - 1)
+        elif len(self._window) < self.MAX_BROKEN:
+            # One unfinished byte can spoil the whole run of bytes that it is in.
+            first = text.find(REPLACEMENT, len(self._shown))
+            new = self._take(text[: max(0, first)])
+        else:
+            new = self._take(_without_tail(text, self.MAX_HELD))
+            self._cut(len(self._window) - self.MAX_HELD)
         return new
 
     def flush(self) -> str:

@@ -9,7 +9,7 @@ RouterError
 ├── Unavailable         no worker can serve this now, or all that tried failed
 ├── DeadlineExceeded    the request's time is over; names stage and worker
 ├── Internal            our mistake, or a worker's that another would repeat
-└── StartError          this process cannot serve: a port is taken, a model cannot be read
+└── StartError          the model's directory cannot be read
 """
 
 from __future__ import annotations
@@ -75,7 +75,11 @@ class Internal(RouterError):
 
 
 class StartError(RouterError):
-    """Says which setting to change."""
+    """Says which file is to blame, and the remedy."""
+
+
+class ClientGone(Exception):
+    """No error: the client closed its connection before the answer was complete."""
 
 
 @dataclass(frozen=True)

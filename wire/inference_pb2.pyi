@@ -354,6 +354,7 @@ class Transfer(google.protobuf.message.Message):
     SKIPPED_BLOCKS_FIELD_NUMBER: builtins.int
     TRANSFER_S_FIELD_NUMBER: builtins.int
     EXPOSED_S_FIELD_NUMBER: builtins.int
+    HIDDEN_S_FIELD_NUMBER: builtins.int
     num_bytes: builtins.int
     """Bytes written."""
     num_blocks: builtins.int
@@ -364,6 +365,8 @@ class Transfer(google.protobuf.message.Message):
     """Seconds during which writes were under way."""
     exposed_s: builtins.float
     """Seconds of the handoff that prefill did not hide."""
+    hidden_s: builtins.float
+    """Seconds of the writes that prefill did hide."""
     def __init__(
         self,
         *,
@@ -372,8 +375,9 @@ class Transfer(google.protobuf.message.Message):
         skipped_blocks: builtins.int = ...,
         transfer_s: builtins.float = ...,
         exposed_s: builtins.float = ...,
+        hidden_s: builtins.float = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["exposed_s", b"exposed_s", "num_blocks", b"num_blocks", "num_bytes", b"num_bytes", "skipped_blocks", b"skipped_blocks", "transfer_s", b"transfer_s"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["exposed_s", b"exposed_s", "hidden_s", b"hidden_s", "num_blocks", b"num_blocks", "num_bytes", b"num_bytes", "skipped_blocks", b"skipped_blocks", "transfer_s", b"transfer_s"]) -> None: ...
 
 global___Transfer = Transfer
 

@@ -55,6 +55,8 @@ class Worker:
         self._on_crash = on_crash
         self._progress = progress
         self._announcements: list[asyncio.Task[None]] = []
+        self.joined = asyncio.Event()
+        """Set when a router has taken this worker into its fleet."""
 
     async def start(self) -> WorkerCard:
         """Raises EngineError for a model or settings that cannot work, PortTaken for the port."""
@@ -169,6 +171,7 @@ class Worker:
                 case Cancel():
                     steps.call(lambda m=message: steps.cancel(m.leg))  # type: ignore[misc]
                 case WantSnapshot():
+                    self.joined.set()
                     steps.call(lambda: steps.send_snapshot(router_id))
                 case _:
                     log.warning("router %s sent %s", router_id, type(message).__name__)

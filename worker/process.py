@@ -16,6 +16,7 @@ from engine.policy import Policy
 from runtime.listen import PortTaken
 from runtime.signals import stop_signal
 from wire.identity import Role
+from wire.messages import WorkerCard
 from worker.config import RunnerKind, WorkerConfig
 from worker.host import Worker
 
@@ -71,17 +72,25 @@ async def run(config: WorkerConfig, role: Role, policy: Policy) -> int:
         card = await worker.start()
     except (EngineError, PortTaken) as error:
         _leave(str(error))
-    ready = {"ready": True, "worker": str(card.ref), "address": card.address}
-    sys.stdout.write(msgspec.json.encode(ready).decode() + "\n")
-    sys.stdout.flush()
     stopping: asyncio.Task[object] = asyncio.create_task(stop_signal())
     crash: asyncio.Task[object] = asyncio.create_task(_result(crashed))
+    announcing = asyncio.create_task(_say_ready(worker, card))
     await asyncio.wait((stopping, crash), return_when=asyncio.FIRST_COMPLETED)
+    announcing.cancel()
     if crash.done():
         return 1  # every router and peer sees the connections break, and acts
     await worker.drain(DRAIN_S)
     await worker.stop()
     return 0
+
+
+async def _say_ready(worker: Worker, card: WorkerCard) -> None:
+    """One line of JSON, once the worker can get work: at once, where no router was named."""
+    if worker.config.routers:
+        await worker.joined.wait()
+    ready = {"ready": True, "worker": str(card.ref), "address": card.address}
+    sys.stdout.write(msgspec.json.encode(ready).decode() + "\n")
+    sys.stdout.flush()
 
 
 async def _result(future: asyncio.Future[Exception]) -> Exception:

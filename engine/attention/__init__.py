@@ -1,0 +1,1 @@
+"""Attention over the paged KV cache: writes a step's keys and values, then reads every context."""

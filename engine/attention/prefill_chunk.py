@@ -1,0 +1,125 @@
+"""Spans of many tokens: each sequence attends by itself, in tiles of queries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from engine.attention.backend import Span
+from engine.attention.mask import additive, visible
+from engine.attention.paged_cache import PagedCache, Reading
+
+TILE = 256
+"""Queries that attend together; tiles begin at multiples of it, whatever the chunk."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """Queries [begin, end) of the step against keys [key_begin, key_end) of what was gathered.
+
+    `mask` [queries, keys] is a view of a mask that all tiles of the step share.
+    """
+
+    begin: int
+    end: int
+    key_begin: int
+    key_end: int
+    mask: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillChunk:
+    """One span: the context that its window reaches, and its tiles."""
+
+    reading: Reading
+    tiles: tuple[Tile, ...]
+
+    def attend(self, cache: PagedCache, layer: int, query: Tensor, output: Tensor) -> None:
+        """Fill `output` at the span from `query`, both [tokens, heads, head_size]."""
+        keys, values = (part[0][:, None] for part in cache.gather(layer, self.reading))
+        for tile in self.tiles:
+            rows = slice(tile.begin, tile.end)
+            grouped = _by_kv_head(query[rows], cache.num_kv_heads)
+            shape = (-1, grouped.shape[1], -1, -1)
+            attended = functional.scaled_dot_product_attention(
+                grouped,
+                keys[:, :, tile.key_begin : tile.key_end].expand(shape),
+                values[:, :, tile.key_begin : tile.key_end].expand(shape),
+                attn_mask=tile.mask,
+            )
+            output[rows] = attended.permute(2, 0, 1, 3).flatten(1, 2)
+
+
+def _by_kv_head(query: Tensor, num_kv_heads: int) -> Tensor:
+    """[tokens, heads, head_size] -> [kv_heads, heads that share one, tokens, head_size]"""
+    tokens, _, head_size = query.shape
+    return query.view(tokens, num_kv_heads, -1, head_size).permute(1, 2, 0, 3)
+
+
+def plan_prefill_chunks(
+    chunks: Seq[tuple[int, Span]], window: int | None, cache: PagedCache
+) -> list[PrefillChunk]:
+    """Chunks of (index of the first token, span).
+
+    Tiles lie on one grid of positions, so that what a query sees depends on its place in its
+    tile and on a key's distance from the tile's end alone: one mask, aligned at its right edge,
+    serves all of them.
+    """
+    if not chunks:
+        return []
+    cuts = [list(_cut(span, window)) for _, span in chunks]
+    width = max(cut.tile_end - cut.key_begin for chunk in cuts for cut in chunk)
+    rows = torch.arange(width - TILE, width, device=cache.device)
+    keys = torch.arange(width, device=cache.device)
+    mask = additive(visible(rows[:, None], keys, window), cache.dtype)
+    return [
+        _plan_chunk(first, span, chunk, mask, cache)
+        for (first, span), chunk in zip(chunks, cuts, strict=True)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """Positions [begin, end) in the tile that ends at `tile_end`; they see from `key_begin` on."""
+
+    begin: int
+    end: int
+    tile_end: int
+    key_begin: int
+
+
+def _cut(span: Span, window: int | None) -> Iterator[_Cut]:
+    begin = span.start
+    while begin < span.end:
+        tile_end = (begin // TILE + 1) * TILE
+        key_begin = 0 if window is None else max(0, begin - window + 1) // TILE * TILE
+        yield _Cut(begin, min(tile_end, span.end), tile_end, key_begin)
+        begin = tile_end
+
+
+def _plan_chunk(
+    first: int, span: Span, cuts: list[_Cut], mask: Tensor, cache: PagedCache
+) -> PrefillChunk:
+    gathered = cuts[0].key_begin  # position of the first key that the chunk gathers
+    first_block = gathered // cache.block_size
+    table = list(span.blocks[first_block : cache.num_blocks_for(span.end)])
+    tiles = []
+    for cut in cuts:
+        key_end = min(cut.tile_end, cache.num_blocks_for(span.end) * cache.block_size)
+        column = mask.shape[1] - (cut.tile_end - cut.key_begin)
+        row = cut.begin - (cut.tile_end - TILE)
+        tiles.append(
+            Tile(
+                begin=first + cut.begin - span.start,
+                end=first + cut.end - span.start,
+                key_begin=cut.key_begin - gathered,
+                key_end=key_end - gathered,
+                mask=mask[row : row + cut.end - cut.begin, column:][:, : key_end - cut.key_begin],
+            )
+        )
+    return PrefillChunk(cache.reading([table]), tuple(tiles))

@@ -1,0 +1,1 @@
+"""A checkpoint directory turned into a decoder: configuration, weights, forward pass."""

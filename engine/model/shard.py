@@ -1,0 +1,125 @@
+"""One `.safetensors` file: its header, and its tensors read straight to where they belong.
+
+The file is read, not mapped: the pages of a mapped checkpoint count as this process's memory, so
+that for a while there would be two copies of the model.
+Format: https://huggingface.co/docs/safetensors (header length, JSON header, plain bytes).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+import torch
+from torch import Tensor
+
+from engine.errors import CheckpointError
+
+_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+_HEADER_LIMIT = 100_000_000
+_PIECE_BYTES = 8 << 20
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """A tensor in a shard's header; its bytes are [begin, end) of the shard's data."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data_offsets: tuple[int, int]
+
+    @property
+    def num_bytes(self) -> int:
+        return self.data_offsets[1] - self.data_offsets[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A shard whose header has been read and found to agree with the file's size."""
+
+    path: Path
+    header: bytes
+    entries: dict[str, Entry]
+    num_bytes: int
+
+    def offset(self, name: str) -> int:
+        """Where the tensor's bytes begin in the file."""
+        return 8 + len(self.header) + self.entries[name].data_offsets[0]
+
+    def dtype(self, name: str) -> torch.dtype:
+        """CheckpointError for anything but 32 and 16 bit floating point."""
+        entry = self.entries[name]
+        if entry.dtype not in _DTYPES:
+            known = ", ".join(_DTYPES)
+            raise self.error(f"tensor '{name}' is stored as {entry.dtype}; supported: {known}")
+        return _DTYPES[entry.dtype]
+
+    def read_into(self, name: str, target: Tensor, progress: Callable[[int], None]) -> None:
+        """Fill the contiguous `target`, converting to its dtype; report the bytes as they come.
+
+        CheckpointError when the shapes differ, or the file cannot be read or has become shorter.
+        """
+        entry, dtype = self.entries[name], self.dtype(name)
+        wanted, found = list(target.shape), list(entry.shape)
+        if wanted != found:
+            raise self.error(f"tensor '{name}': expected shape {wanted}, found {found}")
+        if entry.num_bytes != target.numel() * dtype.itemsize:
+            raise self.error(f"tensor '{name}': {entry.num_bytes} bytes do not fit {found}")
+        try:
+            with self.path.open("rb", buffering=0) as file:
+                file.seek(self.offset(name))
+                for piece in _pieces(target.view(-1), _PIECE_BYTES // dtype.itemsize):
+                    progress(self._read_piece(file, name, piece, dtype))
+        except OSError as error:
+            raise self.error(f"cannot be read: {error.strerror}") from error
+
+    def _read_piece(self, file: BinaryIO, name: str, piece: Tensor, dtype: torch.dtype) -> int:
+        direct = piece.dtype == dtype and piece.device.type == "cpu"
+        buffer = piece if direct else torch.empty(piece.shape, dtype=dtype)
+        window = memoryview(buffer.view(torch.uint8).numpy().data)
+        while window:
+            count = file.readinto(window)  # type: ignore[attr-defined]
+            if not count:
+                raise self.error(f"ends within tensor '{name}'")
+            window = window[count:]
+        if not direct:
+            piece.copy_(buffer)
+        return buffer.nbytes
+
+    def error(self, what: str) -> CheckpointError:
+        return CheckpointError(f"{self.path}: {what}")
+
+
+def open_shard(path: Path) -> Shard:
+    """Read the header; CheckpointError when the file is missing, truncated or corrupt."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = file.read(length) if length <= _HEADER_LIMIT else b""
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+    if not 0 < length == len(header):
+        raise CheckpointError(f"{path}: truncated or no safetensors file: its header is cut off")
+    shard = Shard(path, header, _decode_header(path, header), path.stat().st_size)
+    expected = 8 + length + max((e.data_offsets[1] for e in shard.entries.values()), default=0)
+    if shard.num_bytes != expected:
+        raise shard.error(
+            f"truncated or corrupt: expected {expected} bytes, {shard.num_bytes} found"
+        )
+    return shard
+
+
+def _pieces(flat: Tensor, size: int) -> Iterator[Tensor]:
+    for begin in range(0, len(flat), size):
+        yield flat[begin : begin + size]
+
+
+def _decode_header(path: Path, header: bytes) -> dict[str, Entry]:
+    try:
+        raw = msgspec.json.decode(header, type=dict[str, msgspec.Raw])
+        raw.pop("__metadata__", None)
+        return {name: msgspec.json.decode(value, type=Entry) for name, value in raw.items()}
+    except msgspec.DecodeError as error:
+        raise CheckpointError(f"{path}: corrupt safetensors header: {error}") from error

@@ -1,0 +1,119 @@
+"""The weights of a checkpoint directory: found, checked, read, and told apart by a hash."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import torch
+from torch import Tensor
+
+from engine.errors import CheckpointError
+from engine.model.config import ModelConfig
+from engine.model.keys import read_json
+from engine.model.shard import Shard, open_shard
+
+Progress = Callable[[int, int], None]
+"""Called with (loaded_bytes, total_bytes), both as stored in the checkpoint."""
+
+_SINGLE = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+_SAMPLE_BYTES = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """The shards of a directory, headers read, and which of them holds which tensor."""
+
+    directory: Path
+    shards: tuple[Shard, ...]
+    holders: dict[str, Shard]
+
+    def holder(self, name: str) -> Shard:
+        if name not in self.holders:
+            files = ", ".join(shard.path.name for shard in self.shards)
+            raise CheckpointError(f"{self.directory}: tensor '{name}' is missing from {files}")
+        return self.holders[name]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype that the embedding is stored in, which stands for the checkpoint's."""
+        name = "model.embed_tokens.weight"
+        return self.holder(name).dtype(name)
+
+
+def find_weights(directory: Path) -> Weights:
+    """Open all shards' headers; CheckpointError names the file that is missing or broken."""
+    if (directory / _INDEX).exists():
+        return _find_indexed(directory)
+    if (directory / _SINGLE).exists():
+        shard = open_shard(directory / _SINGLE)
+        return Weights(directory, (shard,), dict.fromkeys(shard.entries, shard))
+    others = ", ".join(sorted(path.name for path in directory.glob("*.safetensors")))
+    found = f"only {others}" if others else "no .safetensors file"
+    raise CheckpointError(f"{directory}: expected {_SINGLE} or {_INDEX}, found {found}")
+
+
+def load_weights(
+    weights: Weights, targets: dict[str, Tensor], progress: Progress | None = None
+) -> None:
+    """Fill every target, by checkpoint tensor name, and leave tensors without a target unread.
+
+    Tensors go piece by piece to the target's device and dtype. CheckpointError names the tensor
+    that is missing, of another shape, or stored in an unsupported dtype.
+    """
+    total = sum(weights.holder(name).entries[name].num_bytes for name in targets)
+    loaded = 0
+
+    def report(num_bytes: int) -> None:
+        nonlocal loaded
+        loaded += num_bytes
+        if progress is not None:
+            progress(loaded, total)
+
+    for name, target in targets.items():
+        weights.holder(name).read_into(name, target, report)
+
+
+def model_hash(weights: Weights, config: ModelConfig, dtype: torch.dtype) -> str:
+    """Equal for equal models in equal dtypes; cheap, since it reads a sample of every tensor.
+
+    Made of the configuration, the shards' headers and sizes, and bytes from the middle of each
+    tensor, so that fine-tunings of one model differ, and copies of one file do not.
+    """
+    digest = hashlib.blake2b(msgspec.json.encode(config), digest_size=16)
+    digest.update(str(dtype).encode())
+    for shard in weights.shards:
+        digest.update(f"{shard.path.name}:{shard.num_bytes}".encode())
+        digest.update(shard.header)
+        _update_with_samples(digest, shard)
+    return digest.hexdigest()
+
+
+def _update_with_samples(digest: hashlib.blake2b, shard: Shard) -> None:
+    try:
+        with shard.path.open("rb", buffering=0) as file:
+            for name in sorted(shard.entries):
+                num_bytes = shard.entries[name].num_bytes
+                file.seek(shard.offset(name) + max(0, num_bytes - _SAMPLE_BYTES) // 2)
+                digest.update(file.read(min(num_bytes, _SAMPLE_BYTES)))
+    except OSError as error:
+        raise shard.error(f"cannot be read: {error.strerror}") from error
+
+
+def _find_indexed(directory: Path) -> Weights:
+    index = read_json(directory / _INDEX)
+    names = index.mapping("weight_map").values
+    if not all(isinstance(file, str) for file in names.values()):
+        raise index.invalid("weight_map", "a file name for each tensor")
+    shards = {
+        file: open_shard(directory / str(file)) for file in sorted(set(map(str, names.values())))
+    }
+    holders = {name: shards[str(file)] for name, file in names.items()}
+    for name, shard in holders.items():
+        if name not in shard.entries:
+            raise shard.error(f"tensor '{name}' is missing, although {_INDEX} names this file")
+    return Weights(directory, tuple(shards.values()), holders)

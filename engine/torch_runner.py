@@ -1,0 +1,181 @@
+"""The runner that computes with PyTorch, on the CPU or on one GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from engine.attention.backend import AttentionBackend, Span
+from engine.attention.torch_backend import TorchBackend
+from engine.device import choose_device, choose_dtype
+from engine.errors import ConfigError
+from engine.memory import allocate_zeros, free_bytes
+from engine.model.config import ModelConfig, read_config
+from engine.model.parameters import allocate_parameters, checkpoint_targets
+from engine.model.transformer import Transformer
+from engine.model.weights import Progress, find_weights, load_weights, model_hash
+from engine.runner import CacheRegion, Sampled, Slice
+from engine.sampler.sampler import Sampler
+from wire.layout import KvLayout
+
+
+class TorchRunner:
+    """A decoder, its paged KV cache and its sampler; see engine.runner.Runner."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        model: Transformer,
+        layout: KvLayout,
+        device: torch.device,
+        *,
+        model_hash: str,
+        max_model_len: int,
+    ) -> None:
+        self.layout = layout
+        self.vocab_size = config.vocab_size
+        self.max_model_len = max_model_len
+        self.eos_token_ids = frozenset(config.eos_token_ids)
+        self.model_hash = model_hash
+        self.device = device
+        self._config = config
+        self._model = model
+        self._sampler = Sampler(self.eos_token_ids)
+        self._attention: AttentionBackend | None = None
+
+    @classmethod
+    def load(
+        cls,
+        model_dir: str | Path,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        block_size: int = 16,
+        max_model_len: int | None = None,
+        threads: int | None = None,
+        progress: Progress | None = None,
+    ) -> Self:
+        """Read a Hugging Face checkpoint directory onto a device.
+
+        `device` is "auto" (a GPU if there is one), "cpu" or "cuda:N"; `dtype` is "auto",
+        "float32", "bfloat16" or "float16"; `threads` sets torch's for the whole process.
+        Raises CheckpointError for the directory, ConfigError for the other arguments.
+        """
+        if threads is not None:
+            torch.set_num_threads(threads)
+        directory, chosen = Path(model_dir), choose_device(device)
+        config, weights = read_config(directory), find_weights(directory)
+        torch_dtype = choose_dtype(dtype, chosen, weights.dtype)
+        length = _choose_max_model_len(config, max_model_len)
+        layout = _layout(config, block_size, torch_dtype)
+        parameters = allocate_parameters(config, torch_dtype, chosen)
+        load_weights(weights, checkpoint_targets(config, parameters), progress)
+        return cls(
+            config,
+            Transformer(config, parameters, chosen),
+            layout,
+            chosen,
+            model_hash=model_hash(weights, config, torch_dtype),
+            max_model_len=length,
+        )
+
+    def fit_num_blocks(self, cache_bytes: int | None, cache_fraction: float) -> int:
+        """Blocks that fit into `cache_bytes`, or into that fraction of the device's free memory.
+
+        ConfigError when not one fits.
+        """
+        free = free_bytes(self.device)
+        budget = int(free * cache_fraction) if cache_bytes is None else cache_bytes
+        num_blocks = budget // self.layout.block_bytes
+        if num_blocks < 1:
+            raise ConfigError(
+                f"not one KV cache block fits: a block of {self.layout.block_size} tokens takes "
+                f"{self.layout.block_bytes} bytes, the cache may take {budget}, and {free} are "
+                f"free on {self.device}"
+            )
+        return num_blocks
+
+    def allocate(self, num_blocks: int) -> CacheRegion:
+        """Allocate the cache, zeroed; ConfigError when the device has no memory for it."""
+        assert self._attention is None, "the cache is allocated once"
+        num_bytes = num_blocks * self.layout.block_bytes
+        try:
+            memory = allocate_zeros(num_bytes, self.device)
+        except (OSError, torch.OutOfMemoryError) as error:
+            raise ConfigError(
+                f"{num_blocks} KV cache blocks, {num_bytes} bytes, cannot be allocated on "
+                f"{self.device}: {error}"
+            ) from error
+        self._attention = TorchBackend(_shaped(memory, self.layout), self._config.windows)
+        return CacheRegion(memory.data_ptr(), num_bytes, str(self.device), memory)
+
+    def run(self, slices: Seq[Slice]) -> list[Sampled | None]:
+        """Compute all slices in one batch; see engine.runner.Runner.run."""
+        sampling = [slice for slice in slices if slice.samples]
+        if not slices:
+            return []
+        with torch.inference_mode():
+            hidden = self._forward(slices)
+            if not sampling:
+                return [None] * len(slices)
+            logits = self._model.logits(hidden[_last_rows(slices)])
+            drawn = iter(self._sampler.sample(logits, [slice.sequence for slice in sampling]))
+        return [next(drawn) if slice.samples else None for slice in slices]
+
+    def _forward(self, slices: Seq[Slice]) -> Tensor:
+        """Hidden states [tokens, hidden_size] of all slices, one after the other."""
+        assert self._attention is not None, "allocate comes before run"
+        batch = self._attention.prepare(
+            [Span(slice.start, slice.count, slice.sequence.blocks) for slice in slices]
+        )
+        token_ids = [id for s in slices for id in s.sequence.tokens[s.start : s.end]]
+        positions = [position for s in slices for position in range(s.start, s.end)]
+        lengths = [
+            max(position + 1, s.sequence.num_prompt)
+            for s in slices
+            for position in range(s.start, s.end)
+        ]
+        inputs = torch.tensor([token_ids, positions, lengths], device=self.device)
+        return self._model.forward(inputs[0], inputs[1], inputs[2], batch)
+
+
+def _last_rows(slices: Seq[Slice]) -> list[int]:
+    """Where among the step's tokens the last ones of the sampling slices are."""
+    rows, end = [], 0
+    for slice in slices:
+        end += slice.count
+        if slice.samples:
+            rows.append(end - 1)
+    return rows
+
+
+def _choose_max_model_len(config: ModelConfig, wanted: int | None) -> int:
+    if wanted is None:
+        return config.max_model_len
+    if not 1 <= wanted <= config.longest_model_len:
+        raise ConfigError(
+            f"max_model_len {wanted}: this model supports 1 to {config.longest_model_len} tokens"
+        )
+    return wanted
+
+
+def _layout(config: ModelConfig, block_size: int, dtype: torch.dtype) -> KvLayout:
+    if block_size not in (1, 2, 4, 8, 16, 32, 64, 128, 256):
+        raise ConfigError(f"block_size {block_size}: expected a power of two from 1 to 256")
+    return KvLayout(
+        num_layers=config.num_layers,
+        num_kv_heads=config.num_kv_heads,
+        head_size=config.head_size,
+        block_size=block_size,
+        dtype=str(dtype).removeprefix("torch."),
+    )
+
+
+def _shaped(memory: Tensor, layout: KvLayout) -> Tensor:
+    """Bytes as [blocks, layers, 2, kv_heads, block_size, head_size]."""
+    shape = (-1, layout.num_layers, 2, layout.num_kv_heads, layout.block_size, layout.head_size)
+    return memory.view(getattr(torch, layout.dtype)).view(shape)

@@ -1,0 +1,79 @@
+"""`python -m router --model DIR`: one router process.
+
+When it is ready it prints one line of JSON with its addresses. SIGTERM and SIGINT drain it; a
+second signal ends it at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from typing import Annotated, NoReturn
+
+import msgspec
+import typer
+
+from router.config import RouterConfig
+from router.errors import StartError
+from router.server import RouterServer
+from runtime.listen import PortTaken
+from runtime.signals import stop_signal
+
+DRAIN_S = 30.0
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command(help="Start one router: clients come to its doors, workers to its fleet port.")
+def main(
+    model: Annotated[str | None, typer.Option(help="Hugging Face model directory.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name the model is served under.")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    grpc_port: Annotated[int, typer.Option(help="0 takes any free port.")] = 0,
+    http_port: Annotated[int, typer.Option(help="0 takes any free port.")] = 0,
+    fleet_port: Annotated[int, typer.Option(help="Where workers announce themselves.")] = 0,
+    settings: Annotated[
+        str, typer.Option(help="Further settings of RouterConfig, as JSON.")
+    ] = "{}",
+) -> None:
+    given = {
+        "model_dir": model,
+        "model": name,
+        "host": host,
+        "grpc_port": grpc_port,
+        "http_port": http_port,
+        "fleet_port": fleet_port,
+    }
+    try:
+        config = msgspec.convert({**given, **msgspec.json.decode(settings)}, RouterConfig)
+    except (msgspec.DecodeError, TypeError) as error:
+        _leave(f"--model, --settings: {error}")
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr)
+    asyncio.run(_serve(config))
+
+
+async def _serve(config: RouterConfig) -> None:
+    try:
+        server = RouterServer(config)
+        addresses = await server.start()
+    except (StartError, PortTaken) as error:
+        _leave(str(error))
+    sys.stdout.write(msgspec.json.encode(addresses).decode() + "\n")
+    sys.stdout.flush()
+    await stop_signal()
+    drain = asyncio.create_task(server.drain(DRAIN_S))
+    again = asyncio.create_task(stop_signal())
+    await asyncio.wait((drain, again), return_when=asyncio.FIRST_COMPLETED)
+    for task in (drain, again):
+        task.cancel()
+    await server.stop()
+
+
+def _leave(message: str) -> NoReturn:
+    sys.stderr.write(f"error: {message}\n")
+    raise SystemExit(2)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,69 @@
+"""Small pieces of ASGI: bodies with a limit, JSON answers, and work that ends with its client."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+import msgspec
+from starlette.types import Receive, Scope, Send
+
+from router.errors import ClientGone, InvalidRequest, TooLarge
+
+Headers = list[tuple[bytes, bytes]]
+JSON = (b"content-type", b"application/json")
+
+
+async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
+    """Raises TooLarge as soon as that is known, ClientGone when the client goes first."""
+    declared = dict(scope["headers"]).get(b"content-length", b"0")
+    if not declared.isdigit():
+        raise InvalidRequest(f"content-length is {declared!r}")
+    body = bytearray()
+    more = True
+    while more and max(len(body), int(declared)) <= max_bytes:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+    if max(len(body), int(declared)) > max_bytes:
+        raise TooLarge(f"the request's body is larger than {max_bytes} bytes")
+    return bytes(body)
+
+
+async def while_connected(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
+    """Run `work`; when the client goes, it is cancelled and ClientGone raised."""
+    task = asyncio.create_task(work, name="answer to an HTTP client")
+    watch = asyncio.create_task(_disconnected(receive), name="watch of an HTTP client")
+    try:
+        await asyncio.wait([task, watch], return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientGone
+        task.result()
+    finally:
+        for each in (task, watch):
+            each.cancel()
+        await asyncio.gather(task, watch, return_exceptions=True)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def send_start(send: Send, status: int, headers: Headers) -> None:
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+
+
+async def send_chunk(send: Send, content: bytes, *, more: bool) -> None:
+    await send({"type": "http.response.body", "body": content, "more_body": more})
+
+
+async def send_json(send: Send, status: int, body: msgspec.Struct, *headers: Any) -> None:
+    """`headers` are (name, value) in bytes."""
+    content = msgspec.json.encode(body)
+    length = (b"content-length", str(len(content)).encode())
+    await send_start(send, status, [JSON, length, *headers])
+    await send_chunk(send, content, more=False)

@@ -1,0 +1,175 @@
+"""The workers of this router: they announce themselves, are called back, and may be lost."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+
+from kv_transfer.hashing import block_hashes
+from router.member import Member, MemberState
+from router.placement import WorkerView
+from router.prefix_index import PrefixIndex
+from runtime.session import Session, SessionClosed, open_session
+from wire.identity import Role, WorkerRef
+from wire.messages import (
+    CacheEvents,
+    Failed,
+    Handed,
+    Hello,
+    Message,
+    Prefilled,
+    Report,
+    Step,
+    WantSnapshot,
+    WorkerCard,
+)
+
+log = logging.getLogger("tandem.router.fleet")
+
+
+class Fleet:
+    """Membership, load and prefix index. `join` is the FleetService's callback."""
+
+    def __init__(
+        self, router_id: str, model: str, *, open_timeout_s: float, index_max_entries: int
+    ) -> None:
+        self._router_id = router_id
+        self._model = model
+        self._open_timeout_s = open_timeout_s
+        self._members: dict[str, Member] = {}
+        self._tasks: dict[WorkerRef, asyncio.Task[None]] = {}
+        self._index = PrefixIndex(index_max_entries)
+        self._changed = asyncio.Event()
+        self.on_change: Callable[[], None] = lambda: None
+
+    @property
+    def ready(self) -> bool:
+        """At least one worker can serve."""
+        return any(member.state is MemberState.READY for member in self._members.values())
+
+    @property
+    def max_model_len(self) -> int | None:
+        """Of the worker that holds the longest sequence; None without workers."""
+        return max(
+            (view.capacity_tokens for view in self.views((), b"") if view.ready), default=None
+        )
+
+    def count(self) -> dict[tuple[Role, MemberState], int]:
+        """Members by role and state, absent ones as 0."""
+        counts = {(role, state): 0 for role in Role for state in MemberState}
+        for member in self._members.values():
+            counts[member.card.role, member.state] += 1
+        return counts
+
+    def member(self, ref: WorkerRef) -> Member | None:
+        """None when this incarnation is not there any more."""
+        member = self._members.get(ref.worker_id)
+        return member if member is not None and member.ref == ref else None
+
+    def views(self, tokens: Sequence[int], salt: bytes) -> list[WorkerView]:
+        """All members, with their prefix hits for `tokens`."""
+        hits: dict[int, dict[WorkerRef, int]] = {}
+        if self._index.num_entries:
+            for size in {member.card.layout.block_size for member in self._members.values()}:
+                hits[size] = self._index.num_hits(block_hashes(tokens, size, salt))
+        return [
+            member.view(hits.get(member.card.layout.block_size, {}).get(member.ref, 0))
+            for member in self._members.values()
+        ]
+
+    async def wait_changed(self, timeout_s: float) -> None:
+        """Until a worker joins, leaves or changes its state, or the time is over."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._changed.wait()
+        except TimeoutError:
+            return
+
+    def join(self, card: WorkerCard) -> None:
+        """Open a session to a worker that is new, or born again."""
+        known = self._members.get(card.ref.worker_id)
+        if known is not None and known.ref == card.ref:
+            return
+        if card.model != self._model:
+            log.warning(
+                "worker %s at %s serves model %r, this router serves %r: not taken",
+                card.ref, card.address, card.model, self._model,
+            )  # fmt: skip
+            return
+        if known is not None:
+            self._lose(known, f"{card.ref} took its place")
+            self._tasks[known.ref].cancel()
+        member = Member(card)
+        self._members[card.ref.worker_id] = member
+        self._tasks[member.ref] = asyncio.create_task(self._run(member), name=f"member {card.ref}")
+
+    async def close(self) -> None:
+        """Lose every worker."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _run(self, member: Member) -> None:
+        """The life of one member."""
+        cause = "this router closed the session"
+        try:
+            session = await self._open(member)
+            async for message in session.messages():
+                self._take(member, message)
+            cause = session.closed_because or "the session ended"
+        except SessionClosed as error:
+            cause = str(error)
+        except Exception as error:
+            cause = f"this router failed on its messages: {error!r}"
+            log.exception("worker %s: %s", member.ref, cause)
+        finally:
+            self._lose(member, cause)
+            del self._tasks[member.ref]
+
+    async def _open(self, member: Member) -> Session:
+        hello = Hello(caller_id=self._router_id)
+        opened = await open_session(member.card.address, hello, timeout_s=self._open_timeout_s)
+        if opened.card.ref != member.ref:
+            opened.session.close("another incarnation answered")
+            raise SessionClosed(f"{opened.card.ref} answered where {member.ref} was called")
+        member.open(opened.session)
+        self._index.add(member.ref)
+        opened.session.send(WantSnapshot())
+        log.info("worker %s joined as %s", member.ref, member.card.role.value)
+        self._announce_change()
+        return opened.session
+
+    def _take(self, member: Member, message: Message) -> None:
+        match message:
+            case Step(outputs=outputs):
+                for output in outputs:
+                    member.deliver(output.leg, output)
+            case Prefilled() | Handed() | Failed():
+                member.deliver(message.leg, message)
+            case Report():
+                before = member.state
+                member.hear(message)
+                if member.state is not before:
+                    self._announce_change()
+            case CacheEvents():
+                if not self._index.apply(member.ref, message):
+                    member.send(WantSnapshot())
+            case _:
+                raise SessionClosed(f"{member.ref} sent {type(message).__name__} to a router")
+
+    def _lose(self, member: Member, cause: str) -> None:
+        if member.state is MemberState.LOST:
+            return
+        log.warning("worker %s is lost: %s", member.ref, cause)
+        member.lose(cause)
+        self._index.drop(member.ref)
+        if self.member(member.ref) is member:
+            del self._members[member.ref.worker_id]
+        self._announce_change()
+
+    def _announce_change(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+        self.on_change()

@@ -1,0 +1,176 @@
+"""The gRPC door: tandem.v1.Inference, health and reflection on one port."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+import google.protobuf.message
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from router.conductor import Conductor
+from router.errors import Internal, InvalidRequest, RouterError, face_of
+from router.grpc_convert import draft_from, prompt_from, response_from
+from runtime.listen import bind
+from wire import inference_pb2 as pb
+
+SERVICE = "tandem.v1.Inference"
+log = logging.getLogger("tandem.router.grpc")
+
+Answer = TypeVar("Answer")
+Request = TypeVar("Request")
+
+
+class GrpcDoor:
+    """One server. `start` binds, `set_ready` moves the health, `stop` ends."""
+
+    def __init__(self, conductor: Conductor) -> None:
+        self._conductor = conductor
+        self._health = health.aio.HealthServicer()
+        self._server = grpc.aio.server(options=_options(conductor.config.max_message_bytes))
+        self._server.add_generic_rpc_handlers([_handlers(_Servicer(conductor))])
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._server)
+
+    async def start(self, host: str, port: int) -> int:
+        """The port that was bound. Raises PortTaken."""
+        bound = bind(self._server, host, port, key="grpc_port")
+        await self.set_ready(self._conductor.ready)
+        await self._server.start()
+        return bound
+
+    async def set_ready(self, ready: bool) -> None:
+        """What health checks hear, for the server as a whole and for the service."""
+        status = health_pb2.HealthCheckResponse.ServingStatus
+        now = status.SERVING if ready else status.NOT_SERVING
+        for name in ("", SERVICE):
+            await self._health.set(name, now)
+
+    async def stop(self, grace_s: float) -> None:
+        await self._server.stop(grace_s)
+
+
+class _Servicer:
+    """The four RPCs. A request is None when its bytes were no message."""
+
+    def __init__(self, conductor: Conductor) -> None:
+        self._conductor = conductor
+
+    async def generate(
+        self, request: pb.GenerateRequest | None, context: grpc.aio.ServicerContext
+    ) -> None:
+        with self._conductor.metrics.request("grpc"):
+            draft = draft_from(_checked(request), context.time_remaining())
+            async with aclosing(self._conductor.generate(draft)) as deltas:
+                async for delta in deltas:
+                    await context.write(response_from(draft.request_id, delta))
+
+    async def tokenize(
+        self, request: pb.TokenizeRequest | None, context: grpc.aio.ServicerContext
+    ) -> pb.TokenizeResponse:
+        request = _checked(request)
+        model = request.model if request.HasField("model") else None
+        tokens = await self._conductor.tokenize(prompt_from(request), model)
+        return pb.TokenizeResponse(token_ids=tokens)
+
+    async def detokenize(
+        self, request: pb.DetokenizeRequest | None, context: grpc.aio.ServicerContext
+    ) -> pb.DetokenizeResponse:
+        request = _checked(request)
+        model = request.model if request.HasField("model") else None
+        text = self._conductor.detokenize(request.token_ids, model)
+        return pb.DetokenizeResponse(text=text)
+
+    async def list_models(
+        self, request: pb.ListModelsRequest | None, context: grpc.aio.ServicerContext
+    ) -> pb.ListModelsResponse:
+        model = pb.Model(
+            name=self._conductor.card.name,
+            max_model_len=self._conductor.max_model_len,
+            vocab_size=self._conductor.card.vocab_size,
+            ready=self._conductor.ready,
+        )
+        return pb.ListModelsResponse(models=[model])
+
+
+def _options(max_message_bytes: int) -> list[tuple[str, int]]:
+    return [
+        ("grpc.max_receive_message_length", max_message_bytes),
+        # On by default, and then a second server binds the same port without a word.
+        ("grpc.so_reuseport", 0),
+    ]
+
+
+def _handlers(servicer: _Servicer) -> grpc.GenericRpcHandler:
+    def unary(method: Callable[..., Awaitable[Any]], request: type) -> grpc.RpcMethodHandler:
+        return grpc.unary_unary_rpc_method_handler(
+            _at_the_edge(method), _parser(request), _serialize
+        )
+
+    generate = grpc.unary_stream_rpc_method_handler(
+        _at_the_edge(servicer.generate), _parser(pb.GenerateRequest), _serialize
+    )
+    return grpc.method_handlers_generic_handler(
+        SERVICE,
+        {
+            "Generate": generate,
+            "Tokenize": unary(servicer.tokenize, pb.TokenizeRequest),
+            "Detokenize": unary(servicer.detokenize, pb.DetokenizeRequest),
+            "ListModels": unary(servicer.list_models, pb.ListModelsRequest),
+        },
+    )
+
+
+def _at_the_edge(
+    method: Callable[[Any, grpc.aio.ServicerContext], Awaitable[Answer]],
+) -> Callable[[Any, grpc.aio.ServicerContext], Awaitable[Answer]]:
+    """Every error becomes a status that says what happened."""
+
+    async def call(request: Any, context: grpc.aio.ServicerContext) -> Answer:
+        try:
+            return await method(request, context)
+        except RouterError as error:
+            failure = error
+        except Exception as error:
+            log.exception("a call failed: %s", type(request).__name__)
+            failure = Internal(f"the router failed: {type(error).__name__}")
+        await context.abort(
+            face_of(failure).grpc_status, str(failure), tuple(_trailing_metadata(failure))
+        )
+        raise failure
+
+    return call
+
+
+def _trailing_metadata(error: RouterError) -> Iterator[tuple[str, str]]:
+    if error.field is not None:
+        yield "tandem-field", error.field
+    if error.retry_after_s is not None:
+        yield "retry-after-s", f"{error.retry_after_s:g}"
+
+
+def _parser(request: type) -> Callable[[bytes], Any]:
+    """gRPC would answer INTERNAL to bytes that are no message; they are the client's mistake."""
+
+    def parse(serialized: bytes) -> Any:
+        try:
+            return request.FromString(serialized)  # type: ignore[attr-defined]
+        except google.protobuf.message.DecodeError:
+            return None
+
+    return parse
+
+
+def _serialize(message: google.protobuf.message.Message) -> bytes:
+    return message.SerializeToString()
+
+
+def _checked(request: Request | None) -> Request:
+    if request is None:
+        raise InvalidRequest("the request is no message of tandem.v1, or a string is not UTF-8")
+    return request

@@ -1,0 +1,58 @@
+"""The HTTP door: a listener of its own, and uvicorn behind it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import uvicorn
+from starlette.applications import Starlette
+
+from router.conductor import Conductor
+from router.http_app import build_app
+from runtime.listen import open_listener
+
+
+class HttpDoor:
+    """`start` binds and serves, `stop` ends; answers under way are cut off then."""
+
+    def __init__(self, conductor: Conductor) -> None:
+        self._app = build_app(conductor)
+        self._server: _Uvicorn | None = None
+        self._serving: asyncio.Task[None] | None = None
+
+    async def start(self, host: str, port: int) -> int:
+        """The port that was bound. Raises PortTaken."""
+        listener = open_listener(host, port, key="http_port")
+        self._server = _Uvicorn(_uvicorn_config(self._app))
+        self._serving = asyncio.create_task(
+            self._server.serve(sockets=[listener]), name="HTTP door"
+        )
+        return int(listener.getsockname()[1])
+
+    async def stop(self) -> None:
+        if self._server is not None and self._serving is not None:
+            self._server.should_exit = True
+            await self._serving
+
+
+class _Uvicorn(uvicorn.Server):
+    """Signals belong to the process, not to one of its doors."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _uvicorn_config(app: Starlette) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=1,
+    )

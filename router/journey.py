@@ -1,0 +1,279 @@
+"""One request's way through the fleet: placed, submitted, merged, and placed again when it fails.
+
+A journey is one async generator. Every attempt is a leg of its own, numbered; whatever ends an
+attempt without a result cancels it on both workers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+
+import msgspec
+
+from router.config import RouterConfig
+from router.errors import DeadlineExceeded, Internal, InvalidRequest, Unavailable
+from router.fleet import Fleet
+from router.mailbox import DeadlinePassed, Mailbox, News, RouterStops, WorkerLost
+from router.member import Member
+from router.merge import TokenMerger, Tokens
+from router.placement import Need, Placement, Refusal, RefusalReason, place
+from router.requests import GenerateRequest
+from runtime.session import SessionClosed
+from wire.identity import Leg, WorkerRef
+from wire.messages import Destination, Failed, Handed, Output, Prefilled, Submit
+
+
+class LegFailed(Exception):
+    """An attempt ended without result; `retryable` when another may succeed."""
+
+    def __init__(self, stage: str, worker: WorkerRef, cause: str, *, retryable: bool) -> None:
+        super().__init__(f"{stage} on {worker} failed: {cause}")
+        self.worker = worker
+        self.retryable = retryable
+
+
+class Record(msgspec.Struct):
+    """What is known of a journey while it runs, and after it."""
+
+    attempts: int = 0
+    placement: Placement | None = None
+    prefilled: Prefilled | None = None
+    handed: Handed | None = None
+    destination_spoke: bool = False
+
+    @property
+    def stage(self) -> str:
+        """What is under way."""
+        if self.placement is None:
+            return "placement"
+        if self.prefilled is None and not self.destination_spoke:
+            return "prefill"
+        if self.placement.destination is None or self.moved:
+            return "decode"
+        return "transfer"
+
+    @property
+    def moved(self) -> bool:
+        """The destination has the sequence; what becomes of the first worker is no matter."""
+        return self.destination_spoke or self.handed is not None
+
+    @property
+    def complete(self) -> bool:
+        """Everything has been reported that a finished journey will report."""
+        return self.prefilled is not None and (
+            self.handed is not None or not self.destination_spoke
+        )
+
+    @property
+    def worker(self) -> WorkerRef | None:
+        """Who works on it now."""
+        if self.placement is None:
+            return None
+        return self.placement.destination if self.moved else self.placement.first
+
+
+class Journey:
+    """Serves one request. `record` tells how, at any time."""
+
+    def __init__(self, request: GenerateRequest, fleet: Fleet, config: RouterConfig) -> None:
+        self._request = request
+        self._fleet = fleet
+        self._config = config
+        # Clients may repeat a request_id; legs of different requests must never meet.
+        self._leg_id = f"{request.request_id}~{secrets.token_hex(4)}"
+        self._merger = TokenMerger(request.prompt_tokens)
+        self._mailbox = Mailbox()
+        self._avoid: set[WorkerRef] = set()
+        self._deadline = asyncio.get_running_loop().time() + request.timeout_s
+        self.record = Record()
+
+    async def tokens(self) -> AsyncGenerator[Tokens, None]:
+        """New tokens as they come, the last with a finish reason.
+
+        Raises Unavailable, DeadlineExceeded, InvalidRequest or Internal.
+        """
+        loop = asyncio.get_running_loop()
+        timer = loop.call_at(self._deadline, self._mailbox.put, None, DeadlinePassed())
+        try:
+            for attempt in range(self._config.max_attempts):
+                try:
+                    async with aclosing(self._attempt(attempt)) as stream:
+                        async for tokens in stream:
+                            yield tokens
+                    return
+                except LegFailed as failure:
+                    self._give_up_unless_retryable(failure, attempt)
+        finally:
+            timer.cancel()
+
+    def stop(self) -> None:
+        """Ends it with Unavailable, cancelled on its workers."""
+        self._mailbox.put(None, RouterStops())
+
+    def _give_up_unless_retryable(self, failure: LegFailed, attempt: int) -> None:
+        self._avoid.add(failure.worker)
+        text = f"request {self._request.request_id}: {failure}"
+        if not failure.retryable:
+            raise Internal(text)
+        if attempt + 1 == self._config.max_attempts:
+            raise Unavailable(f"{text}; gave up after {attempt + 1} attempts")
+
+    async def _attempt(self, attempt: int) -> AsyncGenerator[Tokens, None]:
+        placement = await self._place()
+        leg = Leg(self._leg_id, attempt)
+        self.record = Record(attempts=attempt + 1, placement=placement)
+        members = self._attach(leg, placement)
+        finished = False
+        try:
+            self._submit(leg, members)
+            while not finished:
+                tokens = self._fold(leg, await self._mailbox.take())
+                finished = tokens.finish is not None
+                if tokens.tokens or finished:
+                    yield tokens
+                if tokens.gap is not None:
+                    worker = self.record.worker or placement.first
+                    raise LegFailed(self.record.stage, worker, tokens.gap, retryable=True)
+            if not self.record.complete:
+                await self._wait_for_reports(leg)
+        finally:
+            for member in members:
+                if not finished:
+                    member.cancel(leg)
+                member.detach(leg)
+
+    async def _place(self) -> Placement:
+        """Waits a little when nobody can serve: a worker may be about to join."""
+        loop = asyncio.get_running_loop()
+        if loop.time() >= self._deadline:
+            raise self._too_late()
+        until = loop.time() + self._config.join_wait_s
+        while isinstance(found := self._find_place(), Refusal):
+            if found.reason is RefusalReason.TOO_LONG:
+                raise InvalidRequest(found.detail, "prompt")
+            if loop.time() >= until:
+                raise Unavailable(f"request {self._request.request_id}: {found.detail}")
+            await self._fleet.wait_changed(until - loop.time())
+        return found
+
+    def _find_place(self) -> Placement | Refusal:
+        sequence = self._merger.sequence
+        need = Need(
+            key=self._leg_id,
+            num_prompt_tokens=len(sequence),
+            num_tokens=self._request.num_tokens,
+            single_token=self._request.sampling.max_tokens - self._merger.num_output == 1,
+            avoid=frozenset(self._avoid),
+        )
+        return place(self._fleet.views(sequence, self._request.cache_salt), need)
+
+    def _attach(self, leg: Leg, placement: Placement) -> list[Member]:
+        """Both ends listen before anything is sent: the second may speak before the first."""
+        refs = [ref for ref in (placement.first, placement.destination) if ref is not None]
+        members = [member for ref in refs if (member := self._fleet.member(ref)) is not None]
+        assert len(members) == len(refs), "the fleet changed without an await"
+        for index, member in enumerate(members):
+            num_tokens = len(self._merger.sequence) if index == 0 else 0
+            member.attach(leg, self._mailbox, num_tokens)
+        return members
+
+    def _submit(self, leg: Leg, members: Sequence[Member]) -> None:
+        first, *others = members
+        submit = Submit(
+            leg=leg,
+            tokens=self._merger.sequence,
+            num_prompt=self._merger.num_prompt,
+            sampling=self._request.sampling,
+            destination=_destination(others[0]) if others else None,
+            cache_salt=self._request.cache_salt,
+            deadline_s=self._deadline - asyncio.get_running_loop().time(),
+        )
+        try:
+            first.send(submit)
+        except SessionClosed as error:
+            raise LegFailed("submit", first.ref, str(error), retryable=True) from error
+
+    def _fold(self, leg: Leg, news: Sequence[tuple[WorkerRef | None, News]]) -> Tokens:
+        """All news at once: records are kept, outputs merged. Raises LegFailed, DeadlineExceeded.
+
+        What failed is raised only when no output came before it: those go to the client first.
+        """
+        outputs: list[Output] = []
+        for index, (sender, item) in enumerate(news):
+            if isinstance(item, Output):
+                if item.leg == leg:
+                    self.record.destination_spoke |= sender == self._destination
+                    outputs.append(item)
+            elif self._ends_attempt(leg, sender, item):
+                if outputs:
+                    self._put_back(news[index:])
+                    break
+                self._raise(sender, item)
+        return self._merger.merge(outputs)
+
+    @property
+    def _destination(self) -> WorkerRef | None:
+        assert self.record.placement is not None
+        return self.record.placement.destination
+
+    def _put_back(self, news: Sequence[tuple[WorkerRef | None, News]]) -> None:
+        for sender, item in news:
+            self._mailbox.put(sender, item)
+
+    def _ends_attempt(self, leg: Leg, sender: WorkerRef | None, item: News) -> bool:
+        """Also keeps the record. News of earlier legs is nobody's any more."""
+        match item:
+            case DeadlinePassed() | RouterStops():
+                return True
+            case WorkerLost():
+                return self._matters(sender)
+            case Failed():
+                return item.leg == leg and self._matters(sender)
+            case Prefilled() if item.leg == leg:
+                self.record.prefilled = item
+            case Handed() if item.leg == leg:
+                self.record.handed = item
+        return False
+
+    def _matters(self, sender: WorkerRef | None) -> bool:
+        """Once the sequence has moved, only its destination can fail it."""
+        placement = self.record.placement
+        assert placement is not None
+        if sender == placement.destination:
+            return True
+        return sender == placement.first and not self.record.moved
+
+    def _raise(self, sender: WorkerRef | None, item: News) -> None:
+        if isinstance(item, DeadlinePassed):
+            raise self._too_late()
+        if isinstance(item, RouterStops):
+            raise Unavailable(f"request {self._request.request_id}: this router was stopped")
+        assert sender is not None
+        if isinstance(item, Failed):
+            raise LegFailed(item.stage, sender, item.cause, retryable=item.retryable)
+        assert isinstance(item, WorkerLost)
+        raise LegFailed(self.record.stage, sender, item.cause, retryable=True)
+
+    def _too_late(self) -> DeadlineExceeded:
+        where = f" on {self.record.worker}" if self.record.worker else ""
+        return DeadlineExceeded(
+            f"request {self._request.request_id}: its {self._request.timeout_s:.3g} s are over "
+            f"while {self.record.stage} was under way{where}"
+        )
+
+    async def _wait_for_reports(self, leg: Leg) -> None:
+        """What the stages took may be told after the last token: it is worth a moment."""
+        try:
+            async with asyncio.timeout(self._config.report_wait_s):
+                while not self.record.complete:
+                    for sender, item in await self._mailbox.take():
+                        self._ends_attempt(leg, sender, item)
+        except TimeoutError:
+            return
+
+
+def _destination(member: Member) -> Destination:
+    return Destination(ref=member.ref, address=member.card.address)

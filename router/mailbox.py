@@ -1,0 +1,50 @@
+"""Where one journey hears of its workers. What is not read yet piles up here and is read at once.
+
+That is how a slow reader's tokens are coalesced: they wait in one place, bounded by the length of
+the answer, and leave as one message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+
+from wire.identity import WorkerRef
+from wire.messages import Failed, Handed, Output, Prefilled
+
+
+class WorkerLost(msgspec.Struct, frozen=True):
+    """The session with this incarnation ended."""
+
+    cause: str
+
+
+class DeadlinePassed(msgspec.Struct, frozen=True):
+    """The request's time is over."""
+
+
+class RouterStops(msgspec.Struct, frozen=True):
+    """The router ends now and takes its requests with it."""
+
+
+News = Output | Prefilled | Handed | Failed | WorkerLost | DeadlinePassed | RouterStops
+
+
+class Mailbox:
+    """Written by the sessions' readers, read by one journey."""
+
+    def __init__(self) -> None:
+        self._news: list[tuple[WorkerRef | None, News]] = []
+        self._arrived = asyncio.Event()
+
+    def put(self, sender: WorkerRef | None, news: News) -> None:
+        self._news.append((sender, news))
+        self._arrived.set()
+
+    async def take(self) -> list[tuple[WorkerRef | None, News]]:
+        """All news since the last call, in order; waits when there is none."""
+        await self._arrived.wait()
+        self._arrived.clear()
+        news, self._news = self._news, []
+        return news

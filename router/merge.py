@@ -1,0 +1,57 @@
+"""One stream out of two: tokens by their position, none twice and none missing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from wire.messages import FinishReason, Output
+from wire.sampling import TokenLogprob
+
+
+class Tokens(msgspec.Struct, kw_only=True):
+    """New tokens in order. `finish` is set when no more will come, `gap` when some were lost."""
+
+    tokens: list[int]
+    logprobs: list[TokenLogprob]
+    finish: FinishReason | None = None
+    stop_token: int | None = None
+    gap: str | None = None
+
+
+class TokenMerger:
+    """Knows everything delivered so far; `prompt` is where positions are counted from."""
+
+    def __init__(self, prompt: Sequence[int]) -> None:
+        self.num_prompt = len(prompt)
+        self._sequence = list(prompt)
+
+    @property
+    def sequence(self) -> tuple[int, ...]:
+        """The prompt and every token that was merged."""
+        return tuple(self._sequence)
+
+    @property
+    def num_output(self) -> int:
+        return len(self._sequence) - self.num_prompt
+
+    def merge(self, outputs: Sequence[Output]) -> Tokens:
+        """What is new in `outputs`, up to the first gap."""
+        new = Tokens(tokens=[], logprobs=[])
+        for output in outputs:
+            known = len(self._sequence) - output.position
+            if known < 0:
+                new.gap = f"token {output.position} came where {len(self._sequence)} was next"
+                break
+            self._take(output, known, new)
+        return new
+
+    def _take(self, output: Output, known: int, new: Tokens) -> None:
+        fresh = output.tokens[known:]
+        self._sequence.extend(fresh)
+        new.tokens.extend(fresh)
+        new.logprobs.extend(output.logprobs[known:])
+        if output.finish is not None:
+            new.finish = output.finish
+            new.stop_token = output.stop_token

@@ -1,0 +1,54 @@
+"""Tokens to text for one stream: detokenizer, then stop strings, token by token."""
+
+from __future__ import annotations
+
+from router.detokenizer import Detokenizer
+from router.merge import Tokens
+from router.stops import StopMatcher
+from wire.messages import FinishReason
+
+
+class TextStream:
+    """Counts the tokens that belong to the answer: those after a stop string do not."""
+
+    def __init__(self, detokenizer: Detokenizer, stops: StopMatcher, min_tokens: int) -> None:
+        self._detokenizer = detokenizer
+        self._stops = stops
+        self._min_tokens = min_tokens
+        self.num_tokens = 0
+        self.finish: FinishReason | None = None
+
+    @property
+    def stop_text(self) -> str | None:
+        """The stop string that ended the answer, if one did."""
+        return self._stops.matched
+
+    def push(self, tokens: Tokens) -> str:
+        """Text to show now. `finish` is set when the answer is complete; the tokens that came
+        after a stop string are removed from `tokens`."""
+        pieces = []
+        for index, token in enumerate(tokens.tokens):
+            last = index == len(tokens.tokens) - 1
+            if last and tokens.finish is not None and token == tokens.stop_token:
+                self.num_tokens += 1
+                break  # a stop token ends the answer and is no part of its text
+            pieces.append(self._push(token))
+            if self._stops.matched is not None:
+                del tokens.tokens[index + 1 :]
+                del tokens.logprobs[index + 1 :]
+                self.finish = FinishReason.STOP
+                return "".join(pieces)
+        if tokens.finish is not None:
+            pieces.append(self._flush())
+            self.finish = FinishReason.STOP if self.stop_text else tokens.finish
+        return "".join(pieces)
+
+    def _push(self, token: int) -> str:
+        text = self._detokenizer.push(token)
+        self.num_tokens += 1
+        if self.num_tokens < self._min_tokens:
+            return text  # stops count from min_tokens on
+        return self._stops.push(text)
+
+    def _flush(self) -> str:
+        return self._stops.push(self._detokenizer.flush()) + self._stops.flush()

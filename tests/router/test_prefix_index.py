@@ -1,0 +1,102 @@
+"""What the router believes of its workers' caches."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.prefix_index import PrefixIndex
+from wire.identity import WorkerRef
+from wire.messages import CacheEvents
+
+A, B = WorkerRef("a", 1), WorkerRef("b", 1)
+BLOCKS = [bytes([i]) * 16 for i in range(8)]
+
+
+def index_of(*refs: WorkerRef, max_entries: int = 1000) -> PrefixIndex:
+    index = PrefixIndex(max_entries)
+    for ref in refs:
+        index.add(ref)
+        assert index.apply(ref, CacheEvents(number=0, snapshot=True))
+    return index
+
+
+def test_hits_count_leading_blocks_for_each_worker() -> None:
+    index = index_of(A, B)
+    index.apply(A, CacheEvents(number=1, stored=tuple(BLOCKS[:3])))
+    index.apply(B, CacheEvents(number=1, stored=(BLOCKS[0], BLOCKS[2])))
+    assert index.num_hits(BLOCKS[:5]) == {A: 3, B: 1}
+    assert index.num_hits(BLOCKS[3:]) == {}
+    assert index.num_hits([]) == {}
+
+
+def test_removed_blocks_are_no_hits() -> None:
+    index = index_of(A)
+    index.apply(A, CacheEvents(number=1, stored=tuple(BLOCKS[:3])))
+    index.apply(A, CacheEvents(number=2, removed=(BLOCKS[1],)))
+    assert index.num_hits(BLOCKS[:3]) == {A: 1}
+
+
+def test_a_gap_asks_for_a_snapshot_once_and_the_snapshot_replaces_everything() -> None:
+    index = index_of(A)
+    assert index.apply(A, CacheEvents(number=1, stored=(BLOCKS[0],)))
+    assert not index.apply(A, CacheEvents(number=3, stored=(BLOCKS[1],)))
+    assert index.apply(A, CacheEvents(number=4, stored=(BLOCKS[2],))), "asked for already"
+    assert index.apply(A, CacheEvents(number=7, stored=(BLOCKS[3],), snapshot=True))
+    assert index.num_hits(BLOCKS[3:]) == {A: 1}
+    assert index.num_hits(BLOCKS[:1]) == {}
+    assert index.apply(A, CacheEvents(number=8, stored=(BLOCKS[4],)))
+    assert index.num_hits(BLOCKS[3:5]) == {A: 2}
+
+
+def test_events_before_the_first_snapshot_are_ignored() -> None:
+    index = PrefixIndex(10)
+    index.add(A)
+    assert index.apply(A, CacheEvents(number=5, stored=(BLOCKS[0],)))
+    assert index.num_hits(BLOCKS) == {}
+
+
+def test_a_dead_incarnation_leaves_nothing() -> None:
+    index = index_of(A, B)
+    for ref in (A, B):
+        index.apply(ref, CacheEvents(number=1, stored=tuple(BLOCKS)))
+    index.drop(A)
+    assert index.num_hits(BLOCKS) == {B: 8}
+    reborn = WorkerRef("a", 2)
+    index.add(reborn)
+    assert index.apply(A, CacheEvents(number=2, stored=(BLOCKS[0],))), "strangers are ignored"
+    assert index.num_hits(BLOCKS) == {B: 8}
+    index.check_integrity()
+
+
+def test_memory_is_bounded_and_the_oldest_is_forgotten() -> None:
+    index = index_of(A, max_entries=4)
+    index.apply(A, CacheEvents(number=1, stored=tuple(BLOCKS)))
+    assert index.num_entries == 4
+    assert index.num_hits(BLOCKS) == {}
+    assert index.num_hits(BLOCKS[4:]) == {A: 4}
+
+
+blocks = st.lists(st.sampled_from(BLOCKS)).map(tuple)
+events = st.tuples(
+    st.sampled_from([A, B]),
+    st.builds(
+        CacheEvents,
+        number=st.integers(1, 3),
+        stored=blocks,
+        removed=blocks,
+        snapshot=st.booleans(),
+    ),
+)
+
+
+@given(st.lists(st.one_of(events, st.sampled_from([A, B]))), st.integers(1, 9))
+def test_no_history_breaks_the_index(history: list[object], max_entries: int) -> None:
+    index = index_of(A, B, max_entries=max_entries)
+    for each in history:
+        if isinstance(each, WorkerRef):
+            index.drop(each)
+            index.add(each)
+        else:
+            index.apply(*each)
+        index.check_integrity()
