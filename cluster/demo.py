@@ -18,7 +18,7 @@ TIMEOUT_S = 120.0
 def run_demo(cluster: RunningCluster, prompt: str, console: Console) -> None:
     """Warm the link with a short request, stream the answer, print the table."""
     with grpc.insecure_channel(cluster.addresses.grpc) as channel:
-        stub = rpc.InferenceStub(channel)
+        stub = rpc.InferenceStub(channel)  # type: ignore[no-untyped-call]
         request = _chat(prompt, MAX_TOKENS)
         console.print(f"\n[bold]you[/]    {prompt}")
         console.print("[bold]model[/]  ", end="")

@@ -67,18 +67,22 @@ class Child:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        for reader in self._readers:
+            reader.join()
 
     def _read_output(self) -> None:
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            if line.startswith(b"{"):
-                self._ready.put(line)
+        with self.process.stdout as output:
+            for line in output:
+                if line.startswith(b"{"):
+                    self._ready.put(line)
         self._ready.put(None)
 
     def _read_errors(self) -> None:
         assert self.process.stderr is not None
-        for line in self.process.stderr:
-            self._errors = [*self._errors[-50:], line.decode(errors="replace").rstrip()]
+        with self.process.stderr as errors:
+            for line in errors:
+                self._errors = [*self._errors[-50:], line.decode(errors="replace").rstrip()]
 
 
 class ChildWorker:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -77,10 +79,17 @@ class RunningCluster:
         self._places = []
 
     @property
-    def process_ids(self) -> list[int]:
-        """Of the workers; for tests that end one."""
-        ids = [place.worker.status().process_id for place in self._places]
-        return [process_id for process_id in ids if process_id is not None]
+    def worker_addresses(self) -> list[str]:
+        """host:port of each worker's internal RPC."""
+        addresses = [place.worker.status().address for place in self._places]
+        return [address for address in addresses if address is not None]
+
+    def signal_worker(self, name: str, number: signal.Signals) -> None:
+        """Send a signal to a worker's process on this machine: the pulled plug of fault tests."""
+        for place in self._places:
+            process_id = place.worker.status().process_id
+            if place.name == name and process_id is not None:
+                os.kill(process_id, number)
 
     def _fill(self, role: Role, name: str, num_starts: int) -> Place:
         """Another incarnation of a worker gets another id, so that nobody confuses the two."""

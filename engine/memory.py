@@ -38,21 +38,23 @@ def _cgroup_allowances(root: Path) -> list[int]:
         memberships = (root / "proc/self/cgroup").read_text().splitlines()
     except FileNotFoundError:
         return []
-    allowances: list[int] = []
+    allowances: list[int | None] = []
     for membership in memberships:
         _, controllers, path = membership.split(":", 2)
-        names = ("memory.max", "memory.current")
-        top = root / "sys/fs/cgroup"
-        if controllers:
-            if "memory" not in controllers.split(","):
-                continue
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
-            top = top / "memory"
-        group = top / path.lstrip("/")
-        folders = [group, *group.parents]
-        folders = folders[: folders.index(top) + 1] if top in folders else [top]
-        allowances += [a for folder in folders if (a := _allowance(folder, *names)) is not None]
-    return allowances
+        if controllers == "":
+            groups = _ancestors(root / "sys/fs/cgroup", path)
+            allowances += [_allowance(g, "memory.max", "memory.current") for g in groups]
+        elif "memory" in controllers.split(","):
+            groups = _ancestors(root / "sys/fs/cgroup/memory", path)
+            names = "memory.limit_in_bytes", "memory.usage_in_bytes"
+            allowances += [_allowance(group, *names) for group in groups]
+    return [allowance for allowance in allowances if allowance is not None]
+
+
+def _ancestors(top: Path, path: str) -> list[Path]:
+    """The group at `path` and those that contain it, as far as this process can see them."""
+    group = top / path.lstrip("/")
+    return [folder for folder in (group, *group.parents) if folder.is_relative_to(top)]
 
 
 def _allowance(folder: Path, limit_name: str, usage_name: str) -> int | None:

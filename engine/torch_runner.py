@@ -66,7 +66,7 @@ class TorchRunner:
         Raises CheckpointError for the directory, ConfigError for the other arguments.
         """
         if threads is not None:
-            torch.set_num_threads(threads)
+            _set_num_threads(threads)
         directory, chosen = Path(model_dir), choose_device(device)
         config, weights = read_config(directory), find_weights(directory)
         torch_dtype = choose_dtype(dtype, chosen, weights.dtype)
@@ -161,6 +161,12 @@ def _choose_max_model_len(config: ModelConfig, wanted: int | None) -> int:
             f"max_model_len {wanted}: this model supports 1 to {config.longest_model_len} tokens"
         )
     return wanted
+
+
+def _set_num_threads(threads: int) -> None:
+    if threads < 1:
+        raise ConfigError(f"threads {threads}: expected at least 1")
+    torch.set_num_threads(threads)
 
 
 def _layout(config: ModelConfig, block_size: int, dtype: torch.dtype) -> KvLayout:

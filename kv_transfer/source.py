@@ -20,11 +20,13 @@ from wire.handoff import (
     Commit,
     Grant,
     Handoff,
+    Moved,
     Offer,
     Quiesced,
     Refuse,
     Rejected,
 )
+from wire.layout import KvLayout
 from wire.sampling import SamplingParams, TokenLogprob
 
 
@@ -48,21 +50,28 @@ class Final:
 
 @dataclass(slots=True)
 class Tally:
-    """What a handoff moved, and when; times are the host's clock, in seconds."""
+    """What a handoff moved so far; times are the host's clock, in seconds."""
 
     num_blocks: int = 0
     skipped_blocks: int = 0
     transfer_s: float = 0.0
     hidden_s: float = 0.0
     prefilled_at: float | None = None
-    accepted_at: float | None = None
 
-    @property
-    def exposed_s(self) -> float:
-        """Time between the end of prefill and the destination's acceptance."""
-        if self.prefilled_at is None or self.accepted_at is None:
-            return 0.0
-        return self.accepted_at - self.prefilled_at
+    def add_write(self, started: float, ended: float) -> None:
+        self.transfer_s += ended - started
+        hidden_until = ended if self.prefilled_at is None else min(ended, self.prefilled_at)
+        self.hidden_s += max(0.0, hidden_until - started)
+
+    def moved(self, block_bytes: int, now: float) -> Moved:
+        return Moved(
+            num_blocks=self.num_blocks,
+            skipped_blocks=self.skipped_blocks,
+            num_bytes=self.num_blocks * block_bytes,
+            transfer_s=self.transfer_s,
+            hidden_s=self.hidden_s,
+            exposed_s=0.0 if self.prefilled_at is None else now - self.prefilled_at,
+        )
 
 
 class SourceHandoff:
@@ -72,11 +81,11 @@ class SourceHandoff:
     messages, write completions and the passing of time may come in any order between.
     """
 
-    def __init__(self, offer: Offer, block_size: int, *, transfer_deadline_s: float) -> None:
+    def __init__(self, offer: Offer, layout: KvLayout, *, transfer_deadline_s: float) -> None:
         self.offer = offer
         self.state = SourceState.OFFERED
         self.tally = Tally()
-        self._block_size = block_size
+        self._layout = layout
         self._transfer_deadline_s = transfer_deadline_s
         self._deadline: float | None = None
         self._grant: Grant | None = None
@@ -96,7 +105,7 @@ class SourceHandoff:
         """The cache of the first `num_tokens` tokens is in `blocks`; full blocks may leave."""
         self._blocks = tuple(blocks)
         whole = num_tokens >= self.offer.num_tokens
-        self._num_ready = self._num_blocks if whole else num_tokens // self._block_size
+        self._num_ready = self._num_blocks if whole else num_tokens // self._layout.block_size
         return self._post()
 
     def finish(self, final: Final, now: float) -> list[Effect]:
@@ -104,19 +113,18 @@ class SourceHandoff:
         self.tally.prefilled_at = now
         self._deadline = now + self._transfer_deadline_s
         self._final = final
-        return self._try_commit()
+        return self._try_commit(now)
 
     def receive(self, message: Handoff, now: float) -> list[Effect]:
         match message:
             case Grant() if self.state is SourceState.OFFERED:
-                return self._granted(message)
+                return self._granted(message, now)
             case Grant() if self._grant is None:  # came after our end: nothing was written
                 return [self._quiesced(message.epoch)]
             case Refuse() if self.state is SourceState.OFFERED:
                 cause = f"{message.reason.value}: {message.detail}"
                 return self._end(NotHandedOver(cause), quiesce=False)
             case Accepted() if self.state is SourceState.COMMITTED:
-                self.tally.accepted_at = now
                 return self._end(HandedOver(), quiesce=False)
             case Rejected() if self.state is SourceState.COMMITTED:
                 return self._end(NotHandedOver(f"rejected: {message.reason}"), quiesce=False)
@@ -128,10 +136,10 @@ class SourceHandoff:
         """A write completed; it was under way between those two times."""
         if self._outstanding.pop(write_id, None) is None:
             return []
-        self._tally_write(started, ended)
+        self.tally.add_write(started, ended)
         if self.state is SourceState.ENDING:
             return self._try_close()
-        return self._try_commit()
+        return self._try_commit(ended)
 
     def write_failed(self, write_id: int, cause: str) -> list[Effect]:
         """A write ended in error, and the transport knows that nothing of it is outstanding."""
@@ -170,9 +178,9 @@ class SourceHandoff:
 
     @property
     def _num_blocks(self) -> int:
-        return -(-self.offer.num_tokens // self._block_size)
+        return self._layout.num_blocks(self.offer.num_tokens)
 
-    def _granted(self, grant: Grant) -> list[Effect]:
+    def _granted(self, grant: Grant, now: float) -> list[Effect]:
         if len(grant.pages) != self._num_blocks - grant.first_missing_block:
             cause = f"granted {len(grant.pages)} pages from block {grant.first_missing_block} on"
             self._grant = grant
@@ -181,7 +189,7 @@ class SourceHandoff:
         self.state = SourceState.WRITING
         self._num_posted = grant.first_missing_block
         self.tally.skipped_blocks = grant.first_missing_block
-        return self._post() or self._try_commit()
+        return self._post() or self._try_commit(now)
 
     def _post(self) -> list[Effect]:
         """Post the blocks that are ready and not yet posted, as one write."""
@@ -199,7 +207,7 @@ class SourceHandoff:
         self.tally.num_blocks += end - first
         return [write]
 
-    def _try_commit(self) -> list[Effect]:
+    def _try_commit(self, now: float) -> list[Effect]:
         done = self._num_posted == self._num_blocks and not self._outstanding
         if self.state is not SourceState.WRITING or self._final is None or not done:
             return []
@@ -213,14 +221,9 @@ class SourceHandoff:
             num_prompt=final.num_prompt,
             sampling=final.sampling,
             logprob=final.logprob,
+            moved=self.tally.moved(self._layout.block_bytes, now),
         )
         return [Send(commit)]
-
-    def _tally_write(self, started: float, ended: float) -> None:
-        self.tally.transfer_s += ended - started
-        prefilled_at = self.tally.prefilled_at
-        hidden_until = ended if prefilled_at is None else min(ended, prefilled_at)
-        self.tally.hidden_s += max(0.0, hidden_until - started)
 
     def _end(self, outcome: Effect, *, quiesce: bool, abort: bool = False) -> list[Effect]:
         """Tell the outcome now; close, and say that we are quiet, once no write is outstanding."""

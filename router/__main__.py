@@ -54,6 +54,7 @@ def main(
 
 
 async def _serve(config: RouterConfig) -> None:
+    stopping = asyncio.create_task(stop_signal())
     try:
         server = RouterServer(config)
         addresses = await server.start()
@@ -61,7 +62,7 @@ async def _serve(config: RouterConfig) -> None:
         _leave(str(error))
     sys.stdout.write(msgspec.json.encode(addresses).decode() + "\n")
     sys.stdout.flush()
-    await stop_signal()
+    await stopping
     drain = asyncio.create_task(server.drain(DRAIN_S))
     again = asyncio.create_task(stop_signal())
     await asyncio.wait((drain, again), return_when=asyncio.FIRST_COMPLETED)

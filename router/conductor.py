@@ -235,12 +235,12 @@ def _transfer(record: Record) -> Transfer | None:
     if handed is None:
         return None
     return Transfer(
-        num_bytes=handed.num_bytes,
-        num_blocks=handed.num_blocks,
-        skipped_blocks=handed.skipped_blocks,
-        transfer_s=handed.transfer_s,
-        exposed_s=handed.exposed_s,
-        hidden_s=handed.hidden_s,
+        num_bytes=handed.moved.num_bytes,
+        num_blocks=handed.moved.num_blocks,
+        skipped_blocks=handed.moved.skipped_blocks,
+        transfer_s=handed.moved.transfer_s,
+        exposed_s=handed.moved.exposed_s,
+        hidden_s=handed.moved.hidden_s,
     )
 
 

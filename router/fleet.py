@@ -17,8 +17,10 @@ from wire.messages import (
     Failed,
     Handed,
     Hello,
+    Kept,
     Message,
     Prefilled,
+    Released,
     Report,
     Step,
     WantSnapshot,
@@ -146,7 +148,7 @@ class Fleet:
             case Step(outputs=outputs):
                 for output in outputs:
                     member.deliver(output.leg, output)
-            case Prefilled() | Handed() | Failed():
+            case Prefilled() | Handed() | Released() | Kept() | Failed():
                 member.deliver(message.leg, message)
             case Report():
                 before = member.state

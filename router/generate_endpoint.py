@@ -11,6 +11,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from router.asgi import (
     Headers,
+    discard_body,
     read_body,
     send_chunk,
     send_json,
@@ -30,6 +31,7 @@ from router.openai_responses import (
 )
 from router.requests import Delta, RequestDraft
 
+DISCARD_S = 1.0
 DONE = b"data: [DONE]\n\n"
 EVENT_STREAM: Headers = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -55,6 +57,8 @@ class GenerateEndpoint:
                 await while_connected(receive, self._serve(body, _request_id(scope), answer))
         except ClientGone:
             return
+        except TooLarge as error:
+            await answer.fail_early(error, receive)
         except RouterError as error:
             await answer.fail(error)
         except Exception as error:
@@ -130,12 +134,17 @@ class _Answer:
         else:
             await send_json(self._send, status, body, *_error_headers(error))
 
+    async def fail_early(self, error: RouterError, receive: Receive) -> None:
+        """The client is still sending, and will not be read to the end."""
+        status, body = error_body(error)
+        await send_json(self._send, status, body, (b"connection", b"close"), more=True)
+        await discard_body(receive, DISCARD_S)
+        await send_chunk(self._send, b"", more=False)
+
 
 def _error_headers(error: RouterError) -> Iterator[tuple[bytes, bytes]]:
     if error.retry_after_s is not None:
         yield b"retry-after", str(max(1, math.ceil(error.retry_after_s))).encode()
-    if isinstance(error, TooLarge):
-        yield b"connection", b"close"  # what is left of the body is not read
 
 
 def _wants_usage(body: CommonBody) -> bool:

@@ -89,6 +89,7 @@ class _Servicer:
     async def list_models(
         self, request: pb.ListModelsRequest | None, context: grpc.aio.ServicerContext
     ) -> pb.ListModelsResponse:
+        _checked(request)
         model = pb.Model(
             name=self._conductor.card.name,
             max_model_len=self._conductor.max_model_len,

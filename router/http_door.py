@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import uvicorn
 from starlette.applications import Starlette
@@ -33,12 +33,25 @@ class HttpDoor:
 
     async def stop(self) -> None:
         if self._server is not None and self._serving is not None:
-            self._server.should_exit = True
+            self._server.stopping.set()
             await self._serving
 
 
 class _Uvicorn(uvicorn.Server):
-    """Signals belong to the process, not to one of its doors."""
+    """Signals belong to the process, not to one of its doors; it ends as soon as it is told."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.stopping = asyncio.Event()
+
+    async def main_loop(self) -> None:
+        second = 0
+        while not await self.on_tick(10 * second):  # uvicorn counts tenths
+            second += 1
+            with suppress(TimeoutError):
+                async with asyncio.timeout(1.0):
+                    await self.stopping.wait()
+                    self.should_exit = True
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

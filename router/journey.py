@@ -23,7 +23,7 @@ from router.placement import Need, Placement, Refusal, RefusalReason, place
 from router.requests import GenerateRequest
 from runtime.session import SessionClosed
 from wire.identity import Leg, WorkerRef
-from wire.messages import Destination, Failed, Handed, Output, Prefilled, Submit
+from wire.messages import Destination, Failed, Handed, Kept, Output, Prefilled, Released, Submit
 
 
 class LegFailed(Exception):
@@ -42,6 +42,10 @@ class Record(msgspec.Struct):
     placement: Placement | None = None
     prefilled: Prefilled | None = None
     handed: Handed | None = None
+    released: bool = False
+    kept: Kept | None = None
+    lost_destination: WorkerLost | None = None
+    """Its loss matters only once the sequence turns out to have moved there."""
     destination_spoke: bool = False
 
     @property
@@ -51,14 +55,14 @@ class Record(msgspec.Struct):
             return "placement"
         if self.prefilled is None and not self.destination_spoke:
             return "prefill"
-        if self.placement.destination is None or self.moved:
+        if self.placement.destination is None or self.moved or self.kept is not None:
             return "decode"
         return "transfer"
 
     @property
     def moved(self) -> bool:
         """The destination has the sequence; what becomes of the first worker is no matter."""
-        return self.destination_spoke or self.handed is not None
+        return self.destination_spoke or self.handed is not None or self.released
 
     @property
     def complete(self) -> bool:
@@ -228,14 +232,21 @@ class Journey:
         match item:
             case DeadlinePassed() | RouterStops():
                 return True
+            case WorkerLost() if sender == self._destination and not self.record.moved:
+                self.record.lost_destination = item
             case WorkerLost():
                 return self._matters(sender)
             case Failed():
                 return item.leg == leg and self._matters(sender)
             case Prefilled() if item.leg == leg:
                 self.record.prefilled = item
+            case Kept() if item.leg == leg:
+                self.record.kept = item
             case Handed() if item.leg == leg:
                 self.record.handed = item
+            case Released() if item.leg == leg:
+                self.record.released = True
+                return self.record.lost_destination is not None
         return False
 
     def _matters(self, sender: WorkerRef | None) -> bool:
@@ -254,8 +265,12 @@ class Journey:
         assert sender is not None
         if isinstance(item, Failed):
             raise LegFailed(item.stage, sender, item.cause, retryable=item.retryable)
-        assert isinstance(item, WorkerLost)
-        raise LegFailed(self.record.stage, sender, item.cause, retryable=True)
+        # A release comes here when the destination was lost before it could say that it accepted.
+        lost = item if isinstance(item, WorkerLost) else self.record.lost_destination
+        assert lost is not None
+        worker = sender if isinstance(item, WorkerLost) else self._destination
+        assert worker is not None
+        raise LegFailed(self.record.stage, worker, lost.cause, retryable=True)
 
     def _too_late(self) -> DeadlineExceeded:
         where = f" on {self.record.worker}" if self.record.worker else ""

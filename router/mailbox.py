@@ -11,7 +11,7 @@ import asyncio
 import msgspec
 
 from wire.identity import WorkerRef
-from wire.messages import Failed, Handed, Output, Prefilled
+from wire.messages import Failed, Handed, Kept, Output, Prefilled, Released
 
 
 class WorkerLost(msgspec.Struct, frozen=True):
@@ -28,7 +28,7 @@ class RouterStops(msgspec.Struct, frozen=True):
     """The router ends now and takes its requests with it."""
 
 
-News = Output | Prefilled | Handed | Failed | WorkerLost | DeadlinePassed | RouterStops
+News = Output | Prefilled | Handed | Released | Kept | Failed | WorkerLost | DeadlinePassed | RouterStops
 
 
 class Mailbox:

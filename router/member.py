@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import enum
 
-from router.mailbox import Mailbox, WorkerLost
+from router.mailbox import Mailbox, News, WorkerLost
 from router.placement import WorkerView
 from runtime.session import Session, SessionClosed
 from wire.identity import Leg, WorkerRef
 from wire.messages import (
     Cancel,
-    Failed,
     Handed,
     Message,
-    Output,
-    Prefilled,
+    Released,
     Report,
     WorkerCard,
     WorkerState,
@@ -43,10 +41,6 @@ class Member:
     def ref(self) -> WorkerRef:
         return self.card.ref
 
-    @property
-    def num_legs(self) -> int:
-        return len(self._mailboxes)
-
     def open(self, session: Session) -> None:
         self._session = session
         self.state = MemberState.READY
@@ -64,11 +58,11 @@ class Member:
         draining = report.state is WorkerState.DRAINING
         self.state = MemberState.DRAINING if draining else MemberState.READY
 
-    def deliver(self, leg: Leg, news: Output | Prefilled | Handed | Failed) -> None:
+    def deliver(self, leg: Leg, news: News) -> None:
         """To the journey that holds this leg; nobody waits for other legs any more."""
         mailbox = self._mailboxes.get(leg)
         if mailbox is not None:
-            if not isinstance(news, Handed):
+            if not isinstance(news, Handed | Released):
                 self._tokens.pop(leg, None)  # the prompt is computed, or will not be
             mailbox.put(self.ref, news)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import grpc
 
 
@@ -21,6 +23,21 @@ def bind(server: grpc.aio.Server, host: str, port: int, key: str) -> int:
     if bound == 0:
         raise PortTaken(_explain(host, port, key))
     return bound
+
+
+def open_listener(host: str, port: int, key: str) -> socket.socket:
+    """A listening TCP socket for servers other than gRPC's; as `bind` for the rest."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    # Without this a restarted process waits for old connections; it shares the port with nobody.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        raise PortTaken(_explain(host, port, key)) from error
+    return listener
 
 
 def _explain(host: str, port: int, key: str) -> str:

@@ -76,6 +76,22 @@ class Refuse(HandoffMessage, frozen=True, tag="refuse", kw_only=True):
     retry_after_s: float = 0.0
 
 
+class Moved(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a handoff moved, and what that took, in seconds by the source's clock.
+
+    `transfer_s` is the time during which writes were under way, `hidden_s` the part of it while
+    prefill still computed, `exposed_s` the time from the end of prefill until the commit left.
+    `skipped_blocks` the destination had already.
+    """
+
+    num_blocks: int = 0
+    skipped_blocks: int = 0
+    num_bytes: int = 0
+    transfer_s: float = 0.0
+    hidden_s: float = 0.0
+    exposed_s: float = 0.0
+
+
 class Commit(HandoffMessage, frozen=True, tag="commit", kw_only=True):
     """Source: every write has completed. `tokens` are the prompt and what was generated so far.
 
@@ -89,6 +105,8 @@ class Commit(HandoffMessage, frozen=True, tag="commit", kw_only=True):
     sampling: SamplingParams
     logprob: TokenLogprob | None = None
     """Of the last token, where the request asked for it."""
+
+    moved: Moved = Moved()
 
 
 class Accepted(HandoffMessage, frozen=True, tag="accepted", kw_only=True):

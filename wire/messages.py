@@ -11,6 +11,7 @@ from wire.handoff import (
     Accepted,
     Commit,
     Grant,
+    Moved,
     Offer,
     Quiesced,
     Refuse,
@@ -125,21 +126,16 @@ class Prefilled(msgspec.Struct, frozen=True, tag="prefilled", kw_only=True):
 
 
 class Handed(msgspec.Struct, frozen=True, tag="handed", kw_only=True):
-    """Source to router: the destination has the sequence.
-
-    `transfer_s` is the time during which writes were under way, `hidden_s` the part of it while
-    prefill still computed, `exposed_s` the time from the end of prefill until the destination had
-    accepted. `skipped_blocks` the destination had already.
-    """
+    """Destination to router, before its first token: the sequence runs here now."""
 
     leg: Leg
-    destination: WorkerRef
-    num_blocks: int
-    skipped_blocks: int
-    num_bytes: int
-    transfer_s: float
-    exposed_s: float
-    hidden_s: float = 0.0
+    moved: Moved
+
+
+class Released(msgspec.Struct, frozen=True, tag="released", kw_only=True):
+    """Source to router: the destination has accepted the sequence; it is not mine any more."""
+
+    leg: Leg
 
 
 class Kept(msgspec.Struct, frozen=True, tag="kept", kw_only=True):
@@ -216,6 +212,7 @@ Message = (
     | Step
     | Prefilled
     | Handed
+    | Released
     | Kept
     | Failed
     | Report

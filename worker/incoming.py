@@ -12,7 +12,7 @@ from kv_transfer.destination import DestinationHandoff, DestinationState
 from kv_transfer.effects import Adopt, Effect, FreePages, LegLost, Send
 from wire.handoff import Abort, Handoff, Offer, Refuse, RefuseReason
 from wire.identity import Leg, WorkerRef
-from wire.messages import Destination
+from wire.messages import Destination, Handed
 from worker.config import WorkerConfig
 from worker.tickets import Outbox, Ticket
 
@@ -174,6 +174,7 @@ class Incoming:
         if commit.logprob is not None:
             ticket.unsent_logprobs = (commit.logprob,)
         self._on_adopt(ticket)
+        self._outbox.to_router(offer.router_id, Handed(leg=offer.leg, moved=commit.moved))
 
     def _ask_for_quiet(self, handoff: DestinationHandoff) -> None:
         """A source answers an abort with Quiesced, also when it no longer knows the leg."""

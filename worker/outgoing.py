@@ -11,7 +11,7 @@ from kv_transfer.effects import Effect, HandedOver, NotHandedOver, Send, SourceC
 from kv_transfer.source import Final, SourceHandoff
 from wire.handoff import Abort, Grant, Handoff, Offer, Quiesced
 from wire.identity import Leg, WorkerRef
-from wire.messages import Destination, Failed, Handed, Kept
+from wire.messages import Destination, Failed, Kept, Released
 from worker.config import WorkerConfig
 from worker.tickets import Outbox, Ticket
 
@@ -68,9 +68,8 @@ class Outgoing:
             cache_salt=sequence.cache_salt,
         )
         deadline_s = self._config.transfer_deadline_s
-        ticket.handoff = SourceHandoff(
-            offer, self._engine.block_size, transfer_deadline_s=deadline_s
-        )
+        layout = self._engine.runner.layout
+        ticket.handoff = SourceHandoff(offer, layout, transfer_deadline_s=deadline_s)
         sequence.pinned = True
         self._legs[sequence.leg] = ticket
         self._perform(ticket, ticket.handoff.start(self._clock()))
@@ -161,20 +160,7 @@ class Outgoing:
 
     def _handed_over(self, ticket: Ticket) -> None:
         self._over(ticket)
-        handoff = ticket.handoff
-        assert handoff is not None
-        tally = handoff.tally
-        handed = Handed(
-            leg=ticket.sequence.leg,
-            destination=handoff.offer.destination,
-            num_blocks=tally.num_blocks,
-            skipped_blocks=tally.skipped_blocks,
-            num_bytes=tally.num_blocks * self._engine.runner.layout.block_bytes,
-            transfer_s=tally.transfer_s,
-            hidden_s=tally.hidden_s,
-            exposed_s=tally.exposed_s,
-        )
-        self._outbox.to_router(ticket.router_id, handed)
+        self._outbox.to_router(ticket.router_id, Released(leg=ticket.sequence.leg))
 
     def _not_handed_over(self, ticket: Ticket, outcome: NotHandedOver) -> None:
         if not ticket.wanted:

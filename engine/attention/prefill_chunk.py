@@ -105,21 +105,26 @@ def _cut(span: Span, window: int | None) -> Iterator[_Cut]:
 def _plan_chunk(
     first: int, span: Span, cuts: list[_Cut], mask: Tensor, cache: PagedCache
 ) -> PrefillChunk:
-    gathered = cuts[0].key_begin  # position of the first key that the chunk gathers
-    first_block = gathered // cache.block_size
-    table = list(span.blocks[first_block : cache.num_blocks_for(span.end)])
+    num_blocks = cache.num_blocks_for(span.end)
+    gathered_begin, gathered_end = cuts[0].key_begin, num_blocks * cache.block_size
     tiles = []
     for cut in cuts:
-        key_end = min(cut.tile_end, cache.num_blocks_for(span.end) * cache.block_size)
-        column = mask.shape[1] - (cut.tile_end - cut.key_begin)
-        row = cut.begin - (cut.tile_end - TILE)
+        key_end = min(cut.tile_end, gathered_end)
         tiles.append(
             Tile(
                 begin=first + cut.begin - span.start,
                 end=first + cut.end - span.start,
-                key_begin=cut.key_begin - gathered,
-                key_end=key_end - gathered,
-                mask=mask[row : row + cut.end - cut.begin, column:][:, : key_end - cut.key_begin],
+                key_begin=cut.key_begin - gathered_begin,
+                key_end=key_end - gathered_begin,
+                mask=_mask_of(cut, mask)[:, : key_end - cut.key_begin],
             )
         )
+    table = list(span.blocks[gathered_begin // cache.block_size : num_blocks])
     return PrefillChunk(cache.reading([table]), tuple(tiles))
+
+
+def _mask_of(cut: _Cut, mask: Tensor) -> Tensor:
+    """The queries' rows of the shared `mask`, and its last columns: keys up to the tile's end."""
+    row = cut.begin - (cut.tile_end - TILE)
+    column = mask.shape[1] - (cut.tile_end - cut.key_begin)
+    return mask[row : row + cut.end - cut.begin, column:]

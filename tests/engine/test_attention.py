@@ -85,8 +85,13 @@ def test_mixed_spans_attend_as_the_formula_says(window: int | None, block_size: 
 def test_what_an_earlier_owner_left_in_a_block_is_never_seen() -> None:
     cache = torch.full((8, 1, 2, KV_HEADS, 4, HEAD_SIZE), math.nan)
     backend = TorchBackend(cache, (None,))
-    first, second = Context(9, [5, 2, 7]), Context(11, [0, 1, 3])
-    for pieces in ([(first, 0, 6)], [(first, 6, 9), (second, 0, 10)], [(second, 10, 11)]):
+    first, second = Context(8, [5, 2]), Context(11, [7, 1, 3])
+    steps = [
+        [(first, 0, 6)],
+        [(first, 6, 7), (second, 0, 10)],
+        [(first, 7, 8), (second, 10, 11)],
+    ]
+    for pieces in steps:
         for piece, found in zip(pieces, attend(backend, 0, pieces), strict=True):
             torch.testing.assert_close(found, expected(piece, None), rtol=1e-4, atol=1e-5)
 

@@ -223,9 +223,11 @@ def test_a_draw_depends_on_seed_and_position_alone() -> None:
 
 def test_the_position_counts_and_not_what_came_before() -> None:
     logits = make_logits()
-    one = sequence_with(params(seed=4), prompt=(1, 2), output=(3,))
-    other = sequence_with(params(seed=4), prompt=(8, 9, 10))
-    assert sample(logits, one) == sample(logits, other)
+    for seed in range(20):
+        sampling = params(seed=seed, temperature=3.0)
+        one = sequence_with(sampling, prompt=(1, 2), output=(3,))
+        other = sequence_with(sampling, prompt=(8, 9, 10))
+        assert sample(logits, one) == sample(logits, other)
     drawn = {
         sample(logits, sequence_with(params(seed=4, temperature=3.0), output=(1,) * count))[0]
         for count in range(30)

@@ -199,6 +199,7 @@ def test_a_machine_without_control_groups_has_what_it_has(tmp_path: Path) -> Non
         ({"block_size": 0}, "block_size 0: expected a power of two"),
         ({"max_model_len": 257}, "max_model_len 257: this model supports 1 to 256 tokens"),
         ({"max_model_len": 0}, "max_model_len 0: this model supports"),
+        ({"threads": 0}, "threads 0: expected at least 1"),
         ({"dtype": "int8"}, 'dtype "int8": expected "auto", '),
         ({"device": "tpu"}, 'device "tpu": expected "auto", "cpu" or "cuda:N"'),
         ({"device": "cuda:first"}, 'device "cuda:first": expected'),

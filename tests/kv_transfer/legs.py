@@ -8,9 +8,11 @@ from kv_transfer.hashing import block_hashes
 from kv_transfer.source import Final, SourceHandoff
 from wire.handoff import Handoff, Offer
 from wire.identity import Leg, WorkerRef
+from wire.layout import KvLayout
 from wire.sampling import SamplingParams
 
 BLOCK_SIZE = 4
+LAYOUT = KvLayout(num_layers=1, num_kv_heads=1, head_size=1, block_size=BLOCK_SIZE, dtype="int64")
 PROMPT = tuple(range(10))  # two full blocks and a half one
 SOURCE = WorkerRef("prefill", 1)
 DESTINATION = WorkerRef("decode", 2)
@@ -31,7 +33,7 @@ def an_offer(deadline_s: float = 100.0) -> Offer:
 
 
 def a_source() -> SourceHandoff:
-    source = SourceHandoff(an_offer(), BLOCK_SIZE, transfer_deadline_s=10.0)
+    source = SourceHandoff(an_offer(), LAYOUT, transfer_deadline_s=10.0)
     source.start(now=0.0)
     return source
 

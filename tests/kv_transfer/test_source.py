@@ -1,6 +1,7 @@
 from kv_transfer.effects import HandedOver, NotHandedOver, SourceClosed, Write
 from kv_transfer.source import SourceState
 from tests.kv_transfer.legs import (
+    LAYOUT,
     a_destination,
     a_source,
     an_offer,
@@ -13,6 +14,7 @@ from wire.handoff import (
     Accepted,
     Commit,
     Grant,
+    Moved,
     Quiesced,
     Refuse,
     RefuseReason,
@@ -76,9 +78,25 @@ def test_acceptance_ends_the_handoff_and_frees_the_blocks() -> None:
     accepted = Accepted(**grant.ends, epoch=7)
     assert source.receive(accepted, now=3.0) == [HandedOver(), SourceClosed()]
     assert source.receive(accepted, now=3.1) == []
-    assert source.tally.exposed_s == 1.0
-    assert source.tally.transfer_s == 1.5
-    assert source.tally.hidden_s == 1.0
+
+
+def test_the_commit_tells_what_moved_and_how_much_prefill_hid() -> None:
+    source = a_source()
+    source.receive(a_grant(num_held=1), now=1.0)
+    source.computed(BLOCKS, 8)
+    source.wrote(0, 1.0, 1.5)
+    source.computed(BLOCKS, 10)
+    source.finish(final(), now=2.0)
+    (commit,) = sent(source.wrote(1, 1.75, 2.5))
+    assert isinstance(commit, Commit)
+    assert commit.moved == Moved(
+        num_blocks=2,
+        skipped_blocks=1,
+        num_bytes=2 * LAYOUT.block_bytes,
+        transfer_s=1.25,
+        hidden_s=0.75,
+        exposed_s=0.5,
+    )
 
 
 def test_a_refusal_costs_nothing() -> None:

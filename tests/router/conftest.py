@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,11 @@ import pytest_asyncio
 from tokenizers import Tokenizer
 
 from router.config import RouterConfig
+from router.placement import WorkerView
 from router.server import RouterAddresses, RouterServer
 from tests.router.fake_worker import FakeWorker
 from tests.router.tiny_model import write_model
+from wire import inference_pb2 as pb
 from wire.identity import Role
 from wire.inference_pb2_grpc import InferenceStub
 from wire.messages import WantSnapshot
@@ -44,10 +46,23 @@ class Stage:
 
     async def add(self, worker_id: str, role: Role, **options: Any) -> FakeWorker:
         """A worker that has joined."""
-        worker = FakeWorker(worker_id, role, peers=self.workers, **options)
+        worker = self.make_worker(worker_id, role, **options)
         await worker.start(self.addresses.fleet)
         await worker.hears(WantSnapshot)
         return worker
+
+    def make_worker(self, worker_id: str, role: Role, **options: Any) -> FakeWorker:
+        """A worker that is still to be started."""
+        return FakeWorker(worker_id, role, peers=self.workers, **options)
+
+    def view(self, worker: FakeWorker, tokens: Sequence[int] = ()) -> WorkerView:
+        """What placement sees of it."""
+        views = self.server.fleet.views(tokens, b"")
+        return next(view for view in views if view.ref == worker.ref)
+
+    def call(self, **fields: Any) -> Any:
+        """A call under way."""
+        return self.stub.Generate(pb.GenerateRequest(**{"max_tokens": 9, **fields}))
 
     async def add_pair(self, script: list[int], **options: Any) -> tuple[FakeWorker, FakeWorker]:
         prefill = await self.add("prefill-0", Role.PREFILL, script=script, **options)

@@ -16,6 +16,7 @@ import grpc
 from runtime.fleet import announce
 from runtime.session import SERVER_OPTIONS, Session, SessionClosed, SessionService
 from tests.router.tiny_model import EOS, MAX_MODEL_LEN
+from wire.handoff import Moved
 from wire.identity import Leg, Role, WorkerRef, draw_incarnation
 from wire.layout import KvLayout
 from wire.messages import (
@@ -27,6 +28,7 @@ from wire.messages import (
     Message,
     Output,
     Prefilled,
+    Released,
     Report,
     Step,
     Submit,
@@ -68,7 +70,7 @@ class FakeWorker:
         self.cache = CacheEvents(number=0, snapshot=True)
         self.hold_after: int | None = None
         self.release = asyncio.Event()
-        self.num_joins = 0
+        self.joined = asyncio.Event()
         self.num_sent = 0
         self.received: list[Message] = []
         self.serve: Callable[[Submit], object] = self.serve_script
@@ -100,7 +102,7 @@ class FakeWorker:
         self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
         await self._server.start()
         self._announcing = asyncio.create_task(
-            announce(fleet_address, lambda: self.card, self._count_join)
+            announce(fleet_address, lambda: self.card, self._on_announced)
         )
 
     async def die(self) -> None:
@@ -143,19 +145,17 @@ class FakeWorker:
         assert submit.destination is not None
         destination = self._peers[submit.destination.ref.worker_id]
         destination.take_over(submit, answer)
-        self.send(
-            Handed(
-                leg=submit.leg,
-                destination=destination.ref,
-                num_blocks=3,
-                skipped_blocks=1,
-                num_bytes=3 * LAYOUT.block_bytes,
-                transfer_s=0.3,
-                exposed_s=0.05,
-            )
-        )
+        self.send(Released(leg=submit.leg))
 
     def take_over(self, submit: Submit, answer: Sequence[Output]) -> None:
+        moved = Moved(
+            num_blocks=3,
+            skipped_blocks=1,
+            num_bytes=3 * LAYOUT.block_bytes,
+            transfer_s=0.3,
+            exposed_s=0.05,
+        )
+        self.send(Handed(leg=submit.leg, moved=moved))
         self._run(submit.leg, self.make_tokens(submit, answer))
 
     def answer(self, submit: Submit) -> list[Output]:
@@ -185,8 +185,9 @@ class FakeWorker:
             self.num_sent += 1
             await asyncio.sleep(0)  # a step is a message of its own
 
-    def _count_join(self, success: bool) -> None:
-        self.num_joins += success
+    def _on_announced(self, success: bool) -> None:
+        if success:
+            self.joined.set()
 
     async def _on_session(self, hello: Hello, session: Session) -> None:
         self._sessions.append(session)

@@ -23,14 +23,8 @@ async def add_spare_decode(stage: Stage, decode: FakeWorker) -> FakeWorker:
     """A decode worker that is taken only when `decode` is gone: it looks busy."""
     spare = await stage.add("decode-1", Role.DECODE, script=decode.script)
     spare.report(num_running=50)
-    await stage.until(lambda: num_sequences(stage, spare) == 50)
+    await stage.until(lambda: stage.view(spare).num_sequences == 50)
     return spare
-
-
-def num_sequences(stage: Stage, worker: FakeWorker) -> int:
-    member = stage.server.fleet.member(worker.ref)
-    assert member is not None
-    return member.view(0).num_sequences
 
 
 async def test_a_lost_decode_worker_is_replaced_in_mid_stream(

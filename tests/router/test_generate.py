@@ -283,7 +283,5 @@ async def test_tokenize_and_detokenize_are_inverse(stage: Stage, backend: Tokeni
 
 def assert_nothing_is_left(stage: Stage, *workers: FakeWorker) -> None:
     for worker in workers:
-        member = stage.server.fleet.member(worker.ref)
-        assert member is not None
-        assert member.num_legs == 0
-        assert member.view(0).num_queued_tokens == 0
+        view = stage.view(worker)
+        assert (view.placed_sequences, view.placed_tokens) == (0, 0)

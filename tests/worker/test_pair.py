@@ -25,8 +25,8 @@ def test_blocks_leave_during_prefill_and_the_tail_after_it() -> None:
     bench.run()
     (handed,) = bench.told(Handed)
     assert isinstance(handed, Handed)
-    assert (handed.num_blocks, handed.skipped_blocks) == (6, 0)
-    assert handed.num_bytes == 6 * 4 * 16
+    assert (handed.moved.num_blocks, handed.moved.skipped_blocks) == (6, 0)
+    assert handed.moved.num_bytes == 6 * 4 * 16
 
 
 def test_a_prefix_that_decode_holds_does_not_travel_again() -> None:
@@ -37,7 +37,7 @@ def test_a_prefix_that_decode_holds_does_not_travel_again() -> None:
     bench.run()
     handed = bench.told(Handed)[-1]
     assert isinstance(handed, Handed)
-    assert (handed.num_blocks, handed.skipped_blocks) == (1, 5)
+    assert (handed.moved.num_blocks, handed.moved.skipped_blocks) == (1, 5)
     prefilled = bench.told(Prefilled)[-1]
     assert isinstance(prefilled, Prefilled)
     assert prefilled.cached_tokens == 20

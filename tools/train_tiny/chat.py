@@ -25,12 +25,12 @@ MAX_ANSWER = 1150
 SYSTEM_PROMPT = "You write Python in the manner of the standard library."
 
 # First words of a docstring that are no verb, so that "a function that ..." cannot go on.
-NO_VERBS = frozenset(
-    "a abstract alias all an any as base by class constructor default deprecated equivalent "
-    "factory for function helper if implementation in internal it like method no not one "
-    "only optional override private public same see shortcut simple the these this to true "
-    "used utility when with wrapper you".split()
-)
+NO_VERBS = """
+    a abstract alias all an any as base by class constructor default deprecated equivalent
+    factory for function helper if implementation in internal it like method no not one
+    only optional override private public same see shortcut simple the these this to true
+    used utility when with wrapper you
+"""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def instruction(node: Definition) -> str:
     if isinstance(node, ast.ClassDef):
         return f"Write a class: {sentence}."
     verb, rest = sentence.split(" ", 1)
-    if verb.lower() in NO_VERBS or verb.endswith("ly"):
+    if verb.lower() in NO_VERBS.split() or verb.endswith("ly"):
         return ""
     return f"Write a function that {third_person(verb)} {rest}."
 

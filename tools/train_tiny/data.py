@@ -63,7 +63,8 @@ class Windows:
         stream = stream[int(rng.integers(self.window)) :]
         count = (len(stream) - 1) // self.window
         starts = np.arange(count)[:, None] * self.window
-        return stream[starts + np.arange(self.window + 1)[None, :]]
+        rows: Tokens = stream[starts + np.arange(self.window + 1)[None, :]]
+        return rows
 
 
 class Batches:

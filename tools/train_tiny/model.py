@@ -62,7 +62,7 @@ def new_model(seed: int) -> LlamaForCausalLM:
 def load_model(folder: Path) -> LlamaForCausalLM:
     """The exported weights; computed in float32, which costs them nothing."""
     model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32)
-    return cast(LlamaForCausalLM, model.eval())
+    return cast(LlamaForCausalLM, model.train(False))
 
 
 def parameters(model: LlamaForCausalLM) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -13,10 +13,12 @@ from typing import Any
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
-from .corpus import load_corpus
+from .corpus import SourceFile, load_corpus
 from .data import Batches, Windows, encode_chats, encode_file
-from .model import MAX_POSITIONS, export_weights, new_model
+from .model import MAX_POSITIONS, export_weights, new_model, write_json
 from .tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -39,9 +41,13 @@ class Run:
 
     work: Path
     out: Path
-    threads: int = 1
     compiled: bool = False
     checkpoint_every: int = 100
+
+
+def use_threads(count: int) -> None:
+    """One by default: a model this small gains little from more, and others may need them."""
+    torch.set_num_threads(count)
 
 
 def learning_rate(step: int, settings: Settings) -> float:
@@ -63,11 +69,16 @@ def make_optimizer(model: LlamaForCausalLM, settings: Settings) -> torch.optim.A
     return torch.optim.AdamW(groups, lr=settings.peak_rate, betas=(0.9, 0.95), fused=True)
 
 
+def prepare_tokenizer(files: list[SourceFile], out: Path) -> PreTrainedTokenizerBase:
+    """Trains the tokenizer into the result's folder (seconds, and the same each time)."""
+    save_tokenizer(train_tokenizer(file.text for file in files), out, MAX_POSITIONS)
+    return load_tokenizer(out)
+
+
 def prepare(settings: Settings, run: Run) -> Windows:
-    """The tokenizer (into the result's folder) and the token streams."""
+    """The token streams of the training files."""
     files = load_corpus().train
-    save_tokenizer(train_tokenizer(file.text for file in files), run.out, MAX_POSITIONS)
-    tokenizer: PreTrainedTokenizerBase = load_tokenizer(run.out)
+    tokenizer = prepare_tokenizer(files, run.out)
     return Windows(
         files=[encode_file(tokenizer, file) for file in files],
         chats=encode_chats(tokenizer, files, settings.seed, settings.window),
@@ -142,23 +153,28 @@ class Trainer:
         """One line of progress."""
         tokens = self.step * self.settings.batch_size * self.settings.window
         rate = tokens / self.seconds
-        print(f"step {self.step}  loss {loss:.4f}  {rate:.0f} tokens/s", flush=True)
+        log.info("step %d  loss %.4f  %.0f tokens/s", self.step, loss, rate)
 
 
 def train(settings: Settings, run: Run) -> None:
     """From the library's sources to a folder with weights, and what it took."""
-    torch.set_num_threads(run.threads)
     windows = prepare(settings, run)
-    print(f"{windows.tokens} tokens an epoch", flush=True)
+    log.info("%d tokens an epoch", windows.tokens)
     trainer = Trainer(settings, run, windows)
     trainer.resume()
     trainer.train()
     export_weights(trainer.model.state_dict(), run.out)
-    facts = {**asdict(settings), "epoch_tokens": windows.tokens, "seconds": trainer.seconds}
-    (run.work / "training.json").write_text(json.dumps(facts, indent=2) + "\n")
+    facts = {
+        **asdict(settings),
+        "compiled": run.compiled,
+        "epoch_tokens": windows.tokens,
+        "seconds": trainer.seconds,
+    }
+    write_json(run.work / "training.json", facts)
 
 
 def export(run: Run) -> None:
     """Writes the last checkpoint's weights, be the run finished or not."""
+    prepare_tokenizer(load_corpus().train, run.out)
     state = torch.load(run.work / "checkpoint.pt", weights_only=True)
     export_weights(state["model"], run.out)

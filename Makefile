@@ -1,0 +1,39 @@
+# Every target makes what it needs: an environment in .venv, installed from pyproject.toml.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint check proto bench clean
+
+demo: .venv/.runs           ## start a cluster, stream one chat, show what each stage took
+	$(BIN)/tandem demo
+
+test: .venv/.develops       ## all tests
+	$(BIN)/python -m pytest -q
+
+lint: .venv/.develops       ## style, types, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+check: lint test
+
+proto:                      ## regenerate wire/ from proto/
+	PYTHON=$(PYTHON) bash proto/generate.sh
+
+bench: .venv/.develops      ## what a handoff costs on this machine
+	$(BIN)/python -m benchmarks.handoff
+
+clean:
+	rm -rf .venv .venv-proto build *.egg-info
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/.runs: pyproject.toml | .venv/bin/python
+	$(BIN)/pip install --quiet --editable .
+	touch $@
+
+.venv/.develops: pyproject.toml | .venv/bin/python
+	$(BIN)/pip install --quiet --editable ".[dev]"
+	touch $@ .venv/.runs

@@ -1,0 +1,102 @@
+"""How workers join, tell and leave."""
+
+from __future__ import annotations
+
+import pytest
+from tokenizers import Tokenizer
+
+from kv_transfer.hashing import block_hashes
+from router.mailbox import Mailbox, WorkerLost
+from tests.router.conftest import Stage
+from tests.router.fake_worker import LAYOUT
+from tests.router.test_generate import generate, ids
+from wire.identity import Leg, Role
+from wire.messages import CacheEvents, Submit, WantSnapshot
+
+
+async def test_a_worker_that_announces_itself_again_is_known_already(stage: Stage) -> None:
+    worker = await stage.add("lone", Role.DECODE)
+    stage.server.fleet.join(worker.card)
+    stage.server.fleet.join(worker.card)
+    assert worker.count(WantSnapshot) == 1
+    assert stage.view(worker).ready
+
+
+async def test_a_worker_with_another_model_is_not_taken(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    stranger = stage.make_worker("stranger", Role.DECODE, model="other")
+    await stranger.start(stage.addresses.fleet)
+    await stranger.joined.wait()
+    assert stage.server.fleet.member(stranger.ref) is None
+    assert "'other'" in caplog.text
+    assert "'tiny'" in caplog.text
+
+
+async def test_everyone_with_a_leg_hears_at_once_that_a_worker_is_lost(stage: Stage) -> None:
+    worker = await stage.add("lone", Role.DECODE)
+    member = stage.server.fleet.member(worker.ref)
+    assert member is not None
+    mailboxes = [Mailbox() for _ in range(3)]
+    for number, mailbox in enumerate(mailboxes):
+        member.attach(Leg(f"r{number}"), mailbox, 10)
+    await worker.die()
+    for mailbox in mailboxes:
+        ((sender, news),) = await mailbox.take()
+        assert sender == worker.ref
+        assert isinstance(news, WorkerLost)
+    assert stage.server.fleet.member(worker.ref) is None
+
+
+async def test_a_worker_that_does_not_answer_is_called_again_later(stage: Stage) -> None:
+    worker = stage.make_worker("slow", Role.DECODE)
+    await worker.start(stage.addresses.fleet)
+    await worker.hears(WantSnapshot)
+    wrong = worker.card.__class__(
+        **{
+            **{name: getattr(worker.card, name) for name in worker.card.__struct_fields__},
+            "ref": worker.ref.__class__("ghost", 1),
+        }
+    )
+    stage.server.fleet.join(wrong)
+    await stage.until(lambda: stage.server.fleet.member(wrong.ref) is None)
+
+
+async def test_a_gap_in_cache_events_brings_a_snapshot(stage: Stage) -> None:
+    worker = await stage.add("lone", Role.PREFILL)
+    blocks = tuple(block_hashes(range(100, 112), LAYOUT.block_size))
+    worker.send(CacheEvents(number=1, stored=blocks[:1]))
+    worker.cache = CacheEvents(number=5, stored=blocks, snapshot=True)
+    worker.send(CacheEvents(number=3, stored=blocks[1:2]))
+    await worker.hears(WantSnapshot, 2)
+    await stage.until(lambda: stage.view(worker, range(100, 112)).num_hit_tokens == 12)
+
+
+async def test_a_prompt_goes_where_its_prefix_is(stage: Stage, backend: Tokenizer) -> None:
+    prompt = "the quick brown fox jumps over the lazy dog"
+    tokens = backend.encode(prompt).ids
+    workers = [await stage.add(f"prefill-{n}", Role.PREFILL, script=[65]) for n in range(3)]
+    hashes = tuple(block_hashes(tokens, LAYOUT.block_size))
+    workers[1].send(CacheEvents(number=1, stored=hashes))
+    await stage.until(lambda: stage.view(workers[1], tokens).num_hit_tokens > 0)
+    for _ in range(5):
+        await generate(stage, text=prompt)
+    assert [worker.count(Submit) for worker in workers] == [0, 5, 0]
+    await generate(stage, text=prompt, cache_salt="another tenant")
+    assert ids(backend, prompt)[0] in tokens
+
+
+async def test_load_that_was_placed_counts_until_it_is_computed(stage: Stage) -> None:
+    first = await stage.add("prefill-0", Role.PREFILL, script=[65, 66])
+    second = await stage.add("prefill-1", Role.PREFILL, script=[65, 66])
+    for worker in (first, second):
+        worker.serve = lambda submit: None
+    calls = [stage.call(text="a") for _ in range(6)]
+    await first.hears(Submit, 3)
+    await second.hears(Submit, 3)
+    num_tokens = len((await first.hears(Submit)).tokens)
+    assert stage.view(first).num_queued_tokens == 3 * num_tokens
+    for call in calls:
+        call.cancel()
+    assert await stage.server.conductor.wait_idle(5)
+    assert stage.view(first).num_queued_tokens == 0

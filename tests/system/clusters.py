@@ -1,0 +1,96 @@
+"""Whole clusters of real processes, and a client that drives them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import grpc
+
+from cluster.config import load_config
+from cluster.process_launcher import ProcessLauncher
+from cluster.running import RunningCluster, running
+from runtime.session import open_session
+from wire import inference_pb2 as pb
+from wire import inference_pb2_grpc as rpc
+from wire.messages import Hello, Report
+
+LOOPBACK = {"UCX_NET_DEVICES": "lo"}
+PREFILL_STAMP, DECODE_STAMP = 1, 2
+ARITHMETIC: dict[str, Any] = {
+    "worker.runner": "arithmetic",
+    "worker.ucx_env": LOOPBACK,
+    "worker.cache_bytes": 4 * 1024 * 1024,
+    "prefill.worker.stamp": PREFILL_STAMP,
+    "prefill.worker.chunk_tokens": 64,
+    "decode.worker.stamp": DECODE_STAMP,
+}
+BUNDLED: dict[str, Any] = {"worker.ucx_env": LOOPBACK, "worker.threads": 1}
+
+
+@contextmanager
+def a_cluster(settings: dict[str, Any]) -> Iterator[RunningCluster]:
+    """One router, and workers as child processes on any free ports."""
+    lines: list[str] = []
+    config = load_config(None, settings)
+    with running(config, ProcessLauncher(), lines.append) as cluster:
+        yield cluster
+
+
+@asynccontextmanager
+async def a_client(cluster: RunningCluster) -> AsyncIterator[rpc.InferenceStub]:
+    async with grpc.aio.insecure_channel(cluster.addresses.grpc) as channel:
+        yield rpc.InferenceStub(channel)
+
+
+def a_request(tokens: list[int], max_tokens: int, **fields: Any) -> pb.GenerateRequest:
+    return pb.GenerateRequest(
+        token_ids=pb.TokenIds(ids=tokens), max_tokens=max_tokens, ignore_eos=True, **fields
+    )
+
+
+async def answer(
+    stub: rpc.InferenceStub, request: pb.GenerateRequest
+) -> tuple[list[int], pb.GenerateResponse]:
+    """All token ids, and the last message."""
+    tokens: list[int] = []
+    last = pb.GenerateResponse()
+    async for last in stub.Generate(request, timeout=120):
+        tokens += last.token_ids
+    return tokens, last
+
+
+async def answers(
+    cluster: RunningCluster, requests: list[pb.GenerateRequest], *, at_a_time: int
+) -> list[tuple[list[int], pb.GenerateResponse]]:
+    permits = asyncio.Semaphore(at_a_time)
+    async with a_client(cluster) as stub:
+
+        async def one(request: pb.GenerateRequest) -> tuple[list[int], pb.GenerateResponse]:
+            async with permits:
+                return await answer(stub, request)
+
+        return list(await asyncio.gather(*map(one, requests)))
+
+
+async def reports_when_idle(cluster: RunningCluster, timeout_s: float = 30) -> list[Report]:
+    """Each worker's own account of itself, as soon as it has nothing left to do."""
+    return [await _report_when_idle(address, timeout_s) for address in cluster.worker_addresses]
+
+
+async def _report_when_idle(address: str, timeout_s: float) -> Report:
+    opened = await open_session(address, Hello(caller_id="probe"), timeout_s=10)
+    try:
+        async with asyncio.timeout(timeout_s):
+            async for message in opened.session.messages():
+                if isinstance(message, Report) and _idle(message):
+                    return message
+    finally:
+        opened.session.close()
+    raise AssertionError(f"{address} ended its session")
+
+
+def _idle(report: Report) -> bool:
+    return not (report.num_running or report.num_waiting or report.num_handoffs)

@@ -1,0 +1,158 @@
+"""The whole ride: real processes, real gRPC, real NIXL."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import grpc
+import pytest
+
+from cluster.running import RunningCluster
+from engine.arithmetic import next_token
+from tests.system.clusters import (
+    ARITHMETIC,
+    BUNDLED,
+    DECODE_STAMP,
+    PREFILL_STAMP,
+    a_client,
+    a_cluster,
+    a_request,
+    answer,
+    answers,
+    reports_when_idle,
+)
+from wire import inference_pb2 as pb
+
+VOCAB = 2048
+
+
+@pytest.fixture(scope="module")
+def arithmetic() -> Iterator[RunningCluster]:
+    with a_cluster(ARITHMETIC) as cluster:
+        yield cluster
+
+
+def expected(prompt: list[int], stamps: list[int]) -> list[int]:
+    tokens = list(prompt)
+    for stamp in stamps:
+        tokens.append(next_token(tokens, stamp, VOCAB))
+    return tokens[len(prompt) :]
+
+
+async def test_prefill_makes_the_first_token_and_decode_the_others(
+    arithmetic: RunningCluster,
+) -> None:
+    prompt = list(range(300))
+    async with a_client(arithmetic) as stub:
+        tokens, last = await answer(stub, a_request(prompt, 10))
+    assert tokens == expected(prompt, [PREFILL_STAMP] + 9 * [DECODE_STAMP])
+    assert (last.served_by.prefill_worker_id, last.served_by.decode_worker_id) == (
+        "prefill-0",
+        "decode-0",
+    )
+    assert last.timing.transfer.num_blocks == 19
+    assert last.timing.transfer.num_bytes == 19 * 16 * 16
+
+
+async def test_a_repeated_prompt_is_cached_on_both_sides(arithmetic: RunningCluster) -> None:
+    prompt = [3 * n % VOCAB for n in range(200)]
+    async with a_client(arithmetic) as stub:
+        first, _ = await answer(stub, a_request(prompt, 5))
+        again, last = await answer(stub, a_request(prompt, 5))
+    assert again == first
+    assert last.usage.cached_tokens == 192
+    assert last.timing.transfer.skipped_blocks == 12
+
+
+async def test_500_cancelled_requests_leave_every_pool_whole(arithmetic: RunningCluster) -> None:
+    draw = random.Random(6)
+    async with a_client(arithmetic) as stub:
+        permits = asyncio.Semaphore(32)
+
+        async def cancelled(number: int) -> None:
+            prompt = [draw.randrange(VOCAB) for _ in range(draw.randrange(1, 1500))]
+            async with permits:
+                call = stub.Generate(a_request(prompt, 400))
+                with suppress(TimeoutError, asyncio.CancelledError):
+                    async with asyncio.timeout(draw.uniform(0, 0.15)):
+                        async for _ in call:
+                            pass
+                call.cancel()
+
+        await asyncio.gather(*map(cancelled, range(500)))
+        reports = await reports_when_idle(arithmetic)
+        assert [report.free_blocks for report in reports] == [
+            report.num_blocks for report in reports
+        ]
+        prompt = [1, 2, 3]
+        tokens, _ = await answer(stub, a_request(prompt, 3))
+    assert tokens == expected(prompt, [PREFILL_STAMP, DECODE_STAMP, DECODE_STAMP])
+
+
+async def test_text_chat_and_token_prompts_stream_from_the_same_cluster(
+    arithmetic: RunningCluster,
+) -> None:
+    chat = pb.Chat(messages=[pb.ChatMessage(role="user", content="def add(a, b):")])
+    async with a_client(arithmetic) as stub:
+        for prompt in ({"text": "import os"}, {"chat": chat}):
+            request = pb.GenerateRequest(max_tokens=4, **prompt)
+            tokens, last = await answer(stub, request)
+            assert len(tokens) == 4
+            assert last.finish_reason == pb.FINISH_REASON_LENGTH
+
+
+@pytest.mark.parametrize("victim", ["decode", "prefill"])
+async def test_a_killed_worker_costs_no_token_and_is_replaced(victim: str) -> None:
+    settings = {**ARITHMETIC, f"{victim}.replicas": 2, "worker.stamp": 0}
+    settings |= {"prefill.worker.stamp": 0, "decode.worker.stamp": 0}
+    with a_cluster(settings) as cluster:
+        prompt = list(range(100))
+        async with a_client(cluster) as stub:
+            stream = stub.Generate(a_request(prompt, 600), timeout=60)
+            tokens: list[int] = []
+            async for message in stream:
+                tokens += message.token_ids
+                if len(tokens) in range(5, 20):
+                    cluster.signal_worker(f"{victim}-0", signal.SIGKILL)
+                    cluster.signal_worker(f"{victim}-1", signal.SIGKILL)
+        assert tokens == expected(prompt, 600 * [0])
+
+
+def random_requests(count: int, longest: int) -> list[pb.GenerateRequest]:
+    draw = random.Random(4)
+    requests = []
+    for number in range(count):
+        prompt = [draw.randrange(5, VOCAB) for _ in range(draw.randint(1, longest))]
+        sampling: dict[str, Any] = {"temperature": 0.0}
+        if number % 2:
+            sampling = {"temperature": 0.9, "top_p": 0.95, "top_k": 50, "seed": number}
+        requests.append(a_request(prompt, 16, sampling=pb.Sampling(**sampling)))
+    return requests
+
+
+async def test_two_workers_over_nixl_give_the_tokens_of_one_alone() -> None:
+    requests = random_requests(200, 2000)
+    with a_cluster(BUNDLED) as split:
+        together = await answers(split, requests, at_a_time=16)
+    with a_cluster({**BUNDLED, "prefill.replicas": 0}) as one:
+        alone = await answers(one, requests, at_a_time=16)
+    served_by = {
+        (last.served_by.prefill_worker_id, last.served_by.decode_worker_id) for _, last in together
+    }
+    assert served_by == {("prefill-0", "decode-0")}
+    assert all(last.timing.transfer.num_bytes > 0 for _, last in together)
+    assert [tokens for tokens, _ in together] == [tokens for tokens, _ in alone]
+
+
+async def test_with_no_worker_left_the_client_hears_why() -> None:
+    with a_cluster({**ARITHMETIC, "decode.replicas": 0}) as cluster:
+        cluster.signal_worker("prefill-0", signal.SIGKILL)
+        async with a_client(cluster) as stub:
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await answer(stub, a_request([1, 2, 3], 4))
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
