@@ -54,11 +54,12 @@ def up(
     without_ray: WithoutRay = False,
 ) -> None:
     """Start a cluster in the foreground; Ctrl-C or SIGTERM drains and stops it."""
-    stop = _stop_event()
     with _reporting_errors():
         settings = _load(config, overrides, model, ray_address, http_port, grpc_port)
         console.print(f"serving [bold]{settings.served_name}[/] from {settings.model}")
-        with running(settings, _launcher(settings, without_ray), console.print) as cluster:
+        launcher = _launcher(settings, without_ray)
+        stop = StopSignal()  # after the launcher: connecting to Ray puts a handler of its own
+        with running(settings, launcher, console.print) as cluster:
             _invite(cluster)
             while not stop.wait(WATCH_S):
                 cluster.watch()
@@ -74,10 +75,11 @@ def demo(
     without_ray: WithoutRay = False,
 ) -> None:
     """Start a cluster, stream one chat, show what each stage took, stop."""
-    _stop_event(raise_interrupt=True)
     with _reporting_errors():
         settings = _load(config, overrides, None, None, None, None)
-        with running(settings, _launcher(settings, without_ray), console.print) as cluster:
+        launcher = _launcher(settings, without_ray)
+        StopSignal()
+        with running(settings, launcher, console.print) as cluster:
             run_demo(cluster, prompt, console)
     console.print("stopped")
 
@@ -123,18 +125,24 @@ def _invite(cluster: RunningCluster) -> None:
     console.print(f"  curl {url} -H 'Content-Type: application/json' -d '{body}'", markup=False)
 
 
-def _stop_event(*, raise_interrupt: bool = False) -> threading.Event:
-    """Set by SIGINT and SIGTERM; a second signal interrupts whatever still waits."""
-    stop = threading.Event()
+class StopSignal:
+    """SIGINT and SIGTERM: an interruption, except while `wait` is awaited, which it then ends."""
 
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        if stop.is_set() or raise_interrupt:
+    def __init__(self) -> None:
+        self._received = threading.Event()
+        self._awaited = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._receive)
+
+    def wait(self, timeout_s: float) -> bool:
+        """True once a signal has come; the next one interrupts the draining."""
+        self._awaited = True
+        return self._received.wait(timeout_s)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if not self._awaited or self._received.is_set():
             raise KeyboardInterrupt
-        stop.set()
-
-    signal.signal(signal.SIGINT, on_signal)
-    signal.signal(signal.SIGTERM, on_signal)
-    return stop
+        self._received.set()
 
 
 class _reporting_errors:  # used like a function

@@ -116,10 +116,12 @@ class ProcessLauncher:
 
     def __init__(self) -> None:
         self._router: Child | None = None
+        self._children: list[Child] = []
 
     def start_router(self, config: RouterConfig) -> RouterAddresses:
         settings = msgspec.json.encode(config).decode()
-        self._router = Child("router", ["router", "--settings", settings])
+        arguments = ["router", "--model", config.model_dir, "--settings", settings]
+        self._router = self._spawn("router", arguments)
         ready = self._router.wait_ready(ROUTER_START_S)
         if ready is None:
             raise StartFailed(f"the router did not start within {ROUTER_START_S:.0f} s")
@@ -129,7 +131,8 @@ class ProcessLauncher:
         threads = config.threads or max(1, (os.cpu_count() or 2) // 2)
         settings = msgspec.json.encode(msgspec.structs.replace(config, threads=threads)).decode()
         room = f"{role.value}_worker"
-        return ChildWorker(Child(name, [room, "--model", config.model, "--settings", settings]))
+        arguments = [room, "--model", config.model, "--settings", settings]
+        return ChildWorker(self._spawn(name, arguments))
 
     def stop_router(self, drain_timeout_s: float) -> None:
         if self._router is not None:
@@ -137,7 +140,14 @@ class ProcessLauncher:
             self._router.stop(drain_timeout_s)
 
     def close(self) -> None:
-        """Children were stopped one by one."""
+        """End whatever was not stopped before."""
+        for child in self._children:
+            child.stop(0)
+
+    def _spawn(self, name: str, arguments: list[str]) -> Child:
+        child = Child(name, arguments)
+        self._children.append(child)
+        return child
 
 
 def _python_path() -> str:

@@ -51,11 +51,27 @@ class RunningCluster:
             for role in Role:
                 for index in range(self.config.pool(role).replicas):
                     self._places.append(self._fill(role, f"{role.value}-{index}", 1))
-            self._wait_ready()
+            self.wait_ready()
         except BaseException:
             self.stop()
             raise
         return self.addresses
+
+    def wait_ready(self) -> None:
+        """Until every worker has joined the router. Raises StartFailed."""
+        deadline = time.monotonic() + self.config.start_timeout_s
+        waiting = list(self._places)
+        shown: dict[str, int] = {}
+        while waiting:
+            waiting = [place for place in waiting if not self._is_ready(place, shown)]
+            if waiting and time.monotonic() > deadline:
+                names = ", ".join(place.name for place in waiting)
+                raise StartFailed(
+                    f"{names} did not start within {self.config.start_timeout_s:.0f} s; "
+                    "raise start_timeout_s if the weights simply take longer to load"
+                )
+            if waiting:
+                time.sleep(POLL_S)
 
     def watch(self) -> None:
         """Replace workers that have died. Call it every second or so."""
@@ -100,21 +116,6 @@ class RunningCluster:
         worker = self._launcher.start_worker(role, name, config)
         return Place(role, name, worker, num_starts)
 
-    def _wait_ready(self) -> None:
-        deadline = time.monotonic() + self.config.start_timeout_s
-        waiting = list(self._places)
-        shown: dict[str, int] = {}
-        while waiting:
-            waiting = [place for place in waiting if not self._is_ready(place, shown)]
-            if waiting and time.monotonic() > deadline:
-                names = ", ".join(place.name for place in waiting)
-                raise StartFailed(
-                    f"{names} did not start within {self.config.start_timeout_s:.0f} s; "
-                    "raise start_timeout_s if the weights simply take longer to load"
-                )
-            if waiting:
-                time.sleep(POLL_S)
-
     def _is_ready(self, place: Place, shown: dict[str, int]) -> bool:
         status = place.worker.status()
         if status.error is not None:
@@ -144,5 +145,7 @@ def running(config: ClusterConfig, launcher: Launcher, tell: Tell) -> Iterator[R
         cluster.start()
         yield cluster
     finally:
-        cluster.stop()
-        launcher.close()
+        try:
+            cluster.stop()
+        finally:
+            launcher.close()

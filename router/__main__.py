@@ -13,6 +13,7 @@ from typing import Annotated, NoReturn
 
 import msgspec
 import typer
+import uvloop
 
 from router.config import RouterConfig
 from router.errors import StartError
@@ -50,7 +51,8 @@ def main(
     except (msgspec.DecodeError, TypeError) as error:
         _leave(f"--model, --settings: {error}")
     logging.basicConfig(level=logging.INFO, stream=sys.stderr)
-    asyncio.run(_serve(config))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(config))
 
 
 async def _serve(config: RouterConfig) -> None:

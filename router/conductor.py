@@ -8,23 +8,20 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 
 from router.config import RouterConfig
+from router.ending import Watch, make_ending
 from router.errors import Overloaded, Unavailable
 from router.fleet import Fleet
-from router.journey import Journey, Record
+from router.journey import Journey
 from router.merge import Tokens
 from router.metrics import RouterMetrics
 from router.model_card import ModelCard
 from router.requests import (
     ChatPrompt,
     Delta,
-    Ending,
     GenerateRequest,
     Prompt,
     RequestDraft,
     TextPrompt,
-    Timing,
-    Transfer,
-    Usage,
 )
 from router.stops import StopMatcher
 from router.text_stream import TextStream
@@ -144,7 +141,7 @@ class Conductor:
         journey = Journey(request, self._fleet, self.config)
         stops = StopMatcher(request.stop)
         text = TextStream(self.tokenizer.detokenizer(), stops, request.sampling.min_tokens)
-        watch = _Watch(arrived_s)
+        watch = Watch(arrived_s)
         last: Tokens | None = None
         with self._listed(journey):
             async with aclosing(journey.tokens()) as stream:
@@ -157,7 +154,7 @@ class Conductor:
                     if text.stop_text is not None:
                         break  # the workers hear of it as the journey closes
         assert last is not None, "a journey ends with a finish reason or an error"
-        ending = _ending(request, text, last, journey.record, watch)
+        ending = make_ending(request, text, last, journey.record, watch)
         self.metrics.observe(ending)
         self.metrics.resubmissions.inc(ending.attempts - 1)
         yield Delta(text="", tokens=(), ending=ending)
@@ -169,79 +166,6 @@ class Conductor:
             yield
         finally:
             self._journeys.discard(journey)
-
-
-class _Watch:
-    """Times of the first and last token."""
-
-    def __init__(self, arrived_s: float) -> None:
-        self._arrived_s = arrived_s
-        self._first_s: float | None = None
-        self._last_s = arrived_s
-        self._num_after_first = 0
-
-    def see(self, num_tokens: int) -> None:
-        self._last_s = time.monotonic()
-        if self._first_s is None and num_tokens:
-            self._first_s = self._last_s
-            num_tokens -= 1
-        self._num_after_first += num_tokens
-
-    def timing(self, record: Record) -> Timing:
-        first_s, prefilled = self._first_s, record.prefilled
-        decode_s = None if first_s is None else self._last_s - first_s
-        after = self._num_after_first
-        return Timing(
-            queue_s=prefilled.queue_s if prefilled else None,
-            prefill_s=prefilled.prefill_s if prefilled else None,
-            transfer=_transfer(record),
-            decode_s=decode_s,
-            ttft_s=None if first_s is None else first_s - self._arrived_s,
-            tpot_s=None if decode_s is None or not after else decode_s / after,
-        )
-
-
-def _ending(
-    request: GenerateRequest, text: TextStream, last: Tokens, record: Record, watch: _Watch
-) -> Ending:
-    assert text.finish is not None
-    assert record.placement is not None
-    first = record.placement.first
-    destination = record.placement.destination if record.destination_spoke else None
-    return Ending(
-        finish=text.finish,
-        stop_text=text.stop_text,
-        stop_token=None if text.stop_text else last.stop_token,
-        usage=Usage(
-            prompt_tokens=len(request.prompt_tokens),
-            completion_tokens=text.num_tokens,
-            cached_tokens=_num_cached(request, record),
-        ),
-        timing=watch.timing(record),
-        prefill_worker_id=first.worker_id,
-        decode_worker_id=(destination or first).worker_id,
-        attempts=record.attempts,
-    )
-
-
-def _num_cached(request: GenerateRequest, record: Record) -> int:
-    """After a failover the worker may also have found generated tokens: they are no prompt."""
-    cached = record.prefilled.cached_tokens if record.prefilled else 0
-    return min(cached, len(request.prompt_tokens))
-
-
-def _transfer(record: Record) -> Transfer | None:
-    handed = record.handed
-    if handed is None:
-        return None
-    return Transfer(
-        num_bytes=handed.moved.num_bytes,
-        num_blocks=handed.moved.num_blocks,
-        skipped_blocks=handed.moved.skipped_blocks,
-        transfer_s=handed.moved.transfer_s,
-        exposed_s=handed.moved.exposed_s,
-        hidden_s=handed.moved.hidden_s,
-    )
 
 
 def _num_chars(prompt: Prompt | None) -> int:

@@ -11,8 +11,6 @@ import secrets
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
-import msgspec
-
 from router.config import RouterConfig
 from router.errors import DeadlineExceeded, Internal, InvalidRequest, Unavailable
 from router.fleet import Fleet
@@ -20,63 +18,11 @@ from router.mailbox import DeadlinePassed, Mailbox, News, RouterStops, WorkerLos
 from router.member import Member
 from router.merge import TokenMerger, Tokens
 from router.placement import Need, Placement, Refusal, RefusalReason, place
+from router.record import LegFailed, Record
 from router.requests import GenerateRequest
 from runtime.session import SessionClosed
 from wire.identity import Leg, WorkerRef
 from wire.messages import Destination, Failed, Handed, Kept, Output, Prefilled, Released, Submit
-
-
-class LegFailed(Exception):
-    """An attempt ended without result; `retryable` when another may succeed."""
-
-    def __init__(self, stage: str, worker: WorkerRef, cause: str, *, retryable: bool) -> None:
-        super().__init__(f"{stage} on {worker} failed: {cause}")
-        self.worker = worker
-        self.retryable = retryable
-
-
-class Record(msgspec.Struct):
-    """What is known of a journey while it runs, and after it."""
-
-    attempts: int = 0
-    placement: Placement | None = None
-    prefilled: Prefilled | None = None
-    handed: Handed | None = None
-    released: bool = False
-    kept: Kept | None = None
-    lost_destination: WorkerLost | None = None
-    """Its loss matters only once the sequence turns out to have moved there."""
-    destination_spoke: bool = False
-
-    @property
-    def stage(self) -> str:
-        """What is under way."""
-        if self.placement is None:
-            return "placement"
-        if self.prefilled is None and not self.destination_spoke:
-            return "prefill"
-        if self.placement.destination is None or self.moved or self.kept is not None:
-            return "decode"
-        return "transfer"
-
-    @property
-    def moved(self) -> bool:
-        """The destination has the sequence; what becomes of the first worker is no matter."""
-        return self.destination_spoke or self.handed is not None or self.released
-
-    @property
-    def complete(self) -> bool:
-        """Everything has been reported that a finished journey will report."""
-        return self.prefilled is not None and (
-            self.handed is not None or not self.destination_spoke
-        )
-
-    @property
-    def worker(self) -> WorkerRef | None:
-        """Who works on it now."""
-        if self.placement is None:
-            return None
-        return self.placement.destination if self.moved else self.placement.first
 
 
 class Journey:

@@ -28,7 +28,17 @@ class RouterStops(msgspec.Struct, frozen=True):
     """The router ends now and takes its requests with it."""
 
 
-News = Output | Prefilled | Handed | Released | Kept | Failed | WorkerLost | DeadlinePassed | RouterStops
+News = (
+    Output
+    | Prefilled
+    | Handed
+    | Released
+    | Kept
+    | Failed
+    | WorkerLost
+    | DeadlinePassed
+    | RouterStops
+)
 
 
 class Mailbox:

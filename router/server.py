@@ -61,11 +61,11 @@ class RouterServer:
             fleet_port = bind(self._fleet_server, config.host, config.fleet_port, key="fleet_port")
             http_port = await self._http_door.start(config.host, config.http_port)
             grpc_port = await self._grpc_door.start(config.host, config.grpc_port)
+            self.fleet.on_change = self._show_readiness
             await self._fleet_server.start()
         except BaseException:
             await self.stop()
             raise
-        self.fleet.on_change = self._show_readiness
         return RouterAddresses(
             router_id=self.router_id,
             model=self.conductor.card.name,

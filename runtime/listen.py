@@ -28,7 +28,8 @@ def bind(server: grpc.aio.Server, host: str, port: int, key: str) -> int:
 def open_listener(host: str, port: int, key: str) -> socket.socket:
     """A listening TCP socket for servers other than gRPC's; as `bind` for the rest."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # asyncio turns Nagle's algorithm off only for sockets that say that they are TCP.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     # Without this a restarted process waits for old connections; it shares the port with nobody.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

@@ -115,6 +115,9 @@ async def open_session(address: str, hello: Hello, *, timeout_s: float) -> Opene
     except TimeoutError:
         session.close(f"no answer within {timeout_s} s")
         raise SessionClosed(f"{address} gave no answer within {timeout_s} s") from None
+    except asyncio.CancelledError:
+        session.close("nobody waits for the answer any more")
+        raise
     if not isinstance(answer, Welcome):
         session.close("no welcome")
         raise SessionClosed(f"{address} answered {type(answer).__name__} instead of Welcome")

@@ -14,7 +14,7 @@ from tests.router.test_generate import generate, ids, ids_of, text_of
 from tests.router.tiny_model import EOS
 from wire import inference_pb2 as pb
 from wire.identity import Role
-from wire.messages import Cancel, Failed, Output, Prefilled, Step, Submit
+from wire.messages import Cancel, Failed, Kept, Output, Prefilled, Released, Step, Submit
 
 TEXT = "one reads, the other writes, and the wheels turn"
 
@@ -101,6 +101,52 @@ async def test_the_last_worker_standing_finishes_alone(stage: Stage, backend: To
     await decode.die()
     assert ids_of(await call) == [*script, EOS]
     assert (await prefill.hears(Submit, 2)).destination is None
+
+
+async def test_a_destination_lost_before_it_accepted_costs_nothing(
+    stage: Stage, backend: Tokenizer
+) -> None:
+    """The first worker still has the sequence, and decodes it itself."""
+    script = ids(backend, TEXT)
+    prefill, decode = await stage.add_pair(script)
+
+    async def keep(submit: Submit) -> None:
+        first, *others = prefill.answer(submit)
+        prefill.send(Prefilled(leg=submit.leg, queue_s=0, prefill_s=0, cached_tokens=0))
+        prefill.send(Step(outputs=(first,)))
+        await decode.die()
+        await stage.until(lambda: stage.server.fleet.member(decode.ref) is None)
+        prefill.send(Kept(leg=submit.leg, cause="the destination is gone"))
+        await prefill.make_tokens(submit, others)
+
+    prefill.serve = keep
+    responses = await generate(stage)
+    assert ids_of(responses) == [*script, EOS]
+    assert responses[-1].served_by == pb.ServedBy(
+        prefill_worker_id="prefill-0", decode_worker_id="prefill-0", attempts=1
+    )
+    assert not responses[-1].timing.HasField("transfer")
+
+
+async def test_a_sequence_that_is_lost_with_its_destination_is_resubmitted(
+    stage: Stage, backend: Tokenizer
+) -> None:
+    """The destination accepted, and was gone before it could say a word."""
+    script = ids(backend, TEXT)
+    prefill, decode = await stage.add_pair(script)
+
+    async def release(submit: Submit) -> None:
+        if submit.leg.attempt > 0:
+            return await prefill.serve_script(submit)
+        prefill.send(Step(outputs=(prefill.answer(submit)[0],)))
+        await decode.die()
+        await stage.until(lambda: stage.server.fleet.member(decode.ref) is None)
+        prefill.send(Released(leg=submit.leg))
+
+    prefill.serve = release
+    responses = await generate(stage)
+    assert ids_of(responses) == [*script, EOS]
+    assert responses[-1].served_by.attempts == 2
 
 
 async def test_a_gap_is_recovered_from_and_never_streamed(stage: Stage, backend: Tokenizer) -> None:

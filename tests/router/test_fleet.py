@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from tokenizers import Tokenizer
 
@@ -9,8 +10,8 @@ from kv_transfer.hashing import block_hashes
 from router.mailbox import Mailbox, WorkerLost
 from tests.router.conftest import Stage
 from tests.router.fake_worker import LAYOUT
-from tests.router.test_generate import generate, ids
-from wire.identity import Leg, Role
+from tests.router.test_generate import generate
+from wire.identity import Leg, Role, WorkerRef
 from wire.messages import CacheEvents, Submit, WantSnapshot
 
 
@@ -48,18 +49,12 @@ async def test_everyone_with_a_leg_hears_at_once_that_a_worker_is_lost(stage: St
     assert stage.server.fleet.member(worker.ref) is None
 
 
-async def test_a_worker_that_does_not_answer_is_called_again_later(stage: Stage) -> None:
-    worker = stage.make_worker("slow", Role.DECODE)
-    await worker.start(stage.addresses.fleet)
-    await worker.hears(WantSnapshot)
-    wrong = worker.card.__class__(
-        **{
-            **{name: getattr(worker.card, name) for name in worker.card.__struct_fields__},
-            "ref": worker.ref.__class__("ghost", 1),
-        }
-    )
-    stage.server.fleet.join(wrong)
-    await stage.until(lambda: stage.server.fleet.member(wrong.ref) is None)
+async def test_an_announcement_that_another_worker_answers_is_dropped(stage: Stage) -> None:
+    worker = await stage.add("real", Role.DECODE)
+    ghost = msgspec.structs.replace(worker.card, ref=WorkerRef("ghost", 1))
+    stage.server.fleet.join(ghost)
+    await stage.until(lambda: stage.server.fleet.member(ghost.ref) is None)
+    assert stage.view(worker).ready
 
 
 async def test_a_gap_in_cache_events_brings_a_snapshot(stage: Stage) -> None:
@@ -82,8 +77,9 @@ async def test_a_prompt_goes_where_its_prefix_is(stage: Stage, backend: Tokenize
     for _ in range(5):
         await generate(stage, text=prompt)
     assert [worker.count(Submit) for worker in workers] == [0, 5, 0]
-    await generate(stage, text=prompt, cache_salt="another tenant")
-    assert ids(backend, prompt)[0] in tokens
+    for _ in range(20):
+        await generate(stage, text=prompt, cache_salt="another tenant")
+    assert all(worker.count(Submit) for worker in workers)
 
 
 async def test_load_that_was_placed_counts_until_it_is_computed(stage: Stage) -> None:

@@ -200,30 +200,29 @@ async def test_every_invalid_field_is_named_over_http(stage: Stage) -> None:
     assert prefill.count(Submit) == 0
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"",
-        b"{",
-        b"[]",
-        b'"text"',
-        b"null",
-        b'{"prompt": "\xff"}',
-        b'{"prompt": "\xed\xa0\x80"}',
-        b'{"prompt": "\\ud800"}',
-        b'{"prompt": "\\ud800x"}',
-        b'{"prompt": "\\udc00"}',
-        b'{"prompt": "a"} trailing',
-        b'{"prompt": "a", "temperature": NaN}',
-        b'{"prompt": ' + b"[" * 5000 + b"]" * 5000 + b"}",
-    ],
-    ids=lambda body: repr(body[:24]),
-)
-async def test_bodies_that_are_no_json_text_are_refused(stage: Stage, body: bytes) -> None:
+BROKEN_BODIES = [
+    b"",
+    b"{",
+    b"[]",
+    b'"text"',
+    b"null",
+    b'{"prompt": "\xff"}',
+    b'{"prompt": "\xed\xa0\x80"}',
+    b'{"prompt": "\\ud800"}',
+    b'{"prompt": "\\ud800x"}',
+    b'{"prompt": "\\udc00"}',
+    b'{"prompt": "a"} trailing',
+    b'{"prompt": "a", "temperature": NaN}',
+    b'{"prompt": ' + b"[" * 5000 + b"]" * 5000 + b"}",
+]
+
+
+async def test_bodies_that_are_no_json_text_are_refused(stage: Stage) -> None:
     async with http_client(stage) as http:
-        response = await http.post("/v1/completions", content=body)
-    assert response.status_code == 400
-    assert response.json()["error"]["type"] == "invalid_request_error"
+        for body in BROKEN_BODIES:
+            response = await http.post("/v1/completions", content=body)
+            assert response.status_code == 400, body[:40]
+            assert response.json()["error"]["type"] == "invalid_request_error"
 
 
 async def test_unknown_models_paths_and_methods_look_like_openais(stage: Stage) -> None:

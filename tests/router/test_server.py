@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from router.config import RouterConfig
 from router.errors import StartError
 from router.server import RouterServer
-from runtime.listen import PortTaken
+from runtime.listen import PortTaken, open_listener
 from tests.router.conftest import Stage, StartStage
 from tests.router.test_generate import generate
 from tests.router.test_invalid_requests import failure, http_client
@@ -134,6 +134,12 @@ async def test_a_port_is_free_again_after_stop(start_stage: StartStage, model_di
     assert again.addresses.http == f"127.0.0.1:{port}"
     with socket.create_connection(("127.0.0.1", port)):
         pass
+
+
+def test_listeners_say_that_they_are_tcp() -> None:
+    """Otherwise asyncio leaves Nagle's algorithm on, and each token may wait for 40 ms."""
+    with open_listener("127.0.0.1", 0, key="port") as listener:
+        assert listener.proto == socket.IPPROTO_TCP
 
 
 async def test_draining_refuses_new_requests_and_lets_the_others_end(stage: Stage) -> None:
