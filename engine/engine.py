@@ -71,6 +71,11 @@ class Engine:
                 f"{sequence.sampling.max_tokens} new ones are more than the "
                 f"{self.max_sequence_tokens} that this worker can hold"
             )
+        if max(sequence.tokens) >= self.runner.vocab_size or min(sequence.tokens) < 0:
+            raise SequenceError(
+                f"{sequence.leg}: its token ids go from {min(sequence.tokens)} to "
+                f"{max(sequence.tokens)}, the model's from 0 to {self.runner.vocab_size - 1}"
+            )
         self.waiting.append(sequence)
 
     def adopt(self, sequence: Sequence) -> None:

@@ -103,6 +103,12 @@ def test_a_sequence_larger_than_the_pool_is_refused_with_the_numbers() -> None:
         engine.add(a_sequence("a", list(range(14))))
 
 
+@pytest.mark.parametrize("token", [-1, 2048])
+def test_a_token_that_the_model_does_not_have_is_refused(token: int) -> None:
+    with pytest.raises(SequenceError, match="the model's from 0 to 2047"):
+        an_engine().add(a_sequence("a", [1, token]))
+
+
 def test_a_stop_token_ends_the_sequence_and_is_kept() -> None:
     prompt = [1, 2, 3]
     stop = expected(prompt, 3)[2]

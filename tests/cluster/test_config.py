@@ -1,0 +1,81 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.bundled import BUNDLED_MODEL
+from cluster.config import load_config, parse_override
+from cluster.errors import BadConfig
+from wire.identity import Role
+from worker.config import RunnerKind
+
+
+def a_file(folder: Path, text: str) -> str:
+    path = folder / "cluster.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_nothing_at_all_serves_the_bundled_model_with_one_worker_a_pool() -> None:
+    config = load_config(None, {})
+    assert config.model == str(BUNDLED_MODEL)
+    assert config.served_name == "tiny-python"
+    assert [config.pool(role).replicas for role in Role] == [1, 1]
+    assert config.router.model_dir == config.decode.worker.model == config.model
+
+
+def test_shared_worker_settings_hold_for_both_pools_and_a_pool_s_own_win(tmp_path: Path) -> None:
+    path = a_file(tmp_path, "worker: {block_size: 32}\ndecode: {worker: {block_size: 64}}")
+    config = load_config(path, {})
+    assert (config.prefill.worker.block_size, config.decode.worker.block_size) == (32, 64)
+
+
+def test_the_command_line_overrides_the_file(tmp_path: Path) -> None:
+    path = a_file(tmp_path, "prefill: {replicas: 2}\nmodel_name: from-file")
+    config = load_config(path, {"prefill.replicas": 3, "worker.runner": "arithmetic"})
+    assert config.prefill.replicas == 3
+    assert config.router.model == "from-file"
+    assert config.decode.worker.runner is RunnerKind.ARITHMETIC
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("prefil: {replicas: 2}", r"unknown field `prefil`"),
+        ("prefill: {replica: 2}", r"unknown field `replica` - at `\$.prefill`"),
+        ("decode: {worker: {blocksize: 1}}", r"unknown field `blocksize` - at `\$.decode.worker`"),
+        ("prefill: {replicas: many}", r"Expected `int`, got `str` - at `\$.prefill.replicas`"),
+        ("prefill: {replicas: -1}", "prefill.replicas is -1"),
+        ("prefill: {replicas: 0}\ndecode: {replicas: 0}", "both 0"),
+        ("prefill: 3", "prefill: must be a mapping"),
+        ("- a\n- b", "must be a mapping of keys, is a list"),
+        ("a: [", "is not YAML"),
+        ("model: /no/such/model", "'/no/such/model' is no directory"),
+    ],
+)
+def test_a_mistake_is_named_with_its_key(tmp_path: Path, text: str, complaint: str) -> None:
+    with pytest.raises(BadConfig, match=complaint):
+        load_config(a_file(tmp_path, text), {})
+
+
+def test_a_missing_file_is_named() -> None:
+    with pytest.raises(BadConfig, match=r"/no/such.yaml: No such file"):
+        load_config("/no/such.yaml", {})
+
+
+@pytest.mark.parametrize(
+    ("text", "parsed"),
+    [
+        ("a.b=2", ("a.b", 2)),
+        ("a=x=y", ("a", "x=y")),
+        ("a={b: 1}", ("a", {"b": 1})),
+    ],
+)
+def test_override_values_are_yaml(text: str, parsed: tuple[str, Any]) -> None:
+    assert parse_override(text) == parsed
+
+
+@pytest.mark.parametrize("text", ["replicas", "=3", "a=["])
+def test_a_malformed_override_says_how_to_write_it(text: str) -> None:
+    with pytest.raises(BadConfig, match="--set"):
+        parse_override(text)
