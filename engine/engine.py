@@ -117,9 +117,7 @@ class Engine:
     def admit(self) -> list[Sequence]:
         """Queue to running: reuse the cached prefix, and take all blocks of the known tokens."""
         started: list[Sequence] = []
-        while self.waiting and self._try_start(
-            self.waiting[0], len(self.running) + len(started)
-        ):
+        while self.waiting and self._try_start(self.waiting[0], len(self.running) + len(started)):
             started.append(self.waiting.popleft())
         self.running += started
         return started

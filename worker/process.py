@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
 from collections.abc import Callable
 from typing import Annotated, NoReturn
@@ -66,15 +67,19 @@ def make_app(role: Role, make_policy: MakePolicy) -> typer.Typer:
 
 async def run(config: WorkerConfig, role: Role, policy: Policy) -> int:
     """Serve until SIGTERM or SIGINT, then drain; the exit status."""
+    stopping: asyncio.Task[object] = asyncio.create_task(stop_signal())
     crashed: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
     worker = Worker(config, role, policy, on_crash=crashed.set_result)
+    starting = asyncio.create_task(worker.start())
+    await asyncio.wait((stopping, starting), return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():
+        os._exit(0)  # nothing to save, and a thread that loads weights cannot be interrupted
     try:
-        card = await worker.start()
+        card = starting.result()
     except (EngineError, PortTaken) as error:
         _leave(str(error))
-    stopping: asyncio.Task[object] = asyncio.create_task(stop_signal())
-    crash: asyncio.Task[object] = asyncio.create_task(_result(crashed))
     announcing = asyncio.create_task(_say_ready(worker, card))
+    crash: asyncio.Task[object] = asyncio.create_task(_result(crashed))
     await asyncio.wait((stopping, crash), return_when=asyncio.FIRST_COMPLETED)
     announcing.cancel()
     if crash.done():
