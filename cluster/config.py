@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import yaml
 
-from cluster.bundled import BUNDLED_MODEL
+from cluster.bundled import BUNDLED_MODEL, BUNDLED_WORKER
 from cluster.errors import BadConfig
 from router.config import RouterConfig
 from wire.identity import Role
@@ -121,8 +121,8 @@ def _compose(tree: dict[str, Any], model: str, bundled: bool) -> None:
     for pool_name in ("prefill", "decode"):
         pool = _mapping(tree, pool_name)
         own = _mapping(pool, "worker")
-        small = {"cache_bytes": 512 * 1024 * 1024} if bundled else {}
-        pool["worker"] = {**small, **shared, **own, "model": model, "model_name": name}
+        defaults = BUNDLED_WORKER if bundled else {}
+        pool["worker"] = {**defaults, **shared, **own, "model": model, "model_name": name}
 
 
 def _mapping(tree: dict[str, Any], key: str) -> dict[str, Any]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+import textwrap
+
 import grpc
 from rich.console import Console
 from rich.table import Table
@@ -10,28 +13,31 @@ from cluster.running import RunningCluster
 from wire import inference_pb2 as pb
 from wire import inference_pb2_grpc as rpc
 
-DEFAULT_PROMPT = "Write a function that returns the lines of a file."
+DEFAULT_PROMPT = "Write a function that returns the lines of a text."
 MAX_TOKENS = 160
+NUM_CONTEXT_LINES = 40
 TIMEOUT_S = 120.0
 
 
 def run_demo(cluster: RunningCluster, prompt: str, console: Console) -> None:
-    """Warm the link with a short request, stream the answer, print the table."""
+    """Stream the answer to `prompt`, put after some lines of code to read, and print the table."""
     with grpc.insecure_channel(cluster.addresses.grpc) as channel:
         stub = rpc.InferenceStub(channel)  # type: ignore[no-untyped-call]
-        request = _chat(prompt, MAX_TOKENS)
-        console.print(f"\n[bold]you[/]    {prompt}")
-        console.print("[bold]model[/]  ", end="")
-        last = _stream(stub, request, console)
+        console.print(f"\n[bold]you[/]    ({NUM_CONTEXT_LINES} lines of textwrap.dedent)")
+        console.print(f"       {prompt}", markup=False)
+        console.print("[bold]model[/]")
+        last = _stream(stub, _chat(prompt), console)
     console.print("\n")
     console.print(_table(last, console))
 
 
-def _chat(prompt: str, max_tokens: int) -> pb.GenerateRequest:
-    messages = [pb.ChatMessage(role="user", content=prompt)]
+def _chat(prompt: str) -> pb.GenerateRequest:
+    """The context makes the prompt long enough for its KV cache to leave in several chunks."""
+    context = inspect.getsource(textwrap.dedent).splitlines()[:NUM_CONTEXT_LINES]
+    content = "\n".join(["Here is some code.", "", *context, "", prompt])
     return pb.GenerateRequest(
-        chat=pb.Chat(messages=messages),
-        max_tokens=max_tokens,
+        chat=pb.Chat(messages=[pb.ChatMessage(role="user", content=content)]),
+        max_tokens=MAX_TOKENS,
         sampling=pb.Sampling(temperature=0.7, top_p=0.9, seed=7),
     )
 
