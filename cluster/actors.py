@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import threading
+from typing import TypeVar
 
 import msgspec
+import ray
 
+from cluster.config import AUTO_HOST
 from cluster.launcher import WorkerStatus
 from cluster.roles import make_worker
 from router.config import RouterConfig
@@ -16,13 +19,15 @@ from wire.identity import Role
 from wire.messages import WorkerCard
 from worker.config import WorkerConfig
 
+Config = TypeVar("Config", RouterConfig, WorkerConfig)
+
 
 class RouterActor:
     """Hosts one router. Settings and answers are JSON, so that Ray pickles bytes alone."""
 
     def start(self, settings: bytes) -> bytes:
         """Returns `RouterAddresses`; raises what `RouterServer.start` raises."""
-        config = msgspec.json.decode(settings, type=RouterConfig)
+        config = _at_home(msgspec.json.decode(settings, type=RouterConfig))
         self._loop = BackgroundLoop("router")
         self._server = RouterServer(config)
         return msgspec.json.encode(self._loop.run(self._server.start()))
@@ -41,7 +46,7 @@ class WorkerActor:
 
     def start(self, role: str, settings: bytes) -> None:
         """Returns when routers may send work, or when that failed; see `status`."""
-        config = msgspec.json.decode(settings, type=WorkerConfig)
+        config = _at_home(msgspec.json.decode(settings, type=WorkerConfig))
         self._loop = BackgroundLoop("worker")
         self._worker = make_worker(
             Role(role),
@@ -72,6 +77,13 @@ class WorkerActor:
     def _note(self, **changes: object) -> None:
         with self._lock:
             self._status = msgspec.structs.replace(self._status, **changes)
+
+
+def _at_home(config: Config) -> Config:
+    """The address of this node, where none was configured: loopback on a Ray of one laptop."""
+    if config.host != AUTO_HOST:
+        return config
+    return msgspec.structs.replace(config, host=ray.util.get_node_ip_address())
 
 
 def _die(error: Exception) -> None:

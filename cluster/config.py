@@ -15,6 +15,8 @@ from wire.identity import Role
 from worker.config import RunnerKind, WorkerConfig
 
 MAX_WORKERS = 4096
+AUTO_HOST = "auto"
+"""Where processes listen unless told otherwise: at their Ray node's address, else on loopback."""
 
 
 class PoolConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -118,10 +120,12 @@ def _compose(tree: dict[str, Any], model: str, bundled: bool) -> None:
     name = tree.get("model_name") or Path(model).name
     router = _mapping(tree, "router")
     router["model_dir"], router["model"] = model, name
+    router.setdefault("host", AUTO_HOST)
     for pool_name in ("prefill", "decode"):
         pool = _mapping(tree, pool_name)
         own = _mapping(pool, "worker")
         defaults = BUNDLED_WORKER if bundled else {}
+        defaults = {"host": AUTO_HOST, **defaults}
         pool["worker"] = {**defaults, **shared, **own, "model": model, "model_name": name}
 
 

@@ -32,6 +32,8 @@ class Place:
     name: str
     worker: RunningWorker
     num_starts: int = 1
+    quarters_told: int = 0
+    told_ready: bool = False
 
 
 class RunningCluster:
@@ -61,9 +63,8 @@ class RunningCluster:
         """Until every worker has joined the router. Raises StartFailed."""
         deadline = time.monotonic() + self.config.start_timeout_s
         waiting = list(self._places)
-        shown: dict[str, int] = {}
         while waiting:
-            waiting = [place for place in waiting if not self._is_ready(place, shown)]
+            waiting = [place for place in waiting if not self._is_ready(place)]
             if waiting and time.monotonic() > deadline:
                 names = ", ".join(place.name for place in waiting)
                 raise StartFailed(
@@ -75,13 +76,14 @@ class RunningCluster:
 
     def watch(self) -> None:
         """Replace workers that have died. Call it every second or so."""
-        for place in self._places:
+        for index, place in enumerate(self._places):
             status = place.worker.status()
             if status.error is not None:
                 self._tell(f"{place.name}   died: {status.error}; starting another")
                 place.worker.wait_stopped(0)
-                filled = self._fill(place.role, place.name, place.num_starts + 1)
-                place.worker, place.num_starts = filled.worker, filled.num_starts
+                self._places[index] = self._fill(place.role, place.name, place.num_starts + 1)
+            else:
+                self._show(place, status)
 
     def stop(self) -> None:
         """Let requests end, then end every process."""
@@ -116,25 +118,23 @@ class RunningCluster:
         worker = self._launcher.start_worker(role, name, config)
         return Place(role, name, worker, num_starts)
 
-    def _is_ready(self, place: Place, shown: dict[str, int]) -> bool:
+    def _is_ready(self, place: Place) -> bool:
         status = place.worker.status()
         if status.error is not None:
             raise StartFailed(f"{place.name}: {status.error}")
-        self._show_progress(place, status, shown)
-        if status.address is None:
-            return False
-        self._tell(f"{place.name}   ready   at {status.address}   process {status.process_id}")
-        return True
+        self._show(place, status)
+        return place.told_ready
 
-    def _show_progress(self, place: Place, status: WorkerStatus, shown: dict[str, int]) -> None:
-        """A line for every quarter of the weights."""
-        if not status.total_bytes:
-            return
-        quarter = 4 * status.loaded_bytes // status.total_bytes
-        if quarter > shown.get(place.name, 0):
-            shown[place.name] = quarter
+    def _show(self, place: Place, status: WorkerStatus) -> None:
+        """A line for every quarter of the weights, and one when the worker serves."""
+        quarter = 4 * status.loaded_bytes // status.total_bytes if status.total_bytes else 0
+        if quarter > place.quarters_told:
+            place.quarters_told = quarter
             megabytes = status.total_bytes / 1e6
             self._tell(f"{place.name}   weights {quarter * 25} % of {megabytes:.1f} MB loaded")
+        if status.address is not None and not place.told_ready:
+            place.told_ready = True
+            self._tell(f"{place.name}   ready   at {status.address}   process {status.process_id}")
 
 
 @contextmanager

@@ -55,5 +55,12 @@ def make_transport(config: WorkerConfig, own_name: str) -> Transport:
     if config.transport == "nixl":
         from kv_transfer.nixl_link import NixlLink  # loads UCX, which others need not have
 
-        return NixlLink(own_name, config.ucx_env)
+        return NixlLink(own_name, _ucx_env(config))
     raise ConfigError(f"transport is {config.transport!r}, must be 'nixl' or 'memory'")
+
+
+def _ucx_env(config: WorkerConfig) -> dict[str, str]:
+    """UCX listens on every interface unless told; a worker on loopback stays there."""
+    if config.host == "127.0.0.1":
+        return {"UCX_NET_DEVICES": "lo", **config.ucx_env}
+    return config.ucx_env

@@ -62,19 +62,6 @@ async def answer(
     return tokens, last
 
 
-async def answers(
-    cluster: RunningCluster, requests: list[pb.GenerateRequest], *, at_a_time: int
-) -> list[tuple[list[int], pb.GenerateResponse]]:
-    permits = asyncio.Semaphore(at_a_time)
-    async with a_client(cluster) as stub:
-
-        async def one(request: pb.GenerateRequest) -> tuple[list[int], pb.GenerateResponse]:
-            async with permits:
-                return await answer(stub, request)
-
-        return list(await asyncio.gather(*map(one, requests)))
-
-
 async def reports_when_idle(cluster: RunningCluster, timeout_s: float = 30) -> list[Report]:
     """Each worker's own account of itself, as soon as it has nothing left to do."""
     return [await _report_when_idle(address, timeout_s) for address in cluster.worker_addresses]

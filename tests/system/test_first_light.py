@@ -7,11 +7,11 @@ import random
 import signal
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any
 
 import grpc
 import pytest
 
+from benchmarks.split_equals_alone import random_requests, serve
 from cluster.running import RunningCluster
 from engine.arithmetic import next_token
 from tests.system.clusters import (
@@ -23,7 +23,6 @@ from tests.system.clusters import (
     a_cluster,
     a_request,
     answer,
-    answers,
     reports_when_idle,
 )
 from wire import inference_pb2 as pb
@@ -127,30 +126,15 @@ async def test_a_killed_worker_costs_no_token_and_is_replaced(victim: str) -> No
         assert f"{victim}-0.2" in served_by
 
 
-def random_requests(count: int, longest: int) -> list[pb.GenerateRequest]:
-    draw = random.Random(4)
-    requests = []
-    for number in range(count):
-        prompt = [draw.randrange(5, VOCAB) for _ in range(draw.randint(1, longest))]
-        sampling: dict[str, Any] = {"temperature": 0.0}
-        if number % 2:
-            sampling = {"temperature": 0.9, "top_p": 0.95, "top_k": 50, "seed": number}
-        requests.append(a_request(prompt, 16, sampling=pb.Sampling(**sampling)))
-    return requests
-
-
-async def test_two_workers_over_nixl_give_the_tokens_of_one_alone() -> None:
+@pytest.mark.timeout(400)
+def test_two_workers_over_nixl_give_the_tokens_of_one_alone() -> None:
     requests = random_requests(200, 2000)
-    with a_cluster(BUNDLED) as split:
-        together = await answers(split, requests, at_a_time=16)
-    with a_cluster({**BUNDLED, "prefill.replicas": 0}) as one:
-        alone = await answers(one, requests, at_a_time=16)
-    served_by = {
-        (last.served_by.prefill_worker_id, last.served_by.decode_worker_id) for _, last in together
-    }
-    assert served_by == {("prefill-0", "decode-0")}
-    assert all(last.timing.transfer.num_bytes > 0 for _, last in together)
-    assert [tokens for tokens, _ in together] == [tokens for tokens, _ in alone]
+    together = serve(BUNDLED, requests, at_a_time=16)
+    alone = serve({**BUNDLED, "prefill.replicas": 0}, requests, at_a_time=16)
+    assert {answer.served_by for answer in together} == {("prefill-0", "decode-0")}
+    assert all(answer.moved_bytes > 0 for answer in together)
+    assert {answer.served_by for answer in alone} == {("decode-0", "decode-0")}
+    assert [answer.tokens for answer in together] == [answer.tokens for answer in alone]
 
 
 async def test_with_no_worker_left_the_client_hears_why() -> None:

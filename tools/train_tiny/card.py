@@ -77,10 +77,11 @@ on all training files, with its discounts tuned on a slice of them.
 ## Chat
 
 `<|begin|>`, then `<|system|>`, `<|user|>` or `<|assistant|>` before each message and `<|end|>`
-after it. The end token is also the end of a text, so that generation stops by itself. Ask with a
-header (`def name(args):`, `class Name:`) or with "Write a function that ...". As with other
-Llama tokenizers, plain encoding puts `<|begin|>` first, and the chat template brings its own: text
-made by the template is encoded with `add_special_tokens=False`.
+after it. The end token is also the end of a text, so that most answers stop by themselves; some
+run in circles until the limit, greedy ones more often than sampled ones. Ask with a header
+(`def name(args):`, `class Name:`) or with "Write a function that ...". As with other Llama
+tokenizers, plain encoding puts `<|begin|>` first, and the chat template brings its own: text made
+by the template is encoded with `add_special_tokens=False`.
 
 ## Samples
 
