@@ -38,7 +38,7 @@ def _chat(prompt: str) -> pb.GenerateRequest:
     return pb.GenerateRequest(
         chat=pb.Chat(messages=[pb.ChatMessage(role="user", content=content)]),
         max_tokens=MAX_TOKENS,
-        sampling=pb.Sampling(temperature=0.7, top_p=0.9, seed=7),
+        sampling=pb.Sampling(temperature=0.5, top_p=0.9, seed=2),
     )
 
 
