@@ -22,8 +22,8 @@ class BlockPool:
         self._block_of: dict[bytes, int] = {}
         self._blank = list(range(num_blocks))  # a heap: low numbers first, so that runs merge
         self._cached: OrderedDict[int, None] = OrderedDict()  # oldest first
-        self._stored: list[bytes] = []
-        self._removed: list[bytes] = []
+        self._stored: dict[bytes, None] = {}  # in order; a dict, so that opposites cancel out
+        self._removed: dict[bytes, None] = {}
 
     @property
     def num_free(self) -> int:
@@ -62,7 +62,7 @@ class BlockPool:
         if self._hash_of[block] is None and block_hash not in self._block_of:
             self._hash_of[block] = block_hash
             self._block_of[block_hash] = block
-            self._stored.append(block_hash)
+            self._note(block_hash, self._stored, self._removed)
 
     def release(self, blocks: Iterable[int]) -> None:
         """Drop one reference each. Give them in sequence order: tails are evicted before heads."""
@@ -73,9 +73,9 @@ class BlockPool:
                 self._free(block)
 
     def take_events(self) -> tuple[list[bytes], list[bytes]]:
-        """Hashes stored and removed since the last call."""
-        events = (self._stored, self._removed)
-        self._stored, self._removed = [], []
+        """Hashes that came and that went since the last call; what did both is in neither."""
+        events = (list(self._stored), list(self._removed))
+        self._stored, self._removed = {}, {}
         return events
 
     def cached_hashes(self) -> list[bytes]:
@@ -105,8 +105,16 @@ class BlockPool:
         assert block_hash is not None
         self._hash_of[block] = None
         del self._block_of[block_hash]
-        self._removed.append(block_hash)
+        self._note(block_hash, self._removed, self._stored)
         return block
+
+    def _note(
+        self, block_hash: bytes, noted: dict[bytes, None], opposite: dict[bytes, None]
+    ) -> None:
+        if block_hash in opposite:
+            del opposite[block_hash]
+        else:
+            noted[block_hash] = None
 
     def _free(self, block: int) -> None:
         if self._hash_of[block] is None:

@@ -25,11 +25,6 @@ class Progress:
     finish: FinishReason | None = None
     stop_token: int | None = None
 
-    @property
-    def prefilled(self) -> bool:
-        """True when this step computed the last of the prompt and drew the first token."""
-        return self.sampled is not None and self.sequence.num_output == 1
-
 
 class Engine:
     """Continuous batching over a paged KV cache with a prefix cache.
@@ -64,6 +59,11 @@ class Engine:
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence. Raises SequenceError when it could never run."""
+        if not 0 < sequence.num_prompt <= len(sequence.tokens):
+            raise SequenceError(
+                f"{sequence.leg}: num_prompt is {sequence.num_prompt} of {len(sequence.tokens)} "
+                "tokens, must be at least 1"
+            )
         longest = sequence.num_prompt + sequence.sampling.max_tokens
         if longest > self.max_sequence_tokens:
             raise SequenceError(
@@ -152,6 +152,7 @@ class Engine:
         sequence.num_computed = len(prefix) * self.block_size
         if sequence.num_output == 0:
             sequence.num_cached = sequence.num_computed
+        sequence.preempted = False
         sequence.move(Status.RUNNING)
         return True
 
@@ -184,8 +185,14 @@ class Engine:
         self.num_preemptions += 1
         sequence.move(Status.WAITING)
         self.running.remove(sequence)
-        self.waiting.appendleft(sequence)
+        self._requeue(sequence)
         self._release(sequence)
+
+    def _requeue(self, sequence: Sequence) -> None:
+        """Before all that have not run yet, behind those that were preempted earlier."""
+        num_preempted = sum(1 for other in self.waiting if other.preempted)
+        sequence.preempted = True
+        self.waiting.insert(num_preempted, sequence)
 
     def _advance(self, piece: Slice, sampled: Sampled | None) -> Progress:
         sequence = piece.sequence

@@ -64,6 +64,7 @@ class Runner(Protocol):
     def run(self, slices: Seq[Slice]) -> list[Sampled | None]:
         """Compute all slices in one batch; one result a slice, None where it does not sample.
 
-        Slices of prefill chunks and of decode steps mix freely; no two share a sequence.
+        Slices of prefill chunks and of decode steps mix freely; no two share a sequence. When it
+        returns, the cache of all slices is in memory, so that a transport may read it.
         """
         ...

@@ -43,6 +43,7 @@ class Sequence:
         "num_prompt",
         "num_published",
         "pinned",
+        "preempted",
         "sampling",
         "status",
         "tokens",
@@ -71,6 +72,8 @@ class Sequence:
         """Leading blocks whose content the pool knows by name."""
         self.pinned = False
         """True while a transfer reads the blocks: they must stay what they are."""
+        self.preempted = False
+        """True while it waits to be computed again."""
         self.status = Status.WAITING
 
     @property

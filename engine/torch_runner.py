@@ -121,10 +121,16 @@ class TorchRunner:
         with torch.inference_mode():
             hidden = self._forward(slices)
             if not sampling:
+                self._wait_for_cache()
                 return [None] * len(slices)
             logits = self._model.logits(hidden[_last_rows(slices)])
             drawn = iter(self._sampler.sample(logits, [slice.sequence for slice in sampling]))
         return [next(drawn) if slice.samples else None for slice in slices]
+
+    def _wait_for_cache(self) -> None:
+        """Transports read device memory without knowing torch's stream. (Drawing waits anyway.)"""
+        if self.device.type == "cuda":
+            torch.cuda.current_stream(self.device).synchronize()
 
     def _forward(self, slices: Seq[Slice]) -> Tensor:
         """Hidden states [tokens, hidden_size] of all slices, one after the other."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 import time
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 
 from kv_transfer.transport import Transfer, TransferError, Transport
 
+log = logging.getLogger(__name__)
 POLL_S = 0.0002
 """Pause between looks at transfers that the fabric carries on its own."""
 
@@ -33,13 +35,25 @@ class _Flight:
 
 
 class Courier:
-    """Takes jobs from any thread, in order; writes to different peers overlap."""
+    """Takes jobs from any thread, in order; writes to different peers overlap.
 
-    def __init__(self, transport: Transport, clock: Callable[[], float] = time.monotonic) -> None:
+    A peer is forgotten only when no write to it is under way: what the fabric still carries must
+    be known to have ended before anybody is told so. `on_crash(error)` hears of what nobody
+    expected; the thread ends then, and with it the worker should.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        on_crash: Callable[[Exception], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._transport = transport
+        self._on_crash = on_crash
         self._clock = clock
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._flights: list[_Flight] = []
+        self._leaving: set[str] = set()
         self._thread = threading.Thread(target=self._drive, name="courier", daemon=True)
 
     def start(self) -> None:
@@ -47,22 +61,13 @@ class Courier:
 
     def connect(self, peer: str, metadata: bytes, on_result: Callable[[str | None], None]) -> None:
         """`on_result(None)` when connected, `on_result(cause)` when not."""
-
-        def job() -> None:
-            try:
-                self._transport.connect(peer, metadata)
-            except TransferError as error:
-                on_result(str(error))
-            else:
-                on_result(None)
-
-        self._jobs.put(job)
+        self._jobs.put(lambda: on_result(self._connect(peer, metadata)))
 
     def write(self, job: WriteJob) -> None:
         self._jobs.put(lambda: self._post(job))
 
     def disconnect(self, peer: str) -> None:
-        self._jobs.put(lambda: self._transport.disconnect(peer))
+        self._jobs.put(lambda: self._leaving.add(peer))
 
     def stop(self) -> None:
         """End the thread and close the transport; writes under way are not waited for."""
@@ -70,16 +75,32 @@ class Courier:
         self._thread.join(timeout=10)
 
     def _drive(self) -> None:
-        while (job := self._next_job()) is not None:
-            job()
-            self._flights = [f for f in self._flights if not self._landed(f)]
-        self._transport.close()
+        try:
+            while (job := self._next_job()) is not None:
+                job()
+                self._flights = [f for f in self._flights if not self._landed(f)]
+                self._disconnect_leaving()
+            self._transport.close()
+        except Exception as error:  # without its courier a worker must not look alive
+            log.exception("the courier ended")
+            self._on_crash(error)
 
     def _next_job(self) -> Callable[[], None] | None:
         try:
             return self._jobs.get(timeout=POLL_S if self._flights else None)
         except queue.Empty:
             return _look_again
+
+    def _connect(self, peer: str, metadata: bytes) -> str | None:
+        """None, or why not."""
+        self._disconnect_leaving()
+        if peer in self._leaving:
+            return f"earlier writes to {peer} are still under way"
+        try:
+            self._transport.connect(peer, metadata)
+        except TransferError as error:
+            return str(error)
+        return None
 
     def _post(self, job: WriteJob) -> None:
         started = self._clock()
@@ -99,6 +120,12 @@ class Courier:
         if done:
             flight.job.on_done(flight.started, self._clock(), None)
         return done
+
+    def _disconnect_leaving(self) -> None:
+        busy = {flight.job.peer for flight in self._flights}
+        for peer in self._leaving - busy:
+            self._transport.disconnect(peer)
+        self._leaving &= busy
 
 
 def _look_again() -> None:

@@ -6,6 +6,7 @@ neighbouring blocks merge into one operation when their order is the same on bot
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -120,11 +121,11 @@ class NixlLink:
         if entry is None:
             return
         remote, pages = entry
-        try:
+        # The agent has already forgotten a peer whose connection broke.
+        with contextlib.suppress(*_NIXL_ERRORS):
             pages.release()
+        with contextlib.suppress(*_NIXL_ERRORS):
             self._agent.remove_remote_agent(remote)
-        except _NIXL_ERRORS:
-            pass  # the agent has already forgotten a peer whose connection broke
 
     def close(self) -> None:
         for peer in list(self._peers):

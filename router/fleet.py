@@ -89,9 +89,15 @@ class Fleet:
             return
 
     def join(self, card: WorkerCard) -> None:
-        """Open a session to a worker that is new, or born again."""
+        """Open a session to a worker that is new.
+
+        One that is there already keeps its name: a worker that was born again is taken when the
+        session with its former life has broken, and a late announcement of that life never is.
+        """
         known = self._members.get(card.ref.worker_id)
-        if known is not None and known.ref == card.ref:
+        if known is not None:
+            if known.ref != card.ref:
+                log.warning("%s announces itself while %s is here: not taken", card.ref, known.ref)
             return
         if card.model != self._model:
             log.warning(
@@ -99,9 +105,6 @@ class Fleet:
                 card.ref, card.address, card.model, self._model,
             )  # fmt: skip
             return
-        if known is not None:
-            self._lose(known, f"{card.ref} took its place")
-            self._tasks[known.ref].cancel()
         member = Member(card)
         self._members[card.ref.worker_id] = member
         self._tasks[member.ref] = asyncio.create_task(self._run(member), name=f"member {card.ref}")

@@ -8,6 +8,7 @@ of a dead peer.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import grpc
@@ -17,7 +18,20 @@ from wire.identity import PROTOCOL_VERSION
 from wire.messages import Hello, Message, Welcome
 
 METHOD = "/tandem.internal.v1.Worker/Open"
+log = logging.getLogger(__name__)
+HELLO_S = 5.0
+MAX_UNSENT_BYTES = 256 * 1024 * 1024
+# A peer whose machine vanished, or whose process was stopped, sends no end: ask it now and then.
+KEEPALIVE_OPTIONS = [
+    ("grpc.keepalive_time_ms", 5000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 2000),
+]
 CHANNEL_OPTIONS = [
+    *KEEPALIVE_OPTIONS,
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     # Each session owns its connection: the death of one is the death of one peer.
@@ -26,6 +40,7 @@ CHANNEL_OPTIONS = [
     ("grpc.enable_http_proxy", 0),
 ]
 SERVER_OPTIONS = [
+    *KEEPALIVE_OPTIONS,
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     # On by default, and then a second server binds the same port without a word.
@@ -43,6 +58,7 @@ class Session:
     def __init__(self, peer_name: str) -> None:
         self.peer_name = peer_name
         self.closed_because: str | None = None
+        self._unsent_bytes = 0
         self._outbox: asyncio.Queue[bytes | None] = asyncio.Queue()
         self._inbox: asyncio.Queue[Message | None] = asyncio.Queue()
         self._on_close: Callable[[], None] = lambda: None
@@ -51,7 +67,12 @@ class Session:
         """Raises SessionClosed when the session has ended."""
         if self.closed_because is not None:
             raise SessionClosed(f"session with {self.peer_name}: {self.closed_because}")
-        self._outbox.put_nowait(encode(message))
+        frame = encode(message)
+        self._unsent_bytes += len(frame)
+        if self._unsent_bytes > MAX_UNSENT_BYTES:
+            self.close(f"{self.peer_name} does not read: {self._unsent_bytes} bytes wait for it")
+            raise SessionClosed(f"session with {self.peer_name}: {self.closed_because}")
+        self._outbox.put_nowait(frame)
 
     async def receive(self) -> Message:
         """The next message; raises SessionClosed when there will be none."""
@@ -70,7 +91,7 @@ class Session:
             return
 
     def close(self, because: str = "closed by this end") -> None:
-        """End the session. Idempotent; what was sent before still leaves when the peer lives."""
+        """End the session. Idempotent; what has not left yet is dropped."""
         if self.closed_because is None:
             self.closed_because = because
             self._outbox.put_nowait(None)
@@ -79,6 +100,7 @@ class Session:
 
     async def _frames(self) -> AsyncIterator[bytes]:
         while (frame := await self._outbox.get()) is not None:
+            self._unsent_bytes -= len(frame)
             yield frame
 
     async def _pump(self, frames: AsyncIterator[bytes]) -> None:
@@ -157,12 +179,7 @@ class SessionService(grpc.GenericRpcHandler):  # type: ignore[misc]
     ) -> AsyncIterator[bytes]:
         session = Session(context.peer())
         pump = asyncio.create_task(session._pump(frames), name=f"session from {context.peer()}")
-        hello = await session.receive()
-        _check_hello(hello)
-        assert isinstance(hello, Hello)
-        session.peer_name = hello.caller_id
-        session.send(self._welcome(hello))
-        handler = asyncio.create_task(self._run(hello, session))
+        handler = asyncio.create_task(self._greet_and_run(session))
         try:
             async for frame in session._frames():
                 yield frame
@@ -170,15 +187,22 @@ class SessionService(grpc.GenericRpcHandler):  # type: ignore[misc]
             session.close("the caller is gone")
             pump.cancel()
             await asyncio.wait([handler])
+            handler.result()
 
-    async def _run(self, hello: Hello, session: Session) -> None:
+    async def _greet_and_run(self, session: Session) -> None:
         try:
+            async with asyncio.timeout(HELLO_S):
+                hello = _checked_hello(await session.receive())
+            session.peer_name = hello.caller_id
+            session.send(self._welcome(hello))
             await self._on_session(hello, session)
+        except (BadMessage, SessionClosed, TimeoutError) as error:
+            log.warning("session with %s: %s", session.peer_name, error or "no Hello in time")
         finally:
             session.close("the worker ended the session")
 
 
-def _check_hello(hello: Message) -> None:
+def _checked_hello(hello: Message) -> Hello:
     if not isinstance(hello, Hello):
         raise BadMessage(f"a session starts with Hello, not with {type(hello).__name__}")
     if hello.protocol_version != PROTOCOL_VERSION:
@@ -186,6 +210,7 @@ def _check_hello(hello: Message) -> None:
             f"{hello.caller_id} speaks protocol version {hello.protocol_version}, "
             f"this worker speaks {PROTOCOL_VERSION}: run the same release on both"
         )
+    return hello
 
 
 def _cause(error: grpc.RpcError) -> str:

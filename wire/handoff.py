@@ -20,6 +20,7 @@ class RefuseReason(enum.Enum):
     DRAINING = "draining"
     INCOMPATIBLE = "incompatible"
     STALE = "stale"
+    TOO_LONG = "too long"
 
 
 class Ends(TypedDict):
@@ -52,6 +53,8 @@ class Offer(HandoffMessage, frozen=True, tag="offer", kw_only=True):
 
     block_hashes: tuple[bytes, ...]
     num_tokens: int
+    max_tokens: int
+    """How long the whole sequence can become."""
     fingerprint: str
     router_id: str
     deadline_s: float

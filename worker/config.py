@@ -44,10 +44,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     transport: str = "nixl"
     ucx_env: dict[str, str] = {}
     """UCX settings for the NIXL transport, such as UCX_NET_DEVICES or UCX_TLS."""
-    grant_deadline_s: float = 10.0
-    """How long a finished prefill waits for the decode worker's grant."""
     transfer_deadline_s: float = 30.0
-    """How long writes and verdict may take after the end of prefill."""
+    """How long grant, writes and verdict may take after the end of prefill."""
     handoff_deadline_s: float = 300.0
     """How long granted pages wait for a commit."""
     fence_after_s: float = 3.0

@@ -55,6 +55,7 @@ class Worker:
         self._on_crash = on_crash
         self._progress = progress
         self._announcements: list[asyncio.Task[None]] = []
+        self._broken = asyncio.Event()
         self.joined = asyncio.Event()
         """Set when a router has taken this worker into its fleet."""
 
@@ -64,7 +65,7 @@ class Worker:
         self._loop = loop = asyncio.get_running_loop()
         self._peers = PeerBook(self._hello, self)
         self._outbox = SessionOutbox(loop, self._peers)
-        self._courier = Courier(transport)
+        self._courier = Courier(transport, self._crashed)
         self._courier.start()
         self._steps = StepLoop(
             self.ref,
@@ -90,11 +91,11 @@ class Worker:
         drained = asyncio.Event()
         loop = asyncio.get_running_loop()
         self._steps.call(lambda: self._steps.drain(lambda: loop.call_soon_threadsafe(drained.set)))
-        try:
-            await asyncio.wait_for(drained.wait(), timeout_s)
-        except TimeoutError:
-            return False
-        return True
+        ends = [asyncio.create_task(event.wait()) for event in (drained, self._broken)]
+        await asyncio.wait(ends, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        for end in ends:
+            end.cancel()
+        return drained.is_set()
 
     async def stop(self) -> None:
         for task in self._announcements:
@@ -162,6 +163,10 @@ class Worker:
 
     async def _serve_router(self, router_id: str, session: Session) -> None:
         steps = self._steps
+        former = self._outbox.routers.get(router_id)
+        if former is not None:
+            former.close("the same router has opened another session")
+            steps.call(lambda: steps.router_lost(router_id))
         self._outbox.routers[router_id] = session
         steps.call(lambda: steps.send_snapshot(router_id))
         async for message in session.messages():
@@ -180,8 +185,14 @@ class Worker:
             steps.call(lambda: steps.router_lost(router_id))
 
     def _crashed(self, error: Exception) -> None:
-        """Called in the step loop's thread."""
-        self._loop.call_soon_threadsafe(self._on_crash, error)
+        """Called in the step loop's or the courier's thread."""
+
+        def tell() -> None:
+            if not self._broken.is_set():
+                self._broken.set()
+                self._on_crash(error)
+
+        self._loop.call_soon_threadsafe(tell)
 
     # What `worker.peers.PeerEvents` asks for: everything goes on in the step loop's thread.
 
@@ -192,7 +203,7 @@ class Worker:
         def tell(cause: str | None) -> None:
             if cause is not None:
                 log.warning("no link to %s: %s", card.ref, cause)
-                self.on_destination_lost(card.ref, cause)
+                self._loop.call_soon_threadsafe(self._peers.hang_up, card.ref, cause)
 
         self._courier.connect(str(card.ref), card.transport_metadata, tell)
 

@@ -53,6 +53,7 @@ class Incoming:
         return len(self._legs)
 
     def receive(self, message: Handoff, source: Destination) -> None:
+        self._unreachable_since.pop(source.ref, None)
         handoff = self._legs.get(message.leg)
         if handoff is not None:
             self._perform(handoff, handoff.receive(message))
@@ -67,12 +68,20 @@ class Incoming:
         else:
             self._bury(leg)
 
+    def router_lost(self, router_id: str) -> None:
+        """Sequences that are granted but not here yet have nobody to be decoded for."""
+        for handoff in list(self._legs.values()):
+            if handoff.offer.router_id == router_id:
+                self._perform(handoff, handoff.abort(f"router {router_id} is gone"))
+
     def source_lost(self, source: WorkerRef, cause: str) -> None:
         for handoff in self._from(source):
             self._perform(handoff, handoff.source_lost(cause))
 
     def source_unreachable(self, source: WorkerRef, now: float) -> None:
         """Calling the source failed; after a while of that, its writes are over."""
+        if not self._from(source):
+            return
         since = self._unreachable_since.setdefault(source, now)
         if now - since >= self._config.fence_after_s:
             self.source_gone(source)
@@ -109,14 +118,22 @@ class Incoming:
         if offer.fingerprint != self._fingerprint:
             detail = f"KV fingerprint {offer.fingerprint}, here {self._fingerprint}"
             return RefuseReason.INCOMPATIBLE, detail
+        longest = self._engine.max_sequence_tokens
+        if offer.max_tokens > longest:
+            return RefuseReason.TOO_LONG, f"up to {offer.max_tokens} tokens, here {longest} fit"
         return None
 
     def _try_grant(self, offer: Offer) -> DestinationHandoff | None:
-        """Reserve pages, less the prefix that is here already; None when there is no room."""
+        """Reserve pages, less the prefix that is here already; None when there is no room.
+
+        Sequences that were preempted here come first: new ones would take every block they need.
+        """
+        if self._engine.waiting:
+            return None
         pool = self._engine.pool
         held = pool.acquire_prefix(offer.block_hashes)
         num_missing = self._engine.runner.layout.num_blocks(offer.num_tokens) - len(held)
-        room = Room(pool.num_free, len(self._engine.running))
+        room = Room(pool.num_free, len(self._engine.running) + self._num_granted)
         admitted = self._engine.policy.admits(room, num_missing)
         pages = pool.try_allocate(num_missing) if admitted else None
         if pages is None:
@@ -131,6 +148,10 @@ class Incoming:
             block_size=self._engine.block_size,
             deadline=self._clock() + offer.deadline_s,
         )
+
+    @property
+    def _num_granted(self) -> int:
+        return sum(h.state is DestinationState.GRANTED for h in self._legs.values())
 
     def _perform(self, handoff: DestinationHandoff, effects: list[Effect]) -> None:
         for effect in effects:
@@ -180,6 +201,9 @@ class Incoming:
         """A source answers an abort with Quiesced, also when it no longer knows the leg."""
         abort = Abort(**handoff.offer.ends, cause="waiting for quiescence", by_source=False)
         self._outbox.to_peer(self._sources[handoff.offer.leg], abort)
+
+    def __contains__(self, leg: Leg) -> bool:
+        return leg in self._legs
 
     def _from(self, source: WorkerRef) -> list[DestinationHandoff]:
         return [h for h in self._legs.values() if h.offer.source == source]

@@ -69,6 +69,7 @@ class StepLoop:
         self._event_number = 0
         self._next_tick = 0.0
         self._stopping = False
+        self._stepped = True
         self._on_idle: Callable[[], object] | None = None
         self._thread = threading.Thread(target=self._drive, name="steps", daemon=True)
 
@@ -101,9 +102,14 @@ class StepLoop:
         if self._on_idle is not None and self.idle:
             self._on_idle()
             self._on_idle = None
-        return bool(slices)
+        self._stepped = bool(slices)
+        return self._stepped
 
     def submit(self, router_id: str, message: Submit) -> None:
+        """Queue a leg; a repetition of one that is known here changes nothing."""
+        leg = message.leg
+        if leg in self._tickets or leg in self.outgoing or leg in self.incoming:
+            return
         sequence = Sequence(
             message.leg,
             list(message.tokens),
@@ -113,6 +119,8 @@ class StepLoop:
         )
         ticket = Ticket(sequence, router_id, len(message.tokens), self._clock())
         ticket.destination = message.destination
+        if message.deadline_s is not None:
+            ticket.deadline = ticket.submitted_at + message.deadline_s
         if self.incoming.draining:
             self._fail(ticket, "this worker drains", retryable=True)
             return
@@ -152,6 +160,7 @@ class StepLoop:
 
     def router_lost(self, router_id: str) -> None:
         """Nobody is left to hear of these legs."""
+        self.incoming.router_lost(router_id)
         for leg, ticket in list(self._tickets.items()):
             if ticket.router_id == router_id:
                 self.cancel(leg, f"router {router_id} is gone")
@@ -196,6 +205,7 @@ class StepLoop:
             self._next_tick = now + TICK_S
             self.outgoing.tick(now)
             self.incoming.tick(now)
+            self._end_overdue(now)
             self._report()
         for sequence in self.engine.admit():
             self._started(self._tickets[sequence.leg], now)
@@ -211,11 +221,20 @@ class StepLoop:
             return
 
     def _patience(self) -> float:
-        if self.engine.running:
+        if self._stepped and self.engine.running:
             return 0.0
-        if self.engine.waiting:
+        if self.engine.busy:
             return STARVED_S
         return max(0.001, min(TICK_S, self._next_tick - self._clock()))
+
+    def _end_overdue(self, now: float) -> None:
+        """The router watches the deadline too; this is for when it cannot."""
+        for leg, ticket in list(self._tickets.items()):
+            if ticket.deadline is not None and now >= ticket.deadline:
+                stage = "decode" if ticket.prefilled else "prefill"
+                failed = Failed(leg=leg, stage=stage, cause="deadline passed", retryable=False)
+                self._outbox.to_router(ticket.router_id, failed)
+                self.cancel(leg, "deadline passed")
 
     def _started(self, ticket: Ticket, now: float) -> None:
         if ticket.started_at is None:

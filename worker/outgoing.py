@@ -52,6 +52,9 @@ class Outgoing:
     def __len__(self) -> int:
         return len(self._legs)
 
+    def __contains__(self, leg: Leg) -> bool:
+        return leg in self._legs
+
     def open(self, ticket: Ticket) -> None:
         """Offer a sequence that has just been scheduled to its destination."""
         sequence, destination = ticket.sequence, ticket.destination
@@ -62,6 +65,7 @@ class Outgoing:
             destination=destination.ref,
             block_hashes=tuple(sequence.update_hashes(self._engine.block_size)),
             num_tokens=len(sequence.tokens),
+            max_tokens=sequence.num_prompt + sequence.sampling.max_tokens,
             fingerprint=self._fingerprint,
             router_id=ticket.router_id,
             deadline_s=self._config.handoff_deadline_s,

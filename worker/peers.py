@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Protocol, cast
 
 from runtime.session import Session, SessionClosed, open_session
-from wire.handoff import Handoff
+from wire.handoff import Commit, Handoff, Offer
 from wire.identity import WorkerRef
 from wire.messages import Destination, Hello, Message, WorkerCard
 
@@ -35,7 +35,11 @@ class PeerEvents(Protocol):
 
 
 class PeerBook:
-    """Sends to a peer over any live session with it, and opens one where there is none."""
+    """Sends to peers, and opens sessions with them where there are none.
+
+    What a source says goes over a session that it opened itself, because opening it is what
+    connects the link that its blocks take. Answers go over whatever session there is.
+    """
 
     def __init__(self, hello: Callable[[], Hello], events: PeerEvents) -> None:
         self._hello = hello
@@ -46,7 +50,9 @@ class PeerBook:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def send(self, peer: Destination, message: Message) -> None:
-        session = self._called.get(peer.ref) or self._callers.get(peer.ref)
+        session = self._called.get(peer.ref)
+        if session is None and not isinstance(message, Offer | Commit):
+            session = self._callers.get(peer.ref)
         if session is not None and session.closed_because is None:
             session.send(message)
         elif peer.ref in self._unsent:
@@ -56,6 +62,12 @@ class PeerBook:
             task = asyncio.create_task(self._call(peer), name=f"peer {peer.ref}")
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+
+    def hang_up(self, peer: WorkerRef, cause: str) -> None:
+        """End the session that was opened to a peer; the next message opens another."""
+        session = self._called.get(peer)
+        if session is not None:
+            session.close(cause)
 
     async def answer(self, hello: Hello, session: Session) -> None:
         """Serve a session that a peer opened, until it ends."""

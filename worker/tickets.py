@@ -20,6 +20,7 @@ class Ticket:
     router_id: str
     num_sent: int
     submitted_at: float
+    deadline: float | None = None
     destination: Destination | None = None
     started_at: float | None = None
     prefilled: bool = False

@@ -26,6 +26,7 @@ def an_offer(deadline_s: float = 100.0) -> Offer:
         destination=DESTINATION,
         block_hashes=tuple(block_hashes(PROMPT, BLOCK_SIZE)),
         num_tokens=len(PROMPT),
+        max_tokens=len(PROMPT) + 5,
         fingerprint="f",
         router_id="router",
         deadline_s=deadline_s,

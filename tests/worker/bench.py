@@ -134,7 +134,13 @@ class Bench:
         return self.now
 
     def submit(
-        self, request_id: str, prompt: list[int], max_tokens: int = 4, *, alone: bool = False
+        self,
+        request_id: str,
+        prompt: list[int],
+        max_tokens: int = 4,
+        *,
+        alone: bool = False,
+        deadline_s: float | None = None,
     ) -> Leg:
         leg = Leg(request_id)
         submit = Submit(
@@ -143,6 +149,7 @@ class Bench:
             num_prompt=len(prompt),
             sampling=SamplingParams(max_tokens=max_tokens),
             destination=None if alone else self.decode.address,
+            deadline_s=deadline_s,
         )
         self.prefill.loop.submit("router", submit)
         return leg

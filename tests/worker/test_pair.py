@@ -63,13 +63,16 @@ def test_without_a_destination_one_worker_does_it_all() -> None:
 
 
 def test_a_full_decode_worker_leaves_the_sequence_with_prefill() -> None:
-    bench = Bench(decode_blocks=2)
+    bench = Bench(decode_blocks=8)
+    occupied = bench.decode.pool.try_allocate(4)
+    assert occupied is not None
     leg = bench.submit("a", PROMPT)
     bench.run()
     (kept,) = bench.told(Kept)
     assert isinstance(kept, Kept)
     assert kept.cause == "full: no free blocks"
     assert bench.tokens(leg) == expected(PROMPT, [P] * 4)
+    bench.decode.pool.release(occupied)
     bench.check_nothing_is_held()
 
 

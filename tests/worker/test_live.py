@@ -1,0 +1,202 @@
+"""Two workers in this process, over real sessions."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import grpc
+import pytest
+
+import runtime.session
+from decode_worker.scheduler import DecodePolicy
+from engine.policy import Policy
+from prefill_worker.scheduler import PrefillPolicy
+from runtime.session import METHOD, Session, open_session
+from wire.handoff import Abort
+from wire.identity import Leg, Role
+from wire.messages import Destination, Handed, Hello, Kept, Message, Submit, WorkerCard
+from wire.sampling import SamplingParams
+from worker.build import PROCESS_FABRIC
+from worker.config import RunnerKind, WorkerConfig
+from worker.host import Worker
+
+
+@asynccontextmanager
+async def a_worker(role: Role) -> AsyncIterator[Worker]:
+    config = WorkerConfig(
+        model="m",
+        runner=RunnerKind.ARITHMETIC,
+        transport="memory",
+        worker_id=role.value,
+        cache_bytes=4 * 1024 * 1024,
+    )
+    policy: Policy = PrefillPolicy() if role is Role.PREFILL else DecodePolicy()
+    worker = Worker(config, role, policy, on_crash=lambda error: None)
+    await worker.start()
+    yield worker
+    await worker.stop()
+
+
+@asynccontextmanager
+async def a_pair() -> AsyncIterator[tuple[Worker, Worker]]:
+    async with a_worker(Role.PREFILL) as prefill, a_worker(Role.DECODE) as decode:
+        yield prefill, decode
+
+
+class Router:
+    """Sessions with both workers, and everything that they say."""
+
+    def __init__(self, sessions: list[Session]) -> None:
+        self.sessions = sessions
+        self._heard: asyncio.Queue[Message] = asyncio.Queue()
+        self._tasks = [asyncio.create_task(self._listen(session)) for session in sessions]
+
+    async def first(self, leg: Leg, *kinds: type[Message]) -> Message:
+        """The first message of one of these kinds about the leg."""
+        async with asyncio.timeout(10):
+            while True:
+                message = await self._heard.get()
+                if isinstance(message, kinds) and getattr(message, "leg", None) == leg:
+                    return message
+
+    async def _listen(self, session: Session) -> None:
+        async for message in session.messages():
+            self._heard.put_nowait(message)
+
+
+@asynccontextmanager
+async def a_router(*workers: Worker) -> AsyncIterator[Router]:
+    opened = [
+        await open_session(worker.card.address, Hello(caller_id="router"), timeout_s=5)
+        for worker in workers
+    ]
+    router = Router([one.session for one in opened])
+    yield router
+    for session in router.sessions:
+        session.close()
+    await asyncio.gather(*router._tasks)
+
+
+def a_submit(name: str, card: WorkerCard | None = None, max_tokens: int = 4) -> Submit:
+    return Submit(
+        leg=Leg(name),
+        tokens=tuple(range(40)),
+        num_prompt=40,
+        sampling=SamplingParams(max_tokens=max_tokens),
+        destination=None if card is None else Destination(card.ref, card.address),
+    )
+
+
+async def test_a_handoff_works_although_the_destination_called_first() -> None:
+    async with a_pair() as (prefill, decode), a_router(prefill, decode) as router:
+        question = Abort(
+            leg=Leg("old"),
+            source=prefill.ref,
+            destination=decode.ref,
+            cause="quiet?",
+            by_source=False,
+        )
+        decode._peers.send(Destination(prefill.ref, prefill.card.address), question)
+        await until(lambda: decode.ref in prefill._peers._callers)
+        router.sessions[0].send(a_submit("x", decode.card))
+        assert isinstance(await router.first(Leg("x"), Handed, Kept), Handed)
+
+
+async def test_a_link_that_failed_once_is_tried_again() -> None:
+    async with a_pair() as (prefill, decode), a_router(prefill, decode) as router:
+        pool = PROCESS_FABRIC.pools.pop(str(decode.ref))
+        router.sessions[0].send(a_submit("x", decode.card))
+        assert isinstance(await router.first(Leg("x"), Handed, Kept), Kept)
+        PROCESS_FABRIC.pools[str(decode.ref)] = pool
+        await until(lambda: not prefill._peers._called)
+        router.sessions[0].send(a_submit("y", decode.card))
+        assert isinstance(await router.first(Leg("y"), Handed, Kept), Handed)
+
+
+async def test_legs_of_a_router_s_former_session_end() -> None:
+    async with a_worker(Role.PREFILL) as worker, a_router(worker) as former:
+        former.sessions[0].send(a_submit("x", max_tokens=16000))
+        await until(lambda: not worker.idle)
+        async with a_router(worker):
+            await until(lambda: worker.idle)
+
+
+async def test_a_caller_that_never_says_hello_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime.session, "HELLO_S", 0.1)
+    async with (
+        a_worker(Role.PREFILL) as worker,
+        grpc.aio.insecure_channel(worker.card.address) as channel,
+        asyncio.timeout(10),
+    ):
+        call = channel.stream_stream(METHOD)()
+        assert await call.read() is grpc.aio.EOF
+        assert await call.code() is grpc.StatusCode.OK
+
+
+async def test_a_drain_ends_at_once_when_the_step_loop_has_crashed() -> None:
+    async with a_worker(Role.PREFILL) as worker:
+
+        def breaks() -> None:
+            raise RuntimeError("broken")
+
+        worker._steps.call(breaks)
+        async with asyncio.timeout(10):
+            assert not await worker.drain(60.0)
+
+
+async def test_a_peer_whose_network_died_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    patient = runtime.session.CHANNEL_OPTIONS
+    hasty = [(key, 300 if key.endswith(("time_ms", "timeout_ms")) else v) for key, v in patient]
+    monkeypatch.setattr(runtime.session, "CHANNEL_OPTIONS", hasty)
+    async with a_worker(Role.PREFILL) as worker, a_dying_network(worker.card.address) as network:
+        address, die = network
+        opened = await open_session(address, Hello(caller_id="router"), timeout_s=5)
+        die()
+        async with asyncio.timeout(20):
+            async for _ in opened.session.messages():
+                pass
+        assert "ping timeout" in (opened.session.closed_because or "")
+
+
+@asynccontextmanager
+async def a_dying_network(
+    target: str,
+) -> AsyncIterator[tuple[str, Callable[[], None]]]:
+    """A proxy that carries bytes until told to swallow them, without a word to either end."""
+    host, _, port = target.rpartition(":")
+    alive = True
+    tasks: set[asyncio.Task[Any]] = set()
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            while piece := await reader.read(65536):
+                if alive:
+                    writer.write(piece)
+        writer.close()
+
+    async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        onward = await asyncio.open_connection(host, int(port))
+        for way in (carry(reader, onward[1]), carry(onward[0], writer)):
+            tasks.add(asyncio.create_task(way))
+
+    def die() -> None:
+        nonlocal alive
+        alive = False
+
+    proxy = await asyncio.start_server(connect, "127.0.0.1", 0)
+    own_port = proxy.sockets[0].getsockname()[1]
+    yield f"127.0.0.1:{own_port}", die
+    proxy.close()
+    await asyncio.gather(*tasks)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Lets the loop and the threads run until the condition holds."""
+    async with asyncio.timeout(10):
+        while True:
+            if condition():
+                return
+            await asyncio.sleep(0)
