@@ -83,7 +83,9 @@ def _at_home(config: Config) -> Config:
     """The address of this node, where none was configured: loopback on a Ray of one laptop."""
     if config.host != AUTO_HOST:
         return config
-    return msgspec.structs.replace(config, host=ray.util.get_node_ip_address())
+    own = ray.get_runtime_context().get_node_id()
+    (host,) = [node["NodeManagerAddress"] for node in ray.nodes() if node["NodeID"] == own]
+    return msgspec.structs.replace(config, host=host)
 
 
 def _die(error: Exception) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import grpc
+import msgspec
 import pytest
 from tokenizers import Tokenizer
 
@@ -13,7 +14,7 @@ from tests.router.fake_worker import FakeWorker
 from tests.router.test_generate import generate, ids, ids_of, text_of
 from tests.router.tiny_model import EOS
 from wire import inference_pb2 as pb
-from wire.identity import Role
+from wire.identity import Role, WorkerRef
 from wire.messages import Cancel, Failed, Kept, Output, Prefilled, Released, Step, Submit
 
 TEXT = "one reads, the other writes, and the wheels turn"
@@ -246,6 +247,7 @@ async def test_a_new_incarnation_takes_the_place_of_the_old(
     decode.hold_after = 4
     call = asyncio.create_task(generate(stage))
     await stage.until(lambda: decode.num_sent >= 4)
+    await decode.die()
     reborn = await stage.add("decode-0", Role.DECODE, script=script)
     assert stage.server.fleet.member(decode.ref) is None
     assert ids_of(await call) == [*script, EOS]
@@ -254,4 +256,12 @@ async def test_a_new_incarnation_takes_the_place_of_the_old(
     third = await prefill.hears(Submit, 3)
     assert third.destination is not None
     assert third.destination.ref == reborn.ref
-    await decode.die()
+
+
+async def test_a_late_announcement_of_a_former_life_does_not_cost_the_present_one(
+    stage: Stage, backend: Tokenizer
+) -> None:
+    worker = await stage.add("decode-0", Role.DECODE, script=ids(backend, TEXT))
+    former = msgspec.structs.replace(worker.card, ref=WorkerRef("decode-0", 1))
+    stage.server.fleet.join(former)
+    assert stage.server.fleet.member(worker.ref) is not None

@@ -119,6 +119,7 @@ def test_a_job_submitted_to_a_ray_head_serves_and_stops(
             [
                 *(ray, "job", "submit", "--submission-id", "tandem-test", "--working-dir", "."),
                 *("--", sys.executable, "-m", "cluster", "up", "--grpc-port", str(grpc_port)),
+                *("--set", "router.host=127.0.0.1", "--set", "worker.host=127.0.0.1"),
             ],
             environment,
         )
