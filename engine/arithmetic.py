@@ -12,6 +12,7 @@ import numpy as np
 
 from engine.errors import ConfigError
 from engine.runner import CacheRegion, Sampled, Slice
+from kv_transfer.checksum import digest_host_blocks
 from wire.layout import KvLayout
 
 NUM_STAMPS = 4
@@ -52,6 +53,7 @@ class ArithmeticRunner:
         self.vocab_size = vocab_size
         self.max_model_len = max_model_len
         self.eos_token_ids: frozenset[int] = frozenset()
+        self.digest_kind = "xxh3"
         self.model_hash = f"arithmetic-{vocab_size}"
         self._cache = np.zeros((0, 2, block_size), dtype=np.int64)
 
@@ -67,10 +69,14 @@ class ArithmeticRunner:
     def allocate(self, num_blocks: int) -> CacheRegion:
         num_bytes = num_blocks * self.layout.block_bytes
         memory = mmap.mmap(-1, num_bytes)
+        self._memory = memoryview(memory)
         self._cache = np.frombuffer(memory, dtype=np.int64).reshape(
             num_blocks, 2, self.layout.block_size
         )
         return CacheRegion(self._cache.ctypes.data, num_bytes, "cpu", memory)
+
+    def digest(self, blocks: Seq[int]) -> int:
+        return digest_host_blocks(self._memory, self.layout.block_bytes, blocks)
 
     def run(self, slices: Seq[Slice]) -> list[Sampled | None]:
         return [self._run_one(piece) for piece in slices]

@@ -53,12 +53,19 @@ class Runner(Protocol):
     model_hash: str
     """Equal on two workers exactly when they hold the same model."""
 
+    digest_kind: str
+    """Equal on two workers exactly when `digest` gives them the same for the same content."""
+
     def fit_num_blocks(self, cache_bytes: int | None, cache_fraction: float) -> int:
         """How many blocks fit into `cache_bytes`, or else into that fraction of free memory."""
         ...
 
     def allocate(self, num_blocks: int) -> CacheRegion:
         """Allocate the cache, once, before the first run."""
+        ...
+
+    def digest(self, blocks: Seq[int]) -> int:
+        """Checksum of these blocks' content, computed where it lies; 64 bits."""
         ...
 
     def run(self, slices: Seq[Slice]) -> list[Sampled | None]:

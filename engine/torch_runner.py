@@ -12,6 +12,7 @@ from torch import Tensor
 from engine.attention.backend import AttentionBackend, Span
 from engine.attention.torch_backend import TorchBackend
 from engine.device import choose_device, choose_dtype
+from engine.digest import digest_blocks, digest_kind
 from engine.errors import ConfigError
 from engine.memory import allocate_zeros, free_bytes
 from engine.model.config import ModelConfig, read_config
@@ -42,6 +43,7 @@ class TorchRunner:
         self.eos_token_ids = frozenset(config.eos_token_ids)
         self.model_hash = model_hash
         self.device = device
+        self.digest_kind = digest_kind(device)
         self._config = config
         self._model = model
         self._sampler = Sampler(self.eos_token_ids)
@@ -110,8 +112,13 @@ class TorchRunner:
                 f"{num_blocks} KV cache blocks, {num_bytes} bytes, cannot be allocated on "
                 f"{self.device}: {error}"
             ) from error
+        self._memory = memory
         self._attention = TorchBackend(_shaped(memory, self.layout), self._config.windows)
         return CacheRegion(memory.data_ptr(), num_bytes, str(self.device), memory)
+
+    def digest(self, blocks: Seq[int]) -> int:
+        """Checksum of these blocks; see engine.runner.Runner.digest."""
+        return digest_blocks(self._memory, self.layout.block_bytes, blocks)
 
     def run(self, slices: Seq[Slice]) -> list[Sampled | None]:
         """Compute all slices in one batch; see engine.runner.Runner.run."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 
+from kv_transfer.checksum import Digest
 from kv_transfer.effects import Adopt, Effect, FreePages, LegLost, Send
 from kv_transfer.hashing import block_hashes
 from wire.handoff import (
@@ -41,6 +42,7 @@ class DestinationHandoff:
         *,
         epoch: int,
         block_size: int,
+        digest: Digest,
         deadline: float,
     ) -> None:
         self.offer = offer
@@ -49,6 +51,7 @@ class DestinationHandoff:
         self._held = tuple(held)
         self._pages = tuple(pages)
         self._block_size = block_size
+        self._digest = digest
         self._deadline = deadline
 
     def grant(self) -> list[Effect]:
@@ -120,6 +123,8 @@ class DestinationHandoff:
         hashes = block_hashes(covered, self._block_size, self.offer.cache_salt)
         if tuple(hashes) != self.offer.block_hashes:
             return "the committed tokens are not those whose block hashes were offered"
+        if self._digest(self._pages) != commit.checksum:
+            return "checksum: the pages do not hold what the source sent"
         return None
 
     def _accepted(self) -> Send:

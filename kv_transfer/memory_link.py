@@ -19,6 +19,8 @@ class MemoryFabric:
     def __init__(self) -> None:
         self.pools: dict[str, tuple[int, int]] = {}
         self.dead: set[str] = set()
+        self.flip_bits = 0
+        """How many of the next writes arrive with one bit wrong."""
         self._flowing = threading.Event()
         self._flowing.set()
 
@@ -54,8 +56,16 @@ class MemoryTransfer:
             return False
         for target, source, num_bytes in self._copies:
             ctypes.memmove(target, source, num_bytes)
+        if self._copies and self._fabric.flip_bits:
+            self._fabric.flip_bits -= 1
+            _flip_a_bit(self._copies[-1][0])
         self._copies = []
         return True
+
+
+def _flip_a_bit(address: int) -> None:
+    byte = ctypes.c_uint8.from_address(address)
+    byte.value ^= 1
 
 
 class MemoryLink:

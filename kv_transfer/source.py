@@ -6,6 +6,7 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from kv_transfer.checksum import Digest
 from kv_transfer.effects import (
     Effect,
     HandedOver,
@@ -81,11 +82,14 @@ class SourceHandoff:
     messages, write completions and the passing of time may come in any order between.
     """
 
-    def __init__(self, offer: Offer, layout: KvLayout, *, transfer_deadline_s: float) -> None:
+    def __init__(
+        self, offer: Offer, layout: KvLayout, digest: Digest, *, transfer_deadline_s: float
+    ) -> None:
         self.offer = offer
         self.state = SourceState.OFFERED
         self.tally = Tally()
         self._layout = layout
+        self._digest = digest
         self._transfer_deadline_s = transfer_deadline_s
         self._deadline: float | None = None
         self._grant: Grant | None = None
@@ -222,6 +226,7 @@ class SourceHandoff:
             sampling=final.sampling,
             logprob=final.logprob,
             moved=self.tally.moved(self._layout.block_bytes, now),
+            checksum=self._digest(self._blocks[self._grant.first_missing_block : self._num_blocks]),
         )
         return [Send(commit)]
 

@@ -110,6 +110,8 @@ class Commit(HandoffMessage, frozen=True, tag="commit", kw_only=True):
     """Of the last token, where the request asked for it."""
 
     moved: Moved = Moved()
+    checksum: int = 0
+    """Over the granted pages, in their order, as the source holds them."""
 
 
 class Accepted(HandoffMessage, frozen=True, tag="accepted", kw_only=True):

@@ -38,7 +38,10 @@ class KvLayout(msgspec.Struct, frozen=True):
         return -(-num_tokens // self.block_size)
 
 
-def fingerprint(layout: KvLayout, model_hash: str) -> str:
-    """Equal on two workers exactly when blocks of one mean the same on the other."""
-    described = msgspec.json.encode((PROTOCOL_VERSION, model_hash, layout))
+def fingerprint(layout: KvLayout, content: str) -> str:
+    """Equal on two workers exactly when blocks of one mean the same on the other.
+
+    `content` names the model, and how its blocks are checked.
+    """
+    described = msgspec.json.encode((PROTOCOL_VERSION, content, layout))
     return hashlib.blake2b(described, digest_size=16).hexdigest()

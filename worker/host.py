@@ -127,7 +127,8 @@ class Worker:
 
         self._engine, self._region, transport = await asyncio.to_thread(make)
         runner = self._engine.runner
-        self._fingerprint = fingerprint(runner.layout, runner.model_hash)
+        content = f"{runner.model_hash} {runner.digest_kind}"
+        self._fingerprint = fingerprint(runner.layout, content)
         return transport
 
     def _make_card(self, address: str, transport: Transport) -> WorkerCard:

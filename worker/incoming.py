@@ -146,6 +146,7 @@ class Incoming:
             pages,
             epoch=self._next_epoch,
             block_size=self._engine.block_size,
+            digest=self._engine.runner.digest,
             deadline=self._clock() + offer.deadline_s,
         )
 

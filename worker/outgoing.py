@@ -72,8 +72,10 @@ class Outgoing:
             cache_salt=sequence.cache_salt,
         )
         deadline_s = self._config.transfer_deadline_s
-        layout = self._engine.runner.layout
-        ticket.handoff = SourceHandoff(offer, layout, transfer_deadline_s=deadline_s)
+        runner = self._engine.runner
+        ticket.handoff = SourceHandoff(
+            offer, runner.layout, runner.digest, transfer_deadline_s=deadline_s
+        )
         sequence.pinned = True
         self._legs[sequence.leg] = ticket
         self._perform(ticket, ticket.handoff.start(self._clock()))

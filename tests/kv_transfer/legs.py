@@ -34,7 +34,7 @@ def an_offer(deadline_s: float = 100.0) -> Offer:
 
 
 def a_source() -> SourceHandoff:
-    source = SourceHandoff(an_offer(), LAYOUT, transfer_deadline_s=10.0)
+    source = SourceHandoff(an_offer(), LAYOUT, len, transfer_deadline_s=10.0)
     source.start(now=0.0)
     return source
 
@@ -44,7 +44,7 @@ def a_destination(num_held: int = 0) -> DestinationHandoff:
     held = range(10, 10 + num_held)
     pages = range(20, 23 - num_held)
     return DestinationHandoff(
-        an_offer(), held, pages, epoch=7, block_size=BLOCK_SIZE, deadline=100.0
+        an_offer(), held, pages, epoch=7, block_size=BLOCK_SIZE, digest=len, deadline=100.0
     )
 
 

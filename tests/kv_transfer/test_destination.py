@@ -13,6 +13,7 @@ def a_commit(**changes: object) -> Commit:
         tokens=(*PROMPT, 99),
         num_prompt=len(PROMPT),
         sampling=SAMPLING,
+        checksum=3,  # these pools' checksum is the number of blocks
     )
     return msgspec.structs.replace(commit, **changes)
 
@@ -30,8 +31,8 @@ def test_a_repeated_offer_gets_the_same_grant() -> None:
 
 def test_a_verified_commit_is_adopted_with_held_blocks_and_pages() -> None:
     destination = a_destination(num_held=1)
-    effects = destination.receive(a_commit())
-    assert effects[0] == Adopt(a_commit(), (10, 20, 21))
+    effects = destination.receive(a_commit(checksum=2))
+    assert effects[0] == Adopt(a_commit(checksum=2), (10, 20, 21))
     assert sent(effects) == [Accepted(**an_offer().ends, epoch=7)]
 
 
@@ -59,6 +60,10 @@ def test_tokens_that_do_not_fit_the_offer_are_rejected() -> None:
     assert rejected(a_destination(), a_commit(tokens=PROMPT))
     assert rejected(a_destination(), a_commit(tokens=(*PROMPT[1:], 5, 99)))
     assert rejected(a_destination(), a_commit(num_prompt=11))
+
+
+def test_pages_that_do_not_hold_what_was_sent_are_rejected() -> None:
+    assert rejected(a_destination(), a_commit(checksum=2))
 
 
 def test_aborted_pages_are_free_only_when_the_source_is_quiet() -> None:

@@ -137,6 +137,18 @@ def test_a_broken_link_leaves_the_sequence_with_prefill() -> None:
     bench.check_nothing_is_held()
 
 
+def test_one_flipped_bit_is_caught_and_nothing_is_decoded_from_it() -> None:
+    bench = Bench()
+    leg = bench.submit("a", PROMPT)
+    bench.fabric.flip_bits = 1
+    bench.run()
+    (kept,) = bench.told(Kept)
+    assert isinstance(kept, Kept)
+    assert kept.cause.startswith("rejected: checksum")
+    assert bench.tokens(leg) == expected(PROMPT, [P] * 4)
+    bench.check_nothing_is_held()
+
+
 def test_a_stalled_transfer_is_given_up_at_its_deadline_and_nothing_is_lost() -> None:
     bench = Bench()
     leg = bench.submit("a", PROMPT)
