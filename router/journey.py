@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 
 from router.config import RouterConfig
 from router.errors import DeadlineExceeded, Internal, InvalidRequest, Unavailable
@@ -17,12 +17,30 @@ from router.fleet import Fleet
 from router.mailbox import DeadlinePassed, Mailbox, News, RouterStops, WorkerLost
 from router.member import Member
 from router.merge import TokenMerger, Tokens
-from router.placement import Need, Placement, Refusal, RefusalReason, place
+from router.placement import (
+    Need,
+    Placement,
+    Refusal,
+    RefusalReason,
+    WorkerView,
+    another_destination,
+    place,
+)
 from router.record import LegFailed, Record
 from router.requests import GenerateRequest
 from runtime.session import SessionClosed
 from wire.identity import Leg, WorkerRef
-from wire.messages import Destination, Failed, Handed, Kept, Output, Prefilled, Released, Submit
+from wire.messages import (
+    Destination,
+    Failed,
+    Handed,
+    Kept,
+    Move,
+    Output,
+    Prefilled,
+    Released,
+    Submit,
+)
 
 
 class Journey:
@@ -76,6 +94,7 @@ class Journey:
         leg = Leg(self._leg_id, attempt)
         self.record = Record(attempts=attempt + 1, placement=placement)
         members = self._attach(leg, placement)
+        refused: set[WorkerRef] = set()
         finished = False
         try:
             self._submit(leg, members)
@@ -84,6 +103,8 @@ class Journey:
                 finished = tokens.finish is not None
                 if tokens.tokens or finished:
                     yield tokens
+                if self.record.kept is not None and not finished:
+                    self._try_another_destination(leg, members, refused)
                 if tokens.gap is not None:
                     worker = self.record.worker or placement.first
                     raise LegFailed(self.record.stage, worker, tokens.gap, retryable=True)
@@ -110,15 +131,40 @@ class Journey:
         return found
 
     def _find_place(self) -> Placement | Refusal:
-        sequence = self._merger.sequence
-        need = Need(
+        return place(self._views(), self._need(self._avoid))
+
+    def _try_another_destination(
+        self, leg: Leg, members: list[Member], refused: set[WorkerRef]
+    ) -> None:
+        """The first worker kept the sequence: its blocks may still go elsewhere, none recomputed.
+
+        Each destination is asked once in an attempt; when none is left the first worker goes on.
+        """
+        first, former = members[0], self._destination
+        if former is None or former in refused:
+            return
+        refused.add(former)
+        found = another_destination(self._views(), self._need(self._avoid | refused), first.ref)
+        member = None if found is None else self._fleet.member(found)
+        if member is None:
+            return
+        member.attach(leg, self._mailbox, 0)
+        members.append(member)
+        self.record.go_to(member.ref)
+        with suppress(SessionClosed):  # its loss is among the news that come next
+            first.send(Move(leg=leg, destination=_destination(member)))
+
+    def _views(self) -> list[WorkerView]:
+        return self._fleet.views(self._merger.sequence, self._request.cache_salt)
+
+    def _need(self, avoid: set[WorkerRef]) -> Need:
+        return Need(
             key=self._leg_id,
-            num_prompt_tokens=len(sequence),
+            num_prompt_tokens=len(self._merger.sequence),
             num_tokens=self._request.num_tokens,
             single_token=self._request.sampling.max_tokens - self._merger.num_output == 1,
-            avoid=frozenset(self._avoid),
+            avoid=frozenset(avoid),
         )
-        return place(self._fleet.views(sequence, self._request.cache_salt), need)
 
     def _attach(self, leg: Leg, placement: Placement) -> list[Member]:
         """Both ends listen before anything is sent: the second may speak before the first."""

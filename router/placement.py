@@ -111,6 +111,25 @@ def _best_pair(workers: Sequence[WorkerView], need: Need) -> Placement | None:
     return Placement(first.ref, destination.ref)
 
 
+def another_destination(
+    workers: Iterable[WorkerView], need: Need, first: WorkerRef
+) -> WorkerRef | None:
+    """Who else could take a sequence that `first` has; nobody of `need.avoid`."""
+    ready = {worker.ref: worker for worker in workers if worker.ready}
+    holder = ready.get(first)
+    if holder is None:
+        return None
+    others = [
+        worker
+        for worker in ready.values()
+        if worker.role is Role.DECODE
+        and worker.ref not in need.avoid | {first}
+        and worker.capacity_tokens >= need.num_tokens
+        and can_exchange(holder, worker)
+    ]
+    return min(others, key=lambda w: _decode_cost(w, need)).ref if others else None
+
+
 def _best_lone(workers: Sequence[WorkerView], need: Need, prefer: Role | None = None) -> WorkerView:
     return min(
         workers,

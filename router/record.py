@@ -32,6 +32,12 @@ class Record(msgspec.Struct):
     """Its loss matters only once the sequence turns out to have moved there."""
     destination_spoke: bool = False
 
+    def go_to(self, destination: WorkerRef) -> None:
+        """The sequence stays where it is until this other destination has accepted it."""
+        assert self.placement is not None
+        self.placement = Placement(self.placement.first, destination)
+        self.kept = self.lost_destination = None
+
     @property
     def stage(self) -> str:
         """What is under way."""

@@ -85,6 +85,17 @@ class Cancel(msgspec.Struct, frozen=True, tag="cancel", kw_only=True):
     leg: Leg
 
 
+class Move(msgspec.Struct, frozen=True, tag="move", kw_only=True):
+    """Router to worker: hand this sequence, which decodes with you, to another worker.
+
+    Nothing is recomputed: all blocks travel. Answered by Released, or by Kept when nothing comes
+    of it; ignored for a leg that does not decode there.
+    """
+
+    leg: Leg
+    destination: Destination
+
+
 class FinishReason(enum.Enum):
     STOP = "stop"
     LENGTH = "length"
@@ -209,6 +220,7 @@ Message = (
     | Welcome
     | Submit
     | Cancel
+    | Move
     | Step
     | Prefilled
     | Handed

@@ -22,7 +22,16 @@ from runtime.session import SERVER_OPTIONS, Session, SessionService
 from wire.handoff import Handoff
 from wire.identity import Role, WorkerRef, draw_incarnation
 from wire.layout import fingerprint
-from wire.messages import Cancel, Destination, Hello, Submit, WantSnapshot, Welcome, WorkerCard
+from wire.messages import (
+    Cancel,
+    Destination,
+    Hello,
+    Move,
+    Submit,
+    WantSnapshot,
+    Welcome,
+    WorkerCard,
+)
 from worker.build import Progress, make_engine, make_runner, make_transport
 from worker.config import WorkerConfig
 from worker.loop import StepLoop
@@ -176,6 +185,8 @@ class Worker:
                     steps.call(lambda m=message: steps.submit(router_id, m))  # type: ignore[misc]
                 case Cancel():
                     steps.call(lambda m=message: steps.cancel(m.leg))  # type: ignore[misc]
+                case Move():
+                    steps.call(lambda m=message: steps.move(m.leg, m.destination))  # type: ignore[misc]
                 case WantSnapshot():
                     self.joined.set()
                     steps.call(lambda: steps.send_snapshot(router_id))

@@ -146,6 +146,12 @@ class StepLoop:
             self.engine.hold(sequence)
         self._forget(leg)
 
+    def move(self, leg: Leg, destination: Destination) -> None:
+        """Hand a sequence that decodes here to another worker."""
+        ticket = self._tickets.get(leg)
+        if ticket is not None:
+            self.outgoing.move(ticket, destination)
+
     def receive(self, message: Handoff, peer: Destination) -> None:
         """A message of a peer worker; each kind belongs to one of the two ends."""
         match message:
@@ -259,6 +265,7 @@ class StepLoop:
         assert made.sampled is not None
         tokens = tuple(ticket.sequence.tokens[ticket.num_sent :])
         position, ticket.num_sent = ticket.num_sent, len(ticket.sequence.tokens)
+        ticket.last_logprob = made.sampled.logprob
         logprobs = ticket.unsent_logprobs
         if made.sampled.logprob is not None:
             logprobs = (*logprobs, made.sampled.logprob)

@@ -57,14 +57,33 @@ class Outgoing:
 
     def open(self, ticket: Ticket) -> None:
         """Offer a sequence that has just been scheduled to its destination."""
+        self._offer(ticket, len(ticket.sequence.tokens))
+
+    def move(self, ticket: Ticket, destination: Destination) -> None:
+        """Hand over a sequence that runs here; if it decodes, its steps pause until the verdict."""
+        sequence = ticket.sequence
+        if sequence.leg in self._legs or sequence.status is not Status.RUNNING:
+            cause = f"it cannot move now: {sequence.status.value}, or another handoff has not ended"
+            self._outbox.to_router(ticket.router_id, Kept(leg=sequence.leg, cause=cause))
+            return
+        ticket.destination, ticket.kept = destination, False
+        if not sequence.decoding:
+            self.open(ticket)
+            return
+        self._engine.hold(sequence)
+        self._offer(ticket, sequence.num_computed)
+        self._finish(ticket)
+
+    def _offer(self, ticket: Ticket, num_tokens: int) -> None:
         sequence, destination = ticket.sequence, ticket.destination
         assert destination is not None
+        hashes = sequence.update_hashes(self._engine.block_size)
         offer = Offer(
             leg=sequence.leg,
             source=self._me,
             destination=destination.ref,
-            block_hashes=tuple(sequence.update_hashes(self._engine.block_size)),
-            num_tokens=len(sequence.tokens),
+            block_hashes=tuple(hashes[: num_tokens // self._engine.block_size]),
+            num_tokens=num_tokens,
             max_tokens=sequence.num_prompt + sequence.sampling.max_tokens,
             fingerprint=self._fingerprint,
             router_id=ticket.router_id,
@@ -81,6 +100,15 @@ class Outgoing:
         self._perform(ticket, ticket.handoff.start(self._clock()))
         self._perform(ticket, ticket.handoff.computed(sequence.blocks, sequence.num_computed))
 
+    def _finish(self, ticket: Ticket) -> None:
+        """All that travels is computed: commit as soon as it has arrived."""
+        assert ticket.handoff is not None
+        sequence = ticket.sequence
+        final = Final(
+            tuple(sequence.tokens), sequence.num_prompt, sequence.sampling, ticket.last_logprob
+        )
+        self._perform(ticket, ticket.handoff.finish(final, self._clock()))
+
     def progressed(self, ticket: Ticket, progress: Progress) -> None:
         """A step computed more of the prompt, or drew the first token, or ended the sequence."""
         handoff, sequence = ticket.handoff, ticket.sequence
@@ -92,9 +120,7 @@ class Outgoing:
         self._perform(ticket, handoff.computed(sequence.blocks, progress.end))
         if progress.sampled is not None and sequence.status is Status.RUNNING:
             self._engine.hold(sequence)
-            logprob = progress.sampled.logprob
-            final = Final(tuple(sequence.tokens), sequence.num_prompt, sequence.sampling, logprob)
-            self._perform(ticket, handoff.finish(final, self._clock()))
+            self._finish(ticket)
 
     def cancel(self, ticket: Ticket, cause: str) -> None:
         """Nobody wants the sequence; its blocks go back when no write reads them any more."""

@@ -29,6 +29,8 @@ class Ticket:
     """True once its handoff has failed and this worker decodes the sequence itself."""
     wanted: bool = True
     """False once cancelled or handed over: only the end of its transfer is still awaited."""
+    last_logprob: TokenLogprob | None = None
+    """Of the sequence's last token, where the request asked for it."""
     unsent_logprobs: tuple[TokenLogprob, ...] = ()
 
 

@@ -15,7 +15,7 @@ from tests.router.test_generate import generate, ids, ids_of, text_of
 from tests.router.tiny_model import EOS
 from wire import inference_pb2 as pb
 from wire.identity import Role, WorkerRef
-from wire.messages import Cancel, Failed, Kept, Output, Prefilled, Released, Step, Submit
+from wire.messages import Cancel, Failed, Kept, Move, Output, Prefilled, Released, Step, Submit
 
 TEXT = "one reads, the other writes, and the wheels turn"
 
@@ -265,3 +265,44 @@ async def test_a_late_announcement_of_a_former_life_does_not_cost_the_present_on
     former = msgspec.structs.replace(worker.card, ref=WorkerRef("decode-0", 1))
     stage.server.fleet.join(former)
     assert stage.server.fleet.member(worker.ref) is not None
+
+
+async def test_a_kept_sequence_is_sent_on_to_another_decode_worker(
+    stage: Stage, backend: Tokenizer
+) -> None:
+    script = ids(backend, TEXT)
+    prefill, decode = await stage.add_pair(script)
+    spare = await add_spare_decode(stage, decode)
+
+    async def keep_until_moved(submit: Submit) -> None:
+        answer = prefill.answer(submit)
+        prefill.send(Prefilled(leg=submit.leg, queue_s=0.1, prefill_s=0.2, cached_tokens=4))
+        prefill.send(Step(outputs=(answer[0],)))
+        prefill.send(Kept(leg=submit.leg, cause="full: no free blocks"))
+        prefill.send(Step(outputs=(answer[1],)))
+        move = await prefill.hears(Move)
+        assert move.destination.ref == spare.ref
+        spare.take_over(submit, answer)
+        prefill.send(Released(leg=submit.leg))
+
+    prefill.serve = keep_until_moved
+    responses = await generate(stage)
+    assert ids_of(responses) == [*script, EOS]
+    assert responses[-1].served_by.decode_worker_id == "decode-1"
+    assert responses[-1].served_by.attempts == 1
+
+
+async def test_a_kept_sequence_stays_when_nobody_else_could_take_it(
+    stage: Stage, backend: Tokenizer
+) -> None:
+    script = ids(backend, TEXT)
+    prefill, decode = await stage.add_pair(script)
+
+    async def keep(submit: Submit) -> None:
+        prefill.send(Kept(leg=submit.leg, cause="full: no free blocks"))
+        await prefill.make_tokens(submit, prefill.answer(submit))
+
+    prefill.serve = keep
+    assert ids_of(await generate(stage)) == [*script, EOS]
+    assert prefill.count(Move) == 0
+    assert decode.num_sent == 0

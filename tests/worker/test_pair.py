@@ -5,6 +5,7 @@ import pytest
 from tests.worker.bench import DECODE_STAMP as D
 from tests.worker.bench import PREFILL_STAMP as P
 from tests.worker.bench import Bench, expected
+from wire.identity import Leg
 from wire.messages import Failed, FinishReason, Handed, Kept, Prefilled
 
 PROMPT = list(range(5, 26))  # 21 tokens: five full blocks of 4 and one token
@@ -221,4 +222,61 @@ def test_a_lost_router_s_legs_end() -> None:
     for station in bench.stations:
         station.loop.router_lost("router")
     bench.run()
+    bench.check_nothing_is_held()
+
+
+def test_a_kept_sequence_moves_later_with_all_that_it_has_computed() -> None:
+    bench = Bench(decode_blocks=12)
+    occupied = bench.decode.pool.try_allocate(9)
+    assert occupied is not None
+    leg = bench.submit("a", PROMPT, max_tokens=12)
+    bench.run(6)
+    assert len(bench.told(Kept)) == 1
+    made_here = len(bench.tokens(leg))
+    assert 0 < made_here < 12
+    bench.decode.pool.release(occupied)
+    bench.prefill.loop.move(leg, bench.decode.address)
+    bench.run()
+    tokens = bench.tokens(leg)
+    stamps = [token % 4 for token in tokens]
+    assert stamps == sorted(stamps)
+    assert {P, D} == set(stamps)
+    assert tokens == expected(PROMPT, stamps)
+    assert bench.decode.engine.num_preemptions == 0
+    bench.check_nothing_is_held()
+
+
+def test_a_move_that_is_refused_changes_nothing() -> None:
+    bench = Bench(decode_blocks=12)
+    occupied = bench.decode.pool.try_allocate(9)
+    assert occupied is not None
+    leg = bench.submit("a", PROMPT, max_tokens=12)
+    bench.run(6)
+    bench.prefill.loop.move(leg, bench.decode.address)
+    bench.run()
+    assert len(bench.told(Kept)) == 2
+    assert bench.tokens(leg) == expected(PROMPT, [P] * 12)
+    bench.decode.pool.release(occupied)
+    bench.check_nothing_is_held()
+
+
+def test_a_move_of_an_unknown_leg_is_ignored() -> None:
+    bench = Bench()
+    bench.prefill.loop.move(Leg("nobody"), bench.decode.address)
+    bench.run()
+    bench.check_nothing_is_held()
+
+
+def test_a_refused_sequence_is_offered_elsewhere_while_it_is_still_computed() -> None:
+    bench = Bench(decode_blocks=12, chunk_tokens=4)
+    occupied = bench.decode.pool.try_allocate(9)
+    assert occupied is not None
+    leg = bench.submit("a", PROMPT, max_tokens=6)
+    bench.run(3)
+    assert len(bench.told(Kept)) == 1
+    assert not bench.tokens(leg)
+    bench.decode.pool.release(occupied)
+    bench.prefill.loop.move(leg, bench.decode.address)
+    bench.run()
+    assert bench.tokens(leg) == expected(PROMPT, [P, D, D, D, D, D])
     bench.check_nothing_is_held()
