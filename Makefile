@@ -21,8 +21,9 @@ check: lint test
 proto:                      ## regenerate wire/ from proto/
 	PYTHON=$(PYTHON) bash proto/generate.sh
 
-bench: .venv/.develops      ## what a handoff costs on this machine
+bench: .venv/.develops      ## what a handoff costs on this machine, and how much of it is felt
 	$(BIN)/python -m benchmarks.handoff
+	$(BIN)/python -m benchmarks.overlap
 
 clean:
 	rm -rf .venv .venv-proto build *.egg-info
