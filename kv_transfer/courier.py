@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from kv_transfer.probe import LinkSpeed
 from kv_transfer.transport import Transfer, TransferError, Transport
 
 log = logging.getLogger(__name__)
@@ -59,9 +60,15 @@ class Courier:
     def start(self) -> None:
         self._thread.start()
 
-    def connect(self, peer: str, metadata: bytes, on_result: Callable[[str | None], None]) -> None:
-        """`on_result(None)` when connected, `on_result(cause)` when not."""
-        self._jobs.put(lambda: on_result(self._connect(peer, metadata)))
+    def connect(
+        self,
+        peer: str,
+        metadata: bytes,
+        probe: Callable[[Transport], LinkSpeed],
+        on_result: Callable[[LinkSpeed | str], None],
+    ) -> None:
+        """`on_result(speed)` when connected, `on_result(cause)` when not."""
+        self._jobs.put(lambda: on_result(self._connect(peer, metadata, probe)))
 
     def write(self, job: WriteJob) -> None:
         self._jobs.put(lambda: self._post(job))
@@ -91,16 +98,18 @@ class Courier:
         except queue.Empty:
             return _look_again
 
-    def _connect(self, peer: str, metadata: bytes) -> str | None:
-        """None, or why not."""
+    def _connect(
+        self, peer: str, metadata: bytes, probe: Callable[[Transport], LinkSpeed]
+    ) -> LinkSpeed | str:
         self._disconnect_leaving()
         if peer in self._leaving:
             return f"earlier writes to {peer} are still under way"
         try:
             self._transport.connect(peer, metadata)
+            return probe(self._transport)
         except TransferError as error:
+            self._leaving.add(peer)
             return str(error)
-        return None
 
     def _post(self, job: WriteJob) -> None:
         started = self._clock()

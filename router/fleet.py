@@ -18,6 +18,7 @@ from wire.messages import (
     Handed,
     Hello,
     Kept,
+    Link,
     Message,
     Prefilled,
     Released,
@@ -42,6 +43,8 @@ class Fleet:
         self._members: dict[str, Member] = {}
         self._tasks: dict[WorkerRef, asyncio.Task[None]] = {}
         self._index = PrefixIndex(index_max_entries)
+        self.num_kept = 0
+        """Handoffs of which nothing came, so that the first worker went on."""
         self._changed = asyncio.Event()
         self.on_change: Callable[[], None] = lambda: None
 
@@ -63,6 +66,10 @@ class Fleet:
         for member in self._members.values():
             counts[member.card.role, member.state] += 1
         return counts
+
+    def links(self) -> list[tuple[WorkerRef, Link]]:
+        """What every worker measured of its ways to others: (source, link)."""
+        return [(m.ref, link) for m in self._members.values() for link in m.links.values()]
 
     def member(self, ref: WorkerRef) -> Member | None:
         """None when this incarnation is not there any more."""
@@ -152,12 +159,15 @@ class Fleet:
                 for output in outputs:
                     member.deliver(output.leg, output)
             case Prefilled() | Handed() | Released() | Kept() | Failed():
+                self.num_kept += isinstance(message, Kept)
                 member.deliver(message.leg, message)
             case Report():
                 before = member.state
                 member.hear(message)
                 if member.state is not before:
                     self._announce_change()
+            case Link():
+                member.links[message.destination] = message
             case CacheEvents():
                 if not self._index.apply(member.ref, message):
                     member.send(WantSnapshot())

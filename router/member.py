@@ -11,6 +11,7 @@ from wire.identity import Leg, WorkerRef
 from wire.messages import (
     Cancel,
     Handed,
+    Link,
     Message,
     Released,
     Report,
@@ -33,6 +34,7 @@ class Member:
         self.card = card
         self.state = MemberState.JOINING
         self.report: Report | None = None
+        self.links: dict[WorkerRef, Link] = {}
         self._session: Session | None = None
         self._mailboxes: dict[Leg, Mailbox] = {}
         self._tokens: dict[Leg, int] = {}

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from router.errors import FACES, ClientGone, RouterError, face_of
-from router.member import MemberState
+from router.fleet import Fleet
 from router.requests import Ending
-from wire.identity import Role
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 OUTCOMES = ("ok", "cancelled", *dict.fromkeys(face.outcome for face in FACES.values()))
@@ -23,15 +22,13 @@ _TTFT_BUCKETS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.7
 _TPOT_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2.5)
 _STAGE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
-WorkerCounts = Callable[[], dict[tuple[Role, MemberState], int]]
-
 
 class RouterMetrics:
-    """`count_workers` is asked at every scrape."""
+    """The fleet is asked at every scrape."""
 
-    def __init__(self, count_workers: WorkerCounts) -> None:
+    def __init__(self, fleet: Fleet) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(_Workers(count_workers))
+        self._registry.register(_FleetCollector(fleet))
         self._make_counters()
         self._make_histograms()
 
@@ -111,16 +108,37 @@ class RouterMetrics:
         return generate_latest(self._registry)
 
 
-class _Workers(Collector):
-    """The fleet by role and state, counted when asked."""
+class _FleetCollector(Collector):
+    """Workers by role and state, what their links give, and the handoffs that did not happen."""
 
-    def __init__(self, count_workers: WorkerCounts) -> None:
-        self._count_workers = count_workers
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
 
-    def collect(self) -> Iterable[GaugeMetricFamily]:
-        family = GaugeMetricFamily(
+    def collect(self) -> Iterable[Metric]:
+        workers = GaugeMetricFamily(
             "tandem_workers", "Workers of this router.", labels=("role", "state")
         )
-        for (role, state), count in self._count_workers().items():
-            family.add_metric((role.value, state.value), count)
-        yield family
+        for (role, state), count in self._fleet.count().items():
+            workers.add_metric((role.value, state.value), count)
+        yield workers
+        yield CounterMetricFamily(
+            "tandem_handoffs_kept",
+            "Handoffs of which nothing came: the first worker went on.",
+            value=self._fleet.num_kept,
+        )
+        yield from self._links()
+
+    def _links(self) -> Iterable[Metric]:
+        ends = ("source", "destination")
+        rates = GaugeMetricFamily(
+            "tandem_link_bytes_per_second", "Measured when the link was made.", labels=ends
+        )
+        latencies = GaugeMetricFamily(
+            "tandem_link_latency_seconds", "Of a write of one block.", labels=ends
+        )
+        for source, link in self._fleet.links():
+            names = (source.worker_id, link.destination.worker_id)
+            rates.add_metric(names, link.bytes_per_s)
+            latencies.add_metric(names, link.latency_s)
+        yield rates
+        yield latencies

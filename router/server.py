@@ -45,7 +45,7 @@ class RouterServer:
             open_timeout_s=config.open_timeout_s,
             index_max_entries=config.index_max_entries,
         )
-        metrics = RouterMetrics(self.fleet.count)
+        metrics = RouterMetrics(self.fleet)
         self.conductor = Conductor(config, card, Tokenizer(card), self.fleet, metrics)
         self._tasks: set[asyncio.Task[None]] = set()
 

@@ -3,26 +3,56 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Literal
 
 import msgspec
 
 from wire.identity import PROTOCOL_VERSION
 
-DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int64": 8}
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1, "int64": 8}
+
+SCALED_DTYPES = frozenset({"float8_e4m3fn"})
+"""Dtypes whose values mean nothing without the float32 scales at the end of their block."""
+
+SCALE_BYTES = 4
 
 
 class KvLayout(msgspec.Struct, frozen=True):
-    """A pool of blocks, block-major: [block, layer, key/value, kv_head, slot, head_size].
+    """One rank's pool of blocks, block-major: [block, layer, key/value, kv_head, slot, head_size].
 
     One block holds `block_size` token slots of all layers and is contiguous, so that it travels as
-    one descriptor; heads lie outside the slots, so that a head's slice is contiguous too.
+    one descriptor; heads lie outside the slots, so that a head's slice is contiguous too. Blocks of
+    a scaled dtype end with their scales, float32 [layer, key/value, kv_head]: a value is what is
+    stored times its scale. Raises ValueError for sizes below 1 and heads that the model lacks.
     """
 
     num_layers: int
     num_kv_heads: int
+    """Heads that this rank holds."""
     head_size: int
     block_size: int
     dtype: str
+    first_kv_head: int = 0
+    """Which of the model's heads is this rank's head 0."""
+    total_kv_heads: int | None = None
+    """Heads of the model; None when this rank holds them all."""
+    kv_order: Literal["kv", "vk"] = "kv"
+    """Whether a layer's keys lie before its values or behind them."""
+
+    def __post_init__(self) -> None:
+        if min(self.num_layers, self.num_kv_heads, self.head_size, self.block_size) < 1:
+            raise ValueError(f"sizes must be at least 1: {self}")
+        if self.first_kv_head < 0 or self.heads.stop > self.model_kv_heads:
+            raise ValueError(f"{self.heads} is not within {self.model_kv_heads} KV heads")
+
+    @property
+    def heads(self) -> range:
+        """The model's KV heads that lie here."""
+        return range(self.first_kv_head, self.first_kv_head + self.num_kv_heads)
+
+    @property
+    def model_kv_heads(self) -> int:
+        return self.num_kv_heads if self.total_kv_heads is None else self.total_kv_heads
 
     @property
     def token_bytes(self) -> int:
@@ -30,8 +60,19 @@ class KvLayout(msgspec.Struct, frozen=True):
         return 2 * self.num_layers * self.num_kv_heads * self.head_size * DTYPE_BYTES[self.dtype]
 
     @property
-    def block_bytes(self) -> int:
+    def value_bytes(self) -> int:
+        """Bytes of one block's keys and values; its scales, if any, begin there."""
         return self.token_bytes * self.block_size
+
+    @property
+    def scale_bytes(self) -> int:
+        """Bytes of one block's scales."""
+        scaled = self.dtype in SCALED_DTYPES
+        return 2 * self.num_layers * self.num_kv_heads * SCALE_BYTES if scaled else 0
+
+    @property
+    def block_bytes(self) -> int:
+        return self.value_bytes + self.scale_bytes
 
     def num_blocks(self, num_tokens: int) -> int:
         """Blocks that hold `num_tokens` tokens, the last one perhaps in part."""
@@ -43,5 +84,6 @@ def fingerprint(layout: KvLayout, content: str) -> str:
 
     `content` names the model, and how its blocks are checked.
     """
+    layout = msgspec.structs.replace(layout, total_kv_heads=layout.model_kv_heads)
     described = msgspec.json.encode((PROTOCOL_VERSION, content, layout))
     return hashlib.blake2b(described, digest_size=16).hexdigest()

@@ -188,6 +188,14 @@ class Report(msgspec.Struct, frozen=True, tag="report", kw_only=True):
     """Handoffs under way, either end."""
 
 
+class Link(msgspec.Struct, frozen=True, tag="link", kw_only=True):
+    """Worker to router: what its link to another worker gave when it was made."""
+
+    destination: WorkerRef
+    latency_s: float
+    bytes_per_s: float
+
+
 class CacheEvents(msgspec.Struct, frozen=True, tag="cache_events", kw_only=True):
     """Blocks that entered and left a worker's prefix cache since the event before.
 
@@ -228,6 +236,7 @@ Message = (
     | Kept
     | Failed
     | Report
+    | Link
     | CacheEvents
     | WantSnapshot
     | Join

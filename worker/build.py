@@ -18,6 +18,9 @@ from worker.config import RunnerKind, WorkerConfig
 PROCESS_FABRIC = MemoryFabric()
 """Connects the workers of one process that were configured with the memory transport."""
 
+NUM_SCRATCH_BLOCKS = 1
+"""Behind the pool's blocks: what links are measured with, and nothing else."""
+
 Progress = Callable[[int, int], None]
 
 
@@ -44,7 +47,7 @@ def make_runner(config: WorkerConfig, progress: Progress) -> Runner:
 
 def make_engine(config: WorkerConfig, runner: Runner, policy: Policy) -> tuple[Engine, CacheRegion]:
     num_blocks = runner.fit_num_blocks(config.cache_bytes, config.cache_fraction)
-    region = runner.allocate(num_blocks)
+    region = runner.allocate(num_blocks + NUM_SCRATCH_BLOCKS)
     return Engine(runner, BlockPool(num_blocks), policy), region
 
 

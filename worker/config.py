@@ -44,6 +44,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     transport: str = "nixl"
     ucx_env: dict[str, str] = {}
     """UCX settings for the NIXL transport, such as UCX_NET_DEVICES or UCX_TLS."""
+    slow_link_bytes_per_s: float = 100e6
+    """A link that gives less is reported as a warning."""
     transfer_deadline_s: float = 30.0
     """How long grant, writes and verdict may take after the end of prefill."""
     handoff_deadline_s: float = 300.0

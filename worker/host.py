@@ -15,6 +15,7 @@ from engine.engine import Engine
 from engine.policy import Policy
 from engine.runner import CacheRegion
 from kv_transfer.courier import Courier
+from kv_transfer.probe import LinkSpeed, probe_link
 from kv_transfer.transport import Transport
 from runtime.fleet import announce
 from runtime.listen import bind
@@ -26,13 +27,14 @@ from wire.messages import (
     Cancel,
     Destination,
     Hello,
+    Link,
     Move,
     Submit,
     WantSnapshot,
     Welcome,
     WorkerCard,
 )
-from worker.build import Progress, make_engine, make_runner, make_transport
+from worker.build import NUM_SCRATCH_BLOCKS, Progress, make_engine, make_runner, make_transport
 from worker.config import WorkerConfig
 from worker.loop import StepLoop
 from worker.outbox import SessionOutbox
@@ -65,6 +67,7 @@ class Worker:
         self._progress = progress
         self._announcements: list[asyncio.Task[None]] = []
         self._broken = asyncio.Event()
+        self._links: dict[WorkerRef, Link] = {}
         self.joined = asyncio.Event()
         """Set when a router has taken this worker into its fleet."""
 
@@ -131,7 +134,7 @@ class Worker:
             runner = make_runner(self.config, self._progress)
             engine, region = make_engine(self.config, runner, self._policy)
             transport = make_transport(self.config, str(self.ref))
-            transport.register(region, engine.pool.num_blocks)
+            transport.register(region, engine.pool.num_blocks + NUM_SCRATCH_BLOCKS)
             return engine, region, transport
 
         self._engine, self._region, transport = await asyncio.to_thread(make)
@@ -178,7 +181,6 @@ class Worker:
             former.close("the same router has opened another session")
             steps.call(lambda: steps.router_lost(router_id))
         self._outbox.routers[router_id] = session
-        steps.call(lambda: steps.send_snapshot(router_id))
         async for message in session.messages():
             match message:
                 case Submit():
@@ -189,7 +191,8 @@ class Worker:
                     steps.call(lambda m=message: steps.move(m.leg, m.destination))  # type: ignore[misc]
                 case WantSnapshot():
                     self.joined.set()
-                    steps.call(lambda: steps.send_snapshot(router_id))
+                    links = tuple(self._links.values())
+                    steps.call(lambda links=links: steps.send_snapshot(router_id, links))  # type: ignore[misc]
                 case _:
                     log.warning("router %s sent %s", router_id, type(message).__name__)
         if self._outbox.routers.get(router_id) is session:
@@ -212,14 +215,35 @@ class Worker:
         self._steps.call(lambda: self._steps.receive(message, peer))
 
     def on_connected(self, card: WorkerCard) -> None:
-        def tell(cause: str | None) -> None:
-            if cause is not None:
-                log.warning("no link to %s: %s", card.ref, cause)
-                self._loop.call_soon_threadsafe(self._peers.hang_up, card.ref, cause)
+        peer, scratch = str(card.ref), (self.card.num_blocks, card.num_blocks)
+        block_bytes = self.card.layout.block_bytes
 
-        self._courier.connect(str(card.ref), card.transport_metadata, tell)
+        def probe(transport: Transport) -> LinkSpeed:
+            return probe_link(transport, peer, block_bytes, scratch)
+
+        def tell(found: LinkSpeed | str) -> None:
+            self._loop.call_soon_threadsafe(self._on_probed, card.ref, found)
+
+        self._courier.connect(peer, card.transport_metadata, probe, tell)
+
+    def _on_probed(self, peer: WorkerRef, found: LinkSpeed | str) -> None:
+        if isinstance(found, str):
+            log.warning("no link to %s: %s", peer, found)
+            self._peers.hang_up(peer, found)
+            return
+        slow = found.bytes_per_s < self.config.slow_link_bytes_per_s
+        log.log(
+            logging.WARNING if slow else logging.INFO,
+            "link to %s over %s: %s%s",
+            *(peer, self.card.transport, found),
+            "; that is slow: check which network UCX has found (UCX_NET_DEVICES)" if slow else "",
+        )
+        link = Link(destination=peer, latency_s=found.latency_s, bytes_per_s=found.bytes_per_s)
+        self._links[peer] = link
+        self._steps.call(lambda: self._outbox.to_routers(link))
 
     def on_destination_lost(self, peer: WorkerRef, cause: str) -> None:
+        self._links.pop(peer, None)
         self._courier.disconnect(str(peer))
         self._steps.call(lambda: self._steps.outgoing.peer_lost(peer, cause))
 

@@ -19,6 +19,7 @@ from wire.messages import (
     CacheEvents,
     Destination,
     Failed,
+    Link,
     Output,
     Prefilled,
     Report,
@@ -182,8 +183,10 @@ class StepLoop:
     def idle(self) -> bool:
         return not (self._tickets or len(self.outgoing) or len(self.incoming))
 
-    def send_snapshot(self, router_id: str) -> None:
-        """The whole cache index and the load, for a router that knows nothing yet."""
+    def send_snapshot(self, router_id: str, links: tuple[Link, ...]) -> None:
+        """The whole cache index, the load and the links, for a router that knows nothing yet."""
+        for link in links:
+            self._outbox.to_router(router_id, link)
         hashes = tuple(self.engine.pool.cached_hashes())
         events = CacheEvents(number=self._event_number, stored=hashes, snapshot=True)
         self._outbox.to_router(router_id, events)

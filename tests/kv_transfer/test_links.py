@@ -18,6 +18,7 @@ import pytest
 from engine.arithmetic import ArithmeticRunner
 from kv_transfer.memory_link import MemoryFabric, MemoryLink
 from kv_transfer.nixl_link import NixlLink
+from kv_transfer.probe import probe_link
 from kv_transfer.transport import BadPeer, LinkFailed, Transport
 
 NUM_BLOCKS = 64
@@ -163,3 +164,12 @@ def test_an_idle_agent_does_not_spin() -> None:
         time.sleep(0.05)  # the passing of idle time is the condition itself
     assert time.process_time() - started_cpu < 0.25
     link.close()
+
+
+def test_a_link_s_speed_is_measured_with_the_scratch_block_alone(ends: Ends) -> None:
+    scratch = NUM_BLOCKS - 1
+    speed = probe_link(ends.link, "peer", 256, (scratch, scratch))
+    assert speed.bytes_per_s > 0
+    assert 0 < speed.latency_s < 1
+    assert ends.peer.values(scratch) == [100 + scratch]
+    assert ends.peer.values(scratch - 1) == [0]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import signal
 from collections.abc import Iterator
 from contextlib import suppress
 
 import grpc
+import httpx2
 import pytest
 
 from benchmarks.split_equals_alone import random_requests, serve
@@ -56,6 +58,19 @@ async def test_prefill_makes_the_first_token_and_decode_the_others(
     )
     assert last.timing.transfer.num_blocks == 19
     assert last.timing.transfer.num_bytes == 19 * 16 * 16
+
+
+async def test_the_metrics_show_what_moved_and_over_which_link(
+    arithmetic: RunningCluster,
+) -> None:
+    async with a_client(arithmetic) as stub:
+        await answer(stub, a_request([9, 9, 9], 3))
+    text = httpx2.get(f"http://{arithmetic.addresses.http}/metrics").text
+    pattern = r'tandem_link_bytes_per_second\{destination="decode-0",source="prefill-0"\} (\S+)'
+    found = re.search(pattern, text)
+    assert found is not None
+    assert float(found.group(1)) > 0
+    assert "tandem_handoffs_kept_total 0.0" in text
 
 
 async def test_a_repeated_prompt_is_cached_on_both_sides(arithmetic: RunningCluster) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from decode_worker.scheduler import DecodePolicy
 from kv_transfer.courier import Courier
+from kv_transfer.probe import LinkSpeed
 from kv_transfer.region import CacheRegion
 from tests.worker.bench import DECODE_STAMP as D
 from tests.worker.bench import PREFILL_STAMP as P
@@ -153,6 +154,6 @@ def test_a_broken_courier_is_a_crash_and_not_a_silence() -> None:
     crashed = threading.Event()
     courier = Courier(BrokenTransport(), lambda error: crashed.set())
     courier.start()
-    courier.connect("peer", b"", lambda cause: None)
+    courier.connect("peer", b"", lambda transport: LinkSpeed(0, 0), lambda found: None)
     assert crashed.wait(10)
     courier.stop()

@@ -17,7 +17,7 @@ from prefill_worker.scheduler import PrefillPolicy
 from runtime.session import METHOD, Session, open_session
 from wire.handoff import Abort
 from wire.identity import Leg, Role
-from wire.messages import Destination, Handed, Hello, Kept, Message, Submit, WorkerCard
+from wire.messages import Destination, Handed, Hello, Kept, Link, Message, Submit, WorkerCard
 from wire.sampling import SamplingParams
 from worker.build import PROCESS_FABRIC
 from worker.config import RunnerKind, WorkerConfig
@@ -54,7 +54,7 @@ class Router:
         self._heard: asyncio.Queue[Message] = asyncio.Queue()
         self._tasks = [asyncio.create_task(self._listen(session)) for session in sessions]
 
-    async def first(self, leg: Leg, *kinds: type[Message]) -> Message:
+    async def first(self, leg: Leg | None, *kinds: type[Message]) -> Message:
         """The first message of one of these kinds about the leg."""
         async with asyncio.timeout(10):
             while True:
@@ -102,6 +102,16 @@ async def test_a_handoff_works_although_the_destination_called_first() -> None:
         decode._peers.send(Destination(prefill.ref, prefill.card.address), question)
         await until(lambda: decode.ref in prefill._peers._callers)
         router.sessions[0].send(a_submit("x", decode.card))
+        assert isinstance(await router.first(Leg("x"), Handed, Kept), Handed)
+
+
+async def test_a_link_is_measured_when_it_is_made_and_told_to_routers() -> None:
+    async with a_pair() as (prefill, decode), a_router(prefill, decode) as router:
+        router.sessions[0].send(a_submit("x", decode.card))
+        link = await router.first(None, Link)
+        assert isinstance(link, Link)
+        assert link.destination == decode.ref
+        assert link.bytes_per_s > 0
         assert isinstance(await router.first(Leg("x"), Handed, Kept), Handed)
 
 
