@@ -6,6 +6,7 @@ import logging
 import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -38,6 +39,9 @@ class _Flight:
 class Courier:
     """Takes jobs from any thread, in order; writes to different peers overlap.
 
+    At most `max_blocks_in_flight` are under way to one peer, or one write if that is larger: the
+    rest waits here, in order, so that one long handoff does not fill the fabric's queues.
+
     A peer is forgotten only when no write to it is under way: what the fabric still carries must
     be known to have ended before anybody is told so. `on_crash(error)` hears of what nobody
     expected; the thread ends then, and with it the worker should.
@@ -48,12 +52,16 @@ class Courier:
         transport: Transport,
         on_crash: Callable[[Exception], None],
         clock: Callable[[], float] = time.monotonic,
+        *,
+        max_blocks_in_flight: int = 1 << 30,
     ) -> None:
         self._transport = transport
         self._on_crash = on_crash
         self._clock = clock
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._max_blocks_in_flight = max_blocks_in_flight
         self._flights: list[_Flight] = []
+        self._waiting: list[WriteJob] = []
         self._leaving: set[str] = set()
         self._thread = threading.Thread(target=self._drive, name="courier", daemon=True)
 
@@ -71,7 +79,7 @@ class Courier:
         self._jobs.put(lambda: on_result(self._connect(peer, metadata, probe)))
 
     def write(self, job: WriteJob) -> None:
-        self._jobs.put(lambda: self._post(job))
+        self._jobs.put(lambda: self._waiting.append(job))
 
     def disconnect(self, peer: str) -> None:
         self._jobs.put(lambda: self._leaving.add(peer))
@@ -85,12 +93,33 @@ class Courier:
         try:
             while (job := self._next_job()) is not None:
                 job()
-                self._flights = [f for f in self._flights if not self._landed(f)]
-                self._disconnect_leaving()
+                self._turn()
             self._transport.close()
         except Exception as error:  # without its courier a worker must not look alive
             log.exception("the courier ended")
             self._on_crash(error)
+
+    def _turn(self) -> None:
+        """Post what may go, look at what is under way, and again while that makes room."""
+        self._post_waiting()
+        num_flights = len(self._flights)
+        self._flights = [f for f in self._flights if not self._landed(f)]
+        if self._waiting and len(self._flights) < num_flights:
+            self._turn()
+        self._disconnect_leaving()
+
+    def _post_waiting(self) -> None:
+        in_flight: Counter[str] = Counter()
+        for flight in self._flights:
+            in_flight[flight.job.peer] += len(flight.job.blocks)
+        waiting, self._waiting = self._waiting, []
+        for job in waiting:
+            used = in_flight[job.peer]
+            in_flight[job.peer] += len(job.blocks)
+            if used and in_flight[job.peer] > self._max_blocks_in_flight:
+                self._waiting.append(job)
+            else:
+                self._post(job)
 
     def _next_job(self) -> Callable[[], None] | None:
         try:
@@ -131,7 +160,7 @@ class Courier:
         return done
 
     def _disconnect_leaving(self) -> None:
-        busy = {flight.job.peer for flight in self._flights}
+        busy = {job.peer for job in self._waiting} | {f.job.peer for f in self._flights}
         for peer in self._leaving - busy:
             self._transport.disconnect(peer)
         self._leaving &= busy

@@ -17,7 +17,8 @@ class MemoryFabric:
     """The "network" that connects `MemoryLink`s; tests hold one, and inject faults through it."""
 
     def __init__(self) -> None:
-        self.pools: dict[str, tuple[int, int]] = {}
+        self.pools: dict[str, tuple[CacheRegion, int]] = {}
+        """Region and bytes of a block; the regions stay alive here as long as writes may come."""
         self.dead: set[str] = set()
         self.flip_bits = 0
         """How many of the next writes arrive with one bit wrong."""
@@ -76,12 +77,12 @@ class MemoryLink:
     def __init__(self, own_name: str, fabric: MemoryFabric) -> None:
         self._own_name = own_name
         self._fabric = fabric
-        self._peers: dict[str, tuple[int, int]] = {}
+        self._peers: dict[str, tuple[CacheRegion, int]] = {}
 
     def register(self, region: CacheRegion, num_blocks: int) -> None:
         self._region = region
         self._block_bytes = region.num_bytes // num_blocks
-        self._fabric.pools[self._own_name] = (region.address, self._block_bytes)
+        self._fabric.pools[self._own_name] = (region, self._block_bytes)
 
     def metadata(self) -> bytes:
         return self._own_name.encode()
@@ -97,7 +98,7 @@ class MemoryLink:
     def write(self, peer: str, blocks: Sequence[int], pages: Sequence[int]) -> MemoryTransfer:
         if peer not in self._peers:
             raise LinkFailed(f"{peer} is not connected")
-        base = self._peers[peer][0]
+        base = self._peers[peer][0].address
         size = self._block_bytes
         copies = [
             (base + page * size, self._region.address + block * size, size)

@@ -44,6 +44,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     transport: str = "nixl"
     ucx_env: dict[str, str] = {}
     """UCX settings for the NIXL transport, such as UCX_NET_DEVICES or UCX_TLS."""
+    max_bytes_in_flight: int = 256 * 1024 * 1024
+    """Most KV bytes under way to one peer at a time."""
     slow_link_bytes_per_s: float = 100e6
     """A link that gives less is reported as a warning."""
     transfer_deadline_s: float = 30.0

@@ -77,7 +77,12 @@ class Worker:
         self._loop = loop = asyncio.get_running_loop()
         self._peers = PeerBook(self._hello, self)
         self._outbox = SessionOutbox(loop, self._peers)
-        self._courier = Courier(transport, self._crashed)
+        block_bytes = self._engine.runner.layout.block_bytes
+        self._courier = Courier(
+            transport,
+            self._crashed,
+            max_blocks_in_flight=self.config.max_bytes_in_flight // block_bytes,
+        )
         self._courier.start()
         self._steps = StepLoop(
             self.ref,
