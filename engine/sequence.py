@@ -100,16 +100,12 @@ class Sequence:
 
     def finish_reason(self, eos_token_ids: frozenset[int]) -> FinishReason | None:
         """Why the sequence ends with its last token, or None when it goes on."""
-        if self.num_output >= self.sampling.max_tokens:
-            stopped = self._stopped_by(eos_token_ids) is not None
-            return FinishReason.STOP if stopped else FinishReason.LENGTH
-        return FinishReason.STOP if self._stopped_by(eos_token_ids) is not None else None
+        if self.stop_token(eos_token_ids) is not None:
+            return FinishReason.STOP
+        return FinishReason.LENGTH if self.num_output >= self.sampling.max_tokens else None
 
     def stop_token(self, eos_token_ids: frozenset[int]) -> int | None:
         """The last token, if it is one that ends the sequence."""
-        return self._stopped_by(eos_token_ids)
-
-    def _stopped_by(self, eos_token_ids: frozenset[int]) -> int | None:
         if self.num_output == 0 or self.num_output < self.sampling.min_tokens:
             return None
         last = self.tokens[-1]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import msgspec
 import typer
@@ -19,9 +19,8 @@ from router.config import RouterConfig
 from router.errors import StartError
 from router.server import RouterServer
 from runtime.listen import PortTaken
+from runtime.process import DRAIN_S, leave, say_ready
 from runtime.signals import stop_signal
-
-DRAIN_S = 30.0
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -49,7 +48,7 @@ def main(
     try:
         config = msgspec.convert({**given, **msgspec.json.decode(settings)}, RouterConfig)
     except (msgspec.DecodeError, TypeError) as error:
-        _leave(f"--model, --settings: {error}")
+        leave(f"--model, --settings: {error}")
     logging.basicConfig(level=logging.INFO, stream=sys.stderr)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(config))
@@ -61,9 +60,8 @@ async def _serve(config: RouterConfig) -> None:
         server = RouterServer(config)
         addresses = await server.start()
     except (StartError, PortTaken) as error:
-        _leave(str(error))
-    sys.stdout.write(msgspec.json.encode(addresses).decode() + "\n")
-    sys.stdout.flush()
+        leave(str(error))
+    say_ready(addresses)
     await stopping
     drain = asyncio.create_task(server.drain(DRAIN_S))
     again = asyncio.create_task(stop_signal())
@@ -71,11 +69,6 @@ async def _serve(config: RouterConfig) -> None:
     for task in (drain, again):
         task.cancel()
     await server.stop()
-
-
-def _leave(message: str) -> NoReturn:
-    sys.stderr.write(f"error: {message}\n")
-    raise SystemExit(2)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import msgspec
 import typer
@@ -15,13 +15,13 @@ import typer
 from engine.errors import EngineError
 from engine.policy import Policy
 from runtime.listen import PortTaken
+from runtime.process import DRAIN_S, leave, say_ready
 from runtime.signals import stop_signal
 from wire.identity import Role
 from wire.messages import WorkerCard
 from worker.config import RunnerKind, WorkerConfig
 from worker.host import Worker
 
-DRAIN_S = 30.0
 MakePolicy = Callable[[WorkerConfig], Policy]
 
 
@@ -58,7 +58,7 @@ def make_app(role: Role, make_policy: MakePolicy) -> typer.Typer:
         try:
             config = msgspec.convert({**given, **msgspec.json.decode(settings)}, WorkerConfig)
         except (msgspec.DecodeError, TypeError) as error:
-            _leave(f"--settings: {error}")
+            leave(f"--settings: {error}")
         logging.basicConfig(level=logging.INFO, stream=sys.stderr)
         sys.exit(asyncio.run(run(config, role, make_policy(config))))
 
@@ -77,7 +77,7 @@ async def run(config: WorkerConfig, role: Role, policy: Policy) -> int:
     try:
         card = starting.result()
     except (EngineError, PortTaken) as error:
-        _leave(str(error))
+        leave(str(error))
     announcing = asyncio.create_task(_say_ready(worker, card))
     crash: asyncio.Task[object] = asyncio.create_task(_result(crashed))
     await asyncio.wait((stopping, crash), return_when=asyncio.FIRST_COMPLETED)
@@ -93,15 +93,8 @@ async def _say_ready(worker: Worker, card: WorkerCard) -> None:
     """One line of JSON, once the worker can get work: at once, where no router was named."""
     if worker.config.routers:
         await worker.joined.wait()
-    ready = {"ready": True, "worker": str(card.ref), "address": card.address}
-    sys.stdout.write(msgspec.json.encode(ready).decode() + "\n")
-    sys.stdout.flush()
+    say_ready({"worker": str(card.ref), "address": card.address})
 
 
 async def _result(future: asyncio.Future[Exception]) -> Exception:
     return await future
-
-
-def _leave(message: str) -> NoReturn:
-    sys.stderr.write(f"error: {message}\n")
-    raise SystemExit(2)
