@@ -1,0 +1,98 @@
+"""The real state machines, each distinct one kept once, so that a state can name it by a number."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Hashable, Sequence
+from dataclasses import astuple, dataclass
+from typing import Any
+
+from kv_transfer.destination import DestinationHandoff, DestinationState
+from kv_transfer.effects import Effect
+from kv_transfer.source import SourceHandoff, SourceState, Tally
+from wire.handoff import Handoff
+
+Machine = SourceHandoff | DestinationHandoff
+
+
+@dataclass(frozen=True)
+class Code:
+    """What is explored: the machines themselves, or ones with a seeded bug."""
+
+    source: type[SourceHandoff] = SourceHandoff
+    destination: type[DestinationHandoff] = DestinationHandoff
+
+
+class Machines:
+    """Calls go to the real code, on a copy; equal calls on equal machines go there once.
+
+    The machines are deterministic in their fields, the call and the memory that they digest.
+    """
+
+    def __init__(self, code: Code) -> None:
+        self.code = code
+        self._machines: list[Machine] = []
+        self._number_of: dict[Hashable, int] = {}
+        self._made: dict[Hashable, tuple[int, tuple[Effect, ...]]] = {}
+        self._messages: list[Handoff] = []
+        self._number_of_message: dict[Handoff, int] = {}
+        self._memory: tuple[int, ...] = ()
+
+    def __getitem__(self, number: int) -> Machine:
+        """To look at only."""
+        return self._machines[number]
+
+    @property
+    def states(self) -> set[SourceState | DestinationState]:
+        """The protocol states that were ever reached."""
+        return {machine.state for machine in self._machines}
+
+    def add(self, machine: Machine) -> int:
+        number = self._number_of.setdefault(_fields(machine), len(self._machines))
+        if number == len(self._machines):
+            self._machines.append(machine)
+        return number
+
+    def call(
+        self, number: int, memory: tuple[int, ...], method: str, *args: Any
+    ) -> tuple[int, tuple[Effect, ...]]:
+        """What the machine became, and what it wants done."""
+        key = (number, memory, method, args)
+        made = self._made.get(key)
+        if made is None:
+            machine = _copied(self._machines[number])
+            self._memory = memory
+            effects = tuple(getattr(machine, method)(*args))
+            made = self._made[key] = (self.add(machine), effects)
+        return made
+
+    def digest(self, blocks: Sequence[int]) -> int:
+        """Distinct for distinct contents."""
+        return sum(self._memory[block] << 6 * i for i, block in enumerate(blocks))
+
+    def message(self, number: int) -> Handoff:
+        return self._messages[number]
+
+    def number_of(self, message: Handoff) -> int:
+        number = self._number_of_message.setdefault(message, len(self._messages))
+        if number == len(self._messages):
+            self._messages.append(message)
+        return number
+
+
+def _fields(machine: Machine) -> Hashable:
+    return (type(machine), *(_hashable(value) for value in vars(machine).values()))
+
+
+def _hashable(value: Any) -> Hashable:
+    if isinstance(value, dict):
+        return tuple(value.items())
+    return astuple(value) if isinstance(value, Tally) else value
+
+
+def _copied(machine: Machine) -> Machine:
+    twin = copy.copy(machine)
+    for name, value in vars(machine).items():
+        if isinstance(value, dict | Tally):
+            setattr(twin, name, copy.copy(value))
+    return twin
