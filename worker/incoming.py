@@ -55,7 +55,7 @@ class Incoming:
     def receive(self, message: Handoff, source: Destination) -> None:
         self._unreachable_since.pop(source.ref, None)
         handoff = self._legs.get(message.leg)
-        if handoff is not None:
+        if handoff is not None and message.ends == handoff.offer.ends:
             self._perform(handoff, handoff.receive(message))
         elif isinstance(message, Offer):
             self._answer(message, source)
@@ -111,7 +111,7 @@ class Incoming:
         self._perform(handoff, handoff.grant())
 
     def _refusal(self, offer: Offer) -> tuple[RefuseReason, str] | None:
-        if offer.leg in self._tombstones:
+        if offer.leg in self._tombstones or offer.leg in self._legs:
             return RefuseReason.STALE, "this leg is over"
         if self.draining:
             return RefuseReason.DRAINING, "this worker takes no new sequences"

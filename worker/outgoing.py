@@ -129,9 +129,11 @@ class Outgoing:
         self._perform(ticket, ticket.handoff.abort(cause))
 
     def receive(self, message: Handoff, peer: Destination) -> None:
+        """A leg may have had other destinations before: those only hear that all is quiet."""
         ticket = self._legs.get(message.leg)
-        if ticket is not None and ticket.handoff is not None:
-            self._perform(ticket, ticket.handoff.receive(message, self._clock()))
+        handoff = None if ticket is None else ticket.handoff
+        if ticket and handoff and message.ends == handoff.offer.ends:
+            self._perform(ticket, handoff.receive(message, self._clock()))
         elif isinstance(message, Grant | Abort):
             # No record of the leg means that no write of it is outstanding.
             self._outbox.to_peer(peer, Quiesced(**message.ends, epoch=None))

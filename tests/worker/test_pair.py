@@ -1,12 +1,14 @@
 """The ride of a request through both step loops."""
 
+import msgspec
 import pytest
 
 from tests.worker.bench import DECODE_STAMP as D
 from tests.worker.bench import PREFILL_STAMP as P
 from tests.worker.bench import Bench, expected
-from wire.identity import Leg
-from wire.messages import Failed, FinishReason, Handed, Kept, Prefilled
+from wire.handoff import Grant, Offer, Quiesced, Refuse, RefuseReason
+from wire.identity import Leg, WorkerRef
+from wire.messages import Destination, Failed, FinishReason, Handed, Kept, Prefilled
 
 PROMPT = list(range(5, 26))  # 21 tokens: five full blocks of 4 and one token
 
@@ -279,4 +281,44 @@ def test_a_refused_sequence_is_offered_elsewhere_while_it_is_still_computed() ->
     bench.prefill.loop.move(leg, bench.decode.address)
     bench.run()
     assert bench.tokens(leg) == expected(PROMPT, [P, D, D, D, D, D])
+    bench.check_nothing_is_held()
+
+
+def test_a_former_destination_s_late_grant_is_not_taken_for_the_present_one_s() -> None:
+    bench = Bench()
+    leg = bench.submit("a", PROMPT)
+    bench.prefill.loop.turn()
+    ((_, offer),) = bench.prefill.outbox.for_peers
+    former = WorkerRef("decode-before", 7)
+    late = Grant(
+        leg=leg,
+        source=bench.prefill.ref,
+        destination=former,
+        first_missing_block=0,
+        pages=(40, 41, 42, 43, 44, 45),
+        epoch=1,
+    )
+    bench.prefill.loop.receive(late, Destination(former, ""))
+    answer = bench.prefill.outbox.for_peers.pop()
+    assert answer == (Destination(former, ""), Quiesced(**late.ends, epoch=None))
+    assert isinstance(offer, Offer)
+    bench.run()
+    assert bench.tokens(leg) == expected(PROMPT, [P, D, D, D])
+    bench.check_nothing_is_held()
+
+
+def test_a_leg_that_is_granted_to_one_source_is_refused_to_another() -> None:
+    bench = Bench()
+    leg = bench.submit("a", PROMPT)
+    bench.prefill.loop.turn()
+    ((_, offer),) = bench.prefill.outbox.for_peers
+    bench.run(2)
+    other = Destination(WorkerRef("prefill-other", 3), "")
+    stranger = msgspec.structs.replace(offer, source=other.ref)
+    bench.decode.loop.receive(stranger, other)
+    _, refusal = bench.decode.outbox.for_peers.pop()
+    assert isinstance(refusal, Refuse)
+    assert refusal.reason is RefuseReason.STALE
+    bench.run()
+    assert bench.tokens(leg) == expected(PROMPT, [P, D, D, D])
     bench.check_nothing_is_held()
