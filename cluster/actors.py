@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import TypeVar
 
 import msgspec
 import ray
 
-from cluster.config import AUTO_HOST
+from cluster.config import at_home
 from cluster.launcher import WorkerStatus
 from cluster.roles import make_worker
 from router.config import RouterConfig
@@ -19,15 +18,13 @@ from wire.identity import Role
 from wire.messages import WorkerCard
 from worker.config import WorkerConfig
 
-Config = TypeVar("Config", RouterConfig, WorkerConfig)
-
 
 class RouterActor:
     """Hosts one router. Settings and answers are JSON, so that Ray pickles bytes alone."""
 
     def start(self, settings: bytes) -> bytes:
         """Returns `RouterAddresses`; raises what `RouterServer.start` raises."""
-        config = _at_home(msgspec.json.decode(settings, type=RouterConfig))
+        config = at_home(msgspec.json.decode(settings, type=RouterConfig), _node_address())
         self._loop = BackgroundLoop("router")
         self._server = RouterServer(config)
         return msgspec.json.encode(self._loop.run(self._server.start()))
@@ -46,7 +43,7 @@ class WorkerActor:
 
     def start(self, role: str, settings: bytes) -> None:
         """Returns when routers may send work, or when that failed; see `status`."""
-        config = _at_home(msgspec.json.decode(settings, type=WorkerConfig))
+        config = at_home(msgspec.json.decode(settings, type=WorkerConfig), _node_address())
         self._loop = BackgroundLoop("worker")
         self._worker = make_worker(
             Role(role),
@@ -79,13 +76,11 @@ class WorkerActor:
             self._status = msgspec.structs.replace(self._status, **changes)
 
 
-def _at_home(config: Config) -> Config:
-    """The address of this node, where none was configured: loopback on a Ray of one laptop."""
-    if config.host != AUTO_HOST:
-        return config
+def _node_address() -> str:
+    """Of the node this runs on; loopback on a Ray of one laptop."""
     own = ray.get_runtime_context().get_node_id()
-    (host,) = [node["NodeManagerAddress"] for node in ray.nodes() if node["NodeID"] == own]
-    return msgspec.structs.replace(config, host=host)
+    (address,) = [node["NodeManagerAddress"] for node in ray.nodes() if node["NodeID"] == own]
+    return str(address)
 
 
 def _die(error: Exception) -> None:

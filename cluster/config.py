@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import yaml
@@ -17,6 +17,9 @@ from worker.config import RunnerKind, WorkerConfig
 MAX_WORKERS = 4096
 AUTO_HOST = "auto"
 """Where processes listen unless told otherwise: at their Ray node's address, else on loopback."""
+
+
+ProcessConfig = TypeVar("ProcessConfig", RouterConfig, WorkerConfig)
 
 
 class PoolConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -57,6 +60,13 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     @property
     def served_name(self) -> str:
         return self.model_name or Path(self.model).name
+
+
+def at_home(config: ProcessConfig, address: str) -> ProcessConfig:
+    """The settings of a process that listens at `address` where it was not told another."""
+    if config.host != AUTO_HOST:
+        return config
+    return msgspec.structs.replace(config, host=address)
 
 
 def load_config(path: str | None, overrides: dict[str, Any]) -> ClusterConfig:

@@ -8,11 +8,11 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
-from cluster.config import AUTO_HOST
+from cluster.config import at_home
 from cluster.errors import StartFailed
 from cluster.launcher import WorkerStatus
 from router.config import RouterConfig
@@ -21,7 +21,7 @@ from wire.identity import Role
 from worker.config import WorkerConfig
 
 ROUTER_START_S = 60.0
-Config = TypeVar("Config", RouterConfig, WorkerConfig)
+LOOPBACK = "127.0.0.1"
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -121,7 +121,7 @@ class ProcessLauncher:
         self._children: list[Child] = []
 
     def start_router(self, config: RouterConfig) -> RouterAddresses:
-        settings = msgspec.json.encode(_at_home(config)).decode()
+        settings = msgspec.json.encode(at_home(config, LOOPBACK)).decode()
         arguments = ["router", "--model", config.model_dir, "--settings", settings]
         self._router = self._spawn("router", arguments)
         ready = self._router.wait_ready(ROUTER_START_S)
@@ -131,7 +131,7 @@ class ProcessLauncher:
 
     def start_worker(self, role: Role, name: str, config: WorkerConfig) -> ChildWorker:
         threads = config.threads or max(1, (os.cpu_count() or 2) // 2)
-        config = msgspec.structs.replace(_at_home(config), threads=threads)
+        config = msgspec.structs.replace(at_home(config, LOOPBACK), threads=threads)
         settings = msgspec.json.encode(config).decode()
         room = f"{role.value}_worker"
         arguments = [room, "--model", config.model, "--settings", settings]
@@ -151,12 +151,6 @@ class ProcessLauncher:
         child = Child(name, arguments)
         self._children.append(child)
         return child
-
-
-def _at_home(config: Config) -> Config:
-    if config.host != AUTO_HOST:
-        return config
-    return msgspec.structs.replace(config, host="127.0.0.1")
 
 
 def _python_path() -> str:
