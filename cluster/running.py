@@ -46,17 +46,13 @@ class RunningCluster:
         self._places: list[Place] = []
 
     def start(self) -> RouterAddresses:
-        """Returns when every worker serves. Raises StartFailed; then nothing is left running."""
-        try:
-            self.addresses = self._launcher.start_router(self.config.router)
-            self._tell(f"router   ready   grpc {self.addresses.grpc}   http {self.addresses.http}")
-            for role in Role:
-                for index in range(self.config.pool(role).replicas):
-                    self._places.append(self._fill(role, f"{role.value}-{index}", 1))
-            self.wait_ready()
-        except BaseException:
-            self.stop()
-            raise
+        """Returns when every worker serves. Raises StartFailed; `stop` ends what had started."""
+        self.addresses = self._launcher.start_router(self.config.router)
+        self._tell(f"router   ready   grpc {self.addresses.grpc}   http {self.addresses.http}")
+        for role in Role:
+            for index in range(self.config.pool(role).replicas):
+                self._places.append(self._fill(role, f"{role.value}-{index}", 1))
+        self.wait_ready()
         return self.addresses
 
     def wait_ready(self) -> None:

@@ -30,9 +30,8 @@ class DecodePolicy:
         return room.num_running < self.max_sequences and fits
 
     def plan(self, running: Seq[Sequence]) -> list[Share]:
-        decoding = [Share(s, 1) for s in running if s.decoding]
-        budget = self.prefill_tokens if decoding else self.chunk_tokens
-        shares = decoding
+        shares = [Share(s, 1) for s in running if s.decoding]
+        budget = self.prefill_tokens if shares else self.chunk_tokens
         for sequence in running:
             if not sequence.decoding and budget > 0:
                 count = min(sequence.num_uncomputed, budget)

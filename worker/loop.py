@@ -123,19 +123,19 @@ class StepLoop:
         if message.deadline_s is not None:
             ticket.deadline = ticket.submitted_at + message.deadline_s
         if self.incoming.draining:
-            self._fail(ticket, "this worker drains", retryable=True)
+            self._fail(ticket, "queue", "this worker drains", retryable=True)
             return
         try:
             self.engine.add(sequence)
         except SequenceError as error:
-            self._fail(ticket, str(error), retryable=False)
+            self._fail(ticket, "queue", str(error), retryable=False)
         else:
             self._tickets[message.leg] = ticket
 
     def cancel(self, leg: Leg, cause: str = "cancelled") -> None:
         """End a leg in whatever state it is here; unknown legs are remembered as ended."""
         self.incoming.cancel(leg, cause)
-        ticket = self._tickets.pop(leg, None)
+        ticket = self._tickets.get(leg)
         if ticket is None:
             return
         sequence = ticket.sequence
@@ -241,8 +241,7 @@ class StepLoop:
         for leg, ticket in list(self._tickets.items()):
             if ticket.deadline is not None and now >= ticket.deadline:
                 stage = "decode" if ticket.prefilled else "prefill"
-                failed = Failed(leg=leg, stage=stage, cause="deadline passed", retryable=False)
-                self._outbox.to_router(ticket.router_id, failed)
+                self._fail(ticket, stage, "deadline passed", retryable=False)
                 self.cancel(leg, "deadline passed")
 
     def _started(self, ticket: Ticket, now: float) -> None:
@@ -308,9 +307,9 @@ class StepLoop:
         self._tickets.pop(leg, None)
         self.incoming.ended(leg)
 
-    def _fail(self, ticket: Ticket, cause: str, *, retryable: bool) -> None:
+    def _fail(self, ticket: Ticket, stage: str, cause: str, *, retryable: bool) -> None:
         leg = ticket.sequence.leg
-        failed = Failed(leg=leg, stage="queue", cause=cause, retryable=retryable)
+        failed = Failed(leg=leg, stage=stage, cause=cause, retryable=retryable)
         self._outbox.to_router(ticket.router_id, failed)
 
     def _report(self) -> None:

@@ -40,9 +40,6 @@ class Keys:
             raise self.invalid(key, f"an integer of at least {least}")
         return value
 
-    def optional_integer(self, key: str) -> int | None:
-        return self.integer(key) if key in self else None
-
     def number(self, key: str, default: float | None = None) -> float:
         value = self._get(key, default)
         if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
