@@ -90,7 +90,7 @@ def fixed_cost_us() -> float:
 def a_link(region: object, num_blocks: int, peer: PeerPool) -> NixlLink:
     link = NixlLink(f"bench-{os.getpid()}-{num_blocks}", LOOPBACK)
     link.register(region, num_blocks)  # type: ignore[arg-type]
-    link.connect("peer", peer.metadata)
+    link.connect("peer", peer.admission)
     return link
 
 

@@ -41,7 +41,7 @@ class PeerPool:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self._input: IO[str] = self.process.stdin
-        self.metadata = bytes.fromhex(self.process.stdout.readline())
+        self.admission = bytes.fromhex(self.process.stdout.readline())
 
     def close(self) -> None:
         self._input.close()
@@ -53,7 +53,7 @@ def main() -> None:
     _, region = a_pool(num_bytes)
     link = NixlLink("peer", LOOPBACK)
     link.register(region, num_blocks)
-    print(link.metadata().hex(), flush=True)
+    print(link.admit("bench").hex(), flush=True)
     sys.stdin.read()
     link.close()
 

@@ -75,8 +75,8 @@ class ArithmeticRunner:
         )
         return CacheRegion(self._cache.ctypes.data, num_bytes, "cpu", memory)
 
-    def digest(self, blocks: Seq[int]) -> int:
-        return digest_host_blocks(self._memory, self.layout.block_bytes, blocks)
+    def digest(self, blocks: Seq[int], first: int) -> int:
+        return digest_host_blocks(self._memory, self.layout.block_bytes, blocks, first)
 
     def run(self, slices: Seq[Slice]) -> list[Sampled | None]:
         return [self._run_one(piece) for piece in slices]

@@ -71,14 +71,14 @@ def _allowance(folder: Path, limit_name: str, usage_name: str) -> int | None:
     return int(limit) - usage + int(pairs.get("inactive_file", 0))
 
 
-def allocate_zeros(num_bytes: int, device: torch.device) -> Tensor:
+def allocate_zeros(num_bytes: int, device: torch.device | str) -> Tensor:
     """Zeros, uint8 [num_bytes]; in host memory page-aligned and never given back.
 
     Host pages are committed when they are first touched, as huge pages where the system has
     them. They stay mapped until the process ends, since a transport may still be told to write
     to them when their owner is gone. Raises OSError or torch.OutOfMemoryError without memory.
     """
-    if device.type != "cpu":
+    if torch.device(device).type != "cpu":
         return torch.zeros(num_bytes, dtype=torch.uint8, device=device)
     region = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(region))

@@ -64,8 +64,9 @@ class Runner(Protocol):
         """Allocate the cache, once, before the first run."""
         ...
 
-    def digest(self, blocks: Seq[int]) -> int:
-        """Checksum of these blocks' content, computed where it lies; 64 bits."""
+    def digest(self, blocks: Seq[int], first: int) -> int:
+        """Checksum of these blocks' content, of which blocks[0] has the place `first` in its
+        sequence; computed where it lies; see kv_transfer.checksum."""
         ...
 
     def run(self, slices: Seq[Slice]) -> list[Sampled | None]:

@@ -12,7 +12,6 @@ from torch import Tensor
 from engine.attention.backend import AttentionBackend, Span
 from engine.attention.torch_backend import TorchBackend
 from engine.device import choose_device, choose_dtype
-from engine.digest import digest_blocks, digest_kind
 from engine.errors import ConfigError
 from engine.memory import allocate_zeros, free_bytes
 from engine.model.config import ModelConfig, read_config
@@ -21,6 +20,7 @@ from engine.model.transformer import Transformer
 from engine.model.weights import Progress, find_weights, load_weights, model_hash
 from engine.runner import CacheRegion, Sampled, Slice
 from engine.sampler.sampler import Sampler
+from kv_transfer.digest import digest_blocks, digest_kind
 from wire.layout import KvLayout
 
 
@@ -81,7 +81,7 @@ class TorchRunner:
             Transformer(config, parameters, chosen),
             layout,
             chosen,
-            model_hash=model_hash(weights, config, torch_dtype),
+            model_hash=model_hash(weights, config),
             max_model_len=length,
         )
 
@@ -116,9 +116,9 @@ class TorchRunner:
         self._attention = TorchBackend(_shaped(memory, self.layout), self._config.windows)
         return CacheRegion(memory.data_ptr(), num_bytes, str(self.device), memory)
 
-    def digest(self, blocks: Seq[int]) -> int:
+    def digest(self, blocks: Seq[int], first: int) -> int:
         """Checksum of these blocks; see engine.runner.Runner.digest."""
-        return digest_blocks(self._memory, self.layout.block_bytes, blocks)
+        return digest_blocks(self._memory, self.layout.block_bytes, blocks, first)
 
     def run(self, slices: Seq[Slice]) -> list[Sampled | None]:
         """Compute all slices in one batch; see engine.runner.Runner.run."""

@@ -10,8 +10,10 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from kv_transfer.probe import LinkSpeed
-from kv_transfer.transport import Transfer, TransferError, Transport
+from kv_transfer.checksum import MASK
+from kv_transfer.crossing import Crossing, Passage, Posted
+from kv_transfer.probe import LinkSpeed, Probe
+from kv_transfer.transport import LinkFailed, TransferError, Transport
 
 log = logging.getLogger(__name__)
 POLL_S = 0.0002
@@ -19,151 +21,289 @@ POLL_S = 0.0002
 
 
 @dataclass(frozen=True, slots=True)
-class WriteJob:
-    """`on_done(started, ended, None)` or `on_done(started, ended, cause)` is called, exactly once,
-    from the courier's thread; after it nothing of the write is outstanding."""
+class Written:
+    """How a write ended, in seconds of the courier's clock. With a `cause` it was given up.
 
-    peer: str
-    blocks: tuple[int, ...]
-    pages: tuple[int, ...]
-    on_done: Callable[[float, float, str | None], None]
+    `checksum` is that of the pages which were filled.
+    """
 
-
-@dataclass(slots=True)
-class _Flight:
-    job: WriteJob
-    transfer: Transfer
     started: float
+    ended: float
+    checksum: int = 0
+    cause: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WriteJob:
+    """`on_done` is called exactly once, from the courier's thread; then nothing reads the blocks.
+
+    Of the jobs that wait for one link, the one with the earliest `latest_start` goes first.
+    """
+
+    link: str
+    passage: Passage
+    on_done: Callable[[Written], None]
+    latest_start: float = 0.0
+
+
+@dataclass(slots=True, eq=False)
+class _Progress:
+    """Of one job, whose parts end one by one."""
+
+    job: WriteJob
+    num_parts: int
+    started: float | None = None
+    checksum: int = 0
+    cause: str | None = None
+
+    def ended(self, now: float, checksum: int, cause: str | None) -> None:
+        self.num_parts -= 1
+        self.checksum = (self.checksum + checksum) & MASK
+        self.cause = self.cause or cause
+        if not self.num_parts:
+            started = now if self.started is None else self.started
+            self.job.on_done(Written(started, now, self.checksum, self.cause))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Part:
+    progress: _Progress
+    passage: Passage
+
+    @property
+    def link(self) -> str:
+        return self.progress.job.link
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Flight:
+    part: _Part
+    posted: Posted
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Opening:
+    """A link that is being measured."""
+
+    link: str
+    crossing: Crossing
+    probe: Probe
+    on_result: Callable[[LinkSpeed | str], None]
 
 
 class Courier:
-    """Takes jobs from any thread, in order; writes to different peers overlap.
+    """Takes jobs from any thread; writes over different links overlap.
 
-    At most `max_blocks_in_flight` are under way to one peer, or one write if that is larger: the
-    rest waits here, in order, so that one long handoff does not fill the fabric's queues.
+    Jobs go in parts, of which at most `max_blocks_in_flight` blocks are under way over one link, or
+    one part: the rest waits here, so that one long handoff does not fill the fabric's queues.
 
-    A peer is forgotten only when no write to it is under way: what the fabric still carries must
-    be known to have ended before anybody is told so. `on_crash(error)` hears of what nobody
-    expected; the thread ends then, and with it the worker should.
+    A link that fails is torn down at once, with all its writes, and `on_link_failed(link, cause)`
+    is told before any of them is. `on_crash(error)` hears of what nobody expected; the thread ends
+    then, and with it the worker should.
     """
 
     def __init__(
         self,
         transport: Transport,
+        on_link_failed: Callable[[str, str], None],
         on_crash: Callable[[Exception], None],
         clock: Callable[[], float] = time.monotonic,
         *,
         max_blocks_in_flight: int = 1 << 30,
     ) -> None:
         self._transport = transport
+        self._on_link_failed = on_link_failed
         self._on_crash = on_crash
         self._clock = clock
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._max_blocks_in_flight = max_blocks_in_flight
+        self._openings: list[_Opening] = []
+        self._crossings: dict[str, Crossing] = {}
+        self._waiting: list[_Part] = []
         self._flights: list[_Flight] = []
-        self._waiting: list[WriteJob] = []
-        self._leaving: set[str] = set()
         self._thread = threading.Thread(target=self._drive, name="courier", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
+    def admit(self, link: str, tell: Callable[[bytes], None]) -> None:
+        """Open the pool to whoever calls over this link."""
+        self._jobs.put(lambda: tell(self._transport.admit(link)))
+
+    def evict(self, link: str, then: Callable[[], None]) -> None:
+        """Close the pool; `then` is called when nothing sent over the link lands any more."""
+
+        def evict() -> None:
+            self._transport.evict(link)
+            then()
+
+        self._jobs.put(evict)
+
     def connect(
         self,
-        peer: str,
-        metadata: bytes,
-        probe: Callable[[Transport], LinkSpeed],
+        link: str,
+        admission: bytes,
+        crossing: Crossing,
+        start_probe: Callable[[Transport], Probe],
         on_result: Callable[[LinkSpeed | str], None],
     ) -> None:
-        """`on_result(speed)` when connected, `on_result(cause)` when not."""
-        self._jobs.put(lambda: on_result(self._connect(peer, metadata, probe)))
+        """`on_result(speed)` when connected and measured, `on_result(cause)` when not."""
+        self._jobs.put(lambda: self._connect(link, admission, crossing, start_probe, on_result))
 
     def write(self, job: WriteJob) -> None:
-        self._jobs.put(lambda: self._waiting.append(job))
+        self._jobs.put(lambda: self._enqueue(job))
 
-    def disconnect(self, peer: str) -> None:
-        self._jobs.put(lambda: self._leaving.add(peer))
+    def disconnect(self, link: str, then: Callable[[], None]) -> None:
+        """Give up all writes over a link; `then` is called when they are over."""
+
+        def disconnect() -> None:
+            self._tear_down(link, "the session ended")
+            then()
+
+        self._jobs.put(disconnect)
 
     def stop(self) -> None:
         """End the thread and close the transport; writes under way are not waited for."""
         self._jobs.put(None)
         self._thread.join(timeout=10)
 
+    def turn(self) -> None:
+        """One turn of the thread, for those who drive a courier by hand: all jobs, one look."""
+        while not self._jobs.empty():
+            job = self._jobs.get()
+            assert job is not None
+            job()
+        self._look_around()
+
     def _drive(self) -> None:
         try:
             while (job := self._next_job()) is not None:
                 job()
-                self._turn()
+                self._look_around()
             self._transport.close()
         except Exception as error:  # without its courier a worker must not look alive
             log.exception("the courier ended")
             self._on_crash(error)
 
-    def _turn(self) -> None:
+    def _look_around(self) -> None:
         """Post what may go, look at what is under way, and again while that makes room."""
         self._post_waiting()
         num_flights = len(self._flights)
-        self._flights = [f for f in self._flights if not self._landed(f)]
+        for flight in list(self._flights):
+            if flight in self._flights:  # it may have gone down with another
+                self._look(flight)
+        for opening in list(self._openings):
+            self._measure(opening)
         if self._waiting and len(self._flights) < num_flights:
-            self._turn()
-        self._disconnect_leaving()
+            self._look_around()
 
     def _post_waiting(self) -> None:
+        """Least laxity first. (Dertouzos and Mok, IEEE TSE 15(12), 1989)"""
         in_flight: Counter[str] = Counter()
         for flight in self._flights:
-            in_flight[flight.job.peer] += len(flight.job.blocks)
+            in_flight[flight.part.link] += len(flight.part.passage.blocks)
         waiting, self._waiting = self._waiting, []
-        for job in waiting:
-            used = in_flight[job.peer]
-            in_flight[job.peer] += len(job.blocks)
-            if used and in_flight[job.peer] > self._max_blocks_in_flight:
-                self._waiting.append(job)
-            else:
-                self._post(job)
+        opening = {opening.link for opening in self._openings}
+        for part in sorted(waiting, key=lambda part: part.progress.job.latest_start):
+            used = in_flight[part.link]
+            in_flight[part.link] += len(part.passage.blocks)
+            full = used and in_flight[part.link] > self._max_blocks_in_flight
+            if full or part.link in opening or not self._try_post(part):
+                self._waiting.append(part)
 
     def _next_job(self) -> Callable[[], None] | None:
         try:
-            return self._jobs.get(timeout=POLL_S if self._flights else None)
+            return self._jobs.get(timeout=POLL_S if self._flights or self._openings else None)
         except queue.Empty:
             return _look_again
 
     def _connect(
-        self, peer: str, metadata: bytes, probe: Callable[[Transport], LinkSpeed]
-    ) -> LinkSpeed | str:
-        self._disconnect_leaving()
-        if peer in self._leaving:
-            return f"earlier writes to {peer} are still under way"
+        self,
+        link: str,
+        admission: bytes,
+        crossing: Crossing,
+        start_probe: Callable[[Transport], Probe],
+        on_result: Callable[[LinkSpeed | str], None],
+    ) -> None:
         try:
-            self._transport.connect(peer, metadata)
-            return probe(self._transport)
+            self._transport.connect(link, admission)
         except TransferError as error:
-            self._leaving.add(peer)
-            return str(error)
-
-    def _post(self, job: WriteJob) -> None:
-        started = self._clock()
-        try:
-            transfer = self._transport.write(job.peer, job.blocks, job.pages)
-        except TransferError as error:
-            job.on_done(started, self._clock(), str(error))
+            self._fail(link, str(error))
+            on_result(str(error))
         else:
-            self._flights.append(_Flight(job, transfer, started))
+            self._crossings[link] = crossing
+            probe = start_probe(self._transport)
+            self._openings.append(_Opening(link, crossing, probe, on_result))
 
-    def _landed(self, flight: _Flight) -> bool:
+    def _measure(self, opening: _Opening) -> None:
+        """A probe is a generator, so that a slow link does not hold up the others."""
         try:
-            done = flight.transfer.done()
+            next(opening.probe)
+            return
+        except StopIteration as end:
+            found: LinkSpeed | str = end.value
         except TransferError as error:
-            flight.job.on_done(flight.started, self._clock(), str(error))
-            return True
-        if done:
-            flight.job.on_done(flight.started, self._clock(), None)
-        return done
+            found = str(error)
+            self._fail(opening.link, found)
+        if opening in self._openings:
+            self._openings.remove(opening)
+        opening.on_result(found)
 
-    def _disconnect_leaving(self) -> None:
-        busy = {job.peer for job in self._waiting} | {f.job.peer for f in self._flights}
-        for peer in self._leaving - busy:
-            self._transport.disconnect(peer)
-        self._leaving &= busy
+    def _enqueue(self, job: WriteJob) -> None:
+        crossing = self._crossings.get(job.link)
+        if crossing is None:
+            now = self._clock()
+            job.on_done(Written(now, now, cause=f"{job.link} is not connected"))
+            return
+        parts = list(crossing.parts(job.passage))
+        progress = _Progress(job, len(parts))
+        self._waiting += [_Part(progress, passage) for passage in parts]
+
+    def _try_post(self, part: _Part) -> bool:
+        """False when there is no room yet. A part of a link that is gone has ended already."""
+        crossing = self._crossings.get(part.link)
+        if part.progress.started is None:
+            part.progress.started = self._clock()
+        try:
+            if crossing is None:
+                raise LinkFailed(f"{part.link} is not connected")
+            posted = crossing.try_post(self._transport, part.link, part.passage)
+        except TransferError as error:
+            self._fail(part.link, str(error))
+            part.progress.ended(self._clock(), 0, str(error))
+            return True
+        if posted is not None:
+            self._flights.append(_Flight(part, posted))
+        return posted is not None
+
+    def _look(self, flight: _Flight) -> None:
+        try:
+            done = flight.posted.transfer.done()
+        except TransferError as error:
+            self._fail(flight.part.link, str(error))
+            return
+        if done:
+            self._flights.remove(flight)
+            flight.posted.release()
+            flight.part.progress.ended(self._clock(), flight.posted.checksum, None)
+
+    def _fail(self, link: str, cause: str) -> None:
+        self._on_link_failed(link, cause)
+        self._tear_down(link, cause)
+
+    def _tear_down(self, link: str, cause: str) -> None:
+        """After this, nothing reads the blocks of any write over the link."""
+        self._transport.disconnect(link)
+        self._crossings.pop(link, None)
+        self._openings = [opening for opening in self._openings if opening.link != link]
+        lost = [flight for flight in self._flights if flight.part.link == link]
+        unsent = [part for part in self._waiting if part.link == link]
+        self._flights = [flight for flight in self._flights if flight.part.link != link]
+        self._waiting = [part for part in self._waiting if part.link != link]
+        for flight in lost:
+            flight.posted.release()
+        for part in [*(flight.part for flight in lost), *unsent]:
+            part.progress.ended(self._clock(), 0, cause)
 
 
 def _look_again() -> None:

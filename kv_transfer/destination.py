@@ -6,8 +6,7 @@ import enum
 from collections.abc import Sequence
 
 from kv_transfer.checksum import Digest
-from kv_transfer.effects import Adopt, Effect, FreePages, LegLost, Send
-from kv_transfer.hashing import block_hashes
+from kv_transfer.effects import Adopt, CutLink, Effect, FreePages, LegLost, Send
 from wire.handoff import (
     Abort,
     Accepted,
@@ -18,6 +17,7 @@ from wire.handoff import (
     Quiesced,
     Rejected,
 )
+from wire.layout import KvLayout
 
 
 class DestinationState(enum.Enum):
@@ -41,18 +41,20 @@ class DestinationHandoff:
         pages: Sequence[int],
         *,
         epoch: int,
-        block_size: int,
+        layout: KvLayout,
         digest: Digest,
         deadline: float,
+        fence_deadline_s: float,
     ) -> None:
         self.offer = offer
         self.epoch = epoch
         self.state = DestinationState.GRANTED
         self._held = tuple(held)
         self._pages = tuple(pages)
-        self._block_size = block_size
+        self._layout = layout
         self._digest = digest
-        self._deadline = deadline
+        self._deadline: float | None = deadline
+        self._fence_deadline_s = fence_deadline_s
 
     def grant(self) -> list[Effect]:
         """The answer to the offer, and to every repetition of it."""
@@ -63,10 +65,11 @@ class DestinationHandoff:
             first_missing_block=len(self._held),
             pages=self._pages,
             epoch=self.epoch,
+            layout=self._layout,
         )
         return [Send(grant)]
 
-    def receive(self, message: Handoff) -> list[Effect]:
+    def receive(self, message: Handoff, now: float) -> list[Effect]:
         match message:
             case Offer():
                 return self.grant()
@@ -77,30 +80,37 @@ class DestinationHandoff:
             case Commit() if self.state is DestinationState.ACCEPTED:
                 return [self._accepted()]
             case Abort() if self.state is DestinationState.GRANTED:
-                return self._fence(f"aborted by the source: {message.cause}")
+                return self._fence(f"aborted by the source: {message.cause}", now)
             case Quiesced() if message.epoch in (None, self.epoch):
                 return self._quiesced()
         return []
 
-    def abort(self, cause: str) -> list[Effect]:
+    def abort(self, cause: str, now: float) -> list[Effect]:
         """Nobody wants the sequence any more; the pages wait for the source to be quiet."""
         if self.state is not DestinationState.GRANTED:
             return []
         message = Abort(**self.offer.ends, cause=cause, by_source=False)
-        return [Send(message), *self._fence(cause)]
+        return [Send(message), *self._fence(cause, now)]
 
     def source_lost(self, cause: str) -> list[Effect]:
-        """The control connection broke; the source's writes may go on, so pages stay fenced."""
+        """The session with the source ended; what it wrote may still arrive: see source_fenced."""
+        if self.state is DestinationState.FENCING:
+            self._deadline = None
         return self._fence(cause) if self.state is DestinationState.GRANTED else []
 
     def source_fenced(self) -> list[Effect]:
-        """The source's incarnation is dead and its transport connection torn down."""
-        lost = self.source_lost("the source died")
-        return [*lost, *self._quiesced()]
+        """The link of a lost source is torn down at this end: nothing of it lands any more."""
+        return self._quiesced() if self.state is DestinationState.FENCING else []
 
     def tick(self, now: float) -> list[Effect]:
-        if self.state is DestinationState.GRANTED and now >= self._deadline:
-            return self.abort(f"no commit from {self.offer.source} in time")
+        if self._deadline is None or now < self._deadline:
+            return []
+        if self.state is DestinationState.GRANTED:
+            return self.abort(f"no commit from {self.offer.source} in time", now)
+        if self.state is DestinationState.FENCING:
+            self._deadline = None
+            seconds = self._fence_deadline_s
+            return [CutLink(f"{self.offer.source} has not been quiet for {seconds} s")]
         return []
 
     def _verify(self, commit: Commit) -> list[Effect]:
@@ -115,23 +125,23 @@ class DestinationHandoff:
         return [Adopt(commit, blocks), self._accepted()]
 
     def _problem(self, commit: Commit) -> str | None:
-        if len(commit.tokens) != self.offer.num_tokens + 1:
-            return f"{len(commit.tokens)} tokens for a cache of {self.offer.num_tokens}"
-        if not 0 < commit.num_prompt < len(commit.tokens):
-            return f"num_prompt is {commit.num_prompt} of {len(commit.tokens)} tokens"
-        covered = commit.tokens[: self.offer.num_tokens]
-        hashes = block_hashes(covered, self._block_size, self.offer.cache_salt)
-        if tuple(hashes) != self.offer.block_hashes:
-            return "the committed tokens are not those whose block hashes were offered"
-        if self._digest(self._pages) != commit.checksum:
+        num_tokens = self.offer.num_tokens + len(commit.new_tokens)
+        if len(commit.new_tokens) != (0 if self.offer.prefix_only else 1):
+            return f"{num_tokens} tokens for a cache of {self.offer.num_tokens}"
+        if not 0 < commit.num_prompt <= self.offer.num_tokens:
+            return f"num_prompt is {commit.num_prompt} of {num_tokens} tokens"
+        if self._digest(self._pages, len(self._held)) != commit.checksum:
             return "checksum: the pages do not hold what the source sent"
         return None
 
     def _accepted(self) -> Send:
         return Send(Accepted(**self.offer.ends, epoch=self.epoch))
 
-    def _fence(self, cause: str) -> list[Effect]:
+    def _fence(self, cause: str, now: float | None = None) -> list[Effect]:
+        """A source that stays noisy beyond the deadline costs the link; without `now` it is lost
+        already."""
         self.state = DestinationState.FENCING
+        self._deadline = None if now is None else now + self._fence_deadline_s
         return [LegLost(cause)]
 
     def _quiesced(self) -> list[Effect]:

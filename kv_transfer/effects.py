@@ -16,11 +16,17 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """Copy local blocks into the destination's pages, pairwise; then call wrote or write_failed."""
+    """Source: copy `num_tokens` tokens, from the start of `blocks` to the start of `pages`.
+
+    `first_page` is the place of pages[0] among the destination's blocks of the sequence. When it
+    has ended, call wrote or write_failed.
+    """
 
     write_id: int
     blocks: tuple[int, ...]
     pages: tuple[int, ...]
+    num_tokens: int
+    first_page: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +48,15 @@ class NotHandedOver:
 
 @dataclass(frozen=True, slots=True)
 class SourceClosed:
-    """Source: no write of this leg is or will be outstanding; its blocks may be reused."""
+    """Source: nothing reads the leg's blocks on its behalf any more; they may be reused."""
 
 
 @dataclass(frozen=True, slots=True)
 class Adopt:
-    """Destination: run this sequence; `blocks` hold the cache of all its tokens but the last."""
+    """Destination: run this sequence; `blocks` hold the cache of all its tokens but the new ones.
+
+    (Or, where the offer said so, keep the blocks as cache.)
+    """
 
     commit: Commit
     blocks: tuple[int, ...]
@@ -67,4 +76,16 @@ class LegLost:
     cause: str
 
 
-Effect = Send | Write | HandedOver | NotHandedOver | SourceClosed | Adopt | FreePages | LegLost
+@dataclass(frozen=True, slots=True)
+class CutLink:
+    """Either end: writes do not end, or the peer does not say that they have.
+
+    End the session with the peer, and with it the link and every leg that uses it.
+    """
+
+    cause: str
+
+
+Effect = (
+    Send | Write | HandedOver | NotHandedOver | SourceClosed | Adopt | FreePages | LegLost | CutLink
+)

@@ -8,6 +8,7 @@ TransferError
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -29,6 +30,7 @@ class Feed(NamedTuple):
     heads: range
 
 
+@lru_cache(maxsize=256)
 def can_exchange(a: KvLayout, b: KvLayout) -> bool:
     """Whether blocks can go from one layout to the other, in either direction."""
     return next(_differences(a, b), None) is None

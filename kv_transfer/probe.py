@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
+
+import numpy as np
 
 from kv_transfer.transport import LinkFailed, Transport
 
 NUM_SINGLE = 9
 NUM_BULK = 3
 BULK_BYTES = 2 * 1024 * 1024
-DEADLINE_S = 2.0
+DEADLINE_S = 5.0
+BUSY_S = 0.0005
+"""How long a write is waited for before others get their turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,30 +30,50 @@ class LinkSpeed:
         return f"{self.bytes_per_s / 1e9:.2f} GB/s, {self.latency_s * 1e6:.0f} us for one block"
 
 
+Probe = Generator[None, None, LinkSpeed]
+"""Gives way whenever it has to wait; returns what it found. Raises LinkFailed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scratch:
+    """Blocks of both pools that nobody uses for anything else: byte offsets, and what may be
+    written there."""
+
+    own_offset: int
+    their_offset: int
+    num_bytes: int
+
+
 def probe_link(
     transport: Transport,
-    peer: str,
-    block_bytes: int,
-    scratch: tuple[int, int],
+    link: str,
+    scratch: Scratch,
     clock: Callable[[], float] = time.monotonic,
-) -> LinkSpeed:
+) -> Probe:
     """Write our scratch block over the peer's, alone and many times in a row.
 
-    Nobody uses scratch blocks for anything else. Raises LinkFailed, also when a write takes longer
-    than DEADLINE_S.
+    Raises LinkFailed, also when a write takes longer than DEADLINE_S.
     """
-    own, theirs = scratch
 
-    def write(count: int) -> float:
+    def write(count: int) -> Generator[None, None, float]:
+        row = (scratch.own_offset, scratch.their_offset, scratch.num_bytes)
         started = clock()
-        transfer = transport.write(peer, [own] * count, [theirs] * count)
+        transfer = transport.write_spans(link, np.array([row] * count), staged=False)
+        gives_way_at = started + BUSY_S
         while not transfer.done():
             if clock() - started > DEADLINE_S:
-                raise LinkFailed(f"{peer}: {count} blocks took more than {DEADLINE_S} s")
+                raise LinkFailed(f"{link}: {count} blocks took more than {DEADLINE_S} s")
+            if clock() > gives_way_at:
+                yield
+                gives_way_at = clock() + BUSY_S
         return clock() - started
 
-    write(1)  # makes the connection
-    latency_s = statistics.median(write(1) for _ in range(NUM_SINGLE))
-    count = max(1, BULK_BYTES // block_bytes)
-    seconds = min(write(count) for _ in range(NUM_BULK))
-    return LinkSpeed(latency_s, count * block_bytes / seconds)
+    yield from write(1)  # makes the connection
+    singles = []
+    for _ in range(NUM_SINGLE):
+        singles.append((yield from write(1)))
+    count = max(1, BULK_BYTES // scratch.num_bytes)
+    bulks = []
+    for _ in range(NUM_BULK):
+        bulks.append((yield from write(count)))
+    return LinkSpeed(statistics.median(singles), count * scratch.num_bytes / min(bulks))

@@ -6,8 +6,9 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kv_transfer.checksum import Digest
+from kv_transfer.checksum import MASK
 from kv_transfer.effects import (
+    CutLink,
     Effect,
     HandedOver,
     NotHandedOver,
@@ -26,8 +27,8 @@ from wire.handoff import (
     Quiesced,
     Refuse,
     Rejected,
+    Stale,
 )
-from wire.layout import KvLayout
 from wire.sampling import SamplingParams, TokenLogprob
 
 
@@ -41,9 +42,9 @@ class SourceState(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Final:
-    """What prefill ended with: all tokens, the one it drew last among them."""
+    """What prefill ended with, `new_tokens` beyond those whose cache travels."""
 
-    tokens: tuple[int, ...]
+    new_tokens: tuple[int, ...]
     num_prompt: int
     sampling: SamplingParams
     logprob: TokenLogprob | None = None
@@ -55,6 +56,7 @@ class Tally:
 
     num_blocks: int = 0
     skipped_blocks: int = 0
+    block_bytes: int = 0
     transfer_s: float = 0.0
     hidden_s: float = 0.0
     prefilled_at: float | None = None
@@ -64,11 +66,11 @@ class Tally:
         hidden_until = ended if self.prefilled_at is None else min(ended, self.prefilled_at)
         self.hidden_s += max(0.0, hidden_until - started)
 
-    def moved(self, block_bytes: int, now: float) -> Moved:
+    def moved(self, now: float) -> Moved:
         return Moved(
             num_blocks=self.num_blocks,
             skipped_blocks=self.skipped_blocks,
-            num_bytes=self.num_blocks * block_bytes,
+            num_bytes=self.num_blocks * self.block_bytes,
             transfer_s=self.transfer_s,
             hidden_s=self.hidden_s,
             exposed_s=0.0 if self.prefilled_at is None else now - self.prefilled_at,
@@ -79,26 +81,24 @@ class SourceHandoff:
     """One leg. Every method returns the effects to carry out, in order, and is idempotent.
 
     The host calls `computed` after each prefill chunk and `finish` when the first token is drawn;
-    messages, write completions and the passing of time may come in any order between.
+    messages, write completions and the passing of time may come in any order between. Blocks are
+    ours, pages are blocks of the destination; tokens are what both count in.
     """
 
-    def __init__(
-        self, offer: Offer, layout: KvLayout, digest: Digest, *, transfer_deadline_s: float
-    ) -> None:
+    def __init__(self, offer: Offer, *, transfer_deadline_s: float) -> None:
         self.offer = offer
         self.state = SourceState.OFFERED
         self.tally = Tally()
-        self._layout = layout
-        self._digest = digest
         self._transfer_deadline_s = transfer_deadline_s
         self._deadline: float | None = None
         self._grant: Grant | None = None
         self._final: Final | None = None
         self._blocks: tuple[int, ...] = ()
-        self._num_ready = 0  # leading blocks whose content is final
-        self._num_posted = 0  # leading blocks that the destination has or that are posted
+        self._num_computed = 0
+        self._num_posted = 0  # leading tokens that the destination has or that are posted
         self._outstanding: dict[int, int] = {}
         self._next_write = 0
+        self._checksum = 0
         self._ending: tuple[Effect, ...] = ()
 
     def start(self, now: float) -> list[Effect]:
@@ -106,10 +106,9 @@ class SourceHandoff:
         return [Send(self.offer)]
 
     def computed(self, blocks: Sequence[int], num_tokens: int) -> list[Effect]:
-        """The cache of the first `num_tokens` tokens is in `blocks`; full blocks may leave."""
+        """The cache of the first `num_tokens` tokens is in `blocks`; it may leave."""
         self._blocks = tuple(blocks)
-        whole = num_tokens >= self.offer.num_tokens
-        self._num_ready = self._num_blocks if whole else num_tokens // self._layout.block_size
+        self._num_computed = min(num_tokens, self.offer.num_tokens)
         return self._post()
 
     def finish(self, final: Final, now: float) -> list[Effect]:
@@ -127,92 +126,136 @@ class SourceHandoff:
                 return [self._quiesced(message.epoch)]
             case Refuse() if self.state is SourceState.OFFERED:
                 cause = f"{message.reason.value}: {message.detail}"
-                return self._end(NotHandedOver(cause), quiesce=False)
+                return self._end(NotHandedOver(cause), now, quiesce=False)
             case Accepted() if self.state is SourceState.COMMITTED:
-                return self._end(HandedOver(), quiesce=False)
+                return self._end(HandedOver(), now, quiesce=False)
             case Rejected() if self.state is SourceState.COMMITTED:
-                return self._end(NotHandedOver(f"rejected: {message.reason}"), quiesce=False)
+                rejected = NotHandedOver(f"rejected: {message.reason}")
+                return self._end(rejected, now, quiesce=False)
             case Abort() if self._live:
-                return self._end(NotHandedOver(f"aborted: {message.cause}"), quiesce=True)
+                return self._end(NotHandedOver(f"aborted: {message.cause}"), now)
+            case Stale() if self._live:
+                outcome = self._unknown(f"{self.offer.destination} does not know the leg")
+                return self._end(outcome, now)
         return []
 
-    def wrote(self, write_id: int, started: float, ended: float) -> list[Effect]:
-        """A write completed; it was under way between those two times."""
+    def wrote(self, write_id: int, started: float, ended: float, checksum: int) -> list[Effect]:
+        """A write completed; it was under way between those two times.
+
+        `checksum` is that of the pages that it filled, as we hold them.
+        """
         if self._outstanding.pop(write_id, None) is None:
             return []
+        self._checksum = (self._checksum + checksum) & MASK
         self.tally.add_write(started, ended)
         if self.state is SourceState.ENDING:
             return self._try_close()
         return self._try_commit(ended)
 
     def write_failed(self, write_id: int, cause: str) -> list[Effect]:
-        """A write ended in error, and the transport knows that nothing of it is outstanding."""
+        """A write was given up and its link is torn down, so that nothing reads our blocks.
+
+        What had left may still arrive. Therefore we never say that we are quiet; the destination
+        tears down its end of the link, too.
+        """
         if self._outstanding.pop(write_id, None) is None:
             return []
+        self._ending = ()
         if self._live:
-            return self._end(NotHandedOver(f"write failed: {cause}"), quiesce=True, abort=True)
+            return self._end(NotHandedOver(f"write failed: {cause}"), quiesce=False)
         return self._try_close()
 
-    def abort(self, cause: str) -> list[Effect]:
+    def abort(self, cause: str, now: float) -> list[Effect]:
         """The sequence is not wanted any more, or not there."""
         if not self._live:
             return []
-        return self._end(NotHandedOver(f"aborted: {cause}"), quiesce=True, abort=True)
+        return self._end(NotHandedOver(f"aborted: {cause}"), now, abort=True)
 
     def peer_lost(self, cause: str) -> list[Effect]:
-        """The control connection to the destination broke."""
-        if not self._live:
-            return []
-        ambiguous = self.state is SourceState.COMMITTED
-        return self._end(NotHandedOver(cause, ambiguous), quiesce=True, abort=True)
+        """The session with the destination ended. (Its link ends, too, and with it all writes.)"""
+        self._ending = ()
+        return self._end(self._unknown(cause), quiesce=False) if self._live else []
 
     def tick(self, now: float) -> list[Effect]:
-        if not self._live or self._deadline is None or now < self._deadline:
+        if self.state is SourceState.CLOSED or self._deadline is None or now < self._deadline:
             return []
+        if self.state is SourceState.ENDING:
+            self._deadline = None
+            seconds = self._transfer_deadline_s
+            return [CutLink(f"writes to {self.offer.destination} have not ended for {seconds} s")]
         if self.state is SourceState.OFFERED and self._final is None:
             return []  # prefill still runs: the grant is late, but nobody waits for it yet
-        waited_for = "verdict" if self.state is SourceState.COMMITTED else "grant or writes"
-        cause = f"no {waited_for} from {self.offer.destination} in time"
-        ambiguous = self.state is SourceState.COMMITTED
-        return self._end(NotHandedOver(cause, ambiguous), quiesce=True, abort=True)
+        cause = f"no {self._awaited} from {self.offer.destination} in time"
+        return self._end(self._unknown(cause), now, abort=True)
 
     @property
     def _live(self) -> bool:
         return self.state not in (SourceState.ENDING, SourceState.CLOSED)
 
     @property
-    def _num_blocks(self) -> int:
-        return self._layout.num_blocks(self.offer.num_tokens)
+    def _awaited(self) -> str:
+        if self.state is SourceState.COMMITTED:
+            return "verdict"
+        return "grant" if self._grant is None else "end of the writes"
+
+    def _unknown(self, cause: str) -> NotHandedOver:
+        """The leg is over for us; once committed, it may have been accepted all the same."""
+        return NotHandedOver(cause, ambiguous=self.state is SourceState.COMMITTED)
 
     def _granted(self, grant: Grant, now: float) -> list[Effect]:
-        if len(grant.pages) != self._num_blocks - grant.first_missing_block:
-            cause = f"granted {len(grant.pages)} pages from block {grant.first_missing_block} on"
-            self._grant = grant
-            return self._end(NotHandedOver(cause), quiesce=True, abort=True)
         self._grant = grant
+        problem = self._problem(grant)
+        if problem is not None:
+            return self._end(NotHandedOver(problem), now, abort=True)
         self.state = SourceState.WRITING
-        self._num_posted = grant.first_missing_block
+        held_tokens = grant.first_missing_block * grant.layout.block_size
+        self._num_posted = min(held_tokens, self.offer.num_tokens)
         self.tally.skipped_blocks = grant.first_missing_block
+        self.tally.block_bytes = grant.layout.block_bytes
         return self._post() or self._try_commit(now)
 
+    def _problem(self, grant: Grant) -> str | None:
+        first, layout = grant.first_missing_block, grant.layout
+        if len(grant.pages) != layout.num_blocks(self.offer.num_tokens) - first:
+            return f"granted {len(grant.pages)} pages from block {first} on"
+        if first * layout.block_size % self.offer.layout.block_size:
+            return f"granted from token {first * layout.block_size} on, within a block"
+        return None
+
     def _post(self) -> list[Effect]:
-        """Post the blocks that are ready and not yet posted, as one write."""
+        """Post what is computed and not yet posted, as one write of whole blocks and pages."""
         if self._grant is None or self.state is not SourceState.WRITING:
             return []
-        first, end = self._num_posted, self._num_ready
-        if first >= end:
+        start, end = self._num_posted, self._num_ready
+        if start >= end:
             return []
-        offset = self._grant.first_missing_block
-        pages = self._grant.pages[first - offset : end - offset]
-        write = Write(self._next_write, self._blocks[first:end], pages)
-        self._outstanding[write.write_id] = end - first
-        self._next_write += 1
         self._num_posted = end
-        self.tally.num_blocks += end - first
+        ours, theirs = self.offer.layout, self._grant.layout
+        held = self._grant.first_missing_block
+        first_page, end_page = start // theirs.block_size, theirs.num_blocks(end)
+        write = Write(
+            self._next_write,
+            self._blocks[start // ours.block_size : ours.num_blocks(end)],
+            self._grant.pages[first_page - held : end_page - held],
+            num_tokens=end - start,
+            first_page=first_page,
+        )
+        self._next_write += 1
+        self._outstanding[write.write_id] = len(write.pages)
+        self.tally.num_blocks += len(write.pages)
         return [write]
 
+    @property
+    def _num_ready(self) -> int:
+        """Leading tokens that may leave: all, or as many as end with a block on both sides."""
+        assert self._grant is not None
+        if self._num_computed == self.offer.num_tokens:
+            return self._num_computed
+        unit = max(self.offer.layout.block_size, self._grant.layout.block_size)
+        return self._num_computed // unit * unit
+
     def _try_commit(self, now: float) -> list[Effect]:
-        done = self._num_posted == self._num_blocks and not self._outstanding
+        done = self._num_posted == self.offer.num_tokens and not self._outstanding
         if self.state is not SourceState.WRITING or self._final is None or not done:
             return []
         assert self._grant is not None
@@ -221,18 +264,29 @@ class SourceHandoff:
         commit = Commit(
             **self.offer.ends,
             epoch=self._grant.epoch,
-            tokens=final.tokens,
+            new_tokens=final.new_tokens,
             num_prompt=final.num_prompt,
             sampling=final.sampling,
             logprob=final.logprob,
-            moved=self.tally.moved(self._layout.block_bytes, now),
-            checksum=self._digest(self._blocks[self._grant.first_missing_block : self._num_blocks]),
+            moved=self.tally.moved(now),
+            checksum=self._checksum,
         )
         return [Send(commit)]
 
-    def _end(self, outcome: Effect, *, quiesce: bool, abort: bool = False) -> list[Effect]:
-        """Tell the outcome now; close, and say that we are quiet, once no write is outstanding."""
+    def _end(
+        self,
+        outcome: Effect,
+        now: float | None = None,
+        *,
+        quiesce: bool = True,
+        abort: bool = False,
+    ) -> list[Effect]:
+        """Tell the outcome now; close, and say that we are quiet, once no write is outstanding.
+
+        Writes that outlive the deadline cost the link. Without `now` it is lost already.
+        """
         self.state = SourceState.ENDING
+        self._deadline = None if now is None else now + self._transfer_deadline_s
         epoch = None if self._grant is None else self._grant.epoch
         self._ending = (self._quiesced(epoch),) if quiesce else ()
         effects: list[Effect] = [self._abort_message(outcome)] if abort else []

@@ -13,7 +13,9 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from kv_transfer import exchange
 from wire.identity import Role, WorkerRef
+from wire.layout import KvLayout
 
 
 class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,7 +24,8 @@ class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
     ref: WorkerRef
     role: Role
     ready: bool
-    fingerprint: str
+    content: str
+    layout: KvLayout
     transport: str
     capacity_tokens: int
     """Longest sequence that it can hold."""
@@ -142,8 +145,9 @@ def _best_lone(workers: Sequence[WorkerView], need: Need, prefer: Role | None = 
 
 
 def can_exchange(one: WorkerView, other: WorkerView) -> bool:
-    """True when KV blocks of one mean the same on the other and can travel there."""
-    return one.fingerprint == other.fingerprint and one.transport == other.transport
+    """True when KV blocks of one can travel to the other, converted if need be."""
+    same = one.content == other.content and one.transport == other.transport
+    return same and exchange.can_exchange(one.layout, other.layout)
 
 
 def _prefill_cost(worker: WorkerView, need: Need) -> tuple[int, int, int]:

@@ -115,11 +115,12 @@ class Session:
 
 
 class OpenedSession:
-    """A session that this process opened, with the card of the worker that answered."""
+    """A session that this process opened, with the welcome of the worker that answered."""
 
     def __init__(self, session: Session, welcome: Welcome) -> None:
         self.session = session
         self.card = welcome.card
+        self.admission = welcome.admission
 
 
 async def open_session(address: str, hello: Hello, *, timeout_s: float) -> OpenedSession:
@@ -155,18 +156,13 @@ async def _close_when_done(
 
 
 class SessionService(grpc.GenericRpcHandler):  # type: ignore[misc]
-    """The called side: greets with the worker's card and gives each session to `on_session`.
+    """The called side: gives each session to `on_session`.
 
-    `on_session(hello, session)` runs for as long as the session lives; when it returns, the
-    session is closed, and when the caller goes, its `messages()` end.
+    `on_session(hello, session)` sends the Welcome, and runs for as long as the session lives; when
+    it returns, the session is closed, and when the caller goes, its `messages()` end.
     """
 
-    def __init__(
-        self,
-        welcome: Callable[[Hello], Welcome],
-        on_session: Callable[[Hello, Session], Awaitable[None]],
-    ) -> None:
-        self._welcome = welcome
+    def __init__(self, on_session: Callable[[Hello, Session], Awaitable[None]]) -> None:
         self._on_session = on_session
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
@@ -194,7 +190,6 @@ class SessionService(grpc.GenericRpcHandler):  # type: ignore[misc]
             async with asyncio.timeout(HELLO_S):
                 hello = _checked_hello(await session.receive())
             session.peer_name = hello.caller_id
-            session.send(self._welcome(hello))
             await self._on_session(hello, session)
         except (BadMessage, SessionClosed, TimeoutError) as error:
             log.warning("session with %s: %s", session.peer_name, error or "no Hello in time")

@@ -1,7 +1,8 @@
 """The messages by which a sequence's KV blocks change hands, source to destination and back.
 
 Messages may be lost, repeated or reordered: each names its leg and the incarnations of both ends,
-and every handler is idempotent. Durations are remaining seconds, because clocks differ.
+and every handler is idempotent. All messages of a leg go over the session that its source opened;
+when that ends, so does the leg. Durations are remaining seconds, because clocks differ.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TypedDict
 import msgspec
 
 from wire.identity import Leg, WorkerRef
+from wire.layout import KvLayout
 from wire.sampling import SamplingParams, TokenLogprob
 
 
@@ -47,30 +49,38 @@ class HandoffMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 class Offer(HandoffMessage, frozen=True, tag="offer", kw_only=True):
     """Source: I start computing this sequence; will you take it?
 
-    `block_hashes` name the full blocks of its first `num_tokens` tokens; the KV cache that
-    travels covers exactly those tokens. `router_id` is where the destination's tokens go.
+    The KV cache that travels covers exactly `tokens`, in blocks of `layout`. `content` names the
+    model, and how its blocks are checked. `router_id` is where the destination's tokens go.
     """
 
-    block_hashes: tuple[bytes, ...]
-    num_tokens: int
+    tokens: tuple[int, ...]
     max_tokens: int
     """How long the whole sequence can become."""
-    fingerprint: str
+    layout: KvLayout
+    content: str
     router_id: str
     deadline_s: float
     cache_salt: bytes = b""
+    prefix_only: bool = False
+    """There is no sequence to go on with: the blocks are for the destination's prefix cache."""
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.tokens)
 
 
 class Grant(HandoffMessage, frozen=True, tag="grant", kw_only=True):
     """Destination: write to these pages; I already hold the blocks before `first_missing_block`.
 
-    `pages[i]` is for block `first_missing_block + i`. `epoch` distinguishes this grant from any
-    other use of the same pages.
+    Pages are blocks of `layout`, the destination's; `pages[i]` is for its block
+    `first_missing_block + i`, which begins where a block of the source begins, too. `epoch`
+    distinguishes this grant from any other use of the same pages.
     """
 
     first_missing_block: int
     pages: tuple[int, ...]
     epoch: int
+    layout: KvLayout
 
 
 class Refuse(HandoffMessage, frozen=True, tag="refuse", kw_only=True):
@@ -82,9 +92,9 @@ class Refuse(HandoffMessage, frozen=True, tag="refuse", kw_only=True):
 class Moved(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a handoff moved, and what that took, in seconds by the source's clock.
 
-    `transfer_s` is the time during which writes were under way, `hidden_s` the part of it while
-    prefill still computed, `exposed_s` the time from the end of prefill until the commit left.
-    `skipped_blocks` the destination had already.
+    Blocks are the destination's. `transfer_s` is the time during which writes were under way,
+    `hidden_s` the part of it while prefill still computed, `exposed_s` the time from the end of
+    prefill until the commit left. `skipped_blocks` the destination had already.
     """
 
     num_blocks: int = 0
@@ -96,14 +106,14 @@ class Moved(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Commit(HandoffMessage, frozen=True, tag="commit", kw_only=True):
-    """Source: every write has completed. `tokens` are the prompt and what was generated so far.
+    """Source: every write has completed. `new_tokens` follow those that were offered.
 
-    The sampler's whole state is in `sampling`, `tokens` and `num_prompt`: draws depend on the seed
-    and the position alone. The cache covers all tokens but the last.
+    The sampler's whole state is in `sampling`, the tokens and `num_prompt`: draws depend on the
+    seed and the position alone. The cache covers all tokens but the new ones.
     """
 
     epoch: int
-    tokens: tuple[int, ...]
+    new_tokens: tuple[int, ...]
     num_prompt: int
     sampling: SamplingParams
     logprob: TokenLogprob | None = None
@@ -111,7 +121,7 @@ class Commit(HandoffMessage, frozen=True, tag="commit", kw_only=True):
 
     moved: Moved = Moved()
     checksum: int = 0
-    """Over the granted pages, in their order, as the source holds them."""
+    """Sum of the checksums of the granted pages; see kv_transfer.checksum."""
 
 
 class Accepted(HandoffMessage, frozen=True, tag="accepted", kw_only=True):
@@ -131,12 +141,17 @@ class Abort(HandoffMessage, frozen=True, tag="abort", kw_only=True):
 
 
 class Quiesced(HandoffMessage, frozen=True, tag="quiesced", kw_only=True):
-    """Source: no write of mine into this leg's pages is or will be outstanding.
+    """Source: every write of mine into this leg's pages has completed, and none will follow.
 
+    Never said of writes that failed: nobody knows when those end, and the link is torn down.
     `epoch` is None when the source never saw a grant.
     """
 
     epoch: int | None
 
 
-Handoff = Offer | Grant | Refuse | Commit | Accepted | Rejected | Abort | Quiesced
+class Stale(HandoffMessage, frozen=True, tag="stale", kw_only=True):
+    """Destination: I know nothing of this leg, or not any more."""
+
+
+Handoff = Offer | Grant | Refuse | Commit | Accepted | Rejected | Abort | Quiesced | Stale

@@ -7,8 +7,12 @@ import secrets
 
 import msgspec
 
-PROTOCOL_VERSION = 1
-"""Version of every message in `wire/`. Version 1: first release."""
+PROTOCOL_VERSION = 2
+"""Version of every message in `wire/`.
+
+1: first release
+2: offers carry tokens and layouts, links are admitted one by one, legs end with their session
+"""
 
 
 class Role(enum.Enum):
@@ -26,6 +30,13 @@ class WorkerRef(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         return f"{self.worker_id}#{self.incarnation:x}"
+
+
+class ProcessRef(msgspec.Struct, frozen=True):
+    """Where a process runs. On equal hosts processes see each other's pids, and perhaps memory."""
+
+    host: str
+    pid: int
 
 
 class Leg(msgspec.Struct, frozen=True):

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Literal
 
 import msgspec
-
-from wire.identity import PROTOCOL_VERSION
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1, "int64": 8}
 
@@ -77,13 +74,3 @@ class KvLayout(msgspec.Struct, frozen=True):
     def num_blocks(self, num_tokens: int) -> int:
         """Blocks that hold `num_tokens` tokens, the last one perhaps in part."""
         return -(-num_tokens // self.block_size)
-
-
-def fingerprint(layout: KvLayout, content: str) -> str:
-    """Equal on two workers exactly when blocks of one mean the same on the other.
-
-    `content` names the model, and how its blocks are checked.
-    """
-    layout = msgspec.structs.replace(layout, total_kv_heads=layout.model_kv_heads)
-    described = msgspec.json.encode((PROTOCOL_VERSION, content, layout))
-    return hashlib.blake2b(described, digest_size=16).hexdigest()

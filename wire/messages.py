@@ -16,8 +16,9 @@ from wire.handoff import (
     Quiesced,
     Refuse,
     Rejected,
+    Stale,
 )
-from wire.identity import PROTOCOL_VERSION, Leg, Role, WorkerRef
+from wire.identity import PROTOCOL_VERSION, Leg, ProcessRef, Role, WorkerRef
 from wire.layout import KvLayout
 from wire.sampling import SamplingParams, TokenLogprob
 
@@ -32,19 +33,23 @@ class WorkerCard(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     model_hash: str
     layout: KvLayout
-    fingerprint: str
+    content: str
+    """Names the model, and how its blocks are checked; workers exchange blocks of equal content."""
     num_blocks: int
     max_model_len: int
     transport: str
-    """Name of the transport, "nixl" or "memory"; only equal ones can be connected."""
-    transport_metadata: bytes = b""
+    """Name of the transport; only equal ones can be connected."""
 
 
 class Hello(msgspec.Struct, frozen=True, tag="hello", kw_only=True):
-    """First frame of whoever opens a session. `worker` is set when a peer worker calls."""
+    """First frame of whoever opens a session. `worker` is set when a peer worker calls.
+
+    By calling, a worker says that no write of an earlier session's link is under way any more.
+    """
 
     caller_id: str
     worker: WorkerRef | None = None
+    process: ProcessRef | None = None
     address: str = ""
     """Where the calling worker can be called back."""
     protocol_version: int = PROTOCOL_VERSION
@@ -54,6 +59,8 @@ class Welcome(msgspec.Struct, frozen=True, tag="welcome", kw_only=True):
     """First frame of the worker that was called."""
 
     card: WorkerCard
+    admission: bytes = b""
+    """For a peer worker: with what its transport connects to the called worker's pool."""
 
 
 class Destination(msgspec.Struct, frozen=True):
@@ -249,4 +256,5 @@ Message = (
     | Rejected
     | Abort
     | Quiesced
+    | Stale
 )

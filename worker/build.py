@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,6 +51,18 @@ def make_engine(config: WorkerConfig, runner: Runner, policy: Policy) -> tuple[E
     num_blocks = runner.fit_num_blocks(config.cache_bytes, config.cache_fraction)
     region = runner.allocate(num_blocks + NUM_SCRATCH_BLOCKS)
     return Engine(runner, BlockPool(num_blocks), policy), region
+
+
+def make_staging(config: WorkerConfig, pool: CacheRegion) -> CacheRegion:
+    """Memory on the pool's device; on the host it is committed only when blocks are converted."""
+    if pool.device == "cpu":
+        memory = mmap.mmap(-1, config.staging_bytes)
+        address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        return CacheRegion(address, config.staging_bytes, pool.device, memory)
+    from engine.memory import allocate_zeros
+
+    tensor = allocate_zeros(config.staging_bytes, pool.device)
+    return CacheRegion(tensor.data_ptr(), config.staging_bytes, pool.device, tensor)
 
 
 def make_transport(config: WorkerConfig, own_name: str) -> Transport:

@@ -52,5 +52,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """How long grant, writes and verdict may take after the end of prefill."""
     handoff_deadline_s: float = 300.0
     """How long granted pages wait for a commit."""
-    fence_after_s: float = 3.0
-    """How long a source must be unreachable before its writes are taken to be over."""
+    fence_deadline_s: float = 5.0
+    """How long a source may take to say that its writes are over, before its link is torn down,
+    and then a process that could still write by itself to end, before it is killed."""
+    staging_bytes: int = 64 * 1024 * 1024
+    """Memory in which blocks are converted for workers with another KV layout."""

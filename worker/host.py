@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -15,17 +14,14 @@ from engine.engine import Engine
 from engine.policy import Policy
 from engine.runner import CacheRegion
 from kv_transfer.courier import Courier
-from kv_transfer.probe import LinkSpeed, probe_link
 from kv_transfer.transport import Transport
 from runtime.fleet import announce
 from runtime.listen import bind
-from runtime.session import SERVER_OPTIONS, Session, SessionService
+from runtime.session import SERVER_OPTIONS, OpenedSession, Session, SessionService
 from wire.handoff import Handoff
 from wire.identity import Role, WorkerRef, draw_incarnation
-from wire.layout import fingerprint
 from wire.messages import (
     Cancel,
-    Destination,
     Hello,
     Link,
     Move,
@@ -34,11 +30,22 @@ from wire.messages import (
     Welcome,
     WorkerCard,
 )
-from worker.build import NUM_SCRATCH_BLOCKS, Progress, make_engine, make_runner, make_transport
+from worker.build import (
+    NUM_SCRATCH_BLOCKS,
+    Progress,
+    make_engine,
+    make_runner,
+    make_staging,
+    make_transport,
+)
 from worker.config import WorkerConfig
+from worker.guard import this_process
+from worker.links import Links
 from worker.loop import StepLoop
 from worker.outbox import SessionOutbox
 from worker.peers import PeerBook
+from worker.sources import Sources
+from worker.tickets import Peer
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +74,6 @@ class Worker:
         self._progress = progress
         self._announcements: list[asyncio.Task[None]] = []
         self._broken = asyncio.Event()
-        self._links: dict[WorkerRef, Link] = {}
         self.joined = asyncio.Event()
         """Set when a router has taken this worker into its fleet."""
 
@@ -80,24 +86,42 @@ class Worker:
         block_bytes = self._engine.runner.layout.block_bytes
         self._courier = Courier(
             transport,
+            self._link_failed,
             self._crashed,
             max_blocks_in_flight=self.config.max_bytes_in_flight // block_bytes,
         )
         self._courier.start()
         self._steps = StepLoop(
             self.ref,
-            self._fingerprint,
+            self._content,
             self.config,
             self._engine,
             self._courier,
             self._outbox,
             self._crashed,
         )
+        self._sources = Sources(
+            self._courier,
+            self._peers,
+            self._steps.incoming,
+            self._steps.call,
+            direct_access=transport.direct_access,
+            fence_deadline_s=self.config.fence_deadline_s,
+        )
         self._server = grpc.aio.server(options=SERVER_OPTIONS)
-        service = SessionService(lambda hello: Welcome(card=self.card), self._on_session)
-        self._server.add_generic_rpc_handlers((service,))
+        self._server.add_generic_rpc_handlers((SessionService(self._on_session),))
         port = bind(self._server, self.config.host, self.config.port, "port")
         self.card = self._make_card(f"{self.config.host}:{port}", transport)
+        self._links = Links(
+            self.config,
+            self.card,
+            self._engine.runner,
+            self._region,
+            self._staging,
+            self._courier,
+            self._tell_link,
+            self._peers.hang_up,
+        )
         await self._server.start()
         self._steps.start()
         self._join(self.config.routers)
@@ -118,11 +142,11 @@ class Worker:
         for task in self._announcements:
             task.cancel()
         await asyncio.gather(*self._announcements, return_exceptions=True)
-        await asyncio.to_thread(self._steps.stop)
         await self._peers.close()
         for session in list(self._outbox.routers.values()):
             session.close("the worker stops")
         await self._server.stop(grace=0.5)
+        await asyncio.to_thread(self._steps.stop)
         await asyncio.to_thread(self._courier.stop)
 
     @property
@@ -135,17 +159,18 @@ class Worker:
         return self._steps.idle
 
     async def _make_machine(self) -> Transport:
-        def make() -> tuple[Engine, CacheRegion, Transport]:
+        def make() -> tuple[Engine, CacheRegion, CacheRegion, Transport]:
             runner = make_runner(self.config, self._progress)
             engine, region = make_engine(self.config, runner, self._policy)
+            staging = make_staging(self.config, region)
             transport = make_transport(self.config, str(self.ref))
-            transport.register(region, engine.pool.num_blocks + NUM_SCRATCH_BLOCKS)
-            return engine, region, transport
+            transport.register(region, engine.pool.num_blocks + NUM_SCRATCH_BLOCKS, staging)
+            return engine, region, staging, transport
 
-        self._engine, self._region, transport = await asyncio.to_thread(make)
+        made = await asyncio.to_thread(make)
+        self._engine, self._region, self._staging, transport = made
         runner = self._engine.runner
-        content = f"{runner.model_hash} {runner.digest_kind}"
-        self._fingerprint = fingerprint(runner.layout, content)
+        self._content = f"{runner.model_hash} checked by {runner.digest_kind}"
         return transport
 
     def _make_card(self, address: str, transport: Transport) -> WorkerCard:
@@ -157,15 +182,19 @@ class Worker:
             model=self.config.model_name or Path(self.config.model).name,
             model_hash=runner.model_hash,
             layout=runner.layout,
-            fingerprint=self._fingerprint,
+            content=self._content,
             num_blocks=self._engine.pool.num_blocks,
             max_model_len=self._engine.max_sequence_tokens,
             transport=transport.name,
-            transport_metadata=transport.metadata(),
         )
 
     def _hello(self) -> Hello:
-        return Hello(caller_id=str(self.ref), worker=self.ref, address=self.card.address)
+        return Hello(
+            caller_id=str(self.ref),
+            worker=self.ref,
+            process=this_process(),
+            address=self.card.address,
+        )
 
     def _join(self, routers: tuple[str, ...]) -> None:
         for address in routers:
@@ -175,8 +204,9 @@ class Worker:
 
     async def _on_session(self, hello: Hello, session: Session) -> None:
         if hello.worker is not None:
-            await self._peers.answer(hello, session)
+            await self._sources.serve(hello, session, self.card)
         else:
+            session.send(Welcome(card=self.card))
             await self._serve_router(hello.caller_id, session)
 
     async def _serve_router(self, router_id: str, session: Session) -> None:
@@ -196,7 +226,7 @@ class Worker:
                     steps.call(lambda m=message: steps.move(m.leg, m.destination))  # type: ignore[misc]
                 case WantSnapshot():
                     self.joined.set()
-                    links = tuple(self._links.values())
+                    links = self._links.measured
                     steps.call(lambda links=links: steps.send_snapshot(router_id, links))  # type: ignore[misc]
                 case _:
                     log.warning("router %s sent %s", router_id, type(message).__name__)
@@ -214,52 +244,25 @@ class Worker:
 
         self._loop.call_soon_threadsafe(tell)
 
-    # What `worker.peers.PeerEvents` asks for: everything goes on in the step loop's thread.
+    def _link_failed(self, link: str, cause: str) -> None:
+        """Called in the courier's thread: the session goes down with its link."""
+        log.warning("link %s failed: %s", link, cause)
+        self._loop.call_soon_threadsafe(self._peers.hang_up, link, cause)
 
-    def on_message(self, message: Handoff, peer: Destination) -> None:
-        self._steps.call(lambda: self._steps.receive(message, peer))
-
-    def on_connected(self, card: WorkerCard) -> None:
-        peer, scratch = str(card.ref), (self.card.num_blocks, card.num_blocks)
-        block_bytes = self.card.layout.block_bytes
-
-        def probe(transport: Transport) -> LinkSpeed:
-            return probe_link(transport, peer, block_bytes, scratch)
-
-        def tell(found: LinkSpeed | str) -> None:
-            self._loop.call_soon_threadsafe(self._on_probed, card.ref, found)
-
-        self._courier.connect(peer, card.transport_metadata, probe, tell)
-
-    def _on_probed(self, peer: WorkerRef, found: LinkSpeed | str) -> None:
-        if isinstance(found, str):
-            log.warning("no link to %s: %s", peer, found)
-            self._peers.hang_up(peer, found)
-            return
-        slow = found.bytes_per_s < self.config.slow_link_bytes_per_s
-        log.log(
-            logging.WARNING if slow else logging.INFO,
-            "link to %s over %s: %s%s",
-            *(peer, self.card.transport, found),
-            "; that is slow: check which network UCX has found (UCX_NET_DEVICES)" if slow else "",
-        )
-        link = Link(destination=peer, latency_s=found.latency_s, bytes_per_s=found.bytes_per_s)
-        self._links[peer] = link
+    def _tell_link(self, link: Link) -> None:
         self._steps.call(lambda: self._outbox.to_routers(link))
 
-    def on_destination_lost(self, peer: WorkerRef, cause: str) -> None:
-        self._links.pop(peer, None)
-        self._courier.disconnect(str(peer))
+    # What `worker.peers.PeerEvents` asks for: everything goes on in the step loop's thread.
+
+    def on_message(self, message: Handoff, peer: Peer) -> None:
+        self._steps.call(lambda: self._steps.receive(message, peer))
+
+    def on_connected(self, peer: Peer, opened: OpenedSession) -> None:
+        self._links.open(peer, opened.card, opened.admission)
+
+    async def on_destination_lost(self, peer: Peer, cause: str) -> None:
         self._steps.call(lambda: self._steps.outgoing.peer_lost(peer, cause))
+        await self._links.close(peer)
 
-    def on_source_lost(self, peer: WorkerRef, cause: str) -> None:
-        self._steps.call(lambda: self._steps.incoming.source_lost(peer, cause))
-
-    def on_unreachable(self, peer: WorkerRef, cause: str) -> None:
-        now = time.monotonic()
+    def on_unreachable(self, peer: Peer, cause: str) -> None:
         self._steps.call(lambda: self._steps.outgoing.peer_lost(peer, cause))
-        self._steps.call(lambda: self._steps.incoming.source_unreachable(peer, now))
-
-    def on_gone(self, peer: WorkerRef) -> None:
-        self._steps.call(lambda: self._steps.outgoing.peer_lost(peer, "its process has ended"))
-        self._steps.call(lambda: self._steps.incoming.source_gone(peer))

@@ -9,12 +9,14 @@ from engine.engine import Engine
 from engine.policy import Room
 from engine.sequence import Sequence
 from kv_transfer.destination import DestinationHandoff, DestinationState
-from kv_transfer.effects import Adopt, Effect, FreePages, LegLost, Send
-from wire.handoff import Abort, Handoff, Offer, Refuse, RefuseReason
-from wire.identity import Leg, WorkerRef
-from wire.messages import Destination, Handed
+from kv_transfer.effects import Adopt, CutLink, Effect, FreePages, LegLost, Send
+from kv_transfer.exchange import CannotExchange, check_exchange
+from kv_transfer.hashing import block_hashes
+from wire.handoff import Commit, Handoff, Offer, Refuse, RefuseReason, Stale
+from wire.identity import Leg
+from wire.messages import Handed
 from worker.config import WorkerConfig
-from worker.tickets import Outbox, Ticket
+from worker.tickets import Outbox, Peer, Ticket
 
 NUM_TOMBSTONES = 4096
 RETRY_AFTER_S = 0.5
@@ -29,7 +31,7 @@ class Incoming:
 
     def __init__(
         self,
-        fingerprint: str,
+        content: str,
         config: WorkerConfig,
         engine: Engine,
         outbox: Outbox,
@@ -37,34 +39,35 @@ class Incoming:
         clock: Callable[[], float],
     ) -> None:
         self.draining = False
-        self._fingerprint = fingerprint
+        self._content = content
         self._config = config
         self._engine = engine
         self._outbox = outbox
         self._on_adopt = on_adopt
         self._clock = clock
         self._legs: dict[Leg, DestinationHandoff] = {}
-        self._sources: dict[Leg, Destination] = {}
+        self._links: dict[Leg, str] = {}
         self._tombstones: OrderedDict[Leg, None] = OrderedDict()
-        self._unreachable_since: dict[WorkerRef, float] = {}
         self._next_epoch = 1
 
     def __len__(self) -> int:
         return len(self._legs)
 
-    def receive(self, message: Handoff, source: Destination) -> None:
-        self._unreachable_since.pop(source.ref, None)
+    def receive(self, message: Handoff, source: Peer) -> None:
         handoff = self._legs.get(message.leg)
         if handoff is not None and message.ends == handoff.offer.ends:
-            self._perform(handoff, handoff.receive(message))
+            if self._links[message.leg] == source.link:
+                self._perform(handoff, handoff.receive(message, self._clock()))
         elif isinstance(message, Offer):
             self._answer(message, source)
+        elif isinstance(message, Commit):
+            self._outbox.over_link(source.link, Stale(**message.ends))
 
     def cancel(self, leg: Leg, cause: str) -> None:
         """Also for a leg that has not been offered yet: its offer will be refused."""
         handoff = self._legs.get(leg)
         if handoff is not None:
-            self._perform(handoff, handoff.abort(cause))
+            self._perform(handoff, handoff.abort(cause, self._clock()))
         else:
             self._bury(leg)
 
@@ -72,42 +75,35 @@ class Incoming:
         """Sequences that are granted but not here yet have nobody to be decoded for."""
         for handoff in list(self._legs.values()):
             if handoff.offer.router_id == router_id:
-                self._perform(handoff, handoff.abort(f"router {router_id} is gone"))
+                cause = f"router {router_id} is gone"
+                self._perform(handoff, handoff.abort(cause, self._clock()))
 
-    def source_lost(self, source: WorkerRef, cause: str) -> None:
-        for handoff in self._from(source):
+    def source_lost(self, link: str, cause: str) -> list[DestinationHandoff]:
+        """A source's session ended. Returns the legs that wait until its link is fenced."""
+        lost = [handoff for leg, handoff in self._legs.items() if self._links[leg] == link]
+        for handoff in lost:
             self._perform(handoff, handoff.source_lost(cause))
+        return [handoff for handoff in lost if handoff.state is DestinationState.FENCING]
 
-    def source_unreachable(self, source: WorkerRef, now: float) -> None:
-        """Calling the source failed; after a while of that, its writes are over."""
-        if not self._from(source):
-            return
-        since = self._unreachable_since.setdefault(source, now)
-        if now - since >= self._config.fence_after_s:
-            self.source_gone(source)
-
-    def source_gone(self, source: WorkerRef) -> None:
-        """The source's process has ended: another incarnation answers in its place, or nobody."""
-        self._unreachable_since.pop(source, None)
-        for handoff in self._from(source):
+    def source_fenced(self, lost: list[DestinationHandoff]) -> None:
+        """Nothing that was sent over the lost legs' link lands any more."""
+        for handoff in lost:
             self._perform(handoff, handoff.source_fenced())
 
     def tick(self, now: float) -> None:
         for handoff in list(self._legs.values()):
             self._perform(handoff, handoff.tick(now))
-            if handoff.state is DestinationState.FENCING:
-                self._ask_for_quiet(handoff)
 
-    def _answer(self, offer: Offer, source: Destination) -> None:
+    def _answer(self, offer: Offer, source: Peer) -> None:
         refusal = self._refusal(offer)
         handoff = None if refusal else self._try_grant(offer)
         if handoff is None:
             reason, detail = refusal or (RefuseReason.FULL, "no free blocks")
             refuse = Refuse(**offer.ends, reason=reason, detail=detail, retry_after_s=RETRY_AFTER_S)
-            self._outbox.to_peer(source, refuse)
+            self._outbox.over_link(source.link, refuse)
             return
         self._legs[offer.leg] = handoff
-        self._sources[offer.leg] = source
+        self._links[offer.leg] = source.link
         self._perform(handoff, handoff.grant())
 
     def _refusal(self, offer: Offer) -> tuple[RefuseReason, str] | None:
@@ -115,9 +111,9 @@ class Incoming:
             return RefuseReason.STALE, "this leg is over"
         if self.draining:
             return RefuseReason.DRAINING, "this worker takes no new sequences"
-        if offer.fingerprint != self._fingerprint:
-            detail = f"KV fingerprint {offer.fingerprint}, here {self._fingerprint}"
-            return RefuseReason.INCOMPATIBLE, detail
+        problem = self._incompatibility(offer)
+        if problem is not None:
+            return RefuseReason.INCOMPATIBLE, problem
         longest = self._engine.max_sequence_tokens
         if offer.max_tokens > longest:
             return RefuseReason.TOO_LONG, f"up to {offer.max_tokens} tokens, here {longest} fit"
@@ -130,9 +126,9 @@ class Incoming:
         """
         if self._engine.waiting:
             return None
-        pool = self._engine.pool
-        held = pool.acquire_prefix(offer.block_hashes)
-        num_missing = self._engine.runner.layout.num_blocks(offer.num_tokens) - len(held)
+        pool, layout = self._engine.pool, self._engine.runner.layout
+        held = self._held_prefix(offer)
+        num_missing = layout.num_blocks(offer.num_tokens) - len(held)
         room = Room(pool.num_free, len(self._engine.running) + self._num_granted)
         admitted = self._engine.policy.admits(room, num_missing)
         pages = pool.try_allocate(num_missing) if admitted else None
@@ -145,10 +141,29 @@ class Incoming:
             held,
             pages,
             epoch=self._next_epoch,
-            block_size=self._engine.block_size,
+            layout=layout,
             digest=self._engine.runner.digest,
             deadline=self._clock() + offer.deadline_s,
+            fence_deadline_s=self._config.fence_deadline_s,
         )
+
+    def _held_prefix(self, offer: Offer) -> list[int]:
+        """Blocks that are here already, referenced; they end where a block of the source ends."""
+        size = self._engine.block_size
+        held = self._engine.pool.acquire_prefix(block_hashes(offer.tokens, size, offer.cache_salt))
+        per_unit = max(1, offer.layout.block_size // size)
+        whole = len(held) // per_unit * per_unit
+        self._engine.pool.release(held[whole:])
+        return held[:whole]
+
+    def _incompatibility(self, offer: Offer) -> str | None:
+        if offer.content != self._content:
+            return f"the source holds {offer.content}, this worker {self._content}"
+        try:
+            check_exchange(offer.layout, self._engine.runner.layout)
+        except CannotExchange as error:
+            return str(error)
+        return None
 
     @property
     def _num_granted(self) -> int:
@@ -158,13 +173,15 @@ class Incoming:
         for effect in effects:
             match effect:
                 case Send():
-                    self._outbox.to_peer(self._sources[handoff.offer.leg], effect.message)
+                    self._outbox.over_link(self._links[handoff.offer.leg], effect.message)
                 case Adopt():
                     self._adopt(handoff.offer, effect)
                 case FreePages():
                     self._engine.pool.release(effect.blocks)
                 case LegLost():
                     pass  # the source tells the router; here only the pages matter
+                case CutLink():
+                    self._outbox.cut_link(self._links[handoff.offer.leg], effect.cause)
         if handoff.state is DestinationState.CLOSED:
             self._forget(handoff.offer.leg)
 
@@ -175,14 +192,14 @@ class Incoming:
             self._forget(leg)
 
     def _forget(self, leg: Leg) -> None:
-        del self._legs[leg], self._sources[leg]
+        del self._legs[leg], self._links[leg]
         self._bury(leg)
 
     def _adopt(self, offer: Offer, adopt: Adopt) -> None:
         commit = adopt.commit
         sequence = Sequence(
             offer.leg,
-            list(commit.tokens),
+            [*offer.tokens, *commit.new_tokens],
             commit.sampling,
             num_prompt=commit.num_prompt,
             cache_salt=offer.cache_salt,
@@ -191,23 +208,14 @@ class Incoming:
         sequence.num_computed = offer.num_tokens
         self._engine.adopt(sequence)
         # The source's token goes out once more, so that the router never meets a gap.
-        num_sent = len(commit.tokens) - 1
-        ticket = Ticket(sequence, offer.router_id, num_sent, self._clock(), prefilled=True)
+        ticket = Ticket(sequence, offer.router_id, offer.num_tokens, self._clock(), prefilled=True)
         if commit.logprob is not None:
             ticket.unsent_logprobs = (commit.logprob,)
         self._on_adopt(ticket)
         self._outbox.to_router(offer.router_id, Handed(leg=offer.leg, moved=commit.moved))
 
-    def _ask_for_quiet(self, handoff: DestinationHandoff) -> None:
-        """A source answers an abort with Quiesced, also when it no longer knows the leg."""
-        abort = Abort(**handoff.offer.ends, cause="waiting for quiescence", by_source=False)
-        self._outbox.to_peer(self._sources[handoff.offer.leg], abort)
-
     def __contains__(self, leg: Leg) -> bool:
         return leg in self._legs
-
-    def _from(self, source: WorkerRef) -> list[DestinationHandoff]:
-        return [h for h in self._legs.values() if h.offer.source == source]
 
     def _bury(self, leg: Leg) -> None:
         self._tombstones[leg] = None

@@ -13,7 +13,7 @@ from engine.engine import Engine, Progress
 from engine.errors import SequenceError
 from engine.sequence import Sequence, Status
 from kv_transfer.courier import Courier
-from wire.handoff import Abort, Accepted, Commit, Grant, Handoff, Offer, Quiesced, Refuse, Rejected
+from wire.handoff import Abort, Commit, Handoff, Offer, Quiesced
 from wire.identity import Leg, WorkerRef
 from wire.messages import (
     CacheEvents,
@@ -30,7 +30,7 @@ from wire.messages import (
 from worker.config import WorkerConfig
 from worker.incoming import Incoming
 from worker.outgoing import Outgoing
-from worker.tickets import Outbox, Ticket
+from worker.tickets import Outbox, Peer, Ticket
 
 TICK_S = 0.25
 """How often deadlines are looked at and a quiet worker reports; also the longest idle wait."""
@@ -49,7 +49,7 @@ class StepLoop:
     def __init__(
         self,
         me: WorkerRef,
-        fingerprint: str,
+        content: str,
         config: WorkerConfig,
         engine: Engine,
         courier: Courier,
@@ -60,9 +60,9 @@ class StepLoop:
         self.engine = engine
         self._on_crash = on_crash
         self.outgoing = Outgoing(
-            me, fingerprint, config, engine, courier, outbox, self.call, self._forget, clock
+            me, content, config, engine, courier, outbox, self.call, self._forget, clock
         )
-        self.incoming = Incoming(fingerprint, config, engine, outbox, self._adopted, clock)
+        self.incoming = Incoming(content, config, engine, outbox, self._adopted, clock)
         self._outbox = outbox
         self._clock = clock
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -153,16 +153,12 @@ class StepLoop:
         if ticket is not None:
             self.outgoing.move(ticket, destination)
 
-    def receive(self, message: Handoff, peer: Destination) -> None:
+    def receive(self, message: Handoff, peer: Peer) -> None:
         """A message of a peer worker; each kind belongs to one of the two ends."""
         match message:
-            case Offer() | Commit() | Quiesced():
+            case Offer() | Commit() | Quiesced() | Abort(by_source=True):
                 self.incoming.receive(message, peer)
-            case Grant() | Refuse() | Accepted() | Rejected():
-                self.outgoing.receive(message, peer)
-            case Abort(by_source=True):
-                self.incoming.receive(message, peer)
-            case Abort():
+            case _:
                 self.outgoing.receive(message, peer)
 
     def router_lost(self, router_id: str) -> None:

@@ -27,8 +27,14 @@ class SessionOutbox:
     def to_routers(self, message: Message) -> None:
         self._pending.append(lambda: self._broadcast(message))
 
-    def to_peer(self, peer: Destination, message: Handoff) -> None:
+    def to_worker(self, peer: Destination, message: Handoff) -> None:
         self._pending.append(lambda: self._peers.send(peer, message))
+
+    def over_link(self, link: str, message: Handoff) -> None:
+        self._pending.append(lambda: self._peers.send_over(link, message))
+
+    def cut_link(self, link: str, cause: str) -> None:
+        self._pending.append(lambda: self._peers.hang_up(link, cause))
 
     def flush(self) -> None:
         if self._pending:

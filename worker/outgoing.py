@@ -6,14 +6,23 @@ from collections.abc import Callable
 
 from engine.engine import Engine, Progress
 from engine.sequence import Status
-from kv_transfer.courier import Courier, WriteJob
-from kv_transfer.effects import Effect, HandedOver, NotHandedOver, Send, SourceClosed, Write
+from kv_transfer.courier import Courier, WriteJob, Written
+from kv_transfer.crossing import Passage
+from kv_transfer.effects import (
+    CutLink,
+    Effect,
+    HandedOver,
+    NotHandedOver,
+    Send,
+    SourceClosed,
+    Write,
+)
 from kv_transfer.source import Final, SourceHandoff
 from wire.handoff import Abort, Grant, Handoff, Offer, Quiesced
 from wire.identity import Leg, WorkerRef
 from wire.messages import Destination, Failed, Kept, Released
 from worker.config import WorkerConfig
-from worker.tickets import Outbox, Ticket
+from worker.tickets import Outbox, Peer, Ticket
 
 Call = Callable[[Callable[[], None]], None]
 
@@ -29,7 +38,7 @@ class Outgoing:
     def __init__(
         self,
         me: WorkerRef,
-        fingerprint: str,
+        content: str,
         config: WorkerConfig,
         engine: Engine,
         courier: Courier,
@@ -39,7 +48,7 @@ class Outgoing:
         clock: Callable[[], float],
     ) -> None:
         self._me = me
-        self._fingerprint = fingerprint
+        self._content = content
         self._config = config
         self._engine = engine
         self._courier = courier
@@ -77,24 +86,21 @@ class Outgoing:
     def _offer(self, ticket: Ticket, num_tokens: int) -> None:
         sequence, destination = ticket.sequence, ticket.destination
         assert destination is not None
-        hashes = sequence.update_hashes(self._engine.block_size)
         offer = Offer(
             leg=sequence.leg,
             source=self._me,
             destination=destination.ref,
-            block_hashes=tuple(hashes[: num_tokens // self._engine.block_size]),
-            num_tokens=num_tokens,
+            tokens=tuple(sequence.tokens[:num_tokens]),
             max_tokens=sequence.num_prompt + sequence.sampling.max_tokens,
-            fingerprint=self._fingerprint,
+            layout=self._engine.runner.layout,
+            content=self._content,
             router_id=ticket.router_id,
             deadline_s=self._config.handoff_deadline_s,
             cache_salt=sequence.cache_salt,
         )
         deadline_s = self._config.transfer_deadline_s
-        runner = self._engine.runner
-        ticket.handoff = SourceHandoff(
-            offer, runner.layout, runner.digest, transfer_deadline_s=deadline_s
-        )
+        ticket.handoff = SourceHandoff(offer, transfer_deadline_s=deadline_s)
+        ticket.link = None
         sequence.pinned = True
         self._legs[sequence.leg] = ticket
         self._perform(ticket, ticket.handoff.start(self._clock()))
@@ -105,7 +111,10 @@ class Outgoing:
         assert ticket.handoff is not None
         sequence = ticket.sequence
         final = Final(
-            tuple(sequence.tokens), sequence.num_prompt, sequence.sampling, ticket.last_logprob
+            tuple(sequence.tokens[ticket.handoff.offer.num_tokens :]),
+            sequence.num_prompt,
+            sequence.sampling,
+            ticket.last_logprob,
         )
         self._perform(ticket, ticket.handoff.finish(final, self._clock()))
 
@@ -126,31 +135,32 @@ class Outgoing:
         """Nobody wants the sequence; its blocks go back when no write reads them any more."""
         self._over(ticket)
         assert ticket.handoff is not None
-        self._perform(ticket, ticket.handoff.abort(cause))
+        self._perform(ticket, ticket.handoff.abort(cause, self._clock()))
 
-    def receive(self, message: Handoff, peer: Destination) -> None:
+    def receive(self, message: Handoff, peer: Peer) -> None:
         """A leg may have had other destinations before: those only hear that all is quiet."""
         ticket = self._legs.get(message.leg)
         handoff = None if ticket is None else ticket.handoff
         if ticket and handoff and message.ends == handoff.offer.ends:
-            self._perform(ticket, handoff.receive(message, self._clock()))
+            ticket.link = ticket.link or peer.link
+            if ticket.link == peer.link:
+                self._perform(ticket, handoff.receive(message, self._clock()))
         elif isinstance(message, Grant | Abort):
-            # No record of the leg means that no write of it is outstanding.
-            self._outbox.to_peer(peer, Quiesced(**message.ends, epoch=None))
+            # No record of the leg means that no write of it is outstanding on any living link.
+            self._outbox.over_link(peer.link, Quiesced(**message.ends, epoch=None))
 
-    def peer_lost(self, peer: WorkerRef, cause: str) -> None:
-        for ticket in self._tickets_to(peer):
-            assert ticket.handoff is not None
-            self._perform(ticket, ticket.handoff.peer_lost(cause))
+    def peer_lost(self, peer: Peer, cause: str) -> None:
+        """The link ended, or was never made."""
+        for ticket in list(self._legs.values()):
+            handoff = ticket.handoff
+            assert handoff is not None
+            if handoff.offer.destination == peer.ref and ticket.link in (None, peer.link):
+                self._perform(ticket, handoff.peer_lost(cause))
 
     def tick(self, now: float) -> None:
         for ticket in list(self._legs.values()):
             assert ticket.handoff is not None
             self._perform(ticket, ticket.handoff.tick(now))
-
-    def _tickets_to(self, peer: WorkerRef) -> list[Ticket]:
-        tickets = self._legs.values()
-        return [t for t in tickets if t.handoff and t.handoff.offer.destination == peer]
 
     def _perform(self, ticket: Ticket, effects: list[Effect]) -> None:
         for effect in effects:
@@ -165,28 +175,34 @@ class Outgoing:
                     self._not_handed_over(ticket, effect)
                 case SourceClosed():
                     self._closed(ticket)
+                case CutLink():
+                    assert ticket.link is not None
+                    self._outbox.cut_link(ticket.link, effect.cause)
 
     def _send(self, ticket: Ticket, message: Handoff) -> None:
         assert ticket.destination is not None
-        self._outbox.to_peer(ticket.destination, message)
+        if ticket.link is None:
+            self._outbox.to_worker(ticket.destination, message)
+        else:
+            self._outbox.over_link(ticket.link, message)
 
     def _write(self, ticket: Ticket, write: Write) -> None:
         """Post the copy; its end comes back into this thread, and through `_perform`."""
         handoff = ticket.handoff
         assert handoff is not None
+        assert ticket.link is not None
 
-        def on_done(started: float, ended: float, cause: str | None) -> None:
-            if cause is None:
-                self._call(
-                    lambda: self._perform(ticket, handoff.wrote(write.write_id, started, ended))
-                )
+        def ended(written: Written) -> None:
+            if written.cause is None:
+                times = written.started, written.ended
+                effects = handoff.wrote(write.write_id, *times, written.checksum)
             else:
-                self._call(
-                    lambda: self._perform(ticket, handoff.write_failed(write.write_id, cause))
-                )
+                effects = handoff.write_failed(write.write_id, written.cause)
+            self._perform(ticket, effects)
 
-        peer = str(handoff.offer.destination)
-        self._courier.write(WriteJob(peer, write.blocks, write.pages, on_done))
+        passage = Passage(write.blocks, write.pages, write.num_tokens, write.first_page)
+        job = WriteJob(ticket.link, passage, lambda written: self._call(lambda: ended(written)))
+        self._courier.write(job)
 
     def _over(self, ticket: Ticket) -> None:
         ticket.wanted = False

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable
 from typing import Protocol, cast
 
-from runtime.session import Session, SessionClosed, open_session
-from wire.handoff import Commit, Handoff, Offer
+from runtime.session import OpenedSession, Session, SessionClosed, open_session
+from wire.handoff import Handoff
 from wire.identity import WorkerRef
-from wire.messages import Destination, Hello, Message, WorkerCard
+from wire.messages import Destination, Hello
+from worker.tickets import Peer
 
 DIAL_TIMEOUT_S = 5.0
 
@@ -17,94 +19,114 @@ DIAL_TIMEOUT_S = 5.0
 class PeerEvents(Protocol):
     """Who hears of what happens between workers."""
 
-    def on_message(self, message: Handoff, peer: Destination) -> None: ...
+    def on_message(self, message: Handoff, peer: Peer) -> None: ...
 
-    def on_connected(self, card: WorkerCard) -> None:
+    def on_connected(self, peer: Peer, opened: OpenedSession) -> None:
         """A session that this worker opened; called before anything is sent over it."""
         ...
 
-    def on_destination_lost(self, peer: WorkerRef, cause: str) -> None: ...
+    async def on_destination_lost(self, peer: Peer, cause: str) -> None:
+        """Such a session ended. Returns when no write over its link is under way any more."""
+        ...
 
-    def on_source_lost(self, peer: WorkerRef, cause: str) -> None: ...
-
-    def on_unreachable(self, peer: WorkerRef, cause: str) -> None: ...
-
-    def on_gone(self, peer: WorkerRef) -> None:
-        """Another process answers at the peer's address: the peer itself has ended."""
+    def on_unreachable(self, peer: Peer, cause: str) -> None:
+        """There is no session, and there was no link."""
         ...
 
 
 class PeerBook:
     """Sends to peers, and opens sessions with them where there are none.
 
-    What a source says goes over a session that it opened itself, because opening it is what
-    connects the link that its blocks take. Answers go over whatever session there is.
+    All messages of a leg go over the session that its source opened: opening it is what makes the
+    link that the leg's blocks take, and it is not opened again before that link has ended.
     """
 
     def __init__(self, hello: Callable[[], Hello], events: PeerEvents) -> None:
         self._hello = hello
         self._events = events
+        self._numbers = itertools.count(1)
+        self._sessions: dict[str, Session] = {}
+        """By link, whoever opened them."""
         self._called: dict[WorkerRef, Session] = {}
-        self._callers: dict[WorkerRef, Session] = {}
-        self._unsent: dict[WorkerRef, list[Message]] = {}
+        self._unsent: dict[WorkerRef, list[Handoff]] = {}
+        """For peers whose session is being opened, or is coming to its end."""
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def send(self, peer: Destination, message: Message) -> None:
+    def new_peer(self, ref: WorkerRef) -> Peer:
+        return Peer(ref, f"{ref}/{next(self._numbers)}")
+
+    def send(self, peer: Destination, message: Handoff) -> None:
+        """Over the session that this worker opened; it is opened if need be."""
         session = self._called.get(peer.ref)
-        if session is None and not isinstance(message, Offer | Commit):
-            session = self._callers.get(peer.ref)
         if session is not None and session.closed_because is None:
             session.send(message)
         elif peer.ref in self._unsent:
             self._unsent[peer.ref].append(message)
         else:
             self._unsent[peer.ref] = [message]
-            task = asyncio.create_task(self._call(peer), name=f"peer {peer.ref}")
+            task = asyncio.create_task(self._serve(peer), name=f"peer {peer.ref}")
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    def hang_up(self, peer: WorkerRef, cause: str) -> None:
-        """End the session that was opened to a peer; the next message opens another."""
-        session = self._called.get(peer)
+    def send_over(self, link: str, message: Handoff) -> None:
+        """Lost when the link's session has ended."""
+        session = self._sessions.get(link)
+        if session is not None and session.closed_because is None:
+            session.send(message)
+
+    def hang_up(self, link: str, cause: str) -> None:
+        session = self._sessions.get(link)
         if session is not None:
             session.close(cause)
 
-    async def answer(self, hello: Hello, session: Session) -> None:
-        """Serve a session that a peer opened, until it ends."""
-        assert hello.worker is not None
-        peer = Destination(hello.worker, hello.address)
-        self._callers[peer.ref] = session
-        async for message in session.messages():
-            self._events.on_message(cast(Handoff, message), peer)
-        if self._callers.get(peer.ref) is session:
-            del self._callers[peer.ref]
-        self._events.on_source_lost(peer.ref, session.closed_because or "ended")
+    async def answer(self, peer: Peer, session: Session) -> str:
+        """Serve a session that a peer opened until it ends; returns why it did."""
+        self._sessions[peer.link] = session
+        return await self._listen(peer, session)
 
     async def close(self) -> None:
-        for task in self._tasks:
+        for session in list(self._sessions.values()):
+            session.close("the worker stops")
+        for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for session in [*self._called.values(), *self._callers.values()]:
-            session.close()
 
-    async def _call(self, peer: Destination) -> None:
+    async def _serve(self, peer: Destination) -> None:
+        while self._unsent[peer.ref]:
+            await self._call(peer)
+        del self._unsent[peer.ref]
+
+    async def _call(self, destination: Destination) -> None:
+        ref = destination.ref
+        peer = self.new_peer(ref)
         try:
-            opened = await open_session(peer.address, self._hello(), timeout_s=DIAL_TIMEOUT_S)
+            opened = await self._open(destination)
         except SessionClosed as error:
-            del self._unsent[peer.ref]
-            self._events.on_unreachable(peer.ref, str(error))
+            self._unsent[ref].clear()
+            self._events.on_unreachable(peer, str(error))
             return
         session = opened.session
-        if opened.card.ref != peer.ref:
-            del self._unsent[peer.ref]
-            session.close("not the worker that was wanted")
-            self._events.on_gone(peer.ref)
-            return
-        self._events.on_connected(opened.card)
-        self._called[peer.ref] = session
-        for message in self._unsent.pop(peer.ref):
-            session.send(message)
+        self._called[ref] = self._sessions[peer.link] = session
+        self._events.on_connected(peer, opened)
+        for message in self._take_unsent(ref):
+            self.send_over(peer.link, message)
+        cause = await self._listen(peer, session)
+        del self._called[ref]
+        await self._events.on_destination_lost(peer, cause)
+
+    async def _open(self, destination: Destination) -> OpenedSession:
+        opened = await open_session(destination.address, self._hello(), timeout_s=DIAL_TIMEOUT_S)
+        if opened.card.ref != destination.ref:
+            opened.session.close("not the worker that was wanted")
+            raise SessionClosed(f"{opened.card.ref} answers in place of {destination.ref}")
+        return opened
+
+    def _take_unsent(self, ref: WorkerRef) -> list[Handoff]:
+        unsent, self._unsent[ref] = self._unsent[ref], []
+        return unsent
+
+    async def _listen(self, peer: Peer, session: Session) -> str:
         async for message in session.messages():
             self._events.on_message(cast(Handoff, message), peer)
-        del self._called[peer.ref]
-        self._events.on_destination_lost(peer.ref, session.closed_because or "ended")
+        del self._sessions[peer.link]
+        return session.closed_because or "ended"

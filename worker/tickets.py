@@ -8,6 +8,7 @@ from typing import Protocol
 from engine.sequence import Sequence
 from kv_transfer.source import SourceHandoff
 from wire.handoff import Handoff
+from wire.identity import WorkerRef
 from wire.messages import Destination, Message
 from wire.sampling import TokenLogprob
 
@@ -25,6 +26,8 @@ class Ticket:
     started_at: float | None = None
     prefilled: bool = False
     handoff: SourceHandoff | None = None
+    link: str | None = None
+    """Over which the handoff's grant came; where its blocks and all further messages go."""
     kept: bool = False
     """True once its handoff has failed and this worker decodes the sequence itself."""
     wanted: bool = True
@@ -34,6 +37,17 @@ class Ticket:
     unsent_logprobs: tuple[TokenLogprob, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Another worker, and the link by which it speaks: one session, and the memory opened for it.
+
+    A link's name is never used twice.
+    """
+
+    ref: WorkerRef
+    link: str
+
+
 class Outbox(Protocol):
     """How the step loop's thread speaks to the rest of the world; never blocks."""
 
@@ -41,7 +55,17 @@ class Outbox(Protocol):
 
     def to_routers(self, message: Message) -> None: ...
 
-    def to_peer(self, peer: Destination, message: Handoff) -> None: ...
+    def to_worker(self, peer: Destination, message: Handoff) -> None:
+        """Over the session that this worker opened to the peer, or opens now."""
+        ...
+
+    def over_link(self, link: str, message: Handoff) -> None:
+        """Over this link's session. When that has ended, the message is lost, like the leg."""
+        ...
+
+    def cut_link(self, link: str, cause: str) -> None:
+        """End this link's session."""
+        ...
 
     def flush(self) -> None:
         """Let everything go that was said since the last flush."""

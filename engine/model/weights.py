@@ -78,14 +78,15 @@ def load_weights(
         weights.holder(name).read_into(name, target, report)
 
 
-def model_hash(weights: Weights, config: ModelConfig, dtype: torch.dtype) -> str:
-    """Equal for equal models in equal dtypes; cheap, since it reads a sample of every tensor.
+def model_hash(weights: Weights, config: ModelConfig) -> str:
+    """Equal for equal models, in whatever dtype they are computed.
+
+    Cheap, since it reads a sample of every tensor.
 
     Made of the configuration, the shards' headers and sizes, and bytes from the middle of each
     tensor, so that fine-tunings of one model differ, and copies of one file do not.
     """
     digest = hashlib.blake2b(msgspec.json.encode(config), digest_size=16)
-    digest.update(str(dtype).encode())
     for shard in weights.shards:
         digest.update(f"{shard.path.name}:{shard.num_bytes}".encode())
         digest.update(shard.header)

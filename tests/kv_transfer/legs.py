@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from kv_transfer.destination import DestinationHandoff
 from kv_transfer.effects import Effect, Send, Write
-from kv_transfer.hashing import block_hashes
 from kv_transfer.source import Final, SourceHandoff
 from wire.handoff import Handoff, Offer
 from wire.identity import Leg, WorkerRef
@@ -24,17 +23,17 @@ def an_offer(deadline_s: float = 100.0) -> Offer:
         leg=Leg("request"),
         source=SOURCE,
         destination=DESTINATION,
-        block_hashes=tuple(block_hashes(PROMPT, BLOCK_SIZE)),
-        num_tokens=len(PROMPT),
+        tokens=PROMPT,
         max_tokens=len(PROMPT) + 5,
-        fingerprint="f",
+        layout=LAYOUT,
+        content="c",
         router_id="router",
         deadline_s=deadline_s,
     )
 
 
 def a_source() -> SourceHandoff:
-    source = SourceHandoff(an_offer(), LAYOUT, len, transfer_deadline_s=10.0)
+    source = SourceHandoff(an_offer(), transfer_deadline_s=10.0)
     source.start(now=0.0)
     return source
 
@@ -44,12 +43,19 @@ def a_destination(num_held: int = 0) -> DestinationHandoff:
     held = range(10, 10 + num_held)
     pages = range(20, 23 - num_held)
     return DestinationHandoff(
-        an_offer(), held, pages, epoch=7, block_size=BLOCK_SIZE, digest=len, deadline=100.0
+        an_offer(),
+        held,
+        pages,
+        epoch=7,
+        layout=LAYOUT,
+        digest=lambda blocks, first: len(blocks),
+        deadline=100.0,
+        fence_deadline_s=5.0,
     )
 
 
 def final(first_token: int = 99) -> Final:
-    return Final((*PROMPT, first_token), len(PROMPT), SAMPLING)
+    return Final((first_token,), len(PROMPT), SAMPLING)
 
 
 def sent(effects: list[Effect]) -> list[Handoff]:

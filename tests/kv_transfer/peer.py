@@ -1,7 +1,7 @@
 """A process with a block pool that others write into; the other side of the NIXL tests.
 
-Prints its metadata as hex, then one line of JSON, the first values of the asked block, for every
-block number it reads.
+Prints an admission as hex, then one line of JSON for every line that it reads: the values found in
+the block of that number, or null after "evict".
 """
 
 import json
@@ -17,8 +17,12 @@ def main() -> None:
     region = runner.allocate(num_blocks)
     link = NixlLink("peer", json.loads(sys.argv[2]))
     link.register(region, num_blocks)
-    print(link.metadata().hex(), flush=True)
+    print(link.admit("us").hex(), flush=True)
     for line in sys.stdin:
+        if line.startswith("evict"):
+            link.evict("us")
+            print("null", flush=True)
+            continue
         block = runner._cache[int(line)]
         print(json.dumps(sorted({int(value) for value in block.ravel()})), flush=True)
 

@@ -5,42 +5,68 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from engine.arithmetic import ArithmeticRunner
-from kv_transfer.courier import Courier, WriteJob
+from kv_transfer.courier import Courier, WriteJob, Written
+from kv_transfer.crossing import DirectCrossing, Passage
 from kv_transfer.memory_link import MemoryFabric, MemoryLink
+from kv_transfer.probe import LinkSpeed, Probe
+from kv_transfer.transport import LinkFailed, Transport
 
 NUM_BLOCKS = 32
+LAYOUT = ArithmeticRunner().layout
+SIZE = LAYOUT.block_size
 
 
 class Bench:
-    """A courier whose thread never starts: `run` takes its jobs and turns it."""
+    """A courier whose thread never starts, connected to the pools "a" and "b"."""
 
-    def __init__(self, max_blocks_in_flight: int) -> None:
+    def __init__(self, max_blocks_in_flight: int, max_part_blocks: int = NUM_BLOCKS) -> None:
         self.fabric = MemoryFabric()
         self.link = a_link("us", self.fabric)
-        a_link("a", self.fabric)
-        a_link("b", self.fabric)
-        for peer in ("a", "b"):
-            self.link.connect(peer, peer.encode())
-        self.courier = Courier(self.link, _raise, max_blocks_in_flight=max_blocks_in_flight)
+        self.failed: list[tuple[str, str]] = []
+        self.courier = Courier(
+            self.link,
+            lambda link, cause: self.failed.append((link, cause)),
+            _raise,
+            max_blocks_in_flight=max_blocks_in_flight,
+        )
         self.done: list[str] = []
+        self.written: list[Written] = []
+        self.peers = {name: a_link(name, self.fabric) for name in "ab"}
+        max_part_bytes = max_part_blocks * LAYOUT.block_bytes
+        self.crossing = DirectCrossing(LAYOUT, lambda blocks, first: len(blocks), max_part_bytes)
+        for name, peer in self.peers.items():
+            self.connect(name, peer.admit(name))
 
-    def write(self, name: str, peer: str, num_blocks: int) -> None:
+    def connect(self, name: str, admission: bytes, probe: object = None) -> list[object]:
+        found: list[object] = []
+        start = probe or at_once
+        self.courier.connect(name, admission, self.crossing, start, found.append)  # type: ignore[arg-type]
+        self.courier.turn()
+        return found
+
+    def write(self, name: str, link: str, num_blocks: int, latest_start: float = 0.0) -> None:
         blocks = tuple(range(num_blocks))
-        self.courier.write(WriteJob(peer, blocks, blocks, self.told(name)))
+        passage = Passage(blocks, blocks, num_blocks * SIZE, 0)
+        self.courier.write(WriteJob(link, passage, self.told(name), latest_start))
 
-    def told(self, name: str) -> Callable[[float, float, str | None], None]:
-        return lambda started, ended, cause: self.done.append(name if cause is None else cause)
+    def told(self, name: str) -> Callable[[Written], None]:
+        def tell(written: Written) -> None:
+            self.written.append(written)
+            self.done.append(written.cause or name)
+
+        return tell
 
     def run(self) -> None:
-        while not self.courier._jobs.empty():
-            job = self.courier._jobs.get()
-            assert job is not None
-            job()
-        self.courier._turn()
+        self.courier.turn()
 
     @property
     def in_flight(self) -> list[int]:
-        return [len(flight.job.blocks) for flight in self.courier._flights]
+        return [len(flight.part.passage.blocks) for flight in self.courier._flights]
+
+
+def at_once(transport: Transport) -> Probe:
+    yield from ()
+    return LinkSpeed(0.0, 1.0)
 
 
 def a_link(name: str, fabric: MemoryFabric) -> MemoryLink:
@@ -72,7 +98,7 @@ def test_one_peer_s_queue_does_not_hold_up_another_s() -> None:
     bench.write("y", "a", 4)
     bench.write("z", "b", 4)
     bench.run()
-    assert [flight.job.peer for flight in bench.courier._flights] == ["a", "b"]
+    assert [flight.part.link for flight in bench.courier._flights] == ["a", "b"]
 
 
 def test_a_write_larger_than_the_bound_goes_alone() -> None:
@@ -87,23 +113,95 @@ def test_a_write_larger_than_the_bound_goes_alone() -> None:
     assert bench.done == ["x", "y"]
 
 
-def test_a_peer_is_forgotten_only_when_its_last_write_has_ended() -> None:
+def test_large_jobs_go_in_parts_and_are_told_once() -> None:
+    bench = Bench(max_blocks_in_flight=8, max_part_blocks=4)
+    bench.fabric.stall()
+    bench.write("x", "a", 10)
+    bench.run()
+    assert bench.in_flight == [4, 4]
+    bench.fabric.resume()
+    bench.run()
+    assert bench.done == ["x"]
+    assert bench.written[0].checksum == 10
+
+
+def test_the_job_with_the_least_laxity_goes_first() -> None:
+    bench = Bench(max_blocks_in_flight=4)
+    bench.fabric.stall()
+    bench.write("first", "a", 4)
+    bench.run()
+    for name, latest_start in (("relaxed", 9.0), ("urgent", 2.0), ("normal", 5.0)):
+        bench.write(name, "a", 4, latest_start)
+    bench.run()
+    bench.fabric.resume()
+    bench.run()
+    assert bench.done == ["first", "urgent", "normal", "relaxed"]
+
+
+def test_disconnecting_ends_all_writes_of_that_link_and_of_no_other() -> None:
+    bench = Bench(max_blocks_in_flight=4)
+    bench.fabric.stall()
+    for name, link in (("x", "a"), ("y", "a"), ("z", "b")):
+        bench.write(name, link, 4)
+    bench.run()
+    over: list[str] = []
+    bench.courier.disconnect("a", lambda: over.append("over"))
+    bench.run()
+    assert bench.done == ["the session ended", "the session ended"]
+    assert over == ["over"]
+    bench.fabric.resume()
+    bench.run()
+    assert bench.done[2:] == ["z"]
+
+
+def test_a_failed_write_takes_its_link_down_and_says_so_first() -> None:
     bench = Bench(max_blocks_in_flight=4)
     bench.fabric.stall()
     bench.write("x", "a", 4)
     bench.write("y", "a", 4)
-    bench.courier.disconnect("a")
     bench.run()
-    assert "a" in bench.link._peers
-    bench.fabric.resume()
-    bench.run()
-    assert bench.done == ["x", "y"]
-    assert "a" not in bench.link._peers
-
-
-def test_a_write_to_a_dead_peer_is_told_with_its_cause() -> None:
-    bench = Bench(max_blocks_in_flight=4)
-    bench.write("x", "a", 4)
     bench.fabric.kill("a")
     bench.run()
-    assert bench.done == ["a is dead"]
+    assert [link for link, _ in bench.failed] == ["a"]
+    assert bench.done == ["a 1 is dead", "a 1 is dead"]
+
+
+def test_a_write_over_a_link_that_is_gone_fails() -> None:
+    bench = Bench(max_blocks_in_flight=4)
+    bench.courier.disconnect("a", lambda: None)
+    bench.write("x", "a", 4)
+    bench.run()
+    assert bench.done == ["a is not connected"]
+
+
+def test_writes_wait_until_the_link_has_been_measured_and_others_do_not() -> None:
+    bench = Bench(max_blocks_in_flight=4)
+    measured = False
+
+    def slow(transport: Transport) -> Probe:
+        while not measured:
+            yield
+        return LinkSpeed(0.0, 7.0)
+
+    found = bench.connect("slow", bench.peers["a"].admit("slow"), slow)
+    bench.write("x", "slow", 1)
+    bench.write("y", "b", 1)
+    bench.run()
+    assert (bench.done, found) == (["y"], [])
+    measured = True
+    bench.run()
+    bench.run()
+    assert (bench.done, found) == (["y", "x"], [LinkSpeed(0.0, 7.0)])
+
+
+def test_a_link_that_fails_while_it_is_measured_is_told_with_its_cause() -> None:
+    bench = Bench(max_blocks_in_flight=4)
+
+    def broken(transport: Transport) -> Probe:
+        yield
+        raise LinkFailed("cut")
+
+    found = bench.connect("broken", bench.peers["a"].admit("broken"), broken)
+    bench.run()
+    assert found == ["cut"]
+    assert bench.failed == [("broken", "cut")]

@@ -1,7 +1,7 @@
 import msgspec
 
 from kv_transfer.destination import DestinationHandoff, DestinationState
-from kv_transfer.effects import Adopt, FreePages, LegLost
+from kv_transfer.effects import Adopt, CutLink, FreePages, LegLost
 from tests.kv_transfer.legs import PROMPT, SAMPLING, a_destination, an_offer, sent
 from wire.handoff import Abort, Accepted, Commit, Grant, Quiesced, Rejected
 
@@ -10,7 +10,7 @@ def a_commit(**changes: object) -> Commit:
     commit = Commit(
         **an_offer().ends,
         epoch=7,
-        tokens=(*PROMPT, 99),
+        new_tokens=(99,),
         num_prompt=len(PROMPT),
         sampling=SAMPLING,
         checksum=3,  # these pools' checksum is the number of blocks
@@ -26,39 +26,39 @@ def test_the_grant_names_the_pages_after_the_prefix_it_holds() -> None:
 
 def test_a_repeated_offer_gets_the_same_grant() -> None:
     destination = a_destination()
-    assert destination.receive(an_offer()) == destination.grant()
+    assert destination.receive(an_offer(), now=1.0) == destination.grant()
 
 
 def test_a_verified_commit_is_adopted_with_held_blocks_and_pages() -> None:
     destination = a_destination(num_held=1)
-    effects = destination.receive(a_commit(checksum=2))
+    effects = destination.receive(a_commit(checksum=2), now=1.0)
     assert effects[0] == Adopt(a_commit(checksum=2), (10, 20, 21))
     assert sent(effects) == [Accepted(**an_offer().ends, epoch=7)]
 
 
 def test_a_repeated_commit_is_accepted_again_and_adopted_once() -> None:
     destination = a_destination()
-    destination.receive(a_commit())
-    effects = destination.receive(a_commit())
+    destination.receive(a_commit(), now=1.0)
+    effects = destination.receive(a_commit(), now=1.0)
     assert sent(effects) == [Accepted(**an_offer().ends, epoch=7)]
     assert not any(isinstance(effect, Adopt) for effect in effects)
 
 
 def test_a_commit_of_another_epoch_is_ignored() -> None:
     destination = a_destination()
-    assert destination.receive(a_commit(epoch=6)) == []
+    assert destination.receive(a_commit(epoch=6), now=1.0) == []
     assert destination.state is DestinationState.GRANTED
 
 
 def rejected(destination: DestinationHandoff, commit: Commit) -> bool:
-    effects = destination.receive(commit)
+    effects = destination.receive(commit, now=1.0)
     assert any(isinstance(effect, FreePages) for effect in effects)
     return any(isinstance(message, Rejected) for message in sent(effects))
 
 
 def test_tokens_that_do_not_fit_the_offer_are_rejected() -> None:
-    assert rejected(a_destination(), a_commit(tokens=PROMPT))
-    assert rejected(a_destination(), a_commit(tokens=(*PROMPT[1:], 5, 99)))
+    assert rejected(a_destination(), a_commit(new_tokens=()))
+    assert rejected(a_destination(), a_commit(new_tokens=(5, 99)))
     assert rejected(a_destination(), a_commit(num_prompt=11))
 
 
@@ -68,23 +68,25 @@ def test_pages_that_do_not_hold_what_was_sent_are_rejected() -> None:
 
 def test_aborted_pages_are_free_only_when_the_source_is_quiet() -> None:
     destination = a_destination()
-    effects = destination.abort("cancelled")
+    effects = destination.abort("cancelled", now=1.0)
     assert [type(m) for m in sent(effects)] == [Abort]
     assert not any(isinstance(effect, FreePages) for effect in effects)
     quiet = Quiesced(**an_offer().ends, epoch=7)
-    assert destination.receive(quiet) == [FreePages((20, 21, 22))]
-    assert destination.receive(quiet) == []
+    assert destination.receive(quiet, now=1.0) == [FreePages((20, 21, 22))]
+    assert destination.receive(quiet, now=1.0) == []
 
 
 def test_a_source_that_aborts_still_has_to_be_quiet() -> None:
     destination = a_destination()
     abort = Abort(**an_offer().ends, cause="client left", by_source=True)
-    assert destination.receive(abort) == [LegLost("aborted by the source: client left")]
-    assert destination.receive(Quiesced(**an_offer().ends, epoch=None)) == [FreePages((20, 21, 22))]
+    assert destination.receive(abort, now=1.0) == [LegLost("aborted by the source: client left")]
+    assert destination.receive(Quiesced(**an_offer().ends, epoch=None), now=1.0) == [
+        FreePages((20, 21, 22))
+    ]
 
 
 def test_quiescence_that_overtakes_the_abort_ends_the_leg() -> None:
-    effects = a_destination().receive(Quiesced(**an_offer().ends, epoch=7))
+    effects = a_destination().receive(Quiesced(**an_offer().ends, epoch=7), now=1.0)
     assert FreePages((20, 21, 22)) in effects
 
 
@@ -103,7 +105,17 @@ def test_no_commit_in_time_aborts_the_leg() -> None:
 
 def test_what_ends_after_acceptance_is_not_the_handoff_s_business() -> None:
     destination = a_destination()
-    destination.receive(a_commit())
-    assert destination.abort("late") == []
+    destination.receive(a_commit(), now=1.0)
+    assert destination.abort("late", now=1.0) == []
     assert destination.source_lost("late") == []
-    assert destination.receive(Quiesced(**an_offer().ends, epoch=7)) == []
+    assert destination.receive(Quiesced(**an_offer().ends, epoch=7), now=1.0) == []
+
+
+def test_a_source_that_is_not_quiet_in_time_costs_the_link() -> None:
+    destination = a_destination()
+    destination.abort("cancelled", now=10.0)
+    assert destination.tick(now=14.9) == []
+    (cut,) = destination.tick(now=15.0)
+    assert isinstance(cut, CutLink)
+    assert destination.tick(now=99.0) == []
+    assert destination.source_fenced() == [FreePages((20, 21, 22))]

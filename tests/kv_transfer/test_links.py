@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -18,7 +19,7 @@ import pytest
 from engine.arithmetic import ArithmeticRunner
 from kv_transfer.memory_link import MemoryFabric, MemoryLink
 from kv_transfer.nixl_link import NixlLink
-from kv_transfer.probe import probe_link
+from kv_transfer.probe import LinkSpeed, Probe, Scratch, probe_link
 from kv_transfer.transport import BadPeer, LinkFailed, Transport
 
 NUM_BLOCKS = 64
@@ -27,7 +28,9 @@ LOOPBACK = {"UCX_NET_DEVICES": "lo"}
 
 
 class Peer(Protocol):
-    metadata: bytes
+    admission: bytes
+
+    def evict(self) -> None: ...
 
     def values(self, block: int) -> list[int]: ...
 
@@ -40,7 +43,10 @@ class MemoryPeer:
         self._runner = ArithmeticRunner()
         self._link = MemoryLink("peer", fabric)
         self._link.register(self._runner.allocate(NUM_BLOCKS), NUM_BLOCKS)
-        self.metadata = self._link.metadata()
+        self.admission = self._link.admit("us")
+
+    def evict(self) -> None:
+        self._link.evict("us")
 
     def values(self, block: int) -> list[int]:
         return sorted({int(value) for value in self._runner._cache[block].ravel()})
@@ -60,7 +66,12 @@ class NixlPeer:
             text=True,
         )
         self._input, self._output = _pipes(self.process)
-        self.metadata = bytes.fromhex(self._output.readline())
+        self.admission = bytes.fromhex(self._output.readline())
+
+    def evict(self) -> None:
+        self._input.write("evict\n")
+        self._input.flush()
+        assert self._output.readline() == "null\n"
 
     def values(self, block: int) -> list[int]:
         self._input.write(f"{block}\n")
@@ -94,7 +105,7 @@ class Ends:
         runner = ArithmeticRunner()
         link.register(runner.allocate(NUM_BLOCKS), NUM_BLOCKS)
         runner._cache[:] = 100 + np.arange(NUM_BLOCKS)[:, None, None]
-        link.connect("peer", peer.metadata)
+        link.connect("peer", peer.admission)
 
     def write(self, blocks: list[int], pages: list[int]) -> None:
         transfer = self.link.write("peer", blocks, pages)
@@ -128,8 +139,36 @@ def test_a_second_write_replaces_the_first(ends: Ends) -> None:
     assert ends.peer.values(3) == [102]
 
 
+def test_spans_land_where_they_were_meant_to(ends: Ends) -> None:
+    size = ArithmeticRunner().layout.block_bytes
+    spans = np.array([[1 * size, 30 * size, size], [2 * size, 31 * size, size // 2]])
+    transfer = ends.link.write_spans("peer", spans, staged=False)
+    deadline = time.monotonic() + 20
+    while not transfer.done():
+        assert time.monotonic() < deadline, "the write does not end"
+    assert [ends.peer.values(page) for page in (30, 31)] == [[101], [0, 102]]
+
+
+def test_after_an_eviction_nothing_lands(ends: Ends) -> None:
+    ends.write([1], [3])
+    ends.peer.evict()
+    with contextlib.suppress(LinkFailed):
+        ends.write([2], [3])
+    assert ends.peer.values(3) == [101]
+
+
+def test_a_disconnected_peer_is_a_stranger_until_it_is_connected_again(ends: Ends) -> None:
+    ends.write([1], [3])
+    ends.link.disconnect("peer")
+    with pytest.raises(LinkFailed, match="not connected"):
+        ends.write([2], [3])
+    ends.link.connect("peer", ends.peer.admission)
+    ends.write([4], [3])
+    assert ends.peer.values(3) == [104]
+
+
 def test_connecting_again_is_no_error(ends: Ends) -> None:
-    ends.link.connect("peer", ends.peer.metadata)
+    ends.link.connect("peer", ends.peer.admission)
     ends.write([7], [7])
     assert ends.peer.values(7) == [107]
 
@@ -149,7 +188,7 @@ def test_a_dead_peer_is_an_error_and_not_a_hang(ends: Ends) -> None:
 
 
 def test_damaged_metadata_is_refused(ends: Ends) -> None:
-    damaged = bytearray(ends.peer.metadata)
+    damaged = bytearray(ends.peer.admission)
     damaged[len(damaged) // 2] ^= 1
     with pytest.raises(BadPeer):
         ends.link.connect("another", bytes(damaged))
@@ -167,9 +206,19 @@ def test_an_idle_agent_does_not_spin() -> None:
 
 
 def test_a_link_s_speed_is_measured_with_the_scratch_block_alone(ends: Ends) -> None:
-    scratch = NUM_BLOCKS - 1
-    speed = probe_link(ends.link, "peer", 256, (scratch, scratch))
+    number, size = NUM_BLOCKS - 1, ArithmeticRunner().layout.block_bytes
+    probe = probe_link(ends.link, "peer", Scratch(number * size, number * size, size))
+    speed = the_end_of(probe)
     assert speed.bytes_per_s > 0
     assert 0 < speed.latency_s < 1
-    assert ends.peer.values(scratch) == [100 + scratch]
-    assert ends.peer.values(scratch - 1) == [0]
+    assert ends.peer.values(number) == [100 + number]
+    assert ends.peer.values(number - 1) == [0]
+
+
+def the_end_of(probe: Probe) -> LinkSpeed:
+    try:
+        while True:
+            next(probe)
+    except StopIteration as end:
+        speed: LinkSpeed = end.value
+        return speed

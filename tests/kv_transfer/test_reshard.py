@@ -21,7 +21,7 @@ from tests.kv_transfer.ranks import (
     num_runs,
     ranks,
 )
-from wire.layout import KvLayout, fingerprint
+from wire.layout import KvLayout
 
 MODEL = KvLayout(num_layers=2, num_kv_heads=4, head_size=2, block_size=4, dtype="float16")
 BIG = KvLayout(num_layers=8, num_kv_heads=8, head_size=128, block_size=16, dtype="bfloat16")
@@ -243,9 +243,3 @@ def test_a_layout_names_only_heads_that_the_model_has() -> None:
         like(MODEL, first_kv_head=3, num_kv_heads=2, total_kv_heads=4)
     with pytest.raises(ValueError, match="at least 1"):
         like(MODEL, block_size=0)
-
-
-def test_fingerprints_tell_slices_and_orders_apart() -> None:
-    layouts = [*ranks(MODEL, 2), MODEL, like(MODEL, kv_order="vk")]
-    assert len({fingerprint(layout, "model") for layout in layouts}) == 4
-    assert fingerprint(MODEL, "model") == fingerprint(ranks(MODEL, 1)[0], "model")

@@ -1,5 +1,5 @@
-from kv_transfer.effects import HandedOver, NotHandedOver, SourceClosed, Write
-from kv_transfer.source import SourceState
+from kv_transfer.effects import CutLink, HandedOver, NotHandedOver, SourceClosed, Write
+from kv_transfer.source import SourceHandoff, SourceState
 from tests.kv_transfer.legs import (
     LAYOUT,
     a_destination,
@@ -19,6 +19,7 @@ from wire.handoff import (
     Refuse,
     RefuseReason,
     Rejected,
+    Stale,
 )
 
 BLOCKS = (3, 4, 5)
@@ -33,21 +34,21 @@ def a_grant(num_held: int = 0) -> Grant:
 def test_full_blocks_leave_while_prefill_still_computes() -> None:
     source = a_source()
     source.receive(a_grant(), now=1.0)
-    assert source.computed(BLOCKS, 4) == [Write(0, (3,), (20,))]
-    assert source.computed(BLOCKS, 9) == [Write(1, (4,), (21,))]
-    assert source.computed(BLOCKS, 10) == [Write(2, (5,), (22,))]
+    assert source.computed(BLOCKS, 4) == [Write(0, (3,), (20,), 4, 0)]
+    assert source.computed(BLOCKS, 9) == [Write(1, (4,), (21,), 4, 1)]
+    assert source.computed(BLOCKS, 10) == [Write(2, (5,), (22,), 2, 2)]
 
 
 def test_blocks_computed_before_the_grant_leave_with_it() -> None:
     source = a_source()
     assert source.computed(BLOCKS, 8) == []
-    assert source.receive(a_grant(), now=1.0) == [Write(0, (3, 4), (20, 21))]
+    assert source.receive(a_grant(), now=1.0) == [Write(0, (3, 4), (20, 21), 8, 0)]
 
 
 def test_blocks_that_the_destination_holds_are_not_written() -> None:
     source = a_source()
     source.receive(a_grant(num_held=2), now=1.0)
-    assert source.computed(BLOCKS, 10) == [Write(0, (5,), (20,))]
+    assert source.computed(BLOCKS, 10) == [Write(0, (5,), (20,), 2, 2)]
     assert source.tally.skipped_blocks == 2
 
 
@@ -56,19 +57,19 @@ def test_the_commit_waits_for_the_last_write() -> None:
     source.receive(a_grant(), now=1.0)
     source.computed(BLOCKS, 10)
     assert source.finish(final(), now=2.0) == []
-    (commit,) = sent(source.wrote(0, 1.0, 2.5))
+    (commit,) = sent(source.wrote(0, 1.0, 2.5, 0))
     assert isinstance(commit, Commit)
-    assert commit.tokens[-1] == 99
+    assert commit.new_tokens == (99,)
     assert commit.epoch == 7
 
 
-def committed_source() -> tuple[object, ...]:
+def committed_source() -> tuple[SourceHandoff, Grant]:
     source = a_source()
     grant = a_grant()
     source.receive(grant, now=1.0)
     source.computed(BLOCKS, 10)
     source.finish(final(), now=2.0)
-    source.wrote(0, 1.0, 2.5)
+    source.wrote(0, 1.0, 2.5, 0)
     assert source.state is SourceState.COMMITTED
     return source, grant
 
@@ -84,10 +85,10 @@ def test_the_commit_tells_what_moved_and_how_much_prefill_hid() -> None:
     source = a_source()
     source.receive(a_grant(num_held=1), now=1.0)
     source.computed(BLOCKS, 8)
-    source.wrote(0, 1.0, 1.5)
+    source.wrote(0, 1.0, 1.5, 0)
     source.computed(BLOCKS, 10)
     source.finish(final(), now=2.0)
-    (commit,) = sent(source.wrote(1, 1.75, 2.5))
+    (commit,) = sent(source.wrote(1, 1.75, 2.5, 0))
     assert isinstance(commit, Commit)
     assert commit.moved == Moved(
         num_blocks=2,
@@ -118,28 +119,67 @@ def test_a_cancelled_source_is_quiet_only_when_its_last_write_has_ended() -> Non
     source = a_source()
     source.receive(a_grant(), now=1.0)
     source.computed(BLOCKS, 10)
-    effects = source.abort("client left")
+    effects = source.abort("client left", now=1.0)
     assert [type(message) for message in sent(effects)] == [Abort]
     assert SourceClosed() not in effects
-    effects = source.wrote(0, 1.0, 4.0)
+    effects = source.wrote(0, 1.0, 4.0, 0)
     assert sent(effects) == [Quiesced(**an_offer().ends, epoch=7)]
     assert effects[-1] == SourceClosed()
 
 
 def test_a_grant_that_comes_after_the_end_is_answered_with_quiescence() -> None:
     source = a_source()
-    effects = source.abort("client left")
+    effects = source.abort("client left", now=1.0)
     assert sent(effects)[-1] == Quiesced(**an_offer().ends, epoch=None)
     assert sent(source.receive(a_grant(), now=1.0)) == [Quiesced(**an_offer().ends, epoch=7)]
 
 
-def test_a_failed_write_keeps_the_sequence_here() -> None:
+def test_a_failed_write_keeps_the_sequence_here_and_nobody_is_told_that_all_is_quiet() -> None:
+    source = a_source()
+    source.receive(a_grant(), now=1.0)
+    source.computed(BLOCKS, 8)
+    source.computed(BLOCKS, 10)
+    assert source.write_failed(0, "link broke") == [NotHandedOver("write failed: link broke")]
+    assert source.write_failed(1, "link broke") == [SourceClosed()]
+
+
+def test_writes_that_do_not_end_cost_the_link() -> None:
     source = a_source()
     source.receive(a_grant(), now=1.0)
     source.computed(BLOCKS, 10)
-    effects = source.write_failed(0, "link broke")
-    assert NotHandedOver("write failed: link broke") in effects
-    assert sent(effects)[-1] == Quiesced(**an_offer().ends, epoch=7)
+    source.abort("client left", now=2.0)
+    assert source.tick(now=11.9) == []
+    (cut,) = source.tick(now=12.0)
+    assert isinstance(cut, CutLink)
+    assert source.tick(now=99.0) == []
+    assert source.write_failed(0, "torn down") == [SourceClosed()]
+
+
+def test_writes_of_a_lost_session_are_waited_for_without_a_word() -> None:
+    source = a_source()
+    source.receive(a_grant(), now=1.0)
+    source.computed(BLOCKS, 10)
+    source.abort("client left", now=2.0)
+    assert source.peer_lost("session ended") == []
+    assert source.write_failed(0, "torn down") == [SourceClosed()]
+
+
+def test_the_checksum_is_that_of_all_pages() -> None:
+    source = a_source()
+    source.receive(a_grant(), now=1.0)
+    source.computed(BLOCKS, 8)
+    source.computed(BLOCKS, 10)
+    source.finish(final(), now=2.0)
+    source.wrote(1, 1.0, 2.0, (1 << 64) - 1)
+    (commit,) = sent(source.wrote(0, 1.0, 2.0, 5))
+    assert isinstance(commit, Commit)
+    assert commit.checksum == 4
+
+
+def test_a_leg_that_the_destination_does_not_know_ends() -> None:
+    source, grant = committed_source()
+    outcomes = source.receive(Stale(**grant.ends), now=3.0)
+    assert any(isinstance(e, NotHandedOver) and e.ambiguous for e in outcomes)
 
 
 def test_losing_the_destination_before_the_commit_is_certain() -> None:
@@ -172,7 +212,7 @@ def test_a_silent_destination_after_the_commit_is_given_up() -> None:
 
 def test_a_grant_of_the_wrong_size_is_turned_down() -> None:
     source = a_source()
-    grant = Grant(**an_offer().ends, first_missing_block=0, pages=(20,), epoch=7)
+    grant = Grant(**an_offer().ends, first_missing_block=0, pages=(20,), epoch=7, layout=LAYOUT)
     effects = source.receive(grant, now=1.0)
     assert not writes(effects)
     assert any(isinstance(effect, NotHandedOver) for effect in effects)

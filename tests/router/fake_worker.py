@@ -58,14 +58,14 @@ class FakeWorker:
         peers: dict[str, FakeWorker],
         script: Sequence[int] = (),
         model: str = "tiny",
-        fingerprint: str = "same",
+        content: str = "same",
         max_model_len: int = MAX_MODEL_LEN,
     ) -> None:
         self.ref = WorkerRef(worker_id, draw_incarnation())
         self.role = role
         self.script = list(script)
         self.model = model
-        self.fingerprint = fingerprint
+        self.content = content
         self.max_model_len = max_model_len
         self.cache = CacheEvents(number=0, snapshot=True)
         self.hold_after: int | None = None
@@ -89,7 +89,7 @@ class FakeWorker:
             model=self.model,
             model_hash="hash",
             layout=LAYOUT,
-            fingerprint=self.fingerprint,
+            content=self.content,
             num_blocks=1000,
             max_model_len=self.max_model_len,
             transport="memory",
@@ -97,7 +97,7 @@ class FakeWorker:
 
     async def start(self, fleet_address: str) -> None:
         self._server = grpc.aio.server(options=SERVER_OPTIONS)
-        service = SessionService(lambda hello: Welcome(card=self.card), self._on_session)
+        service = SessionService(self._on_session)
         self._server.add_generic_rpc_handlers([service])
         self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
         await self._server.start()
@@ -190,6 +190,7 @@ class FakeWorker:
             self.joined.set()
 
     async def _on_session(self, hello: Hello, session: Session) -> None:
+        session.send(Welcome(card=self.card))
         self._sessions.append(session)
         self.report()
         async for message in session.messages():

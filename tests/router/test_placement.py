@@ -19,12 +19,18 @@ from router.placement import (
     place,
 )
 from wire.identity import Role, WorkerRef
+from wire.layout import KvLayout
+
+LAYOUT = KvLayout(num_layers=1, num_kv_heads=1, head_size=4, block_size=16, dtype="float32")
+SMALLER_BLOCKS = KvLayout(num_layers=1, num_kv_heads=1, head_size=4, block_size=4, dtype="float16")
+OTHER_HEADS = KvLayout(num_layers=1, num_kv_heads=1, head_size=8, block_size=16, dtype="float32")
 
 
 def worker(name: str, role: Role, **options: Any) -> WorkerView:
     defaults: dict[str, Any] = {
         "ready": True,
-        "fingerprint": "f",
+        "content": "c",
+        "layout": LAYOUT,
         "transport": "nixl",
         "capacity_tokens": 1000,
     }
@@ -85,19 +91,29 @@ def chosen(workers: list[WorkerView], wanted: Need | None = None) -> tuple[str, 
             id="of equal decode workers the one with the prefix",
         ),
         pytest.param(
-            [prefill("p0", fingerprint="other"), prefill("p1", placed_tokens=900), decode()],
+            [prefill("p0", content="other"), prefill("p1", placed_tokens=900), decode()],
             ("p1", "d0"),
-            id="only equal fingerprints pair",
+            id="only equal contents pair",
         ),
         pytest.param(
             [prefill("p0", transport="memory"), prefill("p1", placed_tokens=900), decode()],
             ("p1", "d0"),
             id="only equal transports pair",
         ),
+        pytest.param(
+            [prefill("p0", layout=OTHER_HEADS), prefill("p1", placed_tokens=900), decode()],
+            ("p1", "d0"),
+            id="no conversion leads from one head size to another",
+        ),
+        pytest.param(
+            [prefill("p0", layout=SMALLER_BLOCKS), prefill("p1", placed_tokens=900), decode()],
+            ("p0", "d0"),
+            id="blocks of another size and dtype are converted",
+        ),
         pytest.param([decode()], ("d0", None), id="a lone decode worker serves it all"),
         pytest.param([prefill()], ("p0", None), id="a lone prefill worker serves it all"),
         pytest.param(
-            [prefill(fingerprint="other", placed_tokens=5), decode()],
+            [prefill(content="other", placed_tokens=5), decode()],
             ("d0", None),
             id="where nobody pairs one serves alone",
         ),
@@ -150,7 +166,8 @@ views = st.builds(
     ref=st.builds(WorkerRef, st.sampled_from("abcdefgh"), st.just(1)),
     role=st.sampled_from(Role),
     ready=st.booleans(),
-    fingerprint=st.sampled_from("xy"),
+    content=st.sampled_from("xy"),
+    layout=st.sampled_from([LAYOUT, SMALLER_BLOCKS, OTHER_HEADS]),
     transport=st.sampled_from(["nixl", "memory"]),
     capacity_tokens=st.sampled_from([100, 300]),
     num_hit_tokens=st.integers(0, 100),

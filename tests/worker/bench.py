@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import ctypes
 from dataclasses import dataclass, field
 
 from decode_worker.scheduler import DecodePolicy
@@ -10,9 +10,13 @@ from engine.arithmetic import ArithmeticRunner, next_token
 from engine.blocks import BlockPool
 from engine.engine import Engine
 from engine.policy import Policy
-from kv_transfer.courier import WriteJob
+from kv_transfer.courier import Courier
+from kv_transfer.crossing import Crossing, DirectCrossing, StagedCrossing, StagingRoom
 from kv_transfer.memory_link import MemoryFabric, MemoryLink
-from kv_transfer.transport import Transfer, TransferError
+from kv_transfer.probe import LinkSpeed, Probe
+from kv_transfer.region import CacheRegion
+from kv_transfer.staging import Staging
+from kv_transfer.transport import Transport
 from prefill_worker.scheduler import PrefillPolicy
 from wire.handoff import Handoff
 from wire.identity import Leg, WorkerRef
@@ -30,45 +34,19 @@ from wire.messages import (
 from wire.sampling import SamplingParams
 from worker.config import RunnerKind, WorkerConfig
 from worker.loop import StepLoop
+from worker.tickets import Peer
 
 PREFILL_STAMP, DECODE_STAMP = 1, 2
 CONFIG = WorkerConfig(model="arithmetic", runner=RunnerKind.ARITHMETIC)
 
 
-class HandCourier:
-    """A courier without a thread: writes are looked at when the bench says so."""
-
-    def __init__(self, link: MemoryLink, clock: Callable[[], float]) -> None:
-        self._link = link
-        self._clock = clock
-        self._flights: list[tuple[WriteJob, Transfer, float]] = []
-
-    def write(self, job: WriteJob) -> None:
-        started = self._clock()
-        try:
-            self._flights.append((job, self._link.write(job.peer, job.blocks, job.pages), started))
-        except TransferError as error:
-            job.on_done(started, started, str(error))
-
-    def look(self) -> None:
-        flights, self._flights = self._flights, []
-        for job, transfer, started in flights:
-            try:
-                done, cause = transfer.done(), None
-            except TransferError as error:
-                done, cause = True, str(error)
-            if done:
-                job.on_done(started, self._clock(), cause)
-            else:
-                self._flights.append((job, transfer, started))
-
-
 class HandOutbox:
     """Keeps what is said until the bench delivers it."""
 
-    def __init__(self) -> None:
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
         self.for_router: list[Message] = []
-        self.for_peers: list[tuple[Destination, Handoff]] = []
+        self.for_peers: list[tuple[str, Handoff]] = []
 
     def to_router(self, router_id: str, message: Message) -> None:
         self.for_router.append(message)
@@ -76,8 +54,14 @@ class HandOutbox:
     def to_routers(self, message: Message) -> None:
         """Load and cache events are not what these tests look at."""
 
-    def to_peer(self, peer: Destination, message: Handoff) -> None:
-        self.for_peers.append((peer, message))
+    def to_worker(self, peer: Destination, message: Handoff) -> None:
+        self.for_peers.append((self._bench.link, message))
+
+    def over_link(self, link: str, message: Handoff) -> None:
+        self.for_peers.append((link, message))
+
+    def cut_link(self, link: str, cause: str) -> None:
+        self._bench.links_to_cut.append((link, cause))
 
     def flush(self) -> None:
         """Delivery is the bench's business."""
@@ -87,27 +71,56 @@ class Station:
     """One worker: its loop, and what it is connected to."""
 
     def __init__(
-        self, bench: Bench, name: str, stamp: int, policy: Policy, num_blocks: int
+        self,
+        bench: Bench,
+        name: str,
+        stamp: int,
+        policy: Policy,
+        num_blocks: int,
+        block_size: int = 4,
     ) -> None:
         self.ref = WorkerRef(name, 1)
         self.address = Destination(self.ref, "")
-        runner = ArithmeticRunner(stamp=stamp, block_size=4)
-        self.link = MemoryLink(str(self.ref), bench.fabric)
-        self.link.register(runner.allocate(num_blocks), num_blocks)
-        self.courier = HandCourier(self.link, bench.clock)
-        self.outbox = HandOutbox()
+        runner = ArithmeticRunner(stamp=stamp, block_size=block_size)
+        self.transport = MemoryLink(str(self.ref), bench.fabric)
+        pool = runner.allocate(num_blocks)
+        self.staging = a_staging(pool.num_bytes)
+        self.transport.register(pool, num_blocks, self.staging)
+        self.courier = Courier(self.transport, bench.note_link_to_cut, _raise, bench.clock)
+        self.outbox = HandOutbox(bench)
+        self.runner = runner
+        self.memory = pool
         self.pool = BlockPool(num_blocks)
         self.engine = Engine(runner, self.pool, policy)
         self.loop = StepLoop(
             self.ref,
-            "fingerprint",
+            "content",
             CONFIG,
             self.engine,
-            self.courier,  # type: ignore[arg-type]
+            self.courier,
             self.outbox,
             on_crash=_raise,
             clock=bench.clock,
         )
+
+    def crossing(self, destination: Station) -> Crossing:
+        ours, theirs = self.runner.layout, destination.runner.layout
+        if ours == theirs:
+            return DirectCrossing(ours, self.runner.digest, max_part_bytes=1 << 20)
+        staging = Staging(self.memory, ours, self.staging)
+        room = StagingRoom(num_slots=2, slot_bytes=self.staging.num_bytes // 2)
+        return StagedCrossing(ours, theirs, room, staging.stage)
+
+
+def a_staging(num_bytes: int) -> CacheRegion:
+    memory = bytearray(num_bytes)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    return CacheRegion(address, num_bytes, "cpu", memory)
+
+
+def unmeasured(transport: Transport) -> Probe:
+    yield from ()
+    return LinkSpeed(0.0, 0.0)
 
 
 @dataclass
@@ -116,19 +129,54 @@ class Bench:
 
     num_blocks: int = 64
     decode_blocks: int | None = None
+    decode_block_size: int = 4
     chunk_tokens: int = 8
     fabric: MemoryFabric = field(default_factory=MemoryFabric)
     now: float = 0.0
 
     def __post_init__(self) -> None:
+        self.num_links = 0
+        self.links_to_cut: list[tuple[str, str]] = []
         self.prefill = Station(
             self, "prefill", PREFILL_STAMP, PrefillPolicy(self.chunk_tokens), self.num_blocks
         )
         decode_blocks = self.decode_blocks or self.num_blocks
-        self.decode = Station(self, "decode", DECODE_STAMP, DecodePolicy(), decode_blocks)
+        decode_blocks = self.decode_blocks or self.num_blocks
+        self.decode = Station(
+            self, "decode", DECODE_STAMP, DecodePolicy(), decode_blocks, self.decode_block_size
+        )
         self.stations = (self.prefill, self.decode)
-        self.prefill.link.connect(str(self.decode.ref), self.decode.link.metadata())
         self.received: list[Message] = []
+        self.open_link()
+
+    def break_link(self, cause: str = "connection reset") -> None:
+        """The session ends, and the link with it; another takes its place."""
+        self.source_hears_the_link_end(cause)
+        self.destination_hears_the_link_end(cause)
+        self.open_link()
+
+    def source_hears_the_link_end(self, cause: str) -> None:
+        peer = Peer(self.decode.ref, self.link)
+        self.prefill.loop.outgoing.peer_lost(peer, cause)
+        self.prefill.courier.disconnect(self.link, lambda: None)
+        self.prefill.courier.turn()
+
+    def destination_hears_the_link_end(self, cause: str) -> None:
+        incoming = self.decode.loop.incoming
+        lost = incoming.source_lost(self.link, cause)
+        self.decode.courier.evict(self.link, lambda: incoming.source_fenced(lost))
+        self.decode.courier.turn()
+
+    def open_link(self) -> None:
+        self.num_links += 1
+        self.link = f"link {self.num_links}"
+        admission = self.decode.transport.admit(self.link)
+        crossing = self.prefill.crossing(self.decode)
+        self.prefill.courier.connect(self.link, admission, crossing, unmeasured, lambda speed: None)
+        self.prefill.courier.turn()
+
+    def note_link_to_cut(self, link: str, cause: str) -> None:
+        self.links_to_cut.append((link, cause))
 
     def clock(self) -> float:
         return self.now
@@ -166,8 +214,12 @@ class Bench:
 
     def turn(self) -> bool:
         moved = self.deliver()
+        links_to_cut, self.links_to_cut = self.links_to_cut, []
+        for link, cause in links_to_cut:
+            if link == self.link:
+                self.break_link(cause)
         for station in self.stations:
-            station.courier.look()
+            station.courier.turn()
             moved |= station.loop.turn()
         return self.deliver() or moved
 
@@ -177,8 +229,9 @@ class Bench:
             self.received += sender.outbox.for_router
             sender.outbox.for_router.clear()
             messages, sender.outbox.for_peers = sender.outbox.for_peers, []
-            for _, message in messages:
-                receiver.loop.receive(message, sender.address)
+            for link, message in messages:
+                if link == self.link:
+                    receiver.loop.receive(message, Peer(sender.ref, link))
                 moved = True
         return moved
 

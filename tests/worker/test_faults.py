@@ -3,40 +3,69 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from typing import NoReturn
 
 import pytest
 
 from decode_worker.scheduler import DecodePolicy
+from engine.arithmetic import ArithmeticRunner
 from kv_transfer.courier import Courier
-from kv_transfer.probe import LinkSpeed
-from kv_transfer.region import CacheRegion
+from kv_transfer.crossing import DirectCrossing
+from kv_transfer.memory_link import MemoryFabric, MemoryLink
 from tests.worker.bench import DECODE_STAMP as D
 from tests.worker.bench import PREFILL_STAMP as P
-from tests.worker.bench import Bench, expected
+from tests.worker.bench import Bench, expected, unmeasured
+from wire.handoff import Quiesced
 from wire.messages import Failed, Kept
+from worker.tickets import Peer
 
 PROMPT = list(range(5, 26))
 
 
-def test_an_old_failed_call_does_not_fence_a_source_that_has_been_heard_since() -> None:
+def test_what_a_lost_source_still_sends_never_lands_in_the_next_owner_s_pages() -> None:
     bench = Bench()
-    incoming, pool = bench.decode.loop.incoming, bench.decode.pool
     bench.submit("a", PROMPT)
-    bench.turn()
-    incoming.source_unreachable(bench.prefill.ref, now=0.0)
-    bench.run()
-    bench.submit("b", [9, 8, 7] * 7)
     bench.fabric.stall()
     bench.run(5)
-    used = pool.num_blocks - pool.num_free
-    assert used == 6
-    incoming.source_lost(bench.prefill.ref, "connection reset")
-    incoming.source_unreachable(bench.prefill.ref, now=1000.0)
-    assert pool.num_free == pool.num_blocks - used
-    incoming.source_unreachable(bench.prefill.ref, now=1003.0)
-    assert pool.num_free == pool.num_blocks
+    bench.break_link()
+    leg = bench.submit("b", [9, 8, 7] * 7)
+    bench.run(5)
+    bench.fabric.resume()
+    bench.run()
+    assert bench.tokens(leg) == expected([9, 8, 7] * 7, [P, D, D, D])
+    bench.check_nothing_is_held()
+
+
+def test_a_source_whose_writes_do_not_end_gets_its_blocks_back_with_another_link() -> None:
+    bench = Bench()
+    leg = bench.submit("a", PROMPT, max_tokens=40)
+    bench.fabric.stall()
+    bench.run(5)
+    bench.cancel(leg)
+    bench.run(5)
+    assert bench.prefill.pool.num_free < bench.prefill.pool.num_blocks
+    for _ in range(3):
+        bench.now += 31.0
+        bench.run(3)
+    bench.check_nothing_is_held()
+    assert bench.num_links == 2
+    bench.fabric.resume()
+    other = bench.submit("b", PROMPT)
+    bench.run()
+    assert bench.tokens(other) == expected(PROMPT, [P, D, D, D])
+
+
+def test_a_message_that_comes_over_another_link_than_its_leg_s_is_ignored() -> None:
+    bench = Bench()
+    leg = bench.submit("a", PROMPT)
+    bench.fabric.stall()
+    bench.run(3)
+    incoming = bench.decode.loop.incoming
+    ends = incoming._legs[leg].offer.ends
+    incoming.receive(Quiesced(**ends, epoch=None), Peer(bench.prefill.ref, "another link"))
+    assert len(incoming) == 1
+    bench.fabric.resume()
+    bench.run()
+    assert bench.tokens(leg) == expected(PROMPT, [P, D, D, D])
 
 
 def test_a_repeated_submit_changes_nothing() -> None:
@@ -129,31 +158,18 @@ def test_an_overdue_leg_ends_although_its_router_says_nothing() -> None:
     bench.check_nothing_is_held()
 
 
-class BrokenTransport:
-    """Fails in a way that no transport may."""
-
-    name = "broken"
-
-    def register(self, region: CacheRegion, num_blocks: int) -> None: ...
-
-    def metadata(self) -> bytes:
-        return b""
-
-    def connect(self, peer: str, metadata: bytes) -> NoReturn:
-        raise IndexError("out of range")
-
-    def write(self, peer: str, blocks: Sequence[int], pages: Sequence[int]) -> NoReturn:
-        raise IndexError("out of range")
-
-    def disconnect(self, peer: str) -> None: ...
-
-    def close(self) -> None: ...
-
-
 def test_a_broken_courier_is_a_crash_and_not_a_silence() -> None:
+    class Broken(MemoryLink):
+        """Fails in a way that no transport may."""
+
+        def connect(self, peer: str, admission: bytes) -> None:
+            raise IndexError("out of range")
+
     crashed = threading.Event()
-    courier = Courier(BrokenTransport(), lambda error: crashed.set())
+    broken = Broken("broken", MemoryFabric())
+    courier = Courier(broken, lambda link, cause: None, lambda error: crashed.set())
     courier.start()
-    courier.connect("peer", b"", lambda transport: LinkSpeed(0, 0), lambda found: None)
+    crossing = DirectCrossing(ArithmeticRunner().layout, lambda blocks, first: 0, 1)
+    courier.connect("link", b"", crossing, unmeasured, lambda found: None)
     assert crashed.wait(10)
     courier.stop()

@@ -15,7 +15,6 @@ from decode_worker.scheduler import DecodePolicy
 from engine.policy import Policy
 from prefill_worker.scheduler import PrefillPolicy
 from runtime.session import METHOD, Session, open_session
-from wire.handoff import Abort
 from wire.identity import Leg, Role
 from wire.messages import Destination, Handed, Hello, Kept, Link, Message, Submit, WorkerCard
 from wire.sampling import SamplingParams
@@ -90,19 +89,36 @@ def a_submit(name: str, card: WorkerCard | None = None, max_tokens: int = 4) -> 
     )
 
 
-async def test_a_handoff_works_although_the_destination_called_first() -> None:
+async def test_handoffs_in_both_directions_have_a_link_each() -> None:
     async with a_pair() as (prefill, decode), a_router(prefill, decode) as router:
-        question = Abort(
-            leg=Leg("old"),
-            source=prefill.ref,
-            destination=decode.ref,
-            cause="quiet?",
-            by_source=False,
-        )
-        decode._peers.send(Destination(prefill.ref, prefill.card.address), question)
-        await until(lambda: decode.ref in prefill._peers._callers)
+        for number, (first, second) in enumerate([(0, decode), (1, prefill)]):
+            router.sessions[first].send(a_submit(f"x{number}", second.card))
+            heard = await router.first(Leg(f"x{number}"), Handed, Kept)
+            assert isinstance(heard, Handed)
+        assert len(PROCESS_FABRIC.doors) == 2
+
+
+async def test_a_link_whose_session_ends_leaves_nothing_open() -> None:
+    async with a_pair() as (prefill, decode), a_router(prefill, decode) as router:
         router.sessions[0].send(a_submit("x", decode.card))
         assert isinstance(await router.first(Leg("x"), Handed, Kept), Handed)
+        (link,) = prefill._peers._sessions
+        prefill._peers.hang_up(link, "for the test")
+        await until(lambda: not PROCESS_FABRIC.doors)
+        router.sessions[0].send(a_submit("y", decode.card))
+        assert isinstance(await router.first(Leg("y"), Handed, Kept), Handed)
+
+
+async def test_a_source_that_calls_again_ends_its_former_session() -> None:
+    async with a_pair() as (prefill, decode):
+        hello = prefill._hello()
+        former = await open_session(decode.card.address, hello, timeout_s=5)
+        later = await open_session(decode.card.address, hello, timeout_s=5)
+        async with asyncio.timeout(10):
+            assert [message async for message in former.session.messages()] == []
+        assert former.admission != later.admission
+        assert list(PROCESS_FABRIC.doors) == [later.admission.decode()]
+        later.session.close()
 
 
 async def test_a_link_is_measured_when_it_is_made_and_told_to_routers() -> None:
@@ -117,11 +133,10 @@ async def test_a_link_is_measured_when_it_is_made_and_told_to_routers() -> None:
 
 async def test_a_link_that_failed_once_is_tried_again() -> None:
     async with a_pair() as (prefill, decode), a_router(prefill, decode) as router:
-        pool = PROCESS_FABRIC.pools.pop(str(decode.ref))
+        PROCESS_FABRIC.kill(str(decode.ref))
         router.sessions[0].send(a_submit("x", decode.card))
         assert isinstance(await router.first(Leg("x"), Handed, Kept), Kept)
-        PROCESS_FABRIC.pools[str(decode.ref)] = pool
-        await until(lambda: not prefill._peers._called)
+        PROCESS_FABRIC.dead.clear()
         router.sessions[0].send(a_submit("y", decode.card))
         assert isinstance(await router.first(Leg("y"), Handed, Kept), Handed)
 

@@ -8,7 +8,8 @@ from tests.worker.bench import PREFILL_STAMP as P
 from tests.worker.bench import Bench, expected
 from wire.handoff import Grant, Offer, Quiesced, Refuse, RefuseReason
 from wire.identity import Leg, WorkerRef
-from wire.messages import Destination, Failed, FinishReason, Handed, Kept, Prefilled
+from wire.messages import Failed, FinishReason, Handed, Kept, Prefilled
+from worker.tickets import Peer
 
 PROMPT = list(range(5, 26))  # 21 tokens: five full blocks of 4 and one token
 
@@ -170,23 +171,21 @@ def test_losing_the_decode_worker_mid_prefill_costs_nothing() -> None:
     bench = Bench()
     leg = bench.submit("a", PROMPT)
     bench.turn()
-    bench.prefill.loop.outgoing.peer_lost(bench.decode.ref, "connection reset")
+    bench.break_link()
     bench.run()
     assert bench.tokens(leg) == expected(PROMPT, [P] * 4)
     bench.check_nothing_is_held()
 
 
-def test_a_dead_source_leaves_its_pages_fenced_until_it_is_known_to_be_dead() -> None:
+def test_pages_granted_to_a_lost_source_return_when_its_link_is_fenced() -> None:
     bench = Bench()
     bench.submit("a", PROMPT)
     bench.fabric.stall()
     bench.run(5)
     incoming, pool = bench.decode.loop.incoming, bench.decode.pool
-    incoming.source_lost(bench.prefill.ref, "connection reset")
+    lost = incoming.source_lost(bench.link, "connection reset")
     assert pool.num_free < pool.num_blocks
-    incoming.source_unreachable(bench.prefill.ref, now=0.0)
-    assert pool.num_free < pool.num_blocks
-    incoming.source_unreachable(bench.prefill.ref, now=3.0)
+    incoming.source_fenced(lost)
     assert pool.num_free == pool.num_blocks
     pool.check_integrity()
 
@@ -297,10 +296,11 @@ def test_a_former_destination_s_late_grant_is_not_taken_for_the_present_one_s() 
         first_missing_block=0,
         pages=(40, 41, 42, 43, 44, 45),
         epoch=1,
+        layout=bench.prefill.runner.layout,
     )
-    bench.prefill.loop.receive(late, Destination(former, ""))
+    bench.prefill.loop.receive(late, Peer(former, "former link"))
     answer = bench.prefill.outbox.for_peers.pop()
-    assert answer == (Destination(former, ""), Quiesced(**late.ends, epoch=None))
+    assert answer == ("former link", Quiesced(**late.ends, epoch=None))
     assert isinstance(offer, Offer)
     bench.run()
     assert bench.tokens(leg) == expected(PROMPT, [P, D, D, D])
@@ -313,7 +313,7 @@ def test_a_leg_that_is_granted_to_one_source_is_refused_to_another() -> None:
     bench.prefill.loop.turn()
     ((_, offer),) = bench.prefill.outbox.for_peers
     bench.run(2)
-    other = Destination(WorkerRef("prefill-other", 3), "")
+    other = Peer(WorkerRef("prefill-other", 3), "other link")
     stranger = msgspec.structs.replace(offer, source=other.ref)
     bench.decode.loop.receive(stranger, other)
     _, refusal = bench.decode.outbox.for_peers.pop()

@@ -16,6 +16,7 @@ from tests.worker.bench import Bench, Station, expected
 from wire.handoff import Handoff
 from wire.identity import Leg
 from wire.messages import Failed
+from worker.tickets import Peer
 
 NUM_STEPS = 400
 OWNED = (DestinationState.GRANTED, DestinationState.FENCING)
@@ -29,7 +30,9 @@ class Walk:
         num_blocks, decode_blocks = self.draw.choice([24, 40, 64]), self.draw.choice([14, 24, 40])
         self.bench = Bench(num_blocks=num_blocks, decode_blocks=decode_blocks)
         self.lossy = lossy
-        self.flying: list[tuple[Station, Handoff, Station]] = []
+        self.flying: list[tuple[Station, str, Handoff, Station]] = []
+        self.deaf: set[Station] = set()
+        """Who has heard that the link is gone."""
         self.answers: dict[Leg, tuple[list[int], int]] = {}
         self.cancelled: set[Leg] = set()
         self.acts: list[tuple[float, Callable[[], None]]] = [
@@ -38,7 +41,7 @@ class Walk:
             (0.03, self.bench.fabric.stall),
             (0.08, self.bench.fabric.resume),
             (0.02, self.pass_time),
-            (0.02, self.break_session),
+            (0.02, self.break_link),
             (0.39, self.deliver_one),
             (0.35, self.turn_one),
         ]
@@ -69,28 +72,37 @@ class Walk:
     def pass_time(self) -> None:
         self.bench.now += self.draw.choice([1.0, 12.0, 31.0])
 
-    def break_session(self) -> None:
-        """What was under way is lost, and both ends hear of it."""
-        self.flying = [m for m in self.flying if self.lossy and self.draw.random() < 0.5]
-        self.bench.prefill.loop.outgoing.peer_lost(self.bench.decode.ref, "reset")
-        self.bench.decode.loop.incoming.source_lost(self.bench.prefill.ref, "reset")
+    def break_link(self) -> None:
+        """The two ends hear of it one after the other; then there is another link."""
+        bench = self.bench
+        station = self.draw.choice([s for s in bench.stations if s not in self.deaf])
+        if station is bench.prefill:
+            bench.source_hears_the_link_end("reset")
+        else:
+            bench.destination_hears_the_link_end("reset")
+        self.deaf.add(station)
+        if len(self.deaf) == len(bench.stations):
+            self.deaf.clear()
+            bench.open_link()
         self.collect()
 
     def deliver_one(self) -> None:
+        """What was sent over a link that is gone is lost."""
         if not self.flying:
             return
         index = self.draw.randrange(len(self.flying)) if self.lossy else 0
-        receiver, message, sender = self.flying.pop(index)
-        receiver.loop.receive(message, sender.address)
+        receiver, link, message, sender = self.flying.pop(index)
+        if link == self.bench.link and receiver not in self.deaf:
+            receiver.loop.receive(message, Peer(sender.ref, link))
         if self.lossy and self.draw.random() < 0.1:
-            self.flying.append((receiver, message, sender))
+            self.flying.append((receiver, link, message, sender))
 
     def turn_one(self) -> None:
         self.turn(self.draw.choice(self.bench.stations))
 
     def turn(self, station: Station) -> None:
         self.check_writes()
-        station.courier.look()
+        station.courier.turn()
         station.loop.turn()
         self.collect()
         for each in self.bench.stations:
@@ -102,14 +114,21 @@ class Walk:
         for sender, receiver in (stations, stations[::-1]):
             self.bench.received += sender.outbox.for_router
             sender.outbox.for_router.clear()
-            self.flying += [(receiver, m, sender) for _, m in sender.outbox.for_peers]
-            sender.outbox.for_peers.clear()
+            sent, sender.outbox.for_peers = sender.outbox.for_peers, []
+            kept = [m for m in sent if not (self.lossy and self.draw.random() < 0.02)]
+            self.flying += [(receiver, link, message, sender) for link, message in kept]
+        cuts, self.bench.links_to_cut = self.bench.links_to_cut, []
+        if any(link == self.bench.link for link, _ in cuts):
+            self.break_link()
 
     def check_writes(self) -> None:
         handoffs = self.bench.decode.loop.incoming._legs.values()
         owned = {page for h in handoffs if h.state in OWNED for page in h._pages}
-        for job, _, _ in self.bench.prefill.courier._flights:
-            assert set(job.pages) <= owned, "a write goes to pages that its leg does not own"
+        for flight in self.bench.prefill.courier._flights:
+            if self.bench.decode in self.deaf:
+                continue  # its door is closed: what arrives does not land
+            pages = flight.part.passage.pages
+            assert set(pages) <= owned, "a write goes to pages that its leg does not own"
 
     def check_nothing_runs_twice(self) -> None:
         for leg, ticket in self.bench.prefill.loop._tickets.items():
@@ -120,6 +139,8 @@ class Walk:
         """No more faults: everything comes to rest."""
         self.lossy = False
         self.bench.fabric.resume()
+        while self.deaf:
+            self.break_link()
         for _ in range(4000):
             while self.flying:
                 self.deliver_one()

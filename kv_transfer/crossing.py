@@ -1,0 +1,150 @@
+"""How blocks of ours become pages of one peer: as they lie, or converted in staging first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+
+from kv_transfer.checksum import Digest
+from kv_transfer.exchange import CannotExchange, check_exchange
+from kv_transfer.transport import Transfer, Transport
+from wire.layout import KvLayout
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """Copy `num_tokens` tokens from the start of `blocks` to the start of `pages`.
+
+    `first_page` is the place of pages[0] in the sequence.
+    """
+
+    blocks: tuple[int, ...]
+    pages: tuple[int, ...]
+    num_tokens: int
+    first_page: int
+
+
+@dataclass(frozen=True, slots=True)
+class Posted:
+    """A passage under way; `release` is to be called when it has ended, however it did."""
+
+    transfer: Transfer
+    checksum: int
+    release: Callable[[], None]
+
+
+class Crossing(Protocol):
+    """Between one pair of layouts."""
+
+    def parts(self, passage: Passage) -> Iterator[Passage]:
+        """The same in passages none of which is too large."""
+        ...
+
+    def try_post(self, transport: Transport, link: str, part: Passage) -> Posted | None:
+        """Start a part; None when there is no room for it now. Raises TransferError."""
+        ...
+
+
+class DirectCrossing:
+    """Layouts are equal: blocks are written from where they lie."""
+
+    def __init__(self, layout: KvLayout, digest: Digest, max_part_bytes: int) -> None:
+        self._block_size = layout.block_size
+        self._digest = digest
+        self._max_blocks = max(1, max_part_bytes // layout.block_bytes)
+
+    def parts(self, passage: Passage) -> Iterator[Passage]:
+        return cut(passage, self._block_size, self._block_size, self._max_blocks)
+
+    def try_post(self, transport: Transport, link: str, part: Passage) -> Posted | None:
+        checksum = self._digest(part.blocks, part.first_page)
+        return Posted(transport.write(link, part.blocks, part.pages), checksum, _nothing)
+
+
+class StagingRoom:
+    """Staging memory in equal slots; who gets none waits."""
+
+    def __init__(self, num_slots: int, slot_bytes: int) -> None:
+        self.slot_bytes = slot_bytes
+        self._free = list(range(num_slots))
+
+    def try_take(self) -> int | None:
+        return self._free.pop() if self._free else None
+
+    def give_back(self, slot: int) -> None:
+        self._free.append(slot)
+
+
+Stage = Callable[[Sequence[int], int, KvLayout, int, int], int]
+"""(blocks, num_tokens, layout, offset, first_page) -> checksum: write the tokens into staging at
+`offset`, as blocks of `layout`, the first of which has the place `first_page`."""
+
+
+class StagedCrossing:
+    """Layouts differ: whole pages are made in staging, and written from there.
+
+    Raises CannotExchange when no page could be made, or does not fit a slot.
+    """
+
+    def __init__(self, ours: KvLayout, theirs: KvLayout, room: StagingRoom, stage: Stage) -> None:
+        check_exchange(ours, theirs)
+        unit = max(ours.block_size, theirs.block_size)
+        unit_bytes = theirs.num_blocks(unit) * theirs.block_bytes
+        if ours.heads != theirs.heads:
+            raise CannotExchange(f"KV heads {ours.heads} here, {theirs.heads} there")
+        if unit_bytes > room.slot_bytes:
+            raise CannotExchange(f"{unit_bytes} bytes do not fit a slot of {room.slot_bytes}")
+        self._ours = ours
+        self._theirs = theirs
+        self._room = room
+        self._stage = stage
+        self._max_tokens = room.slot_bytes // unit_bytes * unit
+
+    def parts(self, passage: Passage) -> Iterator[Passage]:
+        ours, theirs = self._ours.block_size, self._theirs.block_size
+        return cut(passage, ours, theirs, self._max_tokens // ours)
+
+    def try_post(self, transport: Transport, link: str, part: Passage) -> Posted | None:
+        slot = self._room.try_take()
+        if slot is None:
+            return None
+        start = slot * self._room.slot_bytes
+        try:
+            checksum = self._stage(
+                part.blocks, part.num_tokens, self._theirs, start, part.first_page
+            )
+            spans = self._spans(start, part.pages)
+            transfer = transport.write_spans(link, spans, staged=True)
+        except BaseException:
+            self._room.give_back(slot)
+            raise
+        return Posted(transfer, checksum, lambda: self._room.give_back(slot))
+
+    def _spans(self, start: int, pages: tuple[int, ...]) -> np.ndarray:
+        size = self._theirs.block_bytes
+        spans = np.empty((len(pages), 3), np.int64)
+        spans[:, 0] = start + np.arange(len(pages)) * size
+        spans[:, 1] = np.array(pages, np.int64) * size
+        spans[:, 2] = size
+        return spans
+
+
+def cut(passage: Passage, block_size: int, page_size: int, max_blocks: int) -> Iterator[Passage]:
+    """Parts of at most `max_blocks` blocks, which fill whole pages."""
+    max_tokens = max_blocks * block_size
+    for start in range(0, passage.num_tokens, max_tokens):
+        end = min(start + max_tokens, passage.num_tokens)
+        first = start // page_size
+        yield replace(
+            passage,
+            blocks=passage.blocks[start // block_size : -(-end // block_size)],
+            pages=passage.pages[first : -(-end // page_size)],
+            num_tokens=end - start,
+            first_page=passage.first_page + first,
+        )
+
+
+def _nothing() -> None: ...

@@ -1,0 +1,47 @@
+"""Staging memory: where blocks are turned into pages of another layout, and leave from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from kv_transfer.convert import stage
+from kv_transfer.digest import digest_blocks
+from kv_transfer.region import CacheRegion
+from kv_transfer.reshard import staging_layout
+from wire.layout import KvLayout
+
+
+class Staging:
+    """Reads blocks of a pool, and writes them to its own memory in another layout."""
+
+    def __init__(self, pool: CacheRegion, layout: KvLayout, memory: CacheRegion) -> None:
+        self._pool = as_tensor(pool)
+        self._layout = layout
+        self._memory = as_tensor(memory)
+
+    def stage(
+        self,
+        blocks: Sequence[int],
+        num_tokens: int,
+        layout: KvLayout,
+        offset: int,
+        first_page: int,
+    ) -> int:
+        """Implements kv_transfer.crossing.Stage."""
+        wanted = staging_layout(layout, self._layout.heads)
+        with torch.inference_mode():
+            pages = stage(self._pool, self._layout, wanted, blocks, num_tokens)
+            target = self._memory[offset : offset + len(pages)]
+            target.copy_(pages)
+            num_pages = len(pages) // layout.block_bytes
+            return digest_blocks(target, layout.block_bytes, range(num_pages), first_page)
+
+
+def as_tensor(region: CacheRegion) -> Tensor:
+    """A region's memory, uint8 [num_bytes]."""
+    if isinstance(region.keepalive, Tensor):
+        return region.keepalive
+    return torch.frombuffer(region.keepalive, dtype=torch.uint8)

@@ -1,0 +1,115 @@
+"""The links over which this worker's blocks leave: made, measured, reported, torn down."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from engine.runner import CacheRegion, Runner
+from kv_transfer.courier import Courier
+from kv_transfer.crossing import Crossing, DirectCrossing, StagedCrossing, StagingRoom
+from kv_transfer.probe import LinkSpeed, Probe, Scratch, probe_link
+from kv_transfer.transport import TransferError, Transport
+from wire.identity import WorkerRef
+from wire.messages import Link, WorkerCard
+from worker.config import WorkerConfig
+from worker.tickets import Peer
+
+NUM_STAGING_SLOTS = 4
+MAX_PART_BYTES = 32 * 1024 * 1024
+
+log = logging.getLogger(__name__)
+
+
+class Links:
+    """Lives on the event loop. `on_measured(link)` hears of every link that was made."""
+
+    def __init__(
+        self,
+        config: WorkerConfig,
+        card: WorkerCard,
+        runner: Runner,
+        pool: CacheRegion,
+        staging: CacheRegion,
+        courier: Courier,
+        on_measured: Callable[[Link], None],
+        hang_up: Callable[[str, str], None],
+    ) -> None:
+        self._config = config
+        self._card = card
+        self._runner = runner
+        self._pool = pool
+        self._staging = staging
+        self._room = StagingRoom(NUM_STAGING_SLOTS, staging.num_bytes // NUM_STAGING_SLOTS)
+        self._courier = courier
+        self._on_measured = on_measured
+        self._hang_up = hang_up
+        self._loop = asyncio.get_running_loop()
+        self._measured: dict[WorkerRef, Link] = {}
+
+    @property
+    def measured(self) -> tuple[Link, ...]:
+        return tuple(self._measured.values())
+
+    def open(self, peer: Peer, card: WorkerCard, admission: bytes) -> None:
+        """Connect to a peer's pool. What comes of it is told later."""
+        try:
+            crossing = self._crossing(card)
+        except TransferError as error:
+            self._opened(peer, str(error))
+            return
+        scratch = self._scratch(card)
+
+        def start_probe(transport: Transport) -> Probe:
+            return probe_link(transport, peer.link, scratch)
+
+        def tell(found: LinkSpeed | str) -> None:
+            self._loop.call_soon_threadsafe(self._opened, peer, found)
+
+        self._courier.connect(peer.link, admission, crossing, start_probe, tell)
+
+    async def close(self, peer: Peer) -> None:
+        """Returns when no write over the link is under way any more."""
+        self._measured.pop(peer.ref, None)
+        over = asyncio.Event()
+
+        def then() -> None:
+            self._loop.call_soon_threadsafe(over.set)
+
+        self._courier.disconnect(peer.link, then)
+        await over.wait()
+
+    def _crossing(self, card: WorkerCard) -> Crossing:
+        ours, theirs = self._runner.layout, card.layout
+        if ours == theirs:
+            return DirectCrossing(ours, self._runner.digest, MAX_PART_BYTES)
+        from kv_transfer.staging import Staging  # torch costs a second that others need not pay
+
+        staging = Staging(self._pool, ours, self._staging)
+        return StagedCrossing(ours, theirs, self._room, staging.stage)
+
+    def _scratch(self, card: WorkerCard) -> Scratch:
+        """The blocks behind both pools."""
+        ours, theirs = self._card.layout.block_bytes, card.layout.block_bytes
+        return Scratch(
+            own_offset=self._card.num_blocks * ours,
+            their_offset=card.num_blocks * theirs,
+            num_bytes=min(ours, theirs),
+        )
+
+    def _opened(self, peer: Peer, found: LinkSpeed | str) -> None:
+        if isinstance(found, str):
+            log.warning("no link to %s: %s", peer.ref, found)
+            self._hang_up(peer.link, found)
+            return
+        slow = found.bytes_per_s < self._config.slow_link_bytes_per_s
+        log.log(
+            logging.WARNING if slow else logging.INFO,
+            "link to %s over %s: %s%s",
+            *(peer.ref, self._card.transport, found),
+            "; that is slow: check which network UCX has found (UCX_NET_DEVICES)" if slow else "",
+        )
+        link = Link(destination=peer.ref, latency_s=found.latency_s, bytes_per_s=found.bytes_per_s)
+        self._measured[peer.ref] = link
+        self._on_measured(link)

@@ -1,0 +1,126 @@
+"""The peers that write into this worker's pool: let in, listened to, and kept out afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from kv_transfer.courier import Courier
+from kv_transfer.destination import DestinationHandoff
+from runtime.session import Session
+from wire.identity import WorkerRef
+from wire.messages import Hello, Welcome, WorkerCard
+from worker.guard import Guard
+from worker.incoming import Incoming
+from worker.peers import PeerBook
+from worker.tickets import Peer
+
+T = TypeVar("T")
+Call = Callable[[Callable[[], None]], None]
+
+
+@dataclass(slots=True)
+class _Visit:
+    """One session of one source, from its Hello until its link is fenced."""
+
+    session: Session
+    guard: Guard
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Sources:
+    """Lives on the event loop; `call` takes work to the step loop's thread.
+
+    When a source's session ends, whatever the cause, the pool is closed to it at once. Pages that
+    it was granted return when nothing of it can land any more: that is, then; but a process on
+    this host with direct access to our memory must also have ended, or have called again (which
+    it does only when its writes are over), and is killed if it does neither.
+    """
+
+    def __init__(
+        self,
+        courier: Courier,
+        peers: PeerBook,
+        incoming: Incoming,
+        call: Call,
+        *,
+        direct_access: bool,
+        fence_deadline_s: float,
+    ) -> None:
+        self._courier = courier
+        self._peers = peers
+        self._incoming = incoming
+        self._call = call
+        self._direct_access = direct_access
+        self._fence_deadline_s = fence_deadline_s
+        self._loop = asyncio.get_running_loop()
+        self._visits: dict[WorkerRef, _Visit] = {}
+
+    async def serve(self, hello: Hello, session: Session, card: WorkerCard) -> None:
+        """Welcome a peer and listen to it; returns when its link is fenced."""
+        assert hello.worker is not None
+        await self._end_former(hello.worker)
+        guard = Guard(hello.process, direct_access=self._direct_access)
+        visit = self._visits[hello.worker] = _Visit(session, guard)
+        peer = self._peers.new_peer(hello.worker)
+        try:
+            admission = await self._admit(peer.link)
+            if session.closed_because is None:
+                session.send(Welcome(card=card, admission=admission))
+            cause = await self._peers.answer(peer, session)
+            await self._fence(peer, cause, guard)
+        finally:
+            guard.close()
+            visit.over.set()
+            del self._visits[hello.worker]
+
+    async def _end_former(self, ref: WorkerRef) -> None:
+        """By calling again, a source says that what it wrote before is over."""
+        while (former := self._visits.get(ref)) is not None:
+            former.session.close("the same worker has opened another session")
+            former.guard.told_quiet()
+            await former.over.wait()
+
+    async def _admit(self, link: str) -> bytes:
+        admission: asyncio.Future[bytes] = self._loop.create_future()
+
+        def tell(content: bytes) -> None:
+            self._loop.call_soon_threadsafe(_settle, admission, content)
+
+        self._courier.admit(link, tell)
+        return await admission
+
+    async def _fence(self, peer: Peer, cause: str, guard: Guard) -> None:
+        lost = await self._in_steps(lambda: self._incoming.source_lost(peer.link, cause))
+        await self._evict(peer.link)
+        if lost:
+            await guard.wait(self._fence_deadline_s)
+            self._call(lambda: self._incoming.source_fenced(lost))
+
+    async def _evict(self, link: str) -> None:
+        evicted: asyncio.Future[None] = self._loop.create_future()
+
+        def then() -> None:
+            self._loop.call_soon_threadsafe(_settle, evicted, None)
+
+        self._courier.evict(link, then)
+        await evicted
+
+    async def _in_steps(
+        self, work: Callable[[], list[DestinationHandoff]]
+    ) -> list[DestinationHandoff]:
+        done: asyncio.Future[list[DestinationHandoff]] = self._loop.create_future()
+
+        def run() -> None:
+            found = work()
+            self._loop.call_soon_threadsafe(_settle, done, found)
+
+        self._call(run)
+        return await done
+
+
+def _settle(future: asyncio.Future[T], result: T) -> None:
+    if not future.done():
+        future.set_result(result)
