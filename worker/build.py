@@ -73,7 +73,19 @@ def make_transport(config: WorkerConfig, own_name: str) -> Transport:
         from kv_transfer.nixl_link import NixlLink  # loads UCX, which others need not have
 
         return NixlLink(own_name, _ucx_env(config))
-    raise ConfigError(f"transport is {config.transport!r}, must be 'nixl' or 'memory'")
+    if config.transport == "ucx":
+        return _make_ucx_link(config, own_name)
+    raise ConfigError(f"transport is {config.transport!r}, must be 'nixl', 'ucx' or 'memory'")
+
+
+def _make_ucx_link(config: WorkerConfig, own_name: str) -> Transport:
+    try:
+        from kv_transfer.ucx_link import UcxLink  # loads another UCX, which is an optional extra
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"transport 'ucx' needs {error.name}: pip install 'tandem-serve[ucx]'"
+        ) from error
+    return UcxLink(own_name, _ucx_env(config))
 
 
 def _ucx_env(config: WorkerConfig) -> dict[str, str]:

@@ -42,6 +42,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     chunk_tokens: int = 512
     max_sequences: int = 256
     transport: str = "nixl"
+    """"nixl", or "ucx" (the optional extra), or "memory" within one process."""
     ucx_env: dict[str, str] = {}
     """UCX settings for the NIXL transport, such as UCX_NET_DEVICES or UCX_TLS."""
     max_bytes_in_flight: int = 256 * 1024 * 1024
