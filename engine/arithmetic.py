@@ -32,8 +32,9 @@ def next_token(tokens: Seq[int], stamp: int, vocab_size: int) -> int:
 class ArithmeticRunner:
     """Computes `next_token` from its KV cache alone: key = token + 1, value = position + 1.
 
-    It implements `engine.runner.Runner` on a real cache of int64 [block, 1, 2, 1, slot, 1] that
-    transports can move. It has no end-of-sequence token and ignores sampling parameters.
+    It implements `engine.runner.Runner` on a real cache of int64 [block, 1, 2, 1, slot, width] that
+    transports can move: every number stands there `width` times, and every copy counts. It has no
+    end-of-sequence token and ignores sampling parameters.
     """
 
     def __init__(
@@ -43,19 +44,20 @@ class ArithmeticRunner:
         block_size: int = 16,
         vocab_size: int = 2048,
         max_model_len: int = 16384,
+        width: int = 1,
     ) -> None:
         if not 0 <= stamp < NUM_STAMPS:
             raise ConfigError(f"stamp is {stamp}, must be 0 to {NUM_STAMPS - 1}")
         self.stamp = stamp
         self.layout = KvLayout(
-            num_layers=1, num_kv_heads=1, head_size=1, block_size=block_size, dtype="int64"
+            num_layers=1, num_kv_heads=1, head_size=width, block_size=block_size, dtype="int64"
         )
         self.vocab_size = vocab_size
         self.max_model_len = max_model_len
         self.eos_token_ids: frozenset[int] = frozenset()
         self.digest_kind = "xxh3"
         self.model_hash = f"arithmetic-{vocab_size}"
-        self._cache = np.zeros((0, 2, block_size), dtype=np.int64)
+        self._cache = np.zeros((0, 2, block_size, width), dtype=np.int64)
 
     def fit_num_blocks(self, cache_bytes: int | None, cache_fraction: float) -> int:
         wanted = 64 * 1024 * 1024 if cache_bytes is None else cache_bytes
@@ -71,7 +73,7 @@ class ArithmeticRunner:
         memory = mmap.mmap(-1, num_bytes)
         self._memory = memoryview(memory)
         self._cache = np.frombuffer(memory, dtype=np.int64).reshape(
-            num_blocks, 2, self.layout.block_size
+            num_blocks, 2, self.layout.block_size, self.layout.head_size
         )
         return CacheRegion(self._cache.ctypes.data, num_bytes, "cpu", memory)
 
@@ -86,13 +88,15 @@ class ArithmeticRunner:
         positions = np.arange(piece.start, piece.end)
         blocks = np.array(sequence.blocks)[positions // self.layout.block_size]
         slots = positions % self.layout.block_size
-        self._cache[blocks, 0, slots] = np.array(sequence.tokens[piece.start : piece.end]) + 1
-        self._cache[blocks, 1, slots] = positions + 1
+        tokens = np.array(sequence.tokens[piece.start : piece.end])
+        self._cache[blocks, 0, slots] = tokens[:, None] + 1
+        self._cache[blocks, 1, slots] = positions[:, None] + 1
         return Sampled(self._next_token(piece)) if piece.samples else None
 
     def _next_token(self, piece: Slice) -> int:
         used = self._cache[piece.sequence.blocks[: self.layout.num_blocks(piece.end)]]
-        keys = used[:, 0].reshape(-1)[: piece.end]
-        values = used[:, 1].reshape(-1)[: piece.end]
-        total = int((keys * values).sum())
+        width = self.layout.head_size
+        keys = used[:, 0].reshape(-1, width)[: piece.end]
+        values = used[:, 1].reshape(-1, width)[: piece.end]
+        total = int(np.einsum("tw,tw->", keys, values)) // width
         return self.stamp + NUM_STAMPS * (total % (self.vocab_size // NUM_STAMPS))

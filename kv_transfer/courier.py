@@ -188,13 +188,13 @@ class Courier:
     def _look_around(self) -> None:
         """Post what may go, look at what is under way, and again while that makes room."""
         self._post_waiting()
-        num_flights = len(self._flights)
+        num_under_way = len(self._flights) + len(self._openings)
         for flight in list(self._flights):
             if flight in self._flights:  # it may have gone down with another
                 self._look(flight)
         for opening in list(self._openings):
             self._measure(opening)
-        if self._waiting and len(self._flights) < num_flights:
+        if self._waiting and len(self._flights) + len(self._openings) < num_under_way:
             self._look_around()
 
     def _post_waiting(self) -> None:

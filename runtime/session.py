@@ -29,6 +29,8 @@ KEEPALIVE_OPTIONS = [
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 2000),
+    # A process that was stopped finds many pings at once when it goes on; they are no attack.
+    ("grpc.http2.max_ping_strikes", 0),
 ]
 CHANNEL_OPTIONS = [
     *KEEPALIVE_OPTIONS,

@@ -33,6 +33,7 @@ def make_runner(config: WorkerConfig, progress: Progress) -> Runner:
             stamp=config.stamp,
             block_size=config.block_size,
             max_model_len=config.max_model_len or 16384,
+            width=config.width,
         )
     from engine.torch_runner import TorchRunner  # torch costs a second that others need not pay
 

@@ -30,6 +30,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     runner: RunnerKind = RunnerKind.TORCH
     stamp: int = 0
     """Arithmetic runner only: what its tokens leave modulo 4."""
+    width: int = 1
+    """Arithmetic runner only: how often each number is stored, so that blocks become large."""
     device: str = "auto"
     dtype: str = "auto"
     threads: int | None = None

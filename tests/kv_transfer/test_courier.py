@@ -190,7 +190,6 @@ def test_writes_wait_until_the_link_has_been_measured_and_others_do_not() -> Non
     assert (bench.done, found) == (["y"], [])
     measured = True
     bench.run()
-    bench.run()
     assert (bench.done, found) == (["y", "x"], [LinkSpeed(0.0, 7.0)])
 
 

@@ -104,7 +104,7 @@ class Ends:
         self.peer = peer
         runner = ArithmeticRunner()
         link.register(runner.allocate(NUM_BLOCKS), NUM_BLOCKS)
-        runner._cache[:] = 100 + np.arange(NUM_BLOCKS)[:, None, None]
+        runner._cache[:] = 100 + np.arange(NUM_BLOCKS)[:, None, None, None]
         link.connect("peer", peer.admission)
 
     def write(self, blocks: list[int], pages: list[int]) -> None:

@@ -1,0 +1,65 @@
+"""`python -m tests.faults [--tcp] [--moments N] [--flips N]`; exits with 1 if anything is wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import statistics
+import sys
+from typing import Annotated
+
+import typer
+
+import worker.build
+import worker.host
+from tests.faults import flips
+from tests.faults.moments import Findings, Moments
+from wire.identity import Role
+
+
+def main(
+    tcp: Annotated[bool, typer.Option(help="TCP alone, instead of UCX's choice.")] = False,
+    moments: Annotated[int, typer.Option(help="Faults, half of them to either side.")] = 200,
+    num_flips: Annotated[int, typer.Option("--flips", help="Flipped bits.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Of the moments.")] = 1,
+) -> None:
+    logging.disable(logging.CRITICAL)
+    ucx_tls = "tcp" if tcp else None
+    failed = False
+    for role in (Role.PREFILL, Role.DECODE):
+        findings = asyncio.run(Moments(role, ucx_tls, seed).run(moments // 2))
+        tell(findings)
+        failed |= bool(findings.problems)
+    num_caught = count_caught(num_flips, ucx_tls)
+    print(f"flipped bits: {num_caught} of {num_flips} caught", flush=True)
+    sys.exit(1 if failed or num_caught < num_flips else 0)
+
+
+def count_caught(num_flips: int, ucx_tls: str | None) -> int:
+    original = worker.build.make_transport
+    with_flips = flips.FlippingLink
+    try:
+        worker.host.make_transport = lambda config, name: with_flips(  # type: ignore[attr-defined]
+            name, worker.build._ucx_env(config)
+        )
+        return asyncio.run(flips.run(num_flips, ucx_tls))
+    finally:
+        worker.host.make_transport = original  # type: ignore[attr-defined]
+
+
+def tell(findings: Findings) -> None:
+    seen = ", ".join(f"{what}: {count}" for what, count in sorted(findings.seen.items()))
+    whole = sorted(findings.whole_s)
+    print(seen)
+    if whole:
+        print(
+            f"the survivor's pool was whole after {statistics.median(whole):.2f} s (median), "
+            f"{whole[-1]:.2f} s (longest)"
+        )
+    for problem in findings.problems:
+        print(f"PROBLEM {problem}")
+    print(f"{len(findings.problems)} problems", flush=True)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,90 @@
+"""Bits that flip on the way: each must be caught, and cost nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import random
+from collections.abc import Sequence
+
+from kv_transfer.nixl_link import NixlLink, NixlTransfer
+from kv_transfer.region import CacheRegion
+from tests.faults.survivor import Survivor
+from tests.faults.victim import Victim
+from wire.identity import Leg, Role
+from wire.messages import Destination, Handed, Kept, Submit
+from wire.sampling import SamplingParams
+
+
+class FlippingLink(NixlLink):
+    """Every write carries one bit that is not as it was when its checksum was taken."""
+
+    draw = random.Random(0)
+    armed = False
+
+    def register(
+        self, pool: CacheRegion, num_blocks: int, staging: CacheRegion | None = None
+    ) -> None:
+        super().register(pool, num_blocks, staging)
+        self._address, self._block_bytes = pool.address, pool.num_bytes // num_blocks
+
+    def write(self, peer: str, blocks: Sequence[int], pages: Sequence[int]) -> NixlTransfer:
+        if not FlippingLink.armed:
+            return super().write(peer, blocks, pages)
+        offset = self.draw.choice(blocks) * self._block_bytes + self.draw.randrange(
+            self._block_bytes
+        )
+        byte = ctypes.c_uint8.from_address(self._address + offset)
+        bit = 1 << self.draw.randrange(8)
+        byte.value ^= bit
+        transfer = super().write(peer, blocks, pages)
+        while not transfer.done():
+            pass
+        byte.value ^= bit
+        return transfer
+
+
+async def run(num_flips: int, ucx_tls: str | None) -> int:
+    """How many of so many flipped bits were caught, each in a handoff of its own."""
+    survivor = Survivor(Role.PREFILL, ucx_tls)
+    await survivor.start()
+    decode = await Victim.start(Role.DECODE, ucx_tls)
+    card = decode.opened.card
+    num_caught = 0
+    for number in range(num_flips + 1):
+        FlippingLink.armed = number > 0  # the first opens the link
+        prompt = (number, *range(1, 40))
+        leg = Leg(f"r{number}")
+        survivor.session.send(
+            Submit(
+                leg=leg,
+                tokens=prompt,
+                num_prompt=len(prompt),
+                sampling=SamplingParams(max_tokens=2),
+                destination=Destination(card.ref, card.address),
+            )
+        )
+        num_caught += await _is_kept(leg, survivor, decode) and FlippingLink.armed
+        await survivor.until_whole(10)
+    await decode.kill()
+    await survivor.worker.stop()
+    return num_caught
+
+
+async def _is_kept(leg: Leg, survivor: Survivor, decode: Victim) -> bool:
+    """Because of its checksum, and not for another cause."""
+    ends = survivor.session, decode.opened.session
+    hearing = [asyncio.create_task(end.receive()) for end in ends]
+    try:
+        while True:
+            done, _ = await asyncio.wait(hearing, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                message, place = task.result(), hearing.index(task)
+                if isinstance(message, Kept) and message.leg == leg:
+                    return "checksum" in message.cause
+                if isinstance(message, Handed) and message.leg == leg:
+                    return False
+                hearing[place] = asyncio.create_task(ends[place].receive())
+    finally:
+        for task in hearing:
+            task.cancel()

@@ -1,0 +1,179 @@
+"""SIGKILL and SIGSTOP at random moments of real transfers between processes."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+
+from runtime.session import Session
+from tests.faults.survivor import Survivor
+from tests.faults.victim import STAMPS, Victim
+from tests.worker.bench import expected
+from wire.identity import Leg, Role
+from wire.messages import Destination, Failed, Handed, Kept, Message, Step, Submit
+from wire.sampling import SamplingParams
+
+WHOLE_IN_S = 12.0
+"""All deadlines of the settings, one after the other, with room for a busy machine."""
+NUM_PROMPT_TOKENS = 2000
+NUM_NEW_TOKENS = 3
+
+
+@dataclass
+class Findings:
+    """What happened, by kind; `problems` has what must not."""
+
+    seen: Counter[str] = field(default_factory=Counter)
+    whole_s: list[float] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+class Moments:
+    """The worker of one role survives what befalls the other."""
+
+    def __init__(self, victim_role: Role, ucx_tls: str | None, seed: int) -> None:
+        self._victim_role = victim_role
+        self._ucx_tls = ucx_tls
+        self._draw = random.Random(seed)
+        self._survivor_role = Role.DECODE if victim_role is Role.PREFILL else Role.PREFILL
+        self._victim: Victim | None = None
+        self._span_s = 0.0
+        self._num_legs = 0
+        self._heard: list[Message] = []
+        self._more = asyncio.Event()
+        self.findings = Findings()
+
+    async def run(self, num_moments: int) -> Findings:
+        self._survivor = Survivor(self._survivor_role, self._ucx_tls)
+        await self._survivor.start()
+        for number in range(num_moments):
+            victim = await self._living_victim()
+            await self._one_moment(victim, stop=bool(number % 2))
+        if self._victim is not None:
+            await self._victim.kill()
+        await self._survivor.worker.stop()
+        return self.findings
+
+    async def _living_victim(self) -> Victim:
+        if self._victim is None:
+            self._victim = await Victim.start(self._victim_role, self._ucx_tls)
+            await self._check_next_handoff("of a new process")
+            started = time.monotonic()
+            await self._ask(NUM_PROMPT_TOKENS)
+            self._span_s = max(self._span_s, time.monotonic() - started)
+        return self._victim
+
+    async def _one_moment(self, victim: Victim, *, stop: bool) -> None:
+        asking = asyncio.create_task(self._ask(NUM_PROMPT_TOKENS))
+        await asyncio.sleep(self._draw.uniform(0, self._span_s))  # the moment is the experiment
+        if stop:
+            victim.stop()
+        else:
+            await victim.kill()
+        what = f"{'SIGSTOP' if stop else 'SIGKILL'} of the {self._victim_role.value} worker"
+        self.findings.seen[what] += 1
+        try:
+            await self._see_it_through(victim, what, stop=stop)
+        except TimeoutError:
+            self.findings.problems.append(f"{what}: not over in {WHOLE_IN_S} s")
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        await self._check_next_handoff(f"after {what}")
+
+    async def _see_it_through(self, victim: Victim, what: str, *, stop: bool) -> None:
+        survivor, findings = self._survivor, self.findings
+        started = time.monotonic()
+        findings.seen["blocks were held then"] += not await survivor.is_whole()
+        await survivor.until_whole(WHOLE_IN_S)
+        findings.whole_s.append(time.monotonic() - started)
+        blocks = await survivor.occupy()
+        woke = stop and await victim.wake(WHOLE_IN_S)
+        num_changed = await survivor.changed(blocks)
+        if num_changed:
+            findings.problems.append(f"{what}: {num_changed} numbers of the next owner changed")
+        if survivor.crashed.done():
+            findings.problems.append(f"{what}: the survivor crashed: {survivor.crashed.result()}")
+        if not woke:
+            findings.seen["ended while stopped"] += stop
+            await victim.kill()
+            self._victim = None
+
+    async def _check_next_handoff(self, when: str) -> None:
+        if self._victim is None:
+            return
+        try:
+            heard = await asyncio.wait_for(self._ask(100), WHOLE_IN_S)
+        except TimeoutError:
+            self.findings.problems.append(f"no handoff in {WHOLE_IN_S} s {when}")
+            return
+        self.findings.seen["next handoffs"] += heard == "Handed"
+        if heard != "Handed":
+            self.findings.problems.append(f"the next handoff {when} ended with {heard}")
+
+    async def _ask(self, num_tokens: int) -> str:
+        """Hand one sequence over; how that ended, after its whole answer."""
+        assert self._victim is not None
+        self._num_legs += 1
+        self._heard.clear()
+        leg, prompt = Leg(f"r{self._num_legs}"), [self._num_legs, *range(1, num_tokens)]
+        prefill, decode, destination = self._ends()
+        prefill.send(
+            Submit(
+                leg=leg,
+                tokens=tuple(prompt),
+                num_prompt=num_tokens,
+                sampling=SamplingParams(max_tokens=NUM_NEW_TOKENS),
+                destination=destination,
+            )
+        )
+        ears = [asyncio.create_task(self._listen(session)) for session in (prefill, decode)]
+        try:
+            heard = await self._until_heard(leg)
+            tokens = await self._until_answered(leg, num_tokens)
+        finally:
+            for ear in ears:
+                ear.cancel()
+        made_by = [token % 4 for token in tokens]
+        right = tokens == expected(prompt, made_by) and made_by[0] == STAMPS[Role.PREFILL]
+        return heard if right else f"wrong tokens {tokens}"
+
+    async def _listen(self, session: Session) -> None:
+        async for message in session.messages():
+            self._heard.append(message)
+            self._more.set()
+
+    async def _until_heard(self, leg: Leg) -> str:
+        while True:
+            for message in self._heard:
+                if isinstance(message, Handed | Kept | Failed) and message.leg == leg:
+                    cause = getattr(message, "cause", "")
+                    return type(message).__name__ + (f" ({cause})" if cause else "")
+            await self._next_message()
+
+    async def _until_answered(self, leg: Leg, num_prompt: int) -> list[int]:
+        while True:
+            tokens: dict[int, int] = {}
+            steps = [message for message in self._heard if isinstance(message, Step)]
+            for output in (output for step in steps for output in step.outputs):
+                if output.leg == leg:
+                    tokens.update(enumerate(output.tokens, output.position))
+            if len(tokens) == NUM_NEW_TOKENS:
+                return [tokens[position] for position in sorted(tokens)]
+            await self._next_message()
+
+    async def _next_message(self) -> None:
+        self._more.clear()
+        await self._more.wait()
+
+    def _ends(self) -> tuple[Session, Session, Destination]:
+        """Router's sessions with the prefill and the decode worker, and where the latter is."""
+        assert self._victim is not None
+        ours, theirs = self._survivor.session, self._victim.opened.session
+        if self._victim_role is Role.PREFILL:
+            card = self._survivor.worker.card
+            return theirs, ours, Destination(card.ref, card.address)
+        card = self._victim.opened.card
+        return ours, theirs, Destination(card.ref, card.address)
