@@ -84,6 +84,21 @@ class Engine:
         self.running.append(sequence)
         self._publish(sequence)
 
+    def try_hold_cached(self, sequence: Sequence) -> bool:
+        """Shorten a new sequence to the full blocks that are cached, and hold those.
+
+        False when there is none.
+        """
+        blocks = self.pool.acquire_prefix(sequence.update_hashes(self.block_size))
+        if not blocks:
+            return False
+        sequence.shorten(len(blocks), self.block_size)
+        sequence.blocks = blocks
+        sequence.num_computed = len(sequence.tokens)
+        self.adopt(sequence)
+        self.hold(sequence)
+        return True
+
     def hold(self, sequence: Sequence) -> None:
         """Take a running sequence out of the steps; its blocks stay."""
         sequence.move(Status.HELD)

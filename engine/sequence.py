@@ -98,6 +98,12 @@ class Sequence:
         extend_hashes(self.hashes, self.tokens, block_size, self.cache_salt)
         return self.hashes
 
+    def shorten(self, num_blocks: int, block_size: int) -> None:
+        """Keep the tokens of that many full blocks only, all of them prompt."""
+        del self.tokens[num_blocks * block_size :]
+        del self.hashes[num_blocks:]
+        self.num_prompt = len(self.tokens)
+
     def finish_reason(self, eos_token_ids: frozenset[int]) -> FinishReason | None:
         """Why the sequence ends with its last token, or None when it goes on."""
         if self.stop_token(eos_token_ids) is not None:

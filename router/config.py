@@ -38,5 +38,10 @@ class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """How long a worker that announced itself may take to answer."""
     report_wait_s: float = 0.2
     """How long the last message waits for workers to report what their stages took."""
+    fetch_min_tokens: int = 256
+    """How many more tokens of a prompt another worker must have cached, for its blocks to be copied
+    to the worker that is to prefill: the next turn of a conversation finds what was decoded."""
+    fetch_wait_s: float = 2.0
+    """How long such a copy may take; then the tokens are computed instead."""
     index_max_entries: int = 1_000_000
     """Most (block, worker) pairs that the prefix index remembers."""

@@ -25,7 +25,9 @@ from router.placement import (
     WorkerView,
     another_destination,
     place,
+    prefix_holder,
 )
+from router.prefix_fetch import fetch_prefix
 from router.record import LegFailed, Record
 from router.requests import GenerateRequest
 from runtime.session import SessionClosed
@@ -39,6 +41,7 @@ from wire.messages import (
     Output,
     Prefilled,
     Released,
+    Share,
     Submit,
 )
 
@@ -97,6 +100,7 @@ class Journey:
         refused: set[WorkerRef] = set()
         finished = False
         try:
+            await self._fetch_prefix(leg, members[0])
             self._submit(leg, members)
             while not finished:
                 tokens = self._fold(leg, await self._mailbox.take())
@@ -175,6 +179,22 @@ class Journey:
             num_tokens = len(self._merger.sequence) if index == 0 else 0
             member.attach(leg, self._mailbox, num_tokens)
         return members
+
+    async def _fetch_prefix(self, leg: Leg, first: Member) -> None:
+        """What another worker has cached need not be computed again."""
+        holder = prefix_holder(self._views(), first.ref, self._config.fetch_min_tokens)
+        source = None if holder is None else self._fleet.member(holder)
+        if source is None:
+            return
+        remaining_s = self._deadline - asyncio.get_running_loop().time()
+        share = Share(
+            leg=Leg(f"{leg.request_id}~prefix", leg.attempt),
+            tokens=self._merger.sequence,
+            destination=_destination(first),
+            cache_salt=self._request.cache_salt,
+        )
+        wait_s = min(self._config.fetch_wait_s, remaining_s)
+        self.record.fetched = await fetch_prefix(share, source, first, wait_s)
 
     def _submit(self, leg: Leg, members: Sequence[Member]) -> None:
         first, *others = members

@@ -133,6 +133,24 @@ def another_destination(
     return min(others, key=lambda w: _decode_cost(w, need)).ref if others else None
 
 
+def prefix_holder(
+    workers: Iterable[WorkerView], first: WorkerRef, min_tokens: int
+) -> WorkerRef | None:
+    """Who has at least `min_tokens` more of the prompt cached than `first`, and can send them."""
+    views = {worker.ref: worker for worker in workers}
+    target = views.get(first)
+    if target is None:
+        return None
+    others = [
+        worker
+        for worker in views.values()
+        if worker.ref != first
+        and worker.num_hit_tokens >= target.num_hit_tokens + min_tokens
+        and can_exchange(worker, target)
+    ]
+    return max(others, key=lambda w: (w.num_hit_tokens, -w.num_sequences)).ref if others else None
+
+
 def _best_lone(workers: Sequence[WorkerView], need: Need, prefer: Role | None = None) -> WorkerView:
     return min(
         workers,

@@ -6,6 +6,7 @@ import msgspec
 
 from router.mailbox import WorkerLost
 from router.placement import Placement
+from wire.handoff import Moved
 from wire.identity import WorkerRef
 from wire.messages import Handed, Kept, Prefilled
 
@@ -23,6 +24,8 @@ class Record(msgspec.Struct):
     """What is known of a journey while it runs, and after it."""
 
     attempts: int = 0
+    fetched: Moved | None = None
+    """The prefix that was copied to the first worker before it began."""
     placement: Placement | None = None
     prefilled: Prefilled | None = None
     handed: Handed | None = None

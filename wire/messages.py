@@ -103,6 +103,19 @@ class Move(msgspec.Struct, frozen=True, tag="move", kw_only=True):
     destination: Destination
 
 
+class Share(msgspec.Struct, frozen=True, tag="share", kw_only=True):
+    """Router to worker: copy what you have cached of these tokens to another worker's cache.
+
+    The other worker answers Handed, this one Released; or Kept, when nothing comes of it.
+    """
+
+    leg: Leg
+    """Of this copy alone: the request that wants it has another."""
+    tokens: tuple[int, ...]
+    destination: Destination
+    cache_salt: bytes = b""
+
+
 class FinishReason(enum.Enum):
     STOP = "stop"
     LENGTH = "length"
@@ -236,6 +249,7 @@ Message = (
     | Submit
     | Cancel
     | Move
+    | Share
     | Step
     | Prefilled
     | Handed

@@ -25,6 +25,7 @@ from wire.messages import (
     Hello,
     Link,
     Move,
+    Share,
     Submit,
     WantSnapshot,
     Welcome,
@@ -224,6 +225,8 @@ class Worker:
                     steps.call(lambda m=message: steps.cancel(m.leg))  # type: ignore[misc]
                 case Move():
                     steps.call(lambda m=message: steps.move(m.leg, m.destination))  # type: ignore[misc]
+                case Share():
+                    steps.call(lambda m=message: steps.share(router_id, m))  # type: ignore[misc]
                 case WantSnapshot():
                     self.joined.set()
                     links = self._links.measured

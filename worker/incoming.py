@@ -124,7 +124,7 @@ class Incoming:
 
         Sequences that were preempted here come first: new ones would take every block they need.
         """
-        if self._engine.waiting:
+        if self._engine.waiting and not offer.prefix_only:
             return None
         pool, layout = self._engine.pool, self._engine.runner.layout
         held = self._held_prefix(offer)
@@ -182,7 +182,8 @@ class Incoming:
                     pass  # the source tells the router; here only the pages matter
                 case CutLink():
                     self._outbox.cut_link(self._links[handoff.offer.leg], effect.cause)
-        if handoff.state is DestinationState.CLOSED:
+        done = handoff.state is DestinationState.ACCEPTED and handoff.offer.prefix_only
+        if done or handoff.state is DestinationState.CLOSED:
             self._forget(handoff.offer.leg)
 
     def ended(self, leg: Leg) -> None:
@@ -207,6 +208,10 @@ class Incoming:
         sequence.blocks = list(adopt.blocks)
         sequence.num_computed = offer.num_tokens
         self._engine.adopt(sequence)
+        if offer.prefix_only:
+            self._engine.drop(sequence)  # its blocks stay as cache
+            self._outbox.to_router(offer.router_id, Handed(leg=offer.leg, moved=commit.moved))
+            return
         # The source's token goes out once more, so that the router never meets a gap.
         ticket = Ticket(sequence, offer.router_id, offer.num_tokens, self._clock(), prefilled=True)
         if commit.logprob is not None:

@@ -19,14 +19,17 @@ from wire.messages import (
     CacheEvents,
     Destination,
     Failed,
+    Kept,
     Link,
     Output,
     Prefilled,
     Report,
+    Share,
     Step,
     Submit,
     WorkerState,
 )
+from wire.sampling import SamplingParams
 from worker.config import WorkerConfig
 from worker.incoming import Incoming
 from worker.outgoing import Outgoing
@@ -152,6 +155,22 @@ class StepLoop:
         ticket = self._tickets.get(leg)
         if ticket is not None:
             self.outgoing.move(ticket, destination)
+
+    def share(self, router_id: str, message: Share) -> None:
+        """Copy cached blocks to another worker; a repetition of a known leg changes nothing."""
+        leg = message.leg
+        if leg in self._tickets or leg in self.outgoing:
+            return
+        params = SamplingParams(max_tokens=1)
+        sequence = Sequence(leg, list(message.tokens), params, cache_salt=message.cache_salt)
+        if not self.engine.try_hold_cached(sequence):
+            kept = Kept(leg=leg, cause="no block of it is cached here any more")
+            self._outbox.to_router(router_id, kept)
+            return
+        ticket = Ticket(sequence, router_id, len(sequence.tokens), self._clock(), prefilled=True)
+        ticket.prefix_only, ticket.destination = True, message.destination
+        self._tickets[leg] = ticket
+        self.outgoing.share(ticket)
 
     def receive(self, message: Handoff, peer: Peer) -> None:
         """A message of a peer worker; each kind belongs to one of the two ends."""

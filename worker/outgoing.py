@@ -83,6 +83,11 @@ class Outgoing:
         self._offer(ticket, sequence.num_computed)
         self._finish(ticket)
 
+    def share(self, ticket: Ticket) -> None:
+        """Copy a held sequence's blocks into the destination's prefix cache."""
+        self._offer(ticket, len(ticket.sequence.tokens))
+        self._finish(ticket)
+
     def _offer(self, ticket: Ticket, num_tokens: int) -> None:
         sequence, destination = ticket.sequence, ticket.destination
         assert destination is not None
@@ -97,6 +102,7 @@ class Outgoing:
             router_id=ticket.router_id,
             deadline_s=self._config.handoff_deadline_s,
             cache_salt=sequence.cache_salt,
+            prefix_only=ticket.prefix_only,
         )
         deadline_s = self._config.transfer_deadline_s
         ticket.handoff = SourceHandoff(offer, transfer_deadline_s=deadline_s)
@@ -216,6 +222,10 @@ class Outgoing:
         if not ticket.wanted:
             return
         leg = ticket.sequence.leg
+        if ticket.prefix_only:
+            self._over(ticket)
+            self._outbox.to_router(ticket.router_id, Kept(leg=leg, cause=outcome.cause))
+            return
         if outcome.ambiguous:  # it may run there: going on here could run it twice
             self._over(ticket)
             failed = Failed(leg=leg, stage="transfer", cause=outcome.cause)

@@ -30,6 +30,8 @@ class Ticket:
     """Over which the handoff's grant came; where its blocks and all further messages go."""
     kept: bool = False
     """True once its handoff has failed and this worker decodes the sequence itself."""
+    prefix_only: bool = False
+    """True for a copy of cached blocks: there is nothing to decode."""
     wanted: bool = True
     """False once cancelled or handed over: only the end of its transfer is still awaited."""
     last_logprob: TokenLogprob | None = None

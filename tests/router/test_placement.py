@@ -17,6 +17,7 @@ from router.placement import (
     WorkerView,
     can_exchange,
     place,
+    prefix_holder,
 )
 from wire.identity import Role, WorkerRef
 from wire.layout import KvLayout
@@ -159,6 +160,29 @@ def test_refusals_say_why() -> None:
     assert refusal.reason is RefusalReason.TOO_LONG
     assert "200" in refusal.detail
     assert "50" in refusal.detail
+
+
+@pytest.mark.parametrize(
+    ("others", "holder"),
+    [
+        pytest.param([decode(num_hit_tokens=300)], "d0", id="who has most more"),
+        pytest.param([decode(num_hit_tokens=299)], None, id="a few more are computed faster"),
+        pytest.param(
+            [decode(num_hit_tokens=900, transport="memory")], None, id="it must be able to send"
+        ),
+        pytest.param(
+            [decode("d0", num_hit_tokens=400), prefill("p1", num_hit_tokens=500)],
+            "p1",
+            id="prefill workers share too",
+        ),
+    ],
+)
+def test_a_prefix_is_fetched_from_who_has_much_more(
+    others: list[WorkerView], holder: str | None
+) -> None:
+    first = prefill(num_hit_tokens=44)
+    found = prefix_holder([first, *others], first.ref, min_tokens=256)
+    assert (found.worker_id if found else None) == holder
 
 
 views = st.builds(

@@ -83,6 +83,17 @@ async def test_a_repeated_prompt_is_cached_on_both_sides(arithmetic: RunningClus
     assert last.timing.transfer.skipped_blocks == 12
 
 
+async def test_the_next_turn_finds_what_was_decoded(arithmetic: RunningCluster) -> None:
+    """The decode worker's blocks travel back to the prefill worker."""
+    prompt = [5 * n % VOCAB for n in range(100)]
+    async with a_client(arithmetic) as stub:
+        answered, _ = await answer(stub, a_request(prompt, 500))
+        conversation = [*prompt, *answered, 7, 7, 7]
+        again, last = await answer(stub, a_request(conversation, 5))
+    assert again == expected(conversation, [PREFILL_STAMP] + 4 * [DECODE_STAMP])
+    assert last.usage.cached_tokens == 599 // 16 * 16
+
+
 async def test_500_cancelled_requests_leave_every_pool_whole(arithmetic: RunningCluster) -> None:
     draw = random.Random(6)
     async with a_client(arithmetic) as stub:

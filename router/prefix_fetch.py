@@ -1,0 +1,44 @@
+"""Copies cached blocks to a worker before it prefills, from where they were computed."""
+
+from __future__ import annotations
+
+import asyncio
+
+from router.mailbox import Mailbox
+from router.member import Member
+from runtime.session import SessionClosed
+from wire.handoff import Moved
+from wire.messages import Handed, Released, Share
+
+
+async def fetch_prefix(share: Share, source: Member, target: Member, wait_s: float) -> Moved | None:
+    """What was copied; None when nothing was, for whatever cause: it is then computed.
+
+    The copy is cancelled when it takes longer than `wait_s`.
+    """
+    mailbox = Mailbox()
+    ends = (source, target)
+    for member in ends:
+        member.attach(share.leg, mailbox, 0)
+    moved = None
+    try:
+        source.send(share)
+        async with asyncio.timeout(wait_s):
+            moved = await _outcome(mailbox)
+    except (SessionClosed, TimeoutError):
+        return None
+    finally:
+        for member in ends:
+            if moved is None:
+                member.cancel(share.leg)
+            member.detach(share.leg)
+    return moved
+
+
+async def _outcome(mailbox: Mailbox) -> Moved | None:
+    while True:
+        for _, news in await mailbox.take():
+            if isinstance(news, Handed):
+                return news.moved
+            if not isinstance(news, Released):  # kept, failed, or one of the two is lost
+                return None

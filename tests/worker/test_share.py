@@ -1,0 +1,98 @@
+"""Cached blocks are copied to another worker's cache, for a sequence that is still to come."""
+
+from __future__ import annotations
+
+from tests.worker.bench import DECODE_STAMP as D
+from tests.worker.bench import PREFILL_STAMP as P
+from tests.worker.bench import Bench, expected
+from wire.identity import Leg
+from wire.messages import Handed, Kept, Share
+
+PROMPT = list(range(5, 26))
+COPY = Leg("copy")
+
+
+def share(bench: Bench, tokens: list[int]) -> None:
+    message = Share(leg=COPY, tokens=tuple(tokens), destination=bench.decode.address)
+    bench.prefill.loop.share("router", message)
+
+
+def a_bench_that_has_computed(prompt: list[int], **sizes: int) -> Bench:
+    bench = Bench(**sizes)
+    bench.submit("before", prompt, alone=True)
+    bench.run()
+    return bench
+
+
+def test_a_copied_prefix_is_found_by_the_next_prompt() -> None:
+    bench = a_bench_that_has_computed(PROMPT)
+    share(bench, [*PROMPT, 99])
+    bench.run()
+    (handed,) = bench.told(Handed)
+    assert isinstance(handed, Handed)
+    assert (handed.leg, handed.moved.num_blocks) == (COPY, 5)
+    assert bench.decode.pool.num_cached == 5
+    bench.check_nothing_is_held()
+    leg = bench.submit("next", PROMPT)
+    bench.run()
+    assert bench.tokens(leg) == expected(PROMPT, [P, D, D, D])
+    bench.check_nothing_is_held()
+
+
+def test_blocks_of_another_size_are_copied_as_far_as_they_fill_pages() -> None:
+    bench = a_bench_that_has_computed(PROMPT, decode_block_size=8)
+    share(bench, PROMPT)
+    bench.run()
+    assert len(bench.told(Handed)) == 1
+    assert bench.decode.pool.num_cached == 2
+    bench.check_nothing_is_held()
+
+
+def test_what_is_there_already_does_not_travel() -> None:
+    bench = a_bench_that_has_computed(PROMPT)
+    share(bench, PROMPT[:8])
+    bench.run()
+    message = Share(leg=Leg("again"), tokens=tuple(PROMPT), destination=bench.decode.address)
+    bench.prefill.loop.share("router", message)
+    bench.run()
+    moved = [handed.moved for handed in bench.told(Handed) if isinstance(handed, Handed)]
+    assert [(each.num_blocks, each.skipped_blocks) for each in moved] == [(2, 0), (3, 2)]
+
+
+def test_what_is_not_cached_is_not_shared() -> None:
+    bench = Bench()
+    share(bench, PROMPT)
+    bench.run()
+    (kept,) = bench.told(Kept)
+    assert isinstance(kept, Kept)
+    assert "cached" in kept.cause
+    bench.check_nothing_is_held()
+
+
+def test_a_copy_that_is_cancelled_or_loses_its_link_leaves_nothing_behind() -> None:
+    for breaks in (False, True):
+        bench = a_bench_that_has_computed(PROMPT)
+        share(bench, PROMPT)
+        bench.fabric.stall()
+        bench.run(3)
+        if breaks:
+            bench.break_link()
+        else:
+            bench.cancel(COPY)
+        bench.fabric.resume()
+        bench.run()
+        assert not bench.told(Handed)
+        assert bench.decode.pool.num_cached == 0
+        bench.check_nothing_is_held()
+
+
+def test_a_flipped_bit_never_enters_a_prefix_cache() -> None:
+    bench = a_bench_that_has_computed(PROMPT)
+    bench.fabric.flip_bits = 1
+    share(bench, PROMPT)
+    bench.run()
+    (kept,) = bench.told(Kept)
+    assert isinstance(kept, Kept)
+    assert "checksum" in kept.cause
+    assert bench.decode.pool.num_cached == 0
+    bench.check_nothing_is_held()
