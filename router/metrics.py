@@ -136,9 +136,16 @@ class _FleetCollector(Collector):
         latencies = GaugeMetricFamily(
             "tandem_link_latency_seconds", "Of a write of one block.", labels=ends
         )
+        slow = GaugeMetricFamily(
+            "tandem_link_slow",
+            "1 for a link that gives far less than its kind should.",
+            labels=[*ends, "transport", "kind"],
+        )
         for source, link in self._fleet.links():
             names = (source.worker_id, link.destination.worker_id)
+            slow.add_metric((*names, link.transport, link.kind), link.slow)
             rates.add_metric(names, link.bytes_per_s)
             latencies.add_metric(names, link.latency_s)
         yield rates
         yield latencies
+        yield slow

@@ -39,6 +39,7 @@ class WorkerCard(msgspec.Struct, frozen=True, kw_only=True):
     max_model_len: int
     transport: str
     """Name of the transport; only equal ones can be connected."""
+    process: ProcessRef
 
 
 class Hello(msgspec.Struct, frozen=True, tag="hello", kw_only=True):
@@ -214,6 +215,11 @@ class Link(msgspec.Struct, frozen=True, tag="link", kw_only=True):
     destination: WorkerRef
     latency_s: float
     bytes_per_s: float
+    transport: str
+    kind: str
+    """Such as "shared memory"; see kv_transfer.link_kind."""
+    slow: bool = False
+    """True when it gives far less than its kind should."""
 
 
 class CacheEvents(msgspec.Struct, frozen=True, tag="cache_events", kw_only=True):

@@ -120,6 +120,7 @@ class Worker:
             self._region,
             self._staging,
             self._courier,
+            transport.direct_access,
             self._tell_link,
             self._peers.hang_up,
         )
@@ -187,6 +188,7 @@ class Worker:
             num_blocks=self._engine.pool.num_blocks,
             max_model_len=self._engine.max_sequence_tokens,
             transport=transport.name,
+            process=this_process(),
         )
 
     def _hello(self) -> Hello:

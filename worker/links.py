@@ -9,6 +9,7 @@ from collections.abc import Callable
 from engine.runner import CacheRegion, Runner
 from kv_transfer.courier import Courier
 from kv_transfer.crossing import Crossing, DirectCrossing, StagedCrossing, StagingRoom
+from kv_transfer.link_kind import LinkWay, find_way
 from kv_transfer.probe import LinkSpeed, Probe, Scratch, probe_link
 from kv_transfer.transport import TransferError, Transport
 from wire.identity import WorkerRef
@@ -18,6 +19,8 @@ from worker.tickets import Peer
 
 NUM_STAGING_SLOTS = 4
 MAX_PART_BYTES = 32 * 1024 * 1024
+BLOCK_S = 20e-6
+"""How long a block may take for its own sake."""
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +36,7 @@ class Links:
         pool: CacheRegion,
         staging: CacheRegion,
         courier: Courier,
+        direct_access: bool,
         on_measured: Callable[[Link], None],
         hang_up: Callable[[str, str], None],
     ) -> None:
@@ -43,6 +47,8 @@ class Links:
         self._staging = staging
         self._room = StagingRoom(NUM_STAGING_SLOTS, staging.num_bytes // NUM_STAGING_SLOTS)
         self._courier = courier
+        self._direct_access = direct_access
+        self._ways: dict[str, LinkWay] = {}
         self._on_measured = on_measured
         self._hang_up = hang_up
         self._loop = asyncio.get_running_loop()
@@ -60,6 +66,9 @@ class Links:
             self._opened(peer, str(error))
             return
         scratch = self._scratch(card)
+        self._ways[peer.link] = find_way(
+            self._card.process, card.process, direct_access=self._direct_access
+        )
 
         def start_probe(transport: Transport) -> Probe:
             return probe_link(transport, peer.link, scratch)
@@ -100,16 +109,30 @@ class Links:
 
     def _opened(self, peer: Peer, found: LinkSpeed | str) -> None:
         if isinstance(found, str):
+            self._ways.pop(peer.link, None)
             log.warning("no link to %s: %s", peer.ref, found)
             self._hang_up(peer.link, found)
             return
-        slow = found.bytes_per_s < self._config.slow_link_bytes_per_s
-        log.log(
-            logging.WARNING if slow else logging.INFO,
-            "link to %s over %s: %s%s",
-            *(peer.ref, self._card.transport, found),
-            "; that is slow: check which network UCX has found (UCX_NET_DEVICES)" if slow else "",
+        way = self._ways.pop(peer.link)
+        # Blocks that are very small take their time for each, whatever the link gives.
+        least = min(way.least_bytes_per_s, self._card.layout.block_bytes / BLOCK_S)
+        least = self._config.slow_link_bytes_per_s or least
+        link = Link(
+            destination=peer.ref,
+            latency_s=found.latency_s,
+            bytes_per_s=found.bytes_per_s,
+            transport=self._card.transport,
+            kind=way.kind.value,
+            slow=found.bytes_per_s < least,
         )
-        link = Link(destination=peer.ref, latency_s=found.latency_s, bytes_per_s=found.bytes_per_s)
+        log.log(
+            logging.WARNING if link.slow else logging.INFO,
+            "link to %s over %s, %s (%s): %s%s",
+            *(peer.ref, link.transport, link.kind, way.why, found),
+            f"; far below the {least / 1e9:.3g} GB/s that it should give: check which network "
+            "UCX has found (UCX_NET_DEVICES, UCX_TLS)"
+            if link.slow
+            else "",
+        )
         self._measured[peer.ref] = link
         self._on_measured(link)

@@ -24,6 +24,9 @@ from wire.messages import Destination, Failed, Kept, Released
 from worker.config import WorkerConfig
 from worker.tickets import Outbox, Peer, Ticket
 
+NOMINAL_RATE = 2e9
+"""Bytes per second, by which flows over one link are weighed against each other."""
+
 Call = Callable[[Callable[[], None]], None]
 
 
@@ -207,8 +210,23 @@ class Outgoing:
             self._perform(ticket, effects)
 
         passage = Passage(write.blocks, write.pages, write.num_tokens, write.first_page)
-        job = WriteJob(ticket.link, passage, lambda written: self._call(lambda: ended(written)))
+        job = WriteJob(
+            ticket.link,
+            passage,
+            lambda written: self._call(lambda: ended(written)),
+            self._latest_start(ticket),
+        )
         self._courier.write(job)
+
+    def _latest_start(self, ticket: Ticket) -> float:
+        """When a write must start for the rest to have arrived as soon as prefill has ended."""
+        sequence, now = ticket.sequence, self._clock()
+        num_done = sequence.num_computed - sequence.num_cached
+        if ticket.started_at is None or num_done <= 0:
+            return now
+        s_per_token = (now - ticket.started_at) / num_done
+        left_s = sequence.num_uncomputed * self._engine.runner.layout.token_bytes / NOMINAL_RATE
+        return now + sequence.num_uncomputed * s_per_token - left_s
 
     def _over(self, ticket: Ticket) -> None:
         ticket.wanted = False

@@ -17,7 +17,7 @@ from runtime.fleet import announce
 from runtime.session import SERVER_OPTIONS, Session, SessionClosed, SessionService
 from tests.router.tiny_model import EOS, MAX_MODEL_LEN
 from wire.handoff import Moved
-from wire.identity import Leg, Role, WorkerRef, draw_incarnation
+from wire.identity import Leg, ProcessRef, Role, WorkerRef, draw_incarnation
 from wire.layout import KvLayout
 from wire.messages import (
     CacheEvents,
@@ -93,6 +93,7 @@ class FakeWorker:
             num_blocks=1000,
             max_model_len=self.max_model_len,
             transport="memory",
+            process=ProcessRef("host", 1),
         )
 
     async def start(self, fleet_address: str) -> None:
