@@ -64,11 +64,15 @@ class DirectCrossing:
         return Posted(transport.write(link, part.blocks, part.pages), checksum, _nothing)
 
 
+WORD_BYTES = 8
+"""A device's digest reads words, and can do so only from a whole one on."""
+
+
 class StagingRoom:
-    """Staging memory in equal slots; who gets none waits."""
+    """Staging memory in equal slots, each of whole words; who gets none waits."""
 
     def __init__(self, num_slots: int, slot_bytes: int) -> None:
-        self.slot_bytes = slot_bytes
+        self.slot_bytes = slot_bytes // WORD_BYTES * WORD_BYTES
         self._free = list(range(num_slots))
 
     def try_take(self) -> int | None:
@@ -86,10 +90,18 @@ Stage = Callable[[Sequence[int], int, KvLayout, int, int], int]
 class StagedCrossing:
     """Layouts differ: whole pages are made in staging, and written from there.
 
-    Raises CannotExchange when no page could be made, or does not fit a slot.
+    Raises CannotExchange when no page could be made, or does not fit a slot. `max_slots` is what it
+    takes at most, so that a link that stands still leaves some to the others.
     """
 
-    def __init__(self, ours: KvLayout, theirs: KvLayout, room: StagingRoom, stage: Stage) -> None:
+    def __init__(
+        self,
+        ours: KvLayout,
+        theirs: KvLayout,
+        room: StagingRoom,
+        stage: Stage,
+        max_slots: int = 1 << 30,
+    ) -> None:
         check_exchange(ours, theirs)
         unit = max(ours.block_size, theirs.block_size)
         unit_bytes = theirs.num_blocks(unit) * theirs.block_bytes
@@ -101,6 +113,7 @@ class StagedCrossing:
         self._theirs = theirs
         self._room = room
         self._stage = stage
+        self._slots_left = max_slots
         self._max_tokens = room.slot_bytes // unit_bytes * unit
 
     def parts(self, passage: Passage) -> Iterator[Passage]:
@@ -108,7 +121,7 @@ class StagedCrossing:
         return cut(passage, ours, theirs, self._max_tokens // ours)
 
     def try_post(self, transport: Transport, link: str, part: Passage) -> Posted | None:
-        slot = self._room.try_take()
+        slot = self._try_take()
         if slot is None:
             return None
         start = slot * self._room.slot_bytes
@@ -119,9 +132,19 @@ class StagedCrossing:
             spans = self._spans(start, part.pages)
             transfer = transport.write_spans(link, spans, staged=True)
         except BaseException:
-            self._room.give_back(slot)
+            self._give_back(slot)
             raise
-        return Posted(transfer, checksum, lambda: self._room.give_back(slot))
+        return Posted(transfer, checksum, lambda: self._give_back(slot))
+
+    def _try_take(self) -> int | None:
+        slot = self._room.try_take() if self._slots_left else None
+        if slot is not None:
+            self._slots_left -= 1
+        return slot
+
+    def _give_back(self, slot: int) -> None:
+        self._slots_left += 1
+        self._room.give_back(slot)
 
     def _spans(self, start: int, pages: tuple[int, ...]) -> np.ndarray:
         size = self._theirs.block_bytes

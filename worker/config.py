@@ -58,5 +58,5 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     fence_deadline_s: float = 5.0
     """How long a source may take to say that its writes are over, before its link is torn down,
     and then a process that could still write by itself to end, before it is killed."""
-    staging_bytes: int = 64 * 1024 * 1024
+    staging_bytes: int = 256 * 1024 * 1024
     """Memory in which blocks are converted for workers with another KV layout."""

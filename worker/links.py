@@ -96,7 +96,7 @@ class Links:
         from kv_transfer.staging import Staging  # torch costs a second that others need not pay
 
         staging = Staging(self._pool, ours, self._staging)
-        return StagedCrossing(ours, theirs, self._room, staging.stage)
+        return StagedCrossing(ours, theirs, self._room, staging.stage, NUM_STAGING_SLOTS // 2)
 
     def _scratch(self, card: WorkerCard) -> Scratch:
         """The blocks behind both pools."""

@@ -61,13 +61,16 @@ class Moments:
         if self._victim is None:
             self._victim = await Victim.start(self._victim_role, self._ucx_tls)
             await self._check_next_handoff("of a new process")
+            asking = asyncio.create_task(self._ask(NUM_PROMPT_TOKENS))
+            await self._until_blocks_are_held(asking)
             started = time.monotonic()
-            await self._ask(NUM_PROMPT_TOKENS)
-            self._span_s = max(self._span_s, time.monotonic() - started)
+            await asking
+            self._span_s = time.monotonic() - started
         return self._victim
 
     async def _one_moment(self, victim: Victim, *, stop: bool) -> None:
         asking = asyncio.create_task(self._ask(NUM_PROMPT_TOKENS))
+        await self._until_blocks_are_held(asking)
         await asyncio.sleep(self._draw.uniform(0, self._span_s))  # the moment is the experiment
         if stop:
             victim.stop()
@@ -82,6 +85,10 @@ class Moments:
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
         await self._check_next_handoff(f"after {what}")
+
+    async def _until_blocks_are_held(self, asking: asyncio.Task[str]) -> None:
+        while await self._survivor.is_whole() and not asking.done():
+            pass
 
     async def _see_it_through(self, victim: Victim, what: str, *, stop: bool) -> None:
         survivor, findings = self._survivor, self.findings

@@ -10,6 +10,7 @@ from engine.arithmetic import ArithmeticRunner, next_token
 from engine.blocks import BlockPool
 from engine.engine import Engine
 from engine.policy import Policy
+from engine.runner import Runner
 from kv_transfer.courier import Courier
 from kv_transfer.crossing import Crossing, DirectCrossing, StagedCrossing, StagingRoom
 from kv_transfer.memory_link import MemoryFabric, MemoryLink
@@ -78,10 +79,11 @@ class Station:
         policy: Policy,
         num_blocks: int,
         block_size: int = 4,
+        runner: Runner | None = None,
     ) -> None:
         self.ref = WorkerRef(name, 1)
         self.address = Destination(self.ref, "")
-        runner = ArithmeticRunner(stamp=stamp, block_size=block_size)
+        runner = runner or ArithmeticRunner(stamp=stamp, block_size=block_size)
         self.transport = MemoryLink(str(self.ref), bench.fabric)
         pool = runner.allocate(num_blocks)
         self.staging = a_staging(pool.num_bytes)
@@ -129,7 +131,10 @@ class Bench:
 
     num_blocks: int = 64
     decode_blocks: int | None = None
+    prefill_block_size: int = 4
     decode_block_size: int = 4
+    prefill_runner: Runner | None = None
+    decode_runner: Runner | None = None
     chunk_tokens: int = 8
     fabric: MemoryFabric = field(default_factory=MemoryFabric)
     now: float = 0.0
@@ -138,12 +143,22 @@ class Bench:
         self.num_links = 0
         self.links_to_cut: list[tuple[str, str]] = []
         self.prefill = Station(
-            self, "prefill", PREFILL_STAMP, PrefillPolicy(self.chunk_tokens), self.num_blocks
+            self,
+            "prefill",
+            PREFILL_STAMP,
+            PrefillPolicy(self.chunk_tokens),
+            self.num_blocks,
+            self.prefill_block_size,
+            self.prefill_runner,
         )
-        decode_blocks = self.decode_blocks or self.num_blocks
-        decode_blocks = self.decode_blocks or self.num_blocks
         self.decode = Station(
-            self, "decode", DECODE_STAMP, DecodePolicy(), decode_blocks, self.decode_block_size
+            self,
+            "decode",
+            DECODE_STAMP,
+            DecodePolicy(),
+            self.decode_blocks or self.num_blocks,
+            self.decode_block_size,
+            self.decode_runner,
         )
         self.stations = (self.prefill, self.decode)
         self.received: list[Message] = []
@@ -189,13 +204,14 @@ class Bench:
         *,
         alone: bool = False,
         deadline_s: float | None = None,
+        sampling: SamplingParams | None = None,
     ) -> Leg:
         leg = Leg(request_id)
         submit = Submit(
             leg=leg,
             tokens=tuple(prompt),
             num_prompt=len(prompt),
-            sampling=SamplingParams(max_tokens=max_tokens),
+            sampling=sampling or SamplingParams(max_tokens=max_tokens),
             destination=None if alone else self.decode.address,
             deadline_s=deadline_s,
         )

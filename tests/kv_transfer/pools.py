@@ -1,0 +1,146 @@
+"""Pools in this process, filled, read and connected without any of the code that moves blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from kv_transfer.checksum import MASK
+from kv_transfer.crossing import Crossing, Passage, StagedCrossing, StagingRoom
+from kv_transfer.digest import digest_blocks
+from kv_transfer.memory_link import MemoryFabric, MemoryLink
+from kv_transfer.region import CacheRegion
+from kv_transfer.staging import Staging
+from kv_transfer.transport import Transport
+from wire.layout import SCALED_DTYPES, KvLayout
+
+GARBAGE = 0xFF
+"""What a fresh pool is full of: as a float it is no number, and spoils whatever reads it."""
+
+
+class Pool:
+    """One rank's blocks, which are read and written token by token."""
+
+    def __init__(self, layout: KvLayout, num_blocks: int, memory: Tensor | None = None) -> None:
+        size = num_blocks * layout.block_bytes
+        self.layout = layout
+        self.num_blocks = num_blocks
+        self.memory = torch.full((size,), GARBAGE, dtype=torch.uint8) if memory is None else memory
+        self.region = a_region(self.memory)
+
+    def put(self, blocks: Sequence[int], tokens: Tensor) -> None:
+        """Write tokens, [tokens, layers, 2, heads, head_size], keys first."""
+        places, slots = self._places(blocks, len(tokens))
+        self._values()[places, :, :, :, slots] = self._ordered(tokens)
+
+    def get(self, blocks: Sequence[int], num_tokens: int) -> Tensor:
+        """The same of the first tokens of these blocks, times their scales if they have any."""
+        places, slots = self._places(blocks, num_tokens)
+        tokens, scales = self._values()[places, :, :, :, slots], self._scales()
+        if scales is not None:
+            tokens = tokens.float() * scales[places][..., None]
+        return self._ordered(tokens)
+
+    def put_scales(self, block: int, scales: Tensor) -> None:
+        """float32 [layers, 2, heads], keys first, behind the block's values."""
+        start = block * self.layout.block_bytes + self.layout.value_bytes
+        ordered = self._ordered(scales[None]).contiguous().view(torch.uint8).flatten()
+        self.memory[start : start + self.layout.scale_bytes] = ordered
+
+    def digest(self, blocks: Sequence[int], first: int) -> int:
+        return digest_blocks(self.memory, self.layout.block_bytes, blocks, first)
+
+    def _places(self, blocks: Sequence[int], num_tokens: int) -> tuple[Tensor, Tensor]:
+        """Each token's block, and its slot there."""
+        tokens = torch.arange(num_tokens)
+        places = torch.tensor(list(blocks))[tokens // self.layout.block_size]
+        return places, tokens % self.layout.block_size
+
+    def _values(self) -> Tensor:
+        """[blocks, layers, 2, heads, slots, head_size], keys where the layout has them."""
+        layout = self.layout
+        blocks = self.memory.view(-1, layout.block_bytes)[:, : layout.value_bytes]
+        shape = (layout.num_layers, 2, layout.num_kv_heads, layout.block_size, layout.head_size)
+        return blocks.view(getattr(torch, layout.dtype)).unflatten(1, shape)
+
+    def _scales(self) -> Tensor | None:
+        layout = self.layout
+        if layout.dtype not in SCALED_DTYPES:
+            return None
+        scales = self.memory.view(-1, layout.block_bytes)[:, layout.value_bytes :].clone()
+        shape = (layout.num_layers, 2, layout.num_kv_heads)
+        return scales.view(torch.float32).unflatten(1, shape)
+
+    def _ordered(self, tokens: Tensor) -> Tensor:
+        """Exchanges keys and values where the layout has values first; its own inverse."""
+        return tokens if self.layout.kv_order == "kv" else tokens.flip(2)
+
+
+def a_region(memory: Tensor) -> CacheRegion:
+    return CacheRegion(memory.data_ptr(), memory.numel(), "cpu", memory)
+
+
+def some_tokens(layout: KvLayout, num_tokens: int) -> Tensor:
+    """Normal values, [tokens, layers, 2, heads, head_size]; the same each time."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (num_tokens, layout.num_layers, 2, layout.num_kv_heads, layout.head_size)
+    return torch.randn(shape, generator=generator).to(getattr(torch, layout.dtype))
+
+
+def a_staging(source: Pool, destination: KvLayout, num_slots: int, slot_bytes: int) -> Staged:
+    return Staged(source, destination, StagingRoom(num_slots, slot_bytes), num_slots * slot_bytes)
+
+
+class Staged:
+    """A crossing from a pool, with the memory and the room that it stages in."""
+
+    def __init__(
+        self, source: Pool, destination: KvLayout, room: StagingRoom, num_bytes: int
+    ) -> None:
+        self.memory = a_region(torch.full((num_bytes,), GARBAGE, dtype=torch.uint8))
+        self.room = room
+        staging = Staging(source.region, source.layout, self.memory)
+        self.crossing = StagedCrossing(source.layout, destination, room, staging.stage)
+
+    @property
+    def num_free(self) -> int:
+        return len(self.room._free)
+
+
+def move(
+    source: Pool,
+    blocks: Sequence[int],
+    destination: Pool,
+    pages: Sequence[int],
+    num_tokens: int,
+) -> None:
+    """As a worker does it, over the memory transport, and as the other one verifies it."""
+    fabric = MemoryFabric()
+    us, them = MemoryLink("us", fabric), MemoryLink("them", fabric)
+    them.register(destination.region, destination.num_blocks)
+    slot_bytes = 256 * max(source.layout.token_bytes, destination.layout.token_bytes)
+    staged = a_staging(source, destination.layout, 2, slot_bytes)
+    us.register(source.region, source.num_blocks, staged.memory)
+    us.connect("them", them.admit("us"))
+    passage = Passage(
+        tuple(blocks[: source.layout.num_blocks(num_tokens)]),
+        tuple(pages[: destination.layout.num_blocks(num_tokens)]),
+        num_tokens,
+        first_page=0,
+    )
+    assert carry(us, "them", staged.crossing, passage) == destination.digest(passage.pages, 0)
+
+
+def carry(transport: Transport, link: str, crossing: Crossing, passage: Passage) -> int:
+    """Move a passage part by part. Returns its checksum."""
+    checksum = 0
+    for part in crossing.parts(passage):
+        posted = crossing.try_post(transport, link, part)
+        assert posted is not None
+        while not posted.transfer.done():
+            pass
+        posted.release()
+        checksum = (checksum + posted.checksum) & MASK
+    return checksum

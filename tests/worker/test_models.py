@@ -1,0 +1,138 @@
+"""A real model decodes after a transfer between layouts as it would have without one."""
+
+from __future__ import annotations
+
+from itertools import permutations, product
+
+import msgspec
+import pytest
+import torch
+from torch import Tensor
+
+from tests.kv_transfer.pools import GARBAGE, Pool, move
+from tests.worker.bench import Bench
+from tests.worker.models import (
+    MAX_TOKENS,
+    NUM_OUTPUT,
+    PROMPT,
+    Model,
+    continued,
+    scattered,
+)
+from wire.messages import Handed
+from wire.sampling import SamplingParams
+
+SIZES = (4, 16, 64)
+DTYPES = ("float32", "bfloat16", "float16")
+GREEDY = SamplingParams(max_tokens=NUM_OUTPUT, temperature=0.0, ignore_eos=True)
+
+every_size_pair = pytest.mark.parametrize(
+    ("block_size", "page_size"), list(product(SIZES, repeat=2))
+)
+
+
+def handed_over(model: Model, ours: tuple[str, int], theirs: tuple[str, int]) -> list[int]:
+    """The prompt's answer when one worker prefills and another, of that layout, decodes."""
+    bench = Bench(
+        num_blocks=MAX_TOKENS // ours[1],
+        decode_blocks=MAX_TOKENS // theirs[1],
+        prefill_runner=model.runner(*ours),
+        decode_runner=model.runner(*theirs),
+        chunk_tokens=24,
+    )
+    for station in bench.stations:
+        memory = station.memory.keepalive
+        assert isinstance(memory, Tensor)
+        memory.fill_(GARBAGE)
+    leg = bench.submit("a", list(PROMPT), sampling=GREEDY)
+    bench.run()
+    (handed,) = bench.told(Handed)
+    assert isinstance(handed, Handed)
+    assert handed.moved.num_blocks == bench.decode.runner.layout.num_blocks(len(PROMPT))
+    bench.check_nothing_is_held()
+    return bench.tokens(leg)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@every_size_pair
+def test_tokens_are_those_of_one_worker_alone(
+    model: Model, dtype: str, block_size: int, page_size: int
+) -> None:
+    tokens = handed_over(model, (dtype, block_size), (dtype, page_size))
+    assert tokens == model.alone(dtype, block_size) == model.alone(dtype, page_size)
+    assert len(set(tokens)) > 8
+
+
+@pytest.mark.parametrize(("dtype", "other"), list(permutations(DTYPES, 2)))
+@every_size_pair
+def test_tokens_are_those_of_a_cache_that_was_merely_cast(
+    model: Model, dtype: str, other: str, block_size: int, page_size: int
+) -> None:
+    tokens = handed_over(model, (dtype, block_size), (other, page_size))
+    assert tokens == model.converted(dtype, other, page_size)
+
+
+@pytest.mark.parametrize("narrow", ["bfloat16", "float16"])
+@every_size_pair
+def test_widening_and_back_loses_no_bit(
+    model: Model, narrow: str, block_size: int, page_size: int
+) -> None:
+    cache = model.prefilled(narrow).cache
+    source = a_pool(model, narrow, block_size)
+    wide = a_pool(model, "float32", page_size, kv_order="vk")
+    back = a_pool(model, narrow, block_size)
+    blocks, pages = scattered(source), scattered(wide)
+    source.put(blocks, cache)
+    move(source, blocks, wide, pages, len(PROMPT))
+    assert torch.equal(wide.get(pages, len(PROMPT)), cache.float())
+    move(wide, pages, back, blocks, len(PROMPT))
+    assert torch.equal(back.get(blocks, len(PROMPT)), cache)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "order"),
+    [("float32", "vk"), ("bfloat16", "kv"), ("float16", "vk")],
+)
+@every_size_pair
+def test_an_eight_bit_cache_gives_the_tokens_of_its_numbers_times_their_scales(
+    model: Model, dtype: str, order: str, block_size: int, page_size: int
+) -> None:
+    first, cache = model.prefilled("float32")
+    source = a_pool(model, "float8_e4m3fn", block_size, kv_order=order)
+    blocks = scattered(source)
+    put_scaled(source, blocks, cache)
+    runner = model.runner(dtype, page_size)
+    destination = model.pool(runner)
+    pages = scattered(destination)
+
+    move(source, blocks, destination, pages, len(PROMPT))
+
+    plain = source.get(blocks, len(PROMPT)).to(getattr(torch, dtype))
+    assert continued(runner, pages, first) == model.decoded(plain, dtype, page_size, first)
+
+
+def a_pool(model: Model, dtype: str, block_size: int, **changes: object) -> Pool:
+    """A pool for blocks of the model; no runner needs to know its dtype."""
+    layout = msgspec.structs.replace(model.layout, dtype=dtype, block_size=block_size, **changes)
+    return Pool(layout, MAX_TOKENS // block_size)
+
+
+def put_scaled(pool: Pool, blocks: list[int], cache: Tensor) -> None:
+    """Block by block, each layer's, kind's and head's largest number as the largest there is."""
+    dtype = getattr(torch, pool.layout.dtype)
+    for block, tokens in zip(blocks, cache.split(pool.layout.block_size), strict=False):
+        scales = tokens.abs().amax(dim=(0, 4)) / torch.finfo(dtype).max
+        pool.put([block], (tokens / scales[..., None]).to(dtype))
+        pool.put_scales(block, scales)
+
+
+@pytest.mark.parametrize("kind", [0, 1])
+def test_a_model_shows_in_its_tokens_when_one_head_of_one_block_is_lost(
+    model: Model, kind: int
+) -> None:
+    """Otherwise equal tokens would prove little."""
+    first, cache = model.prefilled("float32")
+    damaged = cache.clone()
+    damaged[16:32, 1, kind, 2] = 0
+    tokens = model.decoded(damaged, "float32", 16, first)
+    assert tokens != model.alone("float32", 16)
