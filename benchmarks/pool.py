@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import mmap
-import subprocess
-import sys
-from pathlib import Path
-from typing import IO
+import multiprocessing
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
 
 import numpy as np
 import numpy.typing as npt
 
 from kv_transfer.nixl_link import NixlLink
 from kv_transfer.region import CacheRegion
+from kv_transfer.transport import Transfer
 
-ROOT = Path(__file__).resolve().parent.parent
+Bytes = npt.NDArray[np.uint8]
+
 LOOPBACK = {"UCX_NET_DEVICES": "lo"}
+CLOSE_S = 30
+SPAWN = multiprocessing.get_context("spawn")
+"""No process is forked after a NIXL agent has been made."""
 
 
-def a_pool(num_bytes: int) -> tuple[npt.NDArray[np.uint8], CacheRegion]:
+def a_pool(num_bytes: int) -> tuple[Bytes, CacheRegion]:
     """Touched memory, in huge pages where the machine gives them."""
-    memory = mmap.mmap(-1, num_bytes)
+    memory = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     memory.madvise(mmap.MADV_HUGEPAGE)
     pool = np.frombuffer(memory, np.uint8)
     pool[:] = 1
@@ -28,35 +34,71 @@ def a_pool(num_bytes: int) -> tuple[npt.NDArray[np.uint8], CacheRegion]:
 
 
 class PeerPool:
-    """A pool of another process, which waits until its input is closed."""
+    """A pool of another process, which lets in whoever calls over one of these links."""
 
-    def __init__(self, num_bytes: int, num_blocks: int) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.pool", str(num_bytes), str(num_blocks)],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self._input: IO[str] = self.process.stdin
-        self.admission = bytes.fromhex(self.process.stdout.readline())
+    def __init__(
+        self,
+        num_bytes: int,
+        num_blocks: int,
+        links: Sequence[str] = ("peer",),
+        ucx_env: dict[str, str] = LOOPBACK,
+    ) -> None:
+        self._connection, theirs = SPAWN.Pipe()
+        arguments = (theirs, num_bytes, num_blocks, tuple(links), ucx_env)
+        self._process = SPAWN.Process(target=_serve, args=arguments, daemon=True)
+        self._process.start()
+        theirs.close()
+        self.admissions: dict[str, bytes] = self._connection.recv()
+
+    @property
+    def pid(self) -> int:
+        assert self._process.pid is not None
+        return self._process.pid
 
     def close(self) -> None:
-        self._input.close()
-        self.process.wait(timeout=30)
+        self._connection.close()
+        self._process.join(CLOSE_S)
 
 
-def main() -> None:
-    num_bytes, num_blocks = int(sys.argv[1]), int(sys.argv[2])
+def _serve(
+    connection: Connection,
+    num_bytes: int,
+    num_blocks: int,
+    links: tuple[str, ...],
+    ucx_env: dict[str, str],
+) -> None:
     _, region = a_pool(num_bytes)
-    link = NixlLink("peer", LOOPBACK)
+    link = NixlLink("peer", ucx_env)
     link.register(region, num_blocks)
-    print(link.admit("bench").hex(), flush=True)
-    sys.stdin.read()
+    connection.send({name: link.admit(name) for name in links})
+    until_closed(connection)
     link.close()
 
 
-if __name__ == "__main__":
-    main()
+def until_closed(connection: Connection) -> None:
+    try:
+        connection.recv_bytes()
+    except EOFError:
+        return
+
+
+@contextmanager
+def connected(
+    region: CacheRegion,
+    num_blocks: int,
+    peer: PeerPool,
+    ucx_env: dict[str, str] = LOOPBACK,
+    staging: CacheRegion | None = None,
+) -> Iterator[NixlLink]:
+    """A transport with a link to the peer under each name that it lets in."""
+    link = NixlLink(f"bench-{os.getpid()}", ucx_env)
+    link.register(region, num_blocks, staging)
+    for name, admission in peer.admissions.items():
+        link.connect(name, admission)
+    yield link
+    link.close()
+
+
+def finish(transfer: Transfer) -> None:
+    while not transfer.done():
+        pass

@@ -6,7 +6,7 @@ import sys
 
 from tests.exploration.bugs import BUGS
 from tests.exploration.explorer import explore
-from tests.exploration.scopes import COMPLETE, ONE_LEG
+from tests.exploration.scopes import COMPLETE
 from tests.exploration.trace import figures, story
 
 
@@ -21,7 +21,7 @@ def main() -> int:
             print(story(report))
     print(f"{num_states:,} states in all, {num_violations} violations\n")
     for bug in BUGS:
-        report = explore(ONE_LEG, bug.code)
+        report = explore(bug.scope, bug.code)
         print(f"seeded bug {bug.invariant}: {bug.what}")
         print(story(report) if report.violation else "  not found")
         num_violations += report.violation is None

@@ -1,14 +1,16 @@
-"""Six seeded bugs, one for each invariant: what the exploration must find."""
+"""Seeded bugs, at least one for each invariant: what the exploration must find."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from kv_transfer.destination import DestinationHandoff, DestinationState
+from kv_transfer.destination import DestinationHandoff
 from kv_transfer.effects import Effect, FreePages, HandedOver, NotHandedOver
 from kv_transfer.source import SourceHandoff
 from tests.exploration.machines import Code
+from tests.exploration.scopes import DIRECT_ACCESS, ONE_LEG
+from tests.exploration.state import Scope
 from wire.handoff import Commit, Handoff, Refuse
 
 
@@ -17,13 +19,21 @@ class Bug:
     invariant: int
     what: str
     code: Code
+    scope: Scope = ONE_LEG
 
 
-class FreesWithoutQuiet(DestinationHandoff):
-    def _fence(self, cause: str) -> list[Effect]:
-        lost = super()._fence(cause)
-        self.state = DestinationState.CLOSED
-        return [*lost, FreePages(self._held + self._pages)]
+class FreesBeforeItsDoorIsClosed(DestinationHandoff):
+    def source_lost(self, cause: str) -> list[Effect]:
+        return [*super().source_lost(cause), *self.source_fenced()]
+
+
+class SaysQuietAfterAFailedWrite(SourceHandoff):
+    def write_failed(self, write_id: int, cause: str) -> list[Effect]:
+        if not self._live:
+            self._outstanding.pop(write_id, None)
+            return self._try_close()
+        self._outstanding.pop(write_id, None)
+        return self._end(NotHandedOver(f"write failed: {cause}"))
 
 
 class ForgetsItsPages(DestinationHandoff):
@@ -64,8 +74,24 @@ def _certain(effects: Sequence[Effect]) -> list[Effect]:
 BUGS = (
     Bug(
         1,
-        "an aborting destination frees its pages before the source is quiet",
-        Code(destination=FreesWithoutQuiet),
+        "a destination frees its pages when the session ends, before its door is closed",
+        Code(destination=FreesBeforeItsDoorIsClosed),
+    ),
+    Bug(
+        1,
+        "a worker hangs up late, and calls a leg quiet that it forgot after a failed write",
+        Code(hangs_up_first=False),
+    ),
+    Bug(
+        1,
+        "a worker hangs up late, and its source says that it is quiet after a failed write",
+        Code(source=SaysQuietAfterAFailedWrite, hangs_up_first=False),
+    ),
+    Bug(
+        1,
+        "a worker closes its door to a process that needs none, and does not wait for its end",
+        Code(waits_for_the_process=False),
+        DIRECT_ACCESS,
     ),
     Bug(
         2,

@@ -1,10 +1,64 @@
-"""What both hosts stand on: the state taken apart, the network, and the writes under way."""
+"""What all hosts stand on: the state taken apart, the network, and the writes under way."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+from tests.exploration.legs import destination_ref, for_source
 from tests.exploration.machines import Machines
-from tests.exploration.state import Flight, Scope, State
+from tests.exploration.state import FREE, NO_LINK, Flight, Letter, Link, Scope, State, Worker
 from wire.handoff import Handoff
+from wire.identity import WorkerRef
+
+
+class Side:
+    """One worker, open for change; most events change nothing of it."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._changed = False
+        self.incarnation, self.owners, self.memory, self.legs, self.next_epoch = worker
+
+    def worker(self) -> Worker:
+        if not self._changed:
+            return self._worker
+        return Worker(self.incarnation, self.owners, self.memory, self.legs, self.next_epoch)
+
+    def allocate(self, count: int, owner: int) -> tuple[int, ...] | None:
+        """The lowest free blocks, so that states that differ only in page numbers are one."""
+        blocks = tuple(block for block, each in enumerate(self.owners) if not each)[:count]
+        if len(blocks) < count:
+            return None
+        for block in blocks:
+            self.owners = _put(self.owners, block, owner)
+        self._changed = True
+        return blocks
+
+    def draw_epoch(self) -> int:
+        self.next_epoch += 1
+        self._changed = True
+        return self.next_epoch - 1
+
+    def free(self, blocks: tuple[int, ...]) -> None:
+        for block in blocks:
+            self.owners = _put(self.owners, block, FREE)
+            self.store(block, FREE)
+
+    def store(self, block: int, content: int) -> None:
+        self.memory = _put(self.memory, block, content)
+        self._changed = True
+
+    def change(self, leg: int, **changes: Any) -> None:
+        self.legs = _put(self.legs, leg, self.legs[leg]._replace(**changes))
+        self._changed = True
+
+    def restart(self, legs: tuple[Any, ...]) -> None:
+        """Nothing is remembered, and the memory is another."""
+        self.incarnation += 1
+        self.next_epoch = 1
+        self.legs = legs
+        self.free(tuple(range(len(self.owners))))
 
 
 class Desk:
@@ -14,53 +68,79 @@ class Desk:
         self.scope = scope
         self.machines = machines
         self.wrong: str | None = None
-        self.sources = list(state.sources)
-        self.source_incarnation = state.source_incarnation
-        self.source_owners = list(state.source_owners)
-        self.source_memory = list(state.source_memory)
-        self.destinations = list(state.destinations)
-        self.destination_incarnation = state.destination_incarnation
-        self.destination_owners = list(state.destination_owners)
-        self.destination_memory = list(state.destination_memory)
-        self.next_epoch = state.next_epoch
+        self.source = Side(state.source)
+        self.destinations = [Side(worker) for worker in state.destinations]
+        self.links = {link.number: link for link in state.links}
+        self.links_to_cut: list[int] = []
+        """By a destination, once its host is through with what it does now."""
         self.network = list(state.network)
         self.flights = list(state.flights)
         self.num_faults_left = state.num_faults_left
 
     def state(self) -> State:
+        in_order = self.scope.in_order
         return State(
-            tuple(self.sources),
-            self.source_incarnation,
-            tuple(self.source_owners),
-            tuple(self.source_memory),
-            tuple(self.destinations),
-            self.destination_incarnation,
-            tuple(self.destination_owners),
-            tuple(self.destination_memory),
-            self.next_epoch,
-            tuple(sorted(self.network)),
+            self.source.worker(),
+            tuple(side.worker() for side in self.destinations),
+            tuple(self.links[number] for number in sorted(self.links)),
+            tuple(sorted(self.network, key=_channel if in_order else None)),
             tuple(sorted(self.flights)),
             self.num_faults_left,
         )
 
-    def send(self, message: Handoff) -> None:
-        self.network.append(self.machines.number_of(message))
+    def send_over(self, number: int, message: Handoff) -> None:
+        """Lost when the link's session has ended at either end."""
+        link, to_source = self.links.get(number), for_source(message)
+        if link is not None and link.session == "open" and link.door == "open":
+            self.network.append(Letter(number, to_source, self.machines.number_of(message)))
+
+    def send_to(self, ref: WorkerRef, message: Handoff) -> None:
+        """Over the session that the source has opened to that worker, or will open."""
+        link = self.link_to(ref)
+        if link is not None and link.session == "open":
+            self.send_over(link.number, message)
+        else:
+            self.network.append(Letter(NO_LINK, False, self.machines.number_of(message)))
+
+    def link_to(self, ref: WorkerRef) -> Link | None:
+        for link in self.links.values():
+            theirs = destination_ref(link.place, link.destination)
+            if link.source == self.source.incarnation and theirs == ref:
+                return link
+        return None
+
+    def change_link(self, number: int, **changes: Any) -> None:
+        self.links[number] = self.links[number]._replace(**changes)
+
+    def end_at_source(self, number: int) -> None:
+        """The session is over there, though its legs are not told yet."""
+        self.change_link(number, session="ended")
+        self.drop_letters(lambda letter: letter.link == number and letter.to_source)
+
+    def drop_unsent(self, ref: WorkerRef) -> None:
+        """What waits for a session with that worker never gets one."""
+        message = self.machines.message
+        self.drop_letters(lambda it: not it.link and message(it.message).destination == ref)
+
+    def drop_letters(self, lost: Callable[[Letter], bool]) -> None:
+        self.network = [letter for letter in self.network if not lost(letter)]
+
+    def change_flights(self, change: Callable[[Flight], Flight | None]) -> None:
+        """None ends a flight."""
+        changed = [change(flight) for flight in self.flights]
+        self.flights = [flight for flight in changed if flight is not None]
 
     def land(self, flight: Flight, tags: tuple[int, ...]) -> None:
-        """The data reaches memory, if the memory that it was meant for still exists."""
-        if flight.destination == self.destination_incarnation:
-            for page, content in zip(flight.pages, tags, strict=True):
-                self.destination_memory[page] = content
+        for page, content in zip(flight.pages, tags, strict=True):
+            self.destinations[flight.place].store(page, content)
 
     def blame(self, what: str) -> None:
         self.wrong = self.wrong or what
 
 
-def allocate(owners: list[int], count: int, owner: int) -> tuple[int, ...] | None:
-    """The lowest free blocks, so that states that differ only in page numbers are one."""
-    free = [block for block, each in enumerate(owners) if not each][:count]
-    if len(free) < count:
-        return None
-    for block in free:
-        owners[block] = owner
-    return tuple(free)
+def _channel(letter: Letter) -> tuple[int, bool]:
+    return letter.link, letter.to_source
+
+
+def _put(values: tuple[Any, ...], place: int, value: Any) -> tuple[Any, ...]:
+    return (*values[:place], value, *values[place + 1 :])

@@ -3,67 +3,98 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
-from kv_transfer.destination import DestinationState
-from kv_transfer.source import SourceState
-from tests.exploration.legs import leg_number
+from kv_transfer.destination import DestinationHandoff, DestinationState
+from kv_transfer.source import SourceHandoff, SourceState
+from tests.exploration.event import Event
+from tests.exploration.faults import faults, wanted_links
+from tests.exploration.legs import destination_ref
 from tests.exploration.machines import Machines
-from tests.exploration.state import FREE, Scope, State
-from wire.handoff import Abort, Handoff, Offer, Quiesced
-
-
-class Event(NamedTuple):
-    """`subject` is the number of a leg, of a message, or of a write's place among the flights."""
-
-    act: str
-    subject: int = 0
-
-
-FAULTS = frozenset(
-    {
-        "lose",
-        "repeat",
-        "cancel at source",
-        "cancel at destination",
-        "crash source",
-        "crash destination",
-        "break for source",
-        "break for destination",
-        "fail",
-        "corrupt",
-        "refuse",
-    }
-)
+from tests.exploration.state import FREE, NO_LINK, Link, Scope, SourceLeg, State, lands
 
 
 def events(scope: Scope, machines: Machines, state: State) -> Iterator[Event]:
     """First what happens by itself, in the order of a fair run, then the faults still allowed."""
-    yield from (Event("deliver", message) for message in sorted(set(state.network)))
-    yield from _of_flights(state)
+    for place in _deliverable(scope, state):
+        yield Event("deliver", place)
+    yield from _of_flights(scope, machines, state)
+    yield from _of_links(scope, machines, state)
     yield from _of_source(scope, machines, state)
-    yield from _of_destination(machines, state)
+    yield from _of_destinations(state)
+    yield from _deadlines(machines, state)
     if state.num_faults_left:
-        yield from _faults(machines, state)
+        yield from faults(scope, machines, state)
 
 
-def _of_flights(state: State) -> Iterator[Event]:
-    late = False
+def _deliverable(scope: Scope, state: State) -> Iterator[int]:
+    """Places in the network: in order, the first of each channel, or else each once."""
+    seen = set()
+    for place, letter in enumerate(state.network):
+        key = letter[:2] if scope.in_order else letter
+        if letter.link != NO_LINK and key not in seen:
+            seen.add(key)
+            yield place
+
+
+def _of_flights(scope: Scope, machines: Machines, state: State) -> Iterator[Event]:
+    """What a source says once it knows that a write failed is never sent: it hangs up first."""
+    silent = {link.number for link in state.links if link.session != "open"}
     for place, flight in enumerate(state.flights):
-        if flight.source == state.source_incarnation:
-            yield Event("complete", place)
-        else:
-            late = True
-            yield Event("land", place)
-    if late:
-        yield Event("tear down")
+        if flight.passage in ("given up", "unsent"):
+            if flight.link in silent or not machines.code.hangs_up_first:
+                yield Event("write fails", place)
+        elif lands(scope, state, flight):
+            yield Event("complete" if flight.passage == "posted" else "land", place)
+
+
+def _of_links(scope: Scope, machines: Machines, state: State) -> Iterator[Event]:
+    for link in state.links:
+        yield from _of_source_end(scope, state, link)
+        yield from _of_destination_end(machines, state, link)
+    for place in wanted_links(machines, state):
+        yield Event("open link", place)
+
+
+def _of_source_end(scope: Scope, state: State, link: Link) -> Iterator[Event]:
+    """Nothing of this, when its process is gone."""
+    if link.session == "open" and not (link.carries and link.door == "open"):
+        yield Event("source's session ends", link.number)
+    if link.session == "ended":
+        yield Event("source is told", link.number)
+    if link.session == "told" and link.carries:
+        yield Event("tear down", link.number)
+    posted = [it for it in state.flights if it.link == link.number and it.passage == "posted"]
+    if link.carries and posted and not lands(scope, state, posted[0]):
+        yield Event("write is shut out", link.number)
+
+
+def _of_destination_end(machines: Machines, state: State, link: Link) -> Iterator[Event]:
+    if link.door == "open" and link.session != "open":
+        yield Event("destination's session ends", link.number)
+    if link.door == "lost":
+        yield Event("evict", link.number)
+    if link.door == "evicted":
+        through = link.session == "told" and not link.carries
+        waits = _waits_for_fence(machines, state, link)
+        if through or not waits:  # the source has ended, or may call again
+            yield Event("fence", link.number)
+        elif link.source == state.source.incarnation:
+            yield Event("kill source")
+
+
+def _waits_for_fence(machines: Machines, state: State, link: Link) -> bool:
+    legs = [it for it in state.destinations[link.place].legs if it.link == link.number]
+    return any(
+        it.machine is not None and machines[it.machine].state is DestinationState.FENCING
+        for it in legs
+    )
 
 
 def _of_source(scope: Scope, machines: Machines, state: State) -> Iterator[Event]:
     waiting = True
-    for leg, it in enumerate(state.sources):
+    for leg, it in enumerate(state.source.legs):
         if it.stage == "waiting":
-            if waiting and state.source_owners.count(FREE) >= scope.num_blocks:
+            if waiting and state.source.owners.count(FREE) >= scope.num_blocks:
                 yield Event("start", leg)
             waiting = False  # in their order: the legs are alike
         if it.stage == "running":
@@ -71,71 +102,39 @@ def _of_source(scope: Scope, machines: Machines, state: State) -> Iterator[Event
                 yield Event("end at source", leg)
             elif it.outcome == "open":
                 yield Event("compute", leg)
+        if it.machine is not None and it.link is None and _is_orphan(machines, state, it):
+            yield Event("destination is no more", leg)
+
+
+def _is_orphan(machines: Machines, state: State, it: SourceLeg) -> bool:
+    """It waits for a session with a life that has ended, and no link is left to tell it so."""
+    machine = machines.machine(it.machine)
+    ref = machine.offer.destination
+    lives = {(place, it.incarnation) for place, it in enumerate(state.destinations)}
+    lives |= {(link.place, link.destination) for link in state.links}
+    return all(destination_ref(*life) != ref for life in lives)
+
+
+def _of_destinations(state: State) -> Iterator[Event]:
+    for place, worker in enumerate(state.destinations):
+        for leg, it in enumerate(worker.legs):
+            if it.running:
+                yield Event("end at destination", leg, place)
+
+
+def _deadlines(machines: Machines, state: State) -> Iterator[Event]:
+    for leg, it in enumerate(state.source.legs):
         if it.machine is not None:
-            machine = machines[it.machine]
-            if machine.state is not SourceState.ENDING:
-                if machine.offer.destination.incarnation != state.destination_incarnation:
-                    yield Event("source hears of the crash", leg)
+            source = machines[it.machine]
+            assert isinstance(source, SourceHandoff)
+            computing = source.state is SourceState.OFFERED and source._final is None
+            if source._deadline is not None and not computing:
                 yield Event("deadline at source", leg)
-
-
-def _of_destination(machines: Machines, state: State) -> Iterator[Event]:
-    for leg, it in enumerate(state.destinations):
-        if it.running:
-            yield Event("end at destination", leg)
-        if it.machine is None:
-            continue
-        machine = machines[it.machine]
-        dead = machine.offer.source.incarnation != state.source_incarnation
-        if dead and machine.state is not DestinationState.ACCEPTED:
-            if machine.state is DestinationState.GRANTED:
-                yield Event("destination hears of the crash", leg)
-            if not _late_writes(state):
-                yield Event("fence", leg)
-        if machine.state is DestinationState.GRANTED:
-            yield Event("deadline at destination", leg)
-        may_ask = machine.state is DestinationState.FENCING and not dead
-        if may_ask and not _quiet_is_under_way(machines, state, machine.offer.leg):
-            yield Event("ask for quiet", leg)
-
-
-def _late_writes(state: State) -> bool:
-    return any(flight.source != state.source_incarnation for flight in state.flights)
-
-
-def _quiet_is_under_way(machines: Machines, state: State, leg: object) -> bool:
-    """Asking again changes nothing then, and would make the world infinite."""
-    messages = (machines.message(number) for number in state.network)
-    return any(m.leg == leg and isinstance(m, Abort | Quiesced) for m in messages)
-
-
-def _may_be_refused(state: State, message: Handoff) -> bool:
-    """A leg that is known already is answered by its machine."""
-    if not isinstance(message, Offer):
-        return False
-    fresh = message.destination.incarnation == state.destination_incarnation
-    return fresh and state.destinations[leg_number(message.leg)].machine is None
-
-
-def _faults(machines: Machines, state: State) -> Iterator[Event]:
-    for number in sorted(set(state.network)):
-        yield Event("lose", number)
-        yield Event("repeat", number)
-        if _may_be_refused(state, machines.message(number)):
-            yield Event("refuse", number)
-    for place, flight in enumerate(state.flights):
-        if flight.source == state.source_incarnation:
-            yield Event("fail", place)
-            yield Event("corrupt", place)
-    for leg, here in enumerate(state.sources):
-        if here.machine is not None or here.stage == "running":
-            yield Event("break for source", leg)
-            if here.outcome in ("open", "kept"):
-                yield Event("cancel at source", leg)
-        there = state.destinations[leg]
-        if there.machine is not None:
-            yield Event("break for destination", leg)
-        if not there.buried and not there.running:
-            yield Event("cancel at destination", leg)
-    yield Event("crash source")
-    yield Event("crash destination")
+    for place, worker in enumerate(state.destinations):
+        for leg, there in enumerate(worker.legs):
+            if there.machine is not None:
+                destination = machines[there.machine]
+                assert isinstance(destination, DestinationHandoff)
+                accepted = destination.state is DestinationState.ACCEPTED
+                if destination._deadline is not None and not accepted:
+                    yield Event("deadline at destination", leg, place)

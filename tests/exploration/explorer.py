@@ -7,7 +7,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.exploration.events import FAULTS, Event, events
+from tests.exploration.event import FAULTS, Event
+from tests.exploration.events import events
 from tests.exploration.invariants import at_rest, broken
 from tests.exploration.machines import Code, Machines
 from tests.exploration.play import play

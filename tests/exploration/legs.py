@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from functools import cache
 
-from kv_transfer.hashing import block_hashes
 from kv_transfer.source import Final
-from wire.handoff import Offer
+from wire.handoff import Abort, Commit, Handoff, Offer, Quiesced
 from wire.identity import Leg, WorkerRef
 from wire.layout import KvLayout
 from wire.sampling import SamplingParams
@@ -14,36 +13,51 @@ from wire.sampling import SamplingParams
 BLOCK_SIZE = 2
 LAYOUT = KvLayout(num_layers=1, num_kv_heads=1, head_size=1, block_size=BLOCK_SIZE, dtype="int64")
 SAMPLING = SamplingParams(max_tokens=3)
-DEADLINE_S = 1.0
-LONG_AFTER = 1000.0
-"""A time at which every deadline has passed; everything else happens at time 0."""
+NOW = 0.0
+"""All happens at this time, and deadlines are no seconds long: each may pass at any moment."""
 
 
 def tokens(leg: int, num_blocks: int) -> tuple[int, ...]:
     return tuple(range(10 * leg, 10 * leg + num_blocks * BLOCK_SIZE - 1))
 
 
+@cache
 def leg_number(leg: Leg) -> int:
     return int(leg.request_id)
 
 
 @cache
-def offer(leg: int, num_blocks: int, source: int, destination: int) -> Offer:
+def destination_ref(place: int, incarnation: int) -> WorkerRef:
+    return WorkerRef(f"destination {place}", incarnation)
+
+
+@cache
+def place_of(ref: WorkerRef) -> int:
+    return int(ref.worker_id.removeprefix("destination "))
+
+
+@cache
+def offer(leg: int, num_blocks: int, source: int, destination: WorkerRef) -> Offer:
     prompt = tokens(leg, num_blocks)
     return Offer(
         leg=Leg(str(leg)),
         source=WorkerRef("source", source),
-        destination=WorkerRef("destination", destination),
-        block_hashes=tuple(block_hashes(prompt, BLOCK_SIZE)),
-        num_tokens=len(prompt),
+        destination=destination,
+        tokens=prompt,
         max_tokens=len(prompt) + 3,
-        fingerprint="f",
+        layout=LAYOUT,
+        content="content",
         router_id="router",
-        deadline_s=DEADLINE_S,
+        deadline_s=0.0,
     )
 
 
 @cache
 def final(leg: int, num_blocks: int) -> Final:
-    prompt = tokens(leg, num_blocks)
-    return Final((*prompt, 99), len(prompt), SAMPLING)
+    return Final((99,), len(tokens(leg, num_blocks)), SAMPLING)
+
+
+def for_source(message: Handoff) -> bool:
+    if isinstance(message, Abort):
+        return not message.by_source
+    return not isinstance(message, Offer | Commit | Quiesced)

@@ -21,6 +21,10 @@ class Code:
 
     source: type[SourceHandoff] = SourceHandoff
     destination: type[DestinationHandoff] = DestinationHandoff
+    hangs_up_first: bool = True
+    """Whether a source that knows of a failed write has ended the session already."""
+    waits_for_the_process: bool = True
+    """Whether a destination waits for the end of a process that can write by itself."""
 
 
 class Machines:
@@ -40,6 +44,11 @@ class Machines:
 
     def __getitem__(self, number: int) -> Machine:
         """To look at only."""
+        return self._machines[number]
+
+    def machine(self, number: int | None) -> Machine:
+        """One that must be there; to look at only."""
+        assert number is not None
         return self._machines[number]
 
     @property
@@ -66,9 +75,9 @@ class Machines:
             made = self._made[key] = (self.add(machine), effects)
         return made
 
-    def digest(self, blocks: Sequence[int]) -> int:
-        """Distinct for distinct contents."""
-        return sum(self._memory[block] << 6 * i for i, block in enumerate(blocks))
+    def digest(self, blocks: Sequence[int], first: int) -> int:
+        """Of the memory that the call under way sees."""
+        return checksum([self._memory[block] for block in blocks], first)
 
     def message(self, number: int) -> Handoff:
         return self._messages[number]
@@ -78,6 +87,11 @@ class Machines:
         if number == len(self._messages):
             self._messages.append(message)
         return number
+
+
+def checksum(tags: Sequence[int], first: int) -> int:
+    """Distinct for distinct contents, and a sum over blocks."""
+    return sum(content << 6 * place for place, content in enumerate(tags, first))
 
 
 def _fields(machine: Machine) -> Hashable:

@@ -15,7 +15,21 @@ ONE_LEG = Scope(
     max_faults=2,
 )
 HELD_PREFIX = replace(
-    ONE_LEG, name="the same with 1 block cached at the destination, up to 2 faults", num_held=1
+    ONE_LEG,
+    name="the same with 1 block cached at the destination, up to 2 faults",
+    num_held=1,
+)
+DIRECT_ACCESS = replace(
+    ONE_LEG,
+    name="the same with a source that copies by itself, up to 2 faults",
+    direct_access=True,
+)
+TWO_DESTINATIONS = replace(
+    ONE_LEG,
+    name="one leg of 2 blocks, kept and moved to a second destination, sessions in order, 1 fault",
+    num_destinations=2,
+    in_order=True,
+    max_faults=1,
 )
 ONE_PAGE = Scope(
     "two legs of 1 block, pools of 1, no faults",
@@ -25,29 +39,27 @@ ONE_PAGE = Scope(
     destination_blocks=1,
     max_faults=0,
 )
-QUICK = (ONE_LEG, HELD_PREFIX, ONE_PAGE)
+ONE_LINK = Scope(
+    "two legs of 1 block over one link, pools of 2, sessions in order, 1 fault",
+    num_legs=2,
+    num_blocks=1,
+    source_blocks=2,
+    destination_blocks=2,
+    max_faults=1,
+    in_order=True,
+)
+QUICK = (
+    replace(ONE_LEG, name="one leg of 2 blocks, pools of 2, 1 fault", max_faults=1),
+    replace(HELD_PREFIX, name="the same with 1 block cached at the destination", max_faults=1),
+    replace(DIRECT_ACCESS, name="the same with a source that copies by itself", max_faults=1),
+    replace(ONE_PAGE, name="two legs of 1 block, pools of 1", in_order=True),
+)
 
 COMPLETE = (
-    replace(ONE_LEG, name="one leg of 2 blocks, pools of 2, up to 4 faults", max_faults=4),
-    replace(
-        HELD_PREFIX,
-        name="the same with 1 block cached at the destination, up to 3 faults",
-        max_faults=3,
-    ),
-    Scope(
-        "two legs of 2 blocks, pools of 4 and 2, no faults",
-        num_legs=2,
-        num_blocks=2,
-        source_blocks=4,
-        destination_blocks=2,
-        max_faults=0,
-    ),
-    Scope(
-        "two legs of 1 block, pools of 2 and 1, 1 fault",
-        num_legs=2,
-        num_blocks=1,
-        source_blocks=2,
-        destination_blocks=1,
-        max_faults=1,
-    ),
+    replace(ONE_LEG, name="one leg of 2 blocks, pools of 2, up to 3 faults", max_faults=3),
+    HELD_PREFIX,
+    DIRECT_ACCESS,
+    TWO_DESTINATIONS,
+    ONE_PAGE,
+    ONE_LINK,
 )

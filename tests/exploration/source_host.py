@@ -4,13 +4,29 @@ from __future__ import annotations
 
 from typing import Any
 
-from kv_transfer.effects import Effect, HandedOver, NotHandedOver, Send, SourceClosed, Write
+from kv_transfer.effects import (
+    CutLink,
+    Effect,
+    HandedOver,
+    NotHandedOver,
+    Send,
+    SourceClosed,
+    Write,
+)
 from kv_transfer.source import SourceHandoff
-from tests.exploration.desk import Desk, allocate
-from tests.exploration.legs import BLOCK_SIZE, DEADLINE_S, LAYOUT, LONG_AFTER, final, leg_number
+from tests.exploration.desk import Desk
+from tests.exploration.legs import (
+    BLOCK_SIZE,
+    NOW,
+    destination_ref,
+    final,
+    leg_number,
+    place_of,
+)
 from tests.exploration.legs import offer as offer_of
-from tests.exploration.state import FREE, Flight, SourceLeg, tag
+from tests.exploration.state import Flight, Link, SourceLeg, tag
 from wire.handoff import Abort, Grant, Handoff, Quiesced
+from wire.identity import WorkerRef
 
 
 class SourceHost:
@@ -18,130 +34,176 @@ class SourceHost:
 
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
+        self.side = desk.source
 
     def start(self, leg: int) -> None:
-        desk, num_blocks = self.desk, self.desk.scope.num_blocks
-        blocks = allocate(desk.source_owners, num_blocks, leg + 1)
+        blocks = self.side.allocate(self.desk.scope.num_blocks, leg + 1)
         assert blocks is not None
-        offer = offer_of(leg, num_blocks, desk.source_incarnation, desk.destination_incarnation)
-        machine = desk.machines.code.source(
-            offer, LAYOUT, desk.machines.digest, transfer_deadline_s=DEADLINE_S
-        )
-        desk.sources[leg] = SourceLeg("running", "open", desk.machines.add(machine), blocks)
-        self._call(leg, "start", 0.0)
-        self._call(leg, "computed", blocks, 0)
+        self.side.change(leg, stage="running", blocks=blocks)
+        self._offer(leg)
+
+    def move(self, leg: int) -> None:
+        """A sequence that was kept is offered again; if it decodes, it pauses."""
+        num_blocks = self.desk.scope.num_blocks
+        whole = self.side.legs[leg].num_computed == num_blocks
+        self.side.change(leg, outcome="open", stage="held" if whole else "running")
+        self._offer(leg)
+        if whole:
+            self._call(leg, "finish", final(leg, num_blocks), NOW)
 
     def compute(self, leg: int) -> None:
         """One chunk of prefill, of one block; after the last one the first token is drawn."""
-        desk, it = self.desk, self.desk.sources[leg]
+        it, num_blocks = self.side.legs[leg], self.desk.scope.num_blocks
         num_computed = it.num_computed + 1
-        desk.source_memory[it.blocks[it.num_computed]] = tag(leg, it.num_computed)
-        self._change(leg, num_computed=num_computed)
-        num_blocks = desk.scope.num_blocks
-        num_tokens = min(num_computed * BLOCK_SIZE, num_blocks * BLOCK_SIZE - 1)
-        self._call(leg, "computed", it.blocks, num_tokens)
-        if num_computed == num_blocks and desk.sources[leg].stage == "running":
-            self._change(leg, stage="held")
-            self._call(leg, "finish", final(leg, num_blocks), 0.0)
+        self.side.store(it.blocks[it.num_computed], tag(leg, it.num_computed))
+        self.side.change(leg, num_computed=num_computed)
+        self._computed(leg)
+        if num_computed == num_blocks and self.side.legs[leg].stage == "running":
+            self.side.change(leg, stage="held")
+            self._call(leg, "finish", final(leg, num_blocks), NOW)
 
     def end(self, leg: int) -> None:
         """The answer of a sequence that was kept has ended; a pinned one waits for its writes."""
-        if self.desk.sources[leg].machine is None:
+        if self.side.legs[leg].machine is None:
             self._drop(leg)
         else:
-            self._change(leg, stage="held")
+            self.side.change(leg, stage="held")
 
     def cancel(self, leg: int) -> None:
-        self._change(leg, outcome="cancelled")
-        self._call(leg, "abort", "cancelled")
-        it = self.desk.sources[leg]
+        self.side.change(leg, outcome="cancelled")
+        self._call(leg, "abort", "cancelled", NOW)
+        it = self.side.legs[leg]
         if it.machine is None:
             self._drop(leg)
         elif it.stage == "running":
-            self._change(leg, stage="held")
+            self.side.change(leg, stage="held")
 
-    def receive(self, message: Handoff) -> None:
+    def receive(self, message: Handoff, number: int) -> None:
         leg = leg_number(message.leg)
-        if message.source.incarnation != self.desk.source_incarnation:
-            return  # stale
-        if self.desk.sources[leg].machine is not None:
-            self._call(leg, "receive", message, 0.0)
+        it = self.side.legs[leg]
+        if it.machine is not None and message.ends == self.machine(leg).offer.ends:
+            if it.link is None:
+                self.side.change(leg, link=number)
+            if it.link in (None, number):
+                self._call(leg, "receive", message, NOW)
         elif isinstance(message, Grant | Abort):
-            self.desk.send(Quiesced(**message.ends, epoch=None))
+            self.desk.send_over(number, Quiesced(**message.ends, epoch=None))
 
     def tick(self, leg: int) -> None:
-        self._call(leg, "tick", LONG_AFTER)
+        self._call(leg, "tick", NOW)
 
-    def peer_lost(self, leg: int) -> None:
-        self._call(leg, "peer_lost", "connection lost")
+    def told_of_the_end(self, link: Link) -> None:
+        """The session ended: all legs that were offered over it, or might have been, are over."""
+        self._lost(destination_ref(link.place, link.destination), link.number)
 
-    def wrote(self, flight: Flight) -> None:
-        self._call(flight.leg, "wrote", flight.write_id, 0.0, 0.0)
+    def unreachable(self, ref: WorkerRef) -> None:
+        """There is no session, and none can be opened: what waits for one is lost."""
+        self.desk.drop_unsent(ref)
+        self._lost(ref, None)
+
+    def wrote(self, flight: Flight, checksum: int) -> None:
+        self._call(flight.leg, "wrote", flight.write_id, NOW, NOW, checksum)
 
     def write_failed(self, flight: Flight) -> None:
         self._call(flight.leg, "write_failed", flight.write_id, "link broke")
 
     def crash(self) -> None:
-        desk = self.desk
-        desk.source_incarnation += 1
-        for leg, it in enumerate(desk.sources):
+        for leg, it in enumerate(self.side.legs):
             if it.stage not in ("waiting", "over"):
-                self._change(leg, machine=None, outcome="crashed")
+                self.side.change(leg, machine=None, link=None, outcome="crashed")
                 self._drop(leg)
+        self.side.restart(self.side.legs)
+
+    def machine(self, leg: int) -> SourceHandoff:
+        machine = self.desk.machines.machine(self.side.legs[leg].machine)
+        assert isinstance(machine, SourceHandoff)
+        return machine
+
+    def _offer(self, leg: int) -> None:
+        """To the destinations in turn, and to none twice."""
+        desk, side = self.desk, self.side
+        place = side.legs[leg].num_offers
+        ref = destination_ref(place, desk.destinations[place].incarnation)
+        offer = offer_of(leg, desk.scope.num_blocks, side.incarnation, ref)
+        machine = desk.machines.code.source(offer, transfer_deadline_s=0.0)
+        side.change(leg, machine=desk.machines.add(machine), link=None, num_offers=place + 1)
+        self._call(leg, "start", NOW)
+        self._computed(leg)
+
+    def _computed(self, leg: int) -> None:
+        it = self.side.legs[leg]
+        num_tokens = min(it.num_computed, self.desk.scope.num_blocks) * BLOCK_SIZE
+        self._call(leg, "computed", it.blocks, num_tokens)
+
+    def _lost(self, ref: WorkerRef, number: int | None) -> None:
+        for leg, it in enumerate(self.side.legs):
+            affected = it.machine is not None and it.link in (None, number)
+            if affected and self.machine(leg).offer.destination == ref:
+                self._call(leg, "peer_lost", "connection lost")
 
     def _call(self, leg: int, method: str, *args: Any) -> None:
-        desk, number = self.desk, self.desk.sources[leg].machine
+        number = self.side.legs[leg].machine
         if number is None:
             return
-        number, effects = desk.machines.call(number, tuple(desk.source_memory), method, *args)
-        self._change(leg, machine=number)
+        number, effects = self.desk.machines.call(number, (), method, *args)
+        self.side.change(leg, machine=number)
         for effect in effects:
             self._perform(leg, effect)
 
     def _perform(self, leg: int, effect: Effect) -> None:
-        it = self.desk.sources[leg]
+        it = self.side.legs[leg]
         wanted = it.outcome in ("open", "kept")
         match effect:
             case Send():
-                self.desk.send(effect.message)
+                self._send(it, effect.message)
             case Write():
-                self._post(leg, effect)
+                self._post(leg, it, effect)
             case HandedOver() if wanted:
-                self._change(leg, outcome="handed over")
+                self.side.change(leg, outcome="handed over")
             case NotHandedOver() if wanted and effect.ambiguous:
-                self._change(leg, outcome="failed")
+                self.side.change(leg, outcome="failed")
             case NotHandedOver() if wanted:
-                self._change(leg, outcome="kept", stage="running")
+                self.side.change(leg, outcome="kept", stage="running")
             case SourceClosed():
-                self._change(leg, machine=None)
+                self.side.change(leg, machine=None, link=None)
                 if not wanted or it.stage == "held":
                     self._drop(leg)
+            case CutLink():
+                self._cut(it.link)
 
-    def _post(self, leg: int, write: Write) -> None:
-        desk, it = self.desk, self.desk.sources[leg]
-        assert it.machine is not None
-        machine = desk.machines[it.machine]
-        assert isinstance(machine, SourceHandoff)
-        assert machine._grant is not None
-        tags = tuple(desk.source_memory[block] for block in write.blocks)
-        desk.flights.append(
-            Flight(
-                leg,
-                write.write_id,
-                desk.source_incarnation,
-                machine.offer.destination.incarnation,
-                machine._grant.epoch,
-                write.blocks,
-                write.pages,
-                tags,
-            )
+    def _send(self, it: SourceLeg, message: Handoff) -> None:
+        if it.link is None:
+            self.desk.send_to(message.destination, message)
+        else:
+            self.desk.send_over(it.link, message)
+
+    def _cut(self, number: int | None) -> None:
+        assert number is not None
+        if self.desk.links[number].session == "open":
+            self.desk.end_at_source(number)
+
+    def _post(self, leg: int, it: SourceLeg, write: Write) -> None:
+        """A write over a link that is torn down is never sent."""
+        desk, offer = self.desk, self.machine(leg).offer
+        grant = self.machine(leg)._grant
+        assert grant is not None
+        assert it.link is not None
+        carries = it.link in desk.links and desk.links[it.link].carries
+        flight = Flight(
+            leg,
+            write.write_id,
+            it.link,
+            "posted" if carries else "unsent",
+            place_of(offer.destination),
+            offer.destination.incarnation,
+            grant.epoch,
+            write.blocks,
+            write.pages,
+            tuple(self.side.memory[block] for block in write.blocks),
+            write.first_page,
         )
-
-    def _change(self, leg: int, **changes: Any) -> None:
-        self.desk.sources[leg] = self.desk.sources[leg]._replace(**changes)
+        desk.flights.append(flight)
 
     def _drop(self, leg: int) -> None:
-        desk = self.desk
-        for block in desk.sources[leg].blocks:
-            desk.source_owners[block] = desk.source_memory[block] = FREE
-        self._change(leg, stage="over", blocks=())
+        self.side.free(self.side.legs[leg].blocks)
+        self.side.change(leg, stage="over", blocks=())

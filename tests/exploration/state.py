@@ -11,8 +11,21 @@ Stage = Literal["waiting", "running", "held", "over"]
 Outcome = Literal["open", "handed over", "kept", "failed", "cancelled", "crashed"]
 """What became of a source's sequence. It is wanted there while it is open or kept."""
 
+Session = Literal["open", "ended", "told"]
+"""A link's session at its source: alive, over, and over with the knowledge of its legs."""
+
+Door = Literal["open", "lost", "evicted", "closed"]
+"""A link's end at its destination. "lost": its session is over there, and what was sent still
+lands. "evicted": only a process with direct access might still write. "closed": nothing does."""
+
+Passage = Literal["posted", "given up", "unsent", "late"]
+"""A write: under way; over, though it may still land and its source is not told yet; over without
+having left; over and told, though it may still land."""
+
 FREE = 0
 GARBAGE = 63
+NO_LINK = 0
+"""The number of no link: what waits for one, and what had one that is gone."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +41,12 @@ class Scope:
     """At most so many in one execution, of any kinds."""
     num_held: int = 0
     """Leading blocks of every leg that the destination finds in its own cache."""
+    num_destinations: int = 1
+    """A sequence that was kept may be offered to the next of them; that counts as a fault."""
+    in_order: bool = False
+    """Whether messages arrive once and in order while their link lives, as those of sessions do."""
+    direct_access: bool = False
+    """Whether the source copies into a destination's memory itself: only its end stops that."""
 
 
 class SourceLeg(NamedTuple):
@@ -38,6 +57,10 @@ class SourceLeg(NamedTuple):
     machine: int | None = None
     blocks: tuple[int, ...] = ()
     num_computed: int = 0
+    link: int | None = None
+    """Over which the first answer to its offer came."""
+    num_offers: int = 0
+    """So many destinations it has been offered to, in their order."""
 
 
 class DestinationLeg(NamedTuple):
@@ -46,56 +69,95 @@ class DestinationLeg(NamedTuple):
     machine: int | None = None
     running: tuple[int, ...] = ()
     buried: bool = False
+    link: int = NO_LINK
+    """Over which its offer came."""
     num_adoptions: int = 0
     """Over all incarnations of the destination."""
 
 
+class Worker(NamedTuple):
+    """Owners of blocks are FREE, or a leg + 1 at the source and an epoch at a destination."""
+
+    incarnation: int
+    owners: tuple[int, ...]
+    memory: tuple[int, ...]
+    legs: tuple[SourceLeg, ...] | tuple[DestinationLeg, ...]
+    next_epoch: int = 1
+
+
+class Link(NamedTuple):
+    """One session between two lives of two workers, and the way of the blocks beside it.
+
+    It is there until both ends are through with it.
+    """
+
+    number: int
+    source: int
+    place: int
+    destination: int
+    session: Session = "open"
+    carries: bool = True
+    """False once the source's courier has torn down its end."""
+    door: Door = "open"
+
+
+class Letter(NamedTuple):
+    """A message under way; one without a link waits at the source until there is one."""
+
+    link: int
+    to_source: bool
+    message: int
+
+
 class Flight(NamedTuple):
-    """A posted write; until it is reported or torn down it may land at any moment."""
+    """A write; it carries what its blocks held when it was posted."""
 
     leg: int
     write_id: int
-    source: int
+    link: int
+    passage: Passage
+    place: int
     destination: int
     epoch: int
     blocks: tuple[int, ...]
     pages: tuple[int, ...]
     tags: tuple[int, ...]
+    first_page: int
 
 
 class State(NamedTuple):
-    """Owners are FREE, or a leg + 1 at the source and an epoch at the destination."""
-
-    sources: tuple[SourceLeg, ...]
-    source_incarnation: int
-    source_owners: tuple[int, ...]
-    source_memory: tuple[int, ...]
-    destinations: tuple[DestinationLeg, ...]
-    destination_incarnation: int
-    destination_owners: tuple[int, ...]
-    destination_memory: tuple[int, ...]
-    next_epoch: int
-    network: tuple[int, ...]
-    """Numbers of messages under way, sorted: any of them may come next."""
+    source: Worker
+    destinations: tuple[Worker, ...]
+    links: tuple[Link, ...]
+    network: tuple[Letter, ...]
+    """Sorted, unless they keep their order: any of them may come next."""
     flights: tuple[Flight, ...]
     num_faults_left: int
 
 
 def first_state(scope: Scope) -> State:
+    source_pool = (FREE,) * scope.source_blocks
+    pool = (FREE,) * scope.destination_blocks
+    destination = Worker(1, pool, pool, (DestinationLeg(),) * scope.num_legs)
     return State(
-        sources=(SourceLeg(),) * scope.num_legs,
-        source_incarnation=1,
-        source_owners=(FREE,) * scope.source_blocks,
-        source_memory=(FREE,) * scope.source_blocks,
-        destinations=(DestinationLeg(),) * scope.num_legs,
-        destination_incarnation=1,
-        destination_owners=(FREE,) * scope.destination_blocks,
-        destination_memory=(FREE,) * scope.destination_blocks,
-        next_epoch=1,
+        source=Worker(1, source_pool, source_pool, (SourceLeg(),) * scope.num_legs),
+        destinations=(destination,) * scope.num_destinations,
+        links=(),
         network=(),
         flights=(),
         num_faults_left=scope.max_faults,
     )
+
+
+def lands(scope: Scope, state: State, flight: Flight) -> bool:
+    """Whether the write may still change a destination's memory."""
+    if flight.destination != state.destinations[flight.place].incarnation:
+        return False
+    if flight.passage == "posted" and scope.direct_access:
+        return True
+    if flight.passage == "unsent":
+        return False
+    return any(it.number == flight.link and it.door in ("open", "lost") for it in state.links)
 
 
 def tag(leg: int, block: int) -> int:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from enum import Enum
 
-from tests.exploration.events import FAULTS, Event
+from tests.exploration.event import FAULTS, Event
 from tests.exploration.explorer import Report
 from tests.exploration.machines import Machines
-from tests.exploration.play import for_source
 from tests.exploration.state import State
 from wire.handoff import Handoff
 
-OF_MESSAGES = ("deliver", "lose", "repeat", "refuse")
-OF_FLIGHTS = ("complete", "land", "fail", "corrupt")
 MESSAGE_WORDS = {
     "deliver": "gets",
     "repeat": "gets, not for the last time,",
@@ -21,10 +18,23 @@ MESSAGE_WORDS = {
 }
 FLIGHT_WORDS = {
     "complete": "completes",
-    "land": "lands late, from a source that is no more",
-    "fail": "fails",
     "corrupt": "completes, but damaged",
+    "write fails": "is given up, and the source is told",
+    "land": "lands late",
 }
+OF_LINKS = (
+    "break for source",
+    "break for destination",
+    "source's session ends",
+    "source is told",
+    "tear down",
+    "fail",
+    "write is shut out",
+    "destination's session ends",
+    "evict",
+    "fence",
+)
+OF_WORKERS = ("open link", "unreachable", "crash source", "kill source", "crash destination")
 
 
 def figures(report: Report) -> str:
@@ -47,17 +57,21 @@ def _line(machines: Machines, state: State, event: Event) -> str:
 
 
 def _told(machines: Machines, state: State, event: Event) -> str:
-    if event.act in OF_MESSAGES:
-        message = machines.message(event.subject)
-        who = "source" if for_source(message) else "destination"
-        return f"{who} {MESSAGE_WORDS[event.act]} {_said(message)}"
-    if event.act in OF_FLIGHTS:
-        flight = state.flights[event.subject]
-        words = FLIGHT_WORDS[event.act]
-        return f"write {flight.write_id} of leg {flight.leg} to pages {flight.pages} {words}"
-    if event.act in ("crash source", "crash destination", "tear down"):
-        return event.act
-    return f"leg {event.subject}: {event.act}"
+    act, subject, place = event
+    if act in MESSAGE_WORDS:
+        letter = state.network[subject]
+        who = "source" if letter.to_source else "destination"
+        said = _said(machines.message(letter.message))
+        return f"{who} {MESSAGE_WORDS[act]} {said}"
+    if act in FLIGHT_WORDS:
+        flight = state.flights[subject]
+        return f"write {flight.write_id} of leg {flight.leg} to {flight.pages} {FLIGHT_WORDS[act]}"
+    if act in OF_LINKS:
+        return f"link {subject}: {act}"
+    if act in OF_WORKERS:
+        return f"{act} {subject}" if len(state.destinations) > 1 else act
+    where = f" {place}" if place else ""
+    return f"leg {subject}: {act}{where}"
 
 
 def _said(message: Handoff) -> str:

@@ -1,0 +1,46 @@
+"""Times of actions that take turns, so that all meet the same noise."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Seconds of one action in each round."""
+
+    rounds: tuple[float, ...]
+
+    @property
+    def median_s(self) -> float:
+        return statistics.median(self.rounds)
+
+    def speed_beside(self, other: Times) -> float:
+        """How fast this was for each second of the other: the median over rounds."""
+        pairs = zip(self.rounds, other.rounds, strict=True)
+        return statistics.median(theirs / ours for ours, theirs in pairs)
+
+
+def alternate(*actions: Callable[[], object], rounds: int) -> list[Times]:
+    """Every action once a round; the first round only warms up."""
+    seconds: list[list[float]] = [[] for _ in actions]
+    for _ in range(rounds + 1):
+        for action, spent in zip(actions, seconds, strict=True):
+            spent.append(timed(action))
+    return [Times(tuple(spent[1:])) for spent in seconds]
+
+
+def timed(action: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    action()
+    return time.perf_counter() - started
+
+
+def cpu_s(pid: int) -> float:
+    """CPU time of all threads of a process so far, to the nanosecond. (Linux)"""
+    stats = Path(f"/proc/{pid}/task").glob("*/schedstat")
+    return sum(int(stat.read_text().split()[0]) for stat in stats) / 1e9

@@ -1,0 +1,106 @@
+"""Several writes at a time, each over a link of its own to one peer, as a courier does it."""
+
+from __future__ import annotations
+
+import queue
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+
+from benchmarks.pool import PeerPool, a_pool
+from kv_transfer.courier import Courier, WriteJob, Written
+from kv_transfer.crossing import DirectCrossing, Passage
+from kv_transfer.nixl_link import NixlLink
+from kv_transfer.probe import LinkSpeed, Probe
+from kv_transfer.transport import Transport
+from wire.layout import KvLayout
+from worker.links import MAX_PART_BYTES
+
+NUM_FLOWS = (1, 2, 4, 8)
+FLOW_BYTES = 64 << 20
+LAYOUT = KvLayout(num_layers=16, num_kv_heads=4, head_size=64, block_size=16, dtype="bfloat16")
+"""Blocks of 256 KiB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flows:
+    """Medians over rounds. `spread` is the time of the slowest flow over that of the fastest."""
+
+    num_flows: int
+    gb_s: float
+    spread: float
+
+
+def measure(rounds: int, ucx_env: dict[str, str]) -> list[Flows]:
+    most = max(NUM_FLOWS)
+    links = [f"flow-{number}" for number in range(most)]
+    num_blocks = FLOW_BYTES // LAYOUT.block_bytes
+    taken: dict[int, list[list[float]]] = {count: [] for count in NUM_FLOWS}
+    with (
+        closing(PeerPool(most * FLOW_BYTES, most * num_blocks, links, ucx_env)) as peer,
+        _courier(peer, num_blocks, ucx_env) as courier,
+    ):
+        _run(courier, links, num_blocks)  # touches every page, and opens every connection
+        for _ in range(rounds):
+            for count, times in taken.items():
+                times.append(_run(courier, links[:count], num_blocks))
+    return [_flows(count, times) for count, times in taken.items()]
+
+
+def _flows(count: int, rounds: list[list[float]]) -> Flows:
+    """From the seconds of every flow in every round."""
+    total_s = statistics.median(max(times) for times in rounds)
+    spread = statistics.median(max(times) / min(times) for times in rounds)
+    return Flows(count, count * FLOW_BYTES / total_s / 1e9, spread)
+
+
+@contextmanager
+def _courier(peer: PeerPool, num_blocks: int, ucx_env: dict[str, str]) -> Iterator[Courier]:
+    _, region = a_pool(FLOW_BYTES)
+    transport = NixlLink("bench-flows", ucx_env)
+    transport.register(region, num_blocks)
+    courier = Courier(transport, _lost, _crashed)
+    courier.start()
+    opened: queue.SimpleQueue[object] = queue.SimpleQueue()
+    for link, admission in peer.admissions.items():
+        crossing = DirectCrossing(LAYOUT, _no_digest, MAX_PART_BYTES)
+        courier.connect(link, admission, crossing, _no_probe, opened.put)
+    for _ in peer.admissions:
+        opened.get()
+    yield courier
+    courier.stop()
+
+
+def _run(courier: Courier, links: Sequence[str], num_blocks: int) -> list[float]:
+    """Seconds until each flow has ended; all start together, and write to pages of their own."""
+    ended: queue.SimpleQueue[Written] = queue.SimpleQueue()
+    started = time.monotonic()
+    for number, link in enumerate(links):
+        pages = range(number * num_blocks, (number + 1) * num_blocks)
+        passage = Passage(
+            tuple(reversed(range(num_blocks))),  # so that no neighbours merge
+            tuple(pages),
+            num_blocks * LAYOUT.block_size,
+            first_page=0,
+        )
+        courier.write(WriteJob(link, passage, ended.put))
+    return [ended.get().ended - started for _ in links]
+
+
+def _no_digest(blocks: Sequence[int], first: int) -> int:
+    return 0
+
+
+def _no_probe(transport: Transport) -> Probe:
+    yield from ()
+    return LinkSpeed(0.0, 0.0)
+
+
+def _lost(link: str, cause: str) -> None:
+    raise RuntimeError(f"{link} was lost: {cause}")
+
+
+def _crashed(error: Exception) -> None:
+    raise error
