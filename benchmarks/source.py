@@ -21,8 +21,8 @@ class FakeSource:
     `router` is a session with the same worker, over which the tokens come.
     """
 
-    def __init__(self, opened: OpenedSession, router: OpenedSession) -> None:
-        self._ref = WorkerRef("bench", draw_incarnation())
+    def __init__(self, ref: WorkerRef, opened: OpenedSession, router: OpenedSession) -> None:
+        self._ref = ref
         self._opened = opened
         self._router = router
         self._tokens = tuple(range(1, 1 + NUM_BLOCKS * router.card.layout.block_size))
@@ -32,7 +32,8 @@ class FakeSource:
         """It has no memory, thus no process that the worker would have to wait for."""
         ref = WorkerRef("bench", draw_incarnation())
         hello = Hello(caller_id="bench", worker=ref)
-        return cls(await open_session(router.card.address, hello, timeout_s=TIMEOUT_S), router)
+        opened = await open_session(router.card.address, hello, timeout_s=TIMEOUT_S)
+        return cls(ref, opened, router)
 
     async def fill_cache(self) -> None:
         """The worker serves the prompt, and keeps its blocks."""

@@ -24,7 +24,7 @@ from nixl_cu12 import _bindings as nixl_bindings
 
 from kv_transfer.region import CacheRegion
 from kv_transfer.reshard import Offsets
-from kv_transfer.transport import BadPeer, LinkFailed
+from kv_transfer.transport import BadPeer, LinkFailed, Transfer
 
 PROGRESS_DELAY_US = 5000
 """How long an idle agent sleeps; events of the fabric wake it. The wrapper's 0 spins on a core."""
@@ -38,7 +38,9 @@ _NIXL_ERRORS = tuple(kind for name, kind in vars(nixl_bindings).items() if name.
 
 
 class NixlTransfer:
-    """One posted write; its agent drives it whenever it is polled."""
+    """One posted write that is under way; its agent drives it whenever it is polled."""
+
+    __slots__ = ("_handle", "_link", "_state")
 
     def __init__(self, link: _Outbound, handle: Any, state: str) -> None:
         self._link = link
@@ -59,6 +61,18 @@ class NixlTransfer:
         """Handles keep their agent alive."""
         self._handle = None
         self._link.posted.discard(self)
+
+
+class ArrivedTransfer:
+    """One that was over when it had been posted, as direct access to the peer's memory makes it."""
+
+    __slots__ = ()
+
+    def done(self) -> bool:
+        return True
+
+
+_ARRIVED = ArrivedTransfer()
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +115,8 @@ class NixlLink:
 
     def __init__(self, own_name: str, ucx_env: dict[str, str] | None = None) -> None:
         os.environ.setdefault("UCX_LOG_FILE", "stderr")  # otherwise it writes to standard output
+        # Otherwise an agent's own thread spins on UCX's lock for as long as a write copies.
+        os.environ.setdefault("UCX_USE_MT_MUTEX", "y")
         os.environ.update(ucx_env or {})
         self._own_name = own_name
         self._num_agents = 0
@@ -145,10 +161,10 @@ class NixlLink:
             self.disconnect(peer)
             raise LinkFailed(f"connect to {peer}: {_name(error)}") from error
 
-    def write(self, peer: str, blocks: Sequence[int], pages: Sequence[int]) -> NixlTransfer:
+    def write(self, peer: str, blocks: Sequence[int], pages: Sequence[int]) -> Transfer:
         return self._link(peer).write(blocks, pages)
 
-    def write_spans(self, peer: str, spans: Offsets, *, staged: bool) -> NixlTransfer:
+    def write_spans(self, peer: str, spans: Offsets, *, staged: bool) -> Transfer:
         return self._link(peer).write_spans(self._regions[staged], spans)
 
     def disconnect(self, peer: str) -> None:
@@ -197,20 +213,18 @@ class _Outbound:
         self._blocks = self._prepare("NIXL_INIT_AGENT", self._descriptors, ours.mem_type)
         self._pages = self._prepare(self._remote, theirs.descriptors(), theirs.mem_type)
 
-    def write(self, blocks: Sequence[int], pages: Sequence[int]) -> NixlTransfer:
+    def write(self, blocks: Sequence[int], pages: Sequence[int]) -> Transfer:
         if self._ours.block_bytes != self._theirs.block_bytes:
             sizes = f"{self._theirs.block_bytes} bytes, ours have {self._ours.block_bytes}"
             raise BadPeer(f"{self.peer} has blocks of {sizes}")
-        indexes = np.array(blocks, np.int32), np.array(pages, np.int32)
         try:
-            handle = self._agent.make_prepped_xfer(
-                "WRITE", self._blocks, indexes[0], self._pages, indexes[1]
+            return self._started(
+                self._agent.make_prepped_xfer("WRITE", self._blocks, blocks, self._pages, pages)
             )
-            return self._started(handle)
         except _NIXL_ERRORS as error:
             raise LinkFailed(f"write to {self.peer}: {_name(error)}") from error
 
-    def write_spans(self, region: CacheRegion, spans: Offsets) -> NixlTransfer:
+    def write_spans(self, region: CacheRegion, spans: Offsets) -> Transfer:
         mem_type, device_id = _mem_type(region.device)
         ours = self._rows(region.address + spans[:, 0], spans[:, 2], device_id)
         theirs = self._rows(self._theirs.address + spans[:, 1], spans[:, 2], self._theirs.device_id)
@@ -238,8 +252,12 @@ class _Outbound:
             transfer.let_go()
         self._blocks = self._pages = self._agent = None
 
-    def _started(self, handle: Any) -> NixlTransfer:
-        transfer = NixlTransfer(self, handle, self._agent.transfer(handle))
+    def _started(self, handle: Any) -> Transfer:
+        state = self._agent.transfer(handle)
+        if state == "DONE":
+            handle.release()
+            return _ARRIVED
+        transfer = NixlTransfer(self, handle, state)
         self.posted.add(transfer)
         return transfer
 

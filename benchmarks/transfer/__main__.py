@@ -3,8 +3,8 @@
     python -m benchmarks.transfer [--quick] [--tcp] [--plot FILE.svg]
 
 Both processes are on this machine; over NIXL, UCX chooses the transport, or takes TCP. Figures are
-medians of rounds in which all paths take turns, and ratios are of the same round. Takes some three
-minutes.
+medians of rounds in which all paths take turns, and ratios are of the same round. Takes one to
+three minutes.
 """
 
 from __future__ import annotations

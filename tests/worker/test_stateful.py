@@ -111,7 +111,7 @@ class Handoffs(RuleBasedStateMachine):
         first = place % len(self.flying)
         del self.flying[first : first + count]
 
-    @precondition(lambda self: not self.bench.fabric.stalled)
+    @precondition(lambda self: not self.bench.fabric.stalled and any(self._legs_under_way()))
     @rule()
     def stall(self) -> None:
         self.bench.fabric.stall()
@@ -131,6 +131,7 @@ class Handoffs(RuleBasedStateMachine):
     def pass_time(self, seconds: float) -> None:
         self.bench.now += seconds
 
+    @precondition(lambda self: self.deaf or any(self._legs_under_way()))
     @rule(side=SIDES)
     def end_session(self, side: int) -> None:
         """One end hears of it now, the other when this rule comes again, or by itself."""
@@ -158,6 +159,9 @@ class Handoffs(RuleBasedStateMachine):
             self._come_to_rest()
             self.bench.check_nothing_is_held()
             self._check_answers()
+
+    def _legs_under_way(self) -> tuple[int, int]:
+        return len(self.bench.prefill.loop.outgoing), len(self.bench.decode.loop.incoming)
 
     def _turn(self, station: Station) -> None:
         """A worker whose write failed hangs up before it says anything of it."""
