@@ -31,6 +31,7 @@ class Ends(TypedDict):
     leg: Leg
     source: WorkerRef
     destination: WorkerRef
+    offer_number: int
 
 
 class HandoffMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -39,11 +40,18 @@ class HandoffMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     leg: Leg
     source: WorkerRef
     destination: WorkerRef
+    offer_number: int = 0
+    """The source's own: a leg may be offered again, and old answers are not for the new offer."""
 
     @property
     def ends(self) -> Ends:
         """The fields that an answer to this message repeats."""
-        return {"leg": self.leg, "source": self.source, "destination": self.destination}
+        return {
+            "leg": self.leg,
+            "source": self.source,
+            "destination": self.destination,
+            "offer_number": self.offer_number,
+        }
 
 
 class Offer(HandoffMessage, frozen=True, tag="offer", kw_only=True):

@@ -60,6 +60,7 @@ class Outgoing:
         self._on_over = on_over
         self._clock = clock
         self._legs: dict[Leg, Ticket] = {}
+        self._num_offers = 0
 
     def __len__(self) -> int:
         return len(self._legs)
@@ -94,10 +95,12 @@ class Outgoing:
     def _offer(self, ticket: Ticket, num_tokens: int) -> None:
         sequence, destination = ticket.sequence, ticket.destination
         assert destination is not None
+        self._num_offers += 1
         offer = Offer(
             leg=sequence.leg,
             source=self._me,
             destination=destination.ref,
+            offer_number=self._num_offers,
             tokens=tuple(sequence.tokens[:num_tokens]),
             max_tokens=sequence.num_prompt + sequence.sampling.max_tokens,
             layout=self._engine.runner.layout,
@@ -155,7 +158,8 @@ class Outgoing:
             if ticket.link == peer.link:
                 self._perform(ticket, handoff.receive(message, self._clock()))
         elif isinstance(message, Grant | Abort):
-            # No record of the leg means that no write of it is outstanding on any living link.
+            # No record of the offer means that no write of it is outstanding on a living link: when
+            # one fails, its session is hung up before anybody hears of it (Courier._fail).
             self._outbox.over_link(peer.link, Quiesced(**message.ends, epoch=None))
 
     def peer_lost(self, peer: Peer, cause: str) -> None:

@@ -307,6 +307,32 @@ def test_a_former_destination_s_late_grant_is_not_taken_for_the_present_one_s() 
     bench.check_nothing_is_held()
 
 
+def test_a_late_grant_of_an_earlier_offer_is_not_taken_for_the_present_one_s() -> None:
+    bench = Bench()
+    leg = bench.submit("a", PROMPT, max_tokens=40)
+    for _ in range(3):
+        bench.prefill.loop.turn()
+    (offer,) = [m for _, m in bench.prefill.outbox.for_peers if isinstance(m, Offer)]
+    bench.prefill.outbox.for_peers.clear()
+    bench.now += 31.0
+    bench.prefill.loop.turn()
+    bench.prefill.loop.move(leg, bench.decode.address)
+    late = Grant(
+        **offer.ends,
+        first_missing_block=0,
+        pages=tuple(range(6)),
+        epoch=1,
+        layout=bench.prefill.runner.layout,
+    )
+    bench.prefill.loop.receive(late, Peer(bench.decode.ref, bench.link))
+    bench.prefill.courier.turn()
+    assert not bench.prefill.courier._flights
+    (answer,) = [m for _, m in bench.prefill.outbox.for_peers if isinstance(m, Quiesced)][-1:]
+    assert answer.ends == offer.ends
+    bench.run()
+    bench.check_nothing_is_held()
+
+
 def test_a_leg_that_is_granted_to_one_source_is_refused_to_another() -> None:
     bench = Bench()
     leg = bench.submit("a", PROMPT)
