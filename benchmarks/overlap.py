@@ -125,8 +125,8 @@ def _median(timings: list[pb.Timing]) -> pb.Timing:
 
 def _table(overlapped: list[pb.Timing], at_once: list[pb.Timing], plan: Plan) -> Table:
     """The last two columns: what is exposed when everything travels at once, after prefill."""
-    table = Table("prompt", "runs", "TTFT ms", "MB", "transfer ms", "exposed ms", "of TTFT")
-    table.add_column("at once ms")
+    table = Table("prompt", "runs", "TTFT", "MB", "transfer", "exposed", "of TTFT", title="ms")
+    table.add_column("at once")
     table.add_column("of TTFT")
     for length, with_overlap, without in zip(LENGTHS, overlapped, at_once, strict=True):
         moved = with_overlap.transfer
