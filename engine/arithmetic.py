@@ -11,7 +11,7 @@ from collections.abc import Sequence as Seq
 import numpy as np
 
 from engine.errors import ConfigError
-from engine.runner import CacheRegion, Sampled, Slice
+from engine.runner import CacheRegion, OnLayer, Sampled, Slice
 from kv_transfer.checksum import digest_host_blocks
 from wire.layout import KvLayout
 
@@ -80,7 +80,8 @@ class ArithmeticRunner:
     def digest(self, blocks: Seq[int], first: int) -> int:
         return digest_host_blocks(self._memory, self.layout.block_bytes, blocks, first)
 
-    def run(self, slices: Seq[Slice]) -> list[Sampled | None]:
+    def run(self, slices: Seq[Slice], on_layer: OnLayer | None = None) -> list[Sampled | None]:
+        """Its only layer needs no telling of."""
         return [self._run_one(piece) for piece in slices]
 
     def _run_one(self, piece: Slice) -> Sampled | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from engine.errors import ConfigError
@@ -11,6 +13,25 @@ _DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+
+
+class LayerMarks:
+    """Where a device's stream is through with each layer, whose kernels are launched far ahead."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._stream = torch.cuda.current_stream(device)
+        self._events: list[torch.cuda.Event] = []
+
+    def mark(self, num_layers: int) -> None:
+        """All of the next layer, of which there are `num_layers` then, has been launched."""
+        self._events.append(self._stream.record_event())
+        assert len(self._events) == num_layers
+
+    def tell(self, on_layer: Callable[[int], None]) -> None:
+        """Wait for one layer after the other; `on_layer(n)` is called when n are computed."""
+        for number, event in enumerate(self._events, 1):
+            event.synchronize()
+            on_layer(number)
 
 
 def choose_device(name: str) -> torch.device:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from engine.blocks import BlockPool
 from engine.errors import SequenceError
 from engine.policy import Policy, Room, Share
-from engine.runner import Runner, Sampled, Slice
+from engine.runner import OnLayer, Runner, Sampled, Slice
 from engine.sequence import Sequence, Status
 from wire.identity import Leg
 from wire.messages import FinishReason
@@ -146,9 +146,9 @@ class Engine:
                 slices.append(Slice(share.sequence, start, share.count))
         return slices
 
-    def run(self, slices: list[Slice]) -> list[Progress]:
+    def run(self, slices: list[Slice], on_layer: OnLayer | None = None) -> list[Progress]:
         """Compute the slices as one batch, and note how far each sequence has come."""
-        sampled = self.runner.run(slices) if slices else []
+        sampled = self.runner.run(slices, on_layer) if slices else []
         return [self._advance(*pair) for pair in zip(slices, sampled, strict=True)]
 
     def _try_start(self, sequence: Sequence, num_running: int) -> bool:

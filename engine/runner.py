@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,7 +12,10 @@ from kv_transfer.region import CacheRegion
 from wire.layout import KvLayout
 from wire.sampling import TokenLogprob
 
-__all__ = ["CacheRegion", "Runner", "Sampled", "Slice"]
+__all__ = ["CacheRegion", "OnLayer", "Runner", "Sampled", "Slice"]
+
+
+OnLayer = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +73,11 @@ class Runner(Protocol):
         sequence; computed where it lies; see kv_transfer.checksum."""
         ...
 
-    def run(self, slices: Seq[Slice]) -> list[Sampled | None]:
+    def run(self, slices: Seq[Slice], on_layer: OnLayer | None = None) -> list[Sampled | None]:
         """Compute all slices in one batch; one result a slice, None where it does not sample.
 
         Slices of prefill chunks and of decode steps mix freely; no two share a sequence. When it
-        returns, the cache of all slices is in memory, so that a transport may read it.
+        returns, the cache of all slices is in memory, so that a transport may read it. Before,
+        `on_layer(n)` may be called whenever that is true of the first n layers.
         """
         ...

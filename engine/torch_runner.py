@@ -11,14 +11,14 @@ from torch import Tensor
 
 from engine.attention.backend import AttentionBackend, Span
 from engine.attention.torch_backend import TorchBackend
-from engine.device import choose_device, choose_dtype
+from engine.device import LayerMarks, choose_device, choose_dtype
 from engine.errors import ConfigError
 from engine.memory import allocate_zeros, free_bytes
 from engine.model.config import ModelConfig, read_config
 from engine.model.parameters import allocate_parameters, checkpoint_targets
 from engine.model.transformer import Transformer
 from engine.model.weights import Progress, find_weights, load_weights, model_hash
-from engine.runner import CacheRegion, Sampled, Slice
+from engine.runner import CacheRegion, OnLayer, Sampled, Slice
 from engine.sampler.sampler import Sampler
 from kv_transfer.digest import digest_blocks, digest_kind
 from wire.layout import KvLayout
@@ -120,13 +120,13 @@ class TorchRunner:
         """Checksum of these blocks; see engine.runner.Runner.digest."""
         return digest_blocks(self._memory, self.layout.block_bytes, blocks, first)
 
-    def run(self, slices: Seq[Slice]) -> list[Sampled | None]:
+    def run(self, slices: Seq[Slice], on_layer: OnLayer | None = None) -> list[Sampled | None]:
         """Compute all slices in one batch; see engine.runner.Runner.run."""
         sampling = [slice for slice in slices if slice.samples]
         if not slices:
             return []
         with torch.inference_mode():
-            hidden = self._forward(slices)
+            hidden = self._forward(slices, on_layer)
             if not sampling:
                 self._wait_for_cache()
                 return [None] * len(slices)
@@ -139,7 +139,7 @@ class TorchRunner:
         if self.device.type == "cuda":
             torch.cuda.current_stream(self.device).synchronize()
 
-    def _forward(self, slices: Seq[Slice]) -> Tensor:
+    def _forward(self, slices: Seq[Slice], on_layer: OnLayer | None) -> Tensor:
         """Hidden states [tokens, hidden_size] of all slices, one after the other."""
         assert self._attention is not None, "allocate comes before run"
         batch = self._attention.prepare(
@@ -153,7 +153,12 @@ class TorchRunner:
             for position in range(s.start, s.end)
         ]
         inputs = torch.tensor([token_ids, positions, lengths], device=self.device)
-        return self._model.forward(inputs[0], inputs[1], inputs[2], batch)
+        if on_layer is None or self.device.type == "cpu":
+            return self._model.forward(inputs[0], inputs[1], inputs[2], batch, on_layer)
+        marks = LayerMarks(self.device)
+        hidden = self._model.forward(inputs[0], inputs[1], inputs[2], batch, marks.mark)
+        marks.tell(on_layer)
+        return hidden
 
 
 def _last_rows(slices: Seq[Slice]) -> list[int]:

@@ -18,13 +18,15 @@ from wire.layout import KvLayout
 class Passage:
     """Copy `num_tokens` tokens from the start of `blocks` to the start of `pages`.
 
-    `first_page` is the place of pages[0] in the sequence.
+    `first_page` is the place of pages[0] in the sequence. `layers` are those that travel now, None
+    stands for all; the last layer of a page comes last, and completes it.
     """
 
     blocks: tuple[int, ...]
     pages: tuple[int, ...]
     num_tokens: int
     first_page: int
+    layers: range | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +54,34 @@ class DirectCrossing:
     """Layouts are equal: blocks are written from where they lie."""
 
     def __init__(self, layout: KvLayout, digest: Digest, max_part_bytes: int) -> None:
-        self._block_size = layout.block_size
+        self._layout = layout
         self._digest = digest
         self._max_blocks = max(1, max_part_bytes // layout.block_bytes)
 
     def parts(self, passage: Passage) -> Iterator[Passage]:
-        return cut(passage, self._block_size, self._block_size, self._max_blocks)
+        size = self._layout.block_size
+        return cut(passage, size, size, self._max_blocks)
 
     def try_post(self, transport: Transport, link: str, part: Passage) -> Posted | None:
-        checksum = self._digest(part.blocks, part.first_page)
-        return Posted(transport.write(link, part.blocks, part.pages), checksum, _nothing)
+        if part.layers is None:
+            transfer = transport.write(link, part.blocks, part.pages)
+        else:
+            transfer = transport.write_spans(link, self._spans(part), staged=False)
+        return Posted(transfer, self._checksum(part), _nothing)
+
+    def _checksum(self, part: Passage) -> int:
+        """Of whole pages, which a part of them is not: it counts once they are complete."""
+        complete = part.layers is None or part.layers.stop == self._layout.num_layers
+        return self._digest(part.blocks, part.first_page) if complete else 0
+
+    def _spans(self, part: Passage) -> np.ndarray:
+        assert part.layers is not None
+        begin, size = part.layers.start * self._layout.layer_bytes, self._layout.layer_bytes
+        spans = np.empty((len(part.pages), 3), np.int64)
+        spans[:, 0] = np.array(part.blocks, np.int64) * self._layout.block_bytes + begin
+        spans[:, 1] = np.array(part.pages, np.int64) * self._layout.block_bytes + begin
+        spans[:, 2] = size * len(part.layers)
+        return spans
 
 
 WORD_BYTES = 8

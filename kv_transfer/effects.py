@@ -18,8 +18,9 @@ class Send:
 class Write:
     """Source: copy `num_tokens` tokens, from the start of `blocks` to the start of `pages`.
 
-    `first_page` is the place of pages[0] among the destination's blocks of the sequence. When it
-    has ended, call wrote or write_failed.
+    `first_page` is the place of pages[0] among the destination's blocks of the sequence. Of
+    `layers` only these travel, others have left or will leave; None stands for all. When it has
+    ended, call wrote or write_failed.
     """
 
     write_id: int
@@ -27,6 +28,7 @@ class Write:
     pages: tuple[int, ...]
     num_tokens: int
     first_page: int
+    layers: range | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,6 +96,7 @@ class SourceHandoff:
         self._blocks: tuple[int, ...] = ()
         self._num_computed = 0
         self._num_posted = 0  # leading tokens that the destination has or that are posted
+        self._num_layers_posted = 0  # of all tokens behind those
         self._outstanding: dict[int, int] = {}
         self._next_write = 0
         self._checksum = 0
@@ -110,6 +111,20 @@ class SourceHandoff:
         self._blocks = tuple(blocks)
         self._num_computed = min(num_tokens, self.offer.num_tokens)
         return self._post()
+
+    def computed_layers(self, blocks: Sequence[int], num_layers: int) -> list[Effect]:
+        """So many layers of all tokens are in the cache; they may leave.
+
+        To be called while the last chunk is computed, before `computed` tells of its end.
+        """
+        if self.state is not SourceState.WRITING or not self._leaves_by_layers:
+            return []
+        if num_layers <= self._num_layers_posted or self._num_posted == self.offer.num_tokens:
+            return []
+        self._blocks = tuple(blocks)
+        layers = range(self._num_layers_posted, num_layers)
+        self._num_layers_posted = num_layers
+        return [self._write(self.offer.num_tokens, layers)]
 
     def finish(self, final: Final, now: float) -> list[Effect]:
         """Prefill is over and the first token drawn: commit as soon as the last write is done."""
@@ -226,12 +241,20 @@ class SourceHandoff:
         """Post what is computed and not yet posted, as one write of whole blocks and pages."""
         if self._grant is None or self.state is not SourceState.WRITING:
             return []
-        start, end = self._num_posted, self._num_ready
-        if start >= end:
+        end = self._num_ready
+        if self._num_posted >= end:
             return []
-        self._num_posted = end
+        begun, num_layers = self._num_layers_posted, self.offer.layout.num_layers
+        write = self._write(end, range(begun, num_layers) if begun else None)
+        self._num_posted, self._num_layers_posted = end, 0
+        self.tally.num_blocks += len(write.pages)
+        return [write]
+
+    def _write(self, end: int, layers: range | None) -> Write:
+        """Of the tokens from the first that is not posted to `end`."""
+        assert self._grant is not None
+        start, held = self._num_posted, self._grant.first_missing_block
         ours, theirs = self.offer.layout, self._grant.layout
-        held = self._grant.first_missing_block
         first_page, end_page = start // theirs.block_size, theirs.num_blocks(end)
         write = Write(
             self._next_write,
@@ -239,11 +262,17 @@ class SourceHandoff:
             self._grant.pages[first_page - held : end_page - held],
             num_tokens=end - start,
             first_page=first_page,
+            layers=layers,
         )
         self._next_write += 1
         self._outstanding[write.write_id] = len(write.pages)
-        self.tally.num_blocks += len(write.pages)
-        return [write]
+        return write
+
+    @property
+    def _leaves_by_layers(self) -> bool:
+        """Where blocks and pages are alike, and no scales stand behind their layers."""
+        assert self._grant is not None
+        return self._grant.layout == self.offer.layout and not self.offer.layout.scale_bytes
 
     @property
     def _num_ready(self) -> int:

@@ -62,6 +62,11 @@ class KvLayout(msgspec.Struct, frozen=True):
         return self.token_bytes * self.block_size
 
     @property
+    def layer_bytes(self) -> int:
+        """Bytes of one layer's keys and values in one block."""
+        return self.value_bytes // self.num_layers
+
+    @property
     def scale_bytes(self) -> int:
         """Bytes of one block's scales."""
         scaled = self.dtype in SCALED_DTYPES

@@ -260,7 +260,7 @@ class Worker:
     # What `worker.peers.PeerEvents` asks for: everything goes on in the step loop's thread.
 
     def on_message(self, message: Handoff, peer: Peer) -> None:
-        self._steps.call(lambda: self._steps.receive(message, peer))
+        self._steps.hear(message, peer)
 
     def on_connected(self, peer: Peer, opened: OpenedSession) -> None:
         self._links.open(peer, opened.card, opened.admission)

@@ -11,9 +11,10 @@ from collections.abc import Callable
 
 from engine.engine import Engine, Progress
 from engine.errors import SequenceError
+from engine.runner import OnLayer, Slice
 from engine.sequence import Sequence, Status
 from kv_transfer.courier import Courier
-from wire.handoff import Abort, Commit, Handoff, Offer, Quiesced
+from wire.handoff import Abort, Commit, Grant, Handoff, Offer, Quiesced
 from wire.identity import Leg, WorkerRef
 from wire.messages import (
     CacheEvents,
@@ -69,6 +70,7 @@ class StepLoop:
         self._outbox = outbox
         self._clock = clock
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._grants: queue.SimpleQueue[tuple[Grant, Peer]] = queue.SimpleQueue()
         self._tickets: dict[Leg, Ticket] = {}
         self._event_number = 0
         self._next_tick = 0.0
@@ -101,7 +103,7 @@ class StepLoop:
         """One turn of the loop; waits up to `patience_s` for work. True when a step ran."""
         self._admit(patience_s)
         slices = self.engine.schedule()
-        progress = self.engine.run(slices)
+        progress = self.engine.run(slices, self._while_computing(slices))
         self._emit(progress)
         if self._on_idle is not None and self.idle:
             self._on_idle()
@@ -180,6 +182,14 @@ class StepLoop:
             case _:
                 self.outgoing.receive(message, peer)
 
+    def hear(self, message: Handoff, peer: Peer) -> None:
+        """The same from any thread. A grant does not wait for the end of a step."""
+        if isinstance(message, Grant):
+            self._grants.put((message, peer))
+            self.call(self._take_grants)
+        else:
+            self.call(lambda: self.receive(message, peer))
+
     def router_lost(self, router_id: str) -> None:
         """Nobody is left to hear of these legs."""
         self.incoming.router_lost(router_id)
@@ -243,6 +253,22 @@ class StepLoop:
                 work = self._calls.get_nowait()
         except queue.Empty:
             return
+
+    def _take_grants(self) -> None:
+        while not self._grants.empty():
+            self.receive(*self._grants.get())
+
+    def _while_computing(self, slices: list[Slice]) -> OnLayer | None:
+        """Only what changes nothing in the engine is done within a step: blocks leave."""
+        leave = self.outgoing.by_layers(slices)
+        if leave is None:
+            return None
+
+        def on_layer(num_layers: int) -> None:
+            self._take_grants()
+            leave(num_layers)
+
+        return on_layer
 
     def _patience(self) -> float:
         if self._stepped and self.engine.running:

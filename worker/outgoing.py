@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from engine.engine import Engine, Progress
+from engine.runner import OnLayer, Slice
 from engine.sequence import Status
 from kv_transfer.courier import Courier, WriteJob, Written
 from kv_transfer.crossing import Passage
@@ -20,6 +21,7 @@ from kv_transfer.effects import (
 from kv_transfer.source import Final, SourceHandoff
 from wire.handoff import Abort, Grant, Handoff, Offer, Quiesced
 from wire.identity import Leg, WorkerRef
+from wire.layout import KvLayout
 from wire.messages import Destination, Failed, Kept, Released
 from worker.config import WorkerConfig
 from worker.tickets import Outbox, Peer, Ticket
@@ -27,7 +29,15 @@ from worker.tickets import Outbox, Peer, Ticket
 NOMINAL_RATE = 2e9
 """Bytes per second, by which flows over one link are weighed against each other."""
 
+LAYERS_BYTES = 1 << 20
+"""Layers that leave before others are at least so many bytes: every write has its fixed cost."""
+
 Call = Callable[[Callable[[], None]], None]
+
+
+def layers_per_write(layout: KvLayout, num_tokens: int) -> int:
+    """How many layers of a chunk are worth a write of their own."""
+    return max(1, -(-LAYERS_BYTES // (layout.num_blocks(num_tokens) * layout.layer_bytes)))
 
 
 class Outgoing:
@@ -130,6 +140,25 @@ class Outgoing:
         )
         self._perform(ticket, ticket.handoff.finish(final, self._clock()))
 
+    def by_layers(self, slices: list[Slice]) -> OnLayer | None:
+        """To be called while a step computes: the last chunk of a prompt leaves layer by layer."""
+        layout = self._engine.runner.layout
+        leaving = [
+            (ticket, ticket.handoff, layers_per_write(layout, slice.count))
+            for slice in slices
+            if (ticket := self._legs.get(slice.sequence.leg)) is not None
+            and ticket.handoff is not None
+            and ticket.handoff.offer.num_tokens == slice.end
+        ]
+
+        def on_layer(num_layers: int) -> None:
+            for ticket, handoff, group in leaving:
+                if num_layers % group == 0 and num_layers < layout.num_layers:
+                    blocks = ticket.sequence.blocks
+                    self._perform(ticket, handoff.computed_layers(blocks, num_layers))
+
+        return on_layer if leaving else None
+
     def progressed(self, ticket: Ticket, progress: Progress) -> None:
         """A step computed more of the prompt, or drew the first token, or ended the sequence."""
         handoff, sequence = ticket.handoff, ticket.sequence
@@ -213,7 +242,9 @@ class Outgoing:
                 effects = handoff.write_failed(write.write_id, written.cause)
             self._perform(ticket, effects)
 
-        passage = Passage(write.blocks, write.pages, write.num_tokens, write.first_page)
+        passage = Passage(
+            write.blocks, write.pages, write.num_tokens, write.first_page, write.layers
+        )
         job = WriteJob(
             ticket.link,
             passage,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -24,17 +26,25 @@ class Transformer:
         self._rope = Rope(config.rope, config.head_size, device)
 
     def forward(
-        self, token_ids: Tensor, positions: Tensor, lengths: Tensor, batch: AttentionBatch
+        self,
+        token_ids: Tensor,
+        positions: Tensor,
+        lengths: Tensor,
+        batch: AttentionBatch,
+        on_layer: Callable[[int], None] | None = None,
     ) -> Tensor:
         """Token ids, positions and RoPE lengths, each [tokens] -> hidden [tokens, hidden_size].
 
-        The tokens' keys and values are left in the batch's cache.
+        The tokens' keys and values are left in the batch's cache; `on_layer(n)` is called after n
+        layers.
         """
         hidden = functional.embedding(token_ids, self._parameters.embedding)
         rotation = self._rope.rotation(positions, lengths, hidden.dtype)
         for number, layer in enumerate(self._parameters.layers):
             attended = self._attention(number, layer, hidden, rotation, batch)
             hidden = self._feed_forward(layer, hidden + attended)
+            if on_layer is not None:
+                on_layer(number + 1)
         return self._norm(hidden, self._parameters.final_norm)
 
     def logits(self, hidden: Tensor) -> Tensor:

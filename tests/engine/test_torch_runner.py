@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from engine.blocks import BlockPool
 from engine.device import choose_device, choose_dtype
@@ -48,6 +49,23 @@ def test_a_slice_that_does_not_reach_the_end_samples_nothing(
     assert runner("llama").run([Slice(sequence, 0, 5)]) == [None]
     assert len(sequence.tokens) == 9
     assert sequence.num_computed == 0
+
+
+def test_layers_are_in_the_cache_when_it_says_so(
+    checkpoint: Checkpoints,
+) -> None:
+    runner = TorchRunner.load(checkpoint("llama"), device="cpu", block_size=4)
+    memory, sequence = runner.allocate(8).keepalive, make_sequence(prompt(9))
+    assert isinstance(memory, Tensor)
+    give_blocks(sequence, BlockPool(8), 9)
+    layers = memory.view(8, runner.layout.num_layers, runner.layout.layer_bytes)
+    seen: list[Tensor] = []
+    runner.run(
+        [Slice(sequence, 0, 9)],
+        lambda number: seen.append(layers[sequence.blocks, len(seen) : number].clone()),
+    )
+    assert len(seen) == runner.layout.num_layers
+    assert torch.equal(torch.cat(seen, 1), layers[sequence.blocks])
 
 
 def test_sampled_sequences_do_not_depend_on_their_batch(

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from kv_transfer.destination import DestinationHandoff
-from kv_transfer.effects import Effect, FreePages, HandedOver, NotHandedOver
+from kv_transfer.effects import Effect, FreePages, HandedOver, NotHandedOver, Write
 from kv_transfer.source import SourceHandoff
 from tests.exploration.machines import Code
-from tests.exploration.scopes import DIRECT_ACCESS, ONE_LEG
+from tests.exploration.scopes import BY_LAYERS, DIRECT_ACCESS, ONE_LEG
 from tests.exploration.state import Scope
 from wire.handoff import Commit, Handoff, Refuse
 
@@ -34,6 +34,15 @@ class SaysQuietAfterAFailedWrite(SourceHandoff):
             return self._try_close()
         self._outstanding.pop(write_id, None)
         return self._end(NotHandedOver(f"write failed: {cause}"))
+
+
+class DoesNotWaitForItsFirstLayers(SourceHandoff):
+    def computed_layers(self, blocks: Sequence[int], num_layers: int) -> list[Effect]:
+        effects = super().computed_layers(blocks, num_layers)
+        for effect in effects:
+            assert isinstance(effect, Write)
+            del self._outstanding[effect.write_id]
+        return effects
 
 
 class ForgetsItsPages(DestinationHandoff):
@@ -92,6 +101,12 @@ BUGS = (
         "a worker closes its door to a process that needs none, and does not wait for its end",
         Code(waits_for_the_process=False),
         DIRECT_ACCESS,
+    ),
+    Bug(
+        1,
+        "a source does not wait for layers that left before the last",
+        Code(source=DoesNotWaitForItsFirstLayers),
+        BY_LAYERS,
     ),
     Bug(
         2,

@@ -7,7 +7,18 @@ from typing import Any
 
 from tests.exploration.legs import destination_ref, for_source
 from tests.exploration.machines import Machines
-from tests.exploration.state import FREE, NO_LINK, Flight, Letter, Link, Scope, State, Worker
+from tests.exploration.state import (
+    FREE,
+    GARBAGE,
+    NO_LINK,
+    Flight,
+    Letter,
+    Link,
+    Scope,
+    State,
+    Worker,
+    landed,
+)
 from wire.handoff import Handoff
 from wire.identity import WorkerRef
 
@@ -130,9 +141,11 @@ class Desk:
         changed = [change(flight) for flight in self.flights]
         self.flights = [flight for flight in changed if flight is not None]
 
-    def land(self, flight: Flight, tags: tuple[int, ...]) -> None:
-        for page, content in zip(flight.pages, tags, strict=True):
-            self.destinations[flight.place].store(page, content)
+    def land(self, flight: Flight, *, damaged: bool) -> None:
+        side = self.destinations[flight.place]
+        for page, content in zip(flight.pages, flight.tags, strict=True):
+            changed = landed(side.memory[page], content, flight.part)
+            side.store(page, GARBAGE if damaged else changed)
 
     def blame(self, what: str) -> None:
         self.wrong = self.wrong or what

@@ -102,6 +102,9 @@ def _of_source(scope: Scope, machines: Machines, state: State) -> Iterator[Event
                 yield Event("end at source", leg)
             elif it.outcome == "open":
                 yield Event("compute", leg)
+                last = it.num_computed == scope.num_blocks - 1
+                if scope.by_layers and last and not it.half_computed:
+                    yield Event("compute a layer", leg)
         if it.machine is not None and it.link is None and _is_orphan(machines, state, it):
             yield Event("destination is no more", leg)
 

@@ -11,7 +11,7 @@ from wire.layout import KvLayout
 from wire.sampling import SamplingParams
 
 BLOCK_SIZE = 2
-LAYOUT = KvLayout(num_layers=1, num_kv_heads=1, head_size=1, block_size=BLOCK_SIZE, dtype="int64")
+LAYOUT = KvLayout(num_layers=2, num_kv_heads=1, head_size=1, block_size=BLOCK_SIZE, dtype="int64")
 SAMPLING = SamplingParams(max_tokens=3)
 NOW = 0.0
 """All happens at this time, and deadlines are no seconds long: each may pass at any moment."""

@@ -9,7 +9,7 @@ from tests.exploration.legs import destination_ref
 from tests.exploration.links import LinkHost, told
 from tests.exploration.machines import Machines, checksum
 from tests.exploration.source_host import SourceHost
-from tests.exploration.state import GARBAGE, Scope, State
+from tests.exploration.state import Scope, State
 from wire.handoff import Offer, RefuseReason
 
 
@@ -38,7 +38,14 @@ class _Player:
                 self._play_letter(act, subject)
             case "complete" | "corrupt" | "land" | "write fails":
                 self._play_flight(act, subject)
-            case "start" | "move" | "compute" | "end at source" | "cancel at source":
+            case (
+                "start"
+                | "move"
+                | "compute"
+                | "compute a layer"
+                | "end at source"
+                | "cancel at source"
+            ):
                 self._play_source(act, subject)
             case "deadline at source":
                 self.source.tick(subject)
@@ -78,10 +85,10 @@ class _Player:
             self.desk.flights += [] if after is None else [after]
             self.source.write_failed(flight)
             return
-        garbage = (GARBAGE,) * len(flight.tags)
-        self.desk.land(flight, garbage if act == "corrupt" else flight.tags)
+        self.desk.land(flight, damaged=act == "corrupt")
         if act != "land":
-            self.source.wrote(flight, checksum(flight.tags, flight.first_page))
+            whole = flight.part != "first"
+            self.source.wrote(flight, checksum(flight.tags, flight.first_page) if whole else 0)
 
     def _play_source(self, act: str, leg: int) -> None:
         match act:
@@ -91,6 +98,8 @@ class _Player:
                 self.source.move(leg)
             case "compute":
                 self.source.compute(leg)
+            case "compute a layer":
+                self.source.compute_layer(leg)
             case "end at source":
                 self.source.end(leg)
             case "cancel at source":

@@ -31,6 +31,11 @@ TWO_DESTINATIONS = replace(
     in_order=True,
     max_faults=1,
 )
+BY_LAYERS = replace(
+    ONE_LEG,
+    name="one leg of 2 blocks, the last of which may leave in two layers, up to 2 faults",
+    by_layers=True,
+)
 ONE_PAGE = Scope(
     "two legs of 1 block, pools of 1, no faults",
     num_legs=2,
@@ -52,6 +57,7 @@ QUICK = (
     replace(ONE_LEG, name="one leg of 2 blocks, pools of 2, 1 fault", max_faults=1),
     replace(HELD_PREFIX, name="the same with 1 block cached at the destination", max_faults=1),
     replace(DIRECT_ACCESS, name="the same with a source that copies by itself", max_faults=1),
+    replace(BY_LAYERS, name="the same, the last block in two layers", max_faults=1),
     replace(ONE_PAGE, name="two legs of 1 block, pools of 1", in_order=True),
 )
 
@@ -59,6 +65,7 @@ COMPLETE = (
     replace(ONE_LEG, name="one leg of 2 blocks, pools of 2, up to 3 faults", max_faults=3),
     HELD_PREFIX,
     DIRECT_ACCESS,
+    BY_LAYERS,
     TWO_DESTINATIONS,
     ONE_PAGE,
     ONE_LINK,

@@ -24,7 +24,7 @@ from tests.exploration.legs import (
     place_of,
 )
 from tests.exploration.legs import offer as offer_of
-from tests.exploration.state import Flight, Link, SourceLeg, tag
+from tests.exploration.state import MISSES_THE, PART, Flight, Link, Part, SourceLeg, tag
 from wire.handoff import Abort, Grant, Handoff, Quiesced
 from wire.identity import WorkerRef
 
@@ -56,11 +56,18 @@ class SourceHost:
         it, num_blocks = self.side.legs[leg], self.desk.scope.num_blocks
         num_computed = it.num_computed + 1
         self.side.store(it.blocks[it.num_computed], tag(leg, it.num_computed))
-        self.side.change(leg, num_computed=num_computed)
+        self.side.change(leg, num_computed=num_computed, half_computed=False)
         self._computed(leg)
         if num_computed == num_blocks and self.side.legs[leg].stage == "running":
             self.side.change(leg, stage="held")
             self._call(leg, "finish", final(leg, num_blocks), NOW)
+
+    def compute_layer(self, leg: int) -> None:
+        """One of two layers of the last block."""
+        it = self.side.legs[leg]
+        self.side.store(it.blocks[it.num_computed], tag(leg, it.num_computed) + MISSES_THE["rest"])
+        self.side.change(leg, half_computed=True)
+        self._call(leg, "computed_layers", it.blocks, 1)
 
     def end(self, leg: int) -> None:
         """The answer of a sequence that was kept has ended; a pinned one waits for its writes."""
@@ -199,11 +206,18 @@ class SourceHost:
             grant.epoch,
             write.blocks,
             write.pages,
-            tuple(self.side.memory[block] for block in write.blocks),
+            tuple(self.side.memory[block] % PART for block in write.blocks),
             write.first_page,
+            _part(write),
         )
         desk.flights.append(flight)
 
     def _drop(self, leg: int) -> None:
         self.side.free(self.side.legs[leg].blocks)
         self.side.change(leg, stage="over", blocks=())
+
+
+def _part(write: Write) -> Part:
+    if write.layers is None:
+        return "whole"
+    return "rest" if write.layers.start else "first"

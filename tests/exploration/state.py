@@ -23,6 +23,12 @@ Passage = Literal["posted", "given up", "unsent", "late"]
 having left; over and told, though it may still land."""
 
 FREE = 0
+Part = Literal["whole", "first", "rest"]
+"""Of a block, both of its layers or one of them."""
+
+PART = 16
+MISSES_THE = {"rest": PART, "first": 2 * PART}
+"""Added to a tag where memory holds all but that part of the block."""
 GARBAGE = 63
 NO_LINK = 0
 """The number of no link: what waits for one, and what had one that is gone."""
@@ -45,6 +51,8 @@ class Scope:
     """A sequence that was kept may be offered to the next of them; that counts as a fault."""
     in_order: bool = False
     """Whether messages arrive once and in order while their link lives, as those of sessions do."""
+    by_layers: bool = False
+    """Whether the last block may leave in two writes, a layer each."""
     direct_access: bool = False
     """Whether the source copies into a destination's memory itself: only its end stops that."""
 
@@ -57,6 +65,8 @@ class SourceLeg(NamedTuple):
     machine: int | None = None
     blocks: tuple[int, ...] = ()
     num_computed: int = 0
+    half_computed: bool = False
+    """Whether one of two layers of the next block is computed."""
     link: int | None = None
     """Over which the first answer to its offer came."""
     num_offers: int = 0
@@ -123,6 +133,7 @@ class Flight(NamedTuple):
     pages: tuple[int, ...]
     tags: tuple[int, ...]
     first_page: int
+    part: Part
 
 
 class State(NamedTuple):
@@ -158,6 +169,13 @@ def lands(scope: Scope, state: State, flight: Flight) -> bool:
     if flight.passage == "unsent":
         return False
     return any(it.number == flight.link and it.door in ("open", "lost") for it in state.links)
+
+
+def landed(content: int, tag: int, part: Part) -> int:
+    """What a page holds that held `content`, once part of a block has been written to it."""
+    if part == "whole" or content in (tag, tag + MISSES_THE[part]):
+        return tag
+    return tag + MISSES_THE["rest" if part == "first" else "first"]
 
 
 def tag(leg: int, block: int) -> int:

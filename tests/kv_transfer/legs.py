@@ -18,22 +18,22 @@ DESTINATION = WorkerRef("decode", 2)
 SAMPLING = SamplingParams(max_tokens=5)
 
 
-def an_offer(deadline_s: float = 100.0) -> Offer:
+def an_offer(deadline_s: float = 100.0, layout: KvLayout = LAYOUT) -> Offer:
     return Offer(
         leg=Leg("request"),
         source=SOURCE,
         destination=DESTINATION,
         tokens=PROMPT,
         max_tokens=len(PROMPT) + 5,
-        layout=LAYOUT,
+        layout=layout,
         content="c",
         router_id="router",
         deadline_s=deadline_s,
     )
 
 
-def a_source() -> SourceHandoff:
-    source = SourceHandoff(an_offer(), transfer_deadline_s=10.0)
+def a_source(layout: KvLayout = LAYOUT) -> SourceHandoff:
+    source = SourceHandoff(an_offer(layout=layout), transfer_deadline_s=10.0)
     source.start(now=0.0)
     return source
 

@@ -118,6 +118,18 @@ class Pair:
         return staged
 
 
+def test_layers_that_leave_one_after_the_other_make_whole_pages() -> None:
+    pair = Pair(MODEL, MODEL)
+    tokens = some_tokens(MODEL, 7)
+    blocks, pages = (2, 0), (5, 1)
+    pair.source.put(blocks, tokens)
+    crossing, total = pair.direct(), 0
+    for layers in (range(1), range(1, MODEL.num_layers)):
+        total += carry(pair.link, "them", crossing, Passage(blocks, pages, 7, 3, layers))
+    assert torch.equal(pair.destination.get(pages, 7), tokens)
+    assert total == pair.destination.digest(pages, 3)
+
+
 @given(st.data(), SIZES, SIZES, st.sampled_from(["kv", "vk"]), st.integers(0, 6))
 @settings(max_examples=80)
 def test_what_is_staged_arrives_and_has_the_checksum_that_the_destination_finds(

@@ -1,3 +1,5 @@
+from msgspec.structs import replace
+
 from kv_transfer.effects import CutLink, HandedOver, NotHandedOver, SourceClosed, Write
 from kv_transfer.source import SourceHandoff, SourceState
 from tests.kv_transfer.legs import (
@@ -50,6 +52,45 @@ def test_blocks_that_the_destination_holds_are_not_written() -> None:
     source.receive(a_grant(num_held=2), now=1.0)
     assert source.computed(BLOCKS, 10) == [Write(0, (5,), (20,), 2, 2)]
     assert source.tally.skipped_blocks == 2
+
+
+def test_the_last_chunk_leaves_layer_by_layer_and_counts_its_pages_once() -> None:
+    layout = replace(LAYOUT, num_layers=4)
+    source = a_source(layout)
+    source.receive(replace(a_grant(), layout=layout), now=1.0)
+    source.computed(BLOCKS, 4)
+    assert source.computed_layers(BLOCKS, 2) == [Write(1, (4, 5), (21, 22), 6, 1, range(2))]
+    assert source.computed_layers(BLOCKS, 2) == []
+    assert source.computed_layers(BLOCKS, 3) == [Write(2, (4, 5), (21, 22), 6, 1, range(2, 3))]
+    assert source.computed(BLOCKS, 10) == [Write(3, (4, 5), (21, 22), 6, 1, range(3, 4))]
+    assert source.tally.num_blocks == 3
+    assert source.finish(final(), now=2.0) == []
+    assert [sent(source.wrote(write, 1.0, 2.5, 0)) for write in (3, 0, 2)] == [[], [], []]
+    (commit,) = sent(source.wrote(1, 1.0, 2.5, 0))
+    assert isinstance(commit, Commit)
+
+
+def test_layers_wait_for_the_grant() -> None:
+    layout = replace(LAYOUT, num_layers=4)
+    source = a_source(layout)
+    assert source.computed_layers(BLOCKS, 2) == []
+    source.computed(BLOCKS, 10)
+    (write,) = writes(source.receive(replace(a_grant(), layout=layout), now=1.0))
+    assert write.layers is None
+
+
+def test_layers_of_another_layout_leave_together() -> None:
+    source = a_source(replace(LAYOUT, num_layers=4))
+    theirs = replace(LAYOUT, num_layers=4, kv_order="vk")
+    source.receive(replace(a_grant(), layout=theirs), now=1.0)
+    assert source.computed_layers(BLOCKS, 2) == []
+
+
+def test_nothing_leaves_by_layers_when_the_destination_has_it_all() -> None:
+    layout = replace(LAYOUT, num_layers=4)
+    source = a_source(layout)
+    source.receive(replace(a_grant(3), layout=layout), now=1.0)
+    assert source.computed_layers(BLOCKS, 2) == []
 
 
 def test_the_commit_waits_for_the_last_write() -> None:

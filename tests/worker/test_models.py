@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Seq
 from itertools import permutations, product
 
 import msgspec
@@ -9,6 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from engine.runner import OnLayer, Sampled, Slice
+from kv_transfer.crossing import DirectCrossing, Passage, Posted
+from kv_transfer.transport import Transport
 from tests.kv_transfer.pools import GARBAGE, Pool, move
 from tests.worker.bench import Bench
 from tests.worker.models import (
@@ -21,6 +25,8 @@ from tests.worker.models import (
 )
 from wire.messages import Handed
 from wire.sampling import SamplingParams
+from worker import outgoing
+from worker.tickets import Peer
 
 SIZES = (4, 16, 64)
 DTYPES = ("float32", "bfloat16", "float16")
@@ -61,6 +67,58 @@ def test_tokens_are_those_of_one_worker_alone(
     tokens = handed_over(model, (dtype, block_size), (dtype, page_size))
     assert tokens == model.alone(dtype, block_size) == model.alone(dtype, page_size)
     assert len(set(tokens)) > 8
+
+
+@pytest.fixture
+def left(monkeypatch: pytest.MonkeyPatch) -> list[range | None]:
+    """Which layers each write took, in their order; every layer is worth a write of its own."""
+    layers: list[range | None] = []
+    post = DirectCrossing.try_post
+
+    def noted(self: DirectCrossing, transport: Transport, link: str, part: Passage) -> Posted:
+        layers.append(part.layers)
+        return post(self, transport, link, part)
+
+    monkeypatch.setattr(outgoing, "LAYERS_BYTES", 1)
+    monkeypatch.setattr(DirectCrossing, "try_post", noted)
+    return layers
+
+
+def test_tokens_are_the_same_when_the_last_chunk_leaves_layer_by_layer(
+    model: Model, left: list[range | None]
+) -> None:
+    assert handed_over(model, ("float32", 4), ("float32", 4)) == model.alone("float32", 4)
+    assert left[0] is None
+    assert left[-2:] == [range(1), range(1, 2)]
+
+
+def test_a_prompt_of_one_chunk_leaves_while_it_is_computed(
+    model: Model, left: list[range | None]
+) -> None:
+    runner = model.runner("float32", 4)
+    bench = Bench(
+        num_blocks=MAX_TOKENS // 4,
+        prefill_runner=runner,
+        decode_runner=model.runner("float32", 4),
+        chunk_tokens=MAX_TOKENS,
+    )
+    run = runner.run
+
+    def run_late(slices: Seq[Slice], on_layer: OnLayer | None = None) -> list[Sampled | None]:
+        """By the first layer, the destination has answered."""
+        bench.deliver()
+        bench.decode.loop.turn()
+        for link, message in bench.decode.outbox.for_peers:
+            bench.prefill.loop.hear(message, Peer(bench.decode.ref, link))
+        bench.decode.outbox.for_peers.clear()
+        return run(slices, on_layer)
+
+    runner.run = run_late  # type: ignore[method-assign]
+    leg = bench.submit("a", list(PROMPT), sampling=GREEDY)
+    bench.run()
+    assert bench.tokens(leg) == model.alone("float32", 4)
+    assert sorted(left, key=str) == [range(1), range(1, 2)]
+    bench.check_nothing_is_held()
 
 
 @pytest.mark.parametrize(("dtype", "other"), list(permutations(DTYPES, 2)))
