@@ -29,7 +29,7 @@ from worker.tickets import Outbox, Peer, Ticket
 NOMINAL_RATE = 2e9
 """Bytes per second, by which flows over one link are weighed against each other."""
 
-LAYERS_BYTES = 1 << 20
+LAYERS_BYTES = 1 << 18
 """Layers that leave before others are at least so many bytes: every write has its fixed cost."""
 
 Call = Callable[[Callable[[], None]], None]
@@ -126,7 +126,14 @@ class Outgoing:
         sequence.pinned = True
         self._legs[sequence.leg] = ticket
         self._perform(ticket, ticket.handoff.start(self._clock()))
-        self._perform(ticket, ticket.handoff.computed(sequence.blocks, sequence.num_computed))
+        self._computed(ticket, sequence.num_computed)
+
+    def _computed(self, ticket: Ticket, num_tokens: int) -> None:
+        """So much of the sequence is in the cache; it leaves now, or all of it at once."""
+        handoff, blocks = ticket.handoff, ticket.sequence.blocks
+        assert handoff is not None
+        if self._config.overlap or num_tokens >= handoff.offer.num_tokens:
+            self._perform(ticket, handoff.computed(blocks, num_tokens))
 
     def _finish(self, ticket: Ticket) -> None:
         """All that travels is computed: commit as soon as it has arrived."""
@@ -147,6 +154,7 @@ class Outgoing:
             (ticket, ticket.handoff, layers_per_write(layout, slice.count))
             for slice in slices
             if (ticket := self._legs.get(slice.sequence.leg)) is not None
+            and self._config.overlap
             and ticket.handoff is not None
             and ticket.handoff.offer.num_tokens == slice.end
         ]
@@ -167,7 +175,7 @@ class Outgoing:
         if progress.finish is not None:
             self.cancel(ticket, "the answer ended with its first token")
             return
-        self._perform(ticket, handoff.computed(sequence.blocks, progress.end))
+        self._computed(ticket, progress.end)
         if progress.sampled is not None and sequence.status is Status.RUNNING:
             self._engine.hold(sequence)
             self._finish(ticket)
