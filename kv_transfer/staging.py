@@ -10,6 +10,7 @@ from torch import Tensor
 from kv_transfer.convert import stage
 from kv_transfer.digest import digest_blocks
 from kv_transfer.region import CacheRegion
+from kv_transfer.regroup import can_regroup, regroup
 from kv_transfer.reshard import staging_layout
 from wire.layout import KvLayout
 
@@ -33,11 +34,25 @@ class Staging:
         """Implements kv_transfer.crossing.Stage."""
         wanted = staging_layout(layout, self._layout.heads)
         with torch.inference_mode():
-            pages = stage(self._pool, self._layout, wanted, blocks, num_tokens)
-            target = self._memory[offset : offset + len(pages)]
-            target.copy_(pages)
-            num_pages = len(pages) // layout.block_bytes
+            num_pages = layout.num_blocks(num_tokens)
+            target = self._memory[offset : offset + num_pages * layout.block_bytes]
+            fill(target, self._pool, self._layout, wanted, blocks, num_tokens)
             return digest_blocks(target, layout.block_bytes, range(num_pages), first_page)
+
+
+def fill(
+    target: Tensor,
+    pool: Tensor,
+    layout: KvLayout,
+    wanted: KvLayout,
+    blocks: Sequence[int],
+    num_tokens: int,
+) -> None:
+    """Write the first `num_tokens` tokens of these blocks as the pages of `target`."""
+    if can_regroup(layout, wanted):
+        regroup(pool, layout, wanted, blocks, num_tokens, target)
+    else:
+        target.copy_(stage(pool, layout, wanted, blocks, num_tokens))
 
 
 def as_tensor(region: CacheRegion) -> Tensor:

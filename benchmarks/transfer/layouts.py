@@ -1,4 +1,4 @@
-"""Equal and unequal KV layouts, by descriptors and through staging; and what way.py thinks of it.
+"""Equal and unequal KV layouts, by descriptors and through staging.
 
 Staging here is what a source does before it writes: blocks are read, turned, and copied into the
 registered memory, by one thread. Checksums are not part of it.
@@ -16,13 +16,11 @@ import torch
 
 from benchmarks.measure import Times, alternate
 from benchmarks.pool import PeerPool, a_pool, connected, finish
-from kv_transfer.convert import stage
 from kv_transfer.exchange import needs_conversion
 from kv_transfer.nixl_link import NixlLink
 from kv_transfer.region import CacheRegion
 from kv_transfer.reshard import Offsets, plan, staging_layout
-from kv_transfer.staging import as_tensor
-from kv_transfer.way import LinkCost, Way, choose_way
+from kv_transfer.staging import as_tensor, fill
 from wire.layout import KvLayout
 
 POOL_BYTES = 64 << 20
@@ -46,11 +44,6 @@ class Case:
     def staging(self) -> KvLayout:
         return staging_layout(self.destination, self.destination.heads)
 
-    def assumed(self, cost: LinkCost) -> Way:
-        """What a worker would choose if this were what its link costs."""
-        heads = self.destination.heads
-        return choose_way(self.source, self.destination, heads, self.num_tokens, cost)
-
 
 @dataclass(frozen=True, slots=True)
 class Result:
@@ -69,10 +62,24 @@ class Result:
         return self.num_pieces * self.piece_bytes
 
     @property
-    def faster(self) -> Way:
+    def faster(self) -> str:
         if self.direct is None or self.staged.median_s < self.direct.median_s:
-            return Way.STAGING
-        return Way.DESCRIPTORS
+            return "staged"
+        return "direct"
+
+
+@dataclass(frozen=True, slots=True)
+class LinkCost:
+    descriptor_s: float
+    """Each further descriptor of a transfer."""
+    link_bytes_per_s: float
+    copy_bytes_per_s: float
+    """Into staging."""
+
+    @property
+    def threshold_bytes(self) -> float:
+        """Pieces of this size cost as much written one by one as gathered first."""
+        return self.descriptor_s * self.copy_bytes_per_s
 
 
 def cases() -> list[Case]:
@@ -139,8 +146,9 @@ class Bench:
     def _copy(self) -> None:
         case = self._case
         with torch.inference_mode():
-            pages = stage(self._pool, case.source, case.staging, self._blocks, case.num_tokens)
-            self._staging[: len(pages)].copy_(pages)
+            pages = case.staging.num_blocks(case.num_tokens)
+            target = self._staging[: pages * case.staging.block_bytes]
+            fill(target, self._pool, case.source, case.staging, self._blocks, case.num_tokens)
 
     def _direct_spans(self) -> Offsets:
         case = self._case

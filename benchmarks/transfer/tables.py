@@ -11,9 +11,6 @@ from benchmarks.transfer.costs import Digested
 from benchmarks.transfer.flows import Flows
 from benchmarks.transfer.layouts import Result, fitted
 from benchmarks.transfer.rates import KIB, MIB, CpuCost, Rates
-from kv_transfer.way import LinkCost, Way
-
-WAYS = {Way.DESCRIPTORS: "direct", Way.STAGING: "staged"}
 
 
 def rates_table(rates: list[Rates], scattered: bool) -> Table:
@@ -40,8 +37,7 @@ def cpu_table(costs: list[CpuCost]) -> Table:
 
 
 def layouts_table(results: list[Result]) -> Table:
-    """`assumed` is what the constants of kv_transfer.way choose."""
-    table = Table("layouts", "pieces", "direct", "staged", "copy", "faster", "assumed")
+    table = Table("layouts", "pieces", "direct", "staged", "copy", "faster")
     table.title = "16 MiB in scattered blocks: ms by descriptors, through staging, of it copying"
     for found in results:
         table.add_row(
@@ -50,21 +46,18 @@ def layouts_table(results: list[Result]) -> Table:
             "-" if found.direct is None else _ms(found.direct),
             _ms(found.staged),
             _ms(found.copy),
-            WAYS[found.faster],
-            WAYS[found.case.assumed(LinkCost())],
+            found.faster,
         )
     return table
 
 
 def cost_line(results: list[Result]) -> str:
-    found, assumed = fitted(results), LinkCost()
+    found = fitted(results)
     return (
-        f"a descriptor costs {found.descriptor_s * 1e6:.1f} us (assumed: "
-        f"{assumed.descriptor_s * 1e6:.1f}), the link gives {found.link_bytes_per_s / 1e9:.1f} "
-        f"GB/s ({assumed.link_bytes_per_s / 1e9:.1f}), copying into staging "
-        f"{found.copy_bytes_per_s / 1e9:.1f} GB/s ({assumed.copy_bytes_per_s / 1e9:.1f}): pieces "
-        f"below {found.threshold_bytes / KIB:.1f} KiB are staged "
-        f"({assumed.threshold_bytes / KIB:.1f})"
+        f"a descriptor costs {found.descriptor_s * 1e6:.1f} us, the link gives "
+        f"{found.link_bytes_per_s / 1e9:.1f} GB/s, copying into staging "
+        f"{found.copy_bytes_per_s / 1e9:.1f} GB/s: it pays for pieces below "
+        f"{found.threshold_bytes / KIB:.1f} KiB"
     )
 
 

@@ -1,3 +1,5 @@
+import random
+
 import msgspec
 import pytest
 import torch
@@ -7,6 +9,7 @@ from torch import Tensor
 
 from kv_transfer.convert import stage
 from kv_transfer.exchange import CannotExchange
+from kv_transfer.regroup import regroup
 from kv_transfer.reshard import plan, staging_layout
 from tests.kv_transfer.ranks import block_ids, model_pairs, ranks, scale_addresses, strip_addresses
 from tests.kv_transfer.ranks import strips as all_strips
@@ -188,3 +191,25 @@ def test_staging_asks_for_what_is_there() -> None:
         stage(random_pool(left, 1, seed=0), left, right, [0], 4)
     with pytest.raises(CannotExchange, match="num_layers"):
         stage(pool, MODEL, like(MODEL, num_layers=3), [0], 4)
+
+
+@given(
+    model_pairs(),
+    st.sampled_from(["float32", "bfloat16", "int64"]),
+    st.integers(1, 40),
+    st.randoms(use_true_random=False),
+)
+@settings(max_examples=150)
+def test_regrouping_gives_the_bytes_of_staging(
+    pair: tuple[KvLayout, KvLayout], dtype: str, num_tokens: int, draw: random.Random
+) -> None:
+    source, destination = (like(layout, dtype=dtype) for layout in pair)
+    first = draw.randrange(source.num_kv_heads)
+    wanted = staging_layout(destination, source.heads[first:])
+    blocks = draw.sample(range(50), source.num_blocks(num_tokens))
+    pool = torch.randint(0, 255, (50 * source.block_bytes,), dtype=torch.uint8)
+    target = torch.full(
+        (wanted.num_blocks(num_tokens) * wanted.block_bytes,), 255, dtype=torch.uint8
+    )
+    regroup(pool, source, wanted, blocks, num_tokens, target)
+    assert torch.equal(target, stage(pool, source, wanted, blocks, num_tokens))

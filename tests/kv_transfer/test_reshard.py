@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from kv_transfer.exchange import CannotExchange, can_exchange, check_exchange, route, routes
 from kv_transfer.reshard import merge, plan, staging_layout
 from kv_transfer.transport import BadPeer
-from kv_transfer.way import LinkCost, Way, choose_way
 from tests.kv_transfer.ranks import (
     DEGREES,
     all_heads,
@@ -194,7 +193,6 @@ def test_values_that_change_do_not_travel_directly(source: KvLayout, destination
     assert can_exchange(source, destination)
     with pytest.raises(CannotExchange, match="staging"):
         plan(source, destination)
-    assert choose_way(source, destination, source.heads, 64, LinkCost()) is Way.STAGING
 
 
 def test_blocks_and_tokens_must_fit() -> None:
@@ -218,18 +216,6 @@ def test_plans_are_kept() -> None:
 def test_merging_ignores_the_order_of_pieces() -> None:
     pieces = np.array([[8, 108, 4], [0, 100, 4], [4, 104, 4], [12, 300, 4], [90, 112, 1]])
     assert merge(pieces).tolist() == [[0, 100, 12], [90, 112, 1], [12, 300, 4]]
-
-
-def test_small_pieces_are_gathered_and_large_ones_are_not() -> None:
-    """The cases that were measured: pieces from 16 to 32 KiB are where it turns."""
-    cost = LinkCost()
-    assert 16 * 1024 <= cost.threshold_bytes <= 32 * 1024
-    wide = like(BIG, block_size=64)
-    half = ranks(BIG, 2)[0]
-    assert choose_way(BIG, BIG, BIG.heads, 1024, cost) is Way.DESCRIPTORS
-    assert choose_way(BIG, wide, BIG.heads, 1024, cost) is Way.STAGING
-    assert choose_way(BIG, half, half.heads, 1024, cost) is Way.STAGING
-    assert choose_way(BIG, half, half.heads, 1024, LinkCost(descriptor_s=1e-7)) is Way.DESCRIPTORS
 
 
 def test_staged_blocks_of_a_whole_rank_travel_as_one_span() -> None:
