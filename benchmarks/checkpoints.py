@@ -44,6 +44,16 @@ SHAPES = {
 
 
 @contextmanager
+def directory_of(model: str, cache: Path | None = None) -> Iterator[Path]:
+    """A directory as it is, or the checkpoint of a shape's name."""
+    if model not in SHAPES:
+        yield Path(model)
+        return
+    with checkpoint(model, cache) as directory:
+        yield directory
+
+
+@contextmanager
 def checkpoint(name: str, cache: Path | None = None) -> Iterator[Path]:
     """The directory of such a checkpoint: in `cache`, to be found again, or gone afterwards."""
     if cache is not None:
@@ -60,13 +70,12 @@ def make(name: str, directory: Path) -> Path:
     unfinished = directory.with_name(directory.name + ".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    _write_weights(SHAPES[name], unfinished)
-    for file in TOKENIZER_FILES:
-        shutil.copy(BUNDLED_MODEL / file, unfinished)
+    write(SHAPES[name], unfinished)
     return unfinished.rename(directory)
 
 
-def _write_weights(shape: Shape, directory: Path) -> None:
+def write(shape: Shape, directory: Path) -> None:
+    """Into an empty directory."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -84,6 +93,8 @@ def _write_weights(shape: Shape, directory: Path) -> None:
     model: Any = LlamaForCausalLM(config)
     model.to(torch.bfloat16)
     model.save_pretrained(directory)
+    for file in TOKENIZER_FILES:
+        shutil.copy(BUNDLED_MODEL / file, directory)
 
 
 def main(

@@ -13,8 +13,7 @@ from __future__ import annotations
 import asyncio
 import random
 import statistics
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,7 +23,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.checkpoints import SHAPES, checkpoint
+from benchmarks.checkpoints import SHAPES, directory_of
 from benchmarks.pool import LOOPBACK
 from cluster.bundled import BUNDLED_MODEL
 from cluster.config import load_config
@@ -74,7 +73,7 @@ def main(
     quick: Annotated[bool, typer.Option("--quick", help="One prompt of each length.")] = False,
 ) -> None:
     plan = QUICK if quick else LARGE if model in SHAPES else SMALL
-    with _directory(model, cache) as directory:
+    with directory_of(model, cache) as directory:
         report({**SETTINGS, "model": str(directory)}, plan)
 
 
@@ -90,15 +89,6 @@ def report(settings: dict[str, Any], plan: Plan) -> None:
     console.print(f"at most {worst:.1%} of TTFT exposed; the bar of {MAX_SHARE:.0%} is {verdict}")
     slower = prefill_slowdown({**settings, "worker.chunk_tokens": CHUNK_TOKENS}, plan)
     console.print(f"prefill of {SLOWDOWN_LENGTH} tokens takes {slower:+.1%} when its blocks leave")
-
-
-@contextmanager
-def _directory(model: str, cache: Path | None) -> Iterator[Path]:
-    if model not in SHAPES:
-        yield Path(model)
-        return
-    with checkpoint(model, cache) as directory:
-        yield directory
 
 
 def measure(settings: dict[str, Any], plan: Plan) -> list[pb.Timing]:

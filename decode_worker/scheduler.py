@@ -30,10 +30,15 @@ class DecodePolicy:
         return room.num_running < self.max_sequences and fits
 
     def plan(self, running: Seq[Sequence]) -> list[Share]:
-        shares = [Share(s, 1) for s in running if s.decoding]
-        budget = self.prefill_tokens if shares else self.chunk_tokens
+        shares, prompts = [], []
         for sequence in running:
-            if not sequence.decoding and budget > 0:
+            if sequence.decoding:
+                shares.append(Share(sequence, 1))
+            else:
+                prompts.append(sequence)
+        budget = self.prefill_tokens if shares else self.chunk_tokens
+        for sequence in prompts:
+            if budget > 0:
                 count = min(sequence.num_uncomputed, budget)
                 shares.append(Share(sequence, count))
                 budget -= count

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+
+import msgspec
 
 from engine.blocks import BlockPool
 from engine.errors import SequenceError
@@ -14,8 +15,7 @@ from wire.identity import Leg
 from wire.messages import FinishReason
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
+class Progress(msgspec.Struct, frozen=True, gc=False):
     """What one step did for one sequence. A finished one has given its blocks back, if unpinned."""
 
     sequence: Sequence
@@ -43,10 +43,7 @@ class Engine:
         self.running: list[Sequence] = []
         self.held: dict[Leg, Sequence] = {}
         self.num_preemptions = 0
-
-    @property
-    def block_size(self) -> int:
-        return self.runner.layout.block_size
+        self.block_size = runner.layout.block_size
 
     @property
     def max_sequence_tokens(self) -> int:
@@ -141,15 +138,15 @@ class Engine:
         """What the policy wants computed next, with blocks to hold it."""
         slices: list[Slice] = []
         for share in self.policy.plan(self.running):
-            if share.sequence.status is Status.RUNNING and self._try_grow(share, slices):
-                start = share.sequence.num_computed
-                slices.append(Slice(share.sequence, start, share.count))
+            sequence = share.sequence
+            if sequence.status is Status.RUNNING and self._try_grow(share, slices):
+                slices.append(Slice(sequence, sequence.num_computed, share.count))
         return slices
 
     def run(self, slices: list[Slice], on_layer: OnLayer | None = None) -> list[Progress]:
         """Compute the slices as one batch, and note how far each sequence has come."""
         sampled = self.runner.run(slices, on_layer) if slices else []
-        return [self._advance(*pair) for pair in zip(slices, sampled, strict=True)]
+        return list(map(self._advance, slices, sampled))
 
     def _try_start(self, sequence: Sequence, num_running: int) -> bool:
         hashes = sequence.update_hashes(self.block_size)
@@ -175,9 +172,9 @@ class Engine:
         """Make the blocks cover the share; others, or at last the sequence itself, give way."""
         sequence = share.sequence
         end = sequence.num_computed + share.count
-        missing = self.runner.layout.num_blocks(end) - len(sequence.blocks)
-        if missing <= 0:
+        if end <= len(sequence.blocks) * self.block_size:
             return True
+        missing = self.runner.layout.num_blocks(end) - len(sequence.blocks)
         while (new := self.pool.try_allocate(missing)) is None:
             victim = self._victim(sequence, slices)
             if victim is None:
@@ -210,23 +207,25 @@ class Engine:
         self.waiting.insert(num_preempted, sequence)
 
     def _advance(self, piece: Slice, sampled: Sampled | None) -> Progress:
-        sequence = piece.sequence
-        sequence.num_computed = piece.end
+        sequence, end = piece.sequence, piece.start + piece.count
+        sequence.num_computed = end
         finish = stop_token = None
         if sampled is not None:
             sequence.tokens.append(sampled.token)
-            finish = sequence.finish_reason(self.runner.eos_token_ids)
-            stop_token = sequence.stop_token(self.runner.eos_token_ids)
+            finish, stop_token = sequence.ending(self.runner.eos_token_ids)
         self._publish(sequence)
         if finish is not None:
             self._end(sequence)
-        return Progress(sequence, piece.start, piece.end, sampled, finish, stop_token)
+        return Progress(sequence, piece.start, end, sampled, finish, stop_token)
 
     def _publish(self, sequence: Sequence) -> None:
+        num_full = sequence.num_computed // self.block_size
+        if num_full <= sequence.num_published:
+            return
         hashes = sequence.update_hashes(self.block_size)
-        for index in range(sequence.num_published, sequence.num_computed // self.block_size):
+        for index in range(sequence.num_published, num_full):
             self.pool.publish(sequence.blocks[index], hashes[index])
-        sequence.num_published = sequence.num_computed // self.block_size
+        sequence.num_published = num_full
 
     def _end(self, sequence: Sequence) -> None:
         """A finished sequence that a transfer still reads is held until its owner drops it."""

@@ -6,6 +6,8 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
+
 from engine.sequence import Sequence
 
 
@@ -17,8 +19,7 @@ class Room:
     num_running: int
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
+class Share(msgspec.Struct, frozen=True, gc=False):
     """Compute `count` more tokens of this running sequence in the next step."""
 
     sequence: Sequence

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from engine.sequence import Sequence
 from kv_transfer.region import CacheRegion
@@ -18,8 +19,7 @@ __all__ = ["CacheRegion", "OnLayer", "Runner", "Sampled", "Slice"]
 OnLayer = Callable[[int], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Slice:
+class Slice(msgspec.Struct, frozen=True, gc=False):
     """One sequence's share of a step: compute the KV cache of `count` tokens from `start` on.
 
     The sequence's blocks already cover start + count tokens.
@@ -39,8 +39,7 @@ class Slice:
         return self.end == len(self.sequence.tokens)
 
 
-@dataclass(frozen=True, slots=True)
-class Sampled:
+class Sampled(msgspec.Struct, frozen=True, gc=False):
     """A drawn token, and its log-probability when the request asked for it."""
 
     token: int

@@ -87,7 +87,8 @@ class Sequence:
     @property
     def decoding(self) -> bool:
         """True when one token is missing: the next step is a decode step."""
-        return self.num_uncomputed == 1 and self.num_output > 0
+        num_tokens = len(self.tokens)
+        return num_tokens - self.num_computed == 1 and num_tokens > self.num_prompt
 
     def move(self, status: Status) -> None:
         assert status in _TRANSITIONS[self.status], f"{self.leg}: {self.status} -> {status}"
@@ -104,17 +105,11 @@ class Sequence:
         del self.hashes[num_blocks:]
         self.num_prompt = len(self.tokens)
 
-    def finish_reason(self, eos_token_ids: frozenset[int]) -> FinishReason | None:
-        """Why the sequence ends with its last token, or None when it goes on."""
-        if self.stop_token(eos_token_ids) is not None:
-            return FinishReason.STOP
-        return FinishReason.LENGTH if self.num_output >= self.sampling.max_tokens else None
-
-    def stop_token(self, eos_token_ids: frozenset[int]) -> int | None:
-        """The last token, if it is one that ends the sequence."""
-        if self.num_output == 0 or self.num_output < self.sampling.min_tokens:
-            return None
-        last = self.tokens[-1]
-        if last in self.sampling.stop_token_ids:
-            return last
-        return last if last in eos_token_ids and not self.sampling.ignore_eos else None
+    def ending(self, eos_token_ids: frozenset[int]) -> tuple[FinishReason | None, int | None]:
+        """Why the sequence ends with its last token, which may be what ends it; or None, None."""
+        num_output, sampling, last = self.num_output, self.sampling, self.tokens[-1]
+        if num_output >= max(1, sampling.min_tokens):
+            ends = last in eos_token_ids and not sampling.ignore_eos
+            if ends or last in sampling.stop_token_ids:
+                return FinishReason.STOP, last
+        return (FinishReason.LENGTH if num_output >= sampling.max_tokens else None), None

@@ -20,6 +20,7 @@ from engine.model.transformer import Transformer
 from engine.model.weights import Progress, find_weights, load_weights, model_hash
 from engine.runner import CacheRegion, OnLayer, Sampled, Slice
 from engine.sampler.sampler import Sampler
+from engine.sequence import Sequence
 from kv_transfer.digest import digest_blocks, digest_kind
 from wire.layout import KvLayout
 
@@ -122,17 +123,25 @@ class TorchRunner:
 
     def run(self, slices: Seq[Slice], on_layer: OnLayer | None = None) -> list[Sampled | None]:
         """Compute all slices in one batch; see engine.runner.Runner.run."""
-        sampling = [slice for slice in slices if slice.samples]
         if not slices:
             return []
+        rows, sampling = _last_rows(slices)
         with torch.inference_mode():
             hidden = self._forward(slices, on_layer)
             if not sampling:
                 self._wait_for_cache()
                 return [None] * len(slices)
-            logits = self._model.logits(hidden[_last_rows(slices)])
-            drawn = iter(self._sampler.sample(logits, [slice.sequence for slice in sampling]))
-        return [next(drawn) if slice.samples else None for slice in slices]
+            if len(rows) < len(hidden):
+                hidden = hidden[rows]
+            drawn = self._sampler.sample(self._model.logits(hidden), sampling)
+        if len(sampling) == len(slices):
+            return list(drawn)
+        remaining = iter(drawn)
+        return [next(remaining) if slice.samples else None for slice in slices]
+
+    def skip_layers(self) -> None:
+        """Embed and draw only: what is left of a step is its overhead."""
+        self._model.skip_layers()
 
     def _wait_for_cache(self) -> None:
         """Transports read device memory without knowing torch's stream. (Drawing waits anyway.)"""
@@ -145,14 +154,7 @@ class TorchRunner:
         batch = self._attention.prepare(
             [Span(slice.start, slice.count, slice.sequence.blocks) for slice in slices]
         )
-        token_ids = [id for s in slices for id in s.sequence.tokens[s.start : s.end]]
-        positions = [position for s in slices for position in range(s.start, s.end)]
-        lengths = [
-            max(position + 1, s.sequence.num_prompt)
-            for s in slices
-            for position in range(s.start, s.end)
-        ]
-        inputs = torch.tensor([token_ids, positions, lengths], device=self.device)
+        inputs = torch.tensor(_inputs(slices), device=self.device)
         if on_layer is None or self.device.type == "cpu":
             return self._model.forward(inputs[0], inputs[1], inputs[2], batch, on_layer)
         marks = LayerMarks(self.device)
@@ -161,14 +163,33 @@ class TorchRunner:
         return hidden
 
 
-def _last_rows(slices: Seq[Slice]) -> list[int]:
-    """Where among the step's tokens the last ones of the sampling slices are."""
-    rows, end = [], 0
+def _inputs(slices: Seq[Slice]) -> tuple[list[int], list[int], list[int]]:
+    """Token ids, positions, and what RoPE takes for the lengths of their sequences."""
+    token_ids: list[int] = []
+    positions: list[int] = []
+    lengths: list[int] = []
+    for slice in slices:
+        sequence, start = slice.sequence, slice.start
+        if slice.count == 1:
+            token_ids.append(sequence.tokens[start])
+            positions.append(start)
+            lengths.append(max(start + 1, sequence.num_prompt))
+        else:
+            token_ids += sequence.tokens[start : slice.end]
+            positions += range(start, slice.end)
+            lengths += (max(end, sequence.num_prompt) for end in range(start + 1, slice.end + 1))
+    return token_ids, positions, lengths
+
+
+def _last_rows(slices: Seq[Slice]) -> tuple[list[int], list[Sequence]]:
+    """Where among the step's tokens the last ones of the sampling slices are, and of whom."""
+    rows, sampling, end = [], [], 0
     for slice in slices:
         end += slice.count
         if slice.samples:
             rows.append(end - 1)
-    return rows
+            sampling.append(slice.sequence)
+    return rows, sampling
 
 
 def _choose_max_model_len(config: ModelConfig, wanted: int | None) -> int:

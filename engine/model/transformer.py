@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -46,6 +47,10 @@ class Transformer:
             if on_layer is not None:
                 on_layer(number + 1)
         return self._norm(hidden, self._parameters.final_norm)
+
+    def skip_layers(self) -> None:
+        """Run none from now on."""
+        self._parameters = replace(self._parameters, layers=())
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[rows, hidden_size] -> float32 [rows, vocab_size]"""

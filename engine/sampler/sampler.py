@@ -38,11 +38,18 @@ class Sampler:
 
     def _choose(self, logits: Tensor, sequences: Seq[Sequence]) -> Tensor:
         """Token ids [rows]: the best ones, with drawn ones in the rows that are not greedy."""
-        chosen = logits.argmax(-1)
+        chosen = best(logits)
         random = [i for i, sequence in enumerate(sequences) if not sequence.sampling.greedy]
         if random:
             chosen[random] = _draw(logits[random], [sequences[i] for i in random])
         return chosen
+
+
+def best(logits: Tensor) -> Tensor:
+    """The first of the largest of each row, [rows]."""
+    if logits.device.type != "cpu":
+        return logits.argmax(-1)
+    return torch.from_numpy(logits.numpy().argmax(-1))  # on a CPU ten times as fast as torch's
 
 
 def _draw(logits: Tensor, sequences: Seq[Sequence]) -> Tensor:

@@ -1,0 +1,107 @@
+"""The engine beside the machine's floors and beside transformers, all of it in one run.
+
+    python -m benchmarks.engine [--model 125m] [--dtype bfloat16] [--threads 1] [--cache DIR]
+
+Each figure is a median; each fraction is the floor divided by it, so that 1 is the best there is.
+The floor of a decode step is the time to read all weights and the KV cache once, or to multiply
+them, whichever is longer; that of a prompt is its products at the best rate that torch reaches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.checkpoints import SHAPES, directory_of
+from benchmarks.engine.floors import Rates, Work
+from benchmarks.engine.ours import Cost, Ours
+from benchmarks.engine.overhead import overhead
+from benchmarks.engine.rates import measure_rates
+from benchmarks.engine.transformers_peer import Transformers
+from cluster.bundled import BUNDLED_MODEL
+from engine.model.config import read_config
+
+PROMPTS = (128, 512, 2048)
+BATCHES = (1, 8, 32)
+CONTEXT = 512
+ELEMENT_BYTES = {"float32": 4, "bfloat16": 2}
+OVERHEAD_US = {1: 150, 32: 400}
+"""At most so much, in microseconds, for each batch size."""
+
+
+def main(
+    model: Annotated[
+        str, typer.Option(help=f"Model directory, or {' or '.join(SHAPES)} with random weights.")
+    ] = str(BUNDLED_MODEL),
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+    threads: Annotated[int, typer.Option(help="Of torch.")] = 1,
+    cache: Annotated[Path | None, typer.Option(help="Where to keep random checkpoints.")] = None,
+    rounds: Annotated[int, typer.Option(help="Of each measurement.")] = 10,
+    peers: Annotated[bool, typer.Option(help="Measure transformers, too.")] = True,
+) -> None:
+    torch.set_num_threads(threads)
+    console = Console()
+    with directory_of(model, cache) as directory:
+        config = read_config(directory)
+        rates = measure_rates(config)
+        console.print(_rates_line(rates, threads))
+        ours = Ours(directory, dtype, threads)
+        console.print(f"loaded in {ours.load_s:.1f} s")
+        contenders = [ours, *([Transformers(directory, dtype)] if peers else [])]
+        console.print(_table(contenders, Work.of(config), rates, ELEMENT_BYTES[dtype], rounds))
+    for batch, most in OVERHEAD_US.items():
+        spent = overhead(batch, 20 * rounds).wall_s * 1e6
+        verdict = "met" if spent < most else "missed"
+        console.print(
+            f"a step without layers, batch {batch}: {spent:.0f} us, bar {most}: {verdict}"
+        )
+
+
+def _rates_line(rates: Rates, threads: int) -> str:
+    return (
+        f"{threads} threads read {rates.read_bytes_per_s / 1e9:.1f} GB/s and make "
+        f"{rates.flops_per_s / 1e9:.0f} GFLOP/s"
+    )
+
+
+def _table(
+    contenders: list[Ours | Transformers], work: Work, rates: Rates, element_bytes: int, rounds: int
+) -> Table:
+    table = Table("step", "floor ms")
+    for contender in contenders:
+        for column in (contender.name, "of floor", "CPU ms/token"):
+            table.add_column(column, justify="right")
+    for name, floor_s, num_tokens, costs in _measured(
+        contenders, work, rates, element_bytes, rounds
+    ):
+        cells = [cell for cost in costs for cell in _cells(cost, floor_s, num_tokens)]
+        table.add_row(name, f"{floor_s * 1e3:.2f}", *cells)
+    return table
+
+
+def _cells(cost: Cost, floor_s: float, num_tokens: int) -> tuple[str, str, str]:
+    cpu_ms = cost.cpu_s / num_tokens * 1e3
+    return f"{cost.wall_s * 1e3:.2f}", f"{floor_s / cost.wall_s:.2f}", f"{cpu_ms:.3f}"
+
+
+def _measured(
+    contenders: list[Ours | Transformers], work: Work, rates: Rates, element_bytes: int, rounds: int
+) -> Iterator[tuple[str, float, int, list[Cost]]]:
+    """(name, floor in seconds, tokens, each contender's cost) of all steps."""
+    for length in PROMPTS:
+        costs = [it.prefill(length, max(2, rounds // 3)) for it in contenders]
+        yield f"prefill {length}", work.prefill_s(rates, length), length, costs
+    for batch in BATCHES:
+        costs = [it.decode(batch, CONTEXT, rounds) for it in contenders]
+        floor_s = work.decode_s(rates, element_bytes, batch, CONTEXT)
+        yield f"decode, batch {batch}", floor_s, batch, costs
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,88 @@
+"""Tandem's engine, driven in this process: prompts, decode steps, and steps of no model at all."""
+
+from __future__ import annotations
+
+import random
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from decode_worker.scheduler import DecodePolicy
+from engine.blocks import BlockPool
+from engine.engine import Engine
+from engine.sequence import Sequence
+from engine.torch_runner import TorchRunner
+from wire.identity import Leg
+from wire.sampling import SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Median of one action, in seconds by the clock and of the CPU, all threads together."""
+
+    wall_s: float
+    cpu_s: float
+
+
+class Ours:
+    """An engine of its own pool; sequences never end by themselves."""
+
+    name = "tandem"
+
+    def __init__(self, directory: Path, dtype: str, threads: int, num_blocks: int = 4096) -> None:
+        started = time.perf_counter()
+        self.runner = TorchRunner.load(directory, device="cpu", dtype=dtype, threads=threads)
+        self.load_s = time.perf_counter() - started
+        self.runner.allocate(num_blocks)
+        self._engine = Engine(
+            self.runner, BlockPool(num_blocks), DecodePolicy(chunk_tokens=1 << 20)
+        )
+        self._draw = random.Random(0)
+        self._num_sequences = 0
+
+    def prefill(self, num_tokens: int, rounds: int) -> Cost:
+        """A prompt in one step, to its first token."""
+        return median_cost([self._prefill_once(num_tokens) for _ in range(rounds + 1)][1:])
+
+    def decode(self, batch: int, context: int, rounds: int) -> Cost:
+        """A step of so many sequences."""
+        sequences = [self._add(context) for _ in range(batch)]
+        while any(sequence.num_output == 0 for sequence in sequences):
+            self._engine.step()
+        costs = [timed_cost(self._engine.step) for _ in range(rounds + 1)]
+        self._drop(sequences)
+        return median_cost(costs[1:])
+
+    def _prefill_once(self, num_tokens: int) -> Cost:
+        sequence = self._add(num_tokens)
+        cost = timed_cost(self._engine.step)
+        assert sequence.num_output == 1
+        self._drop([sequence])
+        return cost
+
+    def _add(self, num_tokens: int) -> Sequence:
+        self._num_sequences += 1
+        tokens = [self._draw.randrange(5, self.runner.vocab_size) for _ in range(num_tokens)]
+        sampling = SamplingParams(max_tokens=512, temperature=0.0, ignore_eos=True)
+        sequence = Sequence(Leg(str(self._num_sequences)), tokens, sampling)
+        self._engine.add(sequence)
+        return sequence
+
+    def _drop(self, sequences: list[Sequence]) -> None:
+        for sequence in sequences:
+            self._engine.drop(sequence)
+
+
+def timed_cost(action: Callable[[], object]) -> Cost:
+    wall, cpu = time.perf_counter(), time.process_time()
+    action()
+    return Cost(time.perf_counter() - wall, time.process_time() - cpu)
+
+
+def median_cost(costs: list[Cost]) -> Cost:
+    return Cost(
+        statistics.median(cost.wall_s for cost in costs),
+        statistics.median(cost.cpu_s for cost in costs),
+    )
