@@ -3,47 +3,63 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
 
+from engine.pace import Pace
 from engine.policy import Room, Share
+from engine.runner import Slice
 from engine.sequence import Sequence
 from worker.config import WorkerConfig
 
 
-@dataclass(frozen=True)
 class DecodePolicy:
     """Decode steps come first; prompt chunks that this worker computes itself are kept short.
 
-    `prefill_tokens` bounds how many prompt tokens ride along in a step that also decodes, because
-    each of them delays every stream's next token; without a decoding sequence a step may take
-    `chunk_tokens`. `headroom_blocks` stay free at admission, for running sequences to grow into.
+    Beside decoding sequences a step takes `prefill_tokens` of prompts, or as many as fit into
+    `tpot_target_s`, where there is one; without any it takes `chunk_tokens`. `headroom_blocks` for
+    each of a few running sequences stay free at admission, for them to grow into.
     """
 
-    chunk_tokens: int = 512
-    prefill_tokens: int = 128
-    max_sequences: int = 256
-    headroom_blocks: int = 1
+    def __init__(
+        self,
+        chunk_tokens: int = 512,
+        prefill_tokens: int = 128,
+        max_sequences: int = 256,
+        headroom_blocks: int = 1,
+        tpot_target_s: float | None = None,
+    ) -> None:
+        self._chunk_tokens = chunk_tokens
+        self._max_sequences = max_sequences
+        self._headroom_blocks = headroom_blocks
+        self._pace = Pace(tpot_target_s, at_first=prefill_tokens, most=chunk_tokens)
 
     def admits(self, room: Room, num_new_blocks: int) -> bool:
-        headroom = self.headroom_blocks * min(room.num_running, 8)
+        headroom = self._headroom_blocks * min(room.num_running, 8)
         fits = num_new_blocks + headroom <= room.free_blocks
-        return room.num_running < self.max_sequences and fits
+        return room.num_running < self._max_sequences and fits
 
     def plan(self, running: Seq[Sequence]) -> list[Share]:
-        shares, prompts = [], []
-        for sequence in running:
-            if sequence.decoding:
-                shares.append(Share(sequence, 1))
-            else:
-                prompts.append(sequence)
-        budget = self.prefill_tokens if shares else self.chunk_tokens
+        decoding = [sequence for sequence in running if sequence.decoding]
+        shares = [Share(sequence, 1) for sequence in decoding]
+        if len(decoding) == len(running):
+            return shares
+        prompts = [sequence for sequence in running if not sequence.decoding]
+        budget = self._chunk_tokens
+        if decoding:
+            budget = self._pace.prompt_tokens(decoding, prompts[0])
         for sequence in prompts:
-            if budget > 0:
-                count = min(sequence.num_uncomputed, budget)
+            count = min(sequence.num_uncomputed, budget)
+            if count > 0:
                 shares.append(Share(sequence, count))
                 budget -= count
         return shares
 
+    def observe(self, slices: Seq[Slice], seconds: float) -> None:
+        self._pace.observe(slices, seconds)
+
 
 def make_policy(config: WorkerConfig) -> DecodePolicy:
-    return DecodePolicy(chunk_tokens=config.chunk_tokens, max_sequences=config.max_sequences)
+    return DecodePolicy(
+        chunk_tokens=config.chunk_tokens,
+        max_sequences=config.max_sequences,
+        tpot_target_s=config.tpot_target_s,
+    )

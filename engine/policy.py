@@ -8,6 +8,7 @@ from typing import Protocol
 
 import msgspec
 
+from engine.runner import Slice
 from engine.sequence import Sequence
 
 
@@ -35,4 +36,8 @@ class Policy(Protocol):
 
     def plan(self, running: Seq[Sequence]) -> list[Share]:
         """The next step, most important first. `running` is in the order of admission."""
+        ...
+
+    def observe(self, slices: Seq[Slice], seconds: float) -> None:
+        """A step took so long."""
         ...

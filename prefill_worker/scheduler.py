@@ -3,37 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
 
+from engine.pace import Pace
 from engine.policy import Room, Share
+from engine.runner import Slice
 from engine.sequence import Sequence
 from worker.config import WorkerConfig
 
 
-@dataclass(frozen=True)
 class PrefillPolicy:
     """Finishing one prompt before starting the next gives the lowest mean time to first token.
 
     `chunk_tokens` bounds a step: after each chunk its blocks can leave for the decode worker while
-    the next is computed. Sequences that this worker decodes itself ride along, one token a step.
+    the next is computed. Sequences that this worker decodes itself ride along, one token a step;
+    then a step has as many prompt tokens as fit into `tpot_target_s`, where there is one.
     """
 
-    chunk_tokens: int = 512
-    max_sequences: int = 64
+    def __init__(
+        self,
+        chunk_tokens: int = 512,
+        max_sequences: int = 64,
+        tpot_target_s: float | None = None,
+    ) -> None:
+        self._chunk_tokens = chunk_tokens
+        self._max_sequences = max_sequences
+        self._pace = Pace(tpot_target_s, at_first=chunk_tokens, most=chunk_tokens)
 
     def admits(self, room: Room, num_new_blocks: int) -> bool:
-        return room.num_running < self.max_sequences and num_new_blocks <= room.free_blocks
+        return room.num_running < self._max_sequences and num_new_blocks <= room.free_blocks
 
     def plan(self, running: Seq[Sequence]) -> list[Share]:
-        budget = self.chunk_tokens
-        shares = []
-        for sequence in sorted(running, key=lambda s: not s.decoding):
+        decoding = [sequence for sequence in running if sequence.decoding]
+        shares = [Share(sequence, 1) for sequence in decoding]
+        prompts = [sequence for sequence in running if not sequence.decoding]
+        budget = self._chunk_tokens - len(decoding)
+        if decoding and prompts:
+            budget = min(budget, self._pace.prompt_tokens(decoding, prompts[0]))
+        for sequence in prompts:
             count = min(sequence.num_uncomputed, budget)
             if count > 0:
                 shares.append(Share(sequence, count))
                 budget -= count
         return shares
 
+    def observe(self, slices: Seq[Slice], seconds: float) -> None:
+        self._pace.observe(slices, seconds)
+
 
 def make_policy(config: WorkerConfig) -> PrefillPolicy:
-    return PrefillPolicy(chunk_tokens=config.chunk_tokens, max_sequences=config.max_sequences)
+    return PrefillPolicy(config.chunk_tokens, config.max_sequences, config.tpot_target_s)

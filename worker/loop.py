@@ -103,7 +103,10 @@ class StepLoop:
         """One turn of the loop; waits up to `patience_s` for work. True when a step ran."""
         self._admit(patience_s)
         slices = self.engine.schedule()
+        started = self._clock()
         progress = self.engine.run(slices, self._while_computing(slices))
+        if slices:
+            self.engine.policy.observe(slices, self._clock() - started)
         self._emit(progress)
         if self._on_idle is not None and self.idle:
             self._on_idle()

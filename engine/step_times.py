@@ -1,0 +1,89 @@
+"""How long a step takes, learned from the steps so far; pure, and the same for every device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+
+import msgspec
+import numpy as np
+
+from engine.runner import Slice
+
+FORGETTING = 0.995
+"""A step counts this much less with each one after it: some hundred of them are remembered."""
+MOST_UNCERTAIN = 1e4
+"""Where the steps say nothing about one kind of work for long, no more is forgotten about it."""
+
+
+class StepWork(msgspec.Struct, frozen=True, gc=False):
+    """What a step computes, in the quantities that its duration is linear in."""
+
+    num_decoding: int = 0
+    context_tokens: int = 0
+    """Cached tokens that the decoding sequences read."""
+    prompt_tokens: int = 0
+    prompt_pairs: int = 0
+    """Of a prompt token and one that it sees."""
+
+    @staticmethod
+    def of(slices: Seq[Slice]) -> StepWork:
+        decoding = context = tokens = pairs = 0
+        for piece in slices:
+            if piece.count == 1:
+                decoding += 1
+                context += piece.start
+            else:
+                tokens += piece.count
+                pairs += piece.count * (2 * piece.start + piece.count) // 2
+        return StepWork(decoding, context, tokens, pairs)
+
+    def features(self) -> np.ndarray:
+        """Scaled to similar sizes, float64 [5]; the first stands for the step itself."""
+        return np.array(
+            [
+                1.0,
+                self.num_decoding / 8,
+                self.context_tokens / 4096,
+                self.prompt_tokens / 128,
+                self.prompt_pairs / 65536,
+            ]
+        )
+
+
+class StepTimes:
+    """Recursive least squares with forgetting. (Plackett, Biometrika 37, 1950)"""
+
+    def __init__(self) -> None:
+        self._weights = np.zeros(5)
+        self._uncertainty = np.eye(5) * MOST_UNCERTAIN
+        self.num_prompt_steps = 0
+
+    def observe(self, work: StepWork, seconds: float) -> None:
+        features = work.features()
+        reach = self._uncertainty @ features
+        gain = reach / (FORGETTING + features @ reach)
+        self._weights += gain * (seconds - features @ self._weights)
+        self._uncertainty -= np.outer(gain, reach)
+        if np.trace(self._uncertainty) < MOST_UNCERTAIN:
+            self._uncertainty /= FORGETTING
+        self.num_prompt_steps += work.prompt_tokens > 0
+
+    def predict(self, work: StepWork) -> float:
+        """Seconds; never negative."""
+        return max(0.0, float(work.features() @ self._weights))
+
+    def prompt_tokens_within(self, work: StepWork, context: int, seconds: float) -> float:
+        """How many prompt tokens behind `context` others fit, beside this work, into that time.
+
+        Below 0 when the work takes longer by itself.
+        """
+        alone = self.predict(work)
+        pairs = 128 * (context + 64)
+        one_chunk = StepWork(
+            work.num_decoding,
+            work.context_tokens,
+            work.prompt_tokens + 128,
+            work.prompt_pairs + pairs,
+        )
+        each_s = max(1e-9, (self.predict(one_chunk) - alone) / 128)
+        return (seconds - alone) / each_s
