@@ -43,10 +43,23 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     max_model_len: int | None = None
     chunk_tokens: int = 512
     max_sequences: int = 256
+    tpot_target_s: float | None = None
+    """Time per output token that prompts, computed beside decoding sequences, may not push steps
+    beyond; None lets them take a chunk, or on decode workers 128 tokens."""
+    overlap: bool = True
+    """Whether blocks leave while their prompt is computed; False shows what that is worth."""
     transport: str = "nixl"
     """"nixl", or "ucx" (the optional extra), or "memory" within one process."""
     ucx_env: dict[str, str] = {}
     """UCX settings for the NIXL transport, such as UCX_NET_DEVICES or UCX_TLS."""
+    nixl_backend: str = "UCX"
+    """The NIXL plugin that carries blocks; both workers of a link need the same. Of those in NIXL's
+    wheel, UCX serves all fabrics, and LIBFABRIC some, where its libraries are installed."""
+    nixl_backend_options: dict[str, str] = {}
+    """The plugin's own, such as UCX's num_workers."""
+    nixl_telemetry: bool = False
+    """Have NIXL time every write, which tandem_link_writes and its siblings then tell; costs 2 us a
+    write, and a thread that sleeps for each end of a link."""
     max_bytes_in_flight: int = 256 * 1024 * 1024
     """Most KV bytes under way to one peer at a time."""
     slow_link_bytes_per_s: float | None = None
