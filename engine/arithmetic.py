@@ -32,9 +32,9 @@ def next_token(tokens: Seq[int], stamp: int, vocab_size: int) -> int:
 class ArithmeticRunner:
     """Computes `next_token` from its KV cache alone: key = token + 1, value = position + 1.
 
-    It implements `engine.runner.Runner` on a real cache of int64 [block, 1, 2, 1, slot, width] that
-    transports can move: every number stands there `width` times, and every copy counts. It has no
-    end-of-sequence token and ignores sampling parameters.
+    It implements `engine.runner.Runner` on a real cache of int64 [block, layer, 2, 1, slot, width]
+    that transports can move: every number stands there `width` times in each of `num_layers`, and
+    every copy counts. It has no end-of-sequence token and ignores sampling parameters.
     """
 
     def __init__(
@@ -45,19 +45,24 @@ class ArithmeticRunner:
         vocab_size: int = 2048,
         max_model_len: int = 16384,
         width: int = 1,
+        num_layers: int = 1,
     ) -> None:
         if not 0 <= stamp < NUM_STAMPS:
             raise ConfigError(f"stamp is {stamp}, must be 0 to {NUM_STAMPS - 1}")
         self.stamp = stamp
         self.layout = KvLayout(
-            num_layers=1, num_kv_heads=1, head_size=width, block_size=block_size, dtype="int64"
+            num_layers=num_layers,
+            num_kv_heads=1,
+            head_size=width,
+            block_size=block_size,
+            dtype="int64",
         )
         self.vocab_size = vocab_size
         self.max_model_len = max_model_len
         self.eos_token_ids: frozenset[int] = frozenset()
         self.digest_kind = "xxh3"
         self.model_hash = f"arithmetic-{vocab_size}"
-        self._cache = np.zeros((0, 2, block_size, width), dtype=np.int64)
+        self._cache = np.zeros((0, num_layers, 2, block_size, width), dtype=np.int64)
 
     def fit_num_blocks(self, cache_bytes: int | None, cache_fraction: float) -> int:
         wanted = 64 * 1024 * 1024 if cache_bytes is None else cache_bytes
@@ -73,7 +78,7 @@ class ArithmeticRunner:
         memory = mmap.mmap(-1, num_bytes)
         self._memory = memoryview(memory)
         self._cache = np.frombuffer(memory, dtype=np.int64).reshape(
-            num_blocks, 2, self.layout.block_size, self.layout.head_size
+            num_blocks, self.layout.num_layers, 2, self.layout.block_size, self.layout.head_size
         )
         return CacheRegion(self._cache.ctypes.data, num_bytes, "cpu", memory)
 
@@ -81,23 +86,27 @@ class ArithmeticRunner:
         return digest_host_blocks(self._memory, self.layout.block_bytes, blocks, first)
 
     def run(self, slices: Seq[Slice], on_layer: OnLayer | None = None) -> list[Sampled | None]:
-        """Its only layer needs no telling of."""
-        return [self._run_one(piece) for piece in slices]
+        for layer in range(self.layout.num_layers):
+            for piece in slices:
+                self._store(piece, layer)
+            if on_layer is not None:
+                on_layer(layer + 1)
+        return [Sampled(self._next_token(it)) if it.samples else None for it in slices]
 
-    def _run_one(self, piece: Slice) -> Sampled | None:
+    def _store(self, piece: Slice, layer: int) -> None:
         sequence = piece.sequence
         positions = np.arange(piece.start, piece.end)
         blocks = np.array(sequence.blocks)[positions // self.layout.block_size]
         slots = positions % self.layout.block_size
         tokens = np.array(sequence.tokens[piece.start : piece.end])
-        self._cache[blocks, 0, slots] = tokens[:, None] + 1
-        self._cache[blocks, 1, slots] = positions[:, None] + 1
-        return Sampled(self._next_token(piece)) if piece.samples else None
+        self._cache[blocks, layer, 0, slots] = tokens[:, None] + 1
+        self._cache[blocks, layer, 1, slots] = positions[:, None] + 1
 
     def _next_token(self, piece: Slice) -> int:
+        """Every copy of every number has its part in the sum."""
+        num_layers, width = self.layout.num_layers, self.layout.head_size
         used = self._cache[piece.sequence.blocks[: self.layout.num_blocks(piece.end)]]
-        width = self.layout.head_size
-        keys = used[:, 0].reshape(-1, width)[: piece.end]
-        values = used[:, 1].reshape(-1, width)[: piece.end]
-        total = int(np.einsum("tw,tw->", keys, values)) // width
+        by_kind = used.transpose(2, 0, 3, 1, 4).reshape(2, -1, num_layers * width)
+        keys, values = by_kind[:, : piece.end]
+        total = int(np.einsum("tw,tw->", keys, values)) // (num_layers * width)
         return self.stamp + NUM_STAMPS * (total % (self.vocab_size // NUM_STAMPS))

@@ -14,7 +14,7 @@ from engine.errors import ConfigError
 from engine.policy import Policy
 from engine.runner import CacheRegion, Runner
 from kv_transfer.memory_link import MemoryFabric, MemoryLink
-from kv_transfer.transport import Transport
+from kv_transfer.transport import TransferError, Transport
 from worker.config import RunnerKind, WorkerConfig
 
 PROCESS_FABRIC = MemoryFabric()
@@ -34,6 +34,7 @@ def make_runner(config: WorkerConfig, progress: Progress) -> Runner:
             block_size=config.block_size,
             max_model_len=config.max_model_len or 16384,
             width=config.width,
+            num_layers=config.num_layers,
         )
     from engine.torch_runner import TorchRunner  # torch costs a second that others need not pay
 
@@ -67,16 +68,25 @@ def make_staging(config: WorkerConfig, pool: CacheRegion) -> CacheRegion:
 
 
 def make_transport(config: WorkerConfig, own_name: str) -> Transport:
-    """Raises ConfigError for a transport of which nobody has heard."""
+    """Raises ConfigError for a transport that is not to be had."""
     if config.transport == "memory":
         return MemoryLink(own_name, PROCESS_FABRIC)
     if config.transport == "nixl":
-        from kv_transfer.nixl_link import NixlLink  # loads UCX, which others need not have
-
-        return NixlLink(own_name, _ucx_env(config))
+        return _make_nixl_link(config, own_name)
     if config.transport == "ucx":
         return _make_ucx_link(config, own_name)
     raise ConfigError(f"transport is {config.transport!r}, must be 'nixl', 'ucx' or 'memory'")
+
+
+def _make_nixl_link(config: WorkerConfig, own_name: str) -> Transport:
+    from kv_transfer.nixl_agent import NixlBackend  # loads NIXL, which others need not have
+    from kv_transfer.nixl_link import NixlLink
+
+    backend = NixlBackend(config.nixl_backend, config.nixl_backend_options, config.nixl_telemetry)
+    try:
+        return NixlLink(own_name, _ucx_env(config), backend)
+    except TransferError as error:
+        raise ConfigError(f"nixl_backend: {error}") from error
 
 
 def _make_ucx_link(config: WorkerConfig, own_name: str) -> Transport:

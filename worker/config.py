@@ -32,6 +32,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Arithmetic runner only: what its tokens leave modulo 4."""
     width: int = 1
     """Arithmetic runner only: how often each number is stored, so that blocks become large."""
+    num_layers: int = 1
+    """Arithmetic runner only: in how many layers."""
     device: str = "auto"
     dtype: str = "auto"
     threads: int | None = None

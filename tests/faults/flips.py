@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from kv_transfer.nixl_link import NixlLink, NixlTransfer
+from kv_transfer.nixl_link import NixlLink
 from kv_transfer.region import CacheRegion
+from kv_transfer.reshard import Offsets
+from kv_transfer.transport import Transfer
 from tests.faults.survivor import Survivor
 from tests.faults.victim import Victim
 from wire.identity import Leg, Role
@@ -28,16 +30,29 @@ class FlippingLink(NixlLink):
         super().register(pool, num_blocks, staging)
         self._address, self._block_bytes = pool.address, pool.num_bytes // num_blocks
 
-    def write(self, peer: str, blocks: Sequence[int], pages: Sequence[int]) -> NixlTransfer:
+    def write(self, peer: str, blocks: Sequence[int], pages: Sequence[int]) -> Transfer:
         if not FlippingLink.armed:
             return super().write(peer, blocks, pages)
-        offset = self.draw.choice(blocks) * self._block_bytes + self.draw.randrange(
-            self._block_bytes
+        offset = self.draw.choice(blocks) * self._block_bytes
+        return self._flipped(
+            offset + self.draw.randrange(self._block_bytes),
+            lambda: NixlLink.write(self, peer, blocks, pages),
         )
+
+    def write_spans(self, peer: str, spans: Offsets, *, staged: bool) -> Transfer:
+        """Layers that leave on their own."""
+        assert not staged
+        start, _, num_bytes = spans[self.draw.randrange(len(spans))].tolist()
+        return self._flipped(
+            start + self.draw.randrange(num_bytes),
+            lambda: NixlLink.write_spans(self, peer, spans, staged=staged),
+        )
+
+    def _flipped(self, offset: int, write: Callable[[], Transfer]) -> Transfer:
         byte = ctypes.c_uint8.from_address(self._address + offset)
         bit = 1 << self.draw.randrange(8)
         byte.value ^= bit
-        transfer = super().write(peer, blocks, pages)
+        transfer = write()
         while not transfer.done():
             pass
         byte.value ^= bit

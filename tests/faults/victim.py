@@ -17,7 +17,7 @@ from wire.messages import Hello, Report, WantSnapshot
 
 ROOT = Path(__file__).resolve().parents[2]
 STAMPS = {Role.PREFILL: 1, Role.DECODE: 2}
-WIDTH = 1024
+NUM_LAYERS, WIDTH = 4, 256
 """16 KiB of cache for a token: a prompt of 2,000 is 32 MB, which takes a while to travel."""
 MIB = 1024 * 1024
 
@@ -31,6 +31,7 @@ def settings(role: Role, ucx_tls: str | None) -> dict[str, Any]:
         "worker_id": role.value,
         "stamp": STAMPS[role],
         "width": WIDTH,
+        "num_layers": NUM_LAYERS,
         "cache_bytes": 96 * MIB,
         "max_model_len": 4096,
         "ucx_env": ucx_env,
