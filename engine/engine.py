@@ -89,6 +89,7 @@ class Engine:
         blocks = self.pool.acquire_prefix(sequence.update_hashes(self.block_size))
         if not blocks:
             return False
+        self.pool.note_hits(blocks)
         sequence.shorten(len(blocks), self.block_size)
         sequence.blocks = blocks
         sequence.num_computed = len(sequence.tokens)
@@ -160,6 +161,7 @@ class Engine:
         if new is None:
             self.pool.release(prefix)
             return False
+        self.pool.note_hits(prefix)
         sequence.blocks = prefix + new
         sequence.num_computed = len(prefix) * self.block_size
         if sequence.num_output == 0:

@@ -153,6 +153,7 @@ class Incoming:
         held = self._engine.pool.acquire_prefix(block_hashes(offer.tokens, size, offer.cache_salt))
         per_unit = max(1, offer.layout.block_size // size)
         whole = len(held) // per_unit * per_unit
+        self._engine.pool.note_hits(held[:whole])
         self._engine.pool.release(held[whole:])
         return held[:whole]
 

@@ -72,6 +72,42 @@ def test_the_prefix_used_longest_ago_is_evicted_first() -> None:
     assert pool.match_prefix([b"b"]) == 0
 
 
+def use_once(pool: BlockPool, name: bytes) -> None:
+    """A prompt of one block that nobody repeats."""
+    blocks = pool.try_allocate(1)
+    assert blocks is not None
+    pool.publish(blocks[0], name)
+    pool.release(blocks)
+
+
+def test_a_prefix_that_many_share_outlives_prompts_that_nobody_repeats() -> None:
+    pool = a_pool_with_cached([b"a"])
+    for _ in range(3):
+        shared = pool.acquire_prefix([b"a"])
+        pool.note_hits(shared)
+        pool.release(shared)
+    for number in range(12):
+        use_once(pool, b"%d" % number)
+    assert pool.match_prefix([b"a"]) == 1
+
+
+def test_a_prefix_that_fell_out_of_use_is_evicted_at_last() -> None:
+    pool = a_pool_with_cached([b"a"])
+    shared = pool.acquire_prefix([b"a"])
+    pool.note_hits(shared)
+    pool.release(shared)
+    for number in range(12):
+        use_once(pool, b"%d" % number)
+    assert pool.match_prefix([b"a"]) == 0
+
+
+def test_a_prefix_that_is_used_again_and_again_costs_no_memory() -> None:
+    pool = a_pool_with_cached([b"a", b"b"])
+    for _ in range(1000):
+        pool.release(pool.acquire_prefix([b"a", b"b"]))
+    assert len(pool._queue) <= 2 * pool.num_blocks
+
+
 def test_a_second_block_of_the_same_content_stays_without_a_name() -> None:
     pool = BlockPool(2)
     blocks = pool.try_allocate(2)
