@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector
 from router.errors import FACES, ClientGone, RouterError, face_of
 from router.fleet import Fleet
 from router.requests import Ending
+from wire.messages import Traffic
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 OUTCOMES = ("ok", "cancelled", *dict.fromkeys(face.outcome for face in FACES.values()))
@@ -141,11 +142,35 @@ class _FleetCollector(Collector):
             "1 for a link that gives far less than its kind should.",
             labels=[*ends, "transport", "kind"],
         )
+        counted = _Traffic(ends)
         for source, link in self._fleet.links():
             names = (source.worker_id, link.destination.worker_id)
             slow.add_metric((*names, link.transport, link.kind), link.slow)
             rates.add_metric(names, link.bytes_per_s)
             latencies.add_metric(names, link.latency_s)
+            if link.traffic is not None:
+                counted.add(names, link.traffic)
         yield rates
         yield latencies
         yield slow
+        yield from counted.families.values()
+
+
+class _Traffic:
+    """What went over links, where their workers count it; starts anew with each link."""
+
+    def __init__(self, labels: tuple[str, ...]) -> None:
+        def counter(name: str, text: str) -> CounterMetricFamily:
+            return CounterMetricFamily(f"tandem_link_{name}", text, labels=labels)
+
+        self.families = {
+            "num_writes": counter("writes", "Writes that arrived."),
+            "num_bytes": counter("written_bytes", "Bytes that arrived."),
+            "num_descriptors": counter("descriptors", "Pieces that they went in."),
+            "post_s": counter("post_seconds", "Handing writes to the fabric."),
+            "fabric_s": counter("fabric_seconds", "Start to end of each write, added up."),
+        }
+
+    def add(self, names: tuple[str, ...], traffic: Traffic) -> None:
+        for field, family in self.families.items():
+            family.add_metric(names, getattr(traffic, field))

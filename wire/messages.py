@@ -209,8 +209,24 @@ class Report(msgspec.Struct, frozen=True, tag="report", kw_only=True):
     """Handoffs under way, either end."""
 
 
+class Traffic(msgspec.Struct, frozen=True, kw_only=True):
+    """What arrived over a link since it was made, the writes that measured it included."""
+
+    num_writes: int
+    num_bytes: int
+    num_descriptors: int
+    """Pieces that the fabric was given; neighbours are one."""
+    post_s: float
+    """Spent on handing writes to the fabric, and copying where the processor does that."""
+    fabric_s: float
+    """From the start of each write to its end, added up."""
+
+
 class Link(msgspec.Struct, frozen=True, tag="link", kw_only=True):
-    """Worker to router: what its link to another worker gave when it was made."""
+    """Worker to router: what its link to another worker gave when it was made.
+
+    Where traffic is counted, it is told again as that grows, at most once a second.
+    """
 
     destination: WorkerRef
     latency_s: float
@@ -220,6 +236,8 @@ class Link(msgspec.Struct, frozen=True, tag="link", kw_only=True):
     """Such as "shared memory"; see kv_transfer.link_kind."""
     slow: bool = False
     """True when it gives far less than its kind should."""
+    traffic: Traffic | None = None
+    """None where it is not counted."""
 
 
 class CacheEvents(msgspec.Struct, frozen=True, tag="cache_events", kw_only=True):

@@ -6,14 +6,17 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+import msgspec
+
 from engine.runner import CacheRegion, Runner
 from kv_transfer.courier import Courier
 from kv_transfer.crossing import Crossing, DirectCrossing, StagedCrossing, StagingRoom
 from kv_transfer.link_kind import LinkWay, find_way
 from kv_transfer.probe import LinkSpeed, Probe, Scratch, probe_link
+from kv_transfer.traffic import CountsTraffic
 from kv_transfer.transport import TransferError, Transport
 from wire.identity import WorkerRef
-from wire.messages import Link, WorkerCard
+from wire.messages import Link, Traffic, WorkerCard
 from worker.config import WorkerConfig
 from worker.tickets import Peer
 
@@ -21,12 +24,14 @@ NUM_STAGING_SLOTS = 4
 MAX_PART_BYTES = 32 * 1024 * 1024
 BLOCK_S = 20e-6
 """How long a block may take for its own sake."""
+TRAFFIC_PERIOD_S = 1.0
 
 log = logging.getLogger(__name__)
 
 
 class Links:
-    """Lives on the event loop. `on_measured(link)` hears of every link that was made."""
+    """Lives on the event loop. `on_measured(link)` hears of every link that was made, and again
+    when more has gone over it, where the transport counts that."""
 
     def __init__(
         self,
@@ -53,6 +58,7 @@ class Links:
         self._hang_up = hang_up
         self._loop = asyncio.get_running_loop()
         self._measured: dict[WorkerRef, Link] = {}
+        self._counting: CountsTraffic | None = None
 
     @property
     def measured(self) -> tuple[Link, ...]:
@@ -71,6 +77,8 @@ class Links:
         )
 
         def start_probe(transport: Transport) -> Probe:
+            if isinstance(transport, CountsTraffic):
+                self._counting = transport
             return probe_link(transport, peer.link, scratch)
 
         def tell(found: LinkSpeed | str) -> None:
@@ -124,6 +132,7 @@ class Links:
             transport=self._card.transport,
             kind=way.kind.value,
             slow=found.bytes_per_s < least,
+            traffic=self._traffic(peer),
         )
         log.log(
             logging.WARNING if link.slow else logging.INFO,
@@ -136,3 +145,18 @@ class Links:
         )
         self._measured[peer.ref] = link
         self._on_measured(link)
+        if link.traffic is not None:
+            self._loop.call_later(TRAFFIC_PERIOD_S, self._tell_traffic, peer)
+
+    def _tell_traffic(self, peer: Peer) -> None:
+        """Now and then, for as long as the link is there."""
+        link, traffic = self._measured.get(peer.ref), self._traffic(peer)
+        if link is None or traffic is None:
+            return
+        if traffic != link.traffic:
+            link = self._measured[peer.ref] = msgspec.structs.replace(link, traffic=traffic)
+            self._on_measured(link)
+        self._loop.call_later(TRAFFIC_PERIOD_S, self._tell_traffic, peer)
+
+    def _traffic(self, peer: Peer) -> Traffic | None:
+        return None if self._counting is None else self._counting.traffic(peer.link)

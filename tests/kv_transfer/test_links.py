@@ -104,7 +104,8 @@ class Ends:
         self.peer = peer
         runner = ArithmeticRunner()
         link.register(runner.allocate(NUM_BLOCKS), NUM_BLOCKS)
-        runner._cache[:] = 100 + np.arange(NUM_BLOCKS)[:, None, None, None]
+        for block in range(NUM_BLOCKS):
+            runner._cache[block] = 100 + block
         link.connect("peer", peer.admission)
 
     def write(self, blocks: list[int], pages: list[int]) -> None:

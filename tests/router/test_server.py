@@ -24,7 +24,7 @@ from tests.router.test_generate import generate
 from tests.router.test_invalid_requests import failure, http_client
 from wire import inference_pb2 as pb
 from wire.identity import Role
-from wire.messages import Cancel, Submit, WorkerState
+from wire.messages import Cancel, Link, Submit, Traffic, WorkerState
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -112,6 +112,32 @@ async def test_metrics_count_requests_by_door_and_outcome(stage: Stage) -> None:
     assert samples["tandem_workers", "decode", "draining"] == 0
     assert all(name.startswith("tandem_") for name in families)
     assert all(family.documentation for family in families.values())
+
+
+async def test_metrics_tell_what_went_over_a_link_where_it_is_counted(stage: Stage) -> None:
+    prefill, decode = await stage.add_pair([65])
+    traffic = Traffic(num_writes=2, num_bytes=96, num_descriptors=3, post_s=0.25, fabric_s=0.5)
+    for source, target, counted in ((prefill, decode, traffic), (decode, prefill, None)):
+        link = Link(
+            destination=target.ref,
+            latency_s=1e-5,
+            bytes_per_s=1e9,
+            transport="nixl",
+            kind="network",
+            traffic=counted,
+        )
+        source.send(link)
+    await stage.until(lambda: len(stage.server.fleet.links()) == 2)
+    async with http_client(stage) as http:
+        lines = (await http.get("/metrics")).text.splitlines()
+    ends = '{destination="decode-0",source="prefill-0"}'
+    assert [line for line in lines if line.startswith("tandem_link_") and "_total{" in line] == [
+        f"tandem_link_writes_total{ends} 2.0",
+        f"tandem_link_written_bytes_total{ends} 96.0",
+        f"tandem_link_descriptors_total{ends} 3.0",
+        f"tandem_link_post_seconds_total{ends} 0.25",
+        f"tandem_link_fabric_seconds_total{ends} 0.5",
+    ]
 
 
 @pytest.mark.parametrize("key", ["grpc_port", "http_port", "fleet_port"])

@@ -11,6 +11,7 @@ import grpc
 import pytest
 
 import runtime.session
+import worker.links
 from decode_worker.scheduler import DecodePolicy
 from engine.policy import Policy
 from prefill_worker.scheduler import PrefillPolicy
@@ -24,13 +25,13 @@ from worker.host import Worker
 
 
 @asynccontextmanager
-async def a_worker(role: Role) -> AsyncIterator[Worker]:
+async def a_worker(role: Role, **settings: Any) -> AsyncIterator[Worker]:
     config = WorkerConfig(
         model="m",
         runner=RunnerKind.ARITHMETIC,
-        transport="memory",
         worker_id=role.value,
         cache_bytes=4 * 1024 * 1024,
+        **{"transport": "memory", **settings},
     )
     policy: Policy = PrefillPolicy() if role is Role.PREFILL else DecodePolicy()
     worker = Worker(config, role, policy, on_crash=lambda error: None)
@@ -40,8 +41,11 @@ async def a_worker(role: Role) -> AsyncIterator[Worker]:
 
 
 @asynccontextmanager
-async def a_pair() -> AsyncIterator[tuple[Worker, Worker]]:
-    async with a_worker(Role.PREFILL) as prefill, a_worker(Role.DECODE) as decode:
+async def a_pair(**settings: Any) -> AsyncIterator[tuple[Worker, Worker]]:
+    async with (
+        a_worker(Role.PREFILL, **settings) as prefill,
+        a_worker(Role.DECODE, **settings) as decode,
+    ):
         yield prefill, decode
 
 
@@ -129,6 +133,34 @@ async def test_a_link_is_measured_when_it_is_made_and_told_to_routers() -> None:
         assert link.destination == decode.ref
         assert link.bytes_per_s > 0
         assert isinstance(await router.first(Leg("x"), Handed, Kept), Handed)
+
+
+async def test_what_goes_over_a_link_is_told_to_routers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker.links, "TRAFFIC_PERIOD_S", 0.01)
+    async with (
+        a_pair(transport="nixl", nixl_telemetry=True) as (prefill, decode),
+        a_router(prefill, decode) as router,
+    ):
+        router.sessions[0].send(a_submit("x", decode.card))
+        link = await router.first(None, Link)
+        assert isinstance(link, Link)
+        assert link.traffic is not None, "that of measuring, at least"
+        router.sessions[0].send(a_submit("y", decode.card))
+        again = await router.first(None, Link)
+        assert isinstance(again, Link)
+        assert again.traffic is not None
+        block_bytes = prefill.card.layout.block_bytes
+        assert (again.traffic.num_bytes - link.traffic.num_bytes) % block_bytes == 0
+        assert again.traffic.num_writes > link.traffic.num_writes
+        assert again.bytes_per_s == link.bytes_per_s
+
+
+async def test_a_link_without_telemetry_tells_of_no_traffic() -> None:
+    async with a_pair(transport="nixl") as (prefill, decode), a_router(prefill, decode) as router:
+        router.sessions[0].send(a_submit("x", decode.card))
+        link = await router.first(None, Link)
+        assert isinstance(link, Link)
+        assert link.traffic is None
 
 
 async def test_a_link_that_failed_once_is_tried_again() -> None:
