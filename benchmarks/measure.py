@@ -44,3 +44,17 @@ def cpu_s(pid: int) -> float:
     """CPU time of all threads of a process so far, to the nanosecond. (Linux)"""
     stats = Path(f"/proc/{pid}/task").glob("*/schedstat")
     return sum(int(stat.read_text().split()[0]) for stat in stats) / 1e9
+
+
+def family_cpu_s(pid: int) -> float:
+    """Of a process and all that descend from it and live."""
+    return sum(cpu_s(member) for member in family(pid))
+
+
+def family(pid: int) -> list[int]:
+    """A process and all that descend from it."""
+    found = [pid]
+    for member in found:
+        children = Path(f"/proc/{member}/task").glob("*/children")
+        found += [int(child) for text in children for child in text.read_text().split()]
+    return found
