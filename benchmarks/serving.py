@@ -1,12 +1,12 @@
 """OpenAI servers beside each other, under the same requests in turns.
 
-    python -m benchmarks.serving --server tandem=127.0.0.1:8000@PID --server other=127.0.0.1:8100@PID
+    python -m benchmarks.serving --server tandem=127.0.0.1:8000@PID --server peer=127.0.0.1:81@PID
 
 Three workloads: W1, 16 at a time, 512 tokens in and 64 out; W2, the same with 8 prefixes of 448
-tokens that all share; W3, one at a time, 128 in and 128 out. Every server gets the same prompts, and
-each repetition new ones, which none has cached. Figures are medians over repetitions. A server's CPU
-time is that of the process PID and all below it. Servers are to be started before, and may serve
-one model only; prompts are random token ids.
+tokens that all share; W3, one at a time, 128 in and 128 out. Every server gets the same prompts,
+and each repetition new ones, which none has cached. Figures are medians over repetitions. A
+server's CPU time is that of the process PID and all below it. Servers are to be started before,
+and may serve one model only; prompts are random token ids.
 """
 
 from __future__ import annotations
