@@ -3,6 +3,7 @@
 EngineError
 ├── CheckpointError    a model directory that cannot be read; names the file, tensor or key
 ├── ConfigError        settings that cannot work together; names them and says what would
+├── KernelError        compiled kernels that cannot be had here; says why
 └── SequenceError      a sequence that this engine can never run; names its leg
 """
 
@@ -19,6 +20,10 @@ class CheckpointError(EngineError):
 
 class ConfigError(EngineError):
     """The engine's settings cannot be met on this machine."""
+
+
+class KernelError(EngineError):
+    """The kernels cannot be compiled or loaded here; PyTorch's operations take their place."""
 
 
 class SequenceError(EngineError):

@@ -25,6 +25,10 @@ class Span:
 class AttentionBatch(Protocol):
     """One step's spans, prepared: everything that does not change from layer to layer."""
 
+    spans: Seq[Span]
+    cache: Tensor
+    """[blocks, layers, 2, kv_heads, block_size, head_size]"""
+
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Store the step's keys and values, and let every token see its sequence up to itself.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -19,56 +20,67 @@ class TorchBackend:
     """Attends over `cache`; `windows` holds each layer's sliding window, None for none."""
 
     def __init__(self, cache: Tensor, windows: Seq[int | None]) -> None:
+        self._tensor = cache
         self._cache = PagedCache(cache)
         self._windows = tuple(windows)
 
     def prepare(self, spans: Seq[Span]) -> TorchBatch:
-        """Index tensors and masks for one step; blocks that the step begins are cleared.
+        """A step over `spans`."""
+        return TorchBatch(spans, self._tensor, self._cache, self._windows)
+
+
+class TorchBatch:
+    """One step. Its index tensors and masks are made when a layer first asks for attention."""
+
+    def __init__(
+        self,
+        spans: Seq[Span],
+        cache: Tensor,
+        paged: PagedCache,
+        windows: Seq[int | None],
+    ) -> None:
+        self.spans = spans
+        self.cache = cache
+        self._paged = paged
+        self._windows = windows
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """See engine.attention.backend.AttentionBatch.attend."""
+        self._paged.write(layer, *self._places, key, value)
+        output = torch.empty_like(query)
+        for part in self._parts[self._windows[layer]]:
+            part.attend(self._paged, layer, query, output)
+        return output
+
+    @cached_property
+    def _places(self) -> tuple[Tensor, Tensor]:
+        """Blocks and slots of the step's tokens, each [tokens]; blocks that it begins are cleared.
 
         Cleared, because attention reads whole blocks and masks what lies beyond a sequence's
         end: if an earlier owner left NaN there, masking would not hide it.
         """
-        size = self._cache.block_size
-        begun = (s for s in spans if s.end % size and s.end // size * size >= s.start)
-        self._cache.clear([span.blocks[span.end // size] for span in begun])
-        parts = {window: self._plan(spans, window) for window in set(self._windows)}
-        positions = [position for span in spans for position in range(span.start, span.end)]
-        blocks = [span.blocks[p // size] for span in spans for p in range(span.start, span.end)]
-        return TorchBatch(
-            self._cache,
-            [parts[window] for window in self._windows],
-            self._cache.tensor(blocks),
-            self._cache.tensor([position % size for position in positions]),
-        )
+        size = self._paged.block_size
+        begun = (s for s in self.spans if s.end % size and s.end // size * size >= s.start)
+        self._paged.clear([span.blocks[span.end // size] for span in begun])
+        places = [
+            (s.blocks[p // size], p % size) for s in self.spans for p in range(s.start, s.end)
+        ]
+        blocks, slots = zip(*places, strict=True)
+        return self._paged.tensor(list(blocks)), self._paged.tensor(list(slots))
 
-    def _plan(self, spans: Seq[Span], window: int | None) -> list[Part]:
+    @cached_property
+    def _parts(self) -> dict[int | None, list[Part]]:
+        """What attends, by the window that it needs."""
+        return {window: self._plan(window) for window in set(self._windows)}
+
+    def _plan(self, window: int | None) -> list[Part]:
         rows: list[tuple[int, Span]] = []
         chunks: list[tuple[int, Span]] = []
         first = 0
-        for span in spans:
+        for span in self.spans:
             (rows if span.count == 1 else chunks).append((first, span))
             first += span.count
         return [
-            *plan_decode_rows(rows, window, self._cache),
-            *plan_prefill_chunks(chunks, window, self._cache),
+            *plan_decode_rows(rows, window, self._paged),
+            *plan_prefill_chunks(chunks, window, self._paged),
         ]
-
-
-class TorchBatch:
-    """One step: where its keys and values go, and by layer the parts that attend."""
-
-    def __init__(
-        self, cache: PagedCache, parts: Seq[Seq[Part]], blocks: Tensor, slots: Tensor
-    ) -> None:
-        self._cache = cache
-        self._parts = parts
-        self._blocks = blocks
-        self._slots = slots
-
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """See engine.attention.backend.AttentionBatch.attend."""
-        self._cache.write(layer, self._blocks, self._slots, key, value)
-        output = torch.empty_like(query)
-        for part in self._parts[layer]:
-            part.attend(self._cache, layer, query, output)
-        return output

@@ -41,6 +41,7 @@ class Rope:
         self._exponents = (torch.arange(0, head_size, 2).float() / head_size).to(device)
         self._frequencies = frequencies(config, head_size).to(device)
         self._scale = attention_factor(config)
+        self._tables: tuple[Tensor, Tensor] | None = None
 
     def rotation(
         self, positions: Tensor, lengths: Tensor, dtype: torch.dtype
@@ -50,8 +51,24 @@ class Rope:
         A token's length is max(position + 1, prompt length); only dynamic scaling reads it.
         """
         angles = positions[:, None].float() * self._frequencies_at(lengths)
-        cosines, sines = angles.cos() * self._scale, angles.sin() * self._scale
+        cosines, sines = angles.cos(), angles.sin()
+        if self._scale != 1.0:
+            cosines, sines = cosines * self._scale, sines * self._scale
         return cosines.to(dtype)[:, None], sines.to(dtype)[:, None]
+
+    def try_tables(self, num_positions: int) -> tuple[Tensor, Tensor] | None:
+        """Float32 cosines and sines, each [at least num_positions, head_size / 2], by position.
+
+        None when a rotation depends on more than the position.
+        """
+        if isinstance(self._config, DynamicRope):
+            return None
+        if self._tables is None or len(self._tables[0]) < num_positions:
+            length = max(1024, 1 << (num_positions - 1).bit_length())
+            positions = torch.arange(length, device=self._frequencies.device)
+            cosines, sines = self.rotation(positions, positions, torch.float32)
+            self._tables = cosines[:, 0], sines[:, 0]
+        return self._tables
 
     def _frequencies_at(self, lengths: Tensor) -> Tensor:
         if not isinstance(self._config, DynamicRope):

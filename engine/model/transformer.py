@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -11,8 +12,23 @@ from torch.nn import functional
 
 from engine.attention.backend import AttentionBatch
 from engine.model.config import ModelConfig
-from engine.model.parameters import LayerParameters, Parameters
-from engine.model.rope import Rope, rotate
+from engine.model.native import try_native
+from engine.model.native_step import NativeStep, Turns
+from engine.model.parameters import Parameters
+from engine.model.rope import Rope
+from engine.model.torch_step import TorchStep
+
+
+class Computation(Protocol):
+    """One step on its way through the layers."""
+
+    def layer(self, number: int) -> None:
+        """Compute one layer; its keys and values are in the cache afterwards."""
+        ...
+
+    def finish(self) -> Tensor:
+        """The hidden states [tokens, hidden_size] after the final norm."""
+        ...
 
 
 class Transformer:
@@ -21,10 +37,24 @@ class Transformer:
     They differ in biases, in norms on query and key heads, and in sliding windows.
     """
 
-    def __init__(self, config: ModelConfig, parameters: Parameters, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        parameters: Parameters,
+        device: torch.device,
+        *,
+        native: bool = True,
+    ) -> None:
+        """Compiled kernels compute where there are any, unless `native` is false."""
         self._config = config
         self._parameters = parameters
         self._rope = Rope(config.rope, config.head_size, device)
+        self._native = try_native(config, parameters) if native else None
+
+    @property
+    def native(self) -> bool:
+        """True when compiled kernels compute, not PyTorch's operations."""
+        return self._native is not None
 
     def forward(
         self,
@@ -39,14 +69,12 @@ class Transformer:
         The tokens' keys and values are left in the batch's cache; `on_layer(n)` is called after n
         layers.
         """
-        hidden = functional.embedding(token_ids, self._parameters.embedding)
-        rotation = self._rope.rotation(positions, lengths, hidden.dtype)
-        for number, layer in enumerate(self._parameters.layers):
-            attended = self._attention(number, layer, hidden, rotation, batch)
-            hidden = self._feed_forward(layer, hidden + attended)
+        computation = self._begin(token_ids, positions, lengths, batch)
+        for number in range(len(self._parameters.layers)):
+            computation.layer(number)
             if on_layer is not None:
                 on_layer(number + 1)
-        return self._norm(hidden, self._parameters.final_norm)
+        return computation.finish()
 
     def skip_layers(self) -> None:
         """Run none from now on."""
@@ -54,29 +82,24 @@ class Transformer:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[rows, hidden_size] -> float32 [rows, vocab_size]"""
+        if self._native is not None:
+            return self._native.logits(hidden)
         return self._parameters.head(hidden).float()
 
-    def _attention(
-        self,
-        number: int,
-        layer: LayerParameters,
-        hidden: Tensor,
-        rotation: tuple[Tensor, Tensor],
-        batch: AttentionBatch,
-    ) -> Tensor:
-        fused = layer.qkv(self._norm(hidden, layer.input_norm))
-        num_heads, num_kv_heads = self._config.num_heads, self._config.num_kv_heads
-        heads = fused.view(len(fused), num_heads + 2 * num_kv_heads, self._config.head_size)
-        query, key = heads[:, :num_heads], heads[:, num_heads : num_heads + num_kv_heads]
-        value = heads[:, num_heads + num_kv_heads :]
-        if layer.query_norm is not None and layer.key_norm is not None:
-            query, key = self._norm(query, layer.query_norm), self._norm(key, layer.key_norm)
-        query, key = rotate(query, rotation), rotate(key, rotation)
-        return layer.output(batch.attend(number, query, key, value).flatten(1))
+    def _begin(
+        self, token_ids: Tensor, positions: Tensor, lengths: Tensor, batch: AttentionBatch
+    ) -> Computation:
+        hidden = functional.embedding(token_ids, self._parameters.embedding)
+        if self._native is None:
+            rotation = self._rope.rotation(positions, lengths, hidden.dtype)
+            return TorchStep(self._config, self._parameters, hidden, rotation, batch)
+        turns = self._turns(
+            positions, lengths, max([span.start + span.count for span in batch.spans])
+        )
+        return NativeStep(self._native, hidden.float(), turns, batch.spans, batch.cache)
 
-    def _feed_forward(self, layer: LayerParameters, hidden: Tensor) -> Tensor:
-        gate, up = layer.gate_up(self._norm(hidden, layer.post_attention_norm)).chunk(2, dim=-1)
-        return hidden + layer.down(functional.silu(gate) * up)
-
-    def _norm(self, hidden: Tensor, weight: Tensor) -> Tensor:
-        return functional.rms_norm(hidden, weight.shape, weight, self._config.rms_norm_eps)
+    def _turns(self, positions: Tensor, lengths: Tensor, end: int) -> Turns:
+        """Rotations up to position `end`, or those of the step's rows alone."""
+        if (tables := self._rope.try_tables(end)) is not None:
+            return Turns(*tables, by_position=True)
+        return Turns(*self._rope.rotation(positions, lengths, torch.float32), by_position=False)

@@ -36,7 +36,7 @@ References = Callable[[str], Reference]
 every_checkpoint = pytest.mark.parametrize("name", RECIPES)
 
 
-def logits_of(directory: Path, tokens: tuple[int, ...]) -> torch.Tensor:
+def logits_of(directory: Path, tokens: tuple[int, ...], *, native: bool) -> torch.Tensor:
     """Float32 logits [tokens, vocab_size] of all tokens, in one pass on the CPU."""
     cpu = torch.device("cpu")
     config = read_config(directory)
@@ -46,17 +46,18 @@ def logits_of(directory: Path, tokens: tuple[int, ...]) -> torch.Tensor:
     batch = TorchBackend(cache, config.windows).prepare([Span(0, len(tokens), range(40))])
     positions = torch.arange(len(tokens))
     lengths = torch.full_like(positions, len(tokens))
-    model = Transformer(config, parameters, cpu)
+    model = Transformer(config, parameters, cpu, native=native)
     return model.logits(model.forward(torch.tensor(tokens), positions, lengths, batch))
 
 
 @every_checkpoint
+@pytest.mark.parametrize("native", [True, False])
 @pytest.mark.parametrize("length", [1, 30, 90])
 def test_logits_agree_with_transformers(
-    name: str, length: int, checkpoint: Callable[[str], Path], reference: References
+    name: str, length: int, native: bool, checkpoint: Callable[[str], Path], reference: References
 ) -> None:
     expected = reference(name).logits(prompt(length))
-    found = logits_of(checkpoint(name), prompt(length))
+    found = logits_of(checkpoint(name), prompt(length), native=native)
     assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
 
 

@@ -1,0 +1,212 @@
+// Attention over the paged cache, block by block where it lies.
+#pragma once
+#include <vector>
+#include "linear.h"
+
+struct Model {
+    long hidden, inner, heads, kv_heads, head_size, is_bf16;
+    float eps;
+};
+
+// The cache, [blocks, layers, 2, kv_heads, block_size, head_size]; block_size is a power of two.
+struct Cache {
+    void* base;
+    long layers, block_size;
+};
+
+// Tokens [start, start + count) of a sequence, from row `row` of the step on.
+struct Span {
+    long row, start, count, blocks;  // its block table begins there among the step's
+};
+
+struct Step {
+    long rows, num_spans, num_threads, by_position;
+    const Span* spans;
+    const int32_t* blocks;
+    const float *cosines, *sines;  // [rows or positions, head_size / 2]
+    float* hidden;  // [rows, hidden]
+    float* narrow;  // [rows, hidden] or [rows, heads * head_size]
+    float* wide;    // [rows, (heads + 2 kv_heads) * head_size], or [rows, 2 inner] and [rows, inner]
+};
+
+// Keys (part 0) or values (part 1) of one head from `position` on, up to the block's end.
+template <typename W>
+W* slots(const Model& m, const Cache& cache, long layer, const int32_t* blocks, long position,
+         long part, long head) {
+    // Divisions by a number that only runtime knows would take longer than what they find.
+    long block = blocks[position >> __builtin_ctzl(cache.block_size)];
+    long tile = (block * cache.layers + layer) * 2 + part;
+    long row = (tile * m.kv_heads + head) * cache.block_size + (position & (cache.block_size - 1));
+    return (W*)cache.base + row * m.head_size;
+}
+
+constexpr long KEYS = 32;  // keys that are gathered at once
+constexpr long ROWS = 48;  // queries that share them, about
+
+// Queries that attend together: the heads that share a key head, of some tokens in a row.
+struct Task {
+    const Span* span;
+    long first, tokens, head;  // `first` counts within the span
+    long begin, end;           // keys that some of them see
+};
+
+template <typename W> struct Attention {
+    const Model& m;
+    const Cache& cache;
+    const Step& step;
+    long layer, window;  // 0: sees everything
+    long group = m.heads / m.kv_heads, padded = (m.head_size + LANES - 1) / LANES * LANES;
+    std::vector<float> queries{}, scores{}, sums{}, mixed{}, gathered{};
+
+    void run(Team team) {
+        gathered.resize(KEYS * padded);
+        long tile = std::max(1L, ROWS / group), number = 0;
+        for (long i = 0; i < step.num_spans; ++i)
+            for (long first = 0; first < step.spans[i].count; first += tile)
+                for (long head = 0; head < m.kv_heads; ++head)
+                    if (number++ % team.size == team.rank)
+                        attend(task(step.spans[i], first, tile, head));
+    }
+
+    Task task(const Span& span, long first, long tile, long head) const {
+        long tokens = std::min(tile, span.count - first), start = span.start + first;
+        // A key has the same lane in every tile, and so one order of sums.
+        long begin = window ? std::max(0L, start + 1 - window) / KEYS * KEYS : 0;
+        return {&span, first, tokens, head, begin, start + tokens};
+    }
+
+    void attend(const Task& task) {
+        long rows = task.tokens * group, start = task.span->start + task.first;
+        long width = (task.end - task.begin + KEYS - 1) / KEYS * KEYS;
+        gather_queries(task, rows);
+        scores.resize(rows * width);
+        sums.resize(rows);
+        mixed.assign(rows * padded, 0.0f);
+        for (long key = 0; key < width; key += KEYS) {
+            gather_keys(task, task.begin + key);
+            by_tiles<8>(rows, [&](auto R, long row) { score<R>(row, width, key); });
+        }
+        for (long row = 0; row < rows; ++row)
+            sums[row] = soften(scores.data() + row * width, start + row / group - task.begin, width);
+        for (long key = 0; key < width; key += KEYS) {
+            long count = gather_values(task, task.begin + key);
+            by_tiles<6>(rows, [&](auto R, long row) { mix<R>(row, width, key, count); });
+        }
+        for (long row = 0; row < rows; ++row) {
+            float* to = place(task, row, step.narrow, m.heads);
+            for (long i = 0; i < m.head_size; ++i)
+                to[i] = mixed[row * padded + i] / sums[row];
+        }
+    }
+
+    float* place(const Task& task, long row, float* base, long num_heads) const {
+        long token = task.span->row + task.first + row / group;
+        return base + (token * num_heads + task.head * group + row % group) * m.head_size;
+    }
+
+    void gather_queries(const Task& task, long rows) {
+        float scale = 1.0f / std::sqrt(float(m.head_size));
+        queries.resize(rows * m.head_size);
+        for (long row = 0; row < rows; ++row) {
+            const float* from = place(task, row, step.wide, m.heads + 2 * m.kv_heads);
+            for (long i = 0; i < m.head_size; ++i)
+                queries[row * m.head_size + i] = from[i] * scale;
+        }
+    }
+
+    // Keys or values of [first, first + KEYS), null beyond the end; what follows is fetched.
+    long find(const Task& task, long first, long part, const W** found) const {
+        for (long i = 0; i < KEYS; ++i) {
+            auto at = [&](long key) {
+                return slots<W>(m, cache, layer, step.blocks + task.span->blocks, key, part, task.head);
+            };
+            found[i] = first + i < task.end ? at(first + i) : nullptr;
+            if (first + KEYS + i < task.end)
+                for (long byte = 0; byte < m.head_size * long(sizeof(W)); byte += 64)
+                    __builtin_prefetch((const char*)at(first + KEYS + i) + byte);
+        }
+        return std::min(KEYS, task.end - first);
+    }
+
+    // gathered [head_size, KEYS]
+    void gather_keys(const Task& task, long first) {
+        const W* keys[KEYS];
+        find(task, first, 0, keys);
+        for (long half = 0; half < KEYS; half += LANES)
+            for (long at = 0; at < m.head_size; at += LANES) {
+                Vec square[LANES];
+                for (long i = 0; i < LANES; ++i)
+                    square[i] = keys[half + i] ? load_upto(keys[half + i] + at, m.head_size - at) : Vec{};
+                transpose(square);
+                for (long i = 0; i < LANES; ++i)
+                    store(gathered.data() + (at + i) * KEYS + half, square[i]);
+            }
+    }
+
+    // gathered [KEYS, padded]
+    long gather_values(const Task& task, long first) {
+        const W* values[KEYS];
+        long count = find(task, first, 1, values);
+        for (long i = 0; i < count; ++i)
+            for (long at = 0; at < m.head_size; at += LANES)
+                store(gathered.data() + i * padded + at, load_upto(values[i] + at, m.head_size - at));
+        return count;
+    }
+
+    // Scores of R queries with the gathered keys.
+    template <int R> void score(long row, long width, long key) {
+        Vec low[R] = {}, high[R] = {};
+        const float* query = queries.data() + row * m.head_size;
+        for (long i = 0; i < m.head_size; ++i) {
+            Vec first = load(gathered.data() + i * KEYS);
+            Vec second = load(gathered.data() + i * KEYS + LANES);
+            for (int r = 0; r < R; ++r) {
+                low[r] += query[r * m.head_size + i] * first;
+                high[r] += query[r * m.head_size + i] * second;
+            }
+        }
+        for (int r = 0; r < R; ++r) {
+            store(scores.data() + (row + r) * width + key, low[r]);
+            store(scores.data() + (row + r) * width + key + LANES, high[r]);
+        }
+    }
+
+    // Scores to what probabilities are proportional to, and their sum; the query is number `self`
+    // among the keys and sees none beyond.
+    float soften(float* row, long self, long width) const {
+        std::fill(row + self + 1, row + width, -INFINITY);
+        if (window) std::fill(row, row + std::max(0L, self + 1 - window), -INFINITY);
+        Vec best = load(row), sum = {};
+        for (long at = LANES; at < width; at += LANES)
+            best = load(row + at) > best ? load(row + at) : best;
+        float most = best[0];
+        for (int i = 1; i < LANES; ++i) most = std::max(most, best[i]);
+        for (long at = 0; at < width; at += LANES) {
+            Vec weight = exponential(load(row + at) - most);
+            store(row + at, weight);
+            sum += weight;
+        }
+        return sum_lanes(sum);
+    }
+
+    // mixed += weights x gathered values, for R queries.
+    template <int R> void mix(long row, long width, long key, long count) {
+        const float* weights = scores.data() + row * width + key;
+        auto columns = [&](auto C, long at) {
+            Vec sum[R * C];
+            float* to = mixed.data() + row * padded + at;
+            for (int r = 0; r < R; ++r)
+                for (int c = 0; c < C; ++c) sum[r * C + c] = load(to + r * padded + c * LANES);
+            for (long i = 0; i < count; ++i)
+                for (int c = 0; c < C; ++c) {
+                    Vec value = load(gathered.data() + i * padded + at + c * LANES);
+                    for (int r = 0; r < R; ++r) sum[r * C + c] += weights[r * width + i] * value;
+                }
+            for (int r = 0; r < R; ++r)
+                for (int c = 0; c < C; ++c) store(to + r * padded + c * LANES, sum[r * C + c]);
+        };
+        long at = 0;
+        for (; at + 4 * LANES <= padded; at += 4 * LANES) columns(std::integral_constant<int, 4>{}, at);
+        for (; at < padded; at += LANES) columns(std::integral_constant<int, 1>{}, at);
+    }
+};

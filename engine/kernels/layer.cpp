@@ -1,0 +1,147 @@
+// One decoder layer as one call: norm, attention, norm, feed-forward, each row for itself.
+#include "attention.h"
+
+struct Layer {
+    const void *input_norm, *query_norm, *key_norm, *post_attention_norm;
+    Linear qkv, output, gate_up, down;
+    long window;
+};
+
+template <typename W>
+void normalize(const float* from, const void* weight, long size, float eps, float* to) {
+    Vec squares = {};
+    long whole = size / LANES * LANES;
+    for (long at = 0; at < whole; at += LANES) squares += load(from + at) * load(from + at);
+    Vec rest = load_part(from + whole, size - whole);
+    float scale = 1.0f / std::sqrt(sum_lanes(squares + rest * rest) / size + eps);
+    for (long at = 0; at < size; ++at) to[at] = from[at] * scale * widened(((const W*)weight)[at]);
+}
+
+template <typename W>
+void normalize_rows(const Model& m, const Step& step, const void* weight, float* to, Team team) {
+    for (long row = team.begin(step.rows); row < team.end(step.rows); ++row)
+        normalize<W>(step.hidden + row * m.hidden, weight, m.hidden, m.eps, to + row * m.hidden);
+    team.wait();
+}
+
+// Component i of a head turns with component i + head_size / 2.
+inline void rotate(float* head, const float* cosines, const float* sines, long half) {
+    for (long i = 0; i < half; ++i) {
+        float first = head[i], second = head[half + i];
+        head[i] = first * cosines[i] - second * sines[i];
+        head[half + i] = second * cosines[i] + first * sines[i];
+    }
+}
+
+// Norm and rotation of one head of a token; a key or a value goes to its place in the cache.
+template <typename W>
+void place_head(const Model& m, const Layer& layer, const Cache& cache, const Step& step,
+                long number, const Span& span, long token, long head) {
+    long size = m.head_size, row = span.row + token, key = head - m.heads;
+    float* at = step.wide + (row * (m.heads + 2 * m.kv_heads) + head) * size;
+    bool is_value = key >= m.kv_heads;
+    if (!is_value) {
+        auto norm = head < m.heads ? layer.query_norm : layer.key_norm;
+        if (norm) normalize<W>(at, norm, size, m.eps, at);
+        long turn = (step.by_position ? span.start + token : row) * size / 2;
+        rotate(at, step.cosines + turn, step.sines + turn, size / 2);
+    }
+    if (head < m.heads) return;
+    W* to = slots<W>(m, cache, number, step.blocks + span.blocks, span.start + token, is_value,
+                     is_value ? key - m.kv_heads : key);
+    for (long i = 0; i < size; ++i) narrow(at[i], to + i);
+}
+
+template <typename W>
+void place_heads(const Model& m, const Layer& layer, const Cache& cache, const Step& step,
+                 long number, Team team) {
+    for (long i = 0; i < step.num_spans; ++i)
+        for (long token = 0; token < step.spans[i].count; ++token)
+            for (long head = team.rank; head < m.heads + 2 * m.kv_heads; head += team.size)
+                place_head<W>(m, layer, cache, step, number, step.spans[i], token, head);
+    team.wait();
+}
+
+// silu(gate) * up, from rows [gate, up] of `wide` to rows behind them.
+float* gated(const Model& m, const Step& step) { return step.wide + step.rows * 2 * m.inner; }
+
+void gate(const Model& m, const Step& step, Team team) {
+    for (long row = 0; row < step.rows; ++row) {
+        const float *gates = step.wide + row * 2 * m.inner, *ups = gates + m.inner;
+        float* to = gated(m, step) + row * m.inner;
+        for (long at = team.rank * LANES; at < m.inner; at += team.size * LANES) {
+            long count = std::min(LANES, m.inner - at);
+            Vec gate = load_upto(gates + at, count), up = load_upto(ups + at, count);
+            Vec product = gate / (1.0f + exponential(-gate)) * up;
+            if (count == LANES) store(to + at, product);
+            else memcpy(to + at, &product, count * sizeof(float));
+        }
+    }
+    team.wait();
+}
+
+// From queries, keys and values in `wide` to what was attended, in `narrow`.
+template <typename W>
+void attend(const Model& m, const Layer& layer, const Cache& cache, const Step& step, long number,
+            Team team) {
+    place_heads<W>(m, layer, cache, step, number, team);
+    Attention<W> attention{m, cache, step, number, layer.window};
+    attention.run(team);
+    team.wait();
+}
+
+template <typename W>
+void run_layer(const Model& m, const Layer& layer, const Cache& cache, const Step& step,
+               long number, Team team) {
+    auto multiply = [&](const Linear& linear, const float* x, float* y, bool add) {
+        apply<W>(linear, x, step.rows, y, add, team);
+        team.wait();
+    };
+    normalize_rows<W>(m, step, layer.input_norm, step.narrow, team);
+    multiply(layer.qkv, step.narrow, step.wide, false);
+    attend<W>(m, layer, cache, step, number, team);
+    multiply(layer.output, step.narrow, step.hidden, true);
+    normalize_rows<W>(m, step, layer.post_attention_norm, step.narrow, team);
+    multiply(layer.gate_up, step.narrow, step.wide, false);
+    gate(m, step, team);
+    multiply(layer.down, gated(m, step), step.hidden, true);
+}
+
+extern "C" {
+int omp_get_thread_num();
+int omp_get_num_threads();
+}
+
+template <typename Use> void with_team(long num_threads, Use use) {
+#pragma omp parallel num_threads(num_threads)
+    use(Team{omp_get_thread_num(), omp_get_num_threads()});
+}
+
+// A whole layer, for steps of few rows.
+extern "C" void tandem_layer(const Model* m, const Layer* layer, const Cache* cache,
+                             const Step* step, long number) {
+    auto run = m->is_bf16 ? run_layer<bf16> : run_layer<float>;
+    with_team(step->num_threads, [&](Team team) { run(*m, *layer, *cache, *step, number, team); });
+}
+
+// Its parts between the products, for steps of many rows.
+extern "C" void tandem_normalize(const Model* m, const void* weight, const Step* step, float* to) {
+    auto run = m->is_bf16 ? normalize_rows<bf16> : normalize_rows<float>;
+    with_team(step->num_threads, [&](Team team) { run(*m, *step, weight, to, team); });
+}
+
+extern "C" void tandem_attend(const Model* m, const Layer* layer, const Cache* cache,
+                              const Step* step, long number) {
+    auto run = m->is_bf16 ? attend<bf16> : attend<float>;
+    with_team(step->num_threads, [&](Team team) { run(*m, *layer, *cache, *step, number, team); });
+}
+
+extern "C" void tandem_gate(const Model* m, const Step* step) {
+    with_team(step->num_threads, [&](Team team) { gate(*m, *step, team); });
+}
+
+extern "C" void tandem_linear(const Linear* linear, long is_bf16, const float* x, long rows,
+                              float* y, long num_threads) {
+    auto run = is_bf16 ? apply<bf16> : apply<float>;
+    with_team(num_threads, [&](Team team) { run(*linear, x, rows, y, false, team); });
+}

@@ -1,0 +1,245 @@
+"""Compiled kernels against PyTorch's operations, and what happens where there is no compiler."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from engine.attention.backend import Span
+from engine.attention.torch_backend import TorchBackend
+from engine.errors import KernelError
+from engine.kernels import build, library
+from engine.kernels.library import Kernels, address, try_load_kernels
+from engine.model.config import ModelConfig, read_config
+from engine.model.linear import Linear
+from engine.model.parameters import Parameters, allocate_parameters, checkpoint_targets
+from engine.model.transformer import Transformer
+from engine.model.weights import find_weights, load_weights
+from tests.engine.reference import VOCAB_SIZE
+
+CPU = torch.device("cpu")
+DTYPES = [torch.float32, torch.bfloat16]
+SHAPES = ["llama", "llama-mqa", "llama-mha", "llama-biased", "llama-wide-heads", "llama-tied"]
+OTHERS = ["llama-dynamic", "llama-yarn", "mistral", "qwen2-windows", "qwen3", "qwen3-windows"]
+
+Piece = tuple[int, int, int]
+"""Sequence, and the tokens [start, end) of it."""
+
+
+@pytest.fixture(scope="session")
+def kernels() -> Kernels:
+    loaded = try_load_kernels()
+    if loaded is None:
+        pytest.skip("needs a C++ compiler")
+    return loaded
+
+
+class Decoder:
+    """A checkpoint's decoder with an empty cache, and sequences of random tokens in it."""
+
+    def __init__(
+        self,
+        directory: Path,
+        dtype: torch.dtype,
+        *,
+        native: bool,
+        stored: torch.dtype = torch.float32,
+    ) -> None:
+        """Computes in `dtype`, after the weights were rounded to `stored`."""
+        config, parameters = _load(directory, dtype, stored)
+        shape = (120, config.num_layers, 2, config.num_kv_heads, 4, config.head_size)
+        self._cache = torch.full(shape, float("nan"), dtype=dtype)
+        self._backend = TorchBackend(self._cache, config.windows)
+        self.model = Transformer(config, parameters, CPU, native=native)
+        generator = torch.Generator().manual_seed(0)
+        self._tokens = torch.randint(3, VOCAB_SIZE, (3, 160), generator=generator)
+        self._blocks = torch.randperm(120, generator=generator).view(3, 40).tolist()
+
+    def run(self, *pieces: Piece) -> list[Tensor]:
+        """Float32 logits of each piece's tokens, after one step over all of them."""
+        spans = [Span(start, end - start, self._blocks[i]) for i, start, end in pieces]
+        tokens = torch.cat([self._tokens[i, start:end] for i, start, end in pieces])
+        positions = torch.cat([torch.arange(start, end) for _, start, end in pieces])
+        batch = self._backend.prepare(spans)
+        with torch.inference_mode():
+            hidden = self.model.forward(tokens, positions, positions + 1, batch)
+            return list(self.model.logits(hidden).split([span.count for span in spans]))
+
+
+def _load(
+    directory: Path, dtype: torch.dtype, stored: torch.dtype
+) -> tuple[ModelConfig, Parameters]:
+    config = read_config(directory)
+    parameters = allocate_parameters(config, dtype, CPU)
+    targets = checkpoint_targets(config, parameters)
+    load_weights(find_weights(directory), targets)
+    for target in targets.values():
+        target.copy_(target.to(stored))
+    return config, parameters
+
+
+STEPS: list[list[Piece]] = [
+    [(0, 0, 39)],
+    [(0, 39, 40), (1, 0, 7)],
+    [(1, 7, 100), (0, 40, 41), (2, 0, 1)],
+    [(0, 41, 42), (1, 100, 101), (2, 1, 2)],
+]
+"""Few rows and many, of prefill and decode, over boundaries of blocks and of windows."""
+
+
+@pytest.mark.parametrize("name", SHAPES + OTHERS)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.015)])
+def test_native_steps_compute_what_torch_does_in_float32(
+    name: str,
+    dtype: torch.dtype,
+    tolerance: float,
+    kernels: Kernels,
+    checkpoint: Callable[[str], Path],
+) -> None:
+    native = Decoder(checkpoint(name), dtype, native=True)
+    plain = Decoder(checkpoint(name), torch.float32, native=False, stored=dtype)
+    assert native.model.native
+    assert not plain.model.native
+    for pieces in STEPS:
+        for found, expected in zip(native.run(*pieces), plain.run(*pieces), strict=True):
+            assert (found - expected).norm() <= tolerance * expected.norm()
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral", "qwen3-windows"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_in_steps_of_few_rows_neither_batch_nor_chunks_change_a_bit(
+    name: str, dtype: torch.dtype, kernels: Kernels, checkpoint: Callable[[str], Path]
+) -> None:
+    alone = Decoder(checkpoint(name), dtype, native=True)
+    expected = torch.cat([alone.run((0, at, at + 1))[0] for at in range(45)])
+    [at_once] = Decoder(checkpoint(name), dtype, native=True).run((0, 0, 45))
+    assert torch.equal(at_once, expected)
+    together = Decoder(checkpoint(name), dtype, native=True)
+    found = [
+        together.run((1, 0, 17), (0, 0, 13))[1],
+        together.run((0, 13, 14), (2, 0, 5), (1, 17, 18))[0],
+        together.run((2, 5, 9), (0, 14, 45))[1],
+    ]
+    assert torch.equal(torch.cat(found), expected)
+
+
+@pytest.fixture
+def _three_threads() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3-windows"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_threads_change_no_bit(
+    name: str,
+    dtype: torch.dtype,
+    kernels: Kernels,
+    checkpoint: Callable[[str], Path],
+    request: pytest.FixtureRequest,
+) -> None:
+    alone = Decoder(checkpoint(name), dtype, native=True)
+    expected = [alone.run((0, 0, 40)), alone.run((0, 40, 41), (1, 0, 9))]
+    request.getfixturevalue("_three_threads")
+    together = Decoder(checkpoint(name), dtype, native=True)
+    for logits, step in zip(expected, [[(0, 0, 40)], [(0, 40, 41), (1, 0, 9)]], strict=True):
+        assert all(map(torch.equal, together.run(*step), logits))
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("rows", [1, 2, 5, 8, 48])
+@pytest.mark.parametrize(("inputs", "outputs"), [(1, 1), (50, 77), (768, 12), (2500, 29)])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_products_of_any_size(
+    dtype: torch.dtype, inputs: int, outputs: int, rows: int, threads: int, kernels: Kernels
+) -> None:
+    torch.manual_seed(0)
+    weight, bias = torch.randn(outputs, inputs).to(dtype), torch.randn(outputs).to(dtype)
+    given, found = torch.randn(rows, inputs), torch.full((rows, outputs), float("nan"))
+    linear = library.Linear(address(weight), address(bias), inputs, outputs)
+    is_bf16 = dtype == torch.bfloat16
+    kernels.linear(linear, is_bf16, given.data_ptr(), rows, found.data_ptr(), threads)
+    expected = given.double() @ weight.double().t() + bias.double()
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("hardware", [True, False])
+def test_products_of_many_rows(
+    dtype: torch.dtype, hardware: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.model.linear._PIECE_BYTES", 4 * 40 * 7)
+    monkeypatch.setattr("engine.model.linear.multiplies_bfloat16", lambda: hardware)
+    torch.manual_seed(0)
+    linear = Linear(torch.randn(24, 40).to(dtype), torch.randn(24).to(dtype))
+    given, before = torch.randn(60, 40), torch.randn(60, 24)
+    expected = given @ linear.weight.float().t() + linear.bias.float()
+    replaced, kept = torch.full((60, 24), float("nan")), before.clone()
+    linear.add_to(replaced, given, keep=False)
+    linear.add_to(kept, given, keep=True)
+    tolerance = 0.2 if hardware and dtype == torch.bfloat16 else 1e-4
+    torch.testing.assert_close(replaced, expected, rtol=0, atol=tolerance)
+    torch.testing.assert_close(kept, expected + before, rtol=0, atol=tolerance)
+
+
+def test_without_a_compiler_torch_computes(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    checkpoint: Callable[[str], Path],
+) -> None:
+    monkeypatch.setenv("TANDEM_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("PATH", "")
+    decoder = Decoder(checkpoint("llama"), torch.float32, native=True)
+    assert not decoder.model.native
+    assert "none of g++, clang++, c++ is installed" in caplog.text
+    assert decoder.run((0, 0, 5))[0].isfinite().all()
+
+
+def test_a_compiler_that_fails_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = tmp_path / "g++"
+    compiler.write_text("#!/bin/sh\necho out of luck >&2\nexit 1\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    with pytest.raises(KernelError, match=r"g\+\+ failed: out of luck"):
+        build.build(tmp_path / "cache")
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(KernelError, match="file cannot hold the kernels"):
+        build.build(tmp_path / "file")
+
+
+def test_a_broken_library_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "kernels.so").write_bytes(b"cut off")
+    with pytest.raises(KernelError, match=r"kernels\.so cannot be loaded"):
+        Kernels(tmp_path / "kernels.so")
+
+
+def test_workers_that_start_together_share_one_library(
+    tmp_path: Path, kernels: Kernels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "_FLAGS", ("-std=c++17", "-O0", "-fPIC", "-fopenmp"))
+    found: list[Path] = []
+    threads = [
+        threading.Thread(target=lambda: found.append(build.build(tmp_path))) for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found[0] == found[1]
+    assert list(tmp_path.iterdir()) == [found[0]]
+    Kernels(found[0])
+
+
+def test_other_dtypes_are_left_to_torch(checkpoint: Callable[[str], Path]) -> None:
+    assert not Decoder(checkpoint("llama"), torch.float16, native=True).model.native
