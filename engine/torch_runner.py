@@ -60,12 +60,14 @@ class TorchRunner:
         block_size: int = 16,
         max_model_len: int | None = None,
         threads: int | None = None,
+        deterministic: bool = False,
         progress: Progress | None = None,
     ) -> Self:
         """Read a Hugging Face checkpoint directory onto a device.
 
         `device` is "auto" (a GPU if there is one), "cpu" or "cuda:N"; `dtype` is "auto",
-        "float32", "bfloat16" or "float16"; `threads` sets torch's for the whole process.
+        "float32", "bfloat16" or "float16"; `threads` sets torch's for the whole process. With
+        `deterministic`, no bit of an answer depends on what else is in the batch.
         Raises CheckpointError for the directory, ConfigError for the other arguments.
         """
         if threads is not None:
@@ -79,7 +81,7 @@ class TorchRunner:
         load_weights(weights, checkpoint_targets(config, parameters), progress)
         return cls(
             config,
-            Transformer(config, parameters, chosen),
+            Transformer(config, parameters, chosen, deterministic=deterministic),
             layout,
             chosen,
             model_hash=model_hash(weights, config),

@@ -45,6 +45,7 @@ def make_runner(config: WorkerConfig, progress: Progress) -> Runner:
         block_size=config.block_size,
         max_model_len=config.max_model_len,
         threads=config.threads,
+        deterministic=config.deterministic,
         progress=progress,
     )
 

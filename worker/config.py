@@ -38,6 +38,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     dtype: str = "auto"
     threads: int | None = None
     """CPU threads of the model; None takes torch's default."""
+    deterministic: bool = False
+    """No bit of an answer depends on what else is computed, or how; prompts take longer."""
     block_size: int = 16
     cache_bytes: int | None = None
     cache_fraction: float = 0.2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from engine.attention.backend import AttentionBatch
+from engine.errors import ConfigError
 from engine.model.config import ModelConfig
 from engine.model.native import try_native
 from engine.model.native_step import NativeStep, Turns
@@ -44,12 +46,19 @@ class Transformer:
         device: torch.device,
         *,
         native: bool = True,
+        deterministic: bool = False,
     ) -> None:
-        """Compiled kernels compute where there are any, unless `native` is false."""
+        """Compiled kernels compute where there are any, unless `native` is false.
+
+        With `deterministic` they compute all of it, so that a token depends on its sequence alone.
+        Raises ConfigError where there are none then.
+        """
         self._config = config
         self._parameters = parameters
         self._rope = Rope(config.rope, config.head_size, device)
         self._native = try_native(config, parameters) if native else None
+        if deterministic:
+            self._compute_all_natively()
 
     @property
     def native(self) -> bool:
@@ -85,6 +94,14 @@ class Transformer:
         if self._native is not None:
             return self._native.logits(hidden)
         return self._parameters.head(hidden).float()
+
+    def _compute_all_natively(self) -> None:
+        if self._native is None:
+            raise ConfigError(
+                "deterministic: this needs the compiled kernels, which there are for float32 and "
+                "bfloat16 on a CPU, with a C++ compiler installed"
+            )
+        self._native.few_rows = sys.maxsize
 
     def _begin(
         self, token_ids: Tensor, positions: Tensor, lengths: Tensor, batch: AttentionBatch
