@@ -21,6 +21,7 @@ from engine.model.weights import Progress, find_weights, load_weights, model_has
 from engine.runner import CacheRegion, OnLayer, Sampled, Slice
 from engine.sampler.sampler import Sampler
 from engine.sequence import Sequence
+from engine.threads import Threads
 from kv_transfer.digest import digest_blocks, digest_kind
 from wire.layout import KvLayout
 
@@ -60,14 +61,16 @@ class TorchRunner:
         block_size: int = 16,
         max_model_len: int | None = None,
         threads: int | None = None,
+        most_threads: int | None = None,
         deterministic: bool = False,
         progress: Progress | None = None,
     ) -> Self:
         """Read a Hugging Face checkpoint directory onto a device.
 
         `device` is "auto" (a GPU if there is one), "cpu" or "cuda:N"; `dtype` is "auto",
-        "float32", "bfloat16" or "float16"; `threads` sets torch's for the whole process. With
-        `deterministic`, no bit of an answer depends on what else is in the batch.
+        "float32", "bfloat16" or "float16"; `threads` sets torch's for the whole process, and up to
+        `most_threads` compute prompts while cores are idle. With `deterministic`, no bit of an
+        answer depends on what else is in the batch.
         Raises CheckpointError for the directory, ConfigError for the other arguments.
         """
         if threads is not None:
@@ -79,9 +82,11 @@ class TorchRunner:
         layout = _layout(config, block_size, torch_dtype)
         parameters = allocate_parameters(config, torch_dtype, chosen)
         load_weights(weights, checkpoint_targets(config, parameters), progress)
+        model = Transformer(config, parameters, chosen, deterministic=deterministic)
+        model.take_idle_cores(Threads(torch.get_num_threads(), most_threads))
         return cls(
             config,
-            Transformer(config, parameters, chosen, deterministic=deterministic),
+            model,
             layout,
             chosen,
             model_hash=model_hash(weights, config),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +24,9 @@ PROCESS_FABRIC = MemoryFabric()
 NUM_SCRATCH_BLOCKS = 1
 """Behind the pool's blocks: what links are measured with, and nothing else."""
 
+SPIN_COUNT = "20000"
+"""Turns that an OpenMP thread waits for work before it sleeps; read when torch is loaded."""
+
 Progress = Callable[[int, int], None]
 
 
@@ -36,6 +40,9 @@ def make_runner(config: WorkerConfig, progress: Progress) -> Runner:
             width=config.width,
             num_layers=config.num_layers,
         )
+    if config.most_threads is not None:
+        # Threads that spin for long look like others' work to whoever counts idle cores.
+        os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
     from engine.torch_runner import TorchRunner  # torch costs a second that others need not pay
 
     return TorchRunner.load(
@@ -45,6 +52,7 @@ def make_runner(config: WorkerConfig, progress: Progress) -> Runner:
         block_size=config.block_size,
         max_model_len=config.max_model_len,
         threads=config.threads,
+        most_threads=config.most_threads,
         deterministic=config.deterministic,
         progress=progress,
     )

@@ -13,6 +13,7 @@ from engine.kernels.library import Kernels, address, try_load_kernels
 from engine.model.config import ModelConfig
 from engine.model.linear import Linear, multiplies_bfloat16
 from engine.model.parameters import LayerParameters, Parameters
+from engine.threads import Threads
 
 _FEW_ROWS = 48
 _FEW_ROWS_BESIDE_BFLOAT16 = 16
@@ -42,6 +43,7 @@ class NativeDecoder:
         keys = config.num_kv_heads * config.head_size
         self.wide = max(attended + 2 * keys, 3 * config.intermediate_size)
         self._scratch = torch.empty(0)
+        self.threads = Threads(torch.get_num_threads())
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Float32 [rows, hidden_size] -> [rows, vocab_size]"""

@@ -74,6 +74,7 @@ class NativeStep:
 
     def finish(self) -> Tensor:
         decoder, hidden = self._decoder, self._hidden
+        self._step.num_threads = decoder.threads.settle()
         weight = decoder.parameters.final_norm.data_ptr()
         decoder.kernels.normalize(decoder.model, weight, self._step, hidden.data_ptr())
         return hidden
@@ -86,6 +87,7 @@ class NativeStep:
         normed, attended = _rows(narrow, rows, layer.qkv), _rows(narrow, rows, layer.output)
         gated = _rows(wide[rows * 2 * inner :], rows, layer.down)
 
+        step.num_threads = decoder.threads.adjust()
         kernels.normalize(model, structure.input_norm, step, normed.data_ptr())
         layer.qkv.add_to(_outputs(wide, rows, layer.qkv), normed, keep=False)
         kernels.attend(model, structure, self._cache, step, number)

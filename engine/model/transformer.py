@@ -19,6 +19,7 @@ from engine.model.native_step import NativeStep, Turns
 from engine.model.parameters import Parameters
 from engine.model.rope import Rope
 from engine.model.torch_step import TorchStep
+from engine.threads import Threads
 
 
 class Computation(Protocol):
@@ -84,6 +85,11 @@ class Transformer:
             if on_layer is not None:
                 on_layer(number + 1)
         return computation.finish()
+
+    def take_idle_cores(self, threads: Threads) -> None:
+        """Where kernels compute, wide steps use as many threads as these say."""
+        if self._native is not None:
+            self._native.threads = threads
 
     def skip_layers(self) -> None:
         """Run none from now on."""
