@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence as Seq
 
 from engine.pace import Pace
-from engine.policy import Room, Share
+from engine.policy import Room, Share, in_turn
 from engine.runner import Slice
 from engine.sequence import Sequence
 from worker.config import WorkerConfig
@@ -46,12 +46,7 @@ class DecodePolicy:
         budget = self._chunk_tokens
         if decoding:
             budget = self._pace.prompt_tokens(decoding, prompts[0])
-        for sequence in prompts:
-            count = min(sequence.num_uncomputed, budget)
-            if count > 0:
-                shares.append(Share(sequence, count))
-                budget -= count
-        return shares
+        return shares + in_turn(prompts, budget)
 
     def observe(self, slices: Seq[Slice], seconds: float) -> None:
         self._pace.observe(slices, seconds)

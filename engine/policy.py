@@ -27,6 +27,17 @@ class Share(msgspec.Struct, frozen=True, gc=False):
     count: int
 
 
+def in_turn(prompts: Seq[Sequence], budget: int) -> list[Share]:
+    """Prompts one after the other, as far as so many tokens go."""
+    shares = []
+    for sequence in prompts:
+        count = min(sequence.num_uncomputed, budget)
+        if count > 0:
+            shares.append(Share(sequence, count))
+            budget -= count
+    return shares
+
+
 class Policy(Protocol):
     """A pure scheduler: values in, values out."""
 
