@@ -27,6 +27,8 @@ from rich.table import Table
 from benchmarks.measure import family_cpu_s
 
 TIMEOUT_S = 600
+PAUSE_S = 2.0
+"""Before each repetition, so that a server whose threads still spin takes nothing from the next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,7 @@ def main(
         for _ in range(repetitions):
             prompts = it.prompts(draw, vocab_size)
             for one in servers:
+                time.sleep(PAUSE_S)
                 runs[one.name].append(asyncio.run(_load(one, it, prompts)))
         for name, done in runs.items():
             table.add_row(it.name, name, *_figures(done))
