@@ -147,7 +147,7 @@ class Engine:
     def run(self, slices: list[Slice], on_layer: OnLayer | None = None) -> list[Progress]:
         """Compute the slices as one batch, and note how far each sequence has come."""
         sampled = self.runner.run(slices, on_layer) if slices else []
-        return list(map(self._advance, slices, sampled))
+        return [self._advance(*pair) for pair in zip(slices, sampled, strict=True)]
 
     def _try_start(self, sequence: Sequence, num_running: int) -> bool:
         hashes = sequence.update_hashes(self.block_size)

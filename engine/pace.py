@@ -27,6 +27,8 @@ class Pace:
         self.times = StepTimes()
 
     def observe(self, slices: Seq[Slice], seconds: float) -> None:
+        if self._target_s is None:
+            return  # nobody asks, and every step would pay for it
         self.times.observe(StepWork.of(slices), seconds)
 
     def prompt_tokens(self, decoding: Seq[Sequence], prompt: Sequence) -> int:

@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-import numpy as np
-
 from kv_transfer.checksum import Digest
 from kv_transfer.exchange import CannotExchange, check_exchange
+from kv_transfer.reshard import Offsets, block_spans
 from kv_transfer.transport import Transfer, Transport
 from wire.layout import KvLayout
 
@@ -74,14 +73,11 @@ class DirectCrossing:
         complete = part.layers is None or part.layers.stop == self._layout.num_layers
         return self._digest(part.blocks, part.first_page) if complete else 0
 
-    def _spans(self, part: Passage) -> np.ndarray:
+    def _spans(self, part: Passage) -> Offsets:
         assert part.layers is not None
-        begin, size = part.layers.start * self._layout.layer_bytes, self._layout.layer_bytes
-        spans = np.empty((len(part.pages), 3), np.int64)
-        spans[:, 0] = np.array(part.blocks, np.int64) * self._layout.block_bytes + begin
-        spans[:, 1] = np.array(part.pages, np.int64) * self._layout.block_bytes + begin
-        spans[:, 2] = size * len(part.layers)
-        return spans
+        size = self._layout.layer_bytes
+        layers = slice(part.layers.start * size, part.layers.stop * size)
+        return block_spans(part.blocks, part.pages, self._layout.block_bytes, layers)
 
 
 WORD_BYTES = 8
@@ -166,12 +162,10 @@ class StagedCrossing:
         self._slots_left += 1
         self._room.give_back(slot)
 
-    def _spans(self, start: int, pages: tuple[int, ...]) -> np.ndarray:
-        size = self._theirs.block_bytes
-        spans = np.empty((len(pages), 3), np.int64)
-        spans[:, 0] = start + np.arange(len(pages)) * size
-        spans[:, 1] = np.array(pages, np.int64) * size
-        spans[:, 2] = size
+    def _spans(self, start: int, pages: tuple[int, ...]) -> Offsets:
+        """Pages lie one behind the other from `start` on in staging."""
+        spans = block_spans(range(len(pages)), pages, self._theirs.block_bytes)
+        spans[:, 0] += start
         return spans
 
 

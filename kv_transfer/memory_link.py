@@ -11,10 +11,8 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from kv_transfer.region import CacheRegion
-from kv_transfer.reshard import Offsets
+from kv_transfer.reshard import Offsets, block_spans
 from kv_transfer.transport import BadPeer, LinkFailed
 
 
@@ -166,11 +164,7 @@ class MemoryLink:
         size, theirs = self._block_bytes, self._door(peer).block_bytes
         if size != theirs:
             raise BadPeer(f"{peer} has blocks of {theirs} bytes, ours have {size}")
-        spans = np.empty((len(blocks), 3), np.int64)
-        spans[:, 0] = np.asarray(blocks, np.int64) * size
-        spans[:, 1] = np.asarray(pages, np.int64) * size
-        spans[:, 2] = size
-        return self.write_spans(peer, spans, staged=False)
+        return self.write_spans(peer, block_spans(blocks, pages, size), staged=False)
 
     def write_spans(self, peer: str, spans: Offsets, *, staged: bool) -> MemoryTransfer:
         self._door(peer)

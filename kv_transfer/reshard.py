@@ -131,6 +131,24 @@ def staging_layout(destination: KvLayout, heads: range) -> KvLayout:
     )
 
 
+def block_spans(
+    sources: Sequence[int] | Offsets,
+    destinations: Sequence[int] | Offsets,
+    block_bytes: int,
+    part: slice | None = None,
+) -> Offsets:
+    """Copies of blocks of one size from sources[i] to destinations[i], int64 [n, 3] as in `Span`.
+
+    `part` are the bytes of each block that are copied, None stands for all.
+    """
+    start, stop = (0, block_bytes) if part is None else (part.start, part.stop)
+    spans = np.empty((len(sources), 3), np.int64)
+    spans[:, 0] = np.asarray(sources, np.int64) * block_bytes + start
+    spans[:, 1] = np.asarray(destinations, np.int64) * block_bytes + start
+    spans[:, 2] = stop - start
+    return spans
+
+
 def merge(pieces: Offsets) -> Offsets:
     """The fewest spans that copy what `pieces` ([n, 3], any order, disjoint in target) copy."""
     if not len(pieces):

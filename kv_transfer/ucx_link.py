@@ -23,7 +23,7 @@ import numpy as np
 
 from kv_transfer.parcel import PARCEL_BYTES, Bytes, cut, pack, view
 from kv_transfer.region import CacheRegion
-from kv_transfer.reshard import Offsets
+from kv_transfer.reshard import Offsets, block_spans
 from kv_transfer.transport import BadPeer, LinkFailed, TransferError
 from kv_transfer.ucx_door import GREETING, Door, Porter
 from kv_transfer.ucx_worker import UcxError, UcxWorker, describe, make_context
@@ -120,11 +120,7 @@ class UcxLink:
         size, theirs = self._block_bytes, self._link(peer).block_bytes
         if size != theirs:
             raise BadPeer(f"{peer} has blocks of {theirs} bytes, ours have {size}")
-        spans = np.empty((len(blocks), 3), np.int64)
-        spans[:, 0] = np.asarray(blocks, np.int64) * size
-        spans[:, 1] = np.asarray(pages, np.int64) * size
-        spans[:, 2] = size
-        return self.write_spans(peer, spans, staged=False)
+        return self.write_spans(peer, block_spans(blocks, pages, size), staged=False)
 
     def write_spans(self, peer: str, spans: Offsets, *, staged: bool) -> UcxTransfer:
         return self._link(peer).write(self._memories[staged], spans)
