@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import deque
-
 import msgspec
 
 from engine.blocks import BlockPool
 from engine.errors import SequenceError
+from engine.fair_queue import FairQueue
 from engine.policy import Policy, Room, Share
 from engine.runner import OnLayer, Runner, Sampled, Slice
 from engine.sequence import Sequence, Status
@@ -39,7 +38,7 @@ class Engine:
         self.runner = runner
         self.pool = pool
         self.policy = policy
-        self.waiting: deque[Sequence] = deque()
+        self.waiting = FairQueue()
         self.running: list[Sequence] = []
         self.held: dict[Leg, Sequence] = {}
         self.num_preemptions = 0
@@ -73,7 +72,7 @@ class Engine:
                 f"{sequence.leg}: its token ids go from {min(sequence.tokens)} to "
                 f"{max(sequence.tokens)}, the model's from 0 to {self.runner.vocab_size - 1}"
             )
-        self.waiting.append(sequence)
+        self.waiting.add(sequence)
 
     def adopt(self, sequence: Sequence) -> None:
         """Continue a sequence whose KV cache is already in `sequence.blocks`."""
@@ -130,8 +129,10 @@ class Engine:
     def admit(self) -> list[Sequence]:
         """Queue to running: reuse the cached prefix, and take all blocks of the known tokens."""
         started: list[Sequence] = []
-        while self.waiting and self._try_start(self.waiting[0], len(self.running) + len(started)):
-            started.append(self.waiting.popleft())
+        while (sequence := self.waiting.first()) is not None:
+            if not self._try_start(sequence, len(self.running) + len(started)):
+                break
+            started.append(sequence)
         self.running += started
         return started
 
@@ -166,6 +167,9 @@ class Engine:
         sequence.num_computed = len(prefix) * self.block_size
         if sequence.num_output == 0:
             sequence.num_cached = sequence.num_computed
+        self.waiting.remove(sequence)
+        if not sequence.preempted:
+            self.waiting.charge(sequence.tenant, sequence.num_uncomputed)
         sequence.preempted = False
         sequence.move(Status.RUNNING)
         return True
@@ -188,25 +192,17 @@ class Engine:
         return True
 
     def _victim(self, wanting: Sequence, slices: list[Slice]) -> Sequence | None:
-        """The one admitted last that no transfer reads and that this step does not need yet."""
+        """The one admitted last, of the least urgent, that no transfer reads and no slice needs."""
         scheduled = {s.sequence.leg for s in slices}
-        for sequence in reversed(self.running):
-            if not sequence.pinned and sequence.leg not in scheduled:
-                return sequence
-        return None
+        free = (s for s in reversed(self.running) if not s.pinned and s.leg not in scheduled)
+        return max(free, key=lambda sequence: sequence.priority, default=None)
 
     def _preempt(self, sequence: Sequence) -> None:
         self.num_preemptions += 1
         sequence.move(Status.WAITING)
         self.running.remove(sequence)
-        self._requeue(sequence)
+        self.waiting.put_back(sequence)
         self._release(sequence)
-
-    def _requeue(self, sequence: Sequence) -> None:
-        """Before all that have not run yet, behind those that were preempted earlier."""
-        num_preempted = sum(1 for other in self.waiting if other.preempted)
-        sequence.preempted = True
-        self.waiting.insert(num_preempted, sequence)
 
     def _advance(self, piece: Slice, sampled: Sampled | None) -> Progress:
         sequence, end = piece.sequence, piece.start + piece.count
@@ -238,6 +234,7 @@ class Engine:
 
     def _finish(self, sequence: Sequence) -> None:
         sequence.move(Status.FINISHED)
+        self.waiting.charge(sequence.tenant, sequence.num_output)
         self._release(sequence)
 
     def _release(self, sequence: Sequence) -> None:

@@ -44,8 +44,10 @@ class Sequence:
         "num_published",
         "pinned",
         "preempted",
+        "priority",
         "sampling",
         "status",
+        "tenant",
         "tokens",
     )
 
@@ -57,12 +59,17 @@ class Sequence:
         *,
         num_prompt: int | None = None,
         cache_salt: bytes = b"",
+        priority: int = 0,
+        tenant: str = "",
     ) -> None:
         self.leg = leg
         self.tokens = tokens
         self.num_prompt = len(tokens) if num_prompt is None else num_prompt
         self.sampling = sampling
         self.cache_salt = cache_salt
+        self.priority = priority
+        """Less is more urgent."""
+        self.tenant = tenant
         self.blocks: list[int] = []
         self.hashes: list[bytes] = []
         self.num_computed = 0

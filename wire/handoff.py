@@ -69,6 +69,8 @@ class Offer(HandoffMessage, frozen=True, tag="offer", kw_only=True):
     router_id: str
     deadline_s: float
     cache_salt: bytes = b""
+    priority: int = 0
+    tenant: str = ""
     prefix_only: bool = False
     """There is no sequence to go on with: the blocks are for the destination's prefix cache."""
 

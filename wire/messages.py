@@ -85,6 +85,10 @@ class Submit(msgspec.Struct, frozen=True, tag="submit", kw_only=True):
     destination: Destination | None = None
     cache_salt: bytes = b""
     deadline_s: float | None = None
+    priority: int = 0
+    """Less is more urgent: it starts before others, and gives way after them."""
+    tenant: str = ""
+    """Tenants of one priority have equal shares of a worker."""
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel", kw_only=True):

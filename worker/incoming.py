@@ -205,6 +205,8 @@ class Incoming:
             commit.sampling,
             num_prompt=commit.num_prompt,
             cache_salt=offer.cache_salt,
+            priority=offer.priority,
+            tenant=offer.tenant,
         )
         sequence.blocks = list(adopt.blocks)
         sequence.num_computed = offer.num_tokens

@@ -125,6 +125,8 @@ class StepLoop:
             message.sampling,
             num_prompt=message.num_prompt,
             cache_salt=message.cache_salt,
+            priority=message.priority,
+            tenant=message.tenant,
         )
         ticket = Ticket(sequence, router_id, len(message.tokens), self._clock())
         ticket.destination = message.destination

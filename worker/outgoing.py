@@ -118,6 +118,8 @@ class Outgoing:
             router_id=ticket.router_id,
             deadline_s=self._config.handoff_deadline_s,
             cache_salt=sequence.cache_salt,
+            priority=sequence.priority,
+            tenant=sequence.tenant,
             prefix_only=ticket.prefix_only,
         )
         deadline_s = self._config.transfer_deadline_s
