@@ -29,6 +29,9 @@ class RouterActor:
         self._server = RouterServer(config)
         return msgspec.json.encode(self._loop.run(self._server.start()))
 
+    def ping(self) -> None:
+        """An answer says that the process lives."""
+
     def drain(self, timeout_s: float) -> None:
         self._loop.run(self._server.drain(timeout_s))
         self._loop.run(self._server.stop())

@@ -15,6 +15,7 @@ from wire.identity import Role
 from worker.config import RunnerKind, WorkerConfig
 
 MAX_WORKERS = 4096
+MAX_ROUTERS = 64
 AUTO_HOST = "auto"
 """Where processes listen unless told otherwise: at their Ray node's address, else on loopback."""
 
@@ -47,6 +48,9 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     model: str
     model_name: str | None = None
     router: RouterConfig
+    num_routers: int = 1
+    """Router processes on one machine, behind the same ports: more requests than one core can
+    serve. Connections are shared out among them, so clients of gRPC want several each."""
     prefill: PoolConfig = PoolConfig()
     decode: PoolConfig = PoolConfig()
     ray: RayConfig = RayConfig()
@@ -149,6 +153,8 @@ def _mapping(tree: dict[str, Any], key: str) -> dict[str, Any]:
 
 
 def _check(config: ClusterConfig) -> None:
+    if not 1 <= config.num_routers <= MAX_ROUTERS:
+        raise BadConfig(f"num_routers is {config.num_routers}, must be 1 to {MAX_ROUTERS}")
     for role in Role:
         pool = config.pool(role)
         if not 0 <= pool.replicas <= MAX_WORKERS:

@@ -22,12 +22,10 @@ class WorkerStatus(msgspec.Struct, frozen=True):
     error: str | None = None
 
 
-class RunningWorker(Protocol):
-    """A worker that was launched. None of its methods takes longer than a second or raises."""
+class RunningProcess(Protocol):
+    """Something that was launched. None of its methods takes longer than a second or raises."""
 
     name: str
-
-    def status(self) -> WorkerStatus: ...
 
     def drain(self, timeout_s: float) -> None:
         """Begin to drain and then to stop."""
@@ -38,13 +36,29 @@ class RunningWorker(Protocol):
         ...
 
 
+class RunningRouter(RunningProcess, Protocol):
+    """A router that has started."""
+
+    addresses: RouterAddresses
+
+    def error(self) -> str | None:
+        """Why it has died; None while it lives."""
+        ...
+
+
+class RunningWorker(RunningProcess, Protocol):
+    """A worker that was launched, and may still load."""
+
+    def status(self) -> WorkerStatus: ...
+
+
 class Launcher(Protocol):
     """Raises StartFailed for whatever keeps a process from starting."""
 
-    def start_router(self, config: RouterConfig) -> RouterAddresses: ...
+    def start_router(self, name: str, config: RouterConfig) -> RunningRouter:
+        """Returns when it listens."""
+        ...
 
     def start_worker(self, role: Role, name: str, config: WorkerConfig) -> RunningWorker: ...
-
-    def stop_router(self, drain_timeout_s: float) -> None: ...
 
     def close(self) -> None: ...

@@ -87,6 +87,24 @@ class Child:
                 self._errors = [*self._errors[-50:], line.decode(errors="replace").rstrip()]
 
 
+class ChildRouter:
+    """Implements `cluster.launcher.RunningRouter`."""
+
+    def __init__(self, child: Child, addresses: RouterAddresses) -> None:
+        self.name = child.name
+        self.addresses = addresses
+        self._child = child
+
+    def error(self) -> str | None:
+        return None if self._child.process.poll() is None else self._child.last_words()
+
+    def drain(self, timeout_s: float) -> None:
+        self._child.process.terminate()
+
+    def wait_stopped(self, timeout_s: float) -> None:
+        self._child.stop(timeout_s)
+
+
 class ChildWorker:
     """Implements `cluster.launcher.RunningWorker`."""
 
@@ -117,17 +135,17 @@ class ProcessLauncher:
     """Implements `cluster.launcher.Launcher` with child processes."""
 
     def __init__(self) -> None:
-        self._router: Child | None = None
         self._children: list[Child] = []
 
-    def start_router(self, config: RouterConfig) -> RouterAddresses:
+    def start_router(self, name: str, config: RouterConfig) -> ChildRouter:
         settings = msgspec.json.encode(at_home(config, LOOPBACK)).decode()
         arguments = ["router", "--model", config.model_dir, "--settings", settings]
-        self._router = self._spawn("router", arguments)
-        ready = self._router.wait_ready(ROUTER_START_S)
+        child = self._spawn(name, arguments)
+        ready = child.wait_ready(ROUTER_START_S)
         if ready is None:
-            raise StartFailed(f"the router did not start within {ROUTER_START_S:.0f} s")
-        return msgspec.json.decode(ready, type=RouterAddresses)
+            child.stop(0)
+            raise StartFailed(f"{name} did not start within {ROUTER_START_S:.0f} s")
+        return ChildRouter(child, msgspec.json.decode(ready, type=RouterAddresses))
 
     def start_worker(self, role: Role, name: str, config: WorkerConfig) -> ChildWorker:
         threads = config.threads or max(1, (os.cpu_count() or 2) // 2)
@@ -137,10 +155,9 @@ class ProcessLauncher:
         arguments = [room, "--model", config.model, "--settings", settings]
         return ChildWorker(self._spawn(name, arguments))
 
-    def stop_router(self, drain_timeout_s: float) -> None:
-        if self._router is not None:
-            self._router.process.terminate()
-            self._router.stop(drain_timeout_s)
+    def pids(self, kind: str) -> tuple[int, ...]:
+        """Of the children whose names begin like this."""
+        return tuple(it.process.pid for it in self._children if it.name.startswith(kind))
 
     def close(self) -> None:
         """End whatever was not stopped before."""

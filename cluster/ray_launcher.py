@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from typing import Any
 
@@ -23,7 +22,33 @@ from worker.config import WorkerConfig
 
 ROUTER_START_S = 60.0
 ANSWER_S = 1.0
-SLACK_S = 5.0
+
+
+class RayRouter:
+    """Implements `cluster.launcher.RunningRouter`."""
+
+    def __init__(self, name: str, actor: Any, addresses: RouterAddresses) -> None:
+        self.name = name
+        self.addresses = addresses
+        self._actor = actor
+        self._stopping: Any = None
+
+    def error(self) -> str | None:
+        try:
+            ray.get(self._actor.ping.remote(), timeout=ANSWER_S)
+        except GetTimeoutError:
+            return None  # busy
+        except RayError as error:
+            return f"its process died: {_first(error)}"
+        return None
+
+    def drain(self, timeout_s: float) -> None:
+        self._stopping = self._actor.drain.remote(timeout_s)
+
+    def wait_stopped(self, timeout_s: float) -> None:
+        if self._stopping is not None:
+            ray.wait([self._stopping], timeout=timeout_s)  # dead or stuck: it is ended either way
+        ray.kill(self._actor)
 
 
 class RayWorker:
@@ -62,18 +87,17 @@ class RayLauncher:
 
     def __init__(self, config: ClusterConfig) -> None:
         self._config = config
-        self._router: Any = None
         self._connect()
 
-    def start_router(self, config: RouterConfig) -> RouterAddresses:
-        actor_class = ray.remote(RouterActor)
-        self._router = actor_class.options(num_cpus=0, max_concurrency=2).remote()
-        started = self._router.start.remote(msgspec.json.encode(config))
+    def start_router(self, name: str, config: RouterConfig) -> RayRouter:
+        actor = ray.remote(RouterActor).options(num_cpus=0, max_concurrency=2).remote()
+        started = actor.start.remote(msgspec.json.encode(config))
         try:
             answer = ray.get(started, timeout=ROUTER_START_S)
         except RayError as error:
-            raise StartFailed(f"the router did not start: {_first(error)}") from error
-        return msgspec.json.decode(answer, type=RouterAddresses)
+            ray.kill(actor)
+            raise StartFailed(f"{name} did not start: {_first(error)}") from error
+        return RayRouter(name, actor, msgspec.json.decode(answer, type=RouterAddresses))
 
     def start_worker(self, role: Role, name: str, config: WorkerConfig) -> RayWorker:
         group = self._place(role, name)
@@ -93,13 +117,6 @@ class RayLauncher:
         config = msgspec.structs.replace(config, threads=threads)
         started = actor.start.remote(role.value, msgspec.json.encode(config))
         return RayWorker(name, actor, group, started)
-
-    def stop_router(self, drain_timeout_s: float) -> None:
-        if self._router is None:
-            return
-        with contextlib.suppress(RayError):  # dead or stuck: it is ended either way
-            ray.get(self._router.drain.remote(drain_timeout_s), timeout=drain_timeout_s + SLACK_S)
-        ray.kill(self._router)
 
     def close(self) -> None:
         ray.shutdown()

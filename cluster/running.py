@@ -7,13 +7,15 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import msgspec
 
+from cluster.backoff import Backoff
 from cluster.config import ClusterConfig
 from cluster.errors import StartFailed
-from cluster.launcher import Launcher, RunningWorker, WorkerStatus
+from cluster.launcher import Launcher, RunningWorker
+from cluster.places import RouterPlace, WorkerPlace
+from router.config import RouterConfig
 from router.server import RouterAddresses
 from wire.identity import Role
 from worker.config import WorkerConfig
@@ -24,41 +26,44 @@ SLACK_S = 5.0
 Tell = Callable[[str], None]
 
 
-@dataclass(slots=True)
-class Place:
-    """One place in a pool, and who fills it now."""
-
-    role: Role
-    name: str
-    worker: RunningWorker
-    num_starts: int = 1
-    quarters_told: int = 0
-    told_ready: bool = False
-
-
 class RunningCluster:
-    """One router and its two pools. `tell(line)` hears what a person would want to know."""
+    """Routers and their two pools. `tell(line)` hears what a person would want to know."""
 
-    def __init__(self, config: ClusterConfig, launcher: Launcher, tell: Tell) -> None:
+    def __init__(
+        self,
+        config: ClusterConfig,
+        launcher: Launcher,
+        tell: Tell,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.config = config
         self._launcher = launcher
         self._tell = tell
-        self._places: list[Place] = []
+        self._clock = clock
+        self._routers: list[RouterPlace] = []
+        self._workers: list[WorkerPlace] = []
+
+    @property
+    def addresses(self) -> RouterAddresses:
+        """Of the first router; the others share its doors."""
+        return self._routers[0].router.addresses
 
     def start(self) -> RouterAddresses:
         """Returns when every worker serves. Raises StartFailed; `stop` ends what had started."""
-        self.addresses = self._launcher.start_router(self.config.router)
-        self._tell(f"router   ready   grpc {self.addresses.grpc}   http {self.addresses.http}")
+        self._start_routers()
         for role in Role:
             for index in range(self.config.pool(role).replicas):
-                self._places.append(self._fill(role, f"{role.value}-{index}", 1))
+                name = f"{role.value}-{index}"
+                worker = self._start_worker(role, name, 1)
+                backoff = Backoff(self._clock())
+                self._workers.append(WorkerPlace(name, backoff, role=role, worker=worker))
         self.wait_ready()
         return self.addresses
 
     def wait_ready(self) -> None:
-        """Until every worker has joined the router. Raises StartFailed."""
+        """Until every worker has joined the routers. Raises StartFailed."""
         deadline = time.monotonic() + self.config.start_timeout_s
-        waiting = list(self._places)
+        waiting = list(self._workers)
         while waiting:
             waiting = [place for place in waiting if not self._is_ready(place)]
             if waiting and time.monotonic() > deadline:
@@ -71,66 +76,105 @@ class RunningCluster:
                 time.sleep(POLL_S)
 
     def watch(self) -> None:
-        """Replace workers that have died. Call it every second or so."""
-        for index, place in enumerate(self._places):
-            status = place.worker.status()
-            if status.error is not None:
-                self._tell(f"{place.name}   died: {status.error}; starting another")
-                place.worker.wait_stopped(0)
-                self._places[index] = self._fill(place.role, place.name, place.num_starts + 1)
-            else:
-                self._show(place, status)
+        """Replace what has died. Call it every second or so."""
+        for router in self._routers:
+            self._watch_router(router)
+        for worker in self._workers:
+            self._watch_worker(worker)
 
     def stop(self) -> None:
         """Let requests end, then end every process."""
         timeout_s = self.config.drain_timeout_s
-        self._launcher.stop_router(timeout_s)
-        for place in self._places:
-            place.worker.drain(timeout_s)
-        deadline = time.monotonic() + timeout_s + SLACK_S
-        for place in self._places:
-            place.worker.wait_stopped(max(0.0, deadline - time.monotonic()))
-        self._places = []
+        for places in (self._routers, self._workers):
+            processes = [
+                place.router if isinstance(place, RouterPlace) else place.worker
+                for place in places
+                if not place.empty
+            ]
+            for process in processes:
+                process.drain(timeout_s)
+            deadline = time.monotonic() + timeout_s + SLACK_S
+            for process in processes:
+                process.wait_stopped(max(0.0, deadline - time.monotonic()))
+        self._routers, self._workers = [], []
 
     @property
     def worker_addresses(self) -> list[str]:
         """host:port of each worker's internal RPC."""
-        addresses = [place.worker.status().address for place in self._places]
+        addresses = [place.worker.status().address for place in self._workers]
         return [address for address in addresses if address is not None]
 
     def signal_worker(self, name: str, number: signal.Signals) -> None:
         """Send a signal to a worker's process on this machine: the pulled plug of fault tests."""
-        for place in self._places:
+        for place in self._workers:
             process_id = place.worker.status().process_id
             if place.name == name and process_id is not None:
                 os.kill(process_id, number)
 
-    def _fill(self, role: Role, name: str, num_starts: int) -> Place:
-        """Another incarnation of a worker gets another id, so that nobody confuses the two."""
-        worker_id = name if num_starts == 1 else f"{name}.{num_starts}"
-        config: WorkerConfig = msgspec.structs.replace(
-            self.config.pool(role).worker, worker_id=worker_id, routers=(self.addresses.fleet,)
-        )
-        worker = self._launcher.start_worker(role, name, config)
-        return Place(role, name, worker, num_starts)
+    def _start_routers(self) -> None:
+        """The first chooses the ports of the doors, where they are free to choose."""
+        config = self.config.router
+        if self.config.num_routers > 1:
+            config = msgspec.structs.replace(config, share_ports=True)
+        for index in range(self.config.num_routers):
+            name = f"router-{index}"
+            router = self._launcher.start_router(name, config)
+            self._routers.append(RouterPlace(name, Backoff(self._clock()), router=router))
+            addresses = router.addresses
+            self._tell(f"{name}   ready   grpc {addresses.grpc}   http {addresses.http}")
+            config = msgspec.structs.replace(_at(config, addresses), fleet_port=0)
 
-    def _is_ready(self, place: Place) -> bool:
+    def _watch_router(self, place: RouterPlace) -> None:
+        """Another one listens where the dead one did: clients and workers find it again."""
+        if not place.empty and (error := place.router.error()) is not None:
+            place.router.wait_stopped(0)
+            place.bury(error, self._clock(), self._tell)
+
+        def start(num_starts: int) -> None:
+            config = _at(self.config.router, place.router.addresses)
+            shared = self.config.num_routers > 1
+            config = msgspec.structs.replace(config, share_ports=shared)
+            place.router = self._launcher.start_router(place.name, config)
+            self._tell(f"{place.name}   ready   again")
+
+        place.try_again(start, self._clock(), self._tell)
+
+    def _watch_worker(self, place: WorkerPlace) -> None:
+        if not place.empty:
+            status = place.worker.status()
+            if status.error is None:
+                place.show(status, self._tell)
+            else:
+                place.worker.wait_stopped(0)
+                place.bury(status.error, self._clock(), self._tell)
+
+        def start(num_starts: int) -> None:
+            place.fill(self._start_worker(place.role, place.name, num_starts))
+
+        place.try_again(start, self._clock(), self._tell)
+
+    def _start_worker(self, role: Role, name: str, num_starts: int) -> RunningWorker:
+        """Another incarnation of a worker gets another id, so that nobody confuses the two."""
+        config: WorkerConfig = msgspec.structs.replace(
+            self.config.pool(role).worker,
+            worker_id=name if num_starts == 1 else f"{name}.{num_starts}",
+            routers=tuple(place.router.addresses.fleet for place in self._routers),
+        )
+        return self._launcher.start_worker(role, name, config)
+
+    def _is_ready(self, place: WorkerPlace) -> bool:
         status = place.worker.status()
         if status.error is not None:
             raise StartFailed(f"{place.name}: {status.error}")
-        self._show(place, status)
+        place.show(status, self._tell)
         return place.told_ready
 
-    def _show(self, place: Place, status: WorkerStatus) -> None:
-        """A line for every quarter of the weights, and one when the worker serves."""
-        quarter = 4 * status.loaded_bytes // status.total_bytes if status.total_bytes else 0
-        if quarter > place.quarters_told:
-            place.quarters_told = quarter
-            megabytes = status.total_bytes / 1e6
-            self._tell(f"{place.name}   weights {quarter * 25} % of {megabytes:.1f} MB loaded")
-        if status.address is not None and not place.told_ready:
-            place.told_ready = True
-            self._tell(f"{place.name}   ready   at {status.address}   process {status.process_id}")
+
+def _at(config: RouterConfig, addresses: RouterAddresses) -> RouterConfig:
+    """The same settings, at the ports that a router has."""
+    ports = (int(at.rpartition(":")[2]) for at in (addresses.grpc, addresses.http, addresses.fleet))
+    keys = ("grpc_port", "http_port", "fleet_port")
+    return msgspec.structs.replace(config, **dict(zip(keys, ports, strict=True)))
 
 
 @contextmanager

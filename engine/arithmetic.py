@@ -6,6 +6,7 @@ Idea: a mock engine whose prefill and decode weights differ (JetStream's engine 
 from __future__ import annotations
 
 import mmap
+import time
 from collections.abc import Sequence as Seq
 
 import numpy as np
@@ -34,7 +35,9 @@ class ArithmeticRunner:
 
     It implements `engine.runner.Runner` on a real cache of int64 [block, layer, 2, 1, slot, width]
     that transports can move: every number stands there `width` times in each of `num_layers`, and
-    every copy counts. It has no end-of-sequence token and ignores sampling parameters.
+    every copy counts. It has no end-of-sequence token and ignores sampling parameters. Where
+    `step_s` is not 0, steps end at multiples of it after the runner was made: a model of any speed
+    can be played.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class ArithmeticRunner:
         max_model_len: int = 16384,
         width: int = 1,
         num_layers: int = 1,
+        step_s: float = 0.0,
     ) -> None:
         if not 0 <= stamp < NUM_STAMPS:
             raise ConfigError(f"stamp is {stamp}, must be 0 to {NUM_STAMPS - 1}")
@@ -62,6 +66,8 @@ class ArithmeticRunner:
         self.eos_token_ids: frozenset[int] = frozenset()
         self.digest_kind = "xxh3"
         self.model_hash = f"arithmetic-{vocab_size}"
+        self._step_s = step_s
+        self._began = time.monotonic()
         self._cache = np.zeros((0, num_layers, 2, block_size, width), dtype=np.int64)
 
     def fit_num_blocks(self, cache_bytes: int | None, cache_fraction: float) -> int:
@@ -91,7 +97,14 @@ class ArithmeticRunner:
                 self._store(piece, layer)
             if on_layer is not None:
                 on_layer(layer + 1)
-        return [Sampled(self._next_token(it)) if it.samples else None for it in slices]
+        sampled = [Sampled(self._next_token(it)) if it.samples else None for it in slices]
+        self._keep_time()
+        return sampled
+
+    def _keep_time(self) -> None:
+        """Whoever gets tokens late can tell by how much: they are made at regular times."""
+        if self._step_s:
+            time.sleep(self._step_s - (time.monotonic() - self._began) % self._step_s)
 
     def _store(self, piece: Slice, layer: int) -> None:
         sequence = piece.sequence

@@ -19,6 +19,8 @@ class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     http_port: int = 0
     fleet_port: int = 0
     """Where workers announce themselves."""
+    share_ports: bool = False
+    """Whether other routers on this machine may listen on the same ports for clients."""
 
     max_message_bytes: int = 4 * MIB
     """Largest gRPC request."""

@@ -13,6 +13,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from router.conductor import Conductor
+from router.config import RouterConfig
 from router.errors import Internal, InvalidRequest, RouterError, face_of
 from router.grpc_convert import draft_from, prompt_from, response_from
 from runtime.listen import bind
@@ -31,7 +32,7 @@ class GrpcDoor:
     def __init__(self, conductor: Conductor) -> None:
         self._conductor = conductor
         self._health = health.aio.HealthServicer()
-        self._server = grpc.aio.server(options=_options(conductor.config.max_message_bytes))
+        self._server = grpc.aio.server(options=_options(conductor.config))
         self._server.add_generic_rpc_handlers([_handlers(_Servicer(conductor))])
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
@@ -99,11 +100,11 @@ class _Servicer:
         return pb.ListModelsResponse(models=[model])
 
 
-def _options(max_message_bytes: int) -> list[tuple[str, int]]:
+def _options(config: RouterConfig) -> list[tuple[str, int]]:
     return [
-        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.max_receive_message_length", config.max_message_bytes),
         # On by default, and then a second server binds the same port without a word.
-        ("grpc.so_reuseport", 0),
+        ("grpc.so_reuseport", int(config.share_ports)),
     ]
 
 

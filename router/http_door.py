@@ -19,12 +19,13 @@ class HttpDoor:
 
     def __init__(self, conductor: Conductor) -> None:
         self._app = build_app(conductor)
+        self._share_port = conductor.config.share_ports
         self._server: _Uvicorn | None = None
         self._serving: asyncio.Task[None] | None = None
 
     async def start(self, host: str, port: int) -> int:
         """The port that was bound. Raises PortTaken."""
-        listener = open_listener(host, port, key="http_port")
+        listener = open_listener(host, port, key="http_port", shared=self._share_port)
         self._server = _Uvicorn(_uvicorn_config(self._app))
         self._serving = asyncio.create_task(
             self._server.serve(sockets=[listener]), name="HTTP door"

@@ -25,13 +25,18 @@ def bind(server: grpc.aio.Server, host: str, port: int, key: str) -> int:
     return bound
 
 
-def open_listener(host: str, port: int, key: str) -> socket.socket:
-    """A listening TCP socket for servers other than gRPC's; as `bind` for the rest."""
+def open_listener(host: str, port: int, key: str, *, shared: bool = False) -> socket.socket:
+    """A listening TCP socket for servers other than gRPC's; as `bind` for the rest.
+
+    With `shared` others who say so may listen on the same port: each gets some connections.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # asyncio turns Nagle's algorithm off only for sockets that say that they are TCP.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     # Without this a restarted process waits for old connections; it shares the port with nobody.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if shared:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
         listener.bind((host, port))
         listener.listen(2048)

@@ -39,6 +39,7 @@ def make_runner(config: WorkerConfig, progress: Progress) -> Runner:
             max_model_len=config.max_model_len or 16384,
             width=config.width,
             num_layers=config.num_layers,
+            step_s=config.step_s,
         )
     if config.most_threads is not None:
         # Threads that spin for long look like others' work to whoever counts idle cores.

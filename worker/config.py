@@ -34,6 +34,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Arithmetic runner only: how often each number is stored, so that blocks become large."""
     num_layers: int = 1
     """Arithmetic runner only: in how many layers."""
+    step_s: float = 0.0
+    """Arithmetic runner only: steps end at multiples of this; 0 at once."""
     device: str = "auto"
     dtype: str = "auto"
     threads: int | None = None

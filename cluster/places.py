@@ -1,0 +1,73 @@
+"""The places of a cluster, who fills each of them now, and since when."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cluster.backoff import Backoff
+from cluster.errors import StartFailed
+from cluster.launcher import RunningRouter, RunningWorker, WorkerStatus
+from wire.identity import Role
+
+
+@dataclass(slots=True)
+class Place:
+    """One place. Who died is started again, sooner or later; `start_at` is set until then."""
+
+    name: str
+    backoff: Backoff
+    num_starts: int = 1
+    start_at: float | None = None
+
+    @property
+    def empty(self) -> bool:
+        return self.start_at is not None
+
+    def bury(self, error: str, now: float, tell: Callable[[str], None]) -> None:
+        """Say what happened, and when another one is started."""
+        self.start_at = self.backoff.died(now)
+        wait_s = self.start_at - now
+        when = f"in {wait_s:.0f} s" if wait_s > 0 else "now"
+        tell(f"{self.name}   died: {error}; another starts {when}")
+
+    def try_again(
+        self, start: Callable[[int], None], now: float, tell: Callable[[str], None]
+    ) -> None:
+        """Once it is time, `start` the next incarnation, whose number it is given."""
+        if self.start_at is None or now < self.start_at:
+            return
+        self.num_starts += 1
+        self.start_at = None
+        try:
+            start(self.num_starts)
+        except StartFailed as error:
+            self.bury(str(error), now, tell)
+
+
+@dataclass(slots=True, kw_only=True)
+class RouterPlace(Place):
+    router: RunningRouter
+
+
+@dataclass(slots=True, kw_only=True)
+class WorkerPlace(Place):
+    role: Role
+    worker: RunningWorker
+    quarters_told: int = 0
+    told_ready: bool = False
+
+    def fill(self, worker: RunningWorker) -> None:
+        """A new incarnation, which loads its weights anew."""
+        self.worker, self.quarters_told, self.told_ready = worker, 0, False
+
+    def show(self, status: WorkerStatus, tell: Callable[[str], None]) -> None:
+        """A line for every quarter of the weights, and one when the worker serves."""
+        quarter = 4 * status.loaded_bytes // status.total_bytes if status.total_bytes else 0
+        if quarter > self.quarters_told:
+            self.quarters_told = quarter
+            megabytes = status.total_bytes / 1e6
+            tell(f"{self.name}   weights {quarter * 25} % of {megabytes:.1f} MB loaded")
+        if status.address is not None and not self.told_ready:
+            self.told_ready = True
+            tell(f"{self.name}   ready   at {status.address}   process {status.process_id}")

@@ -1,0 +1,177 @@
+"""What a cluster does about processes that die, with a launcher that starts none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from cluster.backoff import FIRST_S, HEALTHY_S, LONGEST_S, Backoff
+from cluster.config import load_config
+from cluster.errors import StartFailed
+from cluster.launcher import WorkerStatus
+from cluster.running import RunningCluster
+from router.config import RouterConfig
+from router.server import RouterAddresses
+from wire.identity import Role
+from worker.config import WorkerConfig
+
+
+@dataclass
+class APretender:
+    """A process that is not there; it has died once `error_text` says why."""
+
+    name: str
+    config: RouterConfig | WorkerConfig
+    addresses: RouterAddresses
+    error_text: str | None = None
+    stopped: bool = False
+
+    def error(self) -> str | None:
+        return self.error_text
+
+    def status(self) -> WorkerStatus:
+        return WorkerStatus(address="127.0.0.1:1", process_id=1, error=self.error_text)
+
+    def drain(self, timeout_s: float) -> None:
+        pass
+
+    def wait_stopped(self, timeout_s: float) -> None:
+        self.stopped = True
+
+
+@dataclass
+class APretendingLauncher:
+    """Ports that were to be free are numbered from 5000; starts fail while `broken` says why."""
+
+    started: list[APretender] = field(default_factory=list)
+    broken: str | None = None
+    last_port: int = 4999
+
+    def start_router(self, name: str, config: RouterConfig) -> APretender:
+        addresses = RouterAddresses(
+            router_id=name,
+            model="tiny",
+            grpc=self._at(config.grpc_port),
+            http=self._at(config.http_port),
+            fleet=self._at(config.fleet_port),
+        )
+        return self._start(APretender(name, config, addresses))
+
+    def start_worker(self, role: Role, name: str, config: WorkerConfig) -> APretender:
+        nowhere = RouterAddresses(router_id="", model="", grpc="", http="", fleet="")
+        return self._start(APretender(name, config, nowhere))
+
+    def close(self) -> None:
+        pass
+
+    def _at(self, port: int) -> str:
+        self.last_port += port == 0
+        return f"127.0.0.1:{port or self.last_port}"
+
+    def _start(self, process: APretender) -> APretender:
+        if self.broken is not None:
+            raise StartFailed(self.broken)
+        self.started.append(process)
+        return process
+
+
+class ACluster:
+    """One that runs, its launcher, its clock, and what it told."""
+
+    def __init__(self, num_routers: int = 1) -> None:
+        self.now = 0.0
+        self.told: list[str] = []
+        self.launcher = APretendingLauncher()
+        config = load_config(None, {"num_routers": num_routers})
+        self.cluster = RunningCluster(config, self.launcher, self.told.append, lambda: self.now)
+        self.cluster.start()
+
+    def named(self, name: str) -> list[APretender]:
+        return [process for process in self.launcher.started if process.name == name]
+
+
+def test_a_dead_worker_is_replaced_at_once_under_another_id() -> None:
+    run = ACluster()
+    run.named("decode-0")[0].error_text = "killed by signal 9"
+    run.cluster.watch()
+    first, second = run.named("decode-0")
+    assert first.stopped
+    assert isinstance(second.config, WorkerConfig)
+    assert second.config.worker_id == "decode-0.2"
+    assert "decode-0   died: killed by signal 9; another starts now" in run.told
+
+
+def test_a_dead_router_comes_back_at_the_ports_that_it_had() -> None:
+    run = ACluster()
+    addresses = run.cluster.addresses
+    run.named("router-0")[0].error_text = "gone"
+    run.cluster.watch()
+    assert len(run.named("router-0")) == 2
+    assert run.cluster.addresses == addresses
+
+
+def test_a_worker_that_dies_at_every_start_is_started_less_and_less_often() -> None:
+    run = ACluster()
+    starts = []
+    for second in range(200):
+        run.now = float(second)
+        num_started = len(run.named("decode-0"))
+        run.named("decode-0")[-1].error_text = "out of memory"
+        run.cluster.watch()
+        starts += [second] * (len(run.named("decode-0")) - num_started)
+    assert starts[:6] == [0, 2, 5, 10, 19, 36]
+    assert len(starts) < 10
+
+
+def test_where_no_room_is_left_for_a_replacement_the_cluster_goes_on_and_tries_again() -> None:
+    run = ACluster()
+    run.named("decode-0")[0].error_text = "its node died"
+    run.launcher.broken = "the Ray cluster had no room"
+    run.cluster.watch()
+    assert any("the Ray cluster had no room; another starts in" in line for line in run.told)
+    run.launcher.broken = None
+    run.now = 2 * FIRST_S
+    run.cluster.watch()
+    assert len(run.named("decode-0")) == 2
+
+
+def test_several_routers_share_the_doors_and_every_worker_announces_itself_to_each() -> None:
+    run = ACluster(num_routers=3)
+    configs = [run.named(f"router-{n}")[0].config for n in range(3)]
+    addresses = [run.named(f"router-{n}")[0].addresses for n in range(3)]
+    assert all(isinstance(it, RouterConfig) and it.share_ports for it in configs)
+    assert len({it.http for it in addresses}) == len({it.grpc for it in addresses}) == 1
+    worker = run.named("prefill-0")[0].config
+    assert isinstance(worker, WorkerConfig)
+    assert worker.routers == tuple(it.fleet for it in addresses)
+    assert len(set(worker.routers)) == 3
+
+
+def test_stopping_ends_all_but_those_that_are_dead_already() -> None:
+    run = ACluster()
+    run.named("decode-0")[0].error_text = "gone"
+    run.launcher.broken = "no room"
+    run.cluster.watch()
+    run.cluster.stop()
+    assert all(process.stopped for process in run.launcher.started)
+
+
+def test_who_lived_long_is_not_made_to_wait() -> None:
+    backoff = Backoff(0.0)
+    assert backoff.died(1.0) == 1.0
+    assert backoff.died(2.0) == 2.0 + FIRST_S
+    assert backoff.died(3.0 + HEALTHY_S) == 3.0 + HEALTHY_S
+
+
+def test_no_wait_is_longer_than_the_longest() -> None:
+    backoff, now = Backoff(0.0), 0.0
+    for _ in range(20):
+        again = backoff.died(now)
+        assert again - now <= LONGEST_S
+        now = again
+
+
+def test_a_number_of_routers_that_makes_no_sense_is_named() -> None:
+    with pytest.raises(Exception, match="num_routers is 0, must be 1 to 64"):
+        load_config(None, {"num_routers": 0})
