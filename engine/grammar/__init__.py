@@ -1,0 +1,1 @@
+"""Grammars beside the steps: compiled, followed and turned into masks while the model computes."""

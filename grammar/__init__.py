@@ -1,0 +1,1 @@
+"""Grammars that answers must follow: checked and compiled in the router, matched in the engine."""

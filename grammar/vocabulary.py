@@ -1,0 +1,46 @@
+"""A model's tokens as the bytes they stand for, which is what grammars are matched against."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+from llguidance import LLTokenizer
+
+from grammar.errors import VocabularyError
+
+
+class Vocabulary:
+    """Reading it takes up to a second for a large vocabulary; it may be shared by threads.
+
+    `eos_token_ids` are those that end an answer; a grammar allows all of them, or none.
+    """
+
+    def __init__(
+        self, tokenizer: LLTokenizer, vocab_size: int, eos_token_ids: frozenset[int]
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.vocab_size = vocab_size
+        self.eos_token_ids = eos_token_ids
+
+
+def read_vocabulary(
+    tokenizer_file: Path, vocab_size: int, eos_token_ids: Collection[int]
+) -> Vocabulary:
+    """From a Hugging Face tokenizer.json; `vocab_size` is the model's, which may be padded.
+
+    Raises VocabularyError that names the file.
+    """
+    if not eos_token_ids:
+        raise VocabularyError(
+            f"the model beside {tokenizer_file} names no eos_token_id: an answer that follows a "
+            "grammar could not end"
+        )
+    try:
+        text = tokenizer_file.read_text(encoding="utf-8")
+        tokenizer = LLTokenizer(text, n_vocab=vocab_size, eos_token=sorted(eos_token_ids))
+    except (OSError, ValueError) as error:
+        raise VocabularyError(
+            f"{tokenizer_file} cannot be matched against grammars: {error}"
+        ) from error
+    return Vocabulary(tokenizer, vocab_size, frozenset(eos_token_ids))
