@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import mmap
 import time
+from collections import deque
 from collections.abc import Sequence as Seq
+from dataclasses import dataclass
 
 import numpy as np
 
 from engine.errors import ConfigError
-from engine.runner import CacheRegion, OnLayer, Sampled, Slice
+from engine.runner import CacheRegion, Collect, OnLayer, Sampled, Slice
+from engine.sequence import Sequence
 from kv_transfer.checksum import digest_host_blocks
+from wire.identity import Leg
 from wire.layout import KvLayout
 
 NUM_STAMPS = 4
@@ -30,14 +34,44 @@ def next_token(tokens: Seq[int], stamp: int, vocab_size: int) -> int:
     return stamp + NUM_STAMPS * (total % (vocab_size // NUM_STAMPS))
 
 
+@dataclass(slots=True)
+class _Work:
+    """A slice as it was when its step was launched; `tokens` may lack the one drawn before it."""
+
+    sequence: Sequence
+    blocks: list[int]
+    start: int
+    count: int
+    tokens: list[int]
+    samples: bool
+
+    @staticmethod
+    def of(piece: Slice) -> _Work:
+        sequence = piece.sequence
+        tokens = sequence.tokens[piece.start : piece.end]
+        blocks = list(sequence.blocks)
+        return _Work(sequence, blocks, piece.start, piece.count, tokens, piece.samples)
+
+    @property
+    def end(self) -> int:
+        return self.start + self.count
+
+
+@dataclass(slots=True)
+class _Step:
+    works: list[_Work]
+    sampled: list[Sampled | None] | None = None
+
+
 class ArithmeticRunner:
     """Computes `next_token` from its KV cache alone: key = token + 1, value = position + 1.
 
     It implements `engine.runner.Runner` on a real cache of int64 [block, layer, 2, 1, slot, width]
     that transports can move: every number stands there `width` times in each of `num_layers`, and
-    every copy counts. It has no end-of-sequence token and ignores sampling parameters. Where
+    every copy counts. It has no end-of-sequence token and ignores sampling parameters, but not a
+    grammar: of the tokens allowed it takes the one that the sum points to. Where
     `step_s` is not 0, steps end at multiples of it after the runner was made: a model of any speed
-    can be played.
+    can be played. With `runs_ahead` a launched step is computed when it is collected.
     """
 
     def __init__(
@@ -50,6 +84,7 @@ class ArithmeticRunner:
         width: int = 1,
         num_layers: int = 1,
         step_s: float = 0.0,
+        runs_ahead: bool = False,
     ) -> None:
         if not 0 <= stamp < NUM_STAMPS:
             raise ConfigError(f"stamp is {stamp}, must be 0 to {NUM_STAMPS - 1}")
@@ -66,8 +101,11 @@ class ArithmeticRunner:
         self.eos_token_ids: frozenset[int] = frozenset()
         self.digest_kind = "xxh3"
         self.model_hash = f"arithmetic-{vocab_size}"
+        self.runs_ahead = runs_ahead
         self._step_s = step_s
         self._began = time.monotonic()
+        self._steps: deque[_Step] = deque()
+        self._drawn: dict[Leg, int] = {}
         self._cache = np.zeros((0, num_layers, 2, block_size, width), dtype=np.int64)
 
     def fit_num_blocks(self, cache_bytes: int | None, cache_fraction: float) -> int:
@@ -88,38 +126,67 @@ class ArithmeticRunner:
         )
         return CacheRegion(self._cache.ctypes.data, num_bytes, "cpu", memory)
 
+    def copy_block(self, source: int, target: int) -> None:
+        if self._steps:
+            self._compute_to(self._steps[-1])
+        self._cache[target] = self._cache[source]
+
     def digest(self, blocks: Seq[int], first: int) -> int:
         return digest_host_blocks(self._memory, self.layout.block_bytes, blocks, first)
 
     def run(self, slices: Seq[Slice], on_layer: OnLayer | None = None) -> list[Sampled | None]:
+        return self._compute(_Step([_Work.of(piece) for piece in slices]), on_layer)
+
+    def launch(self, slices: Seq[Slice], on_layer: OnLayer | None = None) -> Collect:
+        """Computed as late as can be: a block that another owner took too early shows."""
+        step = _Step([_Work.of(piece) for piece in slices])
+        self._steps.append(step)
+        if on_layer is not None or not self.runs_ahead:
+            self._compute_to(step, on_layer)
+        return lambda: self._compute_to(step)
+
+    def _compute_to(self, step: _Step, on_layer: OnLayer | None = None) -> list[Sampled | None]:
+        while step.sampled is None:
+            first = self._steps.popleft()
+            first.sampled = self._compute(first, on_layer if first is step else None)
+        return step.sampled
+
+    def _compute(self, step: _Step, on_layer: OnLayer | None) -> list[Sampled | None]:
+        for work in step.works:
+            if len(work.tokens) < work.count:
+                work.tokens.append(self._drawn[work.sequence.leg])
         for layer in range(self.layout.num_layers):
-            for piece in slices:
-                self._store(piece, layer)
+            for work in step.works:
+                self._store(work, layer)
             if on_layer is not None:
                 on_layer(layer + 1)
-        sampled = [Sampled(self._next_token(it)) if it.samples else None for it in slices]
+        tokens = [self._next_token(work) if work.samples else None for work in step.works]
+        drawn = zip(step.works, tokens, strict=True)
+        self._drawn = {work.sequence.leg: token for work, token in drawn if token is not None}
         self._keep_time()
-        return sampled
+        return [None if token is None else Sampled(token) for token in tokens]
 
     def _keep_time(self) -> None:
         """Whoever gets tokens late can tell by how much: they are made at regular times."""
         if self._step_s:
             time.sleep(self._step_s - (time.monotonic() - self._began) % self._step_s)
 
-    def _store(self, piece: Slice, layer: int) -> None:
-        sequence = piece.sequence
-        positions = np.arange(piece.start, piece.end)
-        blocks = np.array(sequence.blocks)[positions // self.layout.block_size]
+    def _store(self, work: _Work, layer: int) -> None:
+        positions = np.arange(work.start, work.end)
+        blocks = np.array(work.blocks)[positions // self.layout.block_size]
         slots = positions % self.layout.block_size
-        tokens = np.array(sequence.tokens[piece.start : piece.end])
+        tokens = np.array(work.tokens)
         self._cache[blocks, layer, 0, slots] = tokens[:, None] + 1
         self._cache[blocks, layer, 1, slots] = positions[:, None] + 1
 
-    def _next_token(self, piece: Slice) -> int:
+    def _next_token(self, work: _Work) -> int:
         """Every copy of every number has its part in the sum."""
         num_layers, width = self.layout.num_layers, self.layout.head_size
-        used = self._cache[piece.sequence.blocks[: self.layout.num_blocks(piece.end)]]
+        used = self._cache[work.blocks[: self.layout.num_blocks(work.end)]]
         by_kind = used.transpose(2, 0, 3, 1, 4).reshape(2, -1, num_layers * width)
-        keys, values = by_kind[:, : piece.end]
+        keys, values = by_kind[:, : work.end]
         total = int(np.einsum("tw,tw->", keys, values)) // (num_layers * width)
+        if work.sequence.grammar is not None:
+            allowed = work.sequence.grammar.allowed.members()
+            return int(allowed[total % len(allowed)])
         return self.stamp + NUM_STAMPS * (total % (self.vocab_size // NUM_STAMPS))

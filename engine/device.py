@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
 from engine.errors import ConfigError
+from engine.kernels.library import try_load_kernels
 
 _DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
+}
+_CACHE_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float8_e4m3fn": torch.float8_e4m3fn,
 }
 
 
@@ -49,14 +56,41 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda", int(number or "0"))
 
 
-def choose_dtype(name: str, device: torch.device, stored: torch.dtype) -> torch.dtype:
-    """ "auto" is what the checkpoint is stored in on a GPU, and float32 on a CPU.
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """In what weights are held, what is computed, and in what the KV cache is held."""
+
+    weights: torch.dtype
+    compute: torch.dtype
+    cache: torch.dtype
+
+
+def choose_precision(
+    dtype: str,
+    cache_dtype: str,
+    device: torch.device,
+    stored: torch.dtype,
+    has_kernels: Callable[[], bool] = lambda: try_load_kernels() is not None,
+) -> Precision:
+    """Dtypes by name; "auto" is what the checkpoint is stored in on a GPU, and float32 on a CPU.
 
     CPUs seldom compute faster in 16 bits, and in float32 the rounding that differs with a batch's
-    composition is too small to change a token, short of a tie.
+    composition is too small to change a token, short of a tie. Where there are compiled kernels,
+    weights stay in bfloat16 then: they widen them exactly, and read half as much. (They read no
+    cache of 8 bits.) A cache's "auto" is what is computed in. ConfigError for other names.
     """
+    on_cpu = device.type == "cpu"
+    compute = _dtype("dtype", dtype, _DTYPES) or (torch.float32 if on_cpu else stored)
+    cache = _dtype("cache_dtype", cache_dtype, _CACHE_DTYPES) or compute
+    wide = cache != torch.float8_e4m3fn
+    kept = dtype == "auto" and on_cpu and stored == torch.bfloat16 and wide and has_kernels()
+    return Precision(stored if kept else compute, compute, cache)
+
+
+def _dtype(key: str, name: str, known: dict[str, torch.dtype]) -> torch.dtype | None:
+    """None for "auto"."""
     if name == "auto":
-        return torch.float32 if device.type == "cpu" else stored
-    if name not in _DTYPES:
-        raise ConfigError(f'dtype "{name}": expected "auto", {", ".join(map(repr, _DTYPES))}')
-    return _DTYPES[name]
+        return None
+    if name not in known:
+        raise ConfigError(f'{key} "{name}": expected "auto", {", ".join(map(repr, known))}')
+    return known[name]

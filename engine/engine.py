@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Seq
+from itertools import chain
+
 import msgspec
 
 from engine.blocks import BlockPool
 from engine.errors import SequenceError
 from engine.fair_queue import FairQueue
-from engine.policy import Policy, Room, Share
+from engine.grammar.followers import Followers
+from engine.grammar.grammars import Grammars
+from engine.host_tier import HostTier
+from engine.kv_memory import KvMemory
+from engine.policy import Policy, Share
 from engine.runner import OnLayer, Runner, Sampled, Slice
 from engine.sequence import Sequence, Status
 from wire.identity import Leg
@@ -30,19 +37,32 @@ class Engine:
 
     A sequence waits, runs, and finishes; it may be *held* (blocks kept, no steps) while it is
     handed to another worker, and *adopted* (blocks and computed tokens given) when it comes from
-    one. When blocks run out, the sequence that was admitted last goes back to the queue and is
-    recomputed later: its tokens stay, so the client sees nothing of it.
+    one. When blocks run out, the sequence that was admitted last goes back to the queue; its cache
+    waits in host memory, or is computed again. Its tokens stay, so the client sees nothing of it.
     """
 
-    def __init__(self, runner: Runner, pool: BlockPool, policy: Policy) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        pool: BlockPool,
+        policy: Policy,
+        grammars: Grammars | None = None,
+        tier: HostTier | None = None,
+    ) -> None:
         self.runner = runner
         self.pool = pool
+        self.memory = KvMemory(runner, pool, tier)
         self.policy = policy
         self.waiting = FairQueue()
         self.running: list[Sequence] = []
         self.held: dict[Leg, Sequence] = {}
+        self._cramped = False
+        """A running sequence waits for blocks; nobody starts before it has them."""
+        self.followers = Followers(grammars)
         self.num_preemptions = 0
         self.block_size = runner.layout.block_size
+        self.landed: list[Slice] = []
+        """What the step computed whose end was told last; empty when none ended then."""
 
     @property
     def max_sequence_tokens(self) -> int:
@@ -51,10 +71,10 @@ class Engine:
 
     @property
     def busy(self) -> bool:
-        return bool(self.running or self.waiting)
+        return bool(self.running or self.waiting or self.followers.unready or self.memory.busy)
 
     def add(self, sequence: Sequence) -> None:
-        """Queue a sequence. Raises SequenceError when it could never run."""
+        """Queue a sequence. Raises SequenceError when it could never run, GrammarsBusy."""
         if not 0 < sequence.num_prompt <= len(sequence.tokens):
             raise SequenceError(
                 f"{sequence.leg}: num_prompt is {sequence.num_prompt} of {len(sequence.tokens)} "
@@ -72,29 +92,35 @@ class Engine:
                 f"{sequence.leg}: its token ids go from {min(sequence.tokens)} to "
                 f"{max(sequence.tokens)}, the model's from 0 to {self.runner.vocab_size - 1}"
             )
-        self.waiting.add(sequence)
+        if sequence.sampling.grammar is not None:
+            self.followers.open(sequence)
+        else:
+            self.waiting.add(sequence)
 
     def adopt(self, sequence: Sequence) -> None:
         """Continue a sequence whose KV cache is already in `sequence.blocks`."""
         sequence.move(Status.RUNNING)
         self.running.append(sequence)
-        self._publish(sequence)
+        self.memory.publish(sequence, sequence.num_computed)
+        if sequence.sampling.grammar is not None:
+            self.followers.open(sequence)
+            self.hold(sequence)
 
     def try_hold_cached(self, sequence: Sequence) -> bool:
         """Shorten a new sequence to the full blocks that are cached, and hold those.
 
-        False when there is none.
+        If some come from host memory, it is LOADING until `admit` returns it. False when there is
+        none.
         """
-        blocks = self.pool.acquire_prefix(sequence.update_hashes(self.block_size))
-        if not blocks:
+        if not self.memory.try_give_cached(sequence):
             return False
-        self.pool.note_hits(blocks)
-        sequence.shorten(len(blocks), self.block_size)
-        sequence.blocks = blocks
-        sequence.num_computed = len(sequence.tokens)
+        if sequence.status is Status.WAITING:
+            self._hold_cached(sequence)
+        return True
+
+    def _hold_cached(self, sequence: Sequence) -> None:
         self.adopt(sequence)
         self.hold(sequence)
-        return True
 
     def hold(self, sequence: Sequence) -> None:
         """Take a running sequence out of the steps; its blocks stay."""
@@ -110,16 +136,24 @@ class Engine:
 
     def drop(self, sequence: Sequence) -> None:
         """End a sequence in whatever state; its blocks go back, and stay as prefix cache."""
+        unready = self.followers.forget(sequence)
         match sequence.status:
-            case Status.WAITING:
+            case Status.WAITING if not unready:
                 self.waiting.remove(sequence)
             case Status.RUNNING:
                 self.running.remove(sequence)
             case Status.HELD:
                 del self.held[sequence.leg]
+            case Status.LOADING:
+                pass  # its memory knows it
             case Status.FINISHED:
                 return
         self._finish(sequence)
+
+    def observe(self, seconds: float) -> None:
+        """What `landed` took so long."""
+        self.policy.observe(self.landed, seconds)
+        self.memory.observe(self.landed, seconds)
 
     def step(self) -> list[Progress]:
         """One batch. Empty when nothing can run: no work, or no room until something ends."""
@@ -127,19 +161,44 @@ class Engine:
         return self.run(self.schedule())
 
     def admit(self) -> list[Sequence]:
-        """Queue to running: reuse the cached prefix, and take all blocks of the known tokens."""
+        """Queue to running: reuse the cached prefix, and take all blocks of the known tokens.
+
+        Those whose blocks are to be filled from host memory start when they are.
+        """
+        if self.followers.unready:
+            self._queue_ready()
+        filled = self.memory.poll()
+        for arrived in filled:
+            self._take_filled(arrived)
         started: list[Sequence] = []
-        while (sequence := self.waiting.first()) is not None:
+        while not self._cramped and (sequence := self.waiting.first()) is not None:
             if not self._try_start(sequence, len(self.running) + len(started)):
                 break
-            started.append(sequence)
+            if sequence.status is Status.WAITING:
+                self._begin(sequence)
+                started.append(sequence)
         self.running += started
-        return started
+        return filled + started
+
+    @property
+    def under_way(self) -> bool:
+        """True while a step has been launched whose end was not told; see engine.ahead."""
+        return False
+
+    @property
+    def may_go_ahead(self) -> bool:
+        """False when what is under way must be settled before anything else happens."""
+        return True
+
+    def settle(self) -> list[Progress]:
+        """Wait for what is under way, and tell how far it has come."""
+        return []
 
     def schedule(self) -> list[Slice]:
         """What the policy wants computed next, with blocks to hold it."""
         slices: list[Slice] = []
-        for share in self.policy.plan(self.running):
+        self._cramped = False
+        for share in self.policy.plan(self._ready()):
             sequence = share.sequence
             if sequence.status is Status.RUNNING and self._try_grow(share, slices):
                 slices.append(Slice(sequence, sequence.num_computed, share.count))
@@ -147,32 +206,36 @@ class Engine:
 
     def run(self, slices: list[Slice], on_layer: OnLayer | None = None) -> list[Progress]:
         """Compute the slices as one batch, and note how far each sequence has come."""
+        self.landed = slices
         sampled = self.runner.run(slices, on_layer) if slices else []
-        return [self._advance(*pair) for pair in zip(slices, sampled, strict=True)]
+        progress = [self._advance(*pair) for pair in zip(slices, sampled, strict=True)]
+        self.followers.follow()
+        return progress
 
     def _try_start(self, sequence: Sequence, num_running: int) -> bool:
-        hashes = sequence.update_hashes(self.block_size)
-        reusable = hashes[: (len(sequence.tokens) - 1) // self.block_size]
-        num_blocks = self.runner.layout.num_blocks(len(sequence.tokens))
-        prefix = self.pool.acquire_prefix(reusable)
-        room = Room(self.pool.num_free, num_running)
-        new = None
-        if self.policy.admits(room, num_blocks - len(prefix)):
-            new = self.pool.try_allocate(num_blocks - len(prefix))
-        if new is None:
-            self.pool.release(prefix)
+        num_running += self.memory.num_loading
+        neighbours = chain(reversed(self.running), self.held.values())
+        if not self.memory.try_give(sequence, self.policy, num_running, neighbours):
             return False
-        self.pool.note_hits(prefix)
-        sequence.blocks = prefix + new
-        sequence.num_computed = len(prefix) * self.block_size
+        self.waiting.remove(sequence)
+        return True
+
+    def _take_filled(self, sequence: Sequence) -> None:
+        """Host memory has filled its blocks."""
+        if sequence.num_uncomputed == 0:
+            self._hold_cached(sequence)
+        else:
+            self._begin(sequence)
+            self.running.append(sequence)
+
+    def _begin(self, sequence: Sequence) -> None:
+        """Its blocks are there, with as much in them as could be had."""
         if sequence.num_output == 0:
             sequence.num_cached = sequence.num_computed
-        self.waiting.remove(sequence)
         if not sequence.preempted:
             self.waiting.charge(sequence.tenant, sequence.num_uncomputed)
         sequence.preempted = False
         sequence.move(Status.RUNNING)
-        return True
 
     def _try_grow(self, share: Share, slices: list[Slice]) -> bool:
         """Make the blocks cover the share; others, or at last the sequence itself, give way."""
@@ -182,6 +245,9 @@ class Engine:
             return True
         missing = self.runner.layout.num_blocks(end) - len(sequence.blocks)
         while (new := self.pool.try_allocate(missing)) is None:
+            if self.memory.room_is_coming(missing):
+                self._cramped = True
+                return False
             victim = self._victim(sequence, slices)
             if victim is None:
                 return False
@@ -192,9 +258,10 @@ class Engine:
         return True
 
     def _victim(self, wanting: Sequence, slices: list[Slice]) -> Sequence | None:
-        """The one admitted last, of the least urgent, that no transfer reads and no slice needs."""
+        """The one admitted last, of the least urgent, that no transfer reads and no step needs."""
         scheduled = {s.sequence.leg for s in slices}
-        free = (s for s in reversed(self.running) if not s.pinned and s.leg not in scheduled)
+        scheduled |= {s.leg for s in self.running if s.pinned or s.num_flights}
+        free = (s for s in reversed(self.running) if s.leg not in scheduled)
         return max(free, key=lambda sequence: sequence.priority, default=None)
 
     def _preempt(self, sequence: Sequence) -> None:
@@ -202,28 +269,49 @@ class Engine:
         sequence.move(Status.WAITING)
         self.running.remove(sequence)
         self.waiting.put_back(sequence)
-        self._release(sequence)
+        if not self.memory.try_swap_out(sequence):
+            self._release(sequence)
 
     def _advance(self, piece: Slice, sampled: Sampled | None) -> Progress:
         sequence, end = piece.sequence, piece.start + piece.count
-        sequence.num_computed = end
+        self._reach(sequence, end)
         finish = stop_token = None
+        if sequence.grammar is not None and sequence.grammar.error is not None:
+            return self._break(piece)
         if sampled is not None:
             sequence.tokens.append(sampled.token)
             finish, stop_token = sequence.ending(self.runner.eos_token_ids)
-        self._publish(sequence)
+            if finish is None:
+                self.followers.drew(sequence, sampled.token)
+        self.memory.publish(sequence, end)
         if finish is not None:
             self._end(sequence)
         return Progress(sequence, piece.start, end, sampled, finish, stop_token)
 
-    def _publish(self, sequence: Sequence) -> None:
-        num_full = sequence.num_computed // self.block_size
-        if num_full <= sequence.num_published:
-            return
-        hashes = sequence.update_hashes(self.block_size)
-        for index in range(sequence.num_published, num_full):
-            self.pool.publish(sequence.blocks[index], hashes[index])
-        sequence.num_published = num_full
+    def _break(self, piece: Slice) -> Progress:
+        """What was drawn follows no grammar, and nothing can follow it."""
+        self._end(piece.sequence)
+        self.followers.lose(piece.sequence)
+        return Progress(piece.sequence, piece.start, piece.end, None)
+
+    def _queue_ready(self) -> None:
+        """Who had to wait for a grammar goes where it belongs."""
+        for sequence in self.followers.ready():
+            assert sequence.grammar is not None
+            if sequence.grammar.error is not None:
+                self.drop(sequence)
+                self.followers.lose(sequence)
+            elif self.followers.forget(sequence) and sequence.status is Status.HELD:
+                self.resume(sequence)
+            else:
+                self.waiting.add(sequence)
+
+    def _ready(self) -> Seq[Sequence]:
+        """Who can take part in the next step."""
+        return self.running
+
+    def _reach(self, sequence: Sequence, end: int) -> None:
+        sequence.num_computed = end
 
     def _end(self, sequence: Sequence) -> None:
         """A finished sequence that a transfer still reads is held until its owner drops it."""
@@ -238,7 +326,4 @@ class Engine:
         self._release(sequence)
 
     def _release(self, sequence: Sequence) -> None:
-        self.pool.release(sequence.blocks)
-        sequence.blocks = []
-        sequence.num_computed = 0
-        sequence.num_published = 0
+        self.memory.release(sequence)

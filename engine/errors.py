@@ -4,7 +4,8 @@ EngineError
 ├── CheckpointError    a model directory that cannot be read; names the file, tensor or key
 ├── ConfigError        settings that cannot work together; names them and says what would
 ├── KernelError        compiled kernels that cannot be had here; says why
-└── SequenceError      a sequence that this engine can never run; names its leg
+├── SequenceError      a sequence that this engine can never run; names its leg
+└── GrammarsBusy       too many sequences wait for their grammars; others may have fewer
 """
 
 from __future__ import annotations
@@ -28,3 +29,7 @@ class KernelError(EngineError):
 
 class SequenceError(EngineError):
     """The sequence can never run here: too long, or larger than the whole block pool."""
+
+
+class GrammarsBusy(EngineError):
+    """More grammars are being compiled than may be at a time."""

@@ -13,7 +13,7 @@ from kv_transfer.region import CacheRegion
 from wire.layout import KvLayout
 from wire.sampling import TokenLogprob
 
-__all__ = ["CacheRegion", "OnLayer", "Runner", "Sampled", "Slice"]
+__all__ = ["CacheRegion", "Collect", "OnLayer", "Runner", "Sampled", "Slice"]
 
 
 OnLayer = Callable[[int], None]
@@ -36,7 +36,8 @@ class Slice(msgspec.Struct, frozen=True, gc=False):
     @property
     def samples(self) -> bool:
         """True when the slice reaches the last known token, so that the next one is drawn."""
-        return self.end == len(self.sequence.tokens)
+        sequence = self.sequence
+        return self.start + self.count == len(sequence.tokens) + sequence.num_unknown
 
 
 class Sampled(msgspec.Struct, frozen=True, gc=False):
@@ -44,6 +45,10 @@ class Sampled(msgspec.Struct, frozen=True, gc=False):
 
     token: int
     logprob: TokenLogprob | None = None
+
+
+Collect = Callable[[], Seq[Sampled | None]]
+"""Waits for a step; one result a slice, None where it does not sample. Called once."""
 
 
 class Runner(Protocol):
@@ -59,12 +64,22 @@ class Runner(Protocol):
     digest_kind: str
     """Equal on two workers exactly when `digest` gives them the same for the same content."""
 
+    runs_ahead: bool
+    """True when a launched step computes while the caller does something else."""
+
     def fit_num_blocks(self, cache_bytes: int | None, cache_fraction: float) -> int:
         """How many blocks fit into `cache_bytes`, or else into that fraction of free memory."""
         ...
 
     def allocate(self, num_blocks: int) -> CacheRegion:
         """Allocate the cache, once, before the first run."""
+        ...
+
+    def copy_block(self, source: int, target: int) -> None:
+        """Copy what the steps so far, launched ones included, have written to a block.
+
+        When it returns, another owner may write to `source`.
+        """
         ...
 
     def digest(self, blocks: Seq[int], first: int) -> int:
@@ -78,5 +93,13 @@ class Runner(Protocol):
         Slices of prefill chunks and of decode steps mix freely; no two share a sequence. When it
         returns, the cache of all slices is in memory, so that a transport may read it. Before,
         `on_layer(n)` may be called whenever that is true of the first n layers.
+        """
+        ...
+
+    def launch(self, slices: Seq[Slice], on_layer: OnLayer | None = None) -> Collect:
+        """The same in two parts; the next step may be launched before this one is collected.
+
+        A slice of one token may then be of a token that the step before draws. Steps are
+        collected in their order. `on_layer` is called before this returns, if at all.
         """
         ...

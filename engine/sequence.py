@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 
+from engine.grammar.path import GrammarPath
 from kv_transfer.hashing import extend_hashes
 from wire.identity import Leg
 from wire.messages import FinishReason
@@ -12,13 +13,15 @@ from wire.sampling import SamplingParams
 
 class Status(enum.Enum):
     WAITING = "waiting"  # no blocks, or preempted
+    LOADING = "loading"  # has blocks, waits until they are filled from host memory
     RUNNING = "running"  # has blocks and takes part in steps
     HELD = "held"  # has blocks, waits for a handoff
     FINISHED = "finished"  # has no blocks and never runs again
 
 
 _TRANSITIONS = {
-    Status.WAITING: {Status.RUNNING, Status.FINISHED},
+    Status.WAITING: {Status.LOADING, Status.RUNNING, Status.FINISHED},
+    Status.LOADING: {Status.RUNNING, Status.FINISHED},
     Status.RUNNING: {Status.WAITING, Status.HELD, Status.FINISHED},
     Status.HELD: {Status.RUNNING, Status.FINISHED},
     Status.FINISHED: set(),
@@ -28,20 +31,24 @@ _TRANSITIONS = {
 class Sequence:
     """Tokens, the blocks that hold their KV cache, and how far that cache has been computed.
 
-    Invariant: 0 <= num_computed <= len(tokens), and `blocks` cover at least `num_computed` tokens.
-    The KV cache of tokens[:num_computed] is valid; tokens[num_computed:] are still to be computed.
-    When all tokens are computed the runner samples the next one.
+    Invariant: 0 <= num_computed <= num_tokens, and `blocks` cover at least `num_computed` tokens.
+    The KV cache of tokens[:num_computed] is valid, or will be when the steps under way are over;
+    tokens[num_computed:] are still to be computed. When all tokens are computed the runner samples
+    the next one.
     """
 
     __slots__ = (
         "blocks",
         "cache_salt",
+        "grammar",
         "hashes",
         "leg",
         "num_cached",
         "num_computed",
+        "num_flights",
         "num_prompt",
         "num_published",
+        "num_unknown",
         "pinned",
         "preempted",
         "priority",
@@ -75,6 +82,10 @@ class Sequence:
         self.num_computed = 0
         self.num_cached = 0
         """Tokens whose KV cache was found, not computed, when the sequence first ran."""
+        self.num_unknown = 0
+        """Tokens that steps under way draw: nobody knows them yet but the runner."""
+        self.num_flights = 0
+        """Steps under way that compute some of it."""
         self.num_published = 0
         """Leading blocks whose content the pool knows by name."""
         self.pinned = False
@@ -82,19 +93,26 @@ class Sequence:
         self.preempted = False
         """True while it waits to be computed again."""
         self.status = Status.WAITING
+        self.grammar: GrammarPath | None = None
+        """Where it stands in the grammar that its request asked for, if it did."""
 
     @property
     def num_output(self) -> int:
         return len(self.tokens) - self.num_prompt
 
     @property
+    def num_tokens(self) -> int:
+        """With those that are being drawn."""
+        return len(self.tokens) + self.num_unknown
+
+    @property
     def num_uncomputed(self) -> int:
-        return len(self.tokens) - self.num_computed
+        return len(self.tokens) + self.num_unknown - self.num_computed
 
     @property
     def decoding(self) -> bool:
         """True when one token is missing: the next step is a decode step."""
-        num_tokens = len(self.tokens)
+        num_tokens = len(self.tokens) + self.num_unknown
         return num_tokens - self.num_computed == 1 and num_tokens > self.num_prompt
 
     def move(self, status: Status) -> None:
@@ -115,6 +133,8 @@ class Sequence:
     def ending(self, eos_token_ids: frozenset[int]) -> tuple[FinishReason | None, int | None]:
         """Why the sequence ends with its last token, which may be what ends it; or None, None."""
         num_output, sampling, last = self.num_output, self.sampling, self.tokens[-1]
+        if self.grammar is not None and last in self.grammar.eos_token_ids:
+            return FinishReason.STOP, last  # nothing is allowed behind it
         if num_output >= max(1, sampling.min_tokens):
             ends = last in eos_token_ids and not sampling.ignore_eos
             if ends or last in sampling.stop_token_ids:

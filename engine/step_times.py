@@ -15,6 +15,9 @@ MOST_UNCERTAIN = 1e4
 """Where the steps say nothing about one kind of work for long, no more is forgotten about it."""
 
 
+_UNITS = (1, 8, 4096, 128, 65536)
+
+
 class StepWork(msgspec.Struct, frozen=True, gc=False):
     """What a step computes, in the quantities that its duration is linear in."""
 
@@ -42,10 +45,10 @@ class StepWork(msgspec.Struct, frozen=True, gc=False):
         return np.array(
             [
                 1.0,
-                self.num_decoding / 8,
-                self.context_tokens / 4096,
-                self.prompt_tokens / 128,
-                self.prompt_pairs / 65536,
+                self.num_decoding / _UNITS[1],
+                self.context_tokens / _UNITS[2],
+                self.prompt_tokens / _UNITS[3],
+                self.prompt_pairs / _UNITS[4],
             ]
         )
 
@@ -67,6 +70,10 @@ class StepTimes:
         if np.trace(self._uncertainty) < MOST_UNCERTAIN:
             self._uncertainty /= FORGETTING
         self.num_prompt_steps += work.prompt_tokens > 0
+
+    def per_unit(self) -> list[float]:
+        """Seconds for the step itself, and for one of each of the quantities of StepWork."""
+        return [float(w) / unit for w, unit in zip(self._weights, _UNITS, strict=True)]
 
     def predict(self, work: StepWork) -> float:
         """Seconds; never negative."""

@@ -3,27 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 import torch
 from torch import Tensor
 
-from engine.attention.backend import AttentionBackend, Span
-from engine.attention.torch_backend import TorchBackend
-from engine.device import LayerMarks, choose_device, choose_dtype
+from engine.attention.backend import AttentionBatch, Span
+from engine.attention.choice import Attention, choose_attention, make_attention
+from engine.cuda.decode_graphs import DecodeGraphs
+from engine.cuda.record import GraphRecorder, Record
+from engine.device import LayerMarks, choose_device, choose_precision
 from engine.errors import ConfigError
 from engine.memory import allocate_zeros, free_bytes
 from engine.model.config import ModelConfig, read_config
 from engine.model.parameters import allocate_parameters, checkpoint_targets
 from engine.model.transformer import Transformer
 from engine.model.weights import Progress, find_weights, load_weights, model_hash
-from engine.runner import CacheRegion, OnLayer, Sampled, Slice
+from engine.results import Among, Unsampled
+from engine.runner import CacheRegion, Collect, OnLayer, Sampled, Slice
 from engine.sampler.sampler import Sampler
 from engine.sequence import Sequence
+from engine.staging import Arriving, to_device
+from engine.step_inputs import LastDrawn, step_inputs
 from engine.threads import Threads
 from kv_transfer.digest import digest_blocks, digest_kind
-from wire.layout import KvLayout
+from wire.layout import SCALED_DTYPES, KvLayout
+
+GRAPHS = ("start", "lazy", "off")
+
+
+@dataclass(frozen=True, slots=True)
+class StepSettings:
+    """How steps run on a GPU; see TorchRunner.load. Raises ConfigError for unknown names."""
+
+    attention: str = "torch"
+    graphs: str = "start"
+    max_sequences: int = 256
+
+    def __post_init__(self) -> None:
+        if self.graphs not in GRAPHS:
+            names = ", ".join(map(repr, GRAPHS))
+            raise ConfigError(f'graphs "{self.graphs}": expected {names}')
+        if self.max_sequences < 1:
+            raise ConfigError(f"max_sequences {self.max_sequences}: expected at least 1")
 
 
 class TorchRunner:
@@ -38,6 +62,7 @@ class TorchRunner:
         *,
         model_hash: str,
         max_model_len: int,
+        settings: StepSettings | None = None,
     ) -> None:
         self.layout = layout
         self.vocab_size = config.vocab_size
@@ -45,11 +70,15 @@ class TorchRunner:
         self.eos_token_ids = frozenset(config.eos_token_ids)
         self.model_hash = model_hash
         self.device = device
+        self.runs_ahead = device.type == "cuda"
         self.digest_kind = digest_kind(device)
         self._config = config
         self._model = model
         self._sampler = Sampler(self.eos_token_ids)
-        self._attention: AttentionBackend | None = None
+        self._settings = settings or StepSettings()
+        self._attention: Attention | None = None
+        self._graphs: DecodeGraphs | None = None
+        self._last = LastDrawn.of((), torch.empty(0, dtype=torch.int64, device=device))
 
     @classmethod
     def load(
@@ -58,31 +87,49 @@ class TorchRunner:
         *,
         device: str = "auto",
         dtype: str = "auto",
+        cache_dtype: str = "auto",
         block_size: int = 16,
         max_model_len: int | None = None,
         threads: int | None = None,
         most_threads: int | None = None,
         deterministic: bool = False,
+        attention: str = "auto",
+        graphs: str = "start",
+        max_sequences: int = 256,
         progress: Progress | None = None,
     ) -> Self:
         """Read a Hugging Face checkpoint directory onto a device.
 
         `device` is "auto" (a GPU if there is one), "cpu" or "cuda:N"; `dtype` is "auto",
-        "float32", "bfloat16" or "float16"; `threads` sets torch's for the whole process, and up to
-        `most_threads` compute prompts while cores are idle. With `deterministic`, no bit of an
-        answer depends on what else is in the batch.
+        "float32", "bfloat16" or "float16", and `cache_dtype` "auto", which is what is computed in,
+        "float32", "bfloat16" or "float8_e4m3fn"; `threads` sets torch's for the whole process, and
+        up to `most_threads` compute prompts while cores are idle. With `deterministic`, no bit of
+        an answer depends on what else is in the batch. On a GPU `attention` is "flashinfer",
+        "torch", or "auto", the first of them that can be had, and decode steps of up to
+        `max_sequences` are recorded as graphs: "start", "lazy", when a size is first needed, or
+        "off".
         Raises CheckpointError for the directory, ConfigError for the other arguments.
         """
         if threads is not None:
             _set_num_threads(threads)
         directory, chosen = Path(model_dir), choose_device(device)
         config, weights = read_config(directory), find_weights(directory)
-        torch_dtype = choose_dtype(dtype, chosen, weights.dtype)
+        precision = choose_precision(dtype, cache_dtype, chosen, weights.dtype)
         length = _choose_max_model_len(config, max_model_len)
-        layout = _layout(config, block_size, torch_dtype)
-        parameters = allocate_parameters(config, torch_dtype, chosen)
+        scaled = str(precision.cache).removeprefix("torch.") in SCALED_DTYPES
+        kernels = choose_attention(attention, chosen, scaled=scaled)
+        settings = StepSettings(kernels, graphs, max_sequences)
+        layout = cache_layout(config, block_size, precision.cache)
+        parameters = allocate_parameters(config, precision.weights, chosen)
         load_weights(weights, checkpoint_targets(config, parameters), progress)
-        model = Transformer(config, parameters, chosen, deterministic=deterministic)
+        model = Transformer(
+            config,
+            parameters,
+            chosen,
+            compute=precision.compute,
+            native=not (scaled and chosen.type == "cpu"),  # those kernels know no scales
+            deterministic=deterministic,
+        )
         model.take_idle_cores(Threads(torch.get_num_threads(), most_threads))
         return cls(
             config,
@@ -91,6 +138,7 @@ class TorchRunner:
             chosen,
             model_hash=model_hash(weights, config),
             max_model_len=length,
+            settings=settings,
         )
 
     def fit_num_blocks(self, cache_bytes: int | None, cache_fraction: float) -> int:
@@ -113,16 +161,53 @@ class TorchRunner:
         """Allocate the cache, zeroed; ConfigError when the device has no memory for it."""
         assert self._attention is None, "the cache is allocated once"
         num_bytes = num_blocks * self.layout.block_bytes
+        num_spare = 1 if self.runs_ahead else 0  # for rows of a recorded step that nobody needs
         try:
-            memory = allocate_zeros(num_bytes, self.device)
+            memory = allocate_zeros(num_bytes + num_spare * self.layout.block_bytes, self.device)
         except (OSError, torch.OutOfMemoryError) as error:
             raise ConfigError(
                 f"{num_blocks} KV cache blocks, {num_bytes} bytes, cannot be allocated on "
                 f"{self.device}: {error}"
             ) from error
         self._memory = memory
-        self._attention = TorchBackend(_shaped(memory, self.layout), self._config.windows)
+        self._attention = make_attention(
+            self._settings.attention,
+            *shaped(memory, self.layout),
+            self._config.windows,
+            self._model.dtype,
+            self._config.num_heads,
+            self.layout.num_blocks(self.max_model_len),
+        )
+        if self.runs_ahead and self._settings.graphs != "off":
+            self.record_steps(GraphRecorder(self.device), spare_block=num_blocks)
         return CacheRegion(memory.data_ptr(), num_bytes, str(self.device), memory)
+
+    def record_steps(self, record: Record, spare_block: int) -> None:
+        """Decode steps repeat what `record` makes of one; the block is written to by nobody else.
+
+        They are recorded now, or when a size of step is there for the first time.
+        """
+        assert self._attention is not None, "allocate comes before record_steps"
+        self._graphs = DecodeGraphs(
+            self._decode_logits,
+            self._attention.graphs,
+            record,
+            self.device,
+            most_rows=self._settings.max_sequences,
+            most_blocks=self.layout.num_blocks(self.max_model_len),
+            spare_block=spare_block,
+            block_size=self.layout.block_size,
+        )
+        if self._settings.graphs == "start":
+            with torch.inference_mode():
+                self._graphs.record_all()
+
+    def copy_block(self, source: int, target: int) -> None:
+        """See engine.runner.Runner.copy_block."""
+        size = self.layout.block_bytes
+        copied = self._memory[source * size : (source + 1) * size]
+        self._memory[target * size : (target + 1) * size].copy_(copied)
+        self._wait_for_cache()
 
     def digest(self, blocks: Seq[int], first: int) -> int:
         """Checksum of these blocks; see engine.runner.Runner.digest."""
@@ -130,21 +215,22 @@ class TorchRunner:
 
     def run(self, slices: Seq[Slice], on_layer: OnLayer | None = None) -> list[Sampled | None]:
         """Compute all slices in one batch; see engine.runner.Runner.run."""
+        return list(self.launch(slices, on_layer)())
+
+    def launch(self, slices: Seq[Slice], on_layer: OnLayer | None = None) -> Collect:
+        """The same in two parts; see engine.runner.Runner.launch."""
         if not slices:
-            return []
-        rows, sampling = _last_rows(slices)
+            return list
         with torch.inference_mode():
-            hidden = self._forward(slices, on_layer)
+            rows, sampling = _last_rows(slices)
+            logits = self._logits(slices, rows, on_layer)
             if not sampling:
-                self._wait_for_cache()
-                return [None] * len(slices)
-            if len(rows) < len(hidden):
-                hidden = hidden[rows]
-            drawn = self._sampler.sample(self._model.logits(hidden), sampling)
+                return Unsampled(len(slices), Arriving(self.device))
+            drawn = self._sampler.draw(logits, sampling)
+        self._last = LastDrawn.of(sampling, drawn.tokens)
         if len(sampling) == len(slices):
-            return list(drawn)
-        remaining = iter(drawn)
-        return [next(remaining) if slice.samples else None for slice in slices]
+            return drawn.collect
+        return Among([slice.samples for slice in slices], drawn)
 
     def skip_layers(self) -> None:
         """Embed and draw only: what is left of a step is its overhead."""
@@ -155,37 +241,39 @@ class TorchRunner:
         if self.device.type == "cuda":
             torch.cuda.current_stream(self.device).synchronize()
 
+    def _logits(self, slices: Seq[Slice], rows: list[int], on_layer: OnLayer | None) -> Tensor:
+        """Of these rows of the step, [rows, vocab_size]."""
+        graphs = self._graphs
+        if graphs is not None and on_layer is None and graphs.fits(slices, self._last):
+            return graphs.run(slices, self._last)
+        hidden = self._forward(slices, on_layer)
+        if not rows:
+            return hidden[:0]
+        if len(rows) < len(hidden):
+            hidden = hidden.index_select(0, to_device(rows, self.device))
+        return self._model.logits(hidden)
+
+    def _decode_logits(
+        self, ids: Tensor, positions: Tensor, lengths: Tensor, batch: AttentionBatch
+    ) -> Tensor:
+        return self._model.logits(self._model.forward(ids, positions, lengths, batch))
+
     def _forward(self, slices: Seq[Slice], on_layer: OnLayer | None) -> Tensor:
         """Hidden states [tokens, hidden_size] of all slices, one after the other."""
         assert self._attention is not None, "allocate comes before run"
-        batch = self._attention.prepare(
+        batch = self._attention.steps.prepare(
             [Span(slice.start, slice.count, slice.sequence.blocks) for slice in slices]
         )
-        inputs = torch.tensor(_inputs(slices), device=self.device)
+        inputs = step_inputs(slices)
+        ids, positions, lengths = to_device(inputs.rows, self.device)
+        if inputs.unknown:
+            ids = self._last.fill(ids, inputs.unknown)
         if on_layer is None or self.device.type == "cpu":
-            return self._model.forward(inputs[0], inputs[1], inputs[2], batch, on_layer)
+            return self._model.forward(ids, positions, lengths, batch, on_layer)
         marks = LayerMarks(self.device)
-        hidden = self._model.forward(inputs[0], inputs[1], inputs[2], batch, marks.mark)
+        hidden = self._model.forward(ids, positions, lengths, batch, marks.mark)
         marks.tell(on_layer)
         return hidden
-
-
-def _inputs(slices: Seq[Slice]) -> tuple[list[int], list[int], list[int]]:
-    """Token ids, positions, and what RoPE takes for the lengths of their sequences."""
-    token_ids: list[int] = []
-    positions: list[int] = []
-    lengths: list[int] = []
-    for slice in slices:
-        sequence, start = slice.sequence, slice.start
-        if slice.count == 1:
-            token_ids.append(sequence.tokens[start])
-            positions.append(start)
-            lengths.append(max(start + 1, sequence.num_prompt))
-        else:
-            token_ids += sequence.tokens[start : slice.end]
-            positions += range(start, slice.end)
-            lengths += (max(end, sequence.num_prompt) for end in range(start + 1, slice.end + 1))
-    return token_ids, positions, lengths
 
 
 def _last_rows(slices: Seq[Slice]) -> tuple[list[int], list[Sequence]]:
@@ -215,7 +303,8 @@ def _set_num_threads(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def _layout(config: ModelConfig, block_size: int, dtype: torch.dtype) -> KvLayout:
+def cache_layout(config: ModelConfig, block_size: int, dtype: torch.dtype) -> KvLayout:
+    """Of one whole model's cache; ConfigError for a block size that kernels do not take."""
     if block_size not in (1, 2, 4, 8, 16, 32, 64, 128, 256):
         raise ConfigError(f"block_size {block_size}: expected a power of two from 1 to 256")
     return KvLayout(
@@ -227,7 +316,16 @@ def _layout(config: ModelConfig, block_size: int, dtype: torch.dtype) -> KvLayou
     )
 
 
-def _shaped(memory: Tensor, layout: KvLayout) -> Tensor:
-    """Bytes as [blocks, layers, 2, kv_heads, block_size, head_size]."""
-    shape = (-1, layout.num_layers, 2, layout.num_kv_heads, layout.block_size, layout.head_size)
-    return memory.view(getattr(torch, layout.dtype)).view(shape)
+def shaped(memory: Tensor, layout: KvLayout) -> tuple[Tensor, Tensor | None]:
+    """Bytes as values [blocks, layers, 2, kv_heads, block_size, head_size], and their scales.
+
+    Scales, where the layout has some, are float32 [blocks, layers, 2, kv_heads], and 1 from now on.
+    """
+    blocks = memory.view(-1, layout.block_bytes)
+    kinds = layout.num_layers, 2, layout.num_kv_heads
+    values = blocks[:, : layout.value_bytes].view(getattr(torch, layout.dtype))
+    values = torch.unflatten(values, 1, (*kinds, layout.block_size, layout.head_size))
+    if not layout.scale_bytes:
+        return values, None
+    scales = torch.unflatten(blocks[:, layout.value_bytes :].view(torch.float32), 1, kinds)
+    return values, scales.fill_(1.0)

@@ -31,5 +31,16 @@ def extend_hashes(
         hashes.append(parent)
 
 
+def tail_hash(num_full: int, before: bytes, tokens: Sequence[int]) -> bytes:
+    """Names the tokens behind `num_full` full blocks that do not fill another one.
+
+    `before` is the hash of the last of those blocks, or the salt where there is none.
+    """
+    content = array("I", tokens).tobytes()
+    naming = hashlib.blake2b(before, digest_size=HASH_BYTES, person=b"tandem.tail")
+    naming.update(num_full.to_bytes(8, "big") + len(before).to_bytes(8, "big") + content)
+    return naming.digest()
+
+
 def _root(salt: bytes) -> bytes:
     return hashlib.blake2b(salt, digest_size=HASH_BYTES, person=b"tandem.root").digest()

@@ -14,7 +14,7 @@ import msgspec
 
 from wire.identity import Leg, WorkerRef
 from wire.layout import KvLayout
-from wire.sampling import SamplingParams, TokenLogprob
+from wire.sampling import Grammar, SamplingParams, TokenLogprob
 
 
 class RefuseReason(enum.Enum):
@@ -73,6 +73,8 @@ class Offer(HandoffMessage, frozen=True, tag="offer", kw_only=True):
     tenant: str = ""
     prefix_only: bool = False
     """There is no sequence to go on with: the blocks are for the destination's prefix cache."""
+    grammar: Grammar | None = None
+    """That the answer must follow: the destination compiles it while the blocks travel."""
 
     @property
     def num_tokens(self) -> int:

@@ -7,11 +7,12 @@ import secrets
 
 import msgspec
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 """Version of every message in `wire/`.
 
 1: first release
 2: offers carry tokens and layouts, links are admitted one by one, legs end with their session
+3: answers may have to follow a grammar
 """
 
 

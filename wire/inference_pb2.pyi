@@ -35,6 +35,8 @@ class _FinishReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._E
     """The model ended its answer, or a stop string or stop token was met."""
     FINISH_REASON_LENGTH: _FinishReason.ValueType  # 2
     """max_tokens tokens were made."""
+    FINISH_REASON_TOOL_CALLS: _FinishReason.ValueType  # 3
+    """The model ended its answer by calling tools."""
 
 class FinishReason(_FinishReason, metaclass=_FinishReasonEnumTypeWrapper):
     """Why a generation ended."""
@@ -45,7 +47,41 @@ FINISH_REASON_STOP: FinishReason.ValueType  # 1
 """The model ended its answer, or a stop string or stop token was met."""
 FINISH_REASON_LENGTH: FinishReason.ValueType  # 2
 """max_tokens tokens were made."""
+FINISH_REASON_TOOL_CALLS: FinishReason.ValueType  # 3
+"""The model ended its answer by calling tools."""
 global___FinishReason = FinishReason
+
+class _ToolMode:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _ToolModeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_ToolMode.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    TOOL_MODE_UNSPECIFIED: _ToolMode.ValueType  # 0
+    """The same as AUTO."""
+    TOOL_MODE_NONE: _ToolMode.ValueType  # 1
+    """No tool is called, and the model is not told of any."""
+    TOOL_MODE_AUTO: _ToolMode.ValueType  # 2
+    """The model decides."""
+    TOOL_MODE_REQUIRED: _ToolMode.ValueType  # 3
+    """One tool at least is called."""
+    TOOL_MODE_NAMED: _ToolMode.ValueType  # 4
+    """The named tool is called."""
+
+class ToolMode(_ToolMode, metaclass=_ToolModeEnumTypeWrapper):
+    """Whether tools may be called."""
+
+TOOL_MODE_UNSPECIFIED: ToolMode.ValueType  # 0
+"""The same as AUTO."""
+TOOL_MODE_NONE: ToolMode.ValueType  # 1
+"""No tool is called, and the model is not told of any."""
+TOOL_MODE_AUTO: ToolMode.ValueType  # 2
+"""The model decides."""
+TOOL_MODE_REQUIRED: ToolMode.ValueType  # 3
+"""One tool at least is called."""
+TOOL_MODE_NAMED: ToolMode.ValueType  # 4
+"""The named tool is called."""
+global___ToolMode = ToolMode
 
 @typing.final
 class ChatMessage(google.protobuf.message.Message):
@@ -55,19 +91,131 @@ class ChatMessage(google.protobuf.message.Message):
 
     ROLE_FIELD_NUMBER: builtins.int
     CONTENT_FIELD_NUMBER: builtins.int
+    NAME_FIELD_NUMBER: builtins.int
+    TOOL_CALLS_FIELD_NUMBER: builtins.int
+    TOOL_CALL_ID_FIELD_NUMBER: builtins.int
+    REASONING_FIELD_NUMBER: builtins.int
     role: builtins.str
-    """Who speaks, as the model's template names it: "system", "user", "assistant"."""
+    """Who speaks, as the model's template names it: "system", "user", "assistant", "tool"."""
     content: builtins.str
     """What is said."""
+    name: builtins.str
+    """The speaker's name, or that of the tool whose result this is."""
+    tool_call_id: builtins.str
+    """The call whose result this message is."""
+    reasoning: builtins.str
+    """What the assistant thought before it spoke, for templates that show it."""
+    @property
+    def tool_calls(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ToolCall]:
+        """Tools that the assistant called in this message."""
+
     def __init__(
         self,
         *,
         role: builtins.str = ...,
         content: builtins.str = ...,
+        name: builtins.str | None = ...,
+        tool_calls: collections.abc.Iterable[global___ToolCall] | None = ...,
+        tool_call_id: builtins.str | None = ...,
+        reasoning: builtins.str | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["content", b"content", "role", b"role"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_name", b"_name", "_reasoning", b"_reasoning", "_tool_call_id", b"_tool_call_id", "name", b"name", "reasoning", b"reasoning", "tool_call_id", b"tool_call_id"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_name", b"_name", "_reasoning", b"_reasoning", "_tool_call_id", b"_tool_call_id", "content", b"content", "name", b"name", "reasoning", b"reasoning", "role", b"role", "tool_call_id", b"tool_call_id", "tool_calls", b"tool_calls"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_name", b"_name"]) -> typing.Literal["name"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_reasoning", b"_reasoning"]) -> typing.Literal["reasoning"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_tool_call_id", b"_tool_call_id"]) -> typing.Literal["tool_call_id"] | None: ...
 
 global___ChatMessage = ChatMessage
+
+@typing.final
+class ToolCall(google.protobuf.message.Message):
+    """A call of a tool."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    NAME_FIELD_NUMBER: builtins.int
+    ARGUMENTS_JSON_FIELD_NUMBER: builtins.int
+    id: builtins.str
+    """Names the call, so that its result can refer to it."""
+    name: builtins.str
+    """The tool's name."""
+    arguments_json: builtins.str
+    """Its arguments, a JSON object as text."""
+    def __init__(
+        self,
+        *,
+        id: builtins.str = ...,
+        name: builtins.str = ...,
+        arguments_json: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["arguments_json", b"arguments_json", "id", b"id", "name", b"name"]) -> None: ...
+
+global___ToolCall = ToolCall
+
+@typing.final
+class Tool(google.protobuf.message.Message):
+    """A function that the model may call."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    DESCRIPTION_FIELD_NUMBER: builtins.int
+    PARAMETERS_JSON_FIELD_NUMBER: builtins.int
+    STRICT_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """By which the model calls it."""
+    description: builtins.str
+    """Tells the model what it is for."""
+    parameters_json: builtins.str
+    """JSON schema of its arguments, as text."""
+    strict: builtins.bool
+    """Whether the arguments must follow the schema."""
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        description: builtins.str | None = ...,
+        parameters_json: builtins.str | None = ...,
+        strict: builtins.bool | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_description", b"_description", "_parameters_json", b"_parameters_json", "_strict", b"_strict", "description", b"description", "parameters_json", b"parameters_json", "strict", b"strict"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_description", b"_description", "_parameters_json", b"_parameters_json", "_strict", b"_strict", "description", b"description", "name", b"name", "parameters_json", b"parameters_json", "strict", b"strict"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_description", b"_description"]) -> typing.Literal["description"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_parameters_json", b"_parameters_json"]) -> typing.Literal["parameters_json"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_strict", b"_strict"]) -> typing.Literal["strict"] | None: ...
+
+global___Tool = Tool
+
+@typing.final
+class ToolChoice(google.protobuf.message.Message):
+    """Which tools may be called."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MODE_FIELD_NUMBER: builtins.int
+    NAME_FIELD_NUMBER: builtins.int
+    mode: global___ToolMode.ValueType
+    """How free the model is."""
+    name: builtins.str
+    """The tool to call, with TOOL_MODE_NAMED."""
+    def __init__(
+        self,
+        *,
+        mode: global___ToolMode.ValueType = ...,
+        name: builtins.str | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_name", b"_name", "name", b"name"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_name", b"_name", "mode", b"mode", "name", b"name"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_name", b"_name"]) -> typing.Literal["name"] | None: ...
+
+global___ToolChoice = ToolChoice
 
 @typing.final
 class Chat(google.protobuf.message.Message):
@@ -76,18 +224,140 @@ class Chat(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     MESSAGES_FIELD_NUMBER: builtins.int
+    TOOLS_FIELD_NUMBER: builtins.int
+    ADD_GENERATION_PROMPT_FIELD_NUMBER: builtins.int
+    CONTINUE_FINAL_MESSAGE_FIELD_NUMBER: builtins.int
+    TEMPLATE_FIELD_NUMBER: builtins.int
+    TEMPLATE_ARGS_JSON_FIELD_NUMBER: builtins.int
+    add_generation_prompt: builtins.bool
+    """Whether the template opens the assistant's answer; true when absent, unless the last message is
+    continued.
+    """
+    continue_final_message: builtins.bool
+    """Continue the last message instead of beginning an answer."""
+    template: builtins.str
+    """A template in place of the model's, where the operator allows that."""
+    template_args_json: builtins.str
+    """Further variables of the template, a JSON object as text."""
     @property
     def messages(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ChatMessage]:
         """Messages from the oldest to the newest."""
+
+    @property
+    def tools(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Tool]:
+        """Tools that the model may call."""
 
     def __init__(
         self,
         *,
         messages: collections.abc.Iterable[global___ChatMessage] | None = ...,
+        tools: collections.abc.Iterable[global___Tool] | None = ...,
+        add_generation_prompt: builtins.bool | None = ...,
+        continue_final_message: builtins.bool | None = ...,
+        template: builtins.str | None = ...,
+        template_args_json: builtins.str | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["messages", b"messages"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_add_generation_prompt", b"_add_generation_prompt", "_continue_final_message", b"_continue_final_message", "_template", b"_template", "_template_args_json", b"_template_args_json", "add_generation_prompt", b"add_generation_prompt", "continue_final_message", b"continue_final_message", "template", b"template", "template_args_json", b"template_args_json"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_add_generation_prompt", b"_add_generation_prompt", "_continue_final_message", b"_continue_final_message", "_template", b"_template", "_template_args_json", b"_template_args_json", "add_generation_prompt", b"add_generation_prompt", "continue_final_message", b"continue_final_message", "messages", b"messages", "template", b"template", "template_args_json", b"template_args_json", "tools", b"tools"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_add_generation_prompt", b"_add_generation_prompt"]) -> typing.Literal["add_generation_prompt"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_continue_final_message", b"_continue_final_message"]) -> typing.Literal["continue_final_message"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_template", b"_template"]) -> typing.Literal["template"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_template_args_json", b"_template_args_json"]) -> typing.Literal["template_args_json"] | None: ...
 
 global___Chat = Chat
+
+@typing.final
+class Constraint(google.protobuf.message.Message):
+    """What an answer must look like."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    JSON_OBJECT_FIELD_NUMBER: builtins.int
+    JSON_SCHEMA_FIELD_NUMBER: builtins.int
+    REGEX_FIELD_NUMBER: builtins.int
+    CHOICES_FIELD_NUMBER: builtins.int
+    GRAMMAR_FIELD_NUMBER: builtins.int
+    STRUCTURAL_TAG_FIELD_NUMBER: builtins.int
+    json_object: builtins.bool
+    """Any JSON object."""
+    json_schema: builtins.str
+    """A JSON schema, as text."""
+    regex: builtins.str
+    """A regular expression that the whole answer matches."""
+    grammar: builtins.str
+    """A context-free grammar."""
+    structural_tag: builtins.str
+    """A structural tag, JSON as text."""
+    @property
+    def choices(self) -> global___Choices:
+        """Texts, one of which is the answer."""
+
+    def __init__(
+        self,
+        *,
+        json_object: builtins.bool = ...,
+        json_schema: builtins.str = ...,
+        regex: builtins.str = ...,
+        choices: global___Choices | None = ...,
+        grammar: builtins.str = ...,
+        structural_tag: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["choices", b"choices", "grammar", b"grammar", "json_object", b"json_object", "json_schema", b"json_schema", "kind", b"kind", "regex", b"regex", "structural_tag", b"structural_tag"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["choices", b"choices", "grammar", b"grammar", "json_object", b"json_object", "json_schema", b"json_schema", "kind", b"kind", "regex", b"regex", "structural_tag", b"structural_tag"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["kind", b"kind"]) -> typing.Literal["json_object", "json_schema", "regex", "choices", "grammar", "structural_tag"] | None: ...
+
+global___Constraint = Constraint
+
+@typing.final
+class Choices(google.protobuf.message.Message):
+    """Texts to choose from."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TEXTS_FIELD_NUMBER: builtins.int
+    @property
+    def texts(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Each of them a whole answer."""
+
+    def __init__(
+        self,
+        *,
+        texts: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["texts", b"texts"]) -> None: ...
+
+global___Choices = Choices
+
+@typing.final
+class Slo(google.protobuf.message.Message):
+    """What the client hopes for; the router places and admits requests accordingly."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TTFT_S_FIELD_NUMBER: builtins.int
+    TPOT_S_FIELD_NUMBER: builtins.int
+    ttft_s: builtins.float
+    """Seconds until the first token."""
+    tpot_s: builtins.float
+    """Mean seconds for each token after it."""
+    def __init__(
+        self,
+        *,
+        ttft_s: builtins.float | None = ...,
+        tpot_s: builtins.float | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_tpot_s", b"_tpot_s", "_ttft_s", b"_ttft_s", "tpot_s", b"tpot_s", "ttft_s", b"ttft_s"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_tpot_s", b"_tpot_s", "_ttft_s", b"_ttft_s", "tpot_s", b"tpot_s", "ttft_s", b"ttft_s"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_tpot_s", b"_tpot_s"]) -> typing.Literal["tpot_s"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_ttft_s", b"_ttft_s"]) -> typing.Literal["ttft_s"] | None: ...
+
+global___Slo = Slo
 
 @typing.final
 class TokenIds(google.protobuf.message.Message):
@@ -115,6 +385,22 @@ class Sampling(google.protobuf.message.Message):
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
+    @typing.final
+    class LogitBiasEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.int
+        value: builtins.float
+        def __init__(
+            self,
+            *,
+            key: builtins.int = ...,
+            value: builtins.float = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
     TEMPERATURE_FIELD_NUMBER: builtins.int
     TOP_P_FIELD_NUMBER: builtins.int
     TOP_K_FIELD_NUMBER: builtins.int
@@ -123,6 +409,9 @@ class Sampling(google.protobuf.message.Message):
     PRESENCE_PENALTY_FIELD_NUMBER: builtins.int
     FREQUENCY_PENALTY_FIELD_NUMBER: builtins.int
     SEED_FIELD_NUMBER: builtins.int
+    LOGIT_BIAS_FIELD_NUMBER: builtins.int
+    ALLOWED_TOKENS_FIELD_NUMBER: builtins.int
+    BAD_WORDS_FIELD_NUMBER: builtins.int
     temperature: builtins.float
     """0 is greedy, 2 the most random; 1 when absent."""
     top_p: builtins.float
@@ -139,6 +428,18 @@ class Sampling(google.protobuf.message.Message):
     """Subtracted from the logit of each generated token for every occurrence; 0 when absent."""
     seed: builtins.int
     """Makes the result repeatable; drawn by the router when absent."""
+    @property
+    def logit_bias(self) -> google.protobuf.internal.containers.ScalarMap[builtins.int, builtins.float]:
+        """Added to the logits of these tokens, -100 to 100."""
+
+    @property
+    def allowed_tokens(self) -> global___TokenIds:
+        """Only these tokens may be drawn; all when absent."""
+
+    @property
+    def bad_words(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Words that the generation must not hold."""
+
     def __init__(
         self,
         *,
@@ -150,9 +451,12 @@ class Sampling(google.protobuf.message.Message):
         presence_penalty: builtins.float | None = ...,
         frequency_penalty: builtins.float | None = ...,
         seed: builtins.int | None = ...,
+        logit_bias: collections.abc.Mapping[builtins.int, builtins.float] | None = ...,
+        allowed_tokens: global___TokenIds | None = ...,
+        bad_words: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_frequency_penalty", b"_frequency_penalty", "_min_p", b"_min_p", "_presence_penalty", b"_presence_penalty", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "frequency_penalty", b"frequency_penalty", "min_p", b"min_p", "presence_penalty", b"presence_penalty", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_frequency_penalty", b"_frequency_penalty", "_min_p", b"_min_p", "_presence_penalty", b"_presence_penalty", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "frequency_penalty", b"frequency_penalty", "min_p", b"min_p", "presence_penalty", b"presence_penalty", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_frequency_penalty", b"_frequency_penalty", "_min_p", b"_min_p", "_presence_penalty", b"_presence_penalty", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "allowed_tokens", b"allowed_tokens", "frequency_penalty", b"frequency_penalty", "min_p", b"min_p", "presence_penalty", b"presence_penalty", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_frequency_penalty", b"_frequency_penalty", "_min_p", b"_min_p", "_presence_penalty", b"_presence_penalty", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "allowed_tokens", b"allowed_tokens", "bad_words", b"bad_words", "frequency_penalty", b"frequency_penalty", "logit_bias", b"logit_bias", "min_p", b"min_p", "presence_penalty", b"presence_penalty", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_frequency_penalty", b"_frequency_penalty"]) -> typing.Literal["frequency_penalty"] | None: ...
     @typing.overload
@@ -191,6 +495,19 @@ class GenerateRequest(google.protobuf.message.Message):
     IGNORE_EOS_FIELD_NUMBER: builtins.int
     LOGPROBS_FIELD_NUMBER: builtins.int
     CACHE_SALT_FIELD_NUMBER: builtins.int
+    N_FIELD_NUMBER: builtins.int
+    INCLUDE_STOP_FIELD_NUMBER: builtins.int
+    SKIP_SPECIAL_TOKENS_FIELD_NUMBER: builtins.int
+    ADD_SPECIAL_TOKENS_FIELD_NUMBER: builtins.int
+    TRUNCATE_PROMPT_TOKENS_FIELD_NUMBER: builtins.int
+    PRIORITY_FIELD_NUMBER: builtins.int
+    SLO_FIELD_NUMBER: builtins.int
+    TOOL_CHOICE_FIELD_NUMBER: builtins.int
+    PARALLEL_TOOL_CALLS_FIELD_NUMBER: builtins.int
+    CONSTRAINT_FIELD_NUMBER: builtins.int
+    RETURN_PROMPT_TOKEN_IDS_FIELD_NUMBER: builtins.int
+    ECHO_FIELD_NUMBER: builtins.int
+    STREAM_INTERVAL_FIELD_NUMBER: builtins.int
     model: builtins.str
     """The model to use; the one that is served when absent."""
     request_id: builtins.str
@@ -209,6 +526,28 @@ class GenerateRequest(google.protobuf.message.Message):
     """
     cache_salt: builtins.str
     """Prompts share cached blocks only with prompts of the same salt, 1 to 1024 characters."""
+    n: builtins.int
+    """Number of answers, which share one reading of the prompt; 1 when absent."""
+    include_stop: builtins.bool
+    """The stop string or stop token that ends the generation is part of its text."""
+    skip_special_tokens: builtins.bool
+    """Whether special tokens leave no text; true when absent."""
+    add_special_tokens: builtins.bool
+    """Whether the tokenizer adds its special tokens to the prompt; true for text and false for chats
+    when absent.
+    """
+    truncate_prompt_tokens: builtins.int
+    """Read only this many tokens of the prompt, the last ones; -1 is as many as fit."""
+    priority: builtins.int
+    """The lower, the sooner it is served; 0 when absent."""
+    parallel_tool_calls: builtins.bool
+    """Whether one answer may call several tools; true when absent."""
+    return_prompt_token_ids: builtins.bool
+    """Tell the prompt's token ids in the first message of each answer."""
+    echo: builtins.bool
+    """The text of each answer begins with that of the prompt."""
+    stream_interval: builtins.int
+    """Send a message for every so many tokens instead of each."""
     @property
     def chat(self) -> global___Chat:
         """A chat."""
@@ -229,6 +568,18 @@ class GenerateRequest(google.protobuf.message.Message):
     def stop_token_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
         """The generation ends with the first of these tokens."""
 
+    @property
+    def slo(self) -> global___Slo:
+        """What the client hopes for."""
+
+    @property
+    def tool_choice(self) -> global___ToolChoice:
+        """Which of the chat's tools may be called; the model decides when absent."""
+
+    @property
+    def constraint(self) -> global___Constraint:
+        """What the answer must look like."""
+
     def __init__(
         self,
         *,
@@ -245,13 +596,32 @@ class GenerateRequest(google.protobuf.message.Message):
         ignore_eos: builtins.bool | None = ...,
         logprobs: builtins.int | None = ...,
         cache_salt: builtins.str | None = ...,
+        n: builtins.int | None = ...,
+        include_stop: builtins.bool | None = ...,
+        skip_special_tokens: builtins.bool | None = ...,
+        add_special_tokens: builtins.bool | None = ...,
+        truncate_prompt_tokens: builtins.int | None = ...,
+        priority: builtins.int | None = ...,
+        slo: global___Slo | None = ...,
+        tool_choice: global___ToolChoice | None = ...,
+        parallel_tool_calls: builtins.bool | None = ...,
+        constraint: global___Constraint | None = ...,
+        return_prompt_token_ids: builtins.bool | None = ...,
+        echo: builtins.bool | None = ...,
+        stream_interval: builtins.int | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_cache_salt", b"_cache_salt", "_ignore_eos", b"_ignore_eos", "_logprobs", b"_logprobs", "_max_tokens", b"_max_tokens", "_min_tokens", b"_min_tokens", "_model", b"_model", "_request_id", b"_request_id", "cache_salt", b"cache_salt", "chat", b"chat", "ignore_eos", b"ignore_eos", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "min_tokens", b"min_tokens", "model", b"model", "prompt", b"prompt", "request_id", b"request_id", "sampling", b"sampling", "text", b"text", "token_ids", b"token_ids"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_cache_salt", b"_cache_salt", "_ignore_eos", b"_ignore_eos", "_logprobs", b"_logprobs", "_max_tokens", b"_max_tokens", "_min_tokens", b"_min_tokens", "_model", b"_model", "_request_id", b"_request_id", "cache_salt", b"cache_salt", "chat", b"chat", "ignore_eos", b"ignore_eos", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "min_tokens", b"min_tokens", "model", b"model", "prompt", b"prompt", "request_id", b"request_id", "sampling", b"sampling", "stop", b"stop", "stop_token_ids", b"stop_token_ids", "text", b"text", "token_ids", b"token_ids"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_add_special_tokens", b"_add_special_tokens", "_cache_salt", b"_cache_salt", "_echo", b"_echo", "_ignore_eos", b"_ignore_eos", "_include_stop", b"_include_stop", "_logprobs", b"_logprobs", "_max_tokens", b"_max_tokens", "_min_tokens", b"_min_tokens", "_model", b"_model", "_n", b"_n", "_parallel_tool_calls", b"_parallel_tool_calls", "_priority", b"_priority", "_request_id", b"_request_id", "_return_prompt_token_ids", b"_return_prompt_token_ids", "_skip_special_tokens", b"_skip_special_tokens", "_stream_interval", b"_stream_interval", "_truncate_prompt_tokens", b"_truncate_prompt_tokens", "add_special_tokens", b"add_special_tokens", "cache_salt", b"cache_salt", "chat", b"chat", "constraint", b"constraint", "echo", b"echo", "ignore_eos", b"ignore_eos", "include_stop", b"include_stop", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "min_tokens", b"min_tokens", "model", b"model", "n", b"n", "parallel_tool_calls", b"parallel_tool_calls", "priority", b"priority", "prompt", b"prompt", "request_id", b"request_id", "return_prompt_token_ids", b"return_prompt_token_ids", "sampling", b"sampling", "skip_special_tokens", b"skip_special_tokens", "slo", b"slo", "stream_interval", b"stream_interval", "text", b"text", "token_ids", b"token_ids", "tool_choice", b"tool_choice", "truncate_prompt_tokens", b"truncate_prompt_tokens"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_add_special_tokens", b"_add_special_tokens", "_cache_salt", b"_cache_salt", "_echo", b"_echo", "_ignore_eos", b"_ignore_eos", "_include_stop", b"_include_stop", "_logprobs", b"_logprobs", "_max_tokens", b"_max_tokens", "_min_tokens", b"_min_tokens", "_model", b"_model", "_n", b"_n", "_parallel_tool_calls", b"_parallel_tool_calls", "_priority", b"_priority", "_request_id", b"_request_id", "_return_prompt_token_ids", b"_return_prompt_token_ids", "_skip_special_tokens", b"_skip_special_tokens", "_stream_interval", b"_stream_interval", "_truncate_prompt_tokens", b"_truncate_prompt_tokens", "add_special_tokens", b"add_special_tokens", "cache_salt", b"cache_salt", "chat", b"chat", "constraint", b"constraint", "echo", b"echo", "ignore_eos", b"ignore_eos", "include_stop", b"include_stop", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "min_tokens", b"min_tokens", "model", b"model", "n", b"n", "parallel_tool_calls", b"parallel_tool_calls", "priority", b"priority", "prompt", b"prompt", "request_id", b"request_id", "return_prompt_token_ids", b"return_prompt_token_ids", "sampling", b"sampling", "skip_special_tokens", b"skip_special_tokens", "slo", b"slo", "stop", b"stop", "stop_token_ids", b"stop_token_ids", "stream_interval", b"stream_interval", "text", b"text", "token_ids", b"token_ids", "tool_choice", b"tool_choice", "truncate_prompt_tokens", b"truncate_prompt_tokens"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_add_special_tokens", b"_add_special_tokens"]) -> typing.Literal["add_special_tokens"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_cache_salt", b"_cache_salt"]) -> typing.Literal["cache_salt"] | None: ...
     @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_echo", b"_echo"]) -> typing.Literal["echo"] | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_ignore_eos", b"_ignore_eos"]) -> typing.Literal["ignore_eos"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_include_stop", b"_include_stop"]) -> typing.Literal["include_stop"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_logprobs", b"_logprobs"]) -> typing.Literal["logprobs"] | None: ...
     @typing.overload
@@ -261,7 +631,21 @@ class GenerateRequest(google.protobuf.message.Message):
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_model", b"_model"]) -> typing.Literal["model"] | None: ...
     @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_n", b"_n"]) -> typing.Literal["n"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_parallel_tool_calls", b"_parallel_tool_calls"]) -> typing.Literal["parallel_tool_calls"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_priority", b"_priority"]) -> typing.Literal["priority"] | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_request_id", b"_request_id"]) -> typing.Literal["request_id"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_return_prompt_token_ids", b"_return_prompt_token_ids"]) -> typing.Literal["return_prompt_token_ids"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_skip_special_tokens", b"_skip_special_tokens"]) -> typing.Literal["skip_special_tokens"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_stream_interval", b"_stream_interval"]) -> typing.Literal["stream_interval"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_truncate_prompt_tokens", b"_truncate_prompt_tokens"]) -> typing.Literal["truncate_prompt_tokens"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["prompt", b"prompt"]) -> typing.Literal["text", "chat", "token_ids"] | None: ...
 
@@ -485,8 +869,43 @@ class MatchedStop(google.protobuf.message.Message):
 global___MatchedStop = MatchedStop
 
 @typing.final
+class ToolCallDelta(google.protobuf.message.Message):
+    """A piece of a call of a tool: its id and name come first and once, its arguments in pieces."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: builtins.int
+    ID_FIELD_NUMBER: builtins.int
+    NAME_FIELD_NUMBER: builtins.int
+    ARGUMENTS_JSON_FIELD_NUMBER: builtins.int
+    index: builtins.int
+    """Which call of the answer it is, from 0."""
+    id: builtins.str
+    """Names the call."""
+    name: builtins.str
+    """The tool's name."""
+    arguments_json: builtins.str
+    """Text to append to the JSON of its arguments."""
+    def __init__(
+        self,
+        *,
+        index: builtins.int = ...,
+        id: builtins.str | None = ...,
+        name: builtins.str | None = ...,
+        arguments_json: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_id", b"_id", "_name", b"_name", "id", b"id", "name", b"name"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_id", b"_id", "_name", b"_name", "arguments_json", b"arguments_json", "id", b"id", "index", b"index", "name", b"name"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_id", b"_id"]) -> typing.Literal["id"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_name", b"_name"]) -> typing.Literal["name"] | None: ...
+
+global___ToolCallDelta = ToolCallDelta
+
+@typing.final
 class GenerateResponse(google.protobuf.message.Message):
-    """New pieces of the generation. Text may lag behind the tokens: half a character, and what may be
+    """New pieces of one answer. Text may lag behind the tokens: half a character, and what may be
     the beginning of a stop string, are held back.
     """
 
@@ -501,12 +920,20 @@ class GenerateResponse(google.protobuf.message.Message):
     USAGE_FIELD_NUMBER: builtins.int
     TIMING_FIELD_NUMBER: builtins.int
     SERVED_BY_FIELD_NUMBER: builtins.int
+    INDEX_FIELD_NUMBER: builtins.int
+    REASONING_FIELD_NUMBER: builtins.int
+    TOOL_CALLS_FIELD_NUMBER: builtins.int
+    PROMPT_TOKEN_IDS_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     """The request's name."""
     text: builtins.str
     """Text to append to what was received before; may be empty."""
     finish_reason: global___FinishReason.ValueType
-    """Set in the last message only."""
+    """Set in the last message of an answer only."""
+    index: builtins.int
+    """Which of the request's answers this continues, from 0."""
+    reasoning: builtins.str
+    """What the model thought before it answered, where its format tells the two apart."""
     @property
     def token_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
         """Tokens made since the message before."""
@@ -517,19 +944,29 @@ class GenerateResponse(google.protobuf.message.Message):
 
     @property
     def matched_stop(self) -> global___MatchedStop:
-        """What was met, when the finish reason is STOP; set in the last message only."""
+        """What was met, when the finish reason is STOP; set in the last message of an answer only."""
 
     @property
     def usage(self) -> global___Usage:
-        """Set in the last message only."""
+        """Set in the last message of an answer only. Of several answers the first counts the prompt, so
+        that their sum is what the request consumed.
+        """
 
     @property
     def timing(self) -> global___Timing:
-        """Set in the last message only."""
+        """Set in the last message of an answer only."""
 
     @property
     def served_by(self) -> global___ServedBy:
-        """Set in the last message only."""
+        """Set in the last message of an answer only."""
+
+    @property
+    def tool_calls(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ToolCallDelta]:
+        """New pieces of calls of tools."""
+
+    @property
+    def prompt_token_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """When asked for; set in the first message of an answer only."""
 
     def __init__(
         self,
@@ -543,9 +980,13 @@ class GenerateResponse(google.protobuf.message.Message):
         usage: global___Usage | None = ...,
         timing: global___Timing | None = ...,
         served_by: global___ServedBy | None = ...,
+        index: builtins.int = ...,
+        reasoning: builtins.str = ...,
+        tool_calls: collections.abc.Iterable[global___ToolCallDelta] | None = ...,
+        prompt_token_ids: collections.abc.Iterable[builtins.int] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_matched_stop", b"_matched_stop", "_served_by", b"_served_by", "_timing", b"_timing", "_usage", b"_usage", "matched_stop", b"matched_stop", "served_by", b"served_by", "timing", b"timing", "usage", b"usage"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_matched_stop", b"_matched_stop", "_served_by", b"_served_by", "_timing", b"_timing", "_usage", b"_usage", "finish_reason", b"finish_reason", "logprobs", b"logprobs", "matched_stop", b"matched_stop", "request_id", b"request_id", "served_by", b"served_by", "text", b"text", "timing", b"timing", "token_ids", b"token_ids", "usage", b"usage"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_matched_stop", b"_matched_stop", "_served_by", b"_served_by", "_timing", b"_timing", "_usage", b"_usage", "finish_reason", b"finish_reason", "index", b"index", "logprobs", b"logprobs", "matched_stop", b"matched_stop", "prompt_token_ids", b"prompt_token_ids", "reasoning", b"reasoning", "request_id", b"request_id", "served_by", b"served_by", "text", b"text", "timing", b"timing", "token_ids", b"token_ids", "tool_calls", b"tool_calls", "usage", b"usage"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_matched_stop", b"_matched_stop"]) -> typing.Literal["matched_stop"] | None: ...
     @typing.overload
@@ -566,10 +1007,13 @@ class TokenizeRequest(google.protobuf.message.Message):
     MODEL_FIELD_NUMBER: builtins.int
     TEXT_FIELD_NUMBER: builtins.int
     CHAT_FIELD_NUMBER: builtins.int
+    ADD_SPECIAL_TOKENS_FIELD_NUMBER: builtins.int
     model: builtins.str
     """The model whose tokenizer is meant; the one that is served when absent."""
     text: builtins.str
     """Text, with the special tokens that the tokenizer adds."""
+    add_special_tokens: builtins.bool
+    """Whether the tokenizer adds its special tokens; true for text and false for chats when absent."""
     @property
     def chat(self) -> global___Chat:
         """A chat under the model's template."""
@@ -580,9 +1024,12 @@ class TokenizeRequest(google.protobuf.message.Message):
         model: builtins.str | None = ...,
         text: builtins.str = ...,
         chat: global___Chat | None = ...,
+        add_special_tokens: builtins.bool | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_model", b"_model", "chat", b"chat", "model", b"model", "prompt", b"prompt", "text", b"text"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_model", b"_model", "chat", b"chat", "model", b"model", "prompt", b"prompt", "text", b"text"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_add_special_tokens", b"_add_special_tokens", "_model", b"_model", "add_special_tokens", b"add_special_tokens", "chat", b"chat", "model", b"model", "prompt", b"prompt", "text", b"text"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_add_special_tokens", b"_add_special_tokens", "_model", b"_model", "add_special_tokens", b"add_special_tokens", "chat", b"chat", "model", b"model", "prompt", b"prompt", "text", b"text"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_add_special_tokens", b"_add_special_tokens"]) -> typing.Literal["add_special_tokens"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_model", b"_model"]) -> typing.Literal["model"] | None: ...
     @typing.overload
@@ -618,8 +1065,11 @@ class DetokenizeRequest(google.protobuf.message.Message):
 
     MODEL_FIELD_NUMBER: builtins.int
     TOKEN_IDS_FIELD_NUMBER: builtins.int
+    SKIP_SPECIAL_TOKENS_FIELD_NUMBER: builtins.int
     model: builtins.str
     """The model whose tokenizer is meant; the one that is served when absent."""
+    skip_special_tokens: builtins.bool
+    """Whether special tokens leave no text; true when absent."""
     @property
     def token_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
         """Ids of the model's vocabulary."""
@@ -629,10 +1079,14 @@ class DetokenizeRequest(google.protobuf.message.Message):
         *,
         model: builtins.str | None = ...,
         token_ids: collections.abc.Iterable[builtins.int] | None = ...,
+        skip_special_tokens: builtins.bool | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_model", b"_model", "model", b"model"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_model", b"_model", "model", b"model", "token_ids", b"token_ids"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_model", b"_model", "_skip_special_tokens", b"_skip_special_tokens", "model", b"model", "skip_special_tokens", b"skip_special_tokens"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_model", b"_model", "_skip_special_tokens", b"_skip_special_tokens", "model", b"model", "skip_special_tokens", b"skip_special_tokens", "token_ids", b"token_ids"]) -> None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_model", b"_model"]) -> typing.Literal["model"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_skip_special_tokens", b"_skip_special_tokens"]) -> typing.Literal["skip_special_tokens"] | None: ...
 
 global___DetokenizeRequest = DetokenizeRequest
 
@@ -644,7 +1098,7 @@ class DetokenizeResponse(google.protobuf.message.Message):
 
     TEXT_FIELD_NUMBER: builtins.int
     text: builtins.str
-    """Special tokens leave no text."""
+    """The text."""
     def __init__(
         self,
         *,

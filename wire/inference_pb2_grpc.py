@@ -28,9 +28,14 @@ if _version_not_supported:
 class InferenceStub(object):
     """Generates text with the model that the cluster serves.
 
-    Errors: INVALID_ARGUMENT names the field in its message and in the trailing metadata key
-    "tandem-field"; NOT_FOUND is an unknown model; RESOURCE_EXHAUSTED and UNAVAILABLE carry
-    "retry-after-s"; DEADLINE_EXCEEDED names the stage that was under way.
+    Errors carry google.rpc details: ErrorInfo always (domain "tandem"), BadRequest where a field is
+    to blame, RetryInfo where it is known when to come back. The trailing metadata keys
+    "tandem-field" and "retry-after-s" say the same in plain words. INVALID_ARGUMENT is the client's
+    mistake; NOT_FOUND is an unknown model; RESOURCE_EXHAUSTED and UNAVAILABLE pass;
+    DEADLINE_EXCEEDED names the stage that was under way.
+
+    A call's deadline is the request's. The metadata key "traceparent" may hold the client's span, as
+    W3C Trace Context writes it.
     """
 
     def __init__(self, channel):
@@ -64,9 +69,14 @@ class InferenceStub(object):
 class InferenceServicer(object):
     """Generates text with the model that the cluster serves.
 
-    Errors: INVALID_ARGUMENT names the field in its message and in the trailing metadata key
-    "tandem-field"; NOT_FOUND is an unknown model; RESOURCE_EXHAUSTED and UNAVAILABLE carry
-    "retry-after-s"; DEADLINE_EXCEEDED names the stage that was under way.
+    Errors carry google.rpc details: ErrorInfo always (domain "tandem"), BadRequest where a field is
+    to blame, RetryInfo where it is known when to come back. The trailing metadata keys
+    "tandem-field" and "retry-after-s" say the same in plain words. INVALID_ARGUMENT is the client's
+    mistake; NOT_FOUND is an unknown model; RESOURCE_EXHAUSTED and UNAVAILABLE pass;
+    DEADLINE_EXCEEDED names the stage that was under way.
+
+    A call's deadline is the request's. The metadata key "traceparent" may hold the client's span, as
+    W3C Trace Context writes it.
     """
 
     def Generate(self, request, context):
@@ -132,9 +142,14 @@ def add_InferenceServicer_to_server(servicer, server):
 class Inference(object):
     """Generates text with the model that the cluster serves.
 
-    Errors: INVALID_ARGUMENT names the field in its message and in the trailing metadata key
-    "tandem-field"; NOT_FOUND is an unknown model; RESOURCE_EXHAUSTED and UNAVAILABLE carry
-    "retry-after-s"; DEADLINE_EXCEEDED names the stage that was under way.
+    Errors carry google.rpc details: ErrorInfo always (domain "tandem"), BadRequest where a field is
+    to blame, RetryInfo where it is known when to come back. The trailing metadata keys
+    "tandem-field" and "retry-after-s" say the same in plain words. INVALID_ARGUMENT is the client's
+    mistake; NOT_FOUND is an unknown model; RESOURCE_EXHAUSTED and UNAVAILABLE pass;
+    DEADLINE_EXCEEDED names the stage that was under way.
+
+    A call's deadline is the request's. The metadata key "traceparent" may hold the client's span, as
+    W3C Trace Context writes it.
     """
 
     @staticmethod

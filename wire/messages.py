@@ -89,6 +89,8 @@ class Submit(msgspec.Struct, frozen=True, tag="submit", kw_only=True):
     """Less is more urgent: it starts before others, and gives way after them."""
     tenant: str = ""
     """Tenants of one priority have equal shares of a worker."""
+    number: int = 0
+    """Counts a router's submissions to one worker from 1; see `Report.heard`."""
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel", kw_only=True):
@@ -191,6 +193,8 @@ class Failed(msgspec.Struct, frozen=True, tag="failed", kw_only=True):
     stage: str
     cause: str
     retryable: bool = True
+    invalid: bool = False
+    """True when the request itself is to blame: then no worker can serve it."""
 
 
 class WorkerState(enum.Enum):
@@ -198,7 +202,24 @@ class WorkerState(enum.Enum):
     DRAINING = "draining"
 
 
-class Report(msgspec.Struct, frozen=True, tag="report", kw_only=True):
+class StepCosts(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """What a worker's steps take, in seconds for each unit of work, as learned from its own.
+
+    None for a kind of work that it has hardly done.
+    """
+
+    step_s: float | None
+    """A step by itself."""
+    sequence_s: float | None
+    """Each decoding sequence in it."""
+    context_token_s: float | None
+    """Each cached token that those sequences read."""
+    prompt_token_s: float | None
+    prompt_pair_s: float | None
+    """Each pair of a prompt token and one that it sees."""
+
+
+class Report(msgspec.Struct, frozen=True, tag="report", kw_only=True, omit_defaults=True):
     """Worker to router, at least once a second and after every change of state."""
 
     state: WorkerState
@@ -209,8 +230,24 @@ class Report(msgspec.Struct, frozen=True, tag="report", kw_only=True):
     free_blocks: int
     num_blocks: int
     cached_blocks: int = 0
+    num_host_blocks: int = 0
+    """Of the host memory behind the cache; 0 where there is none."""
+    cached_host_blocks: int = 0
     num_handoffs: int = 0
     """Handoffs under way, either end."""
+    num_decoding: int = 0
+    context_tokens: int = 0
+    """Cached tokens of the sequences that decode."""
+    waiting_prompts: int = 0
+    """Sequences whose prompts are still to be computed, in whole or in part."""
+    waiting_pairs: int = 0
+    """Pairs of a prompt token that is still to be computed and one that it sees."""
+    heard: dict[str, int] = {}
+    """For each router the highest `Submit.number` that this report knows of."""
+    costs: StepCosts | None = None
+    """None until enough steps were seen."""
+    step_target_s: float | None = None
+    """Beside decoding sequences, steps have as much of prompts as fits into this; None: a chunk."""
 
 
 class Traffic(msgspec.Struct, frozen=True, kw_only=True):
@@ -254,6 +291,9 @@ class CacheEvents(msgspec.Struct, frozen=True, tag="cache_events", kw_only=True)
     number: int
     stored: tuple[bytes, ...] = ()
     removed: tuple[bytes, ...] = ()
+    host_stored: tuple[bytes, ...] = ()
+    """The same for the tier in the host's memory, where there is one."""
+    host_removed: tuple[bytes, ...] = ()
     snapshot: bool = False
 
 

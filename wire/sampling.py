@@ -2,7 +2,34 @@
 
 from __future__ import annotations
 
+import enum
+
 import msgspec
+
+
+class GrammarKind(enum.Enum):
+    JSON_SCHEMA = "json_schema"
+    REGEX = "regex"
+    LARK = "lark"
+
+
+class Grammar(msgspec.Struct, frozen=True):
+    """What the answer must match, and ends with: a JSON schema, a regular expression, or a grammar
+    in llguidance's dialect of Lark."""
+
+    kind: GrammarKind
+    text: str
+
+
+class TokenRules(msgspec.Struct, frozen=True, array_like=True):
+    """Which tokens a request prefers, allows and forbids. Few have any: hence a struct beside."""
+
+    bias: tuple[tuple[int, float], ...] = ()
+    """(token id, what is added to its logit)."""
+    allowed: tuple[int, ...] | None = None
+    """No other token may be drawn."""
+    banned: tuple[tuple[int, ...], ...] = ()
+    """Runs of tokens that the output must not hold."""
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -11,6 +38,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     `temperature` 0 means greedy. `seed` is always present (the router draws one when the client
     gave none), so that a sequence continues on another worker as it would have on the first.
     `logprobs` None means none are wanted, 0 the chosen token's alone, n the n best beside it.
+    A `grammar` wins over whatever else would keep an answer from following it, or from its end.
     """
 
     max_tokens: int
@@ -26,6 +54,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     ignore_eos: bool = False
     stop_token_ids: tuple[int, ...] = ()
     logprobs: int | None = None
+    grammar: Grammar | None = None
+    rules: TokenRules | None = None
 
     @property
     def greedy(self) -> bool:

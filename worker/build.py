@@ -8,15 +8,20 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from engine.ahead import AheadEngine
 from engine.arithmetic import ArithmeticRunner
 from engine.blocks import BlockPool
 from engine.engine import Engine
 from engine.errors import ConfigError
+from engine.grammar.grammars import Grammars
+from engine.model.config import read_config
 from engine.policy import Policy
 from engine.runner import CacheRegion, Runner
+from grammar.vocabulary import read_vocabulary
 from kv_transfer.memory_link import MemoryFabric, MemoryLink
 from kv_transfer.transport import TransferError, Transport
 from worker.config import RunnerKind, WorkerConfig
+from worker.host_memory import make_host_tier
 
 PROCESS_FABRIC = MemoryFabric()
 """Connects the workers of one process that were configured with the memory transport."""
@@ -50,11 +55,15 @@ def make_runner(config: WorkerConfig, progress: Progress) -> Runner:
         Path(config.model),
         device=config.device,
         dtype=config.dtype,
+        cache_dtype=config.cache_dtype,
         block_size=config.block_size,
         max_model_len=config.max_model_len,
         threads=config.threads,
         most_threads=config.most_threads,
         deterministic=config.deterministic,
+        attention=config.attention,
+        graphs=config.graphs,
+        max_sequences=config.max_sequences,
         progress=progress,
     )
 
@@ -62,7 +71,23 @@ def make_runner(config: WorkerConfig, progress: Progress) -> Runner:
 def make_engine(config: WorkerConfig, runner: Runner, policy: Policy) -> tuple[Engine, CacheRegion]:
     num_blocks = runner.fit_num_blocks(config.cache_bytes, config.cache_fraction)
     region = runner.allocate(num_blocks + NUM_SCRATCH_BLOCKS)
-    return Engine(runner, BlockPool(num_blocks), policy), region
+    pool = BlockPool(num_blocks)
+    tier = make_host_tier(config.host_cache_bytes, runner.layout, pool, region)
+    kind = AheadEngine if runner.runs_ahead else Engine
+    return kind(runner, pool, policy, make_grammars(config, runner), tier), region
+
+
+def make_grammars(config: WorkerConfig, runner: Runner) -> Grammars | None:
+    """None where the model's directory has no tokenizer.json: then no request can have a grammar.
+
+    The tokenizer is read when the first one comes.
+    """
+    directory = Path(config.model)
+    tokenizer_file = directory / "tokenizer.json"
+    if not tokenizer_file.is_file():
+        return None
+    ends = runner.eos_token_ids or frozenset(read_config(directory).eos_token_ids)
+    return Grammars(lambda: read_vocabulary(tokenizer_file, runner.vocab_size, ends), ends)
 
 
 def make_staging(config: WorkerConfig, pool: CacheRegion) -> CacheRegion:

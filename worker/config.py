@@ -6,6 +6,8 @@ import enum
 
 import msgspec
 
+from runtime.tls import MutualTls
+
 
 class RunnerKind(enum.Enum):
     TORCH = "torch"
@@ -21,12 +23,14 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     model_name: str | None = None
     """The name that clients use; the directory's name when None."""
     routers: tuple[str, ...] = ()
-    """host:port of the fleet ports to announce to."""
+    """host:port of the fleet ports to announce to; of a name, all addresses that it has."""
     worker_id: str | None = None
     """Drawn when None."""
     host: str = "127.0.0.1"
     """Address to listen on, and under which routers and peers reach this worker."""
     port: int = 0
+    tls: MutualTls | None = None
+    """Certificates of the sessions with routers and other workers; None: without TLS."""
     runner: RunnerKind = RunnerKind.TORCH
     stamp: int = 0
     """Arithmetic runner only: what its tokens leave modulo 4."""
@@ -38,6 +42,15 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Arithmetic runner only: steps end at multiples of this; 0 at once."""
     device: str = "auto"
     dtype: str = "auto"
+    """"auto", "float32", "bfloat16" or "float16"; "auto" on a CPU computes in float32."""
+    cache_dtype: str = "auto"
+    """Of the KV cache: "auto", which is what is computed in, "float32", "bfloat16" or
+    "float8_e4m3fn"."""
+    attention: str = "auto"
+    """On a GPU "flashinfer", "torch", or "auto": the first of the two that is installed."""
+    graphs: str = "start"
+    """When decode steps on a GPU are recorded as CUDA graphs: at the "start", "lazy", as their
+    sizes come up, or not at all, "off"."""
     threads: int | None = None
     """CPU threads of the model; None takes torch's default."""
     most_threads: int | None = None
@@ -48,6 +61,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     cache_bytes: int | None = None
     cache_fraction: float = 0.2
     """Share of the device's free memory for the KV cache, where `cache_bytes` is None."""
+    host_cache_bytes: int = 0
+    """Host memory for blocks that do not fit into the KV cache any more; 0 does without."""
     max_model_len: int | None = None
     chunk_tokens: int = 512
     max_sequences: int = 256

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import grpc
 
@@ -17,6 +18,7 @@ from kv_transfer.courier import Courier
 from kv_transfer.transport import Transport
 from runtime.fleet import announce
 from runtime.listen import bind
+from runtime.names import for_each_address
 from runtime.session import SERVER_OPTIONS, OpenedSession, Session, SessionService
 from wire.handoff import Handoff
 from wire.identity import Role, WorkerRef, draw_incarnation
@@ -79,10 +81,11 @@ class Worker:
         """Set when a router has taken this worker into its fleet."""
 
     async def start(self) -> WorkerCard:
-        """Raises EngineError for a model or settings that cannot work, PortTaken for the port."""
+        """Raises EngineError for a model or settings that cannot work, PortTaken for the port,
+        BadCertificate for a file of `tls`."""
         transport = await self._make_machine()
         self._loop = loop = asyncio.get_running_loop()
-        self._peers = PeerBook(self._hello, self)
+        self._peers = PeerBook(self._hello, self, self.config.tls)
         self._outbox = SessionOutbox(loop, self._peers)
         block_bytes = self._engine.runner.layout.block_bytes
         self._courier = Courier(
@@ -110,8 +113,9 @@ class Worker:
             fence_deadline_s=self.config.fence_deadline_s,
         )
         self._server = grpc.aio.server(options=SERVER_OPTIONS)
-        self._server.add_generic_rpc_handlers((SessionService(self._on_session),))
-        port = bind(self._server, self.config.host, self.config.port, "port")
+        service = SessionService(self._on_session, self.config.tls)
+        self._server.add_generic_rpc_handlers((service,))
+        port = bind(self._server, self.config.host, self.config.port, "port", self.config.tls)
         self.card = self._make_card(f"{self.config.host}:{port}", transport)
         self._links = Links(
             self.config,
@@ -200,8 +204,11 @@ class Worker:
         )
 
     def _join(self, routers: tuple[str, ...]) -> None:
+        def announce_to(address: str) -> Coroutine[Any, Any, None]:
+            return announce(address, lambda: self.card, lambda ok: None, self.config.tls)
+
         for address in routers:
-            announcing = announce(address, lambda: self.card, lambda ok: None)
+            announcing = for_each_address(address, announce_to)
             task = asyncio.create_task(announcing, name=f"join {address}")
             self._announcements.append(task)
 

@@ -102,6 +102,8 @@ class Incoming:
             refuse = Refuse(**offer.ends, reason=reason, detail=detail, retry_after_s=RETRY_AFTER_S)
             self._outbox.over_link(source.link, refuse)
             return
+        if offer.grammar is not None and self._engine.followers.grammars is not None:
+            self._engine.followers.grammars.expect(offer.grammar)
         self._legs[offer.leg] = handoff
         self._links[offer.leg] = source.link
         self._perform(handoff, handoff.grant())
@@ -114,6 +116,8 @@ class Incoming:
         problem = self._incompatibility(offer)
         if problem is not None:
             return RefuseReason.INCOMPATIBLE, problem
+        if offer.grammar is not None and self._engine.followers.grammars is None:
+            return RefuseReason.INCOMPATIBLE, "no tokenizer.json here to follow a grammar with"
         longest = self._engine.max_sequence_tokens
         if offer.max_tokens > longest:
             return RefuseReason.TOO_LONG, f"up to {offer.max_tokens} tokens, here {longest} fit"

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable
 
 from engine.engine import Engine, Progress
-from engine.errors import SequenceError
+from engine.errors import GrammarsBusy, SequenceError
 from engine.runner import OnLayer, Slice
 from engine.sequence import Sequence, Status
 from kv_transfer.courier import Courier
@@ -31,6 +31,7 @@ from wire.messages import (
     WorkerState,
 )
 from wire.sampling import SamplingParams
+from worker.calibration import Calibration, load_of
 from worker.config import WorkerConfig
 from worker.incoming import Incoming
 from worker.outgoing import Outgoing
@@ -70,10 +71,16 @@ class StepLoop:
         self._outbox = outbox
         self._clock = clock
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        if engine.followers.grammars is not None:  # one that is ready is worth a turn
+            engine.followers.grammars.on_ready = lambda: self.call(lambda: None)
         self._grants: queue.SimpleQueue[tuple[Grant, Peer]] = queue.SimpleQueue()
         self._tickets: dict[Leg, Ticket] = {}
         self._event_number = 0
+        self._calibration = Calibration(config.tpot_target_s)
+        self._heard: dict[str, int] = {}
         self._next_tick = 0.0
+        self._began_at = 0.0
+        """When the step that is computed now became the only one."""
         self._stopping = False
         self._stepped = True
         self._on_idle: Callable[[], object] | None = None
@@ -86,6 +93,7 @@ class StepLoop:
         """End the thread after its current turn."""
         self.call(self._stop)
         self._thread.join(timeout=30)
+        self.engine.memory.close()
 
     def call(self, work: Callable[[], None]) -> None:
         """Run `work` in the loop's thread, between two steps. Safe from any thread."""
@@ -101,22 +109,37 @@ class StepLoop:
 
     def turn(self, patience_s: float = 0.0) -> bool:
         """One turn of the loop; waits up to `patience_s` for work. True when a step ran."""
+        if not self.engine.may_go_ahead:
+            self._settle()
         self._admit(patience_s)
         slices = self.engine.schedule()
-        started = self._clock()
-        progress = self.engine.run(slices, self._while_computing(slices))
-        if slices:
-            self.engine.policy.observe(slices, self._clock() - started)
-        self._emit(progress)
+        if not self.engine.under_way:
+            self._began_at = self._clock()
+        self._tell(self.engine.run(slices, self._while_computing(slices)))
         if self._on_idle is not None and self.idle:
             self._on_idle()
             self._on_idle = None
-        self._stepped = bool(slices)
+        self._stepped = bool(slices) or self.engine.under_way
         return self._stepped
+
+    def _settle(self) -> None:
+        """What is under way is over, and told, before somebody changes its sequences."""
+        if self.engine.under_way:
+            self._tell(self.engine.settle())
+
+    def _tell(self, progress: list[Progress]) -> None:
+        """How long the step took that is over, to the policy, and what it made, to everybody."""
+        if self.engine.landed:
+            now = self._clock()
+            self.engine.observe(now - self._began_at)
+            self._calibration.observe(self.engine.landed, now - self._began_at, now)
+            self._began_at = now
+        self._emit(progress)
 
     def submit(self, router_id: str, message: Submit) -> None:
         """Queue a leg; a repetition of one that is known here changes nothing."""
         leg = message.leg
+        self._heard[router_id] = max(message.number, self._heard.get(router_id, 0))
         if leg in self._tickets or leg in self.outgoing or leg in self.incoming:
             return
         sequence = Sequence(
@@ -139,11 +162,14 @@ class StepLoop:
             self.engine.add(sequence)
         except SequenceError as error:
             self._fail(ticket, "queue", str(error), retryable=False)
+        except GrammarsBusy as error:
+            self._fail(ticket, "queue", str(error), retryable=True)
         else:
             self._tickets[message.leg] = ticket
 
     def cancel(self, leg: Leg, cause: str = "cancelled") -> None:
         """End a leg in whatever state it is here; unknown legs are remembered as ended."""
+        self._settle()
         self.incoming.cancel(leg, cause)
         ticket = self._tickets.get(leg)
         if ticket is None:
@@ -159,6 +185,7 @@ class StepLoop:
 
     def move(self, leg: Leg, destination: Destination) -> None:
         """Hand a sequence that decodes here to another worker."""
+        self._settle()
         ticket = self._tickets.get(leg)
         if ticket is not None:
             self.outgoing.move(ticket, destination)
@@ -177,7 +204,8 @@ class StepLoop:
         ticket = Ticket(sequence, router_id, len(sequence.tokens), self._clock(), prefilled=True)
         ticket.prefix_only, ticket.destination = True, message.destination
         self._tickets[leg] = ticket
-        self.outgoing.share(ticket)
+        if sequence.status is Status.HELD:
+            self.outgoing.share(ticket)
 
     def receive(self, message: Handoff, peer: Peer) -> None:
         """A message of a peer worker; each kind belongs to one of the two ends."""
@@ -197,6 +225,7 @@ class StepLoop:
 
     def router_lost(self, router_id: str) -> None:
         """Nobody is left to hear of these legs."""
+        self._heard.pop(router_id, None)
         self.incoming.router_lost(router_id)
         for leg, ticket in list(self._tickets.items()):
             if ticket.router_id == router_id:
@@ -218,22 +247,22 @@ class StepLoop:
         for link in links:
             self._outbox.to_router(router_id, link)
         hashes = tuple(self.engine.pool.cached_hashes())
-        events = CacheEvents(number=self._event_number, stored=hashes, snapshot=True)
+        events = CacheEvents(
+            number=self._event_number,
+            stored=hashes,
+            host_stored=tuple(self.engine.memory.host_hashes()),
+            snapshot=True,
+        )
         self._outbox.to_router(router_id, events)
         self._outbox.to_router(router_id, self.load())
 
     def load(self) -> Report:
-        engine = self.engine
-        unfinished = [*engine.waiting, *engine.running]
-        return Report(
-            state=WorkerState.DRAINING if self.incoming.draining else WorkerState.READY,
-            num_running=len(engine.running),
-            num_waiting=len(engine.waiting),
-            waiting_tokens=sum(s.num_uncomputed for s in unfinished if not s.decoding),
-            free_blocks=engine.pool.num_free,
-            num_blocks=engine.pool.num_blocks,
-            cached_blocks=engine.pool.num_cached,
-            num_handoffs=len(self.outgoing) + len(self.incoming),
+        return load_of(
+            self.engine,
+            WorkerState.DRAINING if self.incoming.draining else WorkerState.READY,
+            len(self.outgoing) + len(self.incoming),
+            self._heard,
+            self._calibration,
         )
 
     def _admit(self, patience_s: float) -> None:
@@ -276,7 +305,7 @@ class StepLoop:
         return on_layer
 
     def _patience(self) -> float:
-        if self._stepped and self.engine.running:
+        if self.engine.under_way or (self._stepped and self.engine.running):
             return 0.0
         if self.engine.busy:
             return STARVED_S
@@ -286,6 +315,9 @@ class StepLoop:
         """The router watches the deadline too; this is for when it cannot."""
         for leg, ticket in list(self._tickets.items()):
             if ticket.deadline is not None and now >= ticket.deadline:
+                self._settle()
+                if leg not in self._tickets:
+                    continue  # it has just ended
                 stage = "decode" if ticket.prefilled else "prefill"
                 self._fail(ticket, stage, "deadline passed", retryable=False)
                 self.cancel(leg, "deadline passed")
@@ -293,7 +325,9 @@ class StepLoop:
     def _started(self, ticket: Ticket, now: float) -> None:
         if ticket.started_at is None:
             ticket.started_at = now
-        if ticket.destination is not None and ticket.handoff is None:
+        if ticket.prefix_only:
+            self.outgoing.share(ticket)
+        elif ticket.destination is not None and ticket.handoff is None:
             self.outgoing.open(ticket)
 
     def _emit(self, progress: list[Progress]) -> None:
@@ -306,8 +340,22 @@ class StepLoop:
             self._after_step(ticket, made)
         for router_id, batch in outputs.items():
             self._outbox.to_router(router_id, Step(outputs=tuple(batch)))
+        for sequence in self.engine.followers.take_lost():
+            self._fail_lost(sequence)
         self._send_cache_events()
         self._outbox.flush()
+
+    def _fail_lost(self, sequence: Sequence) -> None:
+        """No worker can follow its grammar from here."""
+        assert sequence.grammar is not None
+        cause = str(sequence.grammar.error)
+        ticket = self._tickets.get(sequence.leg)
+        if ticket is not None:
+            failed = Failed(
+                leg=sequence.leg, stage="grammar", cause=cause, retryable=False, invalid=True
+            )
+            self._outbox.to_router(ticket.router_id, failed)
+            self.cancel(sequence.leg, cause)
 
     def _output(self, ticket: Ticket, made: Progress) -> Output:
         assert made.sampled is not None
@@ -363,10 +411,17 @@ class StepLoop:
 
     def _send_cache_events(self) -> None:
         stored, removed = self.engine.pool.take_events()
-        if stored or removed:
+        host_stored, host_removed = self.engine.memory.take_host_events()
+        if stored or removed or host_stored or host_removed:
             self._event_number += 1
             self._outbox.to_routers(
-                CacheEvents(number=self._event_number, stored=tuple(stored), removed=tuple(removed))
+                CacheEvents(
+                    number=self._event_number,
+                    stored=tuple(stored),
+                    removed=tuple(removed),
+                    host_stored=tuple(host_stored),
+                    host_removed=tuple(host_removed),
+                )
             )
 
     def _stop(self) -> None:

@@ -121,6 +121,7 @@ class Outgoing:
             priority=sequence.priority,
             tenant=sequence.tenant,
             prefix_only=ticket.prefix_only,
+            grammar=sequence.sampling.grammar,
         )
         deadline_s = self._config.transfer_deadline_s
         ticket.handoff = SourceHandoff(offer, transfer_deadline_s=deadline_s)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Protocol, cast
 
 from runtime.session import OpenedSession, Session, SessionClosed, open_session
+from runtime.tls import MutualTls
 from wire.handoff import Handoff
 from wire.identity import WorkerRef
 from wire.messages import Destination, Hello
@@ -41,8 +42,11 @@ class PeerBook:
     link that the leg's blocks take, and it is not opened again before that link has ended.
     """
 
-    def __init__(self, hello: Callable[[], Hello], events: PeerEvents) -> None:
+    def __init__(
+        self, hello: Callable[[], Hello], events: PeerEvents, tls: MutualTls | None = None
+    ) -> None:
         self._hello = hello
+        self._tls = tls
         self._events = events
         self._numbers = itertools.count(1)
         self._sessions: dict[str, Session] = {}
@@ -115,7 +119,9 @@ class PeerBook:
         await self._events.on_destination_lost(peer, cause)
 
     async def _open(self, destination: Destination) -> OpenedSession:
-        opened = await open_session(destination.address, self._hello(), timeout_s=DIAL_TIMEOUT_S)
+        opened = await open_session(
+            destination.address, self._hello(), timeout_s=DIAL_TIMEOUT_S, tls=self._tls
+        )
         if opened.card.ref != destination.ref:
             opened.session.close("not the worker that was wanted")
             raise SessionClosed(f"{opened.card.ref} answers in place of {destination.ref}")

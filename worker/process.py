@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import sys
 from collections.abc import Callable
@@ -15,8 +14,10 @@ import typer
 from engine.errors import EngineError
 from engine.policy import Policy
 from runtime.listen import PortTaken
+from runtime.logs import LogLevel, start_logging
 from runtime.process import DRAIN_S, leave, say_ready
 from runtime.signals import stop_signal
+from runtime.tls import BadCertificate
 from wire.identity import Role
 from wire.messages import WorkerCard
 from worker.config import RunnerKind, WorkerConfig
@@ -45,6 +46,7 @@ def make_app(role: Role, make_policy: MakePolicy) -> typer.Typer:
         settings: Annotated[
             str, typer.Option(help="Further settings of WorkerConfig, as JSON.")
         ] = "{}",
+        log_level: LogLevel = "info",
     ) -> None:
         given = {
             "model": model,
@@ -59,7 +61,7 @@ def make_app(role: Role, make_policy: MakePolicy) -> typer.Typer:
             config = msgspec.convert({**given, **msgspec.json.decode(settings)}, WorkerConfig)
         except (msgspec.DecodeError, TypeError) as error:
             leave(f"--settings: {error}")
-        logging.basicConfig(level=logging.INFO, stream=sys.stderr)
+        start_logging(log_level)
         sys.exit(asyncio.run(run(config, role, make_policy(config))))
 
     return app
@@ -76,7 +78,7 @@ async def run(config: WorkerConfig, role: Role, policy: Policy) -> int:
         os._exit(0)  # nothing to save, and a thread that loads weights cannot be interrupted
     try:
         card = starting.result()
-    except (EngineError, PortTaken) as error:
+    except (EngineError, PortTaken, BadCertificate) as error:
         leave(str(error))
     announcing = asyncio.create_task(_say_ready(worker, card))
     crash: asyncio.Task[object] = asyncio.create_task(_result(crashed))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
 from torch import Tensor
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(msgspec.Struct, frozen=True, gc=False):
     """Tokens [start, end) of one sequence, to be computed now; `blocks` cover tokens [0, end)."""
 
     start: int
@@ -21,6 +20,10 @@ class Span:
     def end(self) -> int:
         return self.start + self.count
 
+    def begun(self, block_size: int) -> Seq[int]:
+        """The blocks whose first tokens are among these."""
+        return self.blocks[-(-self.start // block_size) : -(-self.end // block_size)]
+
 
 class AttentionBatch(Protocol):
     """One step's spans, prepared: everything that does not change from layer to layer."""
@@ -28,6 +31,13 @@ class AttentionBatch(Protocol):
     spans: Seq[Span]
     cache: Tensor
     """[blocks, layers, 2, kv_heads, block_size, head_size]"""
+    scales: Tensor | None
+    """Of its values, float32 [blocks, layers, 2, kv_heads], where they have some."""
+
+    @property
+    def places(self) -> tuple[Tensor, Tensor]:
+        """Blocks and slots of the step's tokens, int64 [tokens] each."""
+        ...
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Store the step's keys and values, and let every token see its sequence up to itself.
@@ -37,8 +47,31 @@ class AttentionBatch(Protocol):
         """
         ...
 
+    def read(self, layer: int, query: Tensor) -> Tensor:
+        """The same when the keys and values are in their places already."""
+        ...
+
 
 class AttentionBackend(Protocol):
     """Bound to one KV cache and one model's heads and windows."""
 
     def prepare(self, spans: Seq[Span]) -> AttentionBatch: ...
+
+
+class GraphAttention(Protocol):
+    """Attention of decode steps that are recorded once, and repeated."""
+
+    def width(self, num_blocks: int, most: int) -> int:
+        """How many rows tables need that have so many; each number is recorded for itself."""
+        ...
+
+    def batch(self, tables: Tensor, positions: Tensor) -> AttentionBatch:
+        """A token a row: block tables int32 [width, rows], positions int64 [rows].
+
+        Their content may change between repetitions, their address not.
+        """
+        ...
+
+    def plan(self, spans: Seq[Span]) -> None:
+        """Before a step of these spans is recorded or repeated."""
+        ...

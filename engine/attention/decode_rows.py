@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from engine.attention.backend import Span
 from engine.attention.mask import additive, visible
-from engine.attention.paged_cache import PagedCache, Reading
+from engine.attention.paged_cache import PagedCache
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class DecodeRows:
     """`rows` [n]: indices among the step's tokens; `mask` [n, 1, 1, keys]."""
 
     rows: Tensor
-    reading: Reading
+    reading: Tensor
     mask: Tensor
 
     def attend(self, cache: PagedCache, layer: int, query: Tensor, output: Tensor) -> None:
@@ -58,6 +58,6 @@ def _plan_group(
     mask = additive(visible(positions[:, None], keys, window), cache.dtype)
     return DecodeRows(
         rows=cache.tensor([row for row, _, _ in group]),
-        reading=cache.reading(tables),
+        reading=cache.reading(cache.tensor(tables)),
         mask=mask[:, None, None],
     )

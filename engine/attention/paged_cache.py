@@ -2,59 +2,66 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """Block tables as rows of layer 0: `index` [2 * n * kv_heads * width], keys before values."""
-
-    index: Tensor
-    num_tables: int
+from engine.staging import to_device
 
 
 class PagedCache:
     """A view of [blocks, layers, 2, kv_heads, block_size, head_size], as wire.layout describes."""
 
-    def __init__(self, cache: Tensor) -> None:
+    def __init__(self, cache: Tensor, dtype: torch.dtype | None = None) -> None:
+        """What is read is turned into `dtype`, if that is not the cache's own."""
         _, self.num_layers, _, self.num_kv_heads, self.block_size, self.head_size = cache.shape
         self.device = cache.device
-        self.dtype = cache.dtype
+        self.dtype = dtype or cache.dtype
         self._cache = cache
-        # A head's slots within a block are contiguous, and so one row.
-        self._rows = cache.view(-1, self.block_size * self.head_size)
+        self.scales: Tensor | None = None
         self._heads = torch.arange(2 * self.num_kv_heads, device=self.device)
+
+    @cached_property
+    def _rows(self) -> Tensor:
+        """A head's slots within a block are contiguous, and so one row."""
+        return self._cache.view(-1, self.block_size * self.head_size)
 
     def num_blocks_for(self, num_tokens: int) -> int:
         return -(-num_tokens // self.block_size)
 
     def tensor(self, values: list[int] | list[list[int]]) -> Tensor:
         """Integers on the cache's device."""
-        return torch.tensor(values, dtype=torch.int64, device=self.device)
+        return to_device(values, self.device, torch.int64)
 
     def clear(self, blocks: list[int]) -> None:
         """Zero whole blocks, in all layers."""
         if blocks:
             self._cache.index_fill_(0, self.tensor(blocks), 0)
 
+    def begin(self, blocks: list[int]) -> None:
+        """A step writes to the first slots of these."""
+
+    def begin_rows(self, blocks: Tensor, slots: Tensor) -> None:
+        """The same for a token a row, at these places; no two are in one block."""
+
     def write(self, layer: int, blocks: Tensor, slots: Tensor, key: Tensor, value: Tensor) -> None:
         """Store key and value [tokens, kv_heads, head_size] at (blocks, slots), each [tokens]."""
         slot_major = self._cache[:, layer].transpose(2, 3)
-        slot_major[:, 0][blocks, slots] = key
-        slot_major[:, 1][blocks, slots] = value
+        slot_major[:, 0][blocks, slots] = key.to(slot_major.dtype)
+        slot_major[:, 1][blocks, slots] = value.to(slot_major.dtype)
 
-    def reading(self, tables: list[list[int]]) -> Reading:
-        """How to gather what lies under block tables [n, width], all of one width."""
-        first = self.tensor(tables) * (self.num_layers * 2 * self.num_kv_heads)
-        index = self._heads.view(2, 1, -1, 1) + first[:, None]
-        return Reading(index.flatten(), len(tables))
+    def reading(self, tables: Tensor) -> Tensor:
+        """How to gather what lies under block tables [n, width], for `gather`.
 
-    def gather(self, layer: int, reading: Reading) -> tuple[Tensor, Tensor]:
+        Rows of layer 0, [2, n, kv_heads, width]: keys before values.
+        """
+        first = tables * (self.num_layers * 2 * self.num_kv_heads)
+        return self._heads.view(2, 1, -1, 1) + first[:, None]
+
+    def gather(self, layer: int, reading: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values, each a copy [n, kv_heads, width * block_size, head_size]."""
-        rows = self._rows.index_select(0, reading.index + layer * 2 * self.num_kv_heads)
-        shape = (2, reading.num_tables, self.num_kv_heads, -1, self.head_size)
-        keys, values = rows.view(shape)
+        index = reading.flatten() + layer * 2 * self.num_kv_heads
+        shape = (*reading.shape[:3], -1, self.head_size)
+        keys, values = self._rows.index_select(0, index).view(shape).to(self.dtype)
         return keys, values

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from engine.attention.backend import Span
 from engine.attention.mask import additive, visible
-from engine.attention.paged_cache import PagedCache, Reading
+from engine.attention.paged_cache import PagedCache
 
 TILE = 256
 """Queries that attend together; tiles begin at multiples of it, whatever the chunk."""
@@ -36,7 +36,7 @@ class Tile:
 class PrefillChunk:
     """One span: the context that its window reaches, and its tiles."""
 
-    reading: Reading
+    reading: Tensor
     tiles: tuple[Tile, ...]
 
     def attend(self, cache: PagedCache, layer: int, query: Tensor, output: Tensor) -> None:
@@ -44,7 +44,7 @@ class PrefillChunk:
         keys, values = (part[0][:, None] for part in cache.gather(layer, self.reading))
         for tile in self.tiles:
             rows = slice(tile.begin, tile.end)
-            grouped = _by_kv_head(query[rows], cache.num_kv_heads)
+            grouped = by_kv_head(query[rows], cache.num_kv_heads)
             shape = (-1, grouped.shape[1], -1, -1)
             attended = functional.scaled_dot_product_attention(
                 grouped,
@@ -55,7 +55,7 @@ class PrefillChunk:
             output[rows] = attended.permute(2, 0, 1, 3).flatten(1, 2)
 
 
-def _by_kv_head(query: Tensor, num_kv_heads: int) -> Tensor:
+def by_kv_head(query: Tensor, num_kv_heads: int) -> Tensor:
     """[tokens, heads, head_size] -> [kv_heads, heads that share one, tokens, head_size]"""
     tokens, _, head_size = query.shape
     return query.view(tokens, num_kv_heads, -1, head_size).permute(1, 2, 0, 3)
@@ -120,7 +120,7 @@ def _plan_chunk(
             )
         )
     table = list(span.blocks[gathered_begin // cache.block_size : num_blocks])
-    return PrefillChunk(cache.reading([table]), tuple(tiles))
+    return PrefillChunk(cache.reading(cache.tensor([table])), tuple(tiles))
 
 
 def _mask_of(cut: _Cut, mask: Tensor) -> Tensor:

@@ -9,19 +9,30 @@ import torch
 from torch import Tensor
 
 from engine.attention.backend import Span
+from engine.attention.causal_chunk import CausalChunk, has_flash_attention, plan_causal_chunks
 from engine.attention.decode_rows import DecodeRows, plan_decode_rows
 from engine.attention.paged_cache import PagedCache
 from engine.attention.prefill_chunk import PrefillChunk, plan_prefill_chunks
+from engine.attention.scaled_cache import paged_cache
 
-Part = DecodeRows | PrefillChunk
+Part = DecodeRows | PrefillChunk | CausalChunk
 
 
 class TorchBackend:
-    """Attends over `cache`; `windows` holds each layer's sliding window, None for none."""
+    """Attends over `cache`; `windows` holds each layer's sliding window, None for none.
 
-    def __init__(self, cache: Tensor, windows: Seq[int | None]) -> None:
+    Queries, keys and values come in `dtype`, which is the cache's own when None.
+    """
+
+    def __init__(
+        self,
+        cache: Tensor,
+        windows: Seq[int | None],
+        dtype: torch.dtype | None = None,
+        scales: Tensor | None = None,
+    ) -> None:
         self._tensor = cache
-        self._cache = PagedCache(cache)
+        self._cache = paged_cache(cache, dtype, scales)
         self._windows = tuple(windows)
 
     def prepare(self, spans: Seq[Span]) -> TorchBatch:
@@ -41,19 +52,24 @@ class TorchBatch:
     ) -> None:
         self.spans = spans
         self.cache = cache
+        self.scales = paged.scales
         self._paged = paged
         self._windows = windows
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """See engine.attention.backend.AttentionBatch.attend."""
-        self._paged.write(layer, *self._places, key, value)
+        self._paged.write(layer, *self.places, key, value)
+        return self.read(layer, query)
+
+    def read(self, layer: int, query: Tensor) -> Tensor:
+        """See engine.attention.backend.AttentionBatch.read."""
         output = torch.empty_like(query)
         for part in self._parts[self._windows[layer]]:
             part.attend(self._paged, layer, query, output)
         return output
 
     @cached_property
-    def _places(self) -> tuple[Tensor, Tensor]:
+    def places(self) -> tuple[Tensor, Tensor]:
         """Blocks and slots of the step's tokens, each [tokens]; blocks that it begins are cleared.
 
         Cleared, because attention reads whole blocks and masks what lies beyond a sequence's
@@ -62,6 +78,8 @@ class TorchBatch:
         size = self._paged.block_size
         begun = (s for s in self.spans if s.end % size and s.end // size * size >= s.start)
         self._paged.clear([span.blocks[span.end // size] for span in begun])
+        if self.scales is not None:
+            self._paged.begin([block for span in self.spans for block in span.begun(size)])
         places = [
             (s.blocks[p // size], p % size) for s in self.spans for p in range(s.start, s.end)
         ]
@@ -80,7 +98,7 @@ class TorchBatch:
         for span in self.spans:
             (rows if span.count == 1 else chunks).append((first, span))
             first += span.count
-        return [
-            *plan_decode_rows(rows, window, self._paged),
-            *plan_prefill_chunks(chunks, window, self._paged),
-        ]
+        parts: list[Part] = [*plan_decode_rows(rows, window, self._paged)]
+        if has_flash_attention(self._paged, window):
+            return [*parts, *plan_causal_chunks(chunks, self._paged)]
+        return [*parts, *plan_prefill_chunks(chunks, window, self._paged)]

@@ -11,7 +11,7 @@ struct Model {
 // The cache, [blocks, layers, 2, kv_heads, block_size, head_size]; block_size is a power of two.
 struct Cache {
     void* base;
-    long layers, block_size;
+    long layers, block_size, is_bf16;
 };
 
 // Tokens [start, start + count) of a sequence, from row `row` of the step on.
@@ -27,17 +27,18 @@ struct Step {
     float* hidden;  // [rows, hidden]
     float* narrow;  // [rows, hidden] or [rows, heads * head_size]
     float* wide;    // [rows, (heads + 2 kv_heads) * head_size], or [rows, 2 inner] and [rows, inner]
+    float* packed;  // [rows, whole chunks of inputs] of the product at work
 };
 
 // Keys (part 0) or values (part 1) of one head from `position` on, up to the block's end.
-template <typename W>
-W* slots(const Model& m, const Cache& cache, long layer, const int32_t* blocks, long position,
+template <typename C>
+C* slots(const Model& m, const Cache& cache, long layer, const int32_t* blocks, long position,
          long part, long head) {
     // Divisions by a number that only runtime knows would take longer than what they find.
     long block = blocks[position >> __builtin_ctzl(cache.block_size)];
     long tile = (block * cache.layers + layer) * 2 + part;
     long row = (tile * m.kv_heads + head) * cache.block_size + (position & (cache.block_size - 1));
-    return (W*)cache.base + row * m.head_size;
+    return (C*)cache.base + row * m.head_size;
 }
 
 constexpr long KEYS = 32;  // keys that are gathered at once
@@ -50,7 +51,7 @@ struct Task {
     long begin, end;           // keys that some of them see
 };
 
-template <typename W> struct Attention {
+template <typename C> struct Attention {
     const Model& m;
     const Cache& cache;
     const Step& step;
@@ -115,25 +116,40 @@ template <typename W> struct Attention {
     }
 
     // Keys or values of [first, first + KEYS), null beyond the end; what follows is fetched.
-    long find(const Task& task, long first, long part, const W** found) const {
-        for (long i = 0; i < KEYS; ++i) {
-            auto at = [&](long key) {
-                return slots<W>(m, cache, layer, step.blocks + task.span->blocks, key, part, task.head);
-            };
-            found[i] = first + i < task.end ? at(first + i) : nullptr;
-            if (first + KEYS + i < task.end)
-                for (long byte = 0; byte < m.head_size * long(sizeof(W)); byte += 64)
-                    __builtin_prefetch((const char*)at(first + KEYS + i) + byte);
+    long find(const Task& task, long first, long part, const C** found) const {
+        long count = std::min(KEYS, task.end - first);
+        by_blocks(task, first, part, count, [&](long i, const C* run, long length) {
+            for (long j = 0; j < length; ++j) found[i + j] = run + j * m.head_size;
+        });
+        std::fill(found + count, found + KEYS, nullptr);
+        long following = std::min(KEYS, task.end - first - count);
+        by_blocks(task, first + count, part, following, [&](long, const C* run, long length) {
+            for (long byte = 0; byte < length * m.head_size * long(sizeof(C)); byte += 64)
+                __builtin_prefetch((const char*)run + byte);
+        });
+        return count;
+    }
+
+    // Call use(i, run, length) for keys that lie in a row, from number first + i on.
+    template <typename Use>
+    void by_blocks(const Task& task, long first, long part, long count, Use use) const {
+        for (long i = 0, length; i < count; i += length) {
+            long left = cache.block_size - ((first + i) & (cache.block_size - 1));
+            length = std::min(left, count - i);
+            auto blocks = step.blocks + task.span->blocks;
+            use(i, slots<C>(m, cache, layer, blocks, first + i, part, task.head), length);
         }
-        return std::min(KEYS, task.end - first);
     }
 
     // gathered [head_size, KEYS]
     void gather_keys(const Task& task, long first) {
-        const W* keys[KEYS];
+        const C* keys[KEYS];
         find(task, first, 0, keys);
-        for (long half = 0; half < KEYS; half += LANES)
-            for (long at = 0; at < m.head_size; at += LANES) {
+        for (long half = 0; half < KEYS; half += LANES) {
+            long at = 0;
+            if constexpr (sizeof(C) == 2)
+                for (; at + CHUNK <= m.head_size; at += CHUNK) gather_pairs(keys + half, at, half);
+            for (; at < m.head_size; at += LANES) {
                 Vec square[LANES];
                 for (long i = 0; i < LANES; ++i)
                     square[i] = keys[half + i] ? load_upto(keys[half + i] + at, m.head_size - at) : Vec{};
@@ -141,11 +157,24 @@ template <typename W> struct Attention {
                 for (long i = 0; i < LANES; ++i)
                     store(gathered.data() + (at + i) * KEYS + half, square[i]);
             }
+        }
+    }
+
+    // Components [at, at + CHUNK) of a vector's worth of keys, two of them moving as one number.
+    void gather_pairs(const C* const* keys, long at, long half) {
+        Vec square[LANES];
+        for (long i = 0; i < LANES; ++i) square[i] = keys[i] ? (Vec)load_pairs(keys[i] + at) : Vec{};
+        transpose(square);
+        for (long i = 0; i < LANES; ++i) {
+            float* to = gathered.data() + (at + 2 * i) * KEYS + half;
+            store(to, (Vec)((Bits)square[i] << 16));
+            store(to + KEYS, (Vec)((Bits)square[i] & 0xffff0000u));
+        }
     }
 
     // gathered [KEYS, padded]
     long gather_values(const Task& task, long first) {
-        const W* values[KEYS];
+        const C* values[KEYS];
         long count = find(task, first, 1, values);
         for (long i = 0; i < count; ++i)
             for (long at = 0; at < m.head_size; at += LANES)
@@ -192,21 +221,22 @@ template <typename W> struct Attention {
     // mixed += weights x gathered values, for R queries.
     template <int R> void mix(long row, long width, long key, long count) {
         const float* weights = scores.data() + row * width + key;
-        auto columns = [&](auto C, long at) {
-            Vec sum[R * C];
+        auto columns = [&](auto N, long at) {
+            Vec sum[R * N];
             float* to = mixed.data() + row * padded + at;
             for (int r = 0; r < R; ++r)
-                for (int c = 0; c < C; ++c) sum[r * C + c] = load(to + r * padded + c * LANES);
+                for (int c = 0; c < N; ++c) sum[r * N + c] = load(to + r * padded + c * LANES);
             for (long i = 0; i < count; ++i)
-                for (int c = 0; c < C; ++c) {
+                for (int c = 0; c < N; ++c) {
                     Vec value = load(gathered.data() + i * padded + at + c * LANES);
-                    for (int r = 0; r < R; ++r) sum[r * C + c] += weights[r * width + i] * value;
+                    for (int r = 0; r < R; ++r) sum[r * N + c] += weights[r * width + i] * value;
                 }
             for (int r = 0; r < R; ++r)
-                for (int c = 0; c < C; ++c) store(to + r * padded + c * LANES, sum[r * C + c]);
+                for (int c = 0; c < N; ++c) store(to + r * padded + c * LANES, sum[r * N + c]);
         };
         long at = 0;
         for (; at + 4 * LANES <= padded; at += 4 * LANES) columns(std::integral_constant<int, 4>{}, at);
+        if (at + 2 * LANES <= padded) columns(std::integral_constant<int, 2>{}, at), at += 2 * LANES;
         for (; at < padded; at += LANES) columns(std::integral_constant<int, 1>{}, at);
     }
 };

@@ -1,4 +1,4 @@
-// One decoder layer as one call: norm, attention, norm, feed-forward, each row for itself.
+// Decoder layers as one call: norm, attention, norm, feed-forward, each row for itself.
 #include "attention.h"
 
 struct Layer {
@@ -34,7 +34,7 @@ inline void rotate(float* head, const float* cosines, const float* sines, long h
 }
 
 // Norm and rotation of one head of a token; a key or a value goes to its place in the cache.
-template <typename W>
+template <typename W, typename C>
 void place_head(const Model& m, const Layer& layer, const Cache& cache, const Step& step,
                 long number, const Span& span, long token, long head) {
     long size = m.head_size, row = span.row + token, key = head - m.heads;
@@ -47,18 +47,18 @@ void place_head(const Model& m, const Layer& layer, const Cache& cache, const St
         rotate(at, step.cosines + turn, step.sines + turn, size / 2);
     }
     if (head < m.heads) return;
-    W* to = slots<W>(m, cache, number, step.blocks + span.blocks, span.start + token, is_value,
+    C* to = slots<C>(m, cache, number, step.blocks + span.blocks, span.start + token, is_value,
                      is_value ? key - m.kv_heads : key);
     for (long i = 0; i < size; ++i) narrow(at[i], to + i);
 }
 
-template <typename W>
+template <typename W, typename C>
 void place_heads(const Model& m, const Layer& layer, const Cache& cache, const Step& step,
                  long number, Team team) {
     for (long i = 0; i < step.num_spans; ++i)
         for (long token = 0; token < step.spans[i].count; ++token)
             for (long head = team.rank; head < m.heads + 2 * m.kv_heads; head += team.size)
-                place_head<W>(m, layer, cache, step, number, step.spans[i], token, head);
+                place_head<W, C>(m, layer, cache, step, number, step.spans[i], token, head);
     team.wait();
 }
 
@@ -81,25 +81,24 @@ void gate(const Model& m, const Step& step, Team team) {
 }
 
 // From queries, keys and values in `wide` to what was attended, in `narrow`.
-template <typename W>
+template <typename W, typename C>
 void attend(const Model& m, const Layer& layer, const Cache& cache, const Step& step, long number,
             Team team) {
-    place_heads<W>(m, layer, cache, step, number, team);
-    Attention<W> attention{m, cache, step, number, layer.window};
+    place_heads<W, C>(m, layer, cache, step, number, team);
+    Attention<C> attention{m, cache, step, number, layer.window};
     attention.run(team);
     team.wait();
 }
 
-template <typename W>
+template <typename W, typename C>
 void run_layer(const Model& m, const Layer& layer, const Cache& cache, const Step& step,
                long number, Team team) {
     auto multiply = [&](const Linear& linear, const float* x, float* y, bool add) {
-        apply<W>(linear, x, step.rows, y, add, team);
-        team.wait();
+        apply<W>(linear, x, step.rows, step.packed, y, add, team);
     };
     normalize_rows<W>(m, step, layer.input_norm, step.narrow, team);
     multiply(layer.qkv, step.narrow, step.wide, false);
-    attend<W>(m, layer, cache, step, number, team);
+    attend<W, C>(m, layer, cache, step, number, team);
     multiply(layer.output, step.narrow, step.hidden, true);
     normalize_rows<W>(m, step, layer.post_attention_norm, step.narrow, team);
     multiply(layer.gate_up, step.narrow, step.wide, false);
@@ -117,11 +116,21 @@ template <typename Use> void with_team(long num_threads, Use use) {
     use(Team{omp_get_thread_num(), omp_get_num_threads()});
 }
 
-// A whole layer, for steps of few rows.
-extern "C" void tandem_layer(const Model* m, const Layer* layer, const Cache* cache,
-                             const Step* step, long number) {
-    auto run = m->is_bf16 ? run_layer<bf16> : run_layer<float>;
-    with_team(step->num_threads, [&](Team team) { run(*m, *layer, *cache, *step, number, team); });
+// Call use(W{}, C{}) with the weights' type and the cache's.
+template <typename Use> void with_types(const Model& m, const Cache& cache, Use use) {
+    auto choose = [&](auto W) { cache.is_bf16 ? use(W, bf16{}) : use(W, float{}); };
+    m.is_bf16 ? choose(bf16{}) : choose(float{});
+}
+
+// Layers [begin, end), for steps of few rows.
+extern "C" void tandem_layers(const Model* m, const Layer* layers, const Cache* cache,
+                              const Step* step, long begin, long end) {
+    with_types(*m, *cache, [&](auto W, auto C) {
+        with_team(step->num_threads, [&](Team team) {
+            for (long number = begin; number < end; ++number)
+                run_layer<decltype(W), decltype(C)>(*m, layers[number], *cache, *step, number, team);
+        });
+    });
 }
 
 // Its parts between the products, for steps of many rows.
@@ -132,8 +141,11 @@ extern "C" void tandem_normalize(const Model* m, const void* weight, const Step*
 
 extern "C" void tandem_attend(const Model* m, const Layer* layer, const Cache* cache,
                               const Step* step, long number) {
-    auto run = m->is_bf16 ? attend<bf16> : attend<float>;
-    with_team(step->num_threads, [&](Team team) { run(*m, *layer, *cache, *step, number, team); });
+    with_types(*m, *cache, [&](auto W, auto C) {
+        with_team(step->num_threads, [&](Team team) {
+            attend<decltype(W), decltype(C)>(*m, *layer, *cache, *step, number, team);
+        });
+    });
 }
 
 extern "C" void tandem_gate(const Model* m, const Step* step) {
@@ -141,7 +153,7 @@ extern "C" void tandem_gate(const Model* m, const Step* step) {
 }
 
 extern "C" void tandem_linear(const Linear* linear, long is_bf16, const float* x, long rows,
-                              float* y, long num_threads) {
+                              float* packed, float* y, long num_threads) {
     auto run = is_bf16 ? apply<bf16> : apply<float>;
-    with_team(num_threads, [&](Team team) { run(*linear, x, rows, y, false, team); });
+    with_team(num_threads, [&](Team team) { run(*linear, x, rows, packed, y, false, team); });
 }

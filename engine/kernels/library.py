@@ -18,6 +18,9 @@ from engine.kernels.build import build, default_cache
 
 log = logging.getLogger(__name__)
 
+_CHUNK = 32
+"""As in linear.h."""
+
 
 class Linear(Structure):
     """weight [outputs, inputs], bias [outputs] or null."""
@@ -63,7 +66,12 @@ class Model(Structure):
 class Cache(Structure):
     """[blocks, layers, 2, kv_heads, block_size, head_size]"""
 
-    _fields_ = (("base", c_void_p), ("layers", c_long), ("block_size", c_long))
+    _fields_ = (
+        ("base", c_void_p),
+        ("layers", c_long),
+        ("block_size", c_long),
+        ("is_bf16", c_long),
+    )
 
 
 class Step(Structure):
@@ -84,6 +92,7 @@ class Step(Structure):
         ("hidden", c_void_p),
         ("narrow", c_void_p),
         ("wide", c_void_p),
+        ("packed", c_void_p),
     )
 
 
@@ -97,11 +106,11 @@ class Kernels:
             raise KernelError(f"{path} cannot be loaded: {error}") from error
         model, step, layer = POINTER(Model), POINTER(Step), POINTER(Layer)
         whole = (model, layer, POINTER(Cache), step, c_long)
-        self.layer = _function(library.tandem_layer, *whole)
+        self.layers = _function(library.tandem_layers, *whole, c_long)
         self.attend = _function(library.tandem_attend, *whole)
         self.normalize = _function(library.tandem_normalize, model, c_void_p, step, c_void_p)
         self.gate = _function(library.tandem_gate, model, step)
-        linear = (POINTER(Linear), c_long, c_void_p, c_long, c_void_p, c_long)
+        linear = (POINTER(Linear), c_long, c_void_p, c_long, c_void_p, c_void_p, c_long)
         self.linear = _function(library.tandem_linear, *linear)
 
 
@@ -112,6 +121,11 @@ def try_load_kernels() -> Kernels | None:
     except KernelError as error:
         log.warning("PyTorch's own operations serve, at a fraction of the speed: %s", error)
         return None
+
+
+def packed_size(inputs: int) -> int:
+    """Floats that a row of so many inputs takes where products read it."""
+    return -(-inputs // _CHUNK) * _CHUNK
 
 
 def address(tensor: Tensor | None) -> int | None:

@@ -1,5 +1,6 @@
 // Vectors of 16 floats, in the compiler's own notation: it finds the instructions of any CPU.
 #pragma once
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -26,6 +27,26 @@ inline Vec load(const bf16* from) {
     return (Vec)(__builtin_convertvector(halves, Bits) << 16);
 }
 
+// Two vectors of inputs, from floats as they lie and from pairs of bfloat16 by their halves.
+inline Vec first_half(const float* from) { return load(from); }
+inline Vec second_half(const float* from) { return load(from + LANES); }
+
+inline Bits load_pairs(const bf16* from) {
+    Bits pairs;
+    memcpy(&pairs, from, sizeof pairs);
+    return pairs;
+}
+
+inline Vec first_half(const bf16* from) { return (Vec)(load_pairs(from) << 16); }
+inline Vec second_half(const bf16* from) { return (Vec)(load_pairs(from) & 0xffff0000u); }
+
+inline Vec evens(Vec a, Vec b) {
+    return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+}
+inline Vec odds(Vec a, Vec b) {
+    return __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+}
+
 // The first `count` lanes from memory, zero in the others.
 template <typename T> Vec load_part(const T* from, long count) {
     T padded[LANES] = {};
@@ -35,7 +56,7 @@ template <typename T> Vec load_part(const T* from, long count) {
 
 // The lanes that are there, at most all of them.
 template <typename T> Vec load_upto(const T* from, long count) {
-    return count >= LANES ? load(from) : load_part(from, count);
+    return count >= LANES ? load(from) : load_part(from, std::max(0L, count));
 }
 
 inline void store(float* to, Vec vector) { memcpy(to, &vector, sizeof vector); }

@@ -34,14 +34,16 @@ class Linear:
         """[tokens, inputs] -> [tokens, outputs]"""
         return functional.linear(inputs, self.weight, self.bias)
 
-    def add_to(self, output: Tensor, inputs: Tensor, *, keep: bool) -> None:
+    def add_to(self, output: Tensor, inputs: Tensor, *, keep: bool, narrows: bool) -> None:
         """Products of many float32 rows; `output` keeps what it holds and gains, or is replaced.
+
+        With `narrows`, rows are rounded to bfloat16, if the weight is, for this CPU multiplies it.
 
         inputs [tokens, inputs], output [tokens, outputs]; both float32 on a CPU.
         """
         if self.weight.dtype == torch.float32:
             _add_product(output, inputs, self.weight, keep)
-        elif multiplies_bfloat16():
+        elif narrows:
             product = functional.linear(inputs.to(self.weight.dtype), self.weight)
             output.add_(product) if keep else output.copy_(product)
         else:

@@ -1,6 +1,6 @@
 """One step through compiled layers.
 
-Steps of few rows are one call a layer. There each row is computed for itself, in an order of
+Steps of few rows are one call for all layers. There each row is computed for itself, in an order of
 operations that depends on its own sequence alone: neither how tokens were cut into steps nor what
 else is in the batch changes a bit. Steps of more rows leave their products to PyTorch, whose
 results differ from these by float32 rounding; attention is the same in both.
@@ -19,6 +19,8 @@ from engine.attention.backend import Span
 from engine.kernels import library
 from engine.model.linear import Linear
 from engine.model.native import NativeDecoder
+
+_FLOAT_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +48,16 @@ class NativeStep:
     ) -> None:
         self._decoder = decoder
         self._hidden = hidden
-        self._memory = decoder.scratch(len(hidden) * (decoder.narrow + decoder.wide))
-        self._cache = library.Cache(cache.data_ptr(), cache.shape[1], cache.shape[4])
+        rows = len(hidden)
+        self._has_few_rows = rows <= decoder.few_rows
+        narrow, wide = rows * decoder.narrow, rows * decoder.wide
+        packed = rows * decoder.packed if self._has_few_rows else 0
+        self._memory = decoder.scratch(narrow + wide + packed)
+        self._cache = decoder.cache_structure(cache)
         self._kept = turns, *_span_table(spans)
         begin = self._memory.data_ptr()
         self._step = library.Step(
-            len(hidden),
+            rows,
             len(spans),
             torch.get_num_threads(),
             turns.by_position,
@@ -61,16 +67,18 @@ class NativeStep:
             turns.sines.data_ptr(),
             hidden.data_ptr(),
             begin,
-            begin + len(hidden) * decoder.narrow * hidden.element_size(),
+            begin + _FLOAT_BYTES * narrow,
+            begin + _FLOAT_BYTES * (narrow + wide),
         )
 
-    def layer(self, number: int) -> None:
+    def layers(self, begin: int, end: int) -> None:
         decoder = self._decoder
-        if len(self._hidden) > decoder.few_rows:
-            self._layer_of_many_rows(number)
+        if self._has_few_rows:
+            whole = decoder.model, decoder.layers, self._cache, self._step, begin, end
+            decoder.kernels.layers(*whole)
         else:
-            arguments = decoder.model, decoder.layers[number], self._cache, self._step, number
-            decoder.kernels.layer(*arguments)
+            for number in range(begin, end):
+                self._layer_of_many_rows(number)
 
     def finish(self) -> Tensor:
         decoder, hidden = self._decoder, self._hidden
@@ -89,13 +97,13 @@ class NativeStep:
 
         step.num_threads = decoder.threads.adjust()
         kernels.normalize(model, structure.input_norm, step, normed.data_ptr())
-        layer.qkv.add_to(_outputs(wide, rows, layer.qkv), normed, keep=False)
+        decoder.add_product(layer.qkv, normed, _outputs(wide, rows, layer.qkv), keep=False)
         kernels.attend(model, structure, self._cache, step, number)
-        layer.output.add_to(self._hidden, attended, keep=True)
+        decoder.add_product(layer.output, attended, self._hidden, keep=True)
         kernels.normalize(model, structure.post_attention_norm, step, normed.data_ptr())
-        layer.gate_up.add_to(_outputs(wide, rows, layer.gate_up), normed, keep=False)
+        decoder.add_product(layer.gate_up, normed, _outputs(wide, rows, layer.gate_up), keep=False)
         kernels.gate(model, step)
-        layer.down.add_to(self._hidden, gated, keep=True)
+        decoder.add_product(layer.down, gated, self._hidden, keep=True)
 
 
 def _rows(memory: Tensor, rows: int, linear: Linear) -> Tensor:

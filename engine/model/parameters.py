@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from engine.memory import empty
 from engine.model.config import ModelConfig
 from engine.model.linear import Linear
 
@@ -98,7 +99,7 @@ class _Allocator:
             embedding=embedding,
             layers=tuple(self._layer() for _ in range(config.num_layers)),
             final_norm=self._tensor(config.hidden_size),
-            head=Linear(embedding if tied else torch.empty_like(embedding)),
+            head=Linear(embedding if tied else self._tensor(*embedding.shape)),
         )
 
     def _layer(self) -> LayerParameters:
@@ -120,4 +121,4 @@ class _Allocator:
         return Linear(self._tensor(outputs, inputs), self._tensor(outputs) if bias else None)
 
     def _tensor(self, *shape: int) -> Tensor:
-        return torch.empty(shape, dtype=self._dtype, device=self._device)
+        return empty(shape, self._dtype, self._device)

@@ -28,10 +28,11 @@ class TorchStep:
         self._rotation = rotation
         self._batch = batch
 
-    def layer(self, number: int) -> None:
-        layer = self._parameters.layers[number]
-        self._hidden = self._hidden + self._attention(number, layer)
-        self._hidden = self._hidden + self._feed_forward(layer)
+    def layers(self, begin: int, end: int) -> None:
+        for number in range(begin, end):
+            layer = self._parameters.layers[number]
+            self._hidden = self._hidden + self._attention(number, layer)
+            self._hidden = self._hidden + self._feed_forward(layer)
 
     def finish(self) -> Tensor:
         return self._norm(self._hidden, self._parameters.final_norm)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from engine.attention.backend import AttentionBatch
+from engine.cuda.triton_there import uses_triton
 from engine.errors import ConfigError
 from engine.model.config import ModelConfig
 from engine.model.native import try_native
@@ -25,8 +26,8 @@ from engine.threads import Threads
 class Computation(Protocol):
     """One step on its way through the layers."""
 
-    def layer(self, number: int) -> None:
-        """Compute one layer; its keys and values are in the cache afterwards."""
+    def layers(self, begin: int, end: int) -> None:
+        """Compute layers [begin, end); their keys and values are in the cache afterwards."""
         ...
 
     def finish(self) -> Tensor:
@@ -46,18 +47,23 @@ class Transformer:
         parameters: Parameters,
         device: torch.device,
         *,
+        compute: torch.dtype | None = None,
         native: bool = True,
         deterministic: bool = False,
     ) -> None:
         """Compiled kernels compute where there are any, unless `native` is false.
 
-        With `deterministic` they compute all of it, so that a token depends on its sequence alone.
+        `compute` is what products of many rows are rounded to, the weights' dtype when None;
+        bfloat16 weights may be computed with in float32 where there are kernels. With
+        `deterministic` they compute all of it, so that a token depends on its sequence alone.
         Raises ConfigError where there are none then.
         """
         self._config = config
         self._parameters = parameters
         self._rope = Rope(config.rope, config.head_size, device)
-        self._native = try_native(config, parameters) if native else None
+        self.dtype = compute or parameters.embedding.dtype
+        self._native = try_native(config, parameters, self.dtype) if native else None
+        self._fuses = native and uses_triton(device)
         if deterministic:
             self._compute_all_natively()
 
@@ -80,10 +86,13 @@ class Transformer:
         layers.
         """
         computation = self._begin(token_ids, positions, lengths, batch)
-        for number in range(len(self._parameters.layers)):
-            computation.layer(number)
-            if on_layer is not None:
-                on_layer(number + 1)
+        num_layers = len(self._parameters.layers)
+        if on_layer is None:
+            computation.layers(0, num_layers)
+            return computation.finish()
+        for number in range(num_layers):
+            computation.layers(number, number + 1)
+            on_layer(number + 1)
         return computation.finish()
 
     def take_idle_cores(self, threads: Threads) -> None:
@@ -114,12 +123,22 @@ class Transformer:
     ) -> Computation:
         hidden = functional.embedding(token_ids, self._parameters.embedding)
         if self._native is None:
+            if self._fuses:
+                return self._fused(hidden, positions, lengths, batch)
             rotation = self._rope.rotation(positions, lengths, hidden.dtype)
             return TorchStep(self._config, self._parameters, hidden, rotation, batch)
         turns = self._turns(
             positions, lengths, max([span.start + span.count for span in batch.spans])
         )
         return NativeStep(self._native, hidden.float(), turns, batch.spans, batch.cache)
+
+    def _fused(
+        self, hidden: Tensor, positions: Tensor, lengths: Tensor, batch: AttentionBatch
+    ) -> Computation:
+        from engine.cuda.fused_step import FusedStep  # Triton is not everywhere
+
+        rotation = self._rope.rotation(positions, lengths, torch.float32)
+        return FusedStep(self._config, self._parameters, hidden, rotation, batch)
 
     def _turns(self, positions: Tensor, lengths: Tensor, end: int) -> Turns:
         """Rotations up to position `end`, or those of the step's rows alone."""

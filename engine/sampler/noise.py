@@ -12,6 +12,8 @@ from collections.abc import Sequence as Seq
 import torch
 from torch import Tensor
 
+from engine.staging import to_device
+
 _GOLDEN = 0x9E3779B97F4A7C15
 _MIX_1 = 0xBF58476D1CE4E5B9
 _MIX_2 = 0x94D049BB133111EB
@@ -29,7 +31,7 @@ def exponential_noise(keys: Seq[int], vocab_size: int, device: torch.device) -> 
     SplitMix64 (Steele, Lea, Flood 2014) with the token id as its counter; 52 bits of it make a
     uniform number strictly between 0 and 1.
     """
-    starts = torch.tensor([[_signed(key)] for key in keys], dtype=torch.int64, device=device)
+    starts = to_device([_signed(key) for key in keys], device, torch.int64)[:, None]
     counters = torch.arange(1, vocab_size + 1, dtype=torch.int64, device=device)
     bits = _mix(starts + counters * _signed(_GOLDEN))
     uniform = (_shift_right(bits, 12).double() + 0.5) * 2.0**-52

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from engine.grammar.masks import apply_masks
 from engine.runner import Sampled
 from engine.sampler.filters import apply_filters
 from engine.sampler.noise import draw_key, exponential_noise
 from engine.sampler.penalties import changes_logits, penalize
 from engine.sequence import Sequence
+from engine.staging import Arriving, to_device
 from wire.sampling import TokenLogprob
 
 
@@ -23,26 +26,53 @@ class Sampler:
 
     def sample(self, logits: Tensor, sequences: Seq[Sequence]) -> list[Sampled]:
         """One token a row of float32 `logits` [rows, vocab_size], which may be overwritten."""
+        return self.draw(logits, sequences).collect()
+
+    def draw(self, logits: Tensor, sequences: Seq[Sequence]) -> Drawn:
+        """The same, where nobody waits for a device before `collect`."""
         wanted = [i for i, s in enumerate(sequences) if s.sampling.logprobs is not None]
-        raw = logits[wanted].log_softmax(-1) if wanted else None
+        raw = _rows(logits, wanted).log_softmax(-1) if wanted else None
         for row, sequence in enumerate(sequences):
             if changes_logits(sequence):
                 penalize(logits[row], sequence, self._eos_token_ids)
+        apply_masks(logits, sequences)
         chosen = self._choose(logits, sequences)
-        sampled = [Sampled(token) for token in chosen.tolist()]
-        if raw is not None:
-            described = _describe(raw, chosen[wanted], [sequences[i] for i in wanted])
-            for row, logprob in zip(wanted, described, strict=True):
-                sampled[row] = Sampled(sampled[row].token, logprob)
-        return sampled
+        if raw is None:
+            return Drawn(chosen, {}, Arriving(chosen.device, chosen))
+        counts = {i: sequences[i].sampling.logprobs or 0 for i in wanted}
+        described = _describe(raw, _rows(chosen, wanted), max(counts.values()))
+        return Drawn(chosen, counts, Arriving(chosen.device, chosen, *described))
 
     def _choose(self, logits: Tensor, sequences: Seq[Sequence]) -> Tensor:
         """Token ids [rows]: the best ones, with drawn ones in the rows that are not greedy."""
-        chosen = best(logits)
         random = [i for i, sequence in enumerate(sequences) if not sequence.sampling.greedy]
+        if len(random) == len(sequences):
+            return _draw(logits, sequences)
+        chosen = best(logits)
         if random:
-            chosen[random] = _draw(logits[random], [sequences[i] for i in random])
+            drawn = _draw(_rows(logits, random), [sequences[i] for i in random])
+            chosen.index_copy_(0, to_device(random, logits.device), drawn)
         return chosen
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """`tokens` [rows] where they were drawn; `counts`: who wants how many log-probabilities."""
+
+    tokens: Tensor
+    counts: dict[int, int]
+    arriving: Arriving
+
+    def collect(self) -> list[Sampled]:
+        """Wait until the host has them."""
+        tokens, *described = (tensor.tolist() for tensor in self.arriving.wait())
+        sampled = [Sampled(token) for token in tokens]
+        if self.counts:
+            rows = zip(self.counts.items(), *described, strict=True)
+            for (row, count), own, ids, values in rows:
+                logprob = TokenLogprob(own, tuple(ids[:count]), tuple(values[:count]))
+                sampled[row] = Sampled(tokens[row], logprob)
+        return sampled
 
 
 def best(logits: Tensor) -> Tensor:
@@ -59,22 +89,20 @@ def _draw(logits: Tensor, sequences: Seq[Sequence]) -> Tensor:
     and logits that differ by rounding differ in a draw only when two tokens tie.
     """
     params = [sequence.sampling for sequence in sequences]
-    temperatures = torch.tensor([p.temperature for p in params], device=logits.device)
+    temperatures = to_device([p.temperature for p in params], logits.device)
     # Relative to the best, since a tiny temperature would overflow the logits themselves.
     scaled = (logits - logits.amax(-1, keepdim=True)) / temperatures[:, None]
     apply_filters(scaled, params)
-    keys = [draw_key(s.sampling.seed, len(s.tokens)) for s in sequences]
+    keys = [draw_key(s.sampling.seed, s.num_tokens) for s in sequences]
     noise = exponential_noise(keys, logits.shape[1], logits.device)
     return (scaled.double().softmax(-1) / noise).argmax(-1)
 
 
-def _describe(logprobs: Tensor, chosen: Tensor, sequences: Seq[Sequence]) -> list[TokenLogprob]:
-    """Log-probabilities of the `chosen` [rows] and of the best beside them, from [rows, vocab]."""
-    counts = [sequence.sampling.logprobs or 0 for sequence in sequences]
-    best = logprobs.topk(min(max(counts), logprobs.shape[1]), dim=-1)
-    own = logprobs.gather(-1, chosen[:, None])[:, 0].tolist()
-    rows = zip(own, best.indices.tolist(), best.values.tolist(), counts, strict=True)
-    return [
-        TokenLogprob(logprob, tuple(ids[:count]), tuple(values[:count]))
-        for logprob, ids, values, count in rows
-    ]
+def _describe(logprobs: Tensor, chosen: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probabilities of the `chosen` [rows], and the best tokens with theirs, [rows, count]."""
+    best = logprobs.topk(min(count, logprobs.shape[1]), dim=-1)
+    return logprobs.gather(-1, chosen[:, None])[:, 0], best.indices, best.values
+
+
+def _rows(tensor: Tensor, rows: list[int]) -> Tensor:
+    return tensor.index_select(0, to_device(rows, tensor.device))

@@ -9,6 +9,9 @@ import torch
 from torch import Tensor
 
 from engine.attention.backend import Span
+from engine.attention.causal_chunk import plan_causal_chunks
+from engine.attention.paged_cache import PagedCache
+from engine.attention.prefill_chunk import plan_prefill_chunks
 from engine.attention.torch_backend import TorchBackend
 
 HEADS, KV_HEADS, HEAD_SIZE = 6, 2, 8
@@ -103,3 +106,22 @@ def test_keys_and_values_lie_where_the_layout_says() -> None:
     assert torch.equal(cache[1, 1, 0, :, 1], context.key[5])
     assert torch.equal(cache[3, 1, 1, :, 2], context.value[2])
     assert cache[:, 0].count_nonzero() == 0
+
+
+@pytest.mark.filterwarnings("ignore")  # of PyTorch's, that a CPU has other kernels for it
+@pytest.mark.parametrize("pieces", [[(0, 9)], [(0, 300), (7, 12)], [(13, 290)]])
+def test_chunks_in_one_call_see_what_tiles_see(pieces: list[tuple[int, int]]) -> None:
+    torch.manual_seed(0)
+    cache = PagedCache(torch.randn(90, 1, 2, KV_HEADS, 4, HEAD_SIZE))
+    order, chunks, first = torch.randperm(90).tolist(), [], 0
+    for start, end in pieces:
+        blocks = [order.pop() for _ in range(-(-end // 4))]
+        chunks.append((first, Span(start, end - start, blocks)))
+        first += end - start
+    query = torch.randn(first, HEADS, HEAD_SIZE)
+    tiled, whole = torch.empty_like(query), torch.empty_like(query)
+    for chunk in plan_prefill_chunks(chunks, None, cache):
+        chunk.attend(cache, 0, query, tiled)
+    for causal in plan_causal_chunks(chunks, cache):
+        causal.attend(cache, 0, query, whole)
+    torch.testing.assert_close(whole, tiled)

@@ -59,7 +59,7 @@ def test_a_prefix_hit_skips_computing_and_changes_nothing() -> None:
     (first,) = run(engine, a_sequence("a", prompt))
     second = a_sequence("b", prompt)
     assert run(engine, second) == [first]
-    assert second.num_cached == 28
+    assert second.num_cached == 29
 
 
 def test_at_least_one_prompt_token_is_always_computed() -> None:
@@ -68,7 +68,7 @@ def test_at_least_one_prompt_token_is_always_computed() -> None:
     run(engine, a_sequence("a", prompt))
     second = a_sequence("b", prompt)
     assert run(engine, second) == [expected(prompt, 4)]
-    assert second.num_cached == 28
+    assert second.num_cached == 31
 
 
 def test_what_was_decoded_is_prefix_cache_for_the_next_turn() -> None:

@@ -49,13 +49,15 @@ class Decoder:
         *,
         native: bool,
         stored: torch.dtype = torch.float32,
+        cached: torch.dtype | None = None,
     ) -> None:
-        """Computes in `dtype`, after the weights were rounded to `stored`."""
+        """Weights in `dtype`, rounded to `stored` before; computes in what the cache holds."""
+        cached = cached or dtype
         config, parameters = _load(directory, dtype, stored)
         shape = (120, config.num_layers, 2, config.num_kv_heads, 4, config.head_size)
-        self._cache = torch.full(shape, float("nan"), dtype=dtype)
-        self._backend = TorchBackend(self._cache, config.windows)
-        self.model = Transformer(config, parameters, CPU, native=native)
+        self._cache = torch.full(shape, float("nan"), dtype=cached)
+        self._backend = TorchBackend(self._cache, config.windows, dtype)
+        self.model = Transformer(config, parameters, CPU, compute=cached, native=native)
         generator = torch.Generator().manual_seed(0)
         self._tokens = torch.randint(3, VOCAB_SIZE, (3, 160), generator=generator)
         self._blocks = torch.randperm(120, generator=generator).view(3, 40).tolist()
@@ -88,6 +90,7 @@ STEPS: list[list[Piece]] = [
     [(0, 39, 40), (1, 0, 7)],
     [(1, 7, 100), (0, 40, 41), (2, 0, 1)],
     [(0, 41, 42), (1, 100, 101), (2, 1, 2)],
+    [(2, 2, 150)],
 ]
 """Few rows and many, of prefill and decode, over boundaries of blocks and of windows."""
 
@@ -108,6 +111,33 @@ def test_native_steps_compute_what_torch_does_in_float32(
     for pieces in STEPS:
         for found, expected in zip(native.run(*pieces), plain.run(*pieces), strict=True):
             assert (found - expected).norm() <= tolerance * expected.norm()
+
+
+@pytest.mark.parametrize("name", SHAPES + OTHERS)
+def test_bfloat16_weights_with_a_float32_cache_give_what_floats_give(
+    name: str, kernels: Kernels, checkpoint: Callable[[str], Path]
+) -> None:
+    native = Decoder(checkpoint(name), torch.bfloat16, native=True, cached=torch.float32)
+    plain = Decoder(checkpoint(name), torch.float32, native=False, stored=torch.bfloat16)
+    for pieces in STEPS:
+        for found, expected in zip(native.run(*pieces), plain.run(*pieces), strict=True):
+            assert (found - expected).norm() <= 1e-5 * expected.norm()
+
+
+@pytest.mark.parametrize("name", ["llama", "llama-mqa", "qwen3-windows"])
+def test_a_cache_of_bfloat16_rounds_in_kernels_as_in_torch(
+    name: str, kernels: Kernels, checkpoint: Callable[[str], Path]
+) -> None:
+    directory, floats = checkpoint(name), torch.float32
+    native = Decoder(directory, floats, native=True, cached=torch.bfloat16)
+    plain = Decoder(directory, floats, native=False, cached=torch.bfloat16)
+    exact = Decoder(directory, floats, native=False)
+    for pieces in STEPS:
+        for found, expected, without in zip(
+            native.run(*pieces), plain.run(*pieces), exact.run(*pieces), strict=True
+        ):
+            assert (found - expected).norm() <= 1e-3 * expected.norm()
+            assert (found - without).norm() <= 0.015 * without.norm()
 
 
 @pytest.mark.parametrize("name", ["llama", "mistral", "qwen3-windows"])
@@ -154,7 +184,7 @@ def test_threads_change_no_bit(
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-@pytest.mark.parametrize("rows", [1, 2, 5, 8, 48])
+@pytest.mark.parametrize("rows", [1, 2, 5, 8, 11, 48])
 @pytest.mark.parametrize(("inputs", "outputs"), [(1, 1), (50, 77), (768, 12), (2500, 29)])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_products_of_any_size(
@@ -165,7 +195,9 @@ def test_products_of_any_size(
     given, found = torch.randn(rows, inputs), torch.full((rows, outputs), float("nan"))
     linear = library.Linear(address(weight), address(bias), inputs, outputs)
     is_bf16 = dtype == torch.bfloat16
-    kernels.linear(linear, is_bf16, given.data_ptr(), rows, found.data_ptr(), threads)
+    packed = torch.full((rows * library.packed_size(inputs),), float("nan"))
+    addresses = packed.data_ptr(), found.data_ptr()
+    kernels.linear(linear, is_bf16, given.data_ptr(), rows, *addresses, threads)
     expected = given.double() @ weight.double().t() + bias.double()
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-4)
 
@@ -176,14 +208,13 @@ def test_products_of_many_rows(
     dtype: torch.dtype, hardware: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("engine.model.linear._PIECE_BYTES", 4 * 40 * 7)
-    monkeypatch.setattr("engine.model.linear.multiplies_bfloat16", lambda: hardware)
     torch.manual_seed(0)
     linear = Linear(torch.randn(24, 40).to(dtype), torch.randn(24).to(dtype))
     given, before = torch.randn(60, 40), torch.randn(60, 24)
     expected = given @ linear.weight.float().t() + linear.bias.float()
     replaced, kept = torch.full((60, 24), float("nan")), before.clone()
-    linear.add_to(replaced, given, keep=False)
-    linear.add_to(kept, given, keep=True)
+    linear.add_to(replaced, given, keep=False, narrows=hardware)
+    linear.add_to(kept, given, keep=True, narrows=hardware)
     tolerance = 0.2 if hardware and dtype == torch.bfloat16 else 1e-4
     torch.testing.assert_close(replaced, expected, rtol=0, atol=tolerance)
     torch.testing.assert_close(kept, expected + before, rtol=0, atol=tolerance)

@@ -14,7 +14,7 @@ from engine.sampler.noise import draw_key, exponential_noise
 from engine.sampler.sampler import Sampler
 from engine.sequence import Sequence
 from tests.engine.driver import make_sequence
-from wire.sampling import SamplingParams
+from wire.sampling import SamplingParams, TokenRules
 
 VOCAB = 50
 EOS = frozenset({7, VOCAB + 3})
@@ -261,3 +261,52 @@ def test_a_gpu_draws_the_tokens_that_a_cpu_draws() -> None:
         sequence_with(params(seed=row, top_k=row, top_p=0.5 + row / 128)) for row in range(64)
     ]
     assert sample(logits.cuda(), *sequences) == sample(logits, *sequences)
+
+
+def rules(**given: object) -> SamplingParams:
+    return params(temperature=0.0, rules=TokenRules(**given))  # type: ignore[arg-type]
+
+
+def test_a_bias_is_added_to_the_logits_of_its_tokens_alone() -> None:
+    logits = make_logits(rows=2)
+    order = logits[0].argsort(descending=True).tolist()
+    gap = float(logits[0, order[0]] - logits[0, order[3]])
+    for bias, token in [(gap + 0.01, order[3]), (gap - 0.01, order[0])]:
+        biased = sequence_with(rules(bias=((order[3], bias),)))
+        plain = sequence_with(params(temperature=0.0))
+        assert sample(logits, biased, plain) == [token, int(logits[1].argmax())]
+    banned = sequence_with(rules(bias=((order[0], -100.0), (order[1], -100.0))))
+    assert sample(logits[:1], banned) == [order[2]]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0, 2.0])
+def test_only_allowed_tokens_are_drawn(temperature: float) -> None:
+    allowed = (3, 17, 40)
+    drawn = set()
+    for seed in range(60):
+        sampling = params(temperature=temperature, seed=seed, rules=TokenRules(allowed=allowed))
+        drawn.update(sample(make_logits(seed=seed), sequence_with(sampling)))
+    assert drawn == set(allowed)
+
+
+def test_a_bad_word_is_kept_from_being_finished_and_its_pieces_are_not() -> None:
+    logits = make_logits()
+    best, second = logits[0].argsort(descending=True).tolist()[:2]
+    for run, output, token in [
+        ((best,), (), second),
+        ((4, best), (), best),
+        ((4, best), (5, 4), second),
+        ((4, best), (4, 5), best),
+        ((5, 4, best), (5, 4), second),
+        ((5, 4, best), (4,), best),
+        ((3, best), (), best),  # the prompt's last token begins no word of the output
+    ]:
+        assert sample(logits, sequence_with(rules(banned=(run,)), output=output)) == [token]
+
+
+def test_rules_leave_the_reported_logprobs_as_they_were() -> None:
+    logits = make_logits()
+    sampling = params(temperature=0.0, logprobs=0, rules=TokenRules(allowed=(5,)))
+    (sampled,) = Sampler(EOS).sample(logits.clone(), [sequence_with(sampling)])
+    assert sampled.logprob is not None
+    assert sampled.logprob.logprob == pytest.approx(float(logits[0].log_softmax(-1)[5]), abs=1e-5)

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from engine.blocks import BlockPool
-from engine.device import choose_device, choose_dtype
+from engine.device import Precision, choose_device, choose_precision
 from engine.errors import ConfigError
-from engine.memory import allocate_zeros, free_host_bytes
+from engine.memory import allocate_zeros, empty, free_host_bytes
 from engine.runner import Runner, Slice
 from engine.sequence import Sequence
 from engine.torch_runner import TorchRunner
@@ -219,6 +219,7 @@ def test_a_machine_without_control_groups_has_what_it_has(tmp_path: Path) -> Non
         ({"max_model_len": 0}, "max_model_len 0: this model supports"),
         ({"threads": 0}, "threads 0: expected at least 1"),
         ({"dtype": "int8"}, 'dtype "int8": expected "auto", '),
+        ({"cache_dtype": "int8"}, 'cache_dtype "int8": expected "auto", '),
         ({"device": "tpu"}, 'device "tpu": expected "auto", "cpu" or "cuda:N"'),
         ({"device": "cuda:first"}, 'device "cuda:first": expected'),
         ({"device": "cuda:4096"}, 'device "cuda:4096": this machine has'),
@@ -237,11 +238,39 @@ def test_a_shorter_length_is_taken(checkpoint: Checkpoints) -> None:
     assert runner.max_model_len == 1000
 
 
-def test_auto_is_float32_on_a_cpu_and_the_stored_dtype_on_a_gpu() -> None:
-    stored = torch.bfloat16
-    assert choose_dtype("auto", torch.device("cpu"), stored) == torch.float32
-    assert choose_dtype("auto", torch.device("cuda:0"), stored) == stored
-    assert choose_dtype("float16", torch.device("cpu"), stored) == torch.float16
+@pytest.mark.parametrize("rows", [1, 2048])
+def test_large_tensors_are_memory_as_any_other(rows: int) -> None:
+    tensor = empty((rows, 1024), torch.bfloat16, torch.device("cpu"))
+    assert (tensor.shape, tensor.dtype) == ((rows, 1024), torch.bfloat16)
+    assert tensor.fill_(3.0).eq(3.0).all()
+
+
+FLOAT, HALF, BFLOAT = torch.float32, torch.float16, torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("dtype", "cache_dtype", "device", "stored", "expected"),
+    [
+        ("auto", "auto", "cpu", BFLOAT, Precision(BFLOAT, FLOAT, FLOAT)),
+        ("auto", "auto", "cpu", HALF, Precision(FLOAT, FLOAT, FLOAT)),
+        ("auto", "bfloat16", "cpu", BFLOAT, Precision(BFLOAT, FLOAT, BFLOAT)),
+        ("bfloat16", "auto", "cpu", BFLOAT, Precision(BFLOAT, BFLOAT, BFLOAT)),
+        ("bfloat16", "float32", "cpu", FLOAT, Precision(BFLOAT, BFLOAT, FLOAT)),
+        ("float32", "auto", "cpu", BFLOAT, Precision(FLOAT, FLOAT, FLOAT)),
+        ("auto", "auto", "cuda:0", BFLOAT, Precision(BFLOAT, BFLOAT, BFLOAT)),
+        ("float16", "auto", "cuda:0", BFLOAT, Precision(HALF, HALF, HALF)),
+    ],
+)
+def test_precision_follows_settings_device_and_checkpoint(
+    dtype: str, cache_dtype: str, device: str, stored: torch.dtype, expected: Precision
+) -> None:
+    args = dtype, cache_dtype, torch.device(device), stored
+    assert choose_precision(*args, has_kernels=lambda: True) == expected
+
+
+def test_without_kernels_a_cpu_holds_in_float32_what_it_computes_in_float32() -> None:
+    precision = choose_precision("auto", "auto", torch.device("cpu"), BFLOAT, lambda: False)
+    assert precision == Precision(FLOAT, FLOAT, FLOAT)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")

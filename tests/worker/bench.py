@@ -6,9 +6,12 @@ import ctypes
 from dataclasses import dataclass, field
 
 from decode_worker.scheduler import DecodePolicy
+from engine.ahead import AheadEngine
 from engine.arithmetic import ArithmeticRunner, next_token
 from engine.blocks import BlockPool
+from engine.copier import HostCopier, allocate_host
 from engine.engine import Engine
+from engine.host_tier import HostTier
 from engine.policy import Policy
 from engine.runner import Runner
 from kv_transfer.courier import Courier
@@ -83,7 +86,9 @@ class Station:
     ) -> None:
         self.ref = WorkerRef(name, 1)
         self.address = Destination(self.ref, "")
-        runner = runner or ArithmeticRunner(stamp=stamp, block_size=block_size)
+        runner = runner or ArithmeticRunner(
+            stamp=stamp, block_size=block_size, runs_ahead=bench.ahead
+        )
         self.transport = MemoryLink(str(self.ref), bench.fabric)
         pool = runner.allocate(num_blocks)
         self.staging = a_staging(pool.num_bytes)
@@ -93,7 +98,13 @@ class Station:
         self.runner = runner
         self.memory = pool
         self.pool = BlockPool(num_blocks)
-        self.engine = Engine(runner, self.pool, policy)
+        self.copier, tier = None, None
+        if bench.host_blocks:
+            host = allocate_host(bench.host_blocks * runner.layout.block_bytes)
+            self.copier = HostCopier(pool, host, runner.layout.block_bytes)
+            tier = HostTier(self.pool, bench.host_blocks, runner.layout, self.copier, bench.clock)
+        kind = AheadEngine if runner.runs_ahead else Engine
+        self.engine = kind(runner, self.pool, policy, None, tier)
         self.loop = StepLoop(
             self.ref,
             "content",
@@ -104,6 +115,15 @@ class Station:
             on_crash=_raise,
             clock=bench.clock,
         )
+
+    @property
+    def at_rest(self) -> bool:
+        return self.loop.idle and not self.engine.busy
+
+    def copy(self) -> None:
+        """Make one of the copies to or from host memory that wait."""
+        if self.copier is not None:
+            self.copier.turn()
 
     def crossing(self, destination: Station) -> Crossing:
         ours, theirs = self.runner.layout, destination.runner.layout
@@ -136,6 +156,10 @@ class Bench:
     prefill_runner: Runner | None = None
     decode_runner: Runner | None = None
     chunk_tokens: int = 8
+    ahead: bool = False
+    """Whether steps are launched while the one before is computed."""
+    host_blocks: int = 0
+    """Of host memory behind each cache."""
     fabric: MemoryFabric = field(default_factory=MemoryFabric)
     now: float = 0.0
 
@@ -235,8 +259,9 @@ class Bench:
             if link == self.link:
                 self.break_link(cause)
         for station in self.stations:
+            station.copy()
             station.courier.turn()
-            moved |= station.loop.turn()
+            moved |= station.loop.turn() or station.engine.memory.busy
         return self.deliver() or moved
 
     def deliver(self) -> bool:

@@ -30,8 +30,7 @@ async def a_worker(role: Role, **settings: Any) -> AsyncIterator[Worker]:
         model="m",
         runner=RunnerKind.ARITHMETIC,
         worker_id=role.value,
-        cache_bytes=4 * 1024 * 1024,
-        **{"transport": "memory", **settings},
+        **{"transport": "memory", "cache_bytes": 4 * 1024 * 1024, **settings},
     )
     policy: Policy = PrefillPolicy() if role is Role.PREFILL else DecodePolicy()
     worker = Worker(config, role, policy, on_crash=lambda error: None)

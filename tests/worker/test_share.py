@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kv_transfer.hashing import block_hashes
 from tests.worker.bench import DECODE_STAMP as D
 from tests.worker.bench import PREFILL_STAMP as P
 from tests.worker.bench import Bench, expected
@@ -39,12 +40,45 @@ def test_a_copied_prefix_is_found_by_the_next_prompt() -> None:
     bench.check_nothing_is_held()
 
 
+def a_bench_whose_prefill_has_in_host_memory(prompt: list[int]) -> Bench:
+    bench = a_bench_that_has_computed(prompt, num_blocks=8, decode_blocks=16, host_blocks=50)
+    for number in range(3):
+        others = range(100 * number + 100, 100 * number + 120)
+        bench.submit(f"other {number}", list(others), alone=True)
+        bench.run()
+    assert bench.prefill.pool.match_prefix(block_hashes(prompt, 4)) < 5
+    return bench
+
+
+def test_what_is_in_host_memory_only_is_copied_too() -> None:
+    bench = a_bench_whose_prefill_has_in_host_memory(PROMPT)
+    share(bench, [*PROMPT, 99])
+    bench.run()
+    (handed,) = bench.told(Handed)
+    assert isinstance(handed, Handed)
+    assert (handed.leg, handed.moved.num_blocks) == (COPY, 5)
+    bench.check_nothing_is_held()
+    leg = bench.submit("next", PROMPT)
+    bench.run()
+    assert bench.tokens(leg) == expected(PROMPT, [P, D, D, D])
+    bench.check_nothing_is_held()
+
+
+def test_a_copy_that_is_cancelled_while_it_comes_from_host_memory_leaves_nothing_behind() -> None:
+    bench = a_bench_whose_prefill_has_in_host_memory(PROMPT)
+    share(bench, PROMPT)
+    bench.cancel(COPY)
+    bench.run()
+    assert not bench.told(Handed)
+    bench.check_nothing_is_held()
+
+
 def test_blocks_of_another_size_are_copied_as_far_as_they_fill_pages() -> None:
     bench = a_bench_that_has_computed(PROMPT, decode_block_size=8)
     share(bench, PROMPT)
     bench.run()
     assert len(bench.told(Handed)) == 1
-    assert bench.decode.pool.num_cached == 2
+    assert len(bench.decode.pool.cached_hashes()) == 2
     bench.check_nothing_is_held()
 
 

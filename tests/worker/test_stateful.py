@@ -35,6 +35,9 @@ class Handoffs(RuleBasedStateMachine):
     Who is deaf has heard that the link's session ended; when both have, there is another.
     """
 
+    ahead = False
+    host_blocks = 0
+
     @initialize(
         num_blocks=st.sampled_from([24, 40, 64]),
         decode_blocks=st.sampled_from([16, 40, 80]),
@@ -49,6 +52,8 @@ class Handoffs(RuleBasedStateMachine):
             decode_blocks=decode_blocks,
             decode_block_size=decode_block_size,
             chunk_tokens=chunk_tokens,
+            ahead=self.ahead,
+            host_blocks=self.host_blocks,
         )
         self.flying: list[tuple[Station, str, Handoff]] = []
         self.unsent: list[Offer] = []
@@ -140,7 +145,7 @@ class Handoffs(RuleBasedStateMachine):
     @invariant()
     def pools_are_whole(self) -> None:
         for station in self.bench.stations:
-            station.pool.check_integrity()
+            station.engine.memory.check_integrity()
 
     @invariant()
     def nothing_runs_twice(self) -> None:
@@ -165,6 +170,7 @@ class Handoffs(RuleBasedStateMachine):
 
     def _turn(self, station: Station) -> None:
         """A worker whose write failed hangs up before it says anything of it."""
+        station.copy()
         station.courier.turn()
         self._cut_links(station)
         station.loop.turn()
@@ -250,7 +256,7 @@ class Handoffs(RuleBasedStateMachine):
         for _ in range(4000):
             self.run(1)
             bench.now += 0.1
-            if not self.flying and all(station.loop.idle for station in bench.stations):
+            if not self.flying and all(station.at_rest for station in bench.stations):
                 return
 
     def _check_answers(self) -> None:
@@ -262,11 +268,27 @@ class Handoffs(RuleBasedStateMachine):
                 assert len(tokens) == max_tokens
 
 
+class HandoffsAhead(Handoffs):
+    """The same where workers launch a step while the one before is computed."""
+
+    ahead = True
+
+
+class HandoffsWithHostMemory(Handoffs):
+    """The same where blocks come and go between the caches and what lies behind them."""
+
+    host_blocks = 30
+
+
 TestHandoffs = Handoffs.TestCase
-TestHandoffs.settings = settings(
+TestHandoffsAhead = HandoffsAhead.TestCase
+TestHandoffsWithHostMemory = HandoffsWithHostMemory.TestCase
+every_settings = settings(
     max_examples=150,
     stateful_step_count=60,
     derandomize=True,
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
+for machine in (TestHandoffs, TestHandoffsAhead, TestHandoffsWithHostMemory):
+    machine.settings = every_settings

@@ -1,0 +1,97 @@
+"""Llama-shaped models with random weights, made where they compute."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from engine.cuda.record import GraphRecorder
+from engine.model.config import ModelConfig
+from engine.model.parameters import Parameters, allocate_parameters, checkpoint_targets
+from engine.model.rope_config import DefaultRope
+from engine.model.transformer import Transformer
+from engine.torch_runner import StepSettings, TorchRunner, cache_layout
+
+BLOCK_SIZE = 16
+MAX_MODEL_LEN = 8192
+
+
+def llama(
+    hidden: int, layers: int, heads: int, kv_heads: int, inner: int, vocab: int, *, tied: bool
+) -> ModelConfig:
+    return ModelConfig(
+        architecture="LlamaForCausalLM",
+        vocab_size=vocab,
+        hidden_size=hidden,
+        intermediate_size=inner,
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        head_size=hidden // heads,
+        rms_norm_eps=1e-5,
+        max_position_embeddings=MAX_MODEL_LEN,
+        rope=DefaultRope(theta=500000.0),
+        windows=(None,) * layers,
+        tied_embeddings=tied,
+        qkv_bias=False,
+        output_bias=False,
+        mlp_bias=False,
+        qk_norm=False,
+        eos_token_ids=(),
+    )
+
+
+SHAPES = {
+    "1b": llama(2048, 16, 32, 8, 8192, 128256, tied=True),
+    "8b": llama(4096, 32, 32, 8, 14336, 128256, tied=False),
+}
+SMALL = llama(512, 4, 8, 2, 1024, 2048, tied=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One way to compute a step."""
+
+    name: str
+    attention: str = "torch"
+    graphs: bool = True
+    ahead: bool = True
+    fused: bool = True
+
+
+def random_parameters(
+    config: ModelConfig, dtype: torch.dtype, device: torch.device, spread: float = 0.02
+) -> Parameters:
+    """Norms of one, and matrices with this standard deviation."""
+    parameters = allocate_parameters(config, dtype, device)
+    torch.manual_seed(0)
+    for name, tensor in checkpoint_targets(config, parameters).items():
+        if "norm" in name:
+            tensor.fill_(1.0)
+        else:
+            tensor.normal_(std=spread)
+    return parameters
+
+
+def make_runner(
+    config: ModelConfig,
+    parameters: Parameters,
+    variant: Variant,
+    num_blocks: int,
+    max_sequences: int = 32,
+) -> TorchRunner:
+    """Parameters may be shared; the cache is the runner's own."""
+    device, dtype = parameters.embedding.device, parameters.embedding.dtype
+    runner = TorchRunner(
+        config,
+        Transformer(config, parameters, device, native=variant.fused),
+        cache_layout(config, BLOCK_SIZE, dtype),
+        device,
+        model_hash="random",
+        max_model_len=MAX_MODEL_LEN,
+        settings=StepSettings(variant.attention, "off", max_sequences),
+    )
+    runner.allocate(num_blocks + 1)
+    if variant.graphs:
+        runner.record_steps(GraphRecorder(device), spare_block=num_blocks)
+    return runner

@@ -1,0 +1,83 @@
+"""The same requests in every variant: the same tokens, until two of them tie."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+
+import torch
+
+from benchmarks.gpu.models import SMALL, Variant, make_runner, random_parameters
+from benchmarks.gpu.steps import Driver
+
+PROMPTS = (3, 16, 17, 40, 100, 257, 300, 511)
+NUM_TOKENS = 40
+NUM_BLOCKS = 512
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
+"""Between two variants' log-probabilities of the same token."""
+
+Answer = list[tuple[int, float, float]]
+"""Of each token: itself, its log-probability, and the second best token's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """How far a variant is from the first one."""
+
+    name: str
+    dtype: str
+    equal: int
+    """Requests with the same tokens to the end."""
+    tied: int
+    """Those that differ from a token on that was as good as the one in its place."""
+    wrong: int
+    difference: float
+    """The largest between log-probabilities of tokens before which all was equal."""
+
+
+def check_parity(device: torch.device, dtype: torch.dtype, variants: Seq[Variant]) -> list[Parity]:
+    parameters = random_parameters(SMALL, dtype, device, spread=0.06)
+    expected: list[Answer] = []
+    found = []
+    for variant in variants:
+        runner = make_runner(SMALL, parameters, variant, NUM_BLOCKS)
+        answers = _answers(Driver(runner, variant, NUM_BLOCKS))
+        expected = expected or answers
+        found.append(_compared(variant.name, dtype, answers, expected))
+    return found
+
+
+def _answers(driver: Driver) -> list[Answer]:
+    """Requests begin while others are under way, so that steps of all kinds are made."""
+    answers: list[Answer] = []
+    sequences = []
+    made: dict[str, Answer] = {}
+    waiting = list(PROMPTS)
+    while waiting or driver.engine.busy:
+        if waiting:
+            sequences.append(driver.add(waiting.pop(0), NUM_TOKENS, logprobs=2))
+        for progress in driver.engine.step():
+            if progress.sampled is not None and progress.sampled.logprob is not None:
+                logprob = progress.sampled.logprob
+                entry = progress.sampled.token, logprob.logprob, logprob.top_logprobs[1]
+                made.setdefault(progress.sequence.leg.request_id, []).append(entry)
+    answers += [made[sequence.leg.request_id] for sequence in sequences]
+    return answers
+
+
+def _compared(
+    name: str, dtype: torch.dtype, answers: list[Answer], expected: list[Answer]
+) -> Parity:
+    equal = tied = wrong = 0
+    difference, allowed = 0.0, TOLERANCE[dtype]
+    for answer, reference in zip(answers, expected, strict=True):
+        for (token, logprob, _), (wanted, best, second) in zip(answer, reference, strict=True):
+            if token != wanted:
+                close = best - second <= allowed and abs(logprob - best) <= allowed
+                tied, wrong = tied + close, wrong + (not close)
+                break
+            difference = max(difference, abs(logprob - best))
+        else:
+            equal += 1
+    wrong += difference > allowed
+    return Parity(name, str(dtype).removeprefix("torch."), equal, tied, wrong, difference)

@@ -1,0 +1,92 @@
+"""An engine that plans and launches a step while the one before is still being computed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+
+from engine.blocks import BlockPool
+from engine.engine import Engine, Progress
+from engine.flight import Flight, will_end
+from engine.grammar.grammars import Grammars
+from engine.host_tier import HostTier
+from engine.policy import Policy
+from engine.runner import OnLayer, Runner, Slice
+from engine.sequence import Sequence
+
+
+class AheadEngine(Engine):
+    """At most one step is under way between two calls.
+
+    Until it has landed, its sequences count as computed, with a token that only the runner knows.
+    One that turns out to have ended takes part in one step too many: what that draws is dropped,
+    and its blocks go back when that step is over, since other writers know nothing of streams.
+    Who changes a sequence from outside settles first.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        pool: BlockPool,
+        policy: Policy,
+        grammars: Grammars | None = None,
+        tier: HostTier | None = None,
+    ) -> None:
+        super().__init__(runner, pool, policy, grammars, tier)
+        self._flight: Flight | None = None
+
+    @property
+    def under_way(self) -> bool:
+        return self._flight is not None
+
+    @property
+    def may_go_ahead(self) -> bool:
+        return self._flight is None or self._flight.may_be_followed
+
+    @property
+    def busy(self) -> bool:
+        return self.under_way or super().busy
+
+    def step(self) -> list[Progress]:
+        progress = [] if self.may_go_ahead else self.settle()
+        return progress + super().step()
+
+    def settle(self) -> list[Progress]:
+        return self._land(None)
+
+    def run(self, slices: list[Slice], on_layer: OnLayer | None = None) -> list[Progress]:
+        """Launch the slices as one batch; what is told is how far the step before has come."""
+        launched = None
+        if slices:
+            launched = Flight.of(slices, self.runner.launch(slices, on_layer))
+        return self._land(launched)
+
+    def hold(self, sequence: Sequence) -> None:
+        assert not sequence.num_flights, f"{sequence.leg}: a step of it is under way"
+        super().hold(sequence)
+
+    def _land(self, following: Flight | None) -> list[Progress]:
+        """The step under way is over, and `following` is the one that is under way now."""
+        landing, self._flight = self._flight, following
+        if landing is None:
+            self.landed = []
+            return []
+        self.landed = list(landing.slices)
+        progress = [self._advance(*result) for result in landing.land()]
+        self.followers.follow()
+        self.pool.release(landing.leftovers)
+        return progress
+
+    def _ready(self) -> Seq[Sequence]:
+        if self._flight is None:
+            return self.running
+        return [sequence for sequence in self.running if not will_end(sequence)]
+
+    def _reach(self, sequence: Sequence, end: int) -> None:
+        """It counted as that far when it was launched."""
+
+    def _release(self, sequence: Sequence) -> None:
+        if sequence.num_flights:
+            assert self._flight is not None
+            self._flight.leftovers += sequence.blocks
+            sequence.blocks = []
+        super()._release(sequence)

@@ -1,0 +1,70 @@
+"""Which attention computes, by the configuration's name for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from engine.attention.backend import AttentionBackend, GraphAttention
+from engine.attention.causal_chunk import load_flash_attention
+from engine.attention.flashinfer_backend import (
+    FlashInferBackend,
+    FlashInferTables,
+    has_flashinfer,
+)
+from engine.attention.tables import TorchTables, TritonTables
+from engine.attention.torch_backend import TorchBackend
+from engine.cuda.triton_there import uses_triton
+from engine.errors import ConfigError
+
+NAMES = ("auto", "flashinfer", "torch")
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """The same kernels' two forms: for any step, and for decode steps that are recorded."""
+
+    steps: AttentionBackend
+    graphs: GraphAttention
+
+
+def choose_attention(name: str, device: torch.device, *, scaled: bool = False) -> str:
+    """ "flashinfer" or "torch"; "auto" takes the first that can be had. ConfigError otherwise.
+
+    `scaled` is true of a cache whose blocks have scales.
+    """
+    if name not in NAMES:
+        raise ConfigError(f'attention "{name}": expected {", ".join(map(repr, NAMES))}')
+    possible = device.type == "cuda" and has_flashinfer()
+    if name == "flashinfer" and not possible:
+        raise ConfigError(
+            'attention "flashinfer": this needs a CUDA device, and the package flashinfer-python'
+        )
+    if name == "flashinfer" and scaled:
+        raise ConfigError(
+            'attention "flashinfer": it knows no scales of blocks; this cache_dtype needs "torch"'
+        )
+    return "flashinfer" if possible and not scaled and name != "torch" else "torch"
+
+
+def make_attention(
+    name: str,
+    cache: Tensor,
+    scales: Tensor | None,
+    windows: Seq[int | None],
+    dtype: torch.dtype,
+    num_heads: int,
+    most_blocks: int,
+) -> Attention:
+    """`name` as chosen; sequences have at most so many blocks."""
+    if name == "flashinfer":
+        backend = FlashInferBackend(cache, windows, dtype, num_heads)
+        return Attention(backend, FlashInferTables(backend, most_blocks))
+    if cache.device.type == "cuda":
+        load_flash_attention()
+    tables = TritonTables if uses_triton(cache.device) else TorchTables
+    made = cache, windows, dtype, scales
+    return Attention(TorchBackend(*made), tables(*made))

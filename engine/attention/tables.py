@@ -1,0 +1,141 @@
+"""Decode steps whose block tables and positions stay at one address, so that graphs can hold them.
+
+A table is a column: [width, rows], int32. A row's position is that of its token, int64 [rows].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from engine.attention.backend import Span
+from engine.attention.mask import additive, visible
+from engine.attention.paged_cache import PagedCache
+from engine.attention.scaled_cache import paged_cache
+
+
+class TorchTables:
+    """Reads all blocks that a table has room for; the room grows in powers of two."""
+
+    def __init__(
+        self,
+        cache: Tensor,
+        windows: Seq[int | None],
+        dtype: torch.dtype,
+        scales: Tensor | None = None,
+    ) -> None:
+        self._cache = cache
+        self._windows = windows
+        self._paged = paged_cache(cache, dtype, scales)
+
+    def width(self, num_blocks: int, most: int) -> int:
+        """See engine.attention.backend.GraphAttention."""
+        return min(most, 1 << (num_blocks - 1).bit_length())
+
+    def batch(self, tables: Tensor, positions: Tensor) -> TableBatch:
+        return GatheredBatch(self._cache, self._windows, self._paged, tables, positions)
+
+    def plan(self, spans: Seq[Span]) -> None:
+        """All that a step needs lies in its tables."""
+
+
+class TritonTables:
+    """Reads what is there, with a kernel of our own."""
+
+    def __init__(
+        self,
+        cache: Tensor,
+        windows: Seq[int | None],
+        dtype: torch.dtype,
+        scales: Tensor | None = None,
+    ) -> None:
+        self._cache = cache
+        self._windows = windows
+        self._paged = paged_cache(cache, dtype, scales)
+
+    def width(self, num_blocks: int, most: int) -> int:
+        return most
+
+    def batch(self, tables: Tensor, positions: Tensor) -> TableBatch:
+        return KernelBatch(self._cache, self._windows, self._paged, tables, positions)
+
+    def plan(self, spans: Seq[Span]) -> None:
+        """All that a step needs lies in its tables."""
+
+
+class TableBatch:
+    """One token a row; see engine.attention.backend.AttentionBatch."""
+
+    def __init__(
+        self,
+        cache: Tensor,
+        windows: Seq[int | None],
+        paged: PagedCache,
+        tables: Tensor,
+        positions: Tensor,
+    ) -> None:
+        self.spans: Seq[Span] = ()
+        self.cache = cache
+        self.scales = paged.scales
+        self._windows = windows
+        self._paged = paged
+        self._tables = tables
+        self._positions = positions
+
+    @cached_property
+    def places(self) -> tuple[Tensor, Tensor]:
+        size = self._paged.block_size
+        entry = torch.div(self._positions, size, rounding_mode="floor")
+        blocks, slots = self._tables.gather(0, entry[None])[0].long(), self._positions % size
+        self._paged.begin_rows(blocks, slots)
+        return blocks, slots
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        self._paged.write(layer, *self.places, key, value)
+        return self.read(layer, query)
+
+    def read(self, layer: int, query: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class GatheredBatch(TableBatch):
+    """With PyTorch's attention over a copy of the blocks."""
+
+    def read(self, layer: int, query: Tensor) -> Tensor:
+        paged, rows = self._paged, len(query)
+        keys, values = paged.gather(layer, self._reading)
+        grouped = query.reshape(rows, paged.num_kv_heads, -1, paged.head_size)
+        seen = self._seen[self._windows[layer]]
+        # Whoever had a block before may have left NaN there, which no mask would hide.
+        there = seen[:, None, :, None]
+        keys, values = keys.where(there, 0), values.where(there, 0)
+        mask = additive(seen, paged.dtype)[:, None, None]
+        attended = functional.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask)
+        return attended.reshape(rows, -1, paged.head_size)
+
+    @cached_property
+    def _reading(self) -> Tensor:
+        return self._paged.reading(self._tables.t().long())
+
+    @cached_property
+    def _seen(self) -> dict[int | None, Tensor]:
+        """By window, [rows, keys]."""
+        keys = torch.arange(len(self._tables) * self._paged.block_size, device=self.cache.device)
+        positions = self._positions[:, None]
+        return {window: visible(positions, keys, window) for window in set(self._windows)}
+
+
+class KernelBatch(TableBatch):
+    """With the paged kernel."""
+
+    def read(self, layer: int, query: Tensor) -> Tensor:
+        from engine.cuda.operations import decode  # Triton is not everywhere
+
+        scales = None if self.scales is None else self.scales[:, layer]
+        window = self._windows[layer]
+        tables = self._tables, self._positions
+        return decode(query, self.cache[:, layer], scales, *tables, window)

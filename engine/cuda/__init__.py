@@ -1,0 +1,1 @@
+"""What only a GPU needs: fused kernels, paged decoding, and steps recorded as graphs."""

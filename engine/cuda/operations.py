@@ -1,0 +1,153 @@
+"""The kernels as operations on tensors."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from engine.cuda import kernels
+
+_GATE_BLOCK = 1024
+_KEYS = 64
+"""Keys that a program looks at together."""
+_WAVES = 4
+"""Programs for each multiprocessor, where there is so much to split."""
+MOST_SPLITS = 64
+
+
+def add_norm(hidden: Tensor, added: Tensor | None, weight: Tensor, eps: float) -> Tensor:
+    """`hidden` [rows, size] gains `added`, where there is some; returns its RMS norm."""
+    rows, size = hidden.shape
+    normed, padded = torch.empty_like(hidden), _power_of_2(size)
+    kernels.add_norm[(rows,)](
+        hidden,
+        hidden if added is None else added,
+        weight,
+        normed,
+        eps,
+        HAS_ADDED=added is not None,
+        SIZE=size,
+        PADDED=padded,
+        num_warps=min(16, max(1, padded // 512)),
+    )
+    return normed
+
+
+def gate(gate_up: Tensor) -> Tensor:
+    """[rows, 2 * inner] -> silu(gate) * up, [rows, inner]"""
+    rows, inner = gate_up.shape[0], gate_up.shape[1] // 2
+    gated = gate_up.new_empty(rows, inner)
+    grid = rows, -(-inner // _GATE_BLOCK)
+    kernels.gate[grid](gate_up, gated, SIZE=inner, BLOCK=_GATE_BLOCK)
+    return gated
+
+
+def rotate_and_store(
+    heads: Tensor,
+    rotation: tuple[Tensor, Tensor],
+    cache: Tensor,
+    scales: Tensor | None,
+    places: tuple[Tensor, Tensor],
+) -> None:
+    """Turn the queries among `heads` in place; keys, turned, and values go into the cache.
+
+    heads [tokens, heads + 2 * kv_heads, head_size], float32 cosines and sines [tokens, 1, half],
+    cache [blocks, 2, kv_heads, block_size, head_size] of one layer, float32 scales [blocks, 2,
+    kv_heads] if its values have some, blocks and slots [tokens].
+    """
+    tokens, total, head_size = heads.shape
+    num_kv_heads = cache.shape[2]
+    kernels.rotate_and_store[(tokens, total)](
+        heads,
+        *rotation,
+        cache,
+        cache if scales is None else scales,
+        *places,
+        cache.stride(0),
+        cache.stride(1),
+        cache.stride(2),
+        0 if scales is None else scales.stride(0),
+        NUM_HEADS=total - 2 * num_kv_heads,
+        NUM_KV_HEADS=num_kv_heads,
+        SCALED=scales is not None,
+        HEAD_SIZE=head_size,
+        PADDED_HALF=_power_of_2(head_size // 2),
+        num_warps=1,
+    )
+
+
+def decode(
+    query: Tensor,
+    cache: Tensor,
+    scales: Tensor | None,
+    tables: Tensor,
+    positions: Tensor,
+    window: int | None,
+) -> Tensor:
+    """Attention of one token a sequence over all that is stored up to it.
+
+    query [rows, heads, head_size], whose rows may lie apart; cache and scales as above; tables
+    [width, rows]: a column for each sequence; positions [rows] -> [rows, heads, head_size].
+    """
+    rows, num_heads, head_size = query.shape
+    num_kv_heads, block_size = cache.shape[2], cache.shape[3]
+    group, splits = num_heads // num_kv_heads, num_splits(query.device, rows * num_kv_heads)
+    output = query.new_empty(rows, num_heads, head_size)
+    partial = weight = output
+    if splits > 1:
+        shape = rows, num_heads, splits
+        partial = torch.empty(*shape, head_size, dtype=torch.float32, device=query.device)
+        weight = torch.empty(*shape, 2, dtype=torch.float32, device=query.device)
+    kernels.decode[(rows, num_kv_heads, splits)](
+        query,
+        cache,
+        cache if scales is None else scales,
+        tables,
+        positions,
+        output,
+        partial,
+        weight,
+        math.log2(math.e) / math.sqrt(head_size),
+        query.stride(0),
+        tables.stride(0),
+        tables.stride(1),
+        cache.stride(0),
+        cache.stride(1),
+        cache.stride(2),
+        0 if scales is None else scales.stride(0),
+        SCALED=scales is not None,
+        WINDOW=window or 0,
+        NUM_SPLITS=splits,
+        GROUP=group,
+        PADDED_GROUP=max(16, _power_of_2(group)),
+        HEAD_SIZE=head_size,
+        PADDED_HEAD=max(16, _power_of_2(head_size)),
+        BLOCK_SIZE=block_size,
+        NUM_KEYS=_KEYS,
+    )
+    if splits > 1:
+        kernels.combine[(rows * num_heads,)](
+            partial,
+            weight,
+            output,
+            NUM_SPLITS=splits,
+            HEAD_SIZE=head_size,
+            PADDED_SPLITS=_power_of_2(splits),
+            PADDED_HEAD=_power_of_2(head_size),
+            num_warps=2,
+        )
+    return output
+
+
+def num_splits(device: torch.device, num_programs: int) -> int:
+    """Into how many shares keys are split, so that the whole device has something to do."""
+    if device.type != "cuda":
+        return 3
+    wanted = _WAVES * torch.cuda.get_device_properties(device).multi_processor_count
+    return max(1, min(MOST_SPLITS, wanted // num_programs))
+
+
+def _power_of_2(number: int) -> int:
+    return 1 << (number - 1).bit_length()

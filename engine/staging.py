@@ -1,0 +1,45 @@
+"""Numbers on their way to a device and back, without anybody waiting for the device.
+
+A copy from or to pinned memory is only queued; torch keeps such memory from being used again
+before the copy is over. On a CPU there is nothing to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+
+import torch
+from torch import Tensor
+
+
+def to_device(
+    values: Seq[int] | Seq[float] | Seq[Seq[int]],
+    device: torch.device,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """A tensor of Python numbers, behind what the current stream has been given so far."""
+    if device.type == "cpu":
+        return torch.tensor(values, dtype=dtype)
+    return torch.tensor(values, dtype=dtype, pin_memory=True).to(device, non_blocking=True)
+
+
+class Arriving:
+    """Tensors on their way to the host; also the mark of what was launched before."""
+
+    def __init__(self, device: torch.device, *tensors: Tensor) -> None:
+        if device.type == "cpu":
+            self._tensors, self._over = tensors, None
+            return
+        self._tensors = tuple(_pinned_copy(tensor) for tensor in tensors)
+        self._over = torch.cuda.current_stream(device).record_event()
+
+    def wait(self) -> tuple[Tensor, ...]:
+        """They are here, and all that was launched before is over."""
+        if self._over is not None:
+            self._over.synchronize()
+        return self._tensors
+
+
+def _pinned_copy(tensor: Tensor) -> Tensor:
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    return host.copy_(tensor, non_blocking=True)
