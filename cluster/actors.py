@@ -14,6 +14,7 @@ from cluster.roles import make_worker
 from router.config import RouterConfig
 from router.server import RouterServer
 from runtime.background import BackgroundLoop
+from runtime.logs import start_logging
 from wire.identity import Role
 from wire.messages import WorkerCard
 from worker.config import WorkerConfig
@@ -25,6 +26,7 @@ class RouterActor:
     def start(self, settings: bytes) -> bytes:
         """Returns `RouterAddresses`; raises what `RouterServer.start` raises."""
         config = at_home(msgspec.json.decode(settings, type=RouterConfig), _node_address())
+        start_logging("info", discreet=True)
         self._loop = BackgroundLoop("router")
         self._server = RouterServer(config)
         return msgspec.json.encode(self._loop.run(self._server.start()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+from collections.abc import Mapping
 from types import FrameType
 from typing import Annotated, NoReturn
 
@@ -12,8 +13,9 @@ import typer
 from rich.console import Console
 
 from cluster.config import ClusterConfig, load_config, parse_override
-from cluster.demo import DEFAULT_PROMPT, run_demo
+from cluster.demo import DEFAULT_PROMPT, check_open, run_demo
 from cluster.errors import ClusterError
+from cluster.keys import keys_app
 from cluster.launcher import Launcher
 from cluster.running import RunningCluster, running
 
@@ -25,6 +27,7 @@ app = typer.Typer(
     no_args_is_help=True,
     help="Serve a language model on two pools of workers, prefill and decode.",
 )
+app.add_typer(keys_app, name="key")
 console = Console(highlight=False, soft_wrap=True)
 
 ConfigFile = Annotated[
@@ -37,6 +40,7 @@ Overrides = Annotated[
 Model = Annotated[str | None, typer.Option(help="Hugging Face model directory to serve.")]
 RayAddress = Annotated[str | None, typer.Option(help="Address of a running Ray cluster.")]
 HttpPort = Annotated[int | None, typer.Option(help="0 takes any free port.")]
+Keys = Annotated[str | None, typer.Option(help="File of API keys; see `tandem key new`.")]
 GrpcPort = Annotated[int | None, typer.Option(help="0 takes any free port.")]
 WithoutRay = Annotated[
     bool, typer.Option("--without-ray", help="Plain processes on this machine instead of Ray.")
@@ -51,15 +55,24 @@ def up(
     ray_address: RayAddress = None,
     http_port: HttpPort = None,
     grpc_port: GrpcPort = None,
+    keys: Keys = None,
     without_ray: WithoutRay = False,
 ) -> None:
     """Start a cluster in the foreground; Ctrl-C or SIGTERM drains and stops it."""
     with _reporting_errors():
-        settings = _load(config, overrides, model, ray_address, http_port, grpc_port)
+        given = {
+            "model": model,
+            "ray.address": ray_address,
+            "router.http_port": http_port,
+            "router.grpc_port": grpc_port,
+            "router.keys_file": keys,
+        }
+        settings = _load(config, overrides, given)
         console.print(f"serving [bold]{settings.served_name}[/] from {settings.model}")
         launcher = _launcher(settings, without_ray)
         stop = StopSignal()  # after the launcher: connecting to Ray puts a handler of its own
         with running(settings, launcher, console.print) as cluster:
+            stop.wait(0)  # who reads that it is ready may stop it
             _invite(cluster)
             while not stop.wait(WATCH_S):
                 cluster.watch()
@@ -76,7 +89,8 @@ def demo(
 ) -> None:
     """Start a cluster, stream one chat, show what each stage took, stop."""
     with _reporting_errors():
-        settings = _load(config, overrides, None, None, None, None)
+        settings = _load(config, overrides, {})
+        check_open(settings)
         launcher = _launcher(settings, without_ray)
         StopSignal()
         with running(settings, launcher, console.print) as cluster:
@@ -91,17 +105,8 @@ def main() -> None:
 def _load(
     path: str | None,
     overrides: list[str] | None,
-    model: str | None,
-    ray_address: str | None,
-    http_port: int | None,
-    grpc_port: int | None,
+    given: Mapping[str, object],
 ) -> ClusterConfig:
-    given = {
-        "model": model,
-        "ray.address": ray_address,
-        "router.http_port": http_port,
-        "router.grpc_port": grpc_port,
-    }
     values = {key: value for key, value in given.items() if value is not None}
     return load_config(path, {**dict(map(parse_override, overrides or [])), **values})
 
@@ -114,15 +119,27 @@ def _launcher(config: ClusterConfig, without_ray: bool) -> Launcher:
     from cluster.ray_launcher import RayLauncher  # importing Ray takes a second
 
     console.print(f"starting on Ray at {config.ray.address or 'this machine'}")
-    return RayLauncher(config)
+    launcher = RayLauncher(config)
+    for warning in launcher.warnings():
+        console.print(f"[bold yellow]warning[/] {warning}")
+    return launcher
 
 
 def _invite(cluster: RunningCluster) -> None:
-    url = f"http://{cluster.addresses.http}/v1/chat/completions"
+    if cluster.config.num_routers == 0:
+        console.print("[bold green]ready[/]   clients go to the routers that worker.routers names")
+        return
+    for warning in cluster.warnings():
+        console.print(f"[bold yellow]warning[/] {warning}")
+    router = cluster.config.router
+    scheme = "http" if router.door_tls is None else "https"
+    url = f"{scheme}://{cluster.addresses.http}/v1/chat/completions"
+    key = "" if router.keys_file is None else " -H 'Authorization: Bearer KEY'"
     model = cluster.config.served_name
     console.print(f"[bold green]ready[/]   grpc {cluster.addresses.grpc}   Ctrl-C stops; try:")
     body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "def add(a, b):"}}]}}'
-    console.print(f"  curl {url} -H 'Content-Type: application/json' -d '{body}'", markup=False)
+    curl = f"  curl {url}{key} -H 'Content-Type: application/json' -d '{body}'"
+    console.print(curl, markup=False)
 
 
 class StopSignal:

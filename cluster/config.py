@@ -10,7 +10,9 @@ import yaml
 
 from cluster.bundled import BUNDLED_MODEL, BUNDLED_WORKER
 from cluster.errors import BadConfig
+from cluster.ray_config import Placement, RayConfig, check_name, check_nodes
 from router.config import RouterConfig
+from runtime.tls import MutualTls
 from wire.identity import Role
 from worker.config import RunnerKind, WorkerConfig
 
@@ -31,15 +33,13 @@ class PoolConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     num_gpus: float = 0
     resources: dict[str, float] = {}
     """Custom Ray resources of each worker, as {"name": amount}."""
+    accelerator_type: str | None = None
+    """Of the node's GPUs, as Ray calls it: "A100", "H100", …"""
+    labels: dict[str, str] = {}
+    """What a node's labels must be, in Ray's words: {"rack": "r1"}, "!r1", "in(r1, r2)",
+    "!in(r1, r2)"."""
+    placement: Placement = Placement.PACK
     worker: WorkerConfig = WorkerConfig(model="")
-
-
-class RayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    address: str | None = None
-    """Of a running Ray cluster; None starts a light one on this machine, unless a Ray job or
-    RAY_ADDRESS names one."""
-    place_timeout_s: float = 60.0
-    """How long a worker may wait for its resources."""
 
 
 class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -47,10 +47,15 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     model: str
     model_name: str | None = None
+    name: str = "tandem"
+    """Of this cluster: a Ray has one of each name at a time."""
+    tls: MutualTls | None = None
+    """Certificates of every process, for all that they say to each other; None: without TLS."""
     router: RouterConfig
     num_routers: int = 1
     """Router processes on one machine, behind the same ports: more requests than one core can
-    serve. Connections are shared out among them, so clients of gRPC want several each."""
+    serve. Connections are shared out among them, so clients of gRPC want several each.
+    0 where routers run elsewhere, as `worker.routers` says."""
     prefill: PoolConfig = PoolConfig()
     decode: PoolConfig = PoolConfig()
     ray: RayConfig = RayConfig()
@@ -60,6 +65,12 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     def pool(self, role: Role) -> PoolConfig:
         return self.prefill if role is Role.PREFILL else self.decode
+
+    def workers(self) -> list[tuple[Role, int]]:
+        """In the order in which they start: both pools grow evenly, so that each finds room near
+        the other."""
+        both = [(role, index) for role in Role for index in range(self.pool(role).replicas)]
+        return sorted(both, key=lambda it: it[1] / self.pool(it[0]).replicas)
 
     @property
     def served_name(self) -> str:
@@ -135,12 +146,26 @@ def _compose(tree: dict[str, Any], model: str, bundled: bool) -> None:
     router = _mapping(tree, "router")
     router["model_dir"], router["model"] = model, name
     router.setdefault("host", AUTO_HOST)
+    _make_absolute(router, "keys_file")
+    if router.get("door_tls") is not None:
+        _make_absolute(_mapping(router, "door_tls"), "cert", "key", "client_ca")
+    tls = None if tree.get("tls") is None else _mapping(tree, "tls")
+    if tls is not None:
+        _make_absolute(tls, "ca", "cert", "key")
+        router.setdefault("tls", tls)
     for pool_name in ("prefill", "decode"):
         pool = _mapping(tree, pool_name)
         own = _mapping(pool, "worker")
         defaults = BUNDLED_WORKER if bundled else {}
-        defaults = {"host": AUTO_HOST, **defaults}
+        defaults = {"host": AUTO_HOST, "tls": tls, **defaults}
         pool["worker"] = {**defaults, **shared, **own, "model": model, "model_name": name}
+
+
+def _make_absolute(tree: dict[str, Any], *keys: str) -> None:
+    """Processes that Ray starts have another working directory."""
+    for key in keys:
+        if isinstance(tree.get(key), str):
+            tree[key] = str(Path(tree[key]).absolute())
 
 
 def _mapping(tree: dict[str, Any], key: str) -> dict[str, Any]:
@@ -153,14 +178,20 @@ def _mapping(tree: dict[str, Any], key: str) -> dict[str, Any]:
 
 
 def _check(config: ClusterConfig) -> None:
-    if not 1 <= config.num_routers <= MAX_ROUTERS:
-        raise BadConfig(f"num_routers is {config.num_routers}, must be 1 to {MAX_ROUTERS}")
+    fewest = 0 if config.prefill.worker.routers and config.decode.worker.routers else 1
+    if not fewest <= config.num_routers <= MAX_ROUTERS:
+        raise BadConfig(f"num_routers is {config.num_routers}, must be {fewest} to {MAX_ROUTERS}")
     for role in Role:
         pool = config.pool(role)
         if not 0 <= pool.replicas <= MAX_WORKERS:
             raise BadConfig(f"{role.value}.replicas is {pool.replicas}, must be 0 to {MAX_WORKERS}")
         if pool.num_cpus < 0 or pool.num_gpus < 0:
             raise BadConfig(f"{role.value}: num_cpus and num_gpus must not be negative")
+        if pool.num_gpus > 1 and pool.num_gpus != int(pool.num_gpus):
+            raise BadConfig(f"{role.value}.num_gpus is {pool.num_gpus}: more than 1 must be whole")
+        check_nodes(role.value, pool.resources, pool.labels)
+    check_nodes("ray.routers", config.ray.routers.resources, config.ray.routers.labels)
+    check_name(config.name)
     if config.prefill.replicas + config.decode.replicas == 0:
         raise BadConfig("prefill.replicas and decode.replicas are both 0: nobody would serve")
     if config.prefill.worker.runner is RunnerKind.TORCH and not Path(config.model).is_dir():

@@ -9,6 +9,8 @@ import grpc
 from rich.console import Console
 from rich.table import Table
 
+from cluster.config import ClusterConfig
+from cluster.errors import BadConfig
 from cluster.running import RunningCluster
 from wire import inference_pb2 as pb
 from wire import inference_pb2_grpc as rpc
@@ -17,6 +19,15 @@ DEFAULT_PROMPT = "Write a function that returns the lines of a text."
 MAX_TOKENS = 160
 NUM_CONTEXT_LINES = 40
 TIMEOUT_S = 120.0
+
+
+def check_open(config: ClusterConfig) -> None:
+    """Raises BadConfig for doors at which the demo has nothing to show."""
+    if config.router.keys_file is not None or config.router.door_tls is not None:
+        raise BadConfig(
+            "the demo has no key and no certificate: leave out router.keys_file and "
+            "router.door_tls, or use `tandem up`"
+        )
 
 
 def run_demo(cluster: RunningCluster, prompt: str, console: Console) -> None:

@@ -2,6 +2,7 @@
 
 ClusterError
 ├── BadConfig       a configuration file or override; names the key's path
+├── NameTaken       another cluster of this name runs; says who runs it and how to end it
 └── StartFailed     a process that could not be placed or did not start; names it and the cause
 """
 
@@ -14,6 +15,10 @@ class ClusterError(Exception):
 
 class BadConfig(ClusterError):
     """The configuration cannot be used."""
+
+
+class NameTaken(ClusterError):
+    """A cluster of this name runs on the same Ray."""
 
 
 class StartFailed(ClusterError):

@@ -20,6 +20,8 @@ class WorkerStatus(msgspec.Struct, frozen=True):
     address: str | None = None
     process_id: int | None = None
     error: str | None = None
+    waits_for: str | None = None
+    """What keeps it from being placed."""
 
 
 class RunningProcess(Protocol):

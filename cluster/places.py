@@ -56,13 +56,18 @@ class WorkerPlace(Place):
     worker: RunningWorker
     quarters_told: int = 0
     told_ready: bool = False
+    told_waiting: bool = False
 
     def fill(self, worker: RunningWorker) -> None:
         """A new incarnation, which loads its weights anew."""
-        self.worker, self.quarters_told, self.told_ready = worker, 0, False
+        self.worker, self.quarters_told = worker, 0
+        self.told_ready = self.told_waiting = False
 
     def show(self, status: WorkerStatus, tell: Callable[[str], None]) -> None:
-        """A line for every quarter of the weights, and one when the worker serves."""
+        """A line while it has no room, for every quarter of the weights, and when it serves."""
+        if status.waits_for is not None and not self.told_waiting:
+            self.told_waiting = True
+            tell(f"{self.name}   waits for room: it {status.waits_for}")
         quarter = 4 * status.loaded_bytes // status.total_bytes if status.total_bytes else 0
         if quarter > self.quarters_told:
             self.quarters_told = quarter

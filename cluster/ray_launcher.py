@@ -1,4 +1,4 @@
-"""Processes as Ray actors, each in a placement group of its own."""
+"""Processes as Ray actors, each worker in a placement group of its own."""
 
 from __future__ import annotations
 
@@ -7,79 +7,29 @@ from typing import Any
 
 import msgspec
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayError
-from ray.util.placement_group import placement_group, remove_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from ray.exceptions import GetTimeoutError, RayError
+from ray.util.scheduling_strategies import (
+    NodeAffinitySchedulingStrategy,
+    PlacementGroupSchedulingStrategy,
+)
 
 from cluster.actors import RouterActor, WorkerActor
+from cluster.cluster_name import NAMESPACE, claim, submission_id
 from cluster.config import ClusterConfig
-from cluster.errors import StartFailed
-from cluster.launcher import WorkerStatus
+from cluster.demands import pairing, router_demand, worker_demand
+from cluster.errors import NameTaken, StartFailed
+from cluster.placement import Node, Placed, ranked
+from cluster.ray_processes import RayRouter, RayWorker, first_line
+from cluster.ray_rooms import Room, Rooms, nodes
+from cluster.shortage import explain
 from router.config import RouterConfig
 from router.server import RouterAddresses
 from wire.identity import Role
 from worker.config import WorkerConfig
 
 ROUTER_START_S = 60.0
-ANSWER_S = 1.0
-
-
-class RayRouter:
-    """Implements `cluster.launcher.RunningRouter`."""
-
-    def __init__(self, name: str, actor: Any, addresses: RouterAddresses) -> None:
-        self.name = name
-        self.addresses = addresses
-        self._actor = actor
-        self._stopping: Any = None
-
-    def error(self) -> str | None:
-        try:
-            ray.get(self._actor.ping.remote(), timeout=ANSWER_S)
-        except GetTimeoutError:
-            return None  # busy
-        except RayError as error:
-            return f"its process died: {_first(error)}"
-        return None
-
-    def drain(self, timeout_s: float) -> None:
-        self._stopping = self._actor.drain.remote(timeout_s)
-
-    def wait_stopped(self, timeout_s: float) -> None:
-        if self._stopping is not None:
-            ray.wait([self._stopping], timeout=timeout_s)  # dead or stuck: it is ended either way
-        ray.kill(self._actor)
-
-
-class RayWorker:
-    """Implements `cluster.launcher.RunningWorker`."""
-
-    def __init__(self, name: str, actor: Any, group: Any, started: Any) -> None:
-        self.name = name
-        self._actor = actor
-        self._group = group
-        self._started = started
-        self._last = WorkerStatus()
-        self._stopping: Any = None
-
-    def status(self) -> WorkerStatus:
-        try:
-            answer = ray.get(self._actor.status.remote(), timeout=ANSWER_S)
-        except GetTimeoutError:
-            return self._last  # busy, or its process still starts
-        except RayError as error:
-            return msgspec.structs.replace(self._last, error=f"its process died: {_first(error)}")
-        self._last = msgspec.json.decode(answer, type=WorkerStatus)
-        return self._last
-
-    def drain(self, timeout_s: float) -> None:
-        self._stopping = self._actor.drain.remote(timeout_s)
-
-    def wait_stopped(self, timeout_s: float) -> None:
-        if self._stopping is not None:
-            ray.wait([self._stopping], timeout=timeout_s)
-        ray.kill(self._actor)
-        remove_placement_group(self._group)
+JOB_STOP_S = 3.0
+"""How long Ray lets a stopped job end, unless it is told otherwise."""
 
 
 class RayLauncher:
@@ -87,54 +37,118 @@ class RayLauncher:
 
     def __init__(self, config: ClusterConfig) -> None:
         self._config = config
+        self._rooms = Rooms(config.name, pairing(config))
+        self._router_nodes: dict[str, Node] = {}
         self._connect()
 
     def start_router(self, name: str, config: RouterConfig) -> RayRouter:
-        actor = ray.remote(RouterActor).options(num_cpus=0, max_concurrency=2).remote()
-        started = actor.start.remote(msgspec.json.encode(config))
-        try:
-            answer = ray.get(started, timeout=ROUTER_START_S)
-        except RayError as error:
-            ray.kill(actor)
-            raise StartFailed(f"{name} did not start: {_first(error)}") from error
-        return RayRouter(name, actor, msgspec.json.decode(answer, type=RouterAddresses))
-
-    def start_worker(self, role: Role, name: str, config: WorkerConfig) -> RayWorker:
-        group = self._place(role, name)
-        pool = self._config.pool(role)
+        node = self._router_node(name)
+        wanted = self._config.ray.routers
         actor = (
-            ray.remote(WorkerActor)
+            ray.remote(RouterActor)
             .options(
-                num_cpus=pool.num_cpus,
-                num_gpus=pool.num_gpus,
-                resources=pool.resources,
-                max_concurrency=4,
-                scheduling_strategy=PlacementGroupSchedulingStrategy(group),
+                num_cpus=wanted.num_cpus,
+                resources=wanted.resources,
+                max_concurrency=2,
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False),
             )
             .remote()
         )
+        started = actor.start.remote(msgspec.json.encode(config))
+        try:
+            answer = ray.get(started, timeout=ROUTER_START_S)
+        except GetTimeoutError:
+            ray.kill(actor)
+            raise StartFailed(
+                f"{name} did not start within {ROUTER_START_S:.0f} s on {node.address}"
+            ) from None
+        except RayError as error:
+            ray.kill(actor)
+            raise StartFailed(f"{name} did not start: {first_line(error)}") from error
+        self._router_nodes[name] = node
+        return RayRouter(name, actor, msgspec.json.decode(answer, type=RouterAddresses))
+
+    def start_worker(self, role: Role, name: str, config: WorkerConfig) -> RayWorker:
+        pool = self._config.pool(role)
         threads = config.threads or max(1, int(pool.num_cpus))
-        config = msgspec.structs.replace(config, threads=threads)
-        started = actor.start.remote(role.value, msgspec.json.encode(config))
-        return RayWorker(name, actor, group, started)
+        settings = msgspec.json.encode(msgspec.structs.replace(config, threads=threads))
+
+        def start(room: Room) -> Any:
+            actor = (
+                ray.remote(WorkerActor)
+                .options(
+                    num_cpus=pool.num_cpus,
+                    num_gpus=pool.num_gpus,  # the other resources are its group's alone
+                    max_concurrency=4,
+                    scheduling_strategy=PlacementGroupSchedulingStrategy(room.group),
+                )
+                .remote()
+            )
+            actor.start.remote(role.value, settings)
+            return actor
+
+        room = self._rooms.ask(name, worker_demand(self._config, role))
+        timeout_s = self._config.ray.place_timeout_s
+        return RayWorker(name, self._rooms, room, start, timeout_s, role.value)
+
+    def warnings(self) -> list[str]:
+        """What Ray will do that its user may not want."""
+        stop_s = float(os.environ.get("RAY_JOB_STOP_WAIT_TIME_S", JOB_STOP_S))
+        drain_s = self._config.drain_timeout_s
+        if submission_id() is None or stop_s > drain_s:
+            return []
+        variables = f'{{"env_vars": {{"RAY_JOB_STOP_WAIT_TIME_S": "{drain_s + 10:.0f}"}}}}'
+        return [
+            f"Ray kills a stopped job after {stop_s:.0f} s, and draining may take {drain_s:.0f} s: "
+            f"submit with --runtime-env-json '{variables}', or lower drain_timeout_s"
+        ]
 
     def close(self) -> None:
         ray.shutdown()
 
+    def _router_node(self, name: str) -> Node:
+        """Where it ran before, since clients and workers know that address; else the best."""
+        demand, alive = router_demand(self._config), nodes()
+        former = self._router_nodes.get(name)
+        if former is not None:
+            for node in alive:
+                if node.node_id == former.node_id or _returned(former, node, alive):
+                    return node
+            raise StartFailed(
+                f"{name} ran on {former.address}, whose node is gone; clients and workers know "
+                "that address, so it waits for a node there"
+            )
+        placed = [Placed(demand, node.node_id) for node in self._router_nodes.values()]
+        home = ray.get_runtime_context().get_node_id()
+        found = ranked(demand, alive, placed, home=home)
+        if not found:
+            why = explain(demand, alive, placed, "ray.routers")
+            raise StartFailed(f"{name} has no room: {why}")
+        return found[0]
+
     def _connect(self) -> None:
         """To the Ray that is named, or the one whose job this is, or else to a new, light one."""
         address = self._config.ray.address or os.environ.get("RAY_ADDRESS")
-        quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
+        options: dict[str, Any] = {
+            "namespace": NAMESPACE,
+            "runtime_env": self._config.ray.runtime_env or None,
+            "logging_level": "ERROR",
+            "log_to_driver": False,
+        }
         try:
             if address is not None:
-                ray.init(address=address, **quiet)
+                ray.init(address=address, **options)
+                self._name_actor = claim(self._config.name)
                 return
             ray.init(
                 num_cpus=self._cpus_wanted(),
                 include_dashboard=False,
                 _node_ip_address="127.0.0.1",
-                **quiet,
+                **options,
             )
+        except NameTaken:
+            ray.shutdown()
+            raise
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise StartFailed(f"Ray at {address or 'this machine'}: {error}") from error
 
@@ -144,29 +158,8 @@ class RayLauncher:
         wanted = sum(pool.replicas * pool.num_cpus for pool in pools)
         return max(os.cpu_count() or 1, int(wanted + 1))
 
-    def _place(self, role: Role, name: str) -> Any:
-        pool = self._config.pool(role)
-        bundle: dict[str, float] = {"CPU": pool.num_cpus, "GPU": pool.num_gpus, **pool.resources}
-        bundle = {resource: amount for resource, amount in bundle.items() if amount > 0}
-        group = placement_group([bundle or {"CPU": 0.001}], name=name)
-        try:
-            ray.get(group.ready(), timeout=self._config.ray.place_timeout_s)
-        except GetTimeoutError:
-            remove_placement_group(group)
-            free = {k: v for k, v in ray.available_resources().items() if "node:" not in k}
-            raise StartFailed(
-                f"{name} wants {bundle}, and the Ray cluster had no room for it within "
-                f"{self._config.ray.place_timeout_s:.0f} s; free now: {free}. Add nodes, or lower "
-                f"{role.value}.replicas, {role.value}.num_cpus or {role.value}.num_gpus"
-            ) from None
-        return group
 
-
-def _first(error: Exception) -> str:
-    """The cause that a user can act on, without Ray's traceback."""
-    cause = getattr(error, "cause", None)
-    if isinstance(cause, Exception):
-        return f"{cause}"
-    if isinstance(error, RayActorError):
-        return str(error).strip().splitlines()[0]
-    return str(error).strip().splitlines()[-1]
+def _returned(former: Node, node: Node, alive: list[Node]) -> bool:
+    """Whether this is a new node at the address of one that is gone."""
+    gone = all(it.node_id != former.node_id for it in alive)
+    return gone and node.address == former.address

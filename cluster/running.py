@@ -11,14 +11,14 @@ from contextlib import contextmanager
 import msgspec
 
 from cluster.backoff import Backoff
-from cluster.config import ClusterConfig
+from cluster.config import ClusterConfig, at_home
 from cluster.errors import StartFailed
 from cluster.launcher import Launcher, RunningWorker
 from cluster.places import RouterPlace, WorkerPlace
 from router.config import RouterConfig
+from router.exposure import warnings
 from router.server import RouterAddresses
 from wire.identity import Role
-from worker.config import WorkerConfig
 
 POLL_S = 0.1
 SLACK_S = 5.0
@@ -48,17 +48,15 @@ class RunningCluster:
         """Of the first router; the others share its doors."""
         return self._routers[0].router.addresses
 
-    def start(self) -> RouterAddresses:
+    def start(self) -> None:
         """Returns when every worker serves. Raises StartFailed; `stop` ends what had started."""
         self._start_routers()
-        for role in Role:
-            for index in range(self.config.pool(role).replicas):
-                name = f"{role.value}-{index}"
-                worker = self._start_worker(role, name, 1)
-                backoff = Backoff(self._clock())
-                self._workers.append(WorkerPlace(name, backoff, role=role, worker=worker))
+        for role, index in self.config.workers():
+            name = f"{role.value}-{index}"
+            worker = self._start_worker(role, name, 1)
+            backoff = Backoff(self._clock())
+            self._workers.append(WorkerPlace(name, backoff, role=role, worker=worker))
         self.wait_ready()
-        return self.addresses
 
     def wait_ready(self) -> None:
         """Until every worker has joined the routers. Raises StartFailed."""
@@ -98,6 +96,11 @@ class RunningCluster:
                 process.wait_stopped(max(0.0, deadline - time.monotonic()))
         self._routers, self._workers = [], []
 
+    def warnings(self) -> list[str]:
+        """What the routers' settings leave open."""
+        host = self.addresses.http.rpartition(":")[0]
+        return list(warnings(at_home(self.config.router, host)))
+
     @property
     def worker_addresses(self) -> list[str]:
         """host:port of each worker's internal RPC."""
@@ -121,8 +124,10 @@ class RunningCluster:
             router = self._launcher.start_router(name, config)
             self._routers.append(RouterPlace(name, Backoff(self._clock()), router=router))
             addresses = router.addresses
-            self._tell(f"{name}   ready   grpc {addresses.grpc}   http {addresses.http}")
-            config = msgspec.structs.replace(_at(config, addresses), fleet_port=0)
+            admin = "" if addresses.admin is None else f"   admin {addresses.admin}"
+            self._tell(f"{name}   ready   grpc {addresses.grpc}   http {addresses.http}{admin}")
+            own = {"fleet_port": 0, "admin_port": None if addresses.admin is None else 0}
+            config = msgspec.structs.replace(_at(config, addresses), **own)
 
     def _watch_router(self, place: RouterPlace) -> None:
         """Another one listens where the dead one did: clients and workers find it again."""
@@ -155,10 +160,11 @@ class RunningCluster:
 
     def _start_worker(self, role: Role, name: str, num_starts: int) -> RunningWorker:
         """Another incarnation of a worker gets another id, so that nobody confuses the two."""
-        config: WorkerConfig = msgspec.structs.replace(
-            self.config.pool(role).worker,
+        config = self.config.pool(role).worker
+        config = msgspec.structs.replace(
+            config,
             worker_id=name if num_starts == 1 else f"{name}.{num_starts}",
-            routers=tuple(place.router.addresses.fleet for place in self._routers),
+            routers=(*config.routers, *(it.router.addresses.fleet for it in self._routers)),
         )
         return self._launcher.start_worker(role, name, config)
 
@@ -174,7 +180,10 @@ def _at(config: RouterConfig, addresses: RouterAddresses) -> RouterConfig:
     """The same settings, at the ports that a router has."""
     ports = (int(at.rpartition(":")[2]) for at in (addresses.grpc, addresses.http, addresses.fleet))
     keys = ("grpc_port", "http_port", "fleet_port")
-    return msgspec.structs.replace(config, **dict(zip(keys, ports, strict=True)))
+    config = msgspec.structs.replace(config, **dict(zip(keys, ports, strict=True)))
+    if addresses.admin is None:
+        return config
+    return msgspec.structs.replace(config, admin_port=int(addresses.admin.rpartition(":")[2]))
 
 
 @contextmanager

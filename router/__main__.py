@@ -7,8 +7,6 @@ second signal ends it at once.
 from __future__ import annotations
 
 import asyncio
-import logging
-import sys
 from typing import Annotated
 
 import msgspec
@@ -19,8 +17,10 @@ from router.config import RouterConfig
 from router.errors import StartError
 from router.server import RouterServer
 from runtime.listen import PortTaken
+from runtime.logs import LogLevel, start_logging
 from runtime.process import DRAIN_S, leave, say_ready
 from runtime.signals import stop_signal
+from runtime.tls import BadCertificate
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -36,6 +36,7 @@ def main(
     settings: Annotated[
         str, typer.Option(help="Further settings of RouterConfig, as JSON.")
     ] = "{}",
+    log_level: LogLevel = "info",
 ) -> None:
     given = {
         "model_dir": model,
@@ -49,7 +50,7 @@ def main(
         config = msgspec.convert({**given, **msgspec.json.decode(settings)}, RouterConfig)
     except (msgspec.DecodeError, TypeError) as error:
         leave(f"--model, --settings: {error}")
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr)
+    start_logging(log_level, discreet=True)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(config))
 
@@ -59,7 +60,7 @@ async def _serve(config: RouterConfig) -> None:
     try:
         server = RouterServer(config)
         addresses = await server.start()
-    except (StartError, PortTaken) as error:
+    except (StartError, PortTaken, BadCertificate) as error:
         leave(str(error))
     say_ready(addresses)
     await stopping

@@ -4,16 +4,31 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Sequence
+import secrets
 from typing import Any
 
 import jinja2
 import jinja2.ext
 import jinja2.nodes
 import jinja2.parser
-import jinja2.sandbox
 
 from router.errors import InvalidRequest, StartError
+from router.prompts import ChatMessage, ChatPrompt, ToolCall
+from router.sandbox import BoundedSandbox, render
+
+GIVEN = frozenset(("messages", "tools", "documents", "add_generation_prompt"))
+"""What a template hears from us, so that no request can say it differently."""
+
+_FAILURES = (
+    jinja2.TemplateError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+"""What a template can raise over messages that it was not written for."""
 
 
 class GenerationBlock(jinja2.ext.Extension):
@@ -27,37 +42,99 @@ class GenerationBlock(jinja2.ext.Extension):
 
 
 class ChatTemplate:
-    """Raises StartError when the source is no template."""
+    """Raises jinja2.TemplateSyntaxError when the source is no template."""
 
     def __init__(self, source: str, special_tokens: dict[str, str]) -> None:
         self._special_tokens = special_tokens
-        try:
-            self._template = _environment().from_string(source)
-        except jinja2.TemplateSyntaxError as error:
-            raise StartError(
-                f"the model's chat template is broken at line {error.lineno}: {error}: "
-                "correct chat_template.jinja or tokenizer_config.json"
-            ) from error
+        self._knows_tools = "tools" in source
+        self._knows_developers = "developer" in source
+        self._template = _environment().from_string(source)
 
-    def render(self, messages: Sequence[dict[str, str]]) -> str:
+    def render(self, prompt: ChatPrompt) -> str:
         """The prompt up to the assistant's answer. Raises InvalidRequest with what the template
         says against these messages."""
-        try:
-            return self._template.render(
-                messages=list(messages),
-                add_generation_prompt=True,
-                tools=None,
-                documents=None,
-                **self._special_tokens,
+        if prompt.tools and not self._knows_tools:
+            raise InvalidRequest("the model's chat template shows no tools to the model", "tools")
+        messages = [self._message(index, each) for index, each in enumerate(prompt.messages)]
+        if not prompt.continue_final_message:
+            return self._render(prompt, messages)
+        mark = secrets.token_hex(16)
+        messages[-1]["content"] += mark
+        before, found, _ = self._render(prompt, messages).rpartition(mark)
+        if not found:
+            raise InvalidRequest(
+                "the model's chat template does not show the last message as it is: it cannot be "
+                "continued",
+                "continue_final_message",
             )
-        except (jinja2.TemplateError, TypeError, ValueError) as error:
+        return before
+
+    def _render(self, prompt: ChatPrompt, messages: list[dict[str, Any]]) -> str:
+        given = {
+            "messages": messages,
+            "tools": list(prompt.tools) or None,
+            "documents": None,
+            "add_generation_prompt": prompt.add_generation_prompt,
+        }
+        try:
+            return render(self._template, {**self._special_tokens, **prompt.template_args, **given})
+        except _FAILURES as error:
             raise InvalidRequest(
                 f"the model's chat template refuses these messages: {error}", "messages"
             ) from error
 
+    def _message(self, index: int, message: ChatMessage) -> dict[str, Any]:
+        """As templates expect it; what is absent is left out."""
+        renamed = message.role == "developer" and not self._knows_developers
+        said: dict[str, Any] = {
+            "role": "system" if renamed else message.role,
+            "content": message.content,
+        }
+        optional = {
+            "name": message.name,
+            "tool_call_id": message.tool_call_id,
+            "reasoning_content": message.reasoning,
+        }
+        said |= {name: value for name, value in optional.items() if value is not None}
+        if message.tool_calls:
+            field = f"messages[{index}].tool_calls"
+            said["tool_calls"] = [_tool_call(call, field) for call in message.tool_calls]
+        return said
+
+
+def model_template(source: str, special_tokens: dict[str, str]) -> ChatTemplate:
+    """Raises StartError when the model's own template is broken."""
+    try:
+        return ChatTemplate(source, special_tokens)
+    except jinja2.TemplateSyntaxError as error:
+        raise StartError(
+            f"the model's chat template is broken at line {error.lineno}: {error}: "
+            "correct chat_template.jinja or tokenizer_config.json"
+        ) from error
+
+
+def request_template(source: str, special_tokens: dict[str, str]) -> ChatTemplate:
+    """Raises InvalidRequest when a request's template is broken."""
+    try:
+        return ChatTemplate(source, special_tokens)
+    except jinja2.TemplateSyntaxError as error:
+        text = f"the chat template is broken at line {error.lineno}: {error}"
+        raise InvalidRequest(text, "chat_template") from error
+
+
+def _tool_call(call: ToolCall, field: str) -> dict[str, Any]:
+    """Templates write arguments as they want: they get an object, not its text."""
+    try:
+        arguments = json.loads(call.arguments or "{}")
+    except ValueError as error:
+        text = f"the arguments of {call.name!r} are no JSON: {error}"
+        raise InvalidRequest(text, field) from error
+    function = {"name": call.name, "arguments": arguments}
+    return {"type": "function", "function": function} | ({"id": call.id} if call.id else {})
+
 
 def _environment() -> jinja2.Environment:
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+    environment = BoundedSandbox(
         trim_blocks=True,
         lstrip_blocks=True,
         extensions=[GenerationBlock, "jinja2.ext.loopcontrols"],

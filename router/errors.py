@@ -4,8 +4,12 @@ RouterError
 ├── InvalidRequest      the client's mistake; names the field
 │   ├── ModelNotFound   the model is not served here
 │   ├── TooLarge        more bytes than the router reads
-│   └── NoSuchRoute     an HTTP path or method that is not there
+│   ├── NoSuchRoute     an HTTP path or method that is not there
+│   └── TooSlow         the client took too long to send its request
+├── Unauthenticated     no key, or none that is known here
+├── Forbidden           this key may not do that
 ├── Overloaded          too many requests; come back after `retry_after_s`
+├── OverQuota           this key has used what it may; come back after `retry_after_s`
 ├── Unavailable         no worker can serve this now, or all that tried failed
 ├── DeadlineExceeded    the request's time is over; names stage and worker
 ├── Internal            our mistake, or a worker's that another would repeat
@@ -48,6 +52,30 @@ class NoSuchRoute(InvalidRequest):
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
         self.status = status
+
+
+class TooSlow(InvalidRequest):
+    """Names the time that a request's body may take."""
+
+
+class Unauthenticated(RouterError):
+    """Says how to send a key; never what is wrong with the one that came."""
+
+
+class Forbidden(RouterError):
+    """Names what the key may do instead."""
+
+    def __init__(self, message: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class OverQuota(RouterError):
+    """Names the limit of the key; others are served."""
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class Overloaded(RouterError):
@@ -109,6 +137,34 @@ FACES: dict[type[RouterError], ErrorFace] = {
     ),
     InvalidRequest: ErrorFace(
         "invalid", grpc.StatusCode.INVALID_ARGUMENT, 400, "invalid_request_error", None
+    ),
+    TooSlow: ErrorFace(
+        "invalid",
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        408,
+        "invalid_request_error",
+        "request_timeout",
+    ),
+    Unauthenticated: ErrorFace(
+        "unauthenticated",
+        grpc.StatusCode.UNAUTHENTICATED,
+        401,
+        "invalid_request_error",
+        "invalid_api_key",
+    ),
+    Forbidden: ErrorFace(
+        "forbidden",
+        grpc.StatusCode.PERMISSION_DENIED,
+        403,
+        "permission_error",
+        "permission_denied",
+    ),
+    OverQuota: ErrorFace(
+        "over_quota",
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        429,
+        "rate_limit_error",
+        "rate_limit_exceeded",
     ),
     Overloaded: ErrorFace(
         "overloaded",

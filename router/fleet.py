@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-from kv_transfer.hashing import block_hashes
+from router.ledger import Ledger
 from router.member import Member, MemberState
-from router.placement import WorkerView
-from router.prefix_index import PrefixIndex
 from runtime.session import Session, SessionClosed, open_session
+from runtime.tls import MutualTls
 from wire.identity import Role, WorkerRef
 from wire.messages import (
     CacheEvents,
@@ -35,18 +34,27 @@ class Fleet:
     """Membership, load and prefix index. `join` is the FleetService's callback."""
 
     def __init__(
-        self, router_id: str, model: str, *, open_timeout_s: float, index_max_entries: int
+        self,
+        router_id: str,
+        model: str,
+        *,
+        open_timeout_s: float,
+        index_max_entries: int,
+        tls: MutualTls | None = None,
     ) -> None:
         self._router_id = router_id
+        self._tls = tls
         self._model = model
         self._open_timeout_s = open_timeout_s
         self._members: dict[str, Member] = {}
         self._tasks: dict[WorkerRef, asyncio.Task[None]] = {}
-        self._index = PrefixIndex(index_max_entries)
+        self.ledger = Ledger(router_id, index_max_entries)
         self.num_kept = 0
         """Handoffs of which nothing came, so that the first worker went on."""
         self._changed = asyncio.Event()
         self.on_change: Callable[[], None] = lambda: None
+        self.on_room: Callable[[], None] = lambda: None
+        """Called when a worker may have come to have less to do."""
 
     @property
     def ready(self) -> bool:
@@ -56,9 +64,7 @@ class Fleet:
     @property
     def max_model_len(self) -> int | None:
         """Of the worker that holds the longest sequence; None without workers."""
-        return max(
-            (view.capacity_tokens for view in self.views((), b"") if view.ready), default=None
-        )
+        return self.ledger.table.longest
 
     def count(self) -> dict[tuple[Role, MemberState], int]:
         """Members by role and state, absent ones as 0."""
@@ -75,17 +81,6 @@ class Fleet:
         """None when this incarnation is not there any more."""
         member = self._members.get(ref.worker_id)
         return member if member is not None and member.ref == ref else None
-
-    def views(self, tokens: Sequence[int], salt: bytes) -> list[WorkerView]:
-        """All members, with their prefix hits for `tokens`."""
-        hits: dict[int, dict[WorkerRef, int]] = {}
-        if self._index.num_entries:
-            for size in {member.card.layout.block_size for member in self._members.values()}:
-                hits[size] = self._index.num_hits(block_hashes(tokens, size, salt))
-        return [
-            member.view(hits.get(member.card.layout.block_size, {}).get(member.ref, 0))
-            for member in self._members.values()
-        ]
 
     async def wait_changed(self, timeout_s: float) -> None:
         """Until a worker joins, leaves or changes its state, or the time is over."""
@@ -114,6 +109,7 @@ class Fleet:
             return
         member = Member(card)
         self._members[card.ref.worker_id] = member
+        self.ledger.add(card)
         self._tasks[member.ref] = asyncio.create_task(self._run(member), name=f"member {card.ref}")
 
     async def close(self) -> None:
@@ -142,12 +138,14 @@ class Fleet:
 
     async def _open(self, member: Member) -> Session:
         hello = Hello(caller_id=self._router_id)
-        opened = await open_session(member.card.address, hello, timeout_s=self._open_timeout_s)
+        opened = await open_session(
+            member.card.address, hello, timeout_s=self._open_timeout_s, tls=self._tls
+        )
         if opened.card.ref != member.ref:
             opened.session.close("another incarnation answered")
             raise SessionClosed(f"{opened.card.ref} answered where {member.ref} was called")
         member.open(opened.session)
-        self._index.add(member.ref)
+        self.ledger.set_ready(member.ref, True)
         opened.session.send(WantSnapshot())
         log.info("worker %s joined as %s", member.ref, member.card.role.value)
         self._announce_change()
@@ -157,29 +155,50 @@ class Fleet:
         match message:
             case Step(outputs=outputs):
                 for output in outputs:
+                    if output.finish is not None:
+                        self.ledger.ended(member.ref, output.leg)
+                        self.on_room()
                     member.deliver(output.leg, output)
             case Prefilled() | Handed() | Released() | Kept() | Failed():
-                self.num_kept += isinstance(message, Kept)
+                self._enter(member.ref, message)
                 member.deliver(message.leg, message)
             case Report():
                 before = member.state
                 member.hear(message)
+                self.ledger.hear(member.ref, message)
+                self.on_room()
                 if member.state is not before:
+                    self.ledger.set_ready(member.ref, member.state is MemberState.READY)
                     self._announce_change()
             case Link():
                 member.links[message.destination] = message
+                self.ledger.measured(member.ref, message)
             case CacheEvents():
-                if not self._index.apply(member.ref, message):
+                if not self.ledger.cached(member.ref, message):
                     member.send(WantSnapshot())
             case _:
                 raise SessionClosed(f"{member.ref} sent {type(message).__name__} to a router")
+
+    def _enter(self, ref: WorkerRef, news: Prefilled | Handed | Released | Kept | Failed) -> None:
+        """What became of a leg changes what its worker has to do."""
+        self.on_room()
+        match news:
+            case Prefilled():
+                self.ledger.prefilled(ref, news.leg)
+            case Handed():
+                self.ledger.arrived(ref, news.leg)
+            case Kept():
+                self.num_kept += 1
+                self.ledger.kept(ref, news.leg)
+            case Released() | Failed():
+                self.ledger.ended(ref, news.leg)
 
     def _lose(self, member: Member, cause: str) -> None:
         if member.state is MemberState.LOST:
             return
         log.warning("worker %s is lost: %s", member.ref, cause)
         member.lose(cause)
-        self._index.drop(member.ref)
+        self.ledger.drop(member.ref)
         if self.member(member.ref) is member:
             del self._members[member.ref.worker_id]
         self._announce_change()

@@ -7,6 +7,7 @@ import math
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 
+import msgspec
 from starlette.types import Message, Receive, Scope, Send
 
 from router.asgi import (
@@ -18,27 +19,41 @@ from router.asgi import (
     send_start,
     while_connected,
 )
+from router.branches import Streams
 from router.conductor import Conductor
-from router.errors import ClientGone, Internal, RouterError, TooLarge
+from router.errors import ClientGone, Internal, InvalidRequest, RouterError, TooLarge
+from router.headers import RequestHead, echoed_id, read_head
 from router.openai_api import ChatBody, CommonBody, CompletionBody
-from router.openai_requests import chat_draft, completion_draft, parse_body
-from router.openai_responses import (
-    ChatStyle,
-    CompletionStyle,
-    Style,
-    error_body,
-    server_sent_event,
-)
+from router.openai_chat import ChatStyle
+from router.openai_completions import CompletionStyle
+from router.openai_requests import chat_draft, completion_drafts, parse_body
+from router.openai_responses import Form, Style, error_body, server_sent_event
+from router.pacing import paced
 from router.requests import Delta, RequestDraft
 
 DISCARD_S = 1.0
-DONE = b"data: [DONE]\n\n"
 EVENT_STREAM: Headers = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),  # proxies that buffer would hold tokens back
 ]
 log = logging.getLogger("tandem.router.http")
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """What one HTTP request wants: an answer, or several to each of its prompts."""
+
+    drafts: list[RequestDraft]
+    n: int
+    style: Style
+    stream: bool
+    interval: int
+    names: dict[str, str]
+    """Of fields for which this client used another name than the drafts do."""
+
+    @property
+    def request_id(self) -> str:
+        return self.drafts[0].request_id
 
 
 class GenerateEndpoint:
@@ -49,12 +64,13 @@ class GenerateEndpoint:
         self._chat = chat
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        answer = _Answer(send)
+        head = read_head(scope["headers"])
+        answer = _Answer(send, head)
         try:
             with self._conductor.metrics.request("http"):
                 limit = self._conductor.config.max_body_bytes
                 body = await read_body(scope, receive, limit)
-                await while_connected(receive, self._serve(body, _request_id(scope), answer))
+                await while_connected(receive, self._serve(body, head, answer))
         except ClientGone:
             return
         except TooLarge as error:
@@ -65,62 +81,101 @@ class GenerateEndpoint:
             log.exception("a request to %s failed", scope["path"])
             await answer.fail(Internal(f"the router failed: {type(error).__name__}"))
 
-    async def _serve(self, content: bytes, request_id: str | None, answer: _Answer) -> None:
-        body, draft = self._parse(content, request_id)
-        headers: Headers = [(b"x-request-id", draft.request_id.encode())]
-        style = self._style(body, draft)
-        async with aclosing(self._conductor.generate(draft)) as deltas:
-            if body.stream:
-                await _stream(deltas, style, answer, headers, with_usage=_wants_usage(body))
+    async def _serve(self, content: bytes, head: RequestHead, answer: _Answer) -> None:
+        job = self._parse(content, head)
+        answer.request_id = job.request_id
+        answer.names = job.names
+        async with aclosing(await self._deltas(job)) as deltas:
+            if job.stream:
+                await _stream(deltas, job.style, answer)
             else:
-                whole = style.whole([delta async for delta in deltas])
-                await send_json(answer.send, 200, whole, *headers)
+                whole = job.style.whole_body([delta async for delta in deltas])
+                await send_json(answer.send, 200, whole, *echoed_id(job.request_id))
 
-    def _parse(self, content: bytes, request_id: str | None) -> tuple[CommonBody, RequestDraft]:
+    def _parse(self, content: bytes, head: RequestHead) -> Job:
         if self._chat:
             chat = parse_body(content, ChatBody)
-            return chat, chat_draft(chat, request_id)
-        completion = parse_body(content, CompletionBody)
-        return completion, completion_draft(completion, request_id)
+            return self._job(chat, [chat_draft(chat, head)], ChatStyle, echo=False)
+        body = parse_body(content, CompletionBody)
+        drafts = completion_drafts(body, head)
+        return self._job(body, drafts, CompletionStyle, echo=bool(body.echo))
 
-    def _style(self, body: CommonBody, draft: RequestDraft) -> Style:
-        style = ChatStyle if self._chat else CompletionStyle
-        return style(
-            draft.request_id,
-            self._conductor.card.name,
-            self._conductor.tokenizer,
-            with_usage=_wants_usage(body),
+    def _job(
+        self, body: CommonBody, drafts: list[RequestDraft], style: type[Style], *, echo: bool
+    ) -> Job:
+        most = self._conductor.config.max_choices
+        n = max(1, body.n or 1)
+        if len(drafts) > 1 and len(drafts) * n > most:
+            text = f"{len(drafts)} prompts with n {n}: at most {most} answers are made"
+            raise InvalidRequest(text, "prompt")
+        if body.stream_interval is not None and body.stream_interval < 1:
+            raise InvalidRequest("stream_interval must be at least 1", "stream_interval")
+        form = _form(body, drafts, n, echo=echo)
+        card = self._conductor.card
+        return Job(
+            drafts=drafts,
+            n=n,
+            style=style(drafts[0].request_id, card.name, self._conductor.tokenizer, form),
+            stream=bool(body.stream),
+            interval=body.stream_interval or 1,
+            names=_names(body),
         )
 
+    async def _deltas(self, job: Job) -> AsyncGenerator[Delta, None]:
+        """Of several prompts none begins before all of them are known to be sound."""
+        if len(job.drafts) == 1:
+            deltas = self._conductor.generate(job.drafts[0])
+        else:
+            generate = self._conductor.generate
+            prepared = [await self._conductor.prepare(draft) for draft in job.drafts]
+            streams = [
+                generate(draft, number * job.n, request)
+                for number, (draft, request) in enumerate(zip(job.drafts, prepared, strict=True))
+            ]
+            deltas = Streams(streams).read()
+        return paced(deltas, job.interval) if job.interval > 1 else deltas
 
-async def _stream(
-    deltas: AsyncGenerator[Delta, None],
-    style: Style,
-    answer: _Answer,
-    headers: Headers,
-    *,
-    with_usage: bool,
-) -> None:
+
+async def _stream(deltas: AsyncGenerator[Delta, None], style: Style, answer: _Answer) -> None:
     """The headers leave with the first token: until then an error can still be a status."""
     async for delta in deltas:
         if not answer.started:
-            await send_start(answer.send, 200, EVENT_STREAM + headers)
-            for opening in style.opening():
-                await send_chunk(answer.send, server_sent_event(opening), more=True)
-        chunk = style.chunk(delta)
-        if chunk is not None:
-            await send_chunk(answer.send, server_sent_event(chunk), more=True)
-        if delta.ending is not None and with_usage:
-            last = style.usage_chunk(delta.ending.usage)
-            await send_chunk(answer.send, server_sent_event(last), more=True)
-    await send_chunk(answer.send, DONE, more=False)
+            await send_start(answer.send, 200, EVENT_STREAM + echoed_id(answer.request_id))
+        events = b"".join(style.events(delta))
+        if events:
+            await send_chunk(answer.send, events, more=True)
+    await send_chunk(answer.send, b"".join(style.last_events()), more=False)
+
+
+def _names(body: CommonBody) -> dict[str, str]:
+    names = {}
+    if body.max_completion_tokens is not None:
+        names["max_tokens"] = "max_completion_tokens"
+    if isinstance(body, ChatBody):
+        names["logprobs"] = "top_logprobs"
+    return names
+
+
+def _form(body: CommonBody, drafts: list[RequestDraft], n: int, *, echo: bool) -> Form:
+    options = body.stream_options
+    return Form(
+        usage=options is not None and bool(options.include_usage),
+        running_usage=options is not None and bool(options.continuous_usage_stats),
+        token_ids=bool(body.return_token_ids),
+        stop_token_ids=tuple(body.stop_token_ids or ()),
+        echo=echo,
+        prompts=tuple(draft.prompt for draft in drafts if draft.prompt is not None),
+        n=n,
+    )
 
 
 class _Answer:
     """Knows whether the status line has left, which decides how an error is told."""
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, head: RequestHead) -> None:
         self._send = send
+        self.request_id = head.request_id
+        self.names: dict[str, str] = {}
         self.started = False
 
     async def send(self, message: Message) -> None:
@@ -128,16 +183,19 @@ class _Answer:
         await self._send(message)
 
     async def fail(self, error: RouterError) -> None:
+        error.field = self.names.get(error.field or "", error.field)
         status, body = error_body(error)
         if self.started:
             await send_chunk(self._send, server_sent_event(body), more=False)
         else:
-            await send_json(self._send, status, body, *_error_headers(error))
+            headers = [*_error_headers(error), *echoed_id(self.request_id)]
+            await send_json(self._send, status, body, *headers)
 
     async def fail_early(self, error: RouterError, receive: Receive) -> None:
         """The client is still sending, and will not be read to the end."""
         status, body = error_body(error)
-        await send_json(self._send, status, body, (b"connection", b"close"), more=True)
+        headers = [(b"connection", b"close"), *echoed_id(self.request_id)]
+        await send_json(self._send, status, body, *headers, more=True)
         await discard_body(receive, DISCARD_S)
         await send_chunk(self._send, b"", more=False)
 
@@ -145,15 +203,3 @@ class _Answer:
 def _error_headers(error: RouterError) -> Iterator[tuple[bytes, bytes]]:
     if error.retry_after_s is not None:
         yield b"retry-after", str(max(1, math.ceil(error.retry_after_s))).encode()
-
-
-def _wants_usage(body: CommonBody) -> bool:
-    return body.stream_options is not None and bool(body.stream_options.include_usage)
-
-
-def _request_id(scope: Scope) -> str | None:
-    """A client's own name for its request."""
-    for name, value in scope["headers"]:
-        if name == b"x-request-id":
-            return bytes(value).decode("latin-1")
-    return None

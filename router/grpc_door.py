@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -14,8 +14,14 @@ from grpc_reflection.v1alpha import reflection
 
 from router.conductor import Conductor
 from router.config import RouterConfig
-from router.errors import Internal, InvalidRequest, RouterError, face_of
-from router.grpc_convert import draft_from, prompt_from, response_from
+from router.errors import Internal, InvalidRequest, RouterError
+from router.gate import Gate
+from router.grpc_gate import GrpcGate, connection_options
+from router.grpc_requests import draft_from, prompt_from
+from router.grpc_responses import Responses
+from router.grpc_status import abort
+from router.headers import valid_traceparent
+from router.pacing import paced
 from runtime.listen import bind
 from wire import inference_pb2 as pb
 
@@ -29,18 +35,24 @@ Request = TypeVar("Request")
 class GrpcDoor:
     """One server. `start` binds, `set_ready` moves the health, `stop` ends."""
 
-    def __init__(self, conductor: Conductor) -> None:
+    def __init__(self, conductor: Conductor, gate: Gate) -> None:
         self._conductor = conductor
         self._health = health.aio.HealthServicer()
-        self._server = grpc.aio.server(options=_options(conductor.config))
+        timeout_s = conductor.config.request_timeout_s
+        self._server = grpc.aio.server(
+            options=_options(conductor.config),
+            interceptors=[GrpcGate(gate, conductor.metrics, request_timeout_s=timeout_s)],
+        )
         self._server.add_generic_rpc_handlers([_handlers(_Servicer(conductor))])
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self._server)
+        if conductor.config.grpc_reflection:
+            names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, self._server)
 
     async def start(self, host: str, port: int) -> int:
-        """The port that was bound. Raises PortTaken."""
-        bound = bind(self._server, host, port, key="grpc_port")
+        """The port that was bound. Raises PortTaken, BadCertificate."""
+        config = self._conductor.config
+        bound = bind(self._server, host, port, key="grpc_port", tls=config.door_tls)
         await self.set_ready(self._conductor.ready)
         await self._server.start()
         return bound
@@ -66,10 +78,16 @@ class _Servicer:
         self, request: pb.GenerateRequest | None, context: grpc.aio.ServicerContext
     ) -> None:
         with self._conductor.metrics.request("grpc"):
-            draft = draft_from(_checked(request), context.time_remaining())
-            async with aclosing(self._conductor.generate(draft)) as deltas:
+            request = _checked(request)
+            draft = draft_from(request, context.time_remaining(), _traceparent(context))
+            tokenizer = self._conductor.tokenizer
+            responses = Responses(request, draft.request_id, draft.prompt, tokenizer)
+            stream = self._conductor.generate(draft)
+            if request.stream_interval > 1:
+                stream = paced(stream, request.stream_interval)
+            async with aclosing(stream) as deltas:
                 async for delta in deltas:
-                    await context.write(response_from(draft.request_id, delta))
+                    await context.write(responses.response(delta))
 
     async def tokenize(
         self, request: pb.TokenizeRequest | None, context: grpc.aio.ServicerContext
@@ -84,7 +102,8 @@ class _Servicer:
     ) -> pb.DetokenizeResponse:
         request = _checked(request)
         model = request.model if request.HasField("model") else None
-        text = self._conductor.detokenize(request.token_ids, model)
+        skips = not request.HasField("skip_special_tokens") or request.skip_special_tokens
+        text = self._conductor.detokenize(request.token_ids, model, skip_special_tokens=skips)
         return pb.DetokenizeResponse(text=text)
 
     async def list_models(
@@ -100,9 +119,15 @@ class _Servicer:
         return pb.ListModelsResponse(models=[model])
 
 
+def _traceparent(context: grpc.aio.ServicerContext) -> str | None:
+    metadata = dict(context.invocation_metadata() or ())
+    return valid_traceparent(metadata.get("traceparent"))
+
+
 def _options(config: RouterConfig) -> list[tuple[str, int]]:
     return [
         ("grpc.max_receive_message_length", config.max_message_bytes),
+        *connection_options(config.request_timeout_s),
         # On by default, and then a second server binds the same port without a word.
         ("grpc.so_reuseport", int(config.share_ports)),
     ]
@@ -141,19 +166,9 @@ def _at_the_edge(
         except Exception as error:
             log.exception("a call failed: %s", type(request).__name__)
             failure = Internal(f"the router failed: {type(error).__name__}")
-        await context.abort(
-            face_of(failure).grpc_status, str(failure), tuple(_trailing_metadata(failure))
-        )
-        raise failure
+        return await abort(context, failure)
 
     return call
-
-
-def _trailing_metadata(error: RouterError) -> Iterator[tuple[str, str]]:
-    if error.field is not None:
-        yield "tandem-field", error.field
-    if error.retry_after_s is not None:
-        yield "retry-after-s", f"{error.retry_after_s:g}"
 
 
 def _parser(request: type) -> Callable[[bytes], Any]:

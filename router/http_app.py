@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from importlib.metadata import version
 
 import msgspec
 from starlette.applications import Starlette
@@ -12,16 +13,19 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from router.conductor import Conductor
-from router.errors import NoSuchRoute, RouterError
+from router.errors import Internal, NoSuchRoute, RouterError
 from router.generate_endpoint import GenerateEndpoint
+from router.headers import echoed_id, read_head
 from router.metrics import CONTENT_TYPE
-from router.openai_api import HealthBody, ModelBody, ModelList
+from router.openai_answers import HealthBody, LoadBody, ModelBody, ModelList, VersionBody
 from router.openai_responses import error_body
+from router.text_endpoints import TextEndpoints
 from router.validation import check_model
 
 
 def build_app(conductor: Conductor) -> Starlette:
     service = _Service(conductor)
+    texts = TextEndpoints(conductor)
     completions = GenerateEndpoint(conductor, chat=False)
     chat = GenerateEndpoint(conductor, chat=True)
     return Starlette(
@@ -30,10 +34,19 @@ def build_app(conductor: Conductor) -> Starlette:
             Route("/v1/models/{name:path}", service.model),
             Route("/v1/completions", completions, methods=["POST"]),
             Route("/v1/chat/completions", chat, methods=["POST"]),
+            Route("/tokenize", texts.tokenize, methods=["POST"]),
+            Route("/detokenize", texts.detokenize, methods=["POST"]),
+            Route("/version", service.version),
+            Route("/ping", service.ping, methods=["GET", "POST"]),
             Route("/health", service.health),
+            Route("/load", service.load),
             Route("/metrics", service.metrics),
         ],
-        exception_handlers={HTTPException: _no_such_route, RouterError: _router_error},
+        exception_handlers={
+            HTTPException: _no_such_route,
+            RouterError: _router_error,
+            Exception: _internal,
+        },
     )
 
 
@@ -45,17 +58,27 @@ class _Service:
         self._created = int(time.time())
 
     async def models(self, request: Request) -> Response:
-        return _json(ModelList(data=[self._model()]))
+        return _json(request, ModelList(data=[self._model()]))
 
     async def model(self, request: Request) -> Response:
         check_model(request.path_params["name"], self._conductor.card.name)
-        return _json(self._model())
+        return _json(request, self._model())
+
+    async def version(self, request: Request) -> Response:
+        return _json(request, VersionBody(version=version("tandem-serve")))
+
+    async def ping(self, request: Request) -> Response:
+        """The process answers, whatever its workers do."""
+        return Response()
+
+    async def load(self, request: Request) -> Response:
+        return _json(request, LoadBody(server_load=self._conductor.num_in_flight))
 
     async def health(self, request: Request) -> Response:
         if self._conductor.ready:
-            return _json(HealthBody(status="ready"))
+            return _json(request, HealthBody(status="ready"))
         status = "draining" if self._conductor.draining else "no worker is ready"
-        return _json(HealthBody(status=status), 503)
+        return _json(request, HealthBody(status=status), 503)
 
     async def metrics(self, request: Request) -> Response:
         return Response(self._conductor.metrics.expose(), headers={"content-type": CONTENT_TYPE})
@@ -64,18 +87,21 @@ class _Service:
         return ModelBody(
             id=self._conductor.card.name,
             created=self._created,
+            root=self._conductor.card.name,
             max_model_len=self._conductor.max_model_len,
         )
 
 
-def _json(body: msgspec.Struct, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(body), status, media_type="application/json")
+def _json(request: Request, body: msgspec.Struct, status: int = 200) -> Response:
+    response = Response(msgspec.json.encode(body), status, media_type="application/json")
+    response.raw_headers.extend(echoed_id(read_head(request.scope["headers"]).request_id))
+    return response
 
 
 async def _router_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RouterError)
     status, body = error_body(error)
-    return _json(body, status)
+    return _json(request, body, status)
 
 
 async def _no_such_route(request: Request, error: Exception) -> Response:
@@ -84,3 +110,7 @@ async def _no_such_route(request: Request, error: Exception) -> Response:
     response = await _router_error(request, NoSuchRoute(text, error.status_code))
     response.headers.update(error.headers or {})
     return response
+
+
+async def _internal(request: Request, error: Exception) -> Response:
+    return await _router_error(request, Internal(f"the router failed: {type(error).__name__}"))

@@ -3,30 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import uvicorn
-from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
-from router.conductor import Conductor
-from router.http_app import build_app
+from router.http_protocol import BoundedProtocol
 from runtime.listen import open_listener
+from runtime.tls import DoorTls
+from runtime.tls_doors import door_context
 
 
 class HttpDoor:
     """`start` binds and serves, `stop` ends; answers under way are cut off then."""
 
-    def __init__(self, conductor: Conductor) -> None:
-        self._app = build_app(conductor)
-        self._share_port = conductor.config.share_ports
+    def __init__(
+        self, app: ASGIApp, *, share_port: bool = False, tls: DoorTls | None = None
+    ) -> None:
+        self._app = app
+        self._share_port = share_port
+        self._tls = tls
         self._server: _Uvicorn | None = None
         self._serving: asyncio.Task[None] | None = None
 
-    async def start(self, host: str, port: int) -> int:
-        """The port that was bound. Raises PortTaken."""
-        listener = open_listener(host, port, key="http_port", shared=self._share_port)
-        self._server = _Uvicorn(_uvicorn_config(self._app))
+    async def start(self, host: str, port: int, key: str = "http_port") -> int:
+        """The port that was bound. Raises PortTaken, BadCertificate."""
+        context = None if self._tls is None else door_context(self._tls)
+        listener = open_listener(host, port, key=key, shared=self._share_port)
+        self._server = _Uvicorn(_uvicorn_config(self._app, context))
         self._serving = asyncio.create_task(
             self._server.serve(sockets=[listener]), name="HTTP door"
         )
@@ -59,10 +65,11 @@ class _Uvicorn(uvicorn.Server):
         yield
 
 
-def _uvicorn_config(app: Starlette) -> uvicorn.Config:
+def _uvicorn_config(app: ASGIApp, context: ssl.SSLContext | None) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http="httptools",
+        http=BoundedProtocol,
+        ssl_context_factory=None if context is None else lambda config, default: context,
         ws="none",
         lifespan="off",
         log_config=None,

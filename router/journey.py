@@ -12,20 +12,19 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
 
 from router.config import RouterConfig
+from router.cost_model import Hits
 from router.errors import DeadlineExceeded, Internal, InvalidRequest, Unavailable
 from router.fleet import Fleet
+from router.ledger import Ledger, PromptHashes
 from router.mailbox import DeadlinePassed, Mailbox, News, RouterStops, WorkerLost
-from router.member import Member
+from router.member import Member, MemberState
 from router.merge import TokenMerger, Tokens
 from router.placement import (
     Need,
     Placement,
     Refusal,
     RefusalReason,
-    WorkerView,
-    another_destination,
-    place,
-    prefix_holder,
+    Slo,
 )
 from router.prefix_fetch import fetch_prefix
 from router.record import LegFailed, Record
@@ -49,8 +48,17 @@ from wire.messages import (
 class Journey:
     """Serves one request. `record` tells how, at any time."""
 
-    def __init__(self, request: GenerateRequest, fleet: Fleet, config: RouterConfig) -> None:
+    def __init__(
+        self,
+        request: GenerateRequest,
+        fleet: Fleet,
+        config: RouterConfig,
+        at: WorkerRef | None = None,
+        hashes: PromptHashes | None = None,
+    ) -> None:
+        """`at` is a worker that has the whole prompt: it is tried first, alone."""
         self._request = request
+        self._at = at
         self._fleet = fleet
         self._config = config
         # Clients may repeat a request_id; legs of different requests must never meet.
@@ -58,7 +66,10 @@ class Journey:
         self._merger = TokenMerger(request.prompt_tokens)
         self._mailbox = Mailbox()
         self._avoid: set[WorkerRef] = set()
-        self._deadline = asyncio.get_running_loop().time() + request.timeout_s
+        self._hashes = hashes or PromptHashes(request.cache_salt)
+        self._began_s = asyncio.get_running_loop().time()
+        self._first_s: float | None = None
+        self._deadline = self._began_s + request.timeout_s
         self.record = Record()
 
     async def tokens(self) -> AsyncGenerator[Tokens, None]:
@@ -100,12 +111,14 @@ class Journey:
         refused: set[WorkerRef] = set()
         finished = False
         try:
-            await self._fetch_prefix(leg, members[0])
+            if placement.first != self._at:
+                await self._fetch_prefix(leg, members[0])
             self._submit(leg, members)
             while not finished:
                 tokens = self._fold(leg, await self._mailbox.take())
                 finished = tokens.finish is not None
                 if tokens.tokens or finished:
+                    self._count(finished)
                     yield tokens
                 if self.record.kept is not None and not finished:
                     self._try_another_destination(leg, members, refused)
@@ -119,6 +132,7 @@ class Journey:
                 if not finished:
                     member.cancel(leg)
                 member.detach(leg)
+                self._fleet.ledger.ended(member.ref, leg)
 
     async def _place(self) -> Placement:
         """Waits a little when nobody can serve: a worker may be about to join."""
@@ -135,7 +149,11 @@ class Journey:
         return found
 
     def _find_place(self) -> Placement | Refusal:
-        return place(self._views(), self._need(self._avoid))
+        if self._at is not None and self.record.attempts == 0:
+            member = self._fleet.member(self._at)
+            if member is not None and member.state is MemberState.READY:
+                return Placement(self._at, None)
+        return self._ledger.place(self._need(self._avoid), self._hits(), self._now)
 
     def _try_another_destination(
         self, leg: Leg, members: list[Member], refused: set[WorkerRef]
@@ -148,41 +166,74 @@ class Journey:
         if former is None or former in refused:
             return
         refused.add(former)
-        found = another_destination(self._views(), self._need(self._avoid | refused), first.ref)
+        self._ledger.ended(former, leg)
+        need = self._need(self._avoid | refused)
+        found = self._ledger.another_destination(need, self._hits(), first.ref, self._now)
         member = None if found is None else self._fleet.member(found)
         if member is None:
             return
-        member.attach(leg, self._mailbox, 0)
+        member.attach(leg, self._mailbox)
         members.append(member)
+        self._ledger.expect(member.ref, leg, need)
         self.record.go_to(member.ref)
         with suppress(SessionClosed):  # its loss is among the news that come next
             first.send(Move(leg=leg, destination=_destination(member)))
 
-    def _views(self) -> list[WorkerView]:
-        return self._fleet.views(self._merger.sequence, self._request.cache_salt)
+    @property
+    def _ledger(self) -> Ledger:
+        return self._fleet.ledger
+
+    @property
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def _hits(self) -> Hits:
+        return self._ledger.hits(self._merger.sequence, self._hashes)
 
     def _need(self, avoid: set[WorkerRef]) -> Need:
+        request, num_output = self._request, self._merger.num_output
+        expected = self._ledger.lengths.expected(request.tenant, request.sampling.max_tokens)
         return Need(
             key=self._leg_id,
             num_prompt_tokens=len(self._merger.sequence),
-            num_tokens=self._request.num_tokens,
-            single_token=self._request.sampling.max_tokens - self._merger.num_output == 1,
+            num_tokens=request.num_tokens,
+            num_new_tokens=max(1.0, expected - num_output),
+            single_token=request.sampling.max_tokens - num_output == 1,
             avoid=frozenset(avoid),
+            slo=self._slo(),
+            split=self._config.split,
         )
+
+    def _slo(self) -> Slo:
+        """What is left of its targets; none for a first token that is out already."""
+        request, config = self._request, self._config
+        ttft_s = request.ttft_target_s or config.ttft_target_s
+        if ttft_s is not None:
+            waited_s = self._now - self._began_s
+            ttft_s = max(1e-3, ttft_s - waited_s) if self._first_s is None else None
+        return Slo(ttft_s, request.tpot_target_s or config.tpot_target_s)
+
+    def _count(self, finished: bool) -> None:
+        """How long answers are, and how long they take, is learned from each."""
+        if self._first_s is None:
+            self._first_s = self._now
+        if finished:
+            decode_s = self._now - self._first_s
+            self._ledger.answered(self._request.tenant, self._merger.num_output, decode_s)
 
     def _attach(self, leg: Leg, placement: Placement) -> list[Member]:
         """Both ends listen before anything is sent: the second may speak before the first."""
         refs = [ref for ref in (placement.first, placement.destination) if ref is not None]
         members = [member for ref in refs if (member := self._fleet.member(ref)) is not None]
         assert len(members) == len(refs), "the fleet changed without an await"
-        for index, member in enumerate(members):
-            num_tokens = len(self._merger.sequence) if index == 0 else 0
-            member.attach(leg, self._mailbox, num_tokens)
+        for member in members:
+            member.attach(leg, self._mailbox)
+        self._ledger.placed(leg, placement, self._need(self._avoid), self._hits(), self._now)
         return members
 
     async def _fetch_prefix(self, leg: Leg, first: Member) -> None:
         """What another worker has cached need not be computed again."""
-        holder = prefix_holder(self._views(), first.ref, self._config.fetch_min_tokens)
+        holder = self._ledger.prefix_holder(self._hits(), first.ref, self._config.fetch_min_tokens)
         source = None if holder is None else self._fleet.member(holder)
         if source is None:
             return
@@ -206,6 +257,9 @@ class Journey:
             destination=_destination(others[0]) if others else None,
             cache_salt=self._request.cache_salt,
             deadline_s=self._deadline - asyncio.get_running_loop().time(),
+            priority=self._request.priority,
+            tenant=self._request.tenant,
+            number=self._ledger.submitted(first.ref, leg),
         )
         try:
             first.send(submit)
@@ -276,6 +330,8 @@ class Journey:
             raise Unavailable(f"request {self._request.request_id}: this router was stopped")
         assert sender is not None
         if isinstance(item, Failed):
+            if item.invalid:
+                raise InvalidRequest(f"request {self._request.request_id}: {item.cause}")
             raise LegFailed(item.stage, sender, item.cause, retryable=item.retryable)
         # A release comes here when the destination was lost before it could say that it accepted.
         lost = item if isinstance(item, WorkerLost) else self.record.lost_destination

@@ -5,15 +5,12 @@ from __future__ import annotations
 import enum
 
 from router.mailbox import Mailbox, News, WorkerLost
-from router.placement import WorkerView
 from runtime.session import Session, SessionClosed
 from wire.identity import Leg, WorkerRef
 from wire.messages import (
     Cancel,
-    Handed,
     Link,
     Message,
-    Released,
     Report,
     WorkerCard,
     WorkerState,
@@ -37,7 +34,6 @@ class Member:
         self.links: dict[WorkerRef, Link] = {}
         self._session: Session | None = None
         self._mailboxes: dict[Leg, Mailbox] = {}
-        self._tokens: dict[Leg, int] = {}
 
     @property
     def ref(self) -> WorkerRef:
@@ -64,19 +60,14 @@ class Member:
         """To the journey that holds this leg; nobody waits for other legs any more."""
         mailbox = self._mailboxes.get(leg)
         if mailbox is not None:
-            if not isinstance(news, Handed | Released):
-                self._tokens.pop(leg, None)  # the prompt is computed, or will not be
             mailbox.put(self.ref, news)
 
-    def attach(self, leg: Leg, mailbox: Mailbox, num_tokens: int) -> None:
-        """`num_tokens` of prompt are to be computed here, 0 on a destination."""
+    def attach(self, leg: Leg, mailbox: Mailbox) -> None:
+        """What this worker says of the leg goes there."""
         self._mailboxes[leg] = mailbox
-        if num_tokens:
-            self._tokens[leg] = num_tokens
 
     def detach(self, leg: Leg) -> None:
         self._mailboxes.pop(leg, None)
-        self._tokens.pop(leg, None)
 
     def send(self, message: Message) -> None:
         """Raises SessionClosed when the worker is lost."""
@@ -91,21 +82,3 @@ class Member:
                 self.send(Cancel(leg=leg))
             except SessionClosed:
                 return  # it is being lost at this moment
-
-    def view(self, num_hit_blocks: int) -> WorkerView:
-        """What placement sees of it."""
-        layout, report = self.card.layout, self.report
-        return WorkerView(
-            ref=self.ref,
-            role=self.card.role,
-            ready=self.state is MemberState.READY,
-            content=self.card.content,
-            layout=layout,
-            transport=self.card.transport,
-            capacity_tokens=min(self.card.max_model_len, self.card.num_blocks * layout.block_size),
-            num_hit_tokens=num_hit_blocks * layout.block_size,
-            reported_tokens=report.waiting_tokens if report else 0,
-            reported_sequences=report.num_running + report.num_waiting if report else 0,
-            placed_tokens=sum(self._tokens.values()),
-            placed_sequences=len(self._mailboxes),
-        )

@@ -16,6 +16,8 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     tokenizer_file: Path
     chat_template: str | None
+    tool_template: str | None = None
+    """Another template for chats with tools, where the model has one."""
     special_tokens: dict[str, str]
     """"bos_token" and the like, as chat templates name them."""
     vocab_size: int
@@ -40,6 +42,7 @@ def read_model_card(directory: Path, name: str | None = None) -> ModelCard:
         name=name or directory.resolve().name,
         tokenizer_file=tokenizer_file,
         chat_template=_chat_template(directory, tokenizer_config),
+        tool_template=_named_templates(tokenizer_config).get("tool_use"),
         special_tokens=_special_tokens(tokenizer_config),
         vocab_size=_number(config, "vocab_size", directory),
         max_model_len=_number(config, "max_position_embeddings", directory),
@@ -78,11 +81,15 @@ def _chat_template(directory: Path, tokenizer_config: dict[str, Any]) -> str | N
     path = directory / "chat_template.jinja"
     if path.is_file():
         return path.read_text(encoding="utf-8")
+    return _named_templates(tokenizer_config).get("default")
+
+
+def _named_templates(tokenizer_config: dict[str, Any]) -> dict[str, str]:
+    """A model may have several; one alone is the default."""
     template = tokenizer_config.get("chat_template")
-    if isinstance(template, list):  # several, by name
-        named = {entry["name"]: entry["template"] for entry in template}
-        template = named.get("default")
-    return template if isinstance(template, str) else None
+    if isinstance(template, list):
+        return {entry["name"]: entry["template"] for entry in template}
+    return {"default": template} if isinstance(template, str) else {}
 
 
 def _special_tokens(tokenizer_config: dict[str, Any]) -> dict[str, str]:

@@ -1,16 +1,48 @@
-"""The OpenAI HTTP surface as types. Unknown fields are ignored; fields that would change the answer
-and that this release cannot honour are named here, so that they can be refused."""
+"""What clients send to the OpenAI HTTP surface, as types. Unknown fields are ignored; what is named
+here but cannot be honoured is refused by name."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import msgspec
-from msgspec import UNSET, UnsetType
 
 
 class StreamOptions(msgspec.Struct, frozen=True):
     include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
+
+
+class StructuredOutputs(msgspec.Struct, frozen=True, kw_only=True):
+    """One of these says what the answer must look like."""
+
+    json: str | dict[str, Any] | None = None
+    regex: str | None = None
+    choice: list[str] | None = None
+    grammar: str | None = None
+    json_object: bool | None = None
+    structural_tag: str | dict[str, Any] | None = None
+
+
+class JsonSchemaFormat(msgspec.Struct, frozen=True, kw_only=True):
+    name: str | None = None
+    schema: dict[str, Any] | bool | None = None
+    strict: bool | None = None
+
+
+class ResponseFormat(msgspec.Struct, frozen=True, kw_only=True):
+    type: str
+    json_schema: JsonSchemaFormat | None = None
+    structures: list[Any] | None = None
+    triggers: list[str] | None = None
+    format: dict[str, Any] | None = None
+
+
+class Slo(msgspec.Struct, frozen=True, kw_only=True):
+    """What the client hopes for, in seconds."""
+
+    ttft_s: float | None = None
+    tpot_s: float | None = None
 
 
 class CommonBody(msgspec.Struct, frozen=True, kw_only=True):
@@ -18,6 +50,7 @@ class CommonBody(msgspec.Struct, frozen=True, kw_only=True):
 
     model: str | None = None
     max_tokens: int | None = None
+    max_completion_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
     n: int | None = None
@@ -28,6 +61,7 @@ class CommonBody(msgspec.Struct, frozen=True, kw_only=True):
     frequency_penalty: float | None = None
     seed: int | None = None
     logit_bias: dict[str, float] | None = None
+    response_format: ResponseFormat | None = None
 
     top_k: int | None = None
     min_p: float | None = None
@@ -35,8 +69,27 @@ class CommonBody(msgspec.Struct, frozen=True, kw_only=True):
     min_tokens: int | None = None
     ignore_eos: bool | None = None
     stop_token_ids: list[int] | None = None
+    include_stop_str_in_output: bool | None = None
+    skip_special_tokens: bool | None = None
+    add_special_tokens: bool | None = None
+    truncate_prompt_tokens: int | None = None
+    allowed_token_ids: list[int] | None = None
+    bad_words: list[str] | None = None
+    structured_outputs: StructuredOutputs | None = None
+    regex: str | None = None
+    json_schema: str | dict[str, Any] | None = None
+    ebnf: str | None = None
+    guided_json: str | dict[str, Any] | None = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
     cache_salt: str | None = None
+    priority: int | None = None
+    slo: Slo | None = None
     request_id: str | None = None
+    return_token_ids: bool | None = None
+    prompt_logprobs: int | None = None
+    stream_interval: int | None = None
 
 
 class CompletionBody(CommonBody, frozen=True, kw_only=True):
@@ -54,134 +107,62 @@ class ContentPart(msgspec.Struct, frozen=True):
     text: str | None = None
 
 
+class FunctionCallBody(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    arguments: str = ""
+
+
+class ToolCallBody(msgspec.Struct, frozen=True, kw_only=True):
+    id: str | None = None
+    type: str = "function"
+    function: FunctionCallBody
+
+
 class ChatBodyMessage(msgspec.Struct, frozen=True, kw_only=True):
     role: str
     content: str | list[ContentPart] | None = None
-    tool_calls: list[Any] | None = None
-
-
-class ResponseFormat(msgspec.Struct, frozen=True):
-    type: str
+    name: str | None = None
+    tool_calls: list[ToolCallBody] | None = None
+    tool_call_id: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
 
 
 class ChatBody(CommonBody, frozen=True, kw_only=True):
     """POST /v1/chat/completions."""
 
     messages: list[ChatBodyMessage] | None = None
-    max_completion_tokens: int | None = None
+    tools: list[dict[str, Any]] | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    chat_template: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
-    tools: list[Any] | None = None
-    response_format: ResponseFormat | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning_effort: str | None = None
+    functions: list[Any] | None = None
 
 
-class PromptTokensDetails(msgspec.Struct, frozen=True):
-    cached_tokens: int
+class TokenizeBody(msgspec.Struct, frozen=True, kw_only=True):
+    """POST /tokenize: of a text, or of a chat as /v1/chat/completions would read it."""
+
+    messages: list[ChatBodyMessage] | None = None
+    tools: list[dict[str, Any]] | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    chat_template: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    model: str | None = None
+    prompt: str | None = None
+    add_special_tokens: bool | None = None
+    return_token_strs: bool | None = None
 
 
-class UsageBody(msgspec.Struct, frozen=True, kw_only=True):
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-    prompt_tokens_details: PromptTokensDetails
+class DetokenizeBody(msgspec.Struct, frozen=True, kw_only=True):
+    """POST /detokenize."""
 
-
-class CompletionLogprobs(msgspec.Struct, frozen=True, kw_only=True):
-    """Lists of equal length, one entry per token."""
-
-    tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
-    text_offset: list[int]
-
-
-class CompletionChoice(msgspec.Struct, frozen=True, kw_only=True):
-    text: str
-    index: int = 0
-    logprobs: CompletionLogprobs | None = None
-    finish_reason: str | None = None
-    stop_reason: str | int | None = None
-
-
-class CompletionResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """Whole answers and chunks of a stream alike."""
-
-    id: str
-    object: str = "text_completion"
-    created: int
-    model: str
-    choices: list[CompletionChoice]
-    usage: UsageBody | UnsetType | None = UNSET
-
-
-class TopLogprobBody(msgspec.Struct, frozen=True, kw_only=True):
-    token: str
-    logprob: float
-    bytes: list[int]
-
-
-class TokenLogprobBody(msgspec.Struct, frozen=True, kw_only=True):
-    token: str
-    logprob: float
-    bytes: list[int]
-    top_logprobs: list[TopLogprobBody]
-
-
-class ChatLogprobs(msgspec.Struct, frozen=True, kw_only=True):
-    content: list[TokenLogprobBody]
-    refusal: None = None
-
-
-class ChatMessageBody(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A whole message, or the delta of one."""
-
-    role: str | None = None
-    content: str | None = None
-
-
-class ChatChoice(msgspec.Struct, frozen=True, kw_only=True):
-    index: int = 0
-    message: ChatMessageBody | UnsetType = UNSET
-    delta: ChatMessageBody | UnsetType = UNSET
-    logprobs: ChatLogprobs | None = None
-    finish_reason: str | None = None
-    stop_reason: str | int | None = None
-
-
-class ChatResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """Whole answers and chunks of a stream alike."""
-
-    id: str
-    object: str
-    created: int
-    model: str
-    choices: list[ChatChoice]
-    usage: UsageBody | UnsetType | None = UNSET
-
-
-class ModelBody(msgspec.Struct, frozen=True, kw_only=True):
-    id: str
-    object: str = "model"
-    created: int
-    owned_by: str = "tandem"
-    max_model_len: int
-
-
-class ModelList(msgspec.Struct, frozen=True, kw_only=True):
-    object: str = "list"
-    data: list[ModelBody]
-
-
-class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
-    message: str
-    type: str
-    param: str | None
-    code: str | None
-
-
-class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
-    error: ErrorDetail
-
-
-class HealthBody(msgspec.Struct, frozen=True, kw_only=True):
-    status: str
+    model: str | None = None
+    tokens: list[int] | None = None
+    skip_special_tokens: bool | None = None

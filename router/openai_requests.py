@@ -1,29 +1,40 @@
-"""From an OpenAI request body to the router's draft; what cannot be honoured is refused by name."""
+"""From an OpenAI request body to the router's drafts; what cannot be honoured is named."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import msgspec
 
 from router.errors import InvalidRequest
-from router.openai_api import ChatBody, ChatBodyMessage, CommonBody, CompletionBody
-from router.requests import (
-    ChatMessage,
-    ChatPrompt,
-    Prompt,
-    RequestDraft,
-    TextPrompt,
-    TokenPrompt,
-    draw_request_id,
-)
+from router.headers import RequestHead
+from router.openai_api import ChatBody, CommonBody, CompletionBody
+from router.openai_constraints import constraint_of
+from router.openai_prompts import chat_prompt, checked_tools, completion_prompts, tool_choice
+from router.prompts import ToolMode
+from router.requests import RequestDraft
 
 COMPLETION_MAX_TOKENS = 16
 """What the OpenAI API makes of an absent max_tokens on /v1/completions."""
 
-Body = TypeVar("Body", bound=CommonBody)
+_SAME = (
+    "model",
+    "min_tokens",
+    "temperature",
+    "top_p",
+    "min_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "seed",
+    "n",
+    "truncate_prompt_tokens",
+    "cache_salt",
+    "priority",
+)
+Body = TypeVar("Body", bound=msgspec.Struct)
 _PATH = re.compile(r" - at `\$\.?(.+?)`$")
 
 
@@ -38,99 +49,75 @@ def parse_body(content: bytes, kind: type[Body]) -> Body:
         raise InvalidRequest(f"the body is no valid JSON in UTF-8: {error}") from error
 
 
-def completion_draft(body: CompletionBody, request_id: str | None = None) -> RequestDraft:
-    """Raises InvalidRequest."""
-    _refuse({"echo": body.echo, "suffix": body.suffix, "logit_bias": body.logit_bias})
-    if body.best_of not in (None, 1):
-        raise InvalidRequest("best_of must be 1: this release makes one answer", "best_of")
-    max_tokens = COMPLETION_MAX_TOKENS if body.max_tokens is None else body.max_tokens
-    return RequestDraft(
-        prompt=_completion_prompt(body.prompt),
-        max_tokens=max_tokens,
-        logprobs=body.logprobs,
-        **_common(body, request_id),
-    )
+def completion_drafts(body: CompletionBody, head: RequestHead) -> list[RequestDraft]:
+    """One for each prompt. Raises InvalidRequest."""
+    _refuse({"suffix": body.suffix, "prompt_logprobs": body.prompt_logprobs})
+    if body.echo and body.logprobs is not None:
+        raise InvalidRequest("echo with logprobs: a prompt's logprobs are not kept", "echo")
+    if body.best_of not in (None, body.n or 1):
+        raise InvalidRequest("best_of must be n: every answer that is made is given", "best_of")
+    given = _max_tokens(body)
+    common = _common(body, head) | {
+        "max_tokens": COMPLETION_MAX_TOKENS if given is None else given,
+        "logprobs": body.logprobs,
+    }
+    return [RequestDraft(prompt=prompt, **common) for prompt in completion_prompts(body)]
 
 
-def chat_draft(body: ChatBody, request_id: str | None = None) -> RequestDraft:
+def chat_draft(body: ChatBody, head: RequestHead) -> RequestDraft:
     """Raises InvalidRequest."""
-    _refuse({"tools": body.tools, "logit_bias": body.logit_bias})
-    if body.response_format is not None and body.response_format.type != "text":
-        raise InvalidRequest("response_format must be text in this release", "response_format")
-    if body.messages is None:
-        raise InvalidRequest("there are no messages", "messages")
-    newer = body.max_completion_tokens
+    _refuse({"prompt_logprobs": body.prompt_logprobs, "functions": body.functions})
+    choice = tool_choice(body.tool_choice)
+    # A model that must not call tools is not told of them.
+    shows_tools = choice is None or choice.mode is not ToolMode.NONE
     return RequestDraft(
-        prompt=ChatPrompt(tuple(map(_chat_message, range(len(body.messages)), body.messages))),
-        max_tokens=body.max_tokens if newer is None else newer,
+        prompt=chat_prompt(body, body.add_special_tokens, shows_tools=shows_tools),
+        max_tokens=_max_tokens(body),
         logprobs=_chat_logprobs(body),
-        **_common(body, request_id),
+        tools=checked_tools(body.tools or ()),
+        tool_choice=choice,
+        parallel_tool_calls=body.parallel_tool_calls,
+        **_common(body, head),
     )
 
 
-def _common(body: CommonBody, request_id: str | None) -> dict[str, Any]:
-    same = (
-        "model",
-        "min_tokens",
-        "temperature",
-        "top_p",
-        "min_p",
-        "repetition_penalty",
-        "presence_penalty",
-        "frequency_penalty",
-        "seed",
-        "n",
-        "cache_salt",
-    )
-    return {name: getattr(body, name) for name in same} | {
-        "request_id": body.request_id or request_id or draw_request_id(),
+def _common(body: CommonBody, head: RequestHead) -> dict[str, Any]:
+    allowed = body.allowed_token_ids
+    return {name: getattr(body, name) for name in _SAME} | {
+        "request_id": body.request_id or head.request_id,
+        "traceparent": head.traceparent,
         "top_k": None if body.top_k in (-1, 0) else body.top_k,  # both mean "all" to engines
+        "logit_bias": _logit_bias(body.logit_bias or {}),
+        "allowed_token_ids": None if allowed is None else tuple(allowed),
+        "bad_words": tuple(body.bad_words or ()),
         "stop": (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ()),
         "stop_token_ids": tuple(body.stop_token_ids or ()),
+        "include_stop": bool(body.include_stop_str_in_output),
         "ignore_eos": bool(body.ignore_eos),
+        "skip_special_tokens": body.skip_special_tokens is not False,
+        "constraint": constraint_of(body),
+        "ttft_target_s": body.slo.ttft_s if body.slo else None,
+        "tpot_target_s": body.slo.tpot_s if body.slo else None,
     }
+
+
+def _max_tokens(body: CommonBody) -> int | None:
+    newer = body.max_completion_tokens
+    return body.max_tokens if newer is None else newer
+
+
+def _logit_bias(bias: Mapping[str, float]) -> tuple[tuple[int, float], ...]:
+    try:
+        return tuple((int(token), value) for token, value in bias.items())
+    except ValueError as error:
+        text = f"logit_bias has token ids for keys, as text: {error}"
+        raise InvalidRequest(text, "logit_bias") from error
 
 
 def _refuse(unsupported: Mapping[str, object]) -> None:
     for field, value in unsupported.items():
         if value:
             raise InvalidRequest(f"{field} is not supported by this release", field)
-
-
-def _completion_prompt(prompt: str | list[int | str | list[int]] | None) -> Prompt | None:
-    if prompt is None or isinstance(prompt, str):
-        return None if prompt is None else TextPrompt(prompt)
-    if all(isinstance(each, int) for each in prompt):
-        return TokenPrompt(tuple(each for each in prompt if isinstance(each, int)))
-    if len(prompt) != 1:
-        raise InvalidRequest(
-            f"{len(prompt)} prompts: this release takes one per request, a text or a list of ids",
-            "prompt",
-        )
-    (only,) = prompt
-    return TextPrompt(only) if isinstance(only, str) else _completion_prompt([*_ids(only)])
-
-
-def _ids(prompt: int | list[int]) -> Sequence[int]:
-    return [prompt] if isinstance(prompt, int) else prompt
-
-
-def _chat_message(index: int, message: ChatBodyMessage) -> ChatMessage:
-    field = f"messages[{index}]"
-    if message.tool_calls:
-        raise InvalidRequest("tool calls are not supported by this release", f"{field}.tool_calls")
-    if message.content is None:
-        return ChatMessage(message.role, "")
-    if isinstance(message.content, str):
-        return ChatMessage(message.role, message.content)
-    texts = []
-    for part in message.content:
-        if part.type != "text" or part.text is None:
-            raise InvalidRequest(
-                f"content of type {part.type!r}: this release reads text only", f"{field}.content"
-            )
-        texts.append(part.text)
-    return ChatMessage(message.role, "\n".join(texts))
 
 
 def _chat_logprobs(body: ChatBody) -> int | None:

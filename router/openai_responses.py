@@ -1,198 +1,160 @@
-"""From the router's deltas to OpenAI bodies: whole answers and the chunks of a stream.
+"""From the router's deltas to OpenAI bodies: what both endpoints share.
 
-Both endpoints are one shape: a `Style` makes a choice out of text, or of an ending.
+A `Style` makes chunks and whole answers; text alone, which is nearly every chunk, goes the short
+way: all of its event but the text is made once for each choice.
 """
 
 from __future__ import annotations
 
+import abc
 import time
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Iterator, Sequence
+from typing import ClassVar
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from router.errors import NoSuchRoute, RouterError, face_of
-from router.openai_api import (
-    ChatChoice,
-    ChatLogprobs,
-    ChatMessageBody,
+from router.openai_answers import (
     ChatResponse,
-    CompletionChoice,
-    CompletionLogprobs,
     CompletionResponse,
     ErrorBody,
     ErrorDetail,
-    PromptTokensDetails,
-    TokenLogprobBody,
-    TopLogprobBody,
     UsageBody,
 )
-from router.requests import Delta, Ending, Usage
+from router.openai_joined import Joined, UsageTotal, joined
+from router.prompts import Prompt, TextPrompt
+from router.requests import Delta, Ending
 from router.tokenizer import Tokenizer
-from wire.sampling import TokenLogprob
+from wire.messages import FinishReason
 
 Chunk = CompletionResponse | ChatResponse
 UsageField = UsageBody | None | UnsetType
+DONE = b"data: [DONE]\n\n"
 
 
-class Style(Protocol):
+class Form(msgspec.Struct, frozen=True, kw_only=True):
+    """How the client wants to be told."""
+
+    usage: bool = False
+    """In a last chunk of a stream."""
+    running_usage: bool = False
+    """In every chunk."""
+    token_ids: bool = False
+    stop_token_ids: tuple[int, ...] = ()
+    """Those that are told when they end an answer; the model's own end is not."""
+    echo: bool = False
+    prompts: tuple[Prompt, ...] = ()
+    """What an echo repeats, each for `n` answers."""
+    n: int = 1
+
+    def echo_of(self, index: int, tokens: Sequence[int], tokenizer: Tokenizer) -> str:
+        """A prompt's text as it was sent; that of token ids otherwise."""
+        if not self.echo:
+            return ""
+        prompt = self.prompts[index // self.n]
+        return prompt.text if isinstance(prompt, TextPrompt) else tokenizer.decode(tokens)
+
+
+class Style(abc.ABC):
     """One endpoint's way of saying things about one request."""
 
-    def opening(self) -> Sequence[Chunk]:
-        """Chunks before the first text."""
+    id_prefix: ClassVar[str]
+    chunk_object: ClassVar[str]
 
-    def chunk(self, delta: Delta) -> Chunk | None:
-        """None when there is nothing to say yet."""
+    def __init__(self, request_id: str, model: str, tokenizer: Tokenizer, form: Form) -> None:
+        self._id = f"{self.id_prefix}{request_id}"
+        self._model = model
+        self._created = int(time.time())
+        self._total = UsageTotal()
+        self._tokenizer = tokenizer
+        self._form = form
+        self._plain: dict[int, tuple[bytes, bytes]] = {}
 
-    def usage_chunk(self, usage: Usage) -> Chunk:
+    @abc.abstractmethod
+    def opening(self, delta: Delta, usage: UsageField) -> Chunk | None:
+        """A chunk before the first of an answer."""
+
+    @abc.abstractmethod
+    def plain_pieces(self, index: int) -> tuple[str, str]:
+        """JSON of a choice with nothing but text: what stands before the text, and after it."""
+
+    @abc.abstractmethod
+    def chunk(self, delta: Delta, usage: UsageField) -> Chunk:
+        """Anything that a delta can hold."""
+
+    @abc.abstractmethod
+    def usage_chunk(self, usage: UsageBody) -> Chunk:
         """The last chunk of streams that asked for it."""
 
-    def whole(self, deltas: Sequence[Delta]) -> Chunk:
+    @abc.abstractmethod
+    def whole(self, answers: Sequence[Joined], usage: UsageBody) -> Chunk:
+        """The body of a request that is not streamed."""
+
+    def events(self, delta: Delta) -> Iterator[bytes]:
+        """Server-sent events for this delta; none when there is nothing to say yet."""
+        if delta.prompt_tokens is not None:
+            yield from self._opening_events(delta)
+        if self._is_plain(delta):
+            if delta.text:
+                before, after = self._plain.get(delta.index) or self._make_plain(delta.index)
+                yield before + msgspec.json.encode(delta.text) + after
+            return
+        usage = self._chunk_usage(delta)
+        if _says_something(delta) or self._form.token_ids:
+            yield server_sent_event(self.chunk(delta, usage))
+
+    def last_events(self) -> Iterator[bytes]:
+        """When all answers are complete."""
+        if self._form.usage:
+            yield server_sent_event(self.usage_chunk(self._total.body()))
+        yield DONE
+
+    def whole_body(self, deltas: Sequence[Delta]) -> Chunk:
         """The answer of a request that is not streamed."""
+        answers = joined(deltas)
+        for answer in answers:
+            self._total.add(answer.ending.usage)
+        return self.whole(answers, self._total.body())
 
-
-class CompletionStyle:
-    """/v1/completions."""
-
-    def __init__(
-        self, request_id: str, model: str, tokenizer: Tokenizer, *, with_usage: bool
-    ) -> None:
-        self._id = f"cmpl-{request_id}"
-        self._model = model
-        self._tokenizer = tokenizer
-        self._created = int(time.time())
-        self._chunk_usage: UsageField = None if with_usage else UNSET
-        self._text_offset = 0
-
-    def opening(self) -> Sequence[Chunk]:
-        return ()
-
-    def chunk(self, delta: Delta) -> Chunk | None:
-        choice = self._choice(delta.text, delta.tokens, delta.logprobs, delta.ending)
-        if not delta.text and delta.ending is None and choice.logprobs is None:
+    def stop_reason(self, ending: Ending | None) -> str | int | None:
+        """The stop string or token that the client asked for."""
+        if ending is None:
             return None
-        return self._response([choice], self._chunk_usage)
+        wanted = ending.stop_token in self._form.stop_token_ids
+        return ending.stop_text or (ending.stop_token if wanted else None)
 
-    def usage_chunk(self, usage: Usage) -> Chunk:
-        return self._response([], _usage(usage))
+    def _opening_events(self, delta: Delta) -> Iterator[bytes]:
+        running = self._total.begin(delta.index, len(delta.prompt_tokens or ()))
+        silent = None if self._form.usage else UNSET
+        opening = self.opening(delta, running if self._form.running_usage else silent)
+        if opening is not None:
+            yield server_sent_event(opening)
 
-    def whole(self, deltas: Sequence[Delta]) -> Chunk:
-        text, tokens, logprobs, ending = _joined(deltas)
-        return self._response([self._choice(text, tokens, logprobs, ending)], _usage(ending.usage))
+    def _chunk_usage(self, delta: Delta) -> UsageField:
+        if delta.ending is not None:
+            self._total.add(delta.ending.usage)
+        if self._form.running_usage:
+            return self._total.running(delta.index, len(delta.tokens))
+        return None if self._form.usage else UNSET
 
-    def _response(self, choices: list[CompletionChoice], usage: UsageField) -> CompletionResponse:
-        return CompletionResponse(
-            id=self._id, created=self._created, model=self._model, choices=choices, usage=usage
-        )
+    def _is_plain(self, delta: Delta) -> bool:
+        form = self._form
+        extras = delta.ending or delta.logprobs or delta.tool_calls or delta.reasoning
+        return not (extras or form.token_ids or form.running_usage)
 
-    def _choice(
-        self,
-        text: str,
-        tokens: Sequence[int],
-        logprobs: Sequence[TokenLogprob],
-        ending: Ending | None,
-    ) -> CompletionChoice:
-        return CompletionChoice(
-            text=text,
-            logprobs=self._logprobs(tokens, logprobs) if logprobs else None,
-            finish_reason=_finish_reason(ending),
-            stop_reason=_stop_reason(ending),
-        )
-
-    def _logprobs(
-        self, tokens: Sequence[int], logprobs: Sequence[TokenLogprob]
-    ) -> CompletionLogprobs:
-        texts = [self._tokenizer.token_text(token) for token in tokens]
-        offsets = []
-        for text in texts:
-            offsets.append(self._text_offset)
-            self._text_offset += len(text)
-        return CompletionLogprobs(
-            tokens=texts,
-            token_logprobs=[each.logprob for each in logprobs],
-            top_logprobs=[
-                {
-                    self._tokenizer.token_text(token): logprob
-                    for token, logprob in zip(each.top_ids, each.top_logprobs, strict=True)
-                }
-                for each in logprobs
-            ],
-            text_offset=offsets,
-        )
-
-
-class ChatStyle:
-    """/v1/chat/completions."""
-
-    def __init__(
-        self, request_id: str, model: str, tokenizer: Tokenizer, *, with_usage: bool
-    ) -> None:
-        self._id = f"chatcmpl-{request_id}"
-        self._model = model
-        self._tokenizer = tokenizer
-        self._created = int(time.time())
-        self._chunk_usage: UsageField = None if with_usage else UNSET
-
-    def opening(self) -> Sequence[Chunk]:
-        opening = ChatMessageBody(role="assistant", content="")
-        return (self._chunk([ChatChoice(delta=opening)], self._chunk_usage),)
-
-    def chunk(self, delta: Delta) -> Chunk | None:
-        if not (delta.text or delta.logprobs or delta.ending):
-            return None
-        choice = ChatChoice(
-            delta=ChatMessageBody(content=delta.text or None),
-            logprobs=self._logprobs(delta.tokens, delta.logprobs) if delta.logprobs else None,
-            finish_reason=_finish_reason(delta.ending),
-            stop_reason=_stop_reason(delta.ending),
-        )
-        return self._chunk([choice], self._chunk_usage)
-
-    def usage_chunk(self, usage: Usage) -> Chunk:
-        return self._chunk([], _usage(usage))
-
-    def whole(self, deltas: Sequence[Delta]) -> Chunk:
-        text, tokens, logprobs, ending = _joined(deltas)
-        choice = ChatChoice(
-            message=ChatMessageBody(role="assistant", content=text),
-            logprobs=self._logprobs(tokens, logprobs) if logprobs else None,
-            finish_reason=_finish_reason(ending),
-            stop_reason=_stop_reason(ending),
-        )
-        return self._response("chat.completion", [choice], _usage(ending.usage))
-
-    def _chunk(self, choices: list[ChatChoice], usage: UsageField) -> ChatResponse:
-        return self._response("chat.completion.chunk", choices, usage)
-
-    def _response(self, kind: str, choices: list[ChatChoice], usage: UsageField) -> ChatResponse:
-        return ChatResponse(
-            id=self._id,
-            object=kind,
-            created=self._created,
-            model=self._model,
-            choices=choices,
-            usage=usage,
-        )
-
-    def _logprobs(self, tokens: Sequence[int], logprobs: Sequence[TokenLogprob]) -> ChatLogprobs:
-        return ChatLogprobs(content=[*map(self._token_logprob, tokens, logprobs)])
-
-    def _token_logprob(self, token: int, logprob: TokenLogprob) -> TokenLogprobBody:
-        tops = zip(logprob.top_ids, logprob.top_logprobs, strict=True)
-        return TokenLogprobBody(
-            token=self._tokenizer.token_text(token),
-            logprob=logprob.logprob,
-            bytes=[*self._tokenizer.token_bytes(token)],
-            top_logprobs=[
-                TopLogprobBody(
-                    token=self._tokenizer.token_text(top),
-                    logprob=value,
-                    bytes=[*self._tokenizer.token_bytes(top)],
-                )
-                for top, value in tops
-            ],
-        )
+    def _make_plain(self, index: int) -> tuple[bytes, bytes]:
+        given = {
+            "id": self._id,
+            "object": self.chunk_object,
+            "created": self._created,
+            "model": self._model,
+        }
+        before, after = self.plain_pieces(index)
+        start = "data: " + msgspec.json.encode(given).decode()[:-1] + ',"choices":['
+        end = '],"usage":null}\n\n' if self._form.usage else "]}\n\n"
+        self._plain[index] = plain = ((start + before).encode(), (after + end).encode())
+        return plain
 
 
 def error_body(error: RouterError) -> tuple[int, ErrorBody]:
@@ -209,29 +171,12 @@ def server_sent_event(body: msgspec.Struct) -> bytes:
     return b"data: " + msgspec.json.encode(body) + b"\n\n"
 
 
-def _joined(
-    deltas: Sequence[Delta],
-) -> tuple[str, list[int], list[TokenLogprob], Ending]:
-    ending = deltas[-1].ending
-    assert ending is not None, "the last delta has the ending"
-    text = "".join(delta.text for delta in deltas)
-    tokens = [token for delta in deltas for token in delta.tokens]
-    return text, tokens, [each for delta in deltas for each in delta.logprobs], ending
+def finish_reason(ending: Ending | None) -> str | None:
+    if ending is None:
+        return None
+    called = ending.tool_calls and ending.finish is FinishReason.STOP
+    return "tool_calls" if called else ending.finish.value
 
 
-def _usage(usage: Usage) -> UsageBody:
-    return UsageBody(
-        prompt_tokens=usage.prompt_tokens,
-        completion_tokens=usage.completion_tokens,
-        total_tokens=usage.prompt_tokens + usage.completion_tokens,
-        prompt_tokens_details=PromptTokensDetails(usage.cached_tokens),
-    )
-
-
-def _finish_reason(ending: Ending | None) -> str | None:
-    return ending.finish.value if ending else None
-
-
-def _stop_reason(ending: Ending | None) -> str | int | None:
-    """The stop string or token that the client asked for."""
-    return (ending.stop_text or ending.stop_token) if ending else None
+def _says_something(delta: Delta) -> bool:
+    return bool(delta.text or delta.logprobs or delta.ending or delta.tool_calls or delta.reasoning)

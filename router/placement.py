@@ -1,49 +1,45 @@
-"""Which workers serve a request: pure policy over what the router knows of its fleet.
+"""Which workers serve a request: the cheapest that keep it, and all that run, within targets.
 
-Work is counted in prompt tokens still to compute for the first leg and in sequences for the
-second. Both a worker's report and what this router has placed there tell of load: the report lags
-but knows other routers' requests, so the greater of the two counts.
+Each way costs seconds: the request's own, and those that it takes from others. A prompt that is
+computed beside decoding sequences delays each of them; a sequence more makes every step longer; a
+prompt in a queue holds up those behind it. On top of that comes LOST_S for each request that would
+miss its target, times how likely that is. Ways are pairs, a prefill and a decode worker, and lone
+workers of either kind: splitting has to pay. Until both kinds have told what their steps take,
+roles decide, and pairs come first.
 """
 
 from __future__ import annotations
 
 import enum
-import hashlib
-from collections.abc import Iterable, Sequence
 
 import msgspec
+import numpy as np
 
-from kv_transfer import exchange
-from wire.identity import Role, WorkerRef
-from wire.layout import KvLayout
+from router.cost_model import Hits, Work, exposed_s
+from router.fleet_table import Flags, FleetTable, Floats
+from router.prices import Prices, price
+from wire.identity import WorkerRef
+
+AVOID_S = 1e9
+NUM_BEST = 4
+"""So many of the best first workers, and destinations, are looked at as pairs."""
+FETCH_SHARE = 0.5
+"""Of the time that a copied prefix spares, so much may go into copying it."""
 
 
-class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
-    """One worker as placement sees it, for one request."""
+class Slo(msgspec.Struct, frozen=True):
+    """Targets for a request; None where there is none."""
 
-    ref: WorkerRef
-    role: Role
-    ready: bool
-    content: str
-    layout: KvLayout
-    transport: str
-    capacity_tokens: int
-    """Longest sequence that it can hold."""
-    num_hit_tokens: int = 0
-    """Leading prompt tokens whose KV cache it probably has."""
-    reported_tokens: int = 0
-    reported_sequences: int = 0
-    placed_tokens: int = 0
-    """Prompt tokens that this router has sent there and that are not computed yet."""
-    placed_sequences: int = 0
+    ttft_s: float | None = None
+    tpot_s: float | None = None
 
-    @property
-    def num_queued_tokens(self) -> int:
-        return max(self.reported_tokens, self.placed_tokens)
 
-    @property
-    def num_sequences(self) -> int:
-        return max(self.reported_sequences, self.placed_sequences)
+class Split(enum.Enum):
+    """Whether prompts are computed on other workers than answers."""
+
+    AUTO = "auto"  # where it pays
+    ALWAYS = "always"  # wherever there is a pair
+    NEVER = "never"
 
 
 class Need(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,11 +49,20 @@ class Need(msgspec.Struct, frozen=True, kw_only=True):
     """Names the request: ties are broken by it, so that equal workers share the requests."""
     num_prompt_tokens: int
     num_tokens: int
-    """Prompt and answer together."""
+    """Prompt and answer together, at most."""
+    num_new_tokens: float = 128.0
+    """The answer's length, as expected."""
     single_token: bool = False
     """One token is wanted: whoever prefills is done, nothing has to travel."""
     avoid: frozenset[WorkerRef] = frozenset()
     """Workers that have failed this request; taken only when there is no other choice."""
+    slo: Slo = Slo()
+    split: Split = Split.AUTO
+
+    @property
+    def work(self) -> Work:
+        num_new = 1.0 if self.single_token else max(1.0, self.num_new_tokens)
+        return Work(num_prompt_tokens=self.num_prompt_tokens, num_new_tokens=num_new)
 
 
 class Placement(msgspec.Struct, frozen=True):
@@ -65,6 +70,13 @@ class Placement(msgspec.Struct, frozen=True):
 
     first: WorkerRef
     destination: WorkerRef | None
+    ttft_s: float = 0.0
+    """As predicted, from now on; like the next."""
+    tpot_s: float = 0.0
+    prompt_s: float = 0.0
+    """Computing the prompt's uncached part."""
+    queue_s: float = 0.0
+    """What prompts wait at the worker where they wait least."""
 
 
 class RefusalReason(enum.Enum):
@@ -77,118 +89,168 @@ class Refusal(msgspec.Struct, frozen=True):
     detail: str
 
 
-def place(workers: Iterable[WorkerView], need: Need) -> Placement | Refusal:
-    """The least loaded compatible pair, or a lone worker where there is no pair."""
-    ready = [worker for worker in workers if worker.ready]
-    fitting = [worker for worker in ready if worker.capacity_tokens >= need.num_tokens]
-    if not fitting:
-        return _refusal(ready, need)
-    if need.single_token:
-        return Placement(_best_lone(fitting, need, prefer=Role.PREFILL).ref, None)
-    return _best_pair(fitting, need) or Placement(_best_lone(fitting, need).ref, None)
-
-
-def _best_pair(workers: Sequence[WorkerView], need: Need) -> Placement | None:
-    decoders = [worker for worker in workers if worker.role is Role.DECODE]
-    partners = {
-        worker.ref: [decoder for decoder in decoders if can_exchange(worker, decoder)]
-        for worker in workers
-        if worker.role is Role.PREFILL
-    }
-    firsts = [worker for worker in workers if partners.get(worker.ref)]
-    if not firsts:
-        return None
-
-    def cost(first: WorkerView) -> tuple[bool, int, int, int]:
-        # A pair is as much to be avoided as its better destination.
-        avoided = first.ref in need.avoid or all(
-            decoder.ref in need.avoid for decoder in partners[first.ref]
-        )
-        return (avoided, *_prefill_cost(first, need))
-
-    first = min(firsts, key=cost)
-    destination = min(
-        partners[first.ref],
-        key=lambda decoder: (decoder.ref in need.avoid, *_decode_cost(decoder, need)),
-    )
-    return Placement(first.ref, destination.ref)
+def place(table: FleetTable, need: Need, hits: Hits, now: float) -> Placement | Refusal:
+    """The best pair or lone worker; see above."""
+    fits = table.ready & (table.capacity_tokens >= need.num_tokens)
+    if not fits.any():
+        return _refusal(table, need)
+    prices = _price(table, need, hits, now)
+    avoided_s = _avoided(table, need)
+    known = bool(table.calibrated[fits].all())
+    pair = None
+    if not need.single_token and (need.split is not Split.NEVER or not known):
+        pair = _best_pair(table, need, hits, prices, fits, avoided_s)
+    if pair is None or (need.split is not Split.ALWAYS and known):
+        lone = _best_lone(table, need, prices, fits, avoided_s)
+        if pair is None or lone[0] <= pair[0]:
+            pair = lone
+    _, first, destination, moved_s = pair
+    return _placement(table, need, prices, fits, (first, destination), moved_s)
 
 
 def another_destination(
-    workers: Iterable[WorkerView], need: Need, first: WorkerRef
+    table: FleetTable, need: Need, hits: Hits, first: WorkerRef, now: float
 ) -> WorkerRef | None:
     """Who else could take a sequence that `first` has; nobody of `need.avoid`."""
-    ready = {worker.ref: worker for worker in workers if worker.ready}
-    holder = ready.get(first)
-    if holder is None:
+    row = table.row(first)
+    if row is None or not table.ready[row]:
         return None
-    others = [
-        worker
-        for worker in ready.values()
-        if worker.role is Role.DECODE
-        and worker.ref not in need.avoid | {first}
-        and worker.capacity_tokens >= need.num_tokens
-        and can_exchange(holder, worker)
-    ]
-    return min(others, key=lambda w: _decode_cost(w, need)).ref if others else None
+    fits = table.ready & (table.capacity_tokens >= need.num_tokens) & table.decodes
+    fits &= table.can_exchange(row) & (_avoided(table, need) == 0)
+    fits[row] = False
+    if not fits.any():
+        return None
+    prices = _price(table, need, hits, now)
+    return table.refs[_cheapest(prices.destination_s * prices.draw, fits)]
 
 
 def prefix_holder(
-    workers: Iterable[WorkerView], first: WorkerRef, min_tokens: int
+    table: FleetTable, hits: Hits, first: WorkerRef, min_tokens: int
 ) -> WorkerRef | None:
-    """Who has at least `min_tokens` more of the prompt cached than `first`, and can send them."""
-    views = {worker.ref: worker for worker in workers}
-    target = views.get(first)
-    if target is None:
+    """Who can send `first` at least `min_tokens` more of the prompt, in less time than it spares.
+
+    This is also how a prefix that many want comes to more than one worker.
+    """
+    row = table.row(first)
+    if row is None:
         return None
-    others = [
-        worker
-        for worker in views.values()
-        if worker.ref != first
-        and worker.num_hit_tokens >= target.num_hit_tokens + min_tokens
-        and can_exchange(worker, target)
-    ]
-    return max(others, key=lambda w: (w.num_hit_tokens, -w.num_sequences)).ref if others else None
+    more = hits.device - hits.either[row]
+    able = table.ready & table.can_exchange(row) & (more >= min_tokens)
+    able[row] = False
+    if not able.any():
+        return None
+    holder = int(np.argmax(np.where(able, more - 1e-3 * table.num_decoding, -1.0)))
+    latency_s, bytes_per_s = table.link(holder, row)
+    copied_s = latency_s + more[holder] * table.token_bytes[row] / bytes_per_s
+    seen = hits.either[row] + more[holder] / 2
+    spared_s = more[holder] * (table.prompt_token_s[row] + table.prompt_pair_s[row] * seen)
+    if table.calibrated[row] and copied_s > FETCH_SHARE * spared_s:
+        return None
+    return table.refs[holder]
 
 
-def _best_lone(workers: Sequence[WorkerView], need: Need, prefer: Role | None = None) -> WorkerView:
-    return min(
-        workers,
-        key=lambda worker: (
-            worker.ref in need.avoid,
-            prefer is not None and worker.role is not prefer,
-            *_prefill_cost(worker, need),
-        ),
+def _price(table: FleetTable, need: Need, hits: Hits, now: float) -> Prices:
+    targets = (need.slo.ttft_s, need.slo.tpot_s)
+    return price(table, need.work, targets, hits, need.key, now)
+
+
+_Way = tuple[float, int, int | None, float]
+"""Its cost, the row of the first worker, that of the destination, and what the move takes."""
+
+
+def _best_lone(
+    table: FleetTable, need: Need, prices: Prices, fits: Flags, avoided_s: Floats
+) -> _Way:
+    total = prices.first_s + avoided_s
+    # A prefill worker by choice, where the first token is the last.
+    total = total + (table.decodes * 1e-3 if need.single_token else prices.destination_s)
+    row = _cheapest(total * prices.draw, fits)
+    return float(total[row]), row, None, 0.0
+
+
+def _best_pair(
+    table: FleetTable,
+    need: Need,
+    hits: Hits,
+    prices: Prices,
+    fits: Flags,
+    avoided_s: Floats,
+) -> _Way | None:
+    firsts, destinations = fits & table.prefills, fits & table.decodes
+    first_s = (prices.first_s + avoided_s) * prices.draw
+    destination_s = (prices.destination_s + avoided_s) * prices.draw
+    best: _Way | None = None
+    # Few kinds of workers exist, and within one every pair can exchange.
+    for kind in set(table.kind[firsts].tolist()):
+        partners = destinations & table.exchanges[kind][table.kind]
+        others = _best_rows(destination_s, partners)
+        if not others:
+            continue
+        left = np.maximum(0.0, need.num_prompt_tokens - hits.device[others]).tolist()
+        costs = destination_s[others].tolist()
+        for row in _best_rows(first_s, firsts & (table.kind == kind)):
+            token_bytes, prefill_s = table.token_bytes[row], float(prices.costs.prefill_s[row])
+            for other, tokens, cost in zip(others, left, costs, strict=True):
+                way = table.link(row, other)
+                moved_s = exposed_s(tokens * float(token_bytes), prefill_s, *way)
+                total = float(first_s[row]) + cost + moved_s
+                if best is None or total < best[0]:
+                    best = (total, row, other, moved_s)
+    return best
+
+
+def _placement(
+    table: FleetTable,
+    need: Need,
+    prices: Prices,
+    fits: Flags,
+    rows: tuple[int, int | None],
+    moved_s: float,
+) -> Placement:
+    first, destination = rows
+    home = first if destination is None else destination
+    answer = need.work.num_new_tokens
+    return Placement(
+        first=_ref(table, first),
+        destination=None if destination is None else _ref(table, destination),
+        ttft_s=float(prices.costs.ttft_s[first]),
+        tpot_s=float(prices.tpot_s[home]) + moved_s / answer if answer > 1 else 0.0,
+        prompt_s=float(prices.costs.prompt_s[first]),
+        queue_s=float(prices.costs.queue_s[fits].min()),
     )
 
 
-def can_exchange(one: WorkerView, other: WorkerView) -> bool:
-    """True when KV blocks of one can travel to the other, converted if need be."""
-    same = one.content == other.content and one.transport == other.transport
-    return same and exchange.can_exchange(one.layout, other.layout)
+def _best_rows(total: Floats, among: Flags) -> list[int]:
+    rows = np.flatnonzero(among)
+    if len(rows) > NUM_BEST:
+        rows = rows[np.argpartition(total[rows], NUM_BEST)[:NUM_BEST]]
+    found: list[int] = rows.tolist()
+    return found
 
 
-def _prefill_cost(worker: WorkerView, need: Need) -> tuple[int, int, int]:
-    """Tokens computed before this prompt is done, its cached prefix being free."""
-    uncached = max(1, need.num_prompt_tokens - worker.num_hit_tokens)
-    return worker.num_queued_tokens + uncached, worker.num_sequences, _tie(worker, need)
+def _cheapest(total: Floats, among: Flags) -> int:
+    return int(np.argmin(np.where(among, total, np.inf)))
 
 
-def _decode_cost(worker: WorkerView, need: Need) -> tuple[int, int, int]:
-    """Sequences that share its steps; then, the less has to travel the better."""
-    return worker.num_sequences, -worker.num_hit_tokens, _tie(worker, need)
+def _avoided(table: FleetTable, need: Need) -> Floats:
+    avoided = np.zeros(len(table.refs))
+    for ref in need.avoid:
+        row = table.row(ref)
+        if row is not None:
+            avoided[row] = AVOID_S
+    return avoided
 
 
-def _tie(worker: WorkerView, need: Need) -> int:
-    """A draw that depends on request and worker alone."""
-    drawn = hashlib.blake2b(f"{need.key} {worker.ref}".encode(), digest_size=8)
-    return int.from_bytes(drawn.digest(), "big")
+def _ref(table: FleetTable, row: int) -> WorkerRef:
+    ref = table.refs[row]
+    assert ref is not None, "a row of nobody is never ready"
+    return ref
 
 
-def _refusal(ready: Sequence[WorkerView], need: Need) -> Refusal:
-    if not ready:
+def _refusal(table: FleetTable, need: Need) -> Refusal:
+    if not table.ready.any():
         return Refusal(RefusalReason.NO_WORKERS, "no worker is ready")
-    longest = max(worker.capacity_tokens for worker in ready)
+    longest = int(table.capacity_tokens[table.ready].max())
     return Refusal(
         RefusalReason.TOO_LONG,
         f"{need.num_tokens} tokens are wanted, the largest worker holds {longest}",

@@ -19,7 +19,7 @@ async def fetch_prefix(share: Share, source: Member, target: Member, wait_s: flo
     mailbox = Mailbox()
     ends = (source, target)
     for member in ends:
-        member.attach(share.leg, mailbox, 0)
+        member.attach(share.leg, mailbox)
     moved = None
     try:
         source.send(share)

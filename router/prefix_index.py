@@ -2,10 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+
+import numpy as np
+import numpy.typing as npt
 
 from wire.identity import WorkerRef
 from wire.messages import CacheEvents
+
+EXACT = 16
+"""Beyond so many blocks a prompt is looked up in strides."""
+STRIDE = 128
+MOST_CHANGES = 32
+"""Strides in which the exact depth is searched, for one prompt."""
+
+Counts = npt.NDArray[np.int64]
+
+
+Lookup = Callable[[bytes], int | None]
+Depths = list[tuple[int, int]]
+
+
+def depths(lookup: Lookup, hashes: Sequence[bytes]) -> Depths:
+    """(mask, depth) for each group of workers that have equally many leading blocks.
+
+    `lookup` gives the mask of those who have a block, or None. Who has a block has its predecessors
+    too, for tails leave a cache before heads; so of a long prompt only each STRIDE-th block is
+    looked up, and strides in which somebody's prefix ends are halved until the end is found. A hole
+    within a stride is not seen.
+    """
+    found: Depths = []
+    alive, depth, num_searched = -1, 0, 0
+    while alive and depth < len(hashes):
+        step = 1 if depth < EXACT else min(STRIDE, len(hashes) - depth)
+        after = alive & (lookup(hashes[depth + step - 1]) or 0)
+        if after != alive:
+            num_searched += 1
+            if step > 1 and num_searched <= MOST_CHANGES:
+                _search(lookup, hashes, (depth, depth + step), (alive, after), found)
+            elif depth:
+                found.append((alive & ~after, depth))
+        alive, depth = after, depth + step
+    if alive > 0:
+        found.append((alive, depth))
+    return found
+
+
+def _search(
+    lookup: Lookup,
+    hashes: Sequence[bytes],
+    span: tuple[int, int],
+    masks: tuple[int, int],
+    found: Depths,
+) -> None:
+    """Of the two masks the first have span[0] blocks, and of them only the second have span[1]."""
+    (low, high), (alive, after) = span, masks
+    if high - low == 1:
+        found.append((alive & ~after, low))
+        return
+    middle = (low + high) // 2
+    between = (alive & (lookup(hashes[middle - 1]) or 0)) | after
+    if between != alive:
+        _search(lookup, hashes, (low, middle), (alive, between), found)
+    if after != between:
+        _search(lookup, hashes, (middle, high), (between, after), found)
 
 
 class _Told:
@@ -14,23 +75,28 @@ class _Told:
     def __init__(self, bit: int) -> None:
         self.bit = bit
         self.number: int | None = None
-        self.blocks: dict[bytes, None] = {}  # ordered: the oldest is forgotten first
+        # For each tier its blocks, ordered: the oldest is forgotten first.
+        self.blocks: tuple[dict[bytes, None], ...] = ({}, {})
+
+    @property
+    def num_blocks(self) -> int:
+        return sum(len(blocks) for blocks in self.blocks)
 
 
 class PrefixIndex:
-    """Invariant: a worker's bit is in `_holders[block]` exactly when its `_Told` has the block."""
+    """Two tiers, device and host. Workers are told apart by `row`, a small number of their own."""
 
     def __init__(self, max_entries: int) -> None:
         self._max_entries = max_entries
         self._told: dict[WorkerRef, _Told] = {}
-        self._holders: dict[bytes, int] = {}
+        # For each tier, who has a block: a worker's bit is set while it has it.
+        self._holders: tuple[dict[bytes, int], dict[bytes, int]] = ({}, {})
         self.num_entries = 0
 
-    def add(self, ref: WorkerRef) -> None:
+    def add(self, ref: WorkerRef, row: int) -> None:
         """Listen to this incarnation; its first snapshot has to be asked for."""
         if ref not in self._told:
-            taken = sum(told.bit for told in self._told.values())
-            self._told[ref] = _Told(bit=~taken & (taken + 1))
+            self._told[ref] = _Told(bit=1 << row)
 
     def apply(self, ref: WorkerRef, events: CacheEvents) -> bool:
         """False when events were missed: ask for a snapshot, once. Strangers are ignored."""
@@ -38,70 +104,93 @@ class PrefixIndex:
         if told is None:
             return True
         if events.snapshot:
-            self._forget(told, tuple(told.blocks))
+            self._forget_all(told)
         elif told.number is None:
             return True  # the snapshot that was asked for is on its way
         elif events.number != told.number + 1:
             told.number = None
             return False
         told.number = events.number
-        self._forget(told, events.removed)
-        self._store(told, events.stored)
+        for tier, (stored, removed) in enumerate(_changes(events)):
+            self._forget(told, tier, removed)
+            self._store(told, tier, stored)
         return True
 
-    def num_hits(self, hashes: Sequence[bytes]) -> dict[WorkerRef, int]:
-        """For each worker that has any, how many leading blocks of `hashes` it has."""
-        hits: dict[WorkerRef, int] = {}
-        alive = -1
-        for depth, block in enumerate(hashes):
-            before, alive = alive, alive & self._holders.get(block, 0)
-            if depth and alive != before:
-                hits.update(dict.fromkeys(self._refs(before & ~alive), depth))
-            if not alive:
-                return hits
-        if hashes:
-            hits.update(dict.fromkeys(self._refs(alive), len(hashes)))
-        return hits
+    def num_hits(self, hashes: Sequence[bytes], num_rows: int) -> tuple[Counts, Counts]:
+        """By row, how many leading blocks a worker has: on its device, and in either tier."""
+        on_device, on_host = self._holders
+        device = _spread(depths(on_device.get, hashes), num_rows)
+        if not on_host:
+            return device, device
+        either = depths(lambda block: on_device.get(block, 0) | on_host.get(block, 0), hashes)
+        return device, _spread(either, num_rows)
 
     def drop(self, ref: WorkerRef) -> None:
         """The incarnation is dead: nothing of it may be found again."""
         told = self._told.get(ref)
         if told is not None:
-            self._forget(told, tuple(told.blocks))
+            self._forget_all(told)
             del self._told[ref]
 
     def check_integrity(self) -> None:
         """Raises AssertionError when the two directions disagree."""
-        forward: dict[bytes, int] = {}
-        for told in self._told.values():
-            for block in told.blocks:
-                forward[block] = forward.get(block, 0) | told.bit
-        assert forward == self._holders
-        num_entries = sum(len(told.blocks) for told in self._told.values())
+        for number, holders in enumerate(self._holders):
+            forward: dict[bytes, int] = {}
+            for told in self._told.values():
+                for block in told.blocks[number]:
+                    forward[block] = forward.get(block, 0) | told.bit
+            assert forward == holders
+        num_entries = sum(told.num_blocks for told in self._told.values())
         assert num_entries == self.num_entries <= self._max_entries
 
-    def _refs(self, mask: int) -> list[WorkerRef]:
-        return [ref for ref, told in self._told.items() if told.bit & mask]
-
-    def _store(self, told: _Told, blocks: Iterable[bytes]) -> None:
-        for block in blocks:
-            if block not in told.blocks:
-                told.blocks[block] = None
-                self._holders[block] = self._holders.get(block, 0) | told.bit
+    def _store(self, told: _Told, tier: int, stored: Iterable[bytes]) -> None:
+        blocks, holders = told.blocks[tier], self._holders[tier]
+        for block in stored:
+            if block not in blocks:
+                blocks[block] = None
+                others = holders.get(block)
+                # Most blocks have one holder: its bit is then one object for all of them.
+                holders[block] = told.bit if others is None else others | told.bit
                 self.num_entries += 1
         while self.num_entries > self._max_entries:
             self._forget_oldest()
 
-    def _forget(self, told: _Told, blocks: Iterable[bytes]) -> None:
-        for block in blocks:
-            if block in told.blocks:
-                del told.blocks[block]
+    def _forget(self, told: _Told, tier: int, removed: Iterable[bytes]) -> None:
+        blocks, holders = told.blocks[tier], self._holders[tier]
+        for block in removed:
+            if block in blocks:
+                del blocks[block]
                 self.num_entries -= 1
-                self._holders[block] ^= told.bit
-                if not self._holders[block]:
-                    del self._holders[block]
+                holders[block] ^= told.bit
+                if not holders[block]:
+                    del holders[block]
+
+    def _forget_all(self, told: _Told) -> None:
+        for tier, blocks in enumerate(told.blocks):
+            self._forget(told, tier, tuple(blocks))
 
     def _forget_oldest(self) -> None:
         """Of the worker that fills the most of the index."""
-        fullest = max(self._told.values(), key=lambda told: len(told.blocks))
-        self._forget(fullest, [next(iter(fullest.blocks))])
+        fullest = max(self._told.values(), key=lambda told: told.num_blocks)
+        tier = 0 if fullest.blocks[0] else 1
+        num_over = self.num_entries - self._max_entries
+        self._forget(fullest, tier, list(islice(fullest.blocks[tier], num_over)))
+
+
+def _spread(found: Depths, num_rows: int) -> Counts:
+    """The depth of each row."""
+    hits = np.zeros(num_rows, np.int64)
+    num_bytes = -(-num_rows // 8)
+    for mask, depth in found:
+        if mask & (mask - 1):
+            bits = np.frombuffer(mask.to_bytes(num_bytes, "little"), np.uint8)
+            rows = np.unpackbits(bits, count=num_rows, bitorder="little").view(np.bool_)
+            hits[rows] = depth
+        else:
+            hits[mask.bit_length() - 1] = depth
+    return hits
+
+
+def _changes(events: CacheEvents) -> tuple[tuple[Sequence[bytes], Sequence[bytes]], ...]:
+    """What was stored and removed, for each tier."""
+    return (events.stored, events.removed), (events.host_stored, events.host_removed)

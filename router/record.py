@@ -58,6 +58,16 @@ class Record(msgspec.Struct):
         return self.destination_spoke or self.handed is not None or self.released
 
     @property
+    def home(self) -> WorkerRef | None:
+        """Who decodes it and has all of its prompt; None while that is not known."""
+        if self.placement is None or not (self.moved or self.prefilled is not None):
+            return None
+        if self.moved:
+            return self.placement.destination
+        stays = self.placement.destination is None or self.kept is not None
+        return self.placement.first if stays else None
+
+    @property
     def complete(self) -> bool:
         """Everything has been reported that a finished journey will report."""
         return self.prefilled is not None and (

@@ -3,31 +3,13 @@
 from __future__ import annotations
 
 import secrets
+from typing import Any
 
 import msgspec
 
+from router.prompts import Constraint, Prompt, ToolChoice
 from wire.messages import FinishReason
 from wire.sampling import SamplingParams, TokenLogprob
-
-
-class TextPrompt(msgspec.Struct, frozen=True):
-    text: str
-
-
-class ChatMessage(msgspec.Struct, frozen=True):
-    role: str
-    content: str
-
-
-class ChatPrompt(msgspec.Struct, frozen=True):
-    messages: tuple[ChatMessage, ...]
-
-
-class TokenPrompt(msgspec.Struct, frozen=True):
-    ids: tuple[int, ...]
-
-
-Prompt = TextPrompt | ChatPrompt | TokenPrompt
 
 
 class RequestDraft(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,12 +29,29 @@ class RequestDraft(msgspec.Struct, frozen=True, kw_only=True):
     frequency_penalty: float | None = None
     seed: int | None = None
     n: int | None = None
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    allowed_token_ids: tuple[int, ...] | None = None
+    bad_words: tuple[str, ...] = ()
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
+    include_stop: bool = False
     ignore_eos: bool = False
+    skip_special_tokens: bool = True
+    truncate_prompt_tokens: int | None = None
     logprobs: int | None = None
     cache_salt: str | None = None
+    priority: int | None = None
+    ttft_target_s: float | None = None
+    tpot_target_s: float | None = None
     timeout_s: float | None = None
+    traceparent: str | None = None
+
+    tools: tuple[dict[str, Any], ...] = ()
+    """In OpenAI's shape, {"type": "function", "function": {"name": …}}."""
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    constraint: Constraint | None = None
+    """Of response_format, structured_outputs and the like."""
 
 
 class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,6 +63,25 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     stop: tuple[str, ...]
     cache_salt: bytes
     timeout_s: float
+    n: int = 1
+    """Number of answers."""
+    include_stop: bool = False
+    """A stop string or token that ends the answer is part of its text."""
+    skip_special_tokens: bool = True
+    """Special tokens leave no text."""
+    priority: int = 0
+    """The lower the sooner."""
+    tenant: str = ""
+    """Whose request it is: the name of an API key, empty where none are asked for."""
+    ttft_target_s: float | None = None
+    tpot_target_s: float | None = None
+    traceparent: str | None = None
+    """The client's span, as W3C Trace Context writes it."""
+    tools: tuple[dict[str, Any], ...] = ()
+    """Tools that the answer may call."""
+    tool_choice: ToolChoice | None = None
+    """None without tools."""
+    parallel_tool_calls: bool = True
 
     @property
     def num_tokens(self) -> int:
@@ -108,6 +126,18 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True):
     prefill_worker_id: str
     decode_worker_id: str
     attempts: int
+    tool_calls: bool = False
+    """The answer ended with calls of tools."""
+
+
+class ToolCallDelta(msgspec.Struct, frozen=True, kw_only=True):
+    """A piece of one call: its id and name come first and once, then its arguments in pieces."""
+
+    index: int
+    """Which call of the answer it is, from 0."""
+    id: str | None = None
+    name: str | None = None
+    arguments: str = ""
 
 
 class Delta(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,6 +146,13 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True):
     text: str
     tokens: tuple[int, ...]
     logprobs: tuple[TokenLogprob, ...] = ()
+    index: int = 0
+    """Which of the request's answers it continues."""
+    reasoning: str = ""
+    """Text that the model thought before its answer, where its format tells the two apart."""
+    tool_calls: tuple[ToolCallDelta, ...] = ()
+    prompt_tokens: tuple[int, ...] | None = None
+    """In the first delta of each answer."""
     ending: Ending | None = None
 
 

@@ -9,10 +9,11 @@ class StopMatcher:
     """Passes text through until a stop string is complete.
 
     The result does not depend on how the text is cut into pieces: the stop that is complete first
-    wins, and of two complete at once the longer.
+    wins, and of two complete at once the longer. With `include` the stop itself is shown, too.
     """
 
-    def __init__(self, stops: Sequence[str]) -> None:
+    def __init__(self, stops: Sequence[str], *, include: bool = False) -> None:
+        self.include = include
         self._stops = tuple(stops)
         self._longest = max(map(len, stops), default=0)
         self._held = ""
@@ -29,7 +30,7 @@ class StopMatcher:
         if found is not None:
             self._held = ""
             start, self.matched = found
-            return pending[:start]
+            return pending[: start + len(self.matched)] if self.include else pending[:start]
         cut = len(pending) - self._num_to_hold(pending)
         self._held = pending[cut:]
         return pending[:cut]

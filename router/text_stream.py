@@ -29,7 +29,8 @@ class TextStream:
         pieces = []
         for index, token in enumerate(tokens.tokens):
             last = index == len(tokens.tokens) - 1
-            if last and tokens.finish is not None and token == tokens.stop_token:
+            ends = last and tokens.finish is not None and token == tokens.stop_token
+            if ends and not self._stops.include:
                 self.num_tokens += 1
                 break  # a stop token ends the answer and is no part of its text
             pieces.append(self._push(token))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from tokenizers import Tokenizer as Backend
 
-from router.chat_template import ChatTemplate
+from router.chat_template import ChatTemplate, model_template, request_template
 from router.detokenizer import (
     ByteDetokenizer,
     Detokenizer,
@@ -18,6 +18,7 @@ from router.detokenizer import (
 )
 from router.errors import InvalidRequest, StartError
 from router.model_card import ModelCard
+from router.prompts import ChatPrompt
 
 
 class Tokenizer:
@@ -32,43 +33,58 @@ class Tokenizer:
             if token.special
         )
         self._alphabet = byte_alphabet() if _is_byte_level(self._backend) else None
-        self._template = (
-            None
-            if card.chat_template is None
-            else ChatTemplate(card.chat_template, card.special_tokens)
-        )
+        self._template = _template(card.chat_template, card)
+        self._tool_template = _template(card.tool_template, card) or self._template
         self.token_bytes = functools.cache(self._token_bytes)
 
-    def encode_text(self, text: str) -> list[int]:
-        """With the special tokens (a beginning of sequence) that the tokenizer itself adds."""
-        return self._backend.encode(text, add_special_tokens=True).ids
+    def encode_text(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """With the special tokens (a beginning of sequence) that the tokenizer itself adds, or
+        without; names of special tokens in the text are those tokens either way."""
+        # A batch, since `encode` keeps Python's lock; "fast", since nobody asks where tokens stand.
+        batch = self._backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+        return batch[0].ids
 
-    def encode_chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
-        """Adds no special tokens: the template writes them. Raises InvalidRequest."""
-        if self._template is None:
+    def encode_chat(self, prompt: ChatPrompt) -> list[int]:
+        """As a rule the template writes the special tokens. Raises InvalidRequest."""
+        text = self._template_for(prompt).render(prompt)
+        return self.encode_text(text, add_special_tokens=prompt.add_special_tokens)
+
+    def _template_for(self, prompt: ChatPrompt) -> ChatTemplate:
+        if prompt.template is not None:
+            return request_template(prompt.template, self._card.special_tokens)
+        template = self._tool_template if prompt.tools else self._template
+        if template is None:
             raise InvalidRequest(
                 f"model {self._card.name!r} has no chat template: send a text prompt instead",
                 "messages",
             )
-        text = self._template.render(messages)
-        return self._backend.encode(text, add_special_tokens=False).ids
+        return template
 
-    def decode(self, tokens: Sequence[int]) -> str:
-        """The text of whole sequences; special tokens leave none."""
-        return self._backend.decode(tokens, skip_special_tokens=True)
+    def decode(self, tokens: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """The text of whole sequences; special tokens leave none, if they are skipped."""
+        return self._backend.decode(tokens, skip_special_tokens=skip_special_tokens)
 
     def token_text(self, token: int) -> str:
         """One token for display; halves of characters show as U+FFFD."""
         return self.token_bytes(token).decode("utf-8", "replace")
 
-    def detokenizer(self) -> Detokenizer:
-        """A fresh stream of text."""
-        if self._alphabet is not None:
-            return ByteDetokenizer(self._visible_bytes)
-        return WindowDetokenizer(self._decode_window, self._special)
+    def special_token_id(self, text: str) -> int | None:
+        """None when there is no special token of that name."""
+        token: int | None = self._backend.token_to_id(text)
+        return token if token in self._special else None
 
-    def _visible_bytes(self, token: int) -> bytes:
-        return b"" if token in self._special else self.token_bytes(token)
+    def detokenizer(
+        self, *, skip_special_tokens: bool = True, shown: frozenset[int] = frozenset()
+    ) -> Detokenizer:
+        """A fresh stream of text. Special tokens that are `shown` are never skipped."""
+        silent = self._special - shown if skip_special_tokens else frozenset[int]()
+        if self._alphabet is not None:
+            return ByteDetokenizer(
+                lambda token: b"" if token in silent else self.token_bytes(token)
+            )
+        if silent == self._special:
+            return WindowDetokenizer(self._decode_window, silent)
+        return WindowDetokenizer(self._decode_all, silent)
 
     def _token_bytes(self, token: int) -> bytes:
         text = self._backend.id_to_token(token)
@@ -80,6 +96,13 @@ class Tokenizer:
 
     def _decode_window(self, tokens: list[int]) -> str:
         return self._backend.decode(tokens, skip_special_tokens=True)
+
+    def _decode_all(self, tokens: list[int]) -> str:
+        return self._backend.decode(tokens, skip_special_tokens=False)
+
+
+def _template(source: str | None, card: ModelCard) -> ChatTemplate | None:
+    return None if source is None else model_template(source, card.special_tokens)
 
 
 def _load(card: ModelCard) -> Backend:

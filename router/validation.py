@@ -1,7 +1,4 @@
-"""From what a client asked for to a request that can be served; what cannot, is named.
-
-Every check compares in a way that NaN fails.
-"""
+"""From what a client asked for to a request that can be served; what cannot, is named."""
 
 from __future__ import annotations
 
@@ -10,24 +7,20 @@ from collections.abc import Sequence
 
 import msgspec
 
-from router.errors import InvalidRequest, ModelNotFound
-from router.requests import (
-    ChatPrompt,
-    GenerateRequest,
-    Prompt,
-    RequestDraft,
-    TextPrompt,
-    TokenPrompt,
+from router.draft_checks import (
+    check_names,
+    check_rules,
+    check_sampling,
+    check_stops,
+    check_texts,
+    check_token_ids,
+    check_tools,
 )
+from router.errors import InvalidRequest, ModelNotFound
+from router.prompts import ChatPrompt, Prompt, TextPrompt, TokenPrompt, ToolChoice, ToolMode
+from router.requests import GenerateRequest, RequestDraft
 from router.tokenizer import Tokenizer
-from wire.sampling import SamplingParams
-
-MAX_STOPS = 16
-MAX_STOP_CHARS = 256
-MAX_STOP_TOKEN_IDS = 64
-MAX_LOGPROBS = 20
-MAX_SALT_CHARS = 1024
-MAX_REQUEST_ID_CHARS = 128
+from wire.sampling import SamplingParams, TokenRules
 
 
 class Bounds(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,6 +31,8 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     max_model_len: int
     default_max_tokens: int
     request_timeout_s: float
+    max_n: int = 1
+    trusts_templates: bool = False
 
 
 def check_model(wanted: str | None, served: str) -> None:
@@ -49,13 +44,12 @@ def check_model(wanted: str | None, served: str) -> None:
 def check_draft(draft: RequestDraft, bounds: Bounds) -> None:
     """Everything that can be said without tokenizing. Raises InvalidRequest, ModelNotFound."""
     check_model(draft.model, bounds.model)
-    if draft.n is not None and draft.n != 1:
-        raise InvalidRequest(f"n is {draft.n}: this release makes one answer per request", "n")
-    _check_name(draft.request_id, "request_id", MAX_REQUEST_ID_CHARS)
-    if draft.cache_salt is not None:
-        _check_name(draft.cache_salt, "cache_salt", MAX_SALT_CHARS)
-    _check_sampling(draft)
-    _check_stops(draft, bounds)
+    check_names(draft)
+    check_sampling(draft, bounds.max_n)
+    check_stops(draft, bounds.vocab_size)
+    check_rules(draft, bounds.vocab_size)
+    check_tools(draft)
+    check_texts(draft, trusts_templates=bounds.trusts_templates)
     if draft.timeout_s is not None and not draft.timeout_s > 0:
         raise InvalidRequest("the deadline has passed already", "timeout")
 
@@ -70,20 +64,33 @@ def tokenize(prompt: Prompt | None, tokenizer: Tokenizer) -> list[int]:
         raise InvalidRequest(f"the prompt is no valid Unicode text: {error}", "prompt") from error
 
 
-def build_request(draft: RequestDraft, tokens: Sequence[int], bounds: Bounds) -> GenerateRequest:
+def build_request(
+    draft: RequestDraft, tokens: Sequence[int], bounds: Bounds, tokenizer: Tokenizer
+) -> GenerateRequest:
     """Lengths and token ids, known after tokenizing. Raises InvalidRequest."""
     field = "messages" if isinstance(draft.prompt, ChatPrompt) else "prompt"
     if not tokens:
         raise InvalidRequest("the prompt is empty", field)
     check_token_ids(tokens, bounds.vocab_size, field)
+    tokens = _truncated(tokens, draft, bounds)
     max_tokens = _max_tokens(draft, len(tokens), bounds, field)
     return GenerateRequest(
         request_id=draft.request_id,
         prompt_tokens=tuple(tokens),
-        sampling=_sampling(draft, max_tokens),
+        sampling=_sampling(draft, max_tokens, _rules(draft, tokenizer)),
         stop=draft.stop,
         cache_salt=draft.cache_salt.encode() if draft.cache_salt else b"",
         timeout_s=min(draft.timeout_s or bounds.request_timeout_s, bounds.request_timeout_s),
+        n=draft.n or 1,
+        include_stop=draft.include_stop,
+        skip_special_tokens=draft.skip_special_tokens,
+        priority=draft.priority or 0,
+        ttft_target_s=draft.ttft_target_s,
+        tpot_target_s=draft.tpot_target_s,
+        traceparent=draft.traceparent,
+        tools=draft.tools,
+        tool_choice=(draft.tool_choice or ToolChoice(ToolMode.AUTO)) if draft.tools else None,
+        parallel_tool_calls=draft.parallel_tool_calls is not False,
     )
 
 
@@ -91,14 +98,24 @@ def _tokenize(prompt: Prompt, tokenizer: Tokenizer) -> list[int]:
     match prompt:
         case TextPrompt(text=""):
             raise InvalidRequest("the prompt is empty", "prompt")
-        case TextPrompt(text=text):
-            return tokenizer.encode_text(text)
+        case TextPrompt(text=text, add_special_tokens=adds):
+            return tokenizer.encode_text(text, add_special_tokens=adds)
         case ChatPrompt(messages=()):
             raise InvalidRequest("there are no messages", "messages")
-        case ChatPrompt(messages=messages):
-            return tokenizer.encode_chat([msgspec.structs.asdict(message) for message in messages])
+        case ChatPrompt():
+            return tokenizer.encode_chat(prompt)
         case TokenPrompt(ids=ids):
             return list(ids)
+
+
+def _truncated(tokens: Sequence[int], draft: RequestDraft, bounds: Bounds) -> Sequence[int]:
+    """The last tokens of the prompt, where the client wants no more of it; -1 is what fits."""
+    wanted = draft.truncate_prompt_tokens
+    if wanted is None:
+        return tokens
+    if wanted == -1:
+        wanted = max(1, bounds.max_model_len - (draft.max_tokens or draft.min_tokens or 1))
+    return tokens[-wanted:]
 
 
 def _max_tokens(draft: RequestDraft, num_prompt: int, bounds: Bounds, field: str) -> int:
@@ -122,62 +139,32 @@ def _max_tokens(draft: RequestDraft, num_prompt: int, bounds: Bounds, field: str
     return wanted
 
 
-def _check_sampling(draft: RequestDraft) -> None:
-    _check_range(draft.max_tokens, "max_tokens", 1, None)
-    _check_range(draft.min_tokens, "min_tokens", 0, None)
-    _check_range(draft.temperature, "temperature", 0, 2)
-    _check_range(draft.top_p, "top_p", 0, 1, open_low=True)
-    _check_range(draft.top_k, "top_k", 1, 2**31)
-    _check_range(draft.min_p, "min_p", 0, 1)
-    _check_range(draft.repetition_penalty, "repetition_penalty", 0, 10, open_low=True)
-    _check_range(draft.presence_penalty, "presence_penalty", -2, 2)
-    _check_range(draft.frequency_penalty, "frequency_penalty", -2, 2)
-    _check_range(draft.seed, "seed", 0, 2**63 - 1)
-    _check_range(draft.logprobs, "logprobs", 0, MAX_LOGPROBS)
-
-
-def _check_range(
-    value: float | None, field: str, low: float, high: float | None, *, open_low: bool = False
-) -> None:
-    if value is None:
-        return
-    above = value > low if open_low else value >= low
-    if above and (high is None or value <= high):
-        return
-    least = f"over {low}" if open_low else f"at least {low}"
-    most = "" if high is None else f" and at most {high}"
-    raise InvalidRequest(f"{field} is {value}: it must be {least}{most}", field)
-
-
-def _check_stops(draft: RequestDraft, bounds: Bounds) -> None:
-    if len(draft.stop) > MAX_STOPS:
-        raise InvalidRequest(f"{len(draft.stop)} stops: at most {MAX_STOPS} are allowed", "stop")
-    for stop in draft.stop:
-        if not 1 <= len(stop) <= MAX_STOP_CHARS:
-            raise InvalidRequest(
-                f"a stop of {len(stop)} characters: 1 to {MAX_STOP_CHARS} are allowed", "stop"
-            )
-    if len(draft.stop_token_ids) > MAX_STOP_TOKEN_IDS:
+def _rules(draft: RequestDraft, tokenizer: Tokenizer) -> TokenRules | None:
+    """Raises InvalidRequest when no token would be left to draw."""
+    if not (draft.logit_bias or draft.bad_words) and draft.allowed_token_ids is None:
+        return None
+    banned = tuple(dict.fromkeys(_spellings(draft.bad_words, tokenizer)))
+    allowed = draft.allowed_token_ids
+    if allowed is not None and set(allowed) <= {run[0] for run in banned if len(run) == 1}:
+        raise InvalidRequest("bad_words forbid every allowed token", "bad_words")
+    if allowed is not None and draft.min_tokens and set(allowed) <= set(draft.stop_token_ids):
         raise InvalidRequest(
-            f"{len(draft.stop_token_ids)} stop tokens: at most {MAX_STOP_TOKEN_IDS} are allowed",
-            "stop_token_ids",
+            "every allowed token would end the answer, which min_tokens forbids", "min_tokens"
         )
-    check_token_ids(draft.stop_token_ids, bounds.vocab_size, "stop_token_ids")
+    return TokenRules(draft.logit_bias, allowed, banned)
 
 
-def check_token_ids(ids: Sequence[int], vocab_size: int, field: str) -> None:
-    """Raises InvalidRequest that names the first wrong id."""
-    if ids and not (min(ids) >= 0 and max(ids) < vocab_size):
-        wrong = next(index for index in ids if not 0 <= index < vocab_size)
-        raise InvalidRequest(f"token id {wrong}: the model has ids 0 to {vocab_size - 1}", field)
+def _spellings(words: Sequence[str], tokenizer: Tokenizer) -> list[tuple[int, ...]]:
+    """The tokens of each word, as it begins a text and as it follows another."""
+    texts = [spelled for word in words for spelled in (word, f" {word.lstrip()}")]
+    return [
+        ids
+        for text in texts
+        if (ids := tuple(tokenizer.encode_text(text, add_special_tokens=False)))
+    ]
 
 
-def _check_name(name: str, field: str, limit: int) -> None:
-    if not (1 <= len(name) <= limit and name.isprintable()):
-        raise InvalidRequest(f"{field} must be 1 to {limit} printable characters", field)
-
-
-def _sampling(draft: RequestDraft, max_tokens: int) -> SamplingParams:
+def _sampling(draft: RequestDraft, max_tokens: int, rules: TokenRules | None) -> SamplingParams:
     given = {
         name: getattr(draft, name)
         for name in (
@@ -198,5 +185,6 @@ def _sampling(draft: RequestDraft, max_tokens: int) -> SamplingParams:
         seed=secrets.randbits(63) if draft.seed is None else draft.seed,
         ignore_eos=draft.ignore_eos,
         stop_token_ids=draft.stop_token_ids,
+        rules=rules,
         **given,
     )

@@ -7,23 +7,32 @@ configured on the router, and no port is fixed.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 
 import grpc
 
-from runtime.session import CHANNEL_OPTIONS
+from runtime.session import open_channel, refuse_strangers
+from runtime.tls import BadCertificate, MutualTls
 from wire.codec import decode, encode
 from wire.messages import Join, Joined, WorkerCard
 
 METHOD = "/tandem.internal.v1.Fleet/Join"
 ANNOUNCE_EVERY_S = 1.0
+log = logging.getLogger(__name__)
 
 
 class FleetService(grpc.GenericRpcHandler):  # type: ignore[misc]
     """The router's side: `on_join(card)` is called for every announcement, also repeated ones."""
 
-    def __init__(self, router_id: str, on_join: Callable[[WorkerCard], None]) -> None:
+    def __init__(
+        self,
+        router_id: str,
+        on_join: Callable[[WorkerCard], None],
+        tls: MutualTls | None = None,
+    ) -> None:
         self._router_id = router_id
+        self._tls = tls
         self._on_join = on_join
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
@@ -32,6 +41,7 @@ class FleetService(grpc.GenericRpcHandler):  # type: ignore[misc]
         return grpc.unary_unary_rpc_method_handler(self._join)
 
     async def _join(self, frame: bytes, context: grpc.aio.ServicerContext) -> bytes:
+        await refuse_strangers(context, self._tls)
         message = decode(frame)
         if not isinstance(message, Join):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the fleet port takes only Join")
@@ -41,15 +51,45 @@ class FleetService(grpc.GenericRpcHandler):  # type: ignore[misc]
 
 
 async def announce(
-    fleet_address: str, card: Callable[[], WorkerCard], on_result: Callable[[bool], None]
+    fleet_address: str,
+    card: Callable[[], WorkerCard],
+    on_result: Callable[[bool], None],
+    tls: MutualTls | None = None,
 ) -> None:
     """Announce a worker to one router until cancelled; `on_result` hears how each try went."""
-    async with grpc.aio.insecure_channel(fleet_address, options=CHANNEL_OPTIONS) as channel:
+    told: str | None = None
+
+    def heard() -> None:
+        nonlocal told
+        told = None
+        on_result(True)
+
+    while True:
+        try:
+            await _announce_while_heard(fleet_address, card, heard, tls)
+        except (grpc.RpcError, BadCertificate) as error:
+            on_result(False)  # the router is not there yet, or not any more: try again
+            cause = _cause(error)
+            if cause != told:
+                log.warning("router %s does not hear this worker: %s", fleet_address, cause)
+                told = cause
+        await asyncio.sleep(ANNOUNCE_EVERY_S)
+
+
+async def _announce_while_heard(
+    fleet_address: str,
+    card: Callable[[], WorkerCard],
+    heard: Callable[[], None],
+    tls: MutualTls | None,
+) -> None:
+    """Over one channel, whose certificates are those of now."""
+    async with open_channel(fleet_address, tls) as channel:
         join = channel.unary_unary(METHOD)
         while True:
-            try:
-                await join(encode(Join(card=card())), timeout=ANNOUNCE_EVERY_S * 5)
-                on_result(True)
-            except grpc.RpcError:
-                on_result(False)  # the router is not there yet, or not any more: try again
+            await join(encode(Join(card=card())), timeout=ANNOUNCE_EVERY_S * 5)
+            heard()
             await asyncio.sleep(ANNOUNCE_EVERY_S)
+
+
+def _cause(error: Exception) -> str:
+    return str(error.details()) if isinstance(error, grpc.aio.AioRpcError) else str(error)

@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 
 import grpc
+
+from runtime.tls import DoorTls, MutualTls, server_credentials
 
 
 class PortTaken(OSError):
     """Somebody else has the port, or this machine does not have the address."""
 
 
-def bind(server: grpc.aio.Server, host: str, port: int, key: str) -> int:
+def bind(
+    server: grpc.aio.Server,
+    host: str,
+    port: int,
+    key: str,
+    tls: MutualTls | DoorTls | None = None,
+) -> int:
     """Bind a gRPC server and return the port, a free one when `port` is 0.
 
-    `key` is the setting that the error tells the user to change.
+    `key` is the setting that the error tells the user to change. Raises PortTaken, BadCertificate.
     """
+    address = f"{host}:{port}"
+    credentials = None if tls is None else server_credentials(tls)
     try:
-        bound = int(server.add_insecure_port(f"{host}:{port}"))
+        if credentials is None:
+            bound = int(server.add_insecure_port(address))
+        else:
+            bound = int(server.add_secure_port(address, credentials))
     except RuntimeError as error:
         raise PortTaken(_explain(host, port, key)) from error
     if bound == 0:
@@ -44,6 +58,14 @@ def open_listener(host: str, port: int, key: str, *, shared: bool = False) -> so
         listener.close()
         raise PortTaken(_explain(host, port, key)) from error
     return listener
+
+
+def is_loopback(host: str) -> bool:
+    """Only processes of this machine reach it."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _explain(host: str, port: int, key: str) -> str:

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import grpc
 
+from runtime.tls import BadCertificate, MutualTls, channel_credentials, is_member
 from wire.codec import MAX_MESSAGE_BYTES, BadMessage, decode, encode
 from wire.identity import PROTOCOL_VERSION
 from wire.messages import Hello, Message, Welcome
@@ -45,6 +46,8 @@ SERVER_OPTIONS = [
     *KEEPALIVE_OPTIONS,
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    # From the connection to the end of its handshakes, TLS and HTTP/2.
+    ("grpc.server_handshake_timeout_ms", 10_000),
     # On by default, and then a second server binds the same port without a word.
     ("grpc.so_reuseport", 0),
 ]
@@ -125,9 +128,22 @@ class OpenedSession:
         self.admission = welcome.admission
 
 
-async def open_session(address: str, hello: Hello, *, timeout_s: float) -> OpenedSession:
+def open_channel(address: str, tls: MutualTls | None) -> grpc.aio.Channel:
+    """To another process of the cluster. Raises BadCertificate."""
+    if tls is None:
+        return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+    options = [*CHANNEL_OPTIONS, ("grpc.ssl_target_name_override", tls.name)]
+    return grpc.aio.secure_channel(address, channel_credentials(tls), options=options)
+
+
+async def open_session(
+    address: str, hello: Hello, *, timeout_s: float, tls: MutualTls | None = None
+) -> OpenedSession:
     """Call a worker at host:port. Raises SessionClosed when it does not answer in `timeout_s`."""
-    channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+    try:
+        channel = open_channel(address, tls)
+    except BadCertificate as error:
+        raise SessionClosed(f"cannot call {address}: {error}") from error
     session = Session(address)
     session.send(hello)
     call = channel.stream_stream(METHOD)(session._frames())
@@ -164,8 +180,13 @@ class SessionService(grpc.GenericRpcHandler):  # type: ignore[misc]
     it returns, the session is closed, and when the caller goes, its `messages()` end.
     """
 
-    def __init__(self, on_session: Callable[[Hello, Session], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        on_session: Callable[[Hello, Session], Awaitable[None]],
+        tls: MutualTls | None = None,
+    ) -> None:
         self._on_session = on_session
+        self._tls = tls
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
         if details.method != METHOD:
@@ -175,6 +196,7 @@ class SessionService(grpc.GenericRpcHandler):  # type: ignore[misc]
     async def _open(
         self, frames: AsyncIterator[bytes], context: grpc.aio.ServicerContext
     ) -> AsyncIterator[bytes]:
+        await refuse_strangers(context, self._tls)
         session = Session(context.peer())
         pump = asyncio.create_task(session._pump(frames), name=f"session from {context.peer()}")
         handler = asyncio.create_task(self._greet_and_run(session))
@@ -197,6 +219,15 @@ class SessionService(grpc.GenericRpcHandler):  # type: ignore[misc]
             log.warning("session with %s: %s", session.peer_name, error or "no Hello in time")
         finally:
             session.close("the worker ended the session")
+
+
+async def refuse_strangers(context: grpc.aio.ServicerContext, tls: MutualTls | None) -> None:
+    """Ends a call whose certificate says nothing of this cluster."""
+    if not is_member(context, tls):
+        assert tls is not None
+        cause = f"the certificate that {context.peer()} shows is not for {tls.name}"
+        log.warning("a call was refused: %s", cause)
+        await context.abort(grpc.StatusCode.UNAUTHENTICATED, cause)
 
 
 def _checked_hello(hello: Message) -> Hello:

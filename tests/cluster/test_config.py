@@ -50,6 +50,12 @@ def test_the_command_line_overrides_the_file(tmp_path: Path) -> None:
         ("prefill: 3", "prefill: must be a mapping"),
         ("- a\n- b", "must be a mapping of keys, is a list"),
         ("a: [", "is not YAML"),
+        ("prefill: {num_gpus: 1.5}", "prefill.num_gpus is 1.5: more than 1 must be whole"),
+        ("prefill: {resources: {GPU: 1}}", "write prefill.num_gpus instead"),
+        ("decode: {labels: {rack: 'in()'}}", r"decode.labels.rack: 'in\(\)' is none of"),
+        ("decode: {placement: near}", r"Invalid enum value 'near' - at `\$.decode.placement`"),
+        ("ray: {routers: {resources: {x: -1}}}", "ray.routers.resources.x is -1"),
+        ("name: a b", "name: 'a b' must be"),
         ("model: /no/such/model", "'/no/such/model' is no directory"),
     ],
 )

@@ -25,13 +25,16 @@ class APretender:
     config: RouterConfig | WorkerConfig
     addresses: RouterAddresses
     error_text: str | None = None
+    waits_for: str | None = None
     stopped: bool = False
 
     def error(self) -> str | None:
         return self.error_text
 
     def status(self) -> WorkerStatus:
-        return WorkerStatus(address="127.0.0.1:1", process_id=1, error=self.error_text)
+        return WorkerStatus(
+            address="127.0.0.1:1", process_id=1, error=self.error_text, waits_for=self.waits_for
+        )
 
     def drain(self, timeout_s: float) -> None:
         pass
@@ -55,6 +58,7 @@ class APretendingLauncher:
             grpc=self._at(config.grpc_port),
             http=self._at(config.http_port),
             fleet=self._at(config.fleet_port),
+            admin=None if config.admin_port is None else self._at(config.admin_port),
         )
         return self._start(APretender(name, config, addresses))
 
@@ -79,11 +83,11 @@ class APretendingLauncher:
 class ACluster:
     """One that runs, its launcher, its clock, and what it told."""
 
-    def __init__(self, num_routers: int = 1) -> None:
+    def __init__(self, num_routers: int = 1, **settings: object) -> None:
         self.now = 0.0
         self.told: list[str] = []
         self.launcher = APretendingLauncher()
-        config = load_config(None, {"num_routers": num_routers})
+        config = load_config(None, {"num_routers": num_routers, **settings})
         self.cluster = RunningCluster(config, self.launcher, self.told.append, lambda: self.now)
         self.cluster.start()
 
@@ -100,6 +104,17 @@ def test_a_dead_worker_is_replaced_at_once_under_another_id() -> None:
     assert isinstance(second.config, WorkerConfig)
     assert second.config.worker_id == "decode-0.2"
     assert "decode-0   died: killed by signal 9; another starts now" in run.told
+
+
+def test_every_router_has_an_admin_port_of_its_own_and_keeps_it() -> None:
+    run = ACluster(num_routers=2, **{"router.admin_port": 9000})
+    first, second = (run.named(f"router-{n}")[0].addresses.admin for n in range(2))
+    assert first == "127.0.0.1:9000"
+    assert second not in (None, first)
+    assert any(f"admin {second}" in line for line in run.told)
+    run.named("router-1")[0].error_text = "gone"
+    run.cluster.watch()
+    assert run.named("router-1")[1].addresses.admin == second
 
 
 def test_a_dead_router_comes_back_at_the_ports_that_it_had() -> None:
@@ -136,6 +151,16 @@ def test_where_no_room_is_left_for_a_replacement_the_cluster_goes_on_and_tries_a
     assert len(run.named("decode-0")) == 2
 
 
+def test_both_pools_grow_evenly_and_who_waits_for_room_says_so_once() -> None:
+    run = ACluster(**{"prefill.replicas": 2, "decode.replicas": 3})
+    workers = [it.name for it in run.launcher.started if isinstance(it.config, WorkerConfig)]
+    assert workers == ["prefill-0", "decode-0", "decode-1", "prefill-1", "decode-2"]
+    run.named("decode-0")[0].waits_for = "wants {'GPU': 1}"
+    run.cluster.watch()
+    run.cluster.watch()
+    assert run.told.count("decode-0   waits for room: it wants {'GPU': 1}") == 1
+
+
 def test_several_routers_share_the_doors_and_every_worker_announces_itself_to_each() -> None:
     run = ACluster(num_routers=3)
     configs = [run.named(f"router-{n}")[0].config for n in range(3)]
@@ -162,6 +187,15 @@ def test_who_lived_long_is_not_made_to_wait() -> None:
     assert backoff.died(1.0) == 1.0
     assert backoff.died(2.0) == 2.0 + FIRST_S
     assert backoff.died(3.0 + HEALTHY_S) == 3.0 + HEALTHY_S
+
+
+def test_workers_announce_themselves_to_routers_that_run_elsewhere() -> None:
+    launcher = APretendingLauncher()
+    elsewhere = {"num_routers": 0, "worker": {"routers": ["routers.example:8002"]}}
+    RunningCluster(load_config(None, elsewhere), launcher, lambda line: None).start()
+    configs = [process.config for process in launcher.started]
+    assert [type(config) for config in configs] == [WorkerConfig, WorkerConfig]
+    assert all(config.routers == ("routers.example:8002",) for config in configs)
 
 
 def test_no_wait_is_longer_than_the_longest() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 import pytest
@@ -13,7 +13,7 @@ import pytest_asyncio
 from tokenizers import Tokenizer
 
 from router.config import RouterConfig
-from router.placement import WorkerView
+from router.ledger import PromptHashes
 from router.server import RouterAddresses, RouterServer
 from tests.router.fake_worker import FakeWorker
 from tests.router.tiny_model import write_model
@@ -32,6 +32,16 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def backend(model_dir: Path) -> Tokenizer:
     """The tokenizer as its library has it: the oracle of every text."""
     return Tokenizer.from_file(str(model_dir / "tokenizer.json"))
+
+
+class View(NamedTuple):
+    """One worker, as placement sees it."""
+
+    ready: bool
+    num_hit_tokens: int
+    num_queued_tokens: int
+    num_sequences: int
+    num_legs: int
 
 
 class Stage:
@@ -55,10 +65,19 @@ class Stage:
         """A worker that is still to be started."""
         return FakeWorker(worker_id, role, peers=self.workers, **options)
 
-    def view(self, worker: FakeWorker, tokens: Sequence[int] = ()) -> WorkerView:
+    def view(self, worker: FakeWorker, tokens: Sequence[int] = ()) -> View:
         """What placement sees of it."""
-        views = self.server.fleet.views(tokens, b"")
-        return next(view for view in views if view.ref == worker.ref)
+        ledger = self.server.fleet.ledger
+        row, load = ledger.table.row(worker.ref), ledger.load(worker.ref)
+        assert row is not None
+        assert load is not None
+        return View(
+            ready=bool(ledger.table.ready[row]),
+            num_hit_tokens=int(ledger.hits(tokens, PromptHashes(b"")).either[row]),
+            num_queued_tokens=int(load.queued_tokens),
+            num_sequences=int(load.num_decoding + load.num_expected),
+            num_legs=load.num_legs,
+        )
 
     def call(self, **fields: Any) -> Any:
         """A call under way."""

@@ -23,7 +23,7 @@ TEXT = "one reads, the other writes, and the wheels turn"
 async def add_spare_decode(stage: Stage, decode: FakeWorker) -> FakeWorker:
     """A decode worker that is taken only when `decode` is gone: it looks busy."""
     spare = await stage.add("decode-1", Role.DECODE, script=decode.script)
-    spare.report(num_running=50)
+    spare.report(num_decoding=50)
     await stage.until(lambda: stage.view(spare).num_sequences == 50)
     return spare
 

@@ -40,7 +40,7 @@ async def test_everyone_with_a_leg_hears_at_once_that_a_worker_is_lost(stage: St
     assert member is not None
     mailboxes = [Mailbox() for _ in range(3)]
     for number, mailbox in enumerate(mailboxes):
-        member.attach(Leg(f"r{number}"), mailbox, 10)
+        member.attach(Leg(f"r{number}"), mailbox)
     await worker.die()
     for mailbox in mailboxes:
         ((sender, news),) = await mailbox.take()

@@ -284,4 +284,4 @@ async def test_tokenize_and_detokenize_are_inverse(stage: Stage, backend: Tokeni
 def assert_nothing_is_left(stage: Stage, *workers: FakeWorker) -> None:
     for worker in workers:
         view = stage.view(worker)
-        assert (view.placed_sequences, view.placed_tokens) == (0, 0)
+        assert (view.num_legs, view.num_queued_tokens) == (0, 0)

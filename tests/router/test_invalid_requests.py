@@ -27,6 +27,15 @@ def chat(*messages: tuple[str, str]) -> dict[str, Any]:
     }
 
 
+def chat_with(**fields: Any) -> dict[str, Any]:
+    given = chat(("user", "a"))
+    return {**given, "chat": pb.Chat(messages=given["chat"].messages, **fields)}
+
+
+def tools(*tools: pb.Tool) -> dict[str, Any]:
+    return chat_with(tools=tools)
+
+
 GRPC_CASES: list[tuple[dict[str, Any], str]] = [
     ({"text": None}, "prompt"),
     ({"text": ""}, "prompt"),
@@ -53,7 +62,6 @@ GRPC_CASES: list[tuple[dict[str, Any], str]] = [
     (sampling(repetition_penalty=11), "repetition_penalty"),
     (sampling(presence_penalty=-3), "presence_penalty"),
     (sampling(frequency_penalty=3), "frequency_penalty"),
-    (sampling(seed=-1), "seed"),
     ({"logprobs": 21}, "logprobs"),
     ({"stop": ["a"] * 17}, "stop"),
     ({"stop": [""]}, "stop"),
@@ -64,6 +72,17 @@ GRPC_CASES: list[tuple[dict[str, Any], str]] = [
     ({"cache_salt": "a" * 1025}, "cache_salt"),
     ({"request_id": ""}, "request_id"),
     ({"request_id": "a\nb"}, "request_id"),
+    ({"n": 65}, "n"),
+    ({"priority": -(2**31)} | sampling(logit_bias={VOCAB_SIZE: 1}), "logit_bias"),
+    (sampling(logit_bias={1: NAN}), "logit_bias"),
+    (sampling(allowed_tokens=pb.TokenIds()), "allowed_token_ids"),
+    ({"slo": pb.Slo(tpot_s=-1)}, "slo.tpot_s"),
+    ({"constraint": pb.Constraint()}, "constraint"),
+    ({"tool_choice": pb.ToolChoice(mode=pb.TOOL_MODE_AUTO)}, "tool_choice"),
+    ({"tool_choice": pb.ToolChoice(mode=pb.TOOL_MODE_NAMED)}, "tool_choice"),
+    (tools(pb.Tool(name="f", parameters_json="[")), "tools[0].parameters_json"),
+    (chat_with(template_args_json="1"), "template_args_json"),
+    (chat_with(continue_final_message=True, add_generation_prompt=True), "continue_final_message"),
 ]
 
 
@@ -118,12 +137,15 @@ async def read_all(call: Any) -> list[Any]:
 
 
 MESSAGES = [{"role": "user", "content": "a"}]
+TOOL = {"type": "function", "function": {"name": "f"}}
 COMPLETION_CASES: list[tuple[dict[str, Any], str]] = [
     ({"prompt": None}, "prompt"),
     ({"prompt": ""}, "prompt"),
     ({"prompt": []}, "prompt"),
-    ({"prompt": ["a", "b"]}, "prompt"),
-    ({"prompt": [[1], [2]]}, "prompt"),
+    ({"prompt": [[]]}, "prompt"),
+    ({"prompt": ["a", ""]}, "prompt"),
+    ({"prompt": ["a", [1]]}, "prompt"),
+    ({"prompt": ["a"] * 200, "n": 2}, "prompt"),
     ({"prompt": [1, "a"]}, "prompt"),
     ({"prompt": [1, -1]}, "prompt"),
     ({"prompt": [10**30]}, "prompt"),
@@ -145,14 +167,29 @@ COMPLETION_CASES: list[tuple[dict[str, Any], str]] = [
     ({"repetition_penalty": 0}, "repetition_penalty"),
     ({"presence_penalty": 3}, "presence_penalty"),
     ({"frequency_penalty": -3}, "frequency_penalty"),
-    ({"seed": -1}, "seed"),
     ({"seed": 2**63}, "seed"),
-    ({"n": 2}, "n"),
+    ({"n": 65}, "n"),
     ({"n": 0}, "n"),
     ({"best_of": 2}, "best_of"),
-    ({"echo": True}, "echo"),
+    ({"echo": True, "logprobs": 1}, "echo"),
     ({"suffix": "b"}, "suffix"),
-    ({"logit_bias": {"5": 1}}, "logit_bias"),
+    ({"prompt_logprobs": 1}, "prompt_logprobs"),
+    ({"logit_bias": {"5": 101}}, "logit_bias"),
+    ({"logit_bias": {"five": 1}}, "logit_bias"),
+    ({"logit_bias": {str(VOCAB_SIZE): 1}}, "logit_bias"),
+    ({"allowed_token_ids": []}, "allowed_token_ids"),
+    ({"allowed_token_ids": [VOCAB_SIZE]}, "allowed_token_ids"),
+    ({"allowed_token_ids": [9], "stop_token_ids": [9], "min_tokens": 1}, "min_tokens"),
+    ({"bad_words": [""]}, "bad_words"),
+    ({"bad_words": ["a"] * 129}, "bad_words"),
+    ({"truncate_prompt_tokens": 0}, "truncate_prompt_tokens"),
+    ({"stream_interval": 0}, "stream_interval"),
+    ({"priority": 2**31}, "priority"),
+    ({"slo": {"ttft_s": 0}}, "slo.ttft_s"),
+    ({"response_format": {"type": "xml"}}, "response_format.type"),
+    ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+    ({"regex": "a", "structured_outputs": {"regex": "b"}}, "regex"),
+    ({"regex": "a" * 300_000}, "regex"),
     ({"logprobs": 21}, "logprobs"),
     ({"logprobs": True}, "logprobs"),
     ({"stop": ["a"] * 17}, "stop"),
@@ -174,13 +211,37 @@ CHAT_CASES: list[tuple[dict[str, Any], str]] = [
         {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
         "messages[0].content",
     ),
-    ({"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "messages[0].tool_calls"),
-    ({"max_completion_tokens": 0}, "max_tokens"),
-    ({"logprobs": True, "top_logprobs": 21}, "logprobs"),
+    ({"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "messages[0].tool_calls[0]"),
+    (
+        {"messages": [{"role": "assistant", "tool_calls": [{**TOOL, "type": 1}]}]},
+        "messages[0].tool_calls[0].type",
+    ),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "input_audio", "text": "a"}]}]},
+        "messages[0].content",
+    ),
+    ({"max_completion_tokens": 0}, "max_completion_tokens"),
+    ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+    ({"guided_json": {}, "guided_regex": "a"}, "guided_regex"),
     ({"top_logprobs": 2}, "top_logprobs"),
-    ({"tools": [{}]}, "tools"),
-    ({"response_format": {"type": "json_object"}}, "response_format"),
-    ({"n": 3}, "n"),
+    ({"tools": [{}]}, "tools[0]"),
+    ({"tools": [{"type": "function"}]}, "tools[0].function"),
+    ({"tools": [{"type": "function", "function": {"parameters": {}}}]}, "tools[0].function"),
+    ({"tools": [TOOL] * 129}, "tools"),
+    ({"tools": [{**TOOL, "extra": "a" * 300_000}]}, "tools"),
+    ({"tools": [TOOL], "tool_choice": "some"}, "tool_choice"),
+    ({"tools": [TOOL], "tool_choice": {"type": "function"}}, "tool_choice"),
+    (
+        {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "no"}}},
+        "tool_choice",
+    ),
+    ({"tool_choice": "auto"}, "tool_choice"),
+    ({"functions": [{}]}, "functions"),
+    ({"chat_template": "x"}, "chat_template"),
+    (
+        {"add_generation_prompt": True, "continue_final_message": True},
+        "continue_final_message",
+    ),
 ]
 
 

@@ -3,56 +3,42 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.placement import (
-    Need,
-    Placement,
-    Refusal,
-    RefusalReason,
-    WorkerView,
-    can_exchange,
-    place,
-    prefix_holder,
-)
+from router.placement import Need, Placement, Refusal, RefusalReason, Slo, Split
+from tests.router.ledgers import COSTS, LAYOUT, Scene
 from wire.identity import Role, WorkerRef
 from wire.layout import KvLayout
+from wire.messages import StepCosts
 
-LAYOUT = KvLayout(num_layers=1, num_kv_heads=1, head_size=4, block_size=16, dtype="float32")
-SMALLER_BLOCKS = KvLayout(num_layers=1, num_kv_heads=1, head_size=4, block_size=4, dtype="float16")
-OTHER_HEADS = KvLayout(num_layers=1, num_kv_heads=1, head_size=8, block_size=16, dtype="float32")
-
-
-def worker(name: str, role: Role, **options: Any) -> WorkerView:
-    defaults: dict[str, Any] = {
-        "ready": True,
-        "content": "c",
-        "layout": LAYOUT,
-        "transport": "nixl",
-        "capacity_tokens": 1000,
-    }
-    return WorkerView(ref=WorkerRef(name, 1), role=role, **{**defaults, **options})
+SMALLER_BLOCKS = KvLayout(
+    num_layers=32, num_kv_heads=8, head_size=128, block_size=4, dtype="bfloat16"
+)
+OTHER_HEADS = KvLayout(num_layers=32, num_kv_heads=8, head_size=64, block_size=16, dtype="float16")
+P, D = Role.PREFILL, Role.DECODE
+Added = tuple[str, Role, dict[str, Any]]
+BUSY = {"waiting_tokens": 9000, "waiting_prompts": 3}
 
 
-def prefill(name: str = "p0", **options: Any) -> WorkerView:
-    return worker(name, Role.PREFILL, **options)
-
-
-def decode(name: str = "d0", **options: Any) -> WorkerView:
-    return worker(name, Role.DECODE, **options)
+def scene(*workers: Added, costs: StepCosts | None = None) -> Scene:
+    made = Scene()
+    for name, role, options in workers:
+        made.add(name, role, **{"costs": costs, **options})
+    return made
 
 
 def need(**options: Any) -> Need:
-    defaults: dict[str, Any] = {"key": "r", "num_prompt_tokens": 100, "num_tokens": 200}
+    defaults: dict[str, Any] = {"key": "r", "num_prompt_tokens": 1000, "num_tokens": 1200}
     return Need(**{**defaults, **options})
 
 
-def chosen(workers: list[WorkerView], wanted: Need | None = None) -> tuple[str, str | None]:
-    found = place(workers, wanted or need())
+def chosen(made: Scene, wanted: Need | None = None) -> tuple[str, str | None]:
+    found = made.ledger.place(wanted or need(), made.hits, now=0.0)
     assert isinstance(found, Placement)
     return found.first.worker_id, found.destination and found.destination.worker_id
 
@@ -60,162 +46,279 @@ def chosen(workers: list[WorkerView], wanted: Need | None = None) -> tuple[str, 
 @pytest.mark.parametrize(
     ("workers", "pair"),
     [
-        pytest.param([prefill(), decode()], ("p0", "d0"), id="a pair serves"),
+        pytest.param([("p0", P, {}), ("d0", D, {})], ("p0", "d0"), id="a pair serves"),
         pytest.param(
-            [prefill("p0", placed_tokens=500), prefill("p1"), decode()],
+            [("p0", P, {"told": BUSY}), ("p1", P, {}), ("d0", D, {})],
             ("p1", "d0"),
             id="the prefill worker with less to compute",
         ),
         pytest.param(
-            [prefill("p0", reported_tokens=500), prefill("p1", placed_tokens=400), decode()],
-            ("p1", "d0"),
-            id="other routers' requests count",
-        ),
-        pytest.param(
-            [prefill("p0"), prefill("p1", num_hit_tokens=96, placed_tokens=50), decode()],
+            [
+                ("p0", P, {}),
+                ("p1", P, {"hits": 960, "told": {"waiting_tokens": 500}}),
+                ("d0", D, {}),
+            ],
             ("p1", "d0"),
             id="a cached prefix is worth some waiting",
         ),
         pytest.param(
-            [prefill("p0"), prefill("p1", num_hit_tokens=96, placed_tokens=500), decode()],
+            [("p0", P, {}), ("p1", P, {"hits": 960, "told": BUSY}), ("d0", D, {})],
             ("p0", "d0"),
             id="but not any waiting",
         ),
         pytest.param(
-            [prefill(), decode("d0", placed_sequences=3), decode("d1", reported_sequences=2)],
+            [
+                ("p0", P, {}),
+                ("d0", D, {"told": {"num_decoding": 3, "context_tokens": 3000}}),
+                ("d1", D, {"told": {"num_decoding": 2, "context_tokens": 2000}}),
+            ],
             ("p0", "d1"),
             id="the decode worker with fewer sequences",
         ),
         pytest.param(
-            [prefill(), decode("d0"), decode("d1", num_hit_tokens=64)],
+            [
+                ("p0", P, {}),
+                ("d0", D, {"told": {"free_blocks": 10}}),
+                ("d1", D, {"told": {"num_decoding": 20, "context_tokens": 9000}}),
+            ],
+            ("p0", "d1"),
+            id="the decode worker that has room",
+        ),
+        pytest.param(
+            [("p0", P, {}), ("d0", D, {}), ("d1", D, {"hits": 960})],
             ("p0", "d1"),
             id="of equal decode workers the one with the prefix",
         ),
         pytest.param(
-            [prefill("p0", content="other"), prefill("p1", placed_tokens=900), decode()],
+            [("p0", P, {"content": "other"}), ("p1", P, {"told": BUSY}), ("d0", D, {})],
             ("p1", "d0"),
             id="only equal contents pair",
         ),
         pytest.param(
-            [prefill("p0", transport="memory"), prefill("p1", placed_tokens=900), decode()],
+            [("p0", P, {"transport": "memory"}), ("p1", P, {"told": BUSY}), ("d0", D, {})],
             ("p1", "d0"),
             id="only equal transports pair",
         ),
         pytest.param(
-            [prefill("p0", layout=OTHER_HEADS), prefill("p1", placed_tokens=900), decode()],
+            [("p0", P, {"layout": OTHER_HEADS}), ("p1", P, {"told": BUSY}), ("d0", D, {})],
             ("p1", "d0"),
             id="no conversion leads from one head size to another",
         ),
         pytest.param(
-            [prefill("p0", layout=SMALLER_BLOCKS), prefill("p1", placed_tokens=900), decode()],
+            [("p0", P, {"layout": SMALLER_BLOCKS}), ("p1", P, {"told": BUSY}), ("d0", D, {})],
             ("p0", "d0"),
             id="blocks of another size and dtype are converted",
         ),
-        pytest.param([decode()], ("d0", None), id="a lone decode worker serves it all"),
-        pytest.param([prefill()], ("p0", None), id="a lone prefill worker serves it all"),
+        pytest.param([("d0", D, {})], ("d0", None), id="a lone decode worker serves it all"),
+        pytest.param([("p0", P, {})], ("p0", None), id="a lone prefill worker serves it all"),
         pytest.param(
-            [prefill(content="other", placed_tokens=5), decode()],
+            [("p0", P, {"content": "other", "told": BUSY}), ("d0", D, {})],
             ("d0", None),
             id="where nobody pairs one serves alone",
         ),
         pytest.param(
-            [prefill(), decode("d0", ready=False)], ("p0", None), id="draining is like absent"
+            [("p0", P, {}), ("d0", D, {"ready": False})], ("p0", None), id="draining is absent"
         ),
         pytest.param(
-            [prefill("p0", capacity_tokens=199), prefill("p1", placed_tokens=900), decode()],
+            [("p0", P, {"max_model_len": 1199}), ("p1", P, {"told": BUSY}), ("d0", D, {})],
             ("p1", "d0"),
             id="the sequence must fit",
         ),
     ],
 )
-def test_the_right_pair_is_chosen(workers: list[WorkerView], pair: tuple[str, str | None]) -> None:
-    assert chosen(workers) == pair
-    assert chosen(workers[::-1]) == pair
+def test_before_steps_are_known_the_best_pair_serves(
+    workers: list[Added], pair: tuple[str, str | None]
+) -> None:
+    assert chosen(scene(*workers)) == pair
+    assert chosen(scene(*workers[::-1])) == pair
+
+
+def known(*workers: Added) -> Scene:
+    return scene(*workers, costs=COSTS)
+
+
+STREAMS = {"num_decoding": 30, "context_tokens": 60_000}
+
+
+def test_a_short_prompt_is_not_worth_a_handoff() -> None:
+    made = known(("p0", P, {}), ("d0", D, {"told": {"num_decoding": 1, "context_tokens": 900}}))
+    assert chosen(made, need(num_prompt_tokens=20, num_tokens=220))[1] is None
+
+
+def test_a_long_prompt_does_not_stop_the_streams_of_a_decode_worker() -> None:
+    made = known(("p0", P, {"told": {"waiting_tokens": 2000}}), ("d0", D, {"told": STREAMS}))
+    assert chosen(made, need(num_prompt_tokens=20_000, num_tokens=21_000))[0] == "p0"
+
+
+def test_when_prefill_workers_are_full_a_decode_worker_computes_the_prompt() -> None:
+    full = {"waiting_tokens": 300_000, "waiting_prompts": 30}
+    made = known(("p0", P, {"told": full}), ("d0", D, {"told": {"num_decoding": 2}}))
+    assert chosen(made) == ("d0", None)
+
+
+def test_when_the_decode_pool_is_full_the_prefill_worker_goes_on() -> None:
+    full = {"num_decoding": 200, "context_tokens": 300_000, "free_blocks": 0}
+    made = known(("p0", P, {}), ("d0", D, {"told": full}))
+    assert chosen(made) == ("p0", None)
+
+
+def test_splitting_can_be_forced_and_forbidden() -> None:
+    made = known(("p0", P, {}), ("d0", D, {}))
+    assert chosen(made, need(split=Split.ALWAYS)) == ("p0", "d0")
+    assert chosen(made, need(split=Split.NEVER))[1] is None
+
+
+def test_a_target_for_each_token_keeps_a_loaded_worker_from_one_more() -> None:
+    """The first has the prefix, and its steps take nearly what they may."""
+    loaded = {"num_decoding": 100, "context_tokens": 300_000}
+    made = known(
+        ("d0", D, {"told": loaded, "hits": 992}),
+        ("d1", D, {"told": {"num_decoding": 90, "context_tokens": 100_000}}),
+    )
+    assert chosen(made, need(slo=Slo(tpot_s=0.021)))[0] == "d1"
+
+
+def test_a_slow_link_is_avoided() -> None:
+    made = known(("p0", P, {}), ("d0", D, {}), ("d1", D, {}))
+    p0, d0, d1 = (WorkerRef(name, 1) for name in ("p0", "d0", "d1"))
+    made.link(p0, d0, 1e6)
+    made.link(p0, d1, 1e10)
+    assert chosen(made, need(split=Split.ALWAYS)) == ("p0", "d1")
+
+
+def test_a_hot_prefix_comes_to_a_second_worker() -> None:
+    busy = {"waiting_tokens": 30_000, "waiting_prompts": 3}
+    made = known(("p0", P, {"hits": 9600, "told": busy}), ("p1", P, {}))
+    assert chosen(made, need(num_prompt_tokens=10_000, num_tokens=10_200))[0] == "p1"
+    p0, p1 = WorkerRef("p0", 1), WorkerRef("p1", 1)
+    made.link(p0, p1, 2e10)
+    assert made.ledger.prefix_holder(made.hits, p1, min_tokens=256) == p0
 
 
 def test_one_token_needs_no_destination() -> None:
-    assert chosen([decode(), prefill()], need(single_token=True)) == ("p0", None)
+    for make in (scene, known):
+        assert chosen(make(("d0", D, {}), ("p0", P, {})), need(single_token=True)) == ("p0", None)
 
 
-def test_a_worker_that_failed_the_request_is_taken_only_when_alone() -> None:
+@pytest.mark.parametrize("make", [scene, known])
+def test_a_worker_that_failed_the_request_is_taken_only_when_alone(
+    make: Callable[..., Scene],
+) -> None:
     avoid = frozenset({WorkerRef("p0", 1), WorkerRef("d0", 1)})
-    workers = [prefill("p0"), prefill("p1", placed_tokens=900), decode("d0"), decode("d1")]
-    assert chosen(workers, need(avoid=avoid)) == ("p1", "d1")
-    assert chosen(workers[::2], need(avoid=avoid)) == ("p0", "d0")
+    wanted = need(avoid=avoid, split=Split.ALWAYS)
+    workers: list[Added] = [("p0", P, {}), ("p1", P, {"told": BUSY}), ("d0", D, {}), ("d1", D, {})]
+    assert chosen(make(*workers), wanted) == ("p1", "d1")
+    assert chosen(make(*workers[::2]), wanted) == ("p0", "d0")
 
 
 def test_equal_workers_share_the_requests() -> None:
-    workers = [prefill(f"p{i}") for i in range(4)] + [decode(f"d{i}") for i in range(4)]
-    pairs = [chosen(workers, need(key=f"request {i}")) for i in range(800)]
+    made = scene(*((f"p{i}", P, {}) for i in range(4)), *((f"d{i}", D, {}) for i in range(4)))
+    pairs = [chosen(made, need(key=f"request {i}")) for i in range(800)]
     firsts, seconds = Counter(p for p, _ in pairs), Counter(d for _, d in pairs)
     assert min(firsts.values()) > 130
     assert min(seconds.values()) > 130
-    assert pairs == [chosen(workers, need(key=f"request {i}")) for i in range(800)]
+    assert pairs == [chosen(made, need(key=f"request {i}")) for i in range(800)]
 
 
 def test_refusals_say_why() -> None:
-    assert place([], need()) == Refusal(RefusalReason.NO_WORKERS, "no worker is ready")
-    refusal = place([prefill(capacity_tokens=50)], need())
+    empty = Scene()
+    nobody = empty.ledger.place(need(), empty.hits, 0.0)
+    assert nobody == Refusal(RefusalReason.NO_WORKERS, "no worker is ready")
+    small = scene(("p0", P, {"max_model_len": 50}))
+    refusal = small.ledger.place(need(), small.hits, 0.0)
     assert isinstance(refusal, Refusal)
     assert refusal.reason is RefusalReason.TOO_LONG
-    assert "200" in refusal.detail
+    assert "1200" in refusal.detail
     assert "50" in refusal.detail
 
 
 @pytest.mark.parametrize(
     ("others", "holder"),
     [
-        pytest.param([decode(num_hit_tokens=300)], "d0", id="who has most more"),
-        pytest.param([decode(num_hit_tokens=299)], None, id="a few more are computed faster"),
+        pytest.param([("d0", D, {"hits": 300})], "d0", id="who has most more"),
+        pytest.param([("d0", D, {"hits": 299})], None, id="a few more are computed faster"),
         pytest.param(
-            [decode(num_hit_tokens=900, transport="memory")], None, id="it must be able to send"
+            [("d0", D, {"hits": 900, "transport": "memory"})], None, id="it must be able to send"
         ),
         pytest.param(
-            [decode("d0", num_hit_tokens=400), prefill("p1", num_hit_tokens=500)],
+            [("d0", D, {"hits": 400}), ("p1", P, {"hits": 500})],
             "p1",
             id="prefill workers share too",
         ),
     ],
 )
 def test_a_prefix_is_fetched_from_who_has_much_more(
-    others: list[WorkerView], holder: str | None
+    others: list[Added], holder: str | None
 ) -> None:
-    first = prefill(num_hit_tokens=44)
-    found = prefix_holder([first, *others], first.ref, min_tokens=256)
+    made = scene(("p0", P, {"hits": 44}), *others)
+    found = made.ledger.prefix_holder(made.hits, WorkerRef("p0", 1), min_tokens=256)
     assert (found.worker_id if found else None) == holder
 
 
-views = st.builds(
-    WorkerView,
-    ref=st.builds(WorkerRef, st.sampled_from("abcdefgh"), st.just(1)),
-    role=st.sampled_from(Role),
-    ready=st.booleans(),
-    content=st.sampled_from("xy"),
-    layout=st.sampled_from([LAYOUT, SMALLER_BLOCKS, OTHER_HEADS]),
-    transport=st.sampled_from(["nixl", "memory"]),
-    capacity_tokens=st.sampled_from([100, 300]),
-    num_hit_tokens=st.integers(0, 100),
-    placed_tokens=st.integers(0, 500),
-    placed_sequences=st.integers(0, 9),
+def test_a_prefix_that_travels_longer_than_it_is_computed_stays() -> None:
+    made = known(("p0", P, {}), ("p1", P, {"hits": 900}))
+    p0, p1 = WorkerRef("p0", 1), WorkerRef("p1", 1)
+    made.link(p1, p0, 1e12)
+    assert made.ledger.prefix_holder(made.hits, p0, min_tokens=256) == p1
+    made.link(p1, p0, 1e9)
+    assert made.ledger.prefix_holder(made.hits, p0, min_tokens=256) is None
+
+
+def test_another_destination_is_none_that_was_asked() -> None:
+    made = known(("p0", P, {}), ("d0", D, {}), ("d1", D, {"told": STREAMS}), ("d2", D, {}))
+    first = WorkerRef("p0", 1)
+    avoid = frozenset({WorkerRef("d0", 1)})
+    hits = made.hits
+    found = made.ledger.another_destination(need(avoid=avoid), hits, first, 0.0)
+    assert found == WorkerRef("d2", 1)
+    avoid |= {WorkerRef("d2", 1), WorkerRef("d1", 1)}
+    assert made.ledger.another_destination(need(avoid=avoid), hits, first, 0.0) is None
+
+
+workers = st.tuples(
+    st.sampled_from("abcdefgh"),
+    st.sampled_from(Role),
+    st.fixed_dictionaries(
+        {
+            "ready": st.booleans(),
+            "content": st.sampled_from("xy"),
+            "layout": st.sampled_from([LAYOUT, SMALLER_BLOCKS, OTHER_HEADS]),
+            "transport": st.sampled_from(["nixl", "memory"]),
+            "max_model_len": st.sampled_from([1000, 3000]),
+            "hits": st.integers(0, 1000),
+            "told": st.fixed_dictionaries(
+                {"waiting_tokens": st.integers(0, 500), "num_decoding": st.integers(0, 9)}
+            ),
+        }
+    ),
 )
 
 
-@given(st.lists(views, unique_by=lambda view: view.ref), st.booleans())
+@given(
+    st.lists(workers, unique_by=lambda worker: worker[0]),
+    st.booleans(),
+    st.sampled_from(Split),
+    st.sampled_from([None, COSTS]),
+)
 def test_no_choice_is_incompatible_draining_or_too_small(
-    workers: list[WorkerView], single_token: bool
+    added: list[Added], single_token: bool, split: Split, costs: StepCosts | None
 ) -> None:
-    by_ref = {view.ref: view for view in workers}
-    found = place(workers, need(single_token=single_token))
-    usable = [view for view in workers if view.ready and view.capacity_tokens >= 200]
+    made = scene(*added, costs=costs)
+    found = made.ledger.place(need(single_token=single_token, split=split), made.hits, 0.0)
+    usable = {
+        name: (role, options)
+        for name, role, options in added
+        if options["ready"] and options["max_model_len"] >= 1200
+    }
     if isinstance(found, Refusal):
         assert not usable
         return
-    first = by_ref[found.first]
-    assert first in usable
+    role, first = usable[found.first.worker_id]
     if found.destination is None:
         return
-    destination = by_ref[found.destination]
-    assert destination in usable
+    other_role, destination = usable[found.destination.worker_id]
     assert not single_token
-    assert (first.role, destination.role) == (Role.PREFILL, Role.DECODE)
-    assert can_exchange(first, destination)
+    assert (role, other_role) == (P, D)
+    for name in ("content", "transport"):
+        assert first[name] == destination[name]
+    assert (first["layout"] is OTHER_HEADS) == (destination["layout"] is OTHER_HEADS)

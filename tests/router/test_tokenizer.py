@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from router.chat_template import ChatTemplate
+from router.detokenizer import detokenize
 from router.errors import InvalidRequest, StartError
 from router.model_card import read_model_card
+from router.prompts import ChatMessage, ChatPrompt, ToolCall
 from router.tokenizer import Tokenizer
 from tests.router.tiny_model import EOS, MAX_MODEL_LEN, VOCAB_SIZE
 
@@ -92,8 +96,21 @@ def test_a_model_without_template_refuses_chats(directory: Path) -> None:
     change(directory / "tokenizer_config.json", chat_template=None)
     tokenizer = Tokenizer(read_model_card(directory))
     with pytest.raises(InvalidRequest, match="no chat template") as caught:
-        tokenizer.encode_chat([{"role": "user", "content": "a"}])
+        tokenizer.encode_chat(ChatPrompt((ChatMessage("user", "a"),)))
     assert caught.value.field == "messages"
+
+
+async def test_a_long_text_in_a_thread_holds_nobody_up(model_dir: Path) -> None:
+    tokenizer = Tokenizer(read_model_card(model_dir))
+    text = "the quick brown fox jumps " * 20_000
+    began = last = time.perf_counter()
+    longest = 0.0
+    encoding = asyncio.create_task(asyncio.to_thread(tokenizer.encode_text, text))
+    while not encoding.done():
+        await asyncio.sleep(0)
+        now = time.perf_counter()
+        longest, last = max(longest, now - last), now
+    assert longest < (last - began) / 2
 
 
 def test_text_that_spells_a_special_token_decodes_without_it(model_dir: Path) -> None:
@@ -103,7 +120,8 @@ def test_text_that_spells_a_special_token_decodes_without_it(model_dir: Path) ->
     assert tokenizer.token_bytes(VOCAB_SIZE + 7) == b""
 
 
-USER = [{"role": "user", "content": "hi <&>"}]
+USER = ChatPrompt((ChatMessage("user", "hi <&>"),))
+CALL = ToolCall("call-1", "add", '{"b": 1, "a": 2}')
 
 
 @pytest.mark.parametrize(
@@ -134,3 +152,76 @@ def test_templates_find_what_they_rely_on(source: str, text: str) -> None:
 def test_what_a_template_may_not_do_is_refused(source: str) -> None:
     with pytest.raises(InvalidRequest, match="chat template refuses"):
         ChatTemplate(source, {}).render(USER)
+
+
+def test_tools_and_their_calls_reach_the_template_as_objects() -> None:
+    source = (
+        "{{ tools[0].function.name }}|{% for m in messages %}{{ m.role }}:{{ m.content }}"
+        "{% for call in m.tool_calls or [] %}"
+        "{{ call.id }}={{ call.function.arguments | tojson }}{% endfor %}"
+        "{{ m.tool_call_id }}{{ m.name }};{% endfor %}"
+    )
+    messages = (
+        ChatMessage("assistant", tool_calls=(CALL,)),
+        ChatMessage("tool", "3", name="add", tool_call_id="call-1"),
+    )
+    prompt = ChatPrompt(messages, tools=({"function": {"name": "add"}},))
+    text = 'add|assistant:call-1={"b": 1, "a": 2};tool:3call-1add;'
+    assert ChatTemplate(source, {}).render(prompt) == text
+
+
+def test_arguments_that_are_no_json_are_the_clients_mistake() -> None:
+    prompt = ChatPrompt((ChatMessage("assistant", tool_calls=(ToolCall("1", "add", "{"),)),))
+    with pytest.raises(InvalidRequest, match="no JSON") as caught:
+        ChatTemplate("", {}).render(prompt)
+    assert caught.value.field == "messages[0].tool_calls"
+
+
+def test_a_template_that_shows_no_tools_refuses_them() -> None:
+    with pytest.raises(InvalidRequest, match="no tools") as caught:
+        ChatTemplate("x", {}).render(ChatPrompt(USER.messages, tools=({"function": {}},)))
+    assert caught.value.field == "tools"
+
+
+def test_chats_with_tools_have_a_template_of_their_own_where_the_model_has_one(
+    directory: Path,
+) -> None:
+    named = [
+        {"name": "default", "template": "plain"},
+        {"name": "tool_use", "template": "with tools"},
+    ]
+    change(directory / "tokenizer_config.json", chat_template=named)
+    tokenizer = Tokenizer(read_model_card(directory))
+    with_tools = ChatPrompt(USER.messages, tools=({"function": {}},))
+    assert tokenizer.decode(tokenizer.encode_chat(USER)) == "plain"
+    assert tokenizer.decode(tokenizer.encode_chat(with_tools)) == "with tools"
+
+
+@pytest.mark.parametrize(("source", "role"), [("{{ m }}", "system"), ("developer", "developer")])
+def test_a_developer_is_the_system_where_the_template_knows_none(source: str, role: str) -> None:
+    template = ChatTemplate("{# " + source + " #}{{ messages[0].role }}", {})
+    assert template.render(ChatPrompt((ChatMessage("developer", "a"),))) == role
+
+
+def test_a_final_message_is_continued_where_it_ends() -> None:
+    source = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</>{% endfor %}"
+    messages = (ChatMessage("user", "a"), ChatMessage("assistant", "b "))
+    prompt = ChatPrompt(messages, add_generation_prompt=False, continue_final_message=True)
+    assert ChatTemplate(source, {}).render(prompt) == "<user>a</><assistant>b "
+    with pytest.raises(InvalidRequest, match="cannot be continued"):
+        ChatTemplate("{{ messages[0].content }}", {}).render(prompt)
+
+
+def test_a_template_hears_its_arguments_but_not_instead_of_the_messages() -> None:
+    arguments = {"enable_thinking": False, "messages": "mine"}
+    prompt = ChatPrompt(USER.messages, template_args=arguments)
+    source = "{{ enable_thinking }} {{ messages[0].content }}"
+    assert ChatTemplate(source, {}).render(prompt) == "False hi <&>"
+
+
+def test_special_tokens_show_when_they_are_not_skipped(model_dir: Path) -> None:
+    tokenizer = Tokenizer(read_model_card(model_dir))
+    tokens = tokenizer.encode_text("a<|eos|>b", add_special_tokens=False)
+    assert tokenizer.decode(tokens, skip_special_tokens=False) == "a<|eos|>b"
+    stream = tokenizer.detokenizer(skip_special_tokens=False)
+    assert detokenize(stream, tokens) == "a<|eos|>b"

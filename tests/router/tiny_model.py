@@ -13,10 +13,14 @@ SPECIAL = ["<|bos|>", "<|eos|>", "<|user|>", "<|assistant|>", "<|system|>"]
 BOS, EOS, USER, ASSISTANT, SYSTEM = range(5)
 TEMPLATE = (
     "{{ bos_token }}"
+    "{% if tools %}<|system|>{{ tools | tojson }}<|eos|>{% endif %}"
     "{% for message in messages %}"
-    "{% if message['role'] not in ['user', 'assistant', 'system'] %}"
+    "{% if message['role'] not in ['user', 'assistant', 'system', 'tool'] %}"
     "{{ raise_exception('no role ' + message['role']) }}{% endif %}"
-    "<|{{ message['role'] }}|>{{ message['content'] }}<|eos|>"
+    "<|{{ message['role'] }}|>{{ message['content'] }}"
+    "{% for call in message['tool_calls'] or [] %}"
+    "{{ call['function']['name'] }}({{ call['function']['arguments'] | tojson }})"
+    "{% endfor %}<|eos|>"
     "{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )

@@ -26,8 +26,13 @@ ARITHMETIC: dict[str, Any] = {
     "prefill.worker.stamp": PREFILL_STAMP,
     "prefill.worker.chunk_tokens": 64,
     "decode.worker.stamp": DECODE_STAMP,
+    "router.split": "always",
 }
-BUNDLED: dict[str, Any] = {"worker.ucx_env": LOOPBACK, "worker.threads": 1}
+BUNDLED: dict[str, Any] = {
+    "worker.ucx_env": LOOPBACK,
+    "worker.threads": 1,
+    "router.split": "always",
+}
 
 
 @contextmanager

@@ -79,7 +79,7 @@ async def test_a_repeated_prompt_is_cached_on_both_sides(arithmetic: RunningClus
         first, _ = await answer(stub, a_request(prompt, 5))
         again, last = await answer(stub, a_request(prompt, 5))
     assert again == first
-    assert last.usage.cached_tokens == 192
+    assert last.usage.cached_tokens == 199
     assert last.timing.transfer.skipped_blocks == 12
 
 

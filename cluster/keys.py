@@ -1,0 +1,61 @@
+"""`tandem key`: makes API keys. A key is shown once, and only its hash is kept."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cluster.errors import BadConfig
+from router.keys import check_name, draw_key, read_keys
+
+keys_app = typer.Typer(no_args_is_help=True, help="API keys for the doors of a router.")
+
+
+@keys_app.callback()
+def _commands() -> None:
+    """Makes `new` a command of its own."""
+
+
+@keys_app.command()
+def new(
+    name: Annotated[str, typer.Argument(help="Whose key it is; shown in logs and to workers.")],
+    file: Annotated[
+        Path | None, typer.Option(help="Add it to this file, and print nothing but the key.")
+    ] = None,
+) -> None:
+    """Draw a key: it is shown this once; the file holds its hash."""
+    try:
+        check_name(name)
+        key, line = _draw(name)
+        if file is not None:
+            _add(file, name, line)
+    except (BadConfig, ValueError, OSError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+    if file is not None:
+        typer.echo(key)
+        return
+    typer.echo(f"the key of {name}, shown this once:\n  {key}")
+    typer.echo(f"the line for the file of keys:\n  {line}")
+
+
+def _draw(name: str) -> tuple[str, str]:
+    key, hashed = draw_key()
+    return key, f"{name}: {hashed}"
+
+
+def _add(file: Path, name: str, line: str) -> None:
+    """Only for its owner to read. Raises BadConfig when the file is none, or has the name."""
+    before = ""
+    if file.exists():
+        if name in read_keys(str(file)).names:
+            raise BadConfig(f"{file} has a key of {name}: to replace it, list both under `hash`")
+        before = file.read_text().rstrip("\n") + "\n"
+    other = file.with_name(file.name + ".new")
+    descriptor = os.open(other, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as output:
+        output.write(before + line + "\n")
+    os.replace(other, file)

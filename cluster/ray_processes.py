@@ -1,0 +1,122 @@
+"""Routers and workers that are Ray actors, seen from the driver."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import ray
+from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayActorError, RayError
+
+from cluster.launcher import WorkerStatus
+from cluster.ray_rooms import Room, Rooms
+from router.server import RouterAddresses
+
+ANSWER_S = 1.0
+PATIENCE_S = 2.0
+"""How long a worker waits for room before a person hears of it."""
+
+
+class RayRouter:
+    """Implements `cluster.launcher.RunningRouter`."""
+
+    def __init__(self, name: str, actor: Any, addresses: RouterAddresses) -> None:
+        self.name = name
+        self.addresses = addresses
+        self._actor = actor
+        self._stopping: Any = None
+
+    def error(self) -> str | None:
+        try:
+            ray.get(self._actor.ping.remote(), timeout=ANSWER_S)
+        except (GetTimeoutError, ActorUnavailableError):
+            return None  # busy, or Ray does not know yet
+        except RayError as error:
+            return f"its process died: {first_line(error)}"
+        return None
+
+    def drain(self, timeout_s: float) -> None:
+        self._stopping = self._actor.drain.remote(timeout_s)
+
+    def wait_stopped(self, timeout_s: float) -> None:
+        if self._stopping is not None:
+            ray.wait([self._stopping], timeout=timeout_s)  # dead or stuck: it is ended either way
+        ray.kill(self._actor)
+
+
+class RayWorker:
+    """Implements `cluster.launcher.RunningWorker`: first it waits for room, then it starts."""
+
+    def __init__(
+        self,
+        name: str,
+        rooms: Rooms,
+        room: Room,
+        start: Callable[[Room], Any],
+        place_timeout_s: float,
+        keys: str,
+    ) -> None:
+        """`start` makes the actor, once there is room; `keys` is where the configuration says what
+        the worker wants."""
+        self.name = name
+        self._rooms = rooms
+        self._room = room
+        self._start = start
+        self._place_timeout_s = place_timeout_s
+        self._keys = keys
+        self._actor: Any = start(room) if room.placed is not None else None
+        self._last = WorkerStatus()
+        self._stopping: Any = None
+
+    @property
+    def node_id(self) -> str | None:
+        return None if self._room.placed is None else self._room.placed.node_id
+
+    def status(self) -> WorkerStatus:
+        if self._actor is None and not self._look_for_room():
+            return self._last
+        try:
+            answer = ray.get(self._actor.status.remote(), timeout=ANSWER_S)
+        except (GetTimeoutError, ActorUnavailableError):
+            return self._last  # busy, or its process still starts, or Ray does not know yet
+        except RayError as error:
+            return msgspec.structs.replace(
+                self._last, error=f"its process died: {first_line(error)}"
+            )
+        self._last = msgspec.json.decode(answer, type=WorkerStatus)
+        return self._last
+
+    def drain(self, timeout_s: float) -> None:
+        if self._actor is not None and self.status().address is not None:
+            self._stopping = self._actor.drain.remote(timeout_s)
+
+    def wait_stopped(self, timeout_s: float) -> None:
+        if self._stopping is not None:
+            ray.wait([self._stopping], timeout=timeout_s)
+        if self._actor is not None:
+            ray.kill(self._actor)
+        self._rooms.give_up(self._room)
+
+    def _look_for_room(self) -> bool:
+        if self._room.look():
+            self._actor = self._start(self._room)
+            return True
+        waited_s = time.monotonic() - self._room.asked_at
+        if waited_s > self._place_timeout_s:
+            why = self._rooms.why_not(self._room, self._keys)
+            self._last = WorkerStatus(error=f"no room within {self._place_timeout_s:.0f} s: {why}")
+        elif waited_s > PATIENCE_S and self._last.waits_for is None:
+            self._last = WorkerStatus(waits_for=self._rooms.why_not(self._room, self._keys))
+        return False
+
+
+def first_line(error: Exception) -> str:
+    """The cause that a user can act on, without Ray's traceback."""
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, Exception):
+        return f"{cause}"
+    if isinstance(error, RayActorError):
+        return str(error).strip().splitlines()[0]
+    return str(error).strip().splitlines()[-1]

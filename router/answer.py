@@ -1,0 +1,73 @@
+"""One answer as it grows: from merged tokens to what the client is told of them."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+
+from router.merge import Tokens
+from router.requests import Delta, GenerateRequest, ToolCallDelta
+from router.stops import StopMatcher
+from router.text_stream import TextStream
+from router.tokenizer import Tokenizer
+
+
+class Parsed(msgspec.Struct, frozen=True, kw_only=True):
+    """The parts of a piece of text, in a model family's own format."""
+
+    text: str = ""
+    reasoning: str = ""
+    tool_calls: tuple[ToolCallDelta, ...] = ()
+
+
+class AnswerParser(Protocol):
+    """The state of one answer. The result does not depend on how the text is cut into pieces."""
+
+    def push(self, text: str, *, done: bool) -> Parsed:
+        """What can be told now; with `done` all of the rest."""
+
+
+class Answer:
+    """`text` says whether the answer is complete, and why."""
+
+    def __init__(
+        self,
+        request: GenerateRequest,
+        tokenizer: Tokenizer,
+        index: int = 0,
+        parser: AnswerParser | None = None,
+        shown_tokens: frozenset[int] = frozenset(),
+    ) -> None:
+        self.text = TextStream(
+            tokenizer.detokenizer(
+                skip_special_tokens=request.skip_special_tokens, shown=shown_tokens
+            ),
+            StopMatcher(request.stop, include=request.include_stop),
+            request.sampling.min_tokens,
+        )
+        self.index = index
+        self._parser = parser
+        self._prompt_tokens: tuple[int, ...] | None = request.prompt_tokens
+        self.has_tool_calls = False
+
+    def delta(self, tokens: Tokens) -> Delta:
+        """What the client is told of these tokens; those after a stop string are taken away."""
+        text = self.text.push(tokens)
+        prompt_tokens, self._prompt_tokens = self._prompt_tokens, None
+        plain = Delta(
+            text=text,
+            tokens=tuple(tokens.tokens),
+            logprobs=tuple(tokens.logprobs),
+            index=self.index,
+            prompt_tokens=prompt_tokens,
+        )
+        return plain if self._parser is None else self._parsed(plain)
+
+    def _parsed(self, plain: Delta) -> Delta:
+        assert self._parser is not None
+        parsed = self._parser.push(plain.text, done=self.text.finish is not None)
+        self.has_tool_calls |= bool(parsed.tool_calls)
+        return msgspec.structs.replace(
+            plain, text=parsed.text, reasoning=parsed.reasoning, tool_calls=parsed.tool_calls
+        )

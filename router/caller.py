@@ -1,0 +1,110 @@
+"""Who calls, and what that allows: set at the doors, asked where requests are admitted.
+
+It goes through a context variable, as interceptors of gRPC and middleware of ASGI can hand nothing
+else to what they wrap; tasks that serve the request inherit it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+
+import msgspec
+
+from router.errors import Forbidden, RouterError
+from router.keys import Tenant
+from router.limits import Meter
+from router.requests import GenerateRequest
+
+Spend = Callable[[int], None]
+
+
+class Caller:
+    """Anybody: where no keys are asked for, every request is as its client wants it."""
+
+    name: str | None = None
+
+    def enter(self) -> None:
+        """A request begins, which `leave` ends. Raises OverQuota; then it has not begun."""
+
+    def leave(self) -> None:
+        """A request has ended."""
+
+    def admit(self, request: GenerateRequest, priority: int | None) -> GenerateRequest:
+        """The request as this caller may have it; `priority` is what the client asked for.
+
+        Raises Forbidden.
+        """
+        return request
+
+    @contextlib.contextmanager
+    def charge(self, num_prompt_tokens: int) -> Iterator[Spend]:
+        """Charges a prompt, and through what it yields each token that is generated. A request
+        that fails before its first token costs nothing. Raises OverQuota."""
+        yield lambda num_tokens: None
+
+
+class KeyCaller(Caller):
+    """The holder of a key."""
+
+    def __init__(self, tenant: Tenant, meter: Meter, clock: Callable[[], float]) -> None:
+        self.name = tenant.name
+        self.is_admin = tenant.entry.admin
+        self._tenant = tenant
+        self._meter = meter
+        self._clock = clock
+
+    def enter(self) -> None:
+        self._meter.enter(self._clock())
+
+    def leave(self) -> None:
+        self._meter.leave()
+
+    def admit(self, request: GenerateRequest, priority: int | None) -> GenerateRequest:
+        return msgspec.structs.replace(
+            request,
+            tenant=self._tenant.name,
+            priority=self._priority(priority),
+            cache_salt=narrowed(self._tenant.salt, request.cache_salt),
+        )
+
+    @contextlib.contextmanager
+    def charge(self, num_prompt_tokens: int) -> Iterator[Spend]:
+        self._meter.take_prompt(num_prompt_tokens, self._clock())
+        num_spent = 0
+
+        def spend(num_tokens: int) -> None:
+            nonlocal num_spent
+            num_spent += num_tokens
+            self._meter.take_output(num_tokens, self._clock())
+
+        try:
+            yield spend
+        except RouterError:
+            if num_spent == 0:
+                self._meter.give_back(num_prompt_tokens, self._clock())
+            raise
+
+    def _priority(self, wanted: int | None) -> int:
+        most = self._tenant.entry.max_priority
+        if wanted is None:
+            return max(0, most)
+        if wanted < most:
+            raise Forbidden(
+                f"priority is {wanted}: requests of this key may be no more urgent than {most}",
+                "priority",
+            )
+        return wanted
+
+
+def narrowed(tenant_salt: bytes, client_salt: bytes) -> bytes:
+    """A client's own salt divides what its key shares; no salt that it sends leads out of that."""
+    if not client_salt:
+        return tenant_salt
+    return hashlib.blake2b(client_salt, key=tenant_salt, digest_size=32).digest()
+
+
+ANYBODY = Caller()
+CALLER: ContextVar[Caller] = ContextVar("caller", default=ANYBODY)

@@ -1,0 +1,131 @@
+"""What a request would cost on each worker: seconds for itself and for others, over all rows.
+
+Steps are linear in what they compute (DistServe, OSDI 2024, fits the same form), and each worker
+tells its own coefficients. What is predicted here is compared with targets elsewhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+
+from router.fleet_table import CHUNK_TOKENS, HOST_BYTES_PER_S, FleetTable, Floats
+
+RISK_BEGINS, RISK_WIDTH = 0.85, 0.3
+"""Of a target: below the first nothing is at risk, beyond both together all is lost."""
+LEAST_CHUNK = 16
+"""Prompt tokens of a step, however long it takes without them."""
+
+
+class Work(msgspec.Struct, frozen=True, kw_only=True):
+    """What a request will ask of its workers."""
+
+    num_prompt_tokens: int
+    num_new_tokens: float
+    """The answer's length, as expected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hits:
+    """By row, how many leading tokens of a prompt are cached there."""
+
+    device: Floats
+    either: Floats
+    """On the device or in the host's memory."""
+
+    @staticmethod
+    def none(num_rows: int) -> Hits:
+        nothing = np.zeros(num_rows)
+        return Hits(nothing, nothing)
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """Arrays over rows; seconds, where the name does not say otherwise."""
+
+    prompt_s: Floats
+    """Computing the uncached part: what it takes from everything else there."""
+    machine_s: Floats
+    """The same, and the steps that run for it alone."""
+    prefill_s: Floats
+    """From its first step to its last, with what runs beside it."""
+    queue_s: Floats
+    """Prompts that come before."""
+    ttft_s: Floats
+    """From now to the first token."""
+    step_s: Floats
+    """A decode step there with this sequence in it, prompts aside."""
+    mixed_s: Floats
+    """The same with as much of a prompt as a step takes beside it: no token takes longer."""
+    interrupted_s: Floats
+    """What prompts have lately taken from a sequence that decodes there."""
+    growth_s: Floats
+    """What this sequence adds to each decode step."""
+    num_decoding: Floats
+    """Sequences that decode there, or will."""
+    missing: Floats
+    """Share of the sequence, 0 to 1, for which the pool has no room."""
+
+
+def estimate(table: FleetTable, work: Work, hits: Hits, now: float) -> Costs:
+    prompt, answer = work.num_prompt_tokens, work.num_new_tokens
+    cached = np.minimum(hits.either, prompt - 1)
+    uncached = prompt - cached
+    num_decoding = table.num_decoding + table.num_expected
+    context = table.context_tokens + table.expected_tokens
+    running_s = table.step_s + table.sequence_s * num_decoding + table.context_token_s * context
+    each_s = table.prompt_token_s + table.prompt_pair_s * (cached + uncached / 2)
+    prompt_s = each_s * uncached
+    if hits.either is not hits.device:
+        from_host = np.maximum(0.0, cached - hits.device)
+        prompt_s = prompt_s + from_host * table.token_bytes / HOST_BYTES_PER_S
+    left = (table.step_target_s - running_s) / np.maximum(each_s, 1e-9)
+    beside = np.where(
+        table.step_target_s > 0, _between(left, LEAST_CHUNK, CHUNK_TOKENS), table.chunk_beside
+    )
+    chunk = np.where(num_decoding > 0, beside, CHUNK_TOKENS)
+    num_steps = np.ceil(uncached / chunk)
+    prefill_s = prompt_s + num_steps * running_s
+    queue_s = (
+        table.prompt_token_s * table.queued_tokens
+        + table.prompt_pair_s * table.queued_pairs
+        + table.queued_tokens / chunk * running_s
+    )
+    alone_s = np.where(num_decoding > 0, 0.0, num_steps * table.step_s)
+    growth_s = table.sequence_s + table.context_token_s * (prompt + answer / 2)
+    wanted = prompt + answer
+    free = table.pool_tokens - table.used_tokens - table.expected_tokens
+    return Costs(
+        prompt_s=prompt_s,
+        machine_s=prompt_s + alone_s,
+        prefill_s=prefill_s,
+        queue_s=queue_s,
+        ttft_s=queue_s + prefill_s,
+        step_s=running_s + growth_s,
+        mixed_s=running_s + growth_s + beside * each_s,
+        interrupted_s=table.interruptions(now),
+        growth_s=growth_s,
+        num_decoding=num_decoding,
+        missing=_between((wanted - free) / wanted, 0.0, 1.0),
+    )
+
+
+def risk(seconds: Floats, target_s: float | None) -> Floats:
+    """0 well within the target, 1 well beyond it; predictions are never exact."""
+    if target_s is None:
+        return np.zeros_like(seconds)
+    return _between(seconds * (1 / (target_s * RISK_WIDTH)) - RISK_BEGINS / RISK_WIDTH, 0.0, 1.0)
+
+
+def exposed_s(num_bytes: float, prefill_s: float, latency_s: float, bytes_per_s: float) -> float:
+    """What a handoff adds behind the last chunk: blocks travel while later ones are computed."""
+    transfer_s = num_bytes / bytes_per_s
+    return latency_s + max(transfer_s / 8, transfer_s - 0.8 * prefill_s)
+
+
+def _between(values: Floats, low: float, high: float) -> Floats:
+    """np.clip, which is slow for few values."""
+    bounded: Floats = np.minimum(np.maximum(values, low), high)
+    return bounded

@@ -1,0 +1,58 @@
+"""The doors of a router together: gRPC and HTTP for clients, and one for the operator."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+
+from router.conductor import Conductor
+from router.gate import Gate
+from router.grpc_door import GrpcDoor
+from router.http_app import build_app
+from router.http_door import HttpDoor
+from router.http_gate import ADMIN_PATHS, AdminGate, PublicGate
+from runtime.listen import is_loopback
+
+
+class DoorPorts(msgspec.Struct, frozen=True, kw_only=True):
+    grpc: int
+    http: int
+    admin: int | None
+
+
+class Doors:
+    """`start` binds all of them or raises; `stop` ends whatever has started."""
+
+    def __init__(self, conductor: Conductor, gate: Gate) -> None:
+        self._config = config = conductor.config
+        app = build_app(conductor)
+        public = PublicGate(
+            app,
+            gate,
+            conductor.metrics,
+            body_timeout_s=config.body_timeout_s,
+            hidden=ADMIN_PATHS if config.admin_port is not None else frozenset(),
+        )
+        self._grpc = GrpcDoor(conductor, gate)
+        self._http = HttpDoor(public, share_port=config.share_ports, tls=config.door_tls)
+        outside = not is_loopback(config.admin_host)
+        self._admin = HttpDoor(
+            AdminGate(app, gate, asks_for_keys=outside),
+            tls=config.door_tls if outside else None,
+        )
+
+    async def start(self) -> DoorPorts:
+        """Raises PortTaken, BadCertificate."""
+        config, admin = self._config, None
+        http = await self._http.start(config.host, config.http_port)
+        if config.admin_port is not None:
+            admin = await self._admin.start(config.admin_host, config.admin_port, "admin_port")
+        grpc = await self._grpc.start(config.host, config.grpc_port)
+        return DoorPorts(grpc=grpc, http=http, admin=admin)
+
+    async def set_ready(self, ready: bool) -> None:
+        await self._grpc.set_ready(ready)
+
+    async def stop(self) -> None:
+        await asyncio.gather(self._grpc.stop(0.5), self._http.stop(), self._admin.stop())

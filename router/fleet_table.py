@@ -1,0 +1,231 @@
+"""What placement knows of the workers, a row each, in arrays that are kept and never rebuilt."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+
+import numpy as np
+import numpy.typing as npt
+
+from kv_transfer import exchange
+from router.load import Load
+from wire.identity import Role, WorkerRef
+from wire.layout import KvLayout
+from wire.messages import Link, StepCosts, WorkerCard
+
+Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+
+UNKNOWN_COSTS = StepCosts(
+    step_s=5e-3,
+    sequence_s=3e-5,
+    context_token_s=2e-8,
+    prompt_token_s=5e-5,
+    prompt_pair_s=2e-9,
+)
+"""Until a worker of its kind has told its own: a small model on a GPU, or a tiny one on a CPU."""
+UNKNOWN_LINK = (1e-3, 5e9)
+"""Latency in seconds and bytes per second of a way that nobody has measured yet."""
+HOST_BYTES_PER_S = 10e9
+"""How fast blocks come back from a host tier."""
+CHUNK_TOKENS = 512
+"""Prompt tokens of a step without decoding sequences."""
+CHUNK_BESIDE = {Role.PREFILL: 512, Role.DECODE: 128}
+"""The same beside decoding sequences, as the workers' policies have it by default."""
+
+_EMPTY = {"block_size": 1, "chunk_beside": 1}
+
+_Kind = tuple[str, KvLayout, str]
+
+
+class FleetTable:
+    """All columns are arrays over rows; rows of nobody are not `ready`. Costs are in seconds.
+
+    A row is reused when its worker is gone. Times are the caller's clock.
+    """
+
+    def __init__(self, num_rows: int = 16) -> None:
+        self.ready: Flags = np.zeros(num_rows, bool)
+        self.prefills: Flags = np.zeros(num_rows, bool)
+        self.decodes: Flags = np.zeros(num_rows, bool)
+        self.calibrated: Flags = np.zeros(num_rows, bool)
+        self.capacity_tokens: Floats = np.zeros(num_rows)
+        self.pool_tokens: Floats = np.zeros(num_rows)
+        self.token_bytes: Floats = np.zeros(num_rows)
+        self.block_size: Floats = np.ones(num_rows)
+        self.kind: npt.NDArray[np.int64] = np.zeros(num_rows, np.int64)
+        self.step_s: Floats = np.zeros(num_rows)
+        self.sequence_s: Floats = np.zeros(num_rows)
+        self.context_token_s: Floats = np.zeros(num_rows)
+        self.prompt_token_s: Floats = np.zeros(num_rows)
+        self.prompt_pair_s: Floats = np.zeros(num_rows)
+        self.chunk_beside: Floats = np.ones(num_rows)
+        self.step_target_s: Floats = np.zeros(num_rows)
+        """What steps with prompts may take beside decoding sequences; 0 where nothing limits it."""
+        self.queued_tokens: Floats = np.zeros(num_rows)
+        self.queued_pairs: Floats = np.zeros(num_rows)
+        self.num_prompts: Floats = np.zeros(num_rows)
+        self.num_decoding: Floats = np.zeros(num_rows)
+        self.context_tokens: Floats = np.zeros(num_rows)
+        self.used_tokens: Floats = np.zeros(num_rows)
+        self.num_expected: Floats = np.zeros(num_rows)
+        self.expected_tokens: Floats = np.zeros(num_rows)
+        self.interrupted_s: Floats = np.zeros(num_rows)
+        self.interrupted_at: Floats = np.zeros(num_rows)
+        self.lot: npt.NDArray[np.uint64] = np.zeros(num_rows, np.uint64)
+        self.refs: list[WorkerRef | None] = [None] * num_rows
+        self.block_sizes: Counter[int] = Counter()
+        """How many workers have blocks of each size."""
+        self.lifetime_s = 5.0
+        """Of a decoding sequence; for so long it remembers what interrupted it."""
+        self.usual_ttft_s: float | None = None
+        """What requests usually have as a target."""
+        self.requests_per_s = 0.0
+        """That come to one worker."""
+        self._rows: dict[WorkerRef, int] = {}
+        self._kinds: list[_Kind] = []
+        self._costs: dict[int, dict[int, StepCosts]] = {}
+        self._links: dict[tuple[WorkerRef, WorkerRef], tuple[float, float]] = {}
+        self.exchanges: Flags = np.zeros((0, 0), bool)
+        """Over kinds: whether KV blocks of one can travel to the other, converted if need be."""
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def longest(self) -> int | None:
+        """The most tokens that any worker holds of one sequence; None when nobody is ready."""
+        if not self.ready.any():
+            return None
+        return int(self.capacity_tokens[self.ready].max())
+
+    def add(self, card: WorkerCard) -> int:
+        """Give a worker a row; it is not ready yet."""
+        row = next((row for row, ref in enumerate(self.refs) if ref is None), len(self.refs))
+        if row == len(self.refs):
+            self._grow()
+        self.refs[row], self._rows[card.ref] = card.ref, row
+        layout = card.layout
+        self.block_sizes[layout.block_size] += 1
+        self.prefills[row], self.decodes[row] = (
+            card.role is Role.PREFILL,
+            card.role is Role.DECODE,
+        )
+        self.pool_tokens[row] = card.num_blocks * layout.block_size
+        self.capacity_tokens[row] = min(card.max_model_len, self.pool_tokens[row])
+        self.token_bytes[row] = layout.token_bytes
+        self.block_size[row] = layout.block_size
+        self.chunk_beside[row] = CHUNK_BESIDE[card.role]
+        self.kind[row] = self._kind_of(card)
+        drawn = hashlib.blake2b(str(card.ref).encode(), digest_size=8).digest()
+        self.lot[row] = int.from_bytes(drawn, "big") | 1
+        self._fill(row)
+        return row
+
+    def row(self, ref: WorkerRef) -> int | None:
+        return self._rows.get(ref)
+
+    def remove(self, ref: WorkerRef) -> None:
+        row = self._rows.pop(ref, None)
+        if row is None:
+            return
+        self._costs.get(int(self.kind[row]), {}).pop(row, None)
+        self.block_sizes -= Counter({int(self.block_size[row]): 1})
+        for name, column in vars(self).items():
+            if isinstance(column, np.ndarray) and name != "exchanges":
+                column[row] = 0
+        for name, value in _EMPTY.items():
+            getattr(self, name)[row] = value
+        self.refs[row] = None
+        for pair in [pair for pair in self._links if ref in pair]:
+            del self._links[pair]
+
+    def set_load(self, row: int, load: Load) -> None:
+        self.queued_tokens[row] = load.queued_tokens
+        self.queued_pairs[row] = load.queued_pairs
+        self.num_prompts[row] = load.num_prompts
+        self.num_decoding[row] = load.num_decoding
+        self.context_tokens[row] = load.context_tokens
+        self.used_tokens[row] = load.used_tokens
+        self.num_expected[row] = load.num_expected
+        self.expected_tokens[row] = load.expected_tokens
+
+    def calibrate(self, row: int, costs: StepCosts) -> None:
+        """By what the worker itself has told; others of its kind have the mean of it meanwhile."""
+        kind = int(self.kind[row])
+        told = self._costs.setdefault(kind, {})
+        news = told.get(row) is None or _known(told[row]) != _known(costs)
+        told[row] = costs
+        # The more have told already, the less one more changes the mean.
+        if news and len(told) & (len(told) - 1) == 0:
+            for other in np.flatnonzero(self.kind == kind):
+                self._fill(int(other))
+        else:
+            self._fill(row)
+
+    def interrupt(self, row: int, seconds: float, now: float) -> None:
+        """Sequences that decode there lose so much time to a prompt."""
+        age = max(0.0, now - self.interrupted_at[row])
+        left = self.interrupted_s[row] * math.exp(-age / self.lifetime_s)
+        self.interrupted_s[row], self.interrupted_at[row] = left + seconds, now
+
+    def interruptions(self, now: float) -> Floats:
+        """Seconds that a sequence which has decoded for a lifetime has lost to prompts, by row."""
+        age = np.maximum(0.0, now - self.interrupted_at)
+        return self.interrupted_s * np.exp(-age / self.lifetime_s)
+
+    def set_link(self, source: WorkerRef, link: Link) -> None:
+        self._links[source, link.destination] = (link.latency_s, max(1.0, link.bytes_per_s))
+
+    def link(self, source: int, destination: int) -> tuple[float, float]:
+        """Latency in seconds, bytes per second."""
+        ends = self.refs[source], self.refs[destination]
+        if None in ends:
+            return UNKNOWN_LINK
+        return self._links.get(ends, UNKNOWN_LINK)  # type: ignore[arg-type]
+
+    def can_exchange(self, row: int) -> Flags:
+        """With which rows this one can exchange KV blocks."""
+        row_of_kinds: Flags = self.exchanges[self.kind[row]]
+        return row_of_kinds[self.kind]
+
+    def _kind_of(self, card: WorkerCard) -> int:
+        kind = (card.content, card.layout, card.transport)
+        if kind not in self._kinds:
+            self._kinds.append(kind)
+            self.exchanges = np.array([[_exchange(a, b) for a in self._kinds] for b in self._kinds])
+        return self._kinds.index(kind)
+
+    def _fill(self, row: int) -> None:
+        """Its own costs, or else the mean of its kind, or else the unknown's."""
+        if self.refs[row] is None:
+            return
+        told = self._costs.get(int(self.kind[row]), {})
+        self.calibrated[row] = True
+        for name in StepCosts.__struct_fields__:
+            own = told.get(row)
+            values = [getattr(own, name)] if own is not None else [None]
+            if values[0] is None:
+                values = [getattr(costs, name) for costs in told.values()]
+            known = [value for value in values if value is not None]
+            self.calibrated[row] &= bool(known)
+            cost = sum(known) / len(known) if known else getattr(UNKNOWN_COSTS, name)
+            getattr(self, name)[row] = max(0.0, cost)
+
+    def _grow(self) -> None:
+        for name, column in vars(self).items():
+            if isinstance(column, np.ndarray) and name != "exchanges":
+                more = np.full_like(column, _EMPTY.get(name, 0))
+                setattr(self, name, np.concatenate([column, more]))
+        self.refs += [None] * len(self.refs)
+
+
+def _known(costs: StepCosts) -> list[bool]:
+    return [getattr(costs, name) is not None for name in StepCosts.__struct_fields__]
+
+
+def _exchange(one: _Kind, other: _Kind) -> bool:
+    same = (one[0], one[2]) == (other[0], other[2])
+    return same and exchange.can_exchange(one[1], other[1])

@@ -1,0 +1,200 @@
+"""API keys: who may call, known by the hashes of their keys, from a file that may change."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import logging
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+
+from router.errors import StartError
+
+PREFIX = "tandem-"
+KEY_BYTES = 32
+MAX_KEY_CHARS = 512
+MAX_NAME_CHARS = 128
+LOOK_EVERY_S = 1.0
+log = logging.getLogger("tandem.router.keys")
+
+
+class KeyLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """What one key may use in each router process; None for no limit."""
+
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
+    """Of prompts and answers together."""
+    concurrency: int | None = None
+    """Requests under way at a time."""
+
+
+class KeyEntry(KeyLimits, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One key of the file. `name: sha256:…` is short for `name: {hash: sha256:…}`."""
+
+    hash: str | tuple[str, ...]
+    """Several while a key is being replaced by another."""
+    max_priority: int = 0
+    """The most urgent priority that its requests may ask for: the lower the more urgent."""
+    share_group: str | None = None
+    """Keys of one group find each other's prompts in the prefix caches; others never do."""
+    admin: bool = False
+    """Opens the admin port, where that asks for keys."""
+
+
+class Tenant(msgspec.Struct, frozen=True):
+    """Whom a key belongs to. `salt` seeds the block hashes of its prompts."""
+
+    name: str
+    entry: KeyEntry
+    salt: bytes
+
+
+class KeyRing:
+    """The keys of one reading of the file. Raises ValueError, which names the entry."""
+
+    def __init__(self, entries: Mapping[str, KeyEntry]) -> None:
+        # Looked up by a digest that nobody outside can steer: time taken tells nothing of the keys.
+        self._secret = secrets.token_bytes(32)
+        self._tenants: dict[bytes, Tenant] = {}
+        salts = _salts(entries)
+        for name, entry in entries.items():
+            for text in _hashes(entry):
+                mark = self._mark(_parse_hash(name, text))
+                if mark in self._tenants:
+                    raise ValueError(f"{name}: has the key of {self._tenants[mark].name}")
+                self._tenants[mark] = Tenant(name, entry, salts[name])
+
+    def find(self, key: str) -> Tenant | None:
+        if len(key) > MAX_KEY_CHARS:
+            return None
+        return self._tenants.get(self._mark(hashlib.sha256(key.encode()).digest()))
+
+    @property
+    def names(self) -> set[str]:
+        return {tenant.name for tenant in self._tenants.values()}
+
+    def _mark(self, digest: bytes) -> bytes:
+        return hashlib.blake2b(digest, key=self._secret, digest_size=16).digest()
+
+
+class KeyFile:
+    """The file's keys, as they are now. Raises StartError when the first reading fails."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._looked_s = float("-inf")
+        self._seen = _signature(path)
+        try:
+            self._ring = read_keys(path)
+        except (OSError, ValueError) as error:
+            raise StartError(f"keys_file {path}: {error}") from error
+
+    def ring(self, now_s: float) -> KeyRing:
+        """Read again when the file has changed, which is looked for once a second. A file that
+        cannot be used leaves the keys as they were."""
+        if now_s - self._looked_s >= LOOK_EVERY_S:
+            self._looked_s = now_s
+            signature = _signature(self._path)
+            if signature != self._seen:
+                self._seen = signature
+                self._read_again()
+        return self._ring
+
+    def _read_again(self) -> None:
+        try:
+            self._ring = read_keys(self._path)
+        except (OSError, ValueError) as error:
+            log.error("keys_file %s is not used, the former keys still hold: %s", self._path, error)
+        else:
+            log.info("keys_file %s was read again: %d keys", self._path, len(self._ring.names))
+
+
+def read_keys(path: str) -> KeyRing:
+    """Raises OSError, or ValueError that names the entry and what is wrong with it."""
+    try:
+        tree = yaml.safe_load(Path(path).read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"is not YAML: {error}") from error
+    if not isinstance(tree, dict) or not tree:
+        raise ValueError("must be a mapping of names to hashes: `tandem key new NAME` makes a line")
+    return KeyRing({str(name): _entry(str(name), value) for name, value in tree.items()})
+
+
+def draw_key() -> tuple[str, str]:
+    """A new key, and the hash that stands for it in the file.
+
+    A key is 256 random bits, which nobody guesses: a plain SHA-256 keeps it as safe as a slow
+    password hash would, and costs a request a microsecond.
+    """
+    key = PREFIX + base64.urlsafe_b64encode(secrets.token_bytes(KEY_BYTES)).decode().rstrip("=")
+    return key, "sha256:" + hashlib.sha256(key.encode()).hexdigest()
+
+
+def check_name(name: str) -> None:
+    """Raises ValueError for a name that logs and metrics could not show."""
+    if not (1 <= len(name) <= MAX_NAME_CHARS and name.isprintable() and " " not in name):
+        raise ValueError(f"{name!r}: a name is 1 to {MAX_NAME_CHARS} printable characters")
+
+
+def _entry(name: str, value: Any) -> KeyEntry:
+    check_name(name)
+    try:
+        entry = msgspec.convert({"hash": value} if isinstance(value, str) else value, KeyEntry)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"{name}: {error}") from error
+    for field in ("requests_per_minute", "tokens_per_minute", "concurrency"):
+        limit = getattr(entry, field)
+        if limit is not None and not limit > 0:
+            raise ValueError(f"{name}: {field} is {limit}, must be over 0")
+    return entry
+
+
+def _hashes(entry: KeyEntry) -> tuple[str, ...]:
+    return (entry.hash,) if isinstance(entry.hash, str) else entry.hash
+
+
+def _parse_hash(name: str, text: str) -> bytes:
+    kind, _, digits = text.partition(":")
+    try:
+        digest = bytes.fromhex(digits)
+    except ValueError:
+        digest = b""
+    if kind != "sha256" or len(digest) != 32:
+        raise ValueError(f"{name}: a hash is sha256: and 64 hexadecimal digits, not {text[:12]!r}…")
+    return digest
+
+
+def _salts(entries: Mapping[str, KeyEntry]) -> dict[str, bytes]:
+    """One for each group, keyed by the hashes of its members.
+
+    Those are random and known to this deployment alone, the same in all of its routers and after
+    a restart: nobody can compute the salt of another, whatever name or group he has.
+    """
+    groups: dict[tuple[str, str], list[str]] = {}
+    for name, entry in entries.items():
+        groups.setdefault(_group(name, entry), []).extend(_hashes(entry))
+    return {name: _salt(*_group(name, entry), groups) for name, entry in entries.items()}
+
+
+def _group(name: str, entry: KeyEntry) -> tuple[str, str]:
+    return ("key", name) if entry.share_group is None else ("group", entry.share_group)
+
+
+def _salt(kind: str, name: str, groups: Mapping[tuple[str, str], list[str]]) -> bytes:
+    secret = hashlib.sha256("\n".join(sorted(groups[kind, name])).encode()).digest()
+    return hashlib.blake2b(f"{kind}:{name}".encode(), key=secret, digest_size=32).digest()
+
+
+def _signature(path: str) -> tuple[int, int, int] | None:
+    """None when the file is not there."""
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return None
+    return stat.st_ino, stat.st_mtime_ns, stat.st_size

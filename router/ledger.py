@@ -1,0 +1,209 @@
+"""All that this router knows of its workers' load, caches and links; pure, time is an argument."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from kv_transfer.hashing import extend_hashes
+from router.cost_model import Hits
+from router.fleet_table import FleetTable, Floats
+from router.lengths import Lengths
+from router.load import Load
+from router.placement import (
+    Need,
+    Placement,
+    Refusal,
+    another_destination,
+    place,
+    prefix_holder,
+)
+from router.prefix_index import PrefixIndex
+from wire.identity import Leg, WorkerRef
+from wire.messages import CacheEvents, Link, Report, WorkerCard
+
+LIFETIME_RATE = 0.02
+"""How much the newest answer counts in how long answers take."""
+ARRIVALS_S = 10.0
+"""For so long a request counts in how many come."""
+
+
+class PromptHashes:
+    """Block hashes of one growing sequence, each computed once for every block size asked for."""
+
+    def __init__(self, salt: bytes) -> None:
+        self._salt = salt
+        self._hashes: dict[int, list[bytes]] = {}
+
+    def of(self, tokens: Sequence[int], block_size: int) -> list[bytes]:
+        hashes = self._hashes.setdefault(block_size, [])
+        extend_hashes(hashes, tokens, block_size, self._salt)
+        return hashes
+
+
+class Ledger:
+    """Rows come with `add` and go with `drop`; legs are entered when placed, until they end."""
+
+    def __init__(self, router_id: str, index_max_entries: int) -> None:
+        self._router_id = router_id
+        self.table = FleetTable()
+        self.index = PrefixIndex(index_max_entries)
+        self.lengths = Lengths()
+        self._loads: dict[WorkerRef, Load] = {}
+        self._arrived_s = 0.0
+
+    def add(self, card: WorkerCard) -> None:
+        """A worker that is not ready yet."""
+        row = self.table.add(card)
+        self.index.add(card.ref, row)
+        self._loads[card.ref] = Load(self._router_id, card.layout.block_size)
+
+    def set_ready(self, ref: WorkerRef, ready: bool) -> None:
+        row = self.table.row(ref)
+        if row is not None:
+            self.table.ready[row] = ready
+
+    def drop(self, ref: WorkerRef) -> None:
+        self.index.drop(ref)
+        self.table.remove(ref)
+        self._loads.pop(ref, None)
+
+    @property
+    def num_ready(self) -> int:
+        return int(np.count_nonzero(self.table.ready))
+
+    @property
+    def calibrated(self) -> bool:
+        """Every worker that is ready, or others of its kind, have told what their steps take."""
+        return bool(self.table.calibrated[self.table.ready].all())
+
+    def load(self, ref: WorkerRef) -> Load | None:
+        return self._loads.get(ref)
+
+    def hear(self, ref: WorkerRef, report: Report) -> None:
+        load, row = self._loads.get(ref), self.table.row(ref)
+        if load is None or row is None:
+            return
+        load.hear(report)
+        self._show(ref)
+        if report.costs is not None:
+            self.table.calibrate(row, report.costs)
+        self.table.step_target_s[row] = report.step_target_s or 0.0
+
+    def cached(self, ref: WorkerRef, events: CacheEvents) -> bool:
+        """False when events were missed: ask for a snapshot."""
+        return self.index.apply(ref, events)
+
+    def measured(self, ref: WorkerRef, link: Link) -> None:
+        self.table.set_link(ref, link)
+
+    def hits(self, tokens: Sequence[int], hashes: PromptHashes) -> Hits:
+        """How much of these tokens every worker has."""
+        table = self.table
+        num_rows = len(table.refs)
+        if not self.index.num_entries:
+            return Hits.none(num_rows)
+        if len(table.block_sizes) == 1:
+            (size,) = table.block_sizes
+            found = self.index.num_hits(hashes.of(tokens, size), num_rows)
+            on_device: Floats = found[0] * np.float64(size)
+            same = found[0] is found[1]
+            return Hits(on_device, on_device if same else found[1] * np.float64(size))
+        device, either = np.zeros(num_rows), np.zeros(num_rows)
+        for size in table.block_sizes:
+            found = self.index.num_hits(hashes.of(tokens, size), num_rows)
+            rows = table.block_size == size
+            device[rows], either[rows] = found[0][rows] * size, found[1][rows] * size
+        return Hits(device, either)
+
+    def place(self, need: Need, hits: Hits, now: float) -> Placement | Refusal:
+        return place(self.table, need, hits, now)
+
+    def another_destination(
+        self, need: Need, hits: Hits, first: WorkerRef, now: float
+    ) -> WorkerRef | None:
+        return another_destination(self.table, need, hits, first, now)
+
+    def prefix_holder(self, hits: Hits, first: WorkerRef, min_tokens: int) -> WorkerRef | None:
+        return prefix_holder(self.table, hits, first, min_tokens)
+
+    def placed(self, leg: Leg, placement: Placement, need: Need, hits: Hits, now: float) -> None:
+        """The leg counts on its workers from now on."""
+        self._note_arrival(need.slo.ttft_s, now)
+        row, load = self.table.row(placement.first), self._loads[placement.first]
+        assert row is not None
+        prompt, growth = need.num_prompt_tokens, need.work.num_new_tokens
+        uncached = max(1.0, prompt - float(hits.either[row]))
+        load.place(
+            leg,
+            tokens=uncached,
+            pairs=uncached * (prompt - uncached / 2),
+            context=prompt,
+            growth=growth,
+            stays=placement.destination is None,
+        )
+        self.table.interrupt(row, placement.prompt_s, now)
+        self._show(placement.first)
+        if placement.destination is not None:
+            self.expect(placement.destination, leg, need)
+
+    def submitted(self, ref: WorkerRef, leg: Leg) -> int:
+        """The number of this submission to the worker; see Submit."""
+        load = self._loads.get(ref)
+        return 0 if load is None else load.submit(leg)
+
+    def expect(self, ref: WorkerRef, leg: Leg, need: Need) -> None:
+        """The leg will be handed to this worker."""
+        load = self._loads.get(ref)
+        if load is not None:
+            load.expect(leg, context=need.num_prompt_tokens, growth=need.work.num_new_tokens)
+            self._show(ref)
+
+    def prefilled(self, ref: WorkerRef, leg: Leg) -> None:
+        load = self._loads.get(ref)
+        if load is not None:
+            load.prefilled(leg)
+            self._show(ref)
+
+    def kept(self, ref: WorkerRef, leg: Leg) -> None:
+        """The first worker goes on with what it was to hand over."""
+        load = self._loads.get(ref)
+        if load is not None:
+            load.stays(leg)
+            self._show(ref)
+
+    def arrived(self, ref: WorkerRef, leg: Leg) -> None:
+        load = self._loads.get(ref)
+        if load is not None:
+            load.arrived(leg)
+            self._show(ref)
+
+    def ended(self, ref: WorkerRef, leg: Leg) -> None:
+        load = self._loads.get(ref)
+        if load is not None:
+            load.ended(leg)
+            self._show(ref)
+
+    def answered(self, tenant: str, num_tokens: int, decode_s: float) -> None:
+        """An answer is complete; its tokens behind the first took so long."""
+        self.lengths.observe(tenant, num_tokens)
+        self.table.lifetime_s += LIFETIME_RATE * (max(0.1, decode_s) - self.table.lifetime_s)
+
+    def _note_arrival(self, ttft_s: float | None, now: float) -> None:
+        """How many requests come, and what they usually want, is learned from the newest."""
+        table = self.table
+        age = max(0.0, now - self._arrived_s)
+        self._arrived_s = now
+        num_ready = max(1, self.num_ready)
+        kept = math.exp(-age / ARRIVALS_S)
+        table.requests_per_s = kept * table.requests_per_s + 1 / (ARRIVALS_S * num_ready)
+        if ttft_s is not None:
+            before = ttft_s if table.usual_ttft_s is None else table.usual_ttft_s
+            table.usual_ttft_s = before + LIFETIME_RATE * (ttft_s - before)
+
+    def _show(self, ref: WorkerRef) -> None:
+        row = self.table.row(ref)
+        if row is not None:
+            self.table.set_load(row, self._loads[ref])

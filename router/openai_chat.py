@@ -1,0 +1,137 @@
+"""/v1/chat/completions: from the router's deltas to whole messages and to chunks of streams."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from msgspec import UNSET, UnsetType
+
+from router.openai_answers import (
+    ChatChoice,
+    ChatDelta,
+    ChatLogprobs,
+    ChatMessageAnswer,
+    ChatResponse,
+    FunctionBody,
+    TokenLogprobBody,
+    ToolCallAnswer,
+    TopLogprobBody,
+    UsageBody,
+)
+from router.openai_joined import Joined
+from router.openai_responses import Style, UsageField, finish_reason
+from router.requests import Delta, ToolCallDelta
+from wire.sampling import TokenLogprob
+
+
+class ChatStyle(Style):
+    id_prefix = "chatcmpl-"
+    chunk_object = "chat.completion.chunk"
+
+    def opening(self, delta: Delta, usage: UsageField) -> ChatResponse:
+        choice = ChatChoice(index=delta.index, delta=ChatDelta(role="assistant", content=""))
+        told = (delta.prompt_tokens or ()) if self._form.token_ids else UNSET
+        return self._response(self.chunk_object, [choice], usage, told)
+
+    def plain_pieces(self, index: int) -> tuple[str, str]:
+        return (
+            f'{{"index":{index},"delta":{{"content":',
+            '},"logprobs":null,"finish_reason":null,"stop_reason":null}',
+        )
+
+    def chunk(self, delta: Delta, usage: UsageField) -> ChatResponse:
+        choice = ChatChoice(
+            index=delta.index,
+            delta=ChatDelta(
+                content=delta.text or None,
+                reasoning_content=delta.reasoning or None,
+                tool_calls=[*map(_call_piece, delta.tool_calls)] or None,
+            ),
+            logprobs=self._logprobs(delta.tokens, delta.logprobs) if delta.logprobs else None,
+            finish_reason=finish_reason(delta.ending),
+            stop_reason=self.stop_reason(delta.ending),
+            token_ids=delta.tokens if self._form.token_ids else UNSET,
+        )
+        return self._response(self.chunk_object, [choice], usage)
+
+    def usage_chunk(self, usage: UsageBody) -> ChatResponse:
+        return self._response(self.chunk_object, [], usage)
+
+    def whole(self, answers: Sequence[Joined], usage: UsageBody) -> ChatResponse:
+        first = answers[0]
+        return self._response(
+            "chat.completion",
+            [*map(self._whole_choice, answers)],
+            usage,
+            first.prompt_tokens if self._form.token_ids else UNSET,
+        )
+
+    def _whole_choice(self, answer: Joined) -> ChatChoice:
+        calls = [
+            ToolCallAnswer(
+                id=call.id or "",
+                type="function",
+                function=FunctionBody(name=call.name, arguments=call.arguments),
+            )
+            for call in answer.tool_calls
+        ]
+        message = ChatMessageAnswer(
+            content=None if calls and not answer.text else answer.text,
+            reasoning_content=answer.reasoning or UNSET,
+            tool_calls=calls or UNSET,
+        )
+        return ChatChoice(
+            index=answer.index,
+            message=message,
+            logprobs=self._logprobs(answer.tokens, answer.logprobs) if answer.logprobs else None,
+            finish_reason=finish_reason(answer.ending),
+            stop_reason=self.stop_reason(answer.ending),
+            token_ids=answer.tokens if self._form.token_ids else UNSET,
+        )
+
+    def _response(
+        self,
+        kind: str,
+        choices: list[ChatChoice],
+        usage: UsageField,
+        prompt_token_ids: tuple[int, ...] | UnsetType = UNSET,
+    ) -> ChatResponse:
+        return ChatResponse(
+            id=self._id,
+            object=kind,
+            created=self._created,
+            model=self._model,
+            choices=choices,
+            usage=usage,
+            prompt_token_ids=prompt_token_ids,
+        )
+
+    def _logprobs(self, tokens: Sequence[int], logprobs: Sequence[TokenLogprob]) -> ChatLogprobs:
+        return ChatLogprobs(content=[*map(self._token_logprob, tokens, logprobs)])
+
+    def _token_logprob(self, token: int, logprob: TokenLogprob) -> TokenLogprobBody:
+        tops = zip(logprob.top_ids, logprob.top_logprobs, strict=True)
+        return TokenLogprobBody(
+            token=self._tokenizer.token_text(token),
+            logprob=logprob.logprob,
+            bytes=[*self._tokenizer.token_bytes(token)],
+            top_logprobs=[
+                TopLogprobBody(
+                    token=self._tokenizer.token_text(top),
+                    logprob=value,
+                    bytes=[*self._tokenizer.token_bytes(top)],
+                )
+                for top, value in tops
+            ],
+        )
+
+
+def _call_piece(call: ToolCallDelta) -> ToolCallAnswer:
+    """Its id, type and name come with the first piece."""
+    begins = call.id is not None
+    return ToolCallAnswer(
+        index=call.index,
+        id=UNSET if call.id is None else call.id,
+        type="function" if begins else UNSET,
+        function=FunctionBody(name=call.name, arguments=call.arguments),
+    )

@@ -1,0 +1,165 @@
+"""From the prompts, messages and tools of OpenAI bodies to the router's own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from router.errors import InvalidRequest
+from router.openai_api import (
+    ChatBody,
+    ChatBodyMessage,
+    CompletionBody,
+    ContentPart,
+    TokenizeBody,
+    ToolCallBody,
+)
+from router.prompts import (
+    ChatMessage,
+    ChatPrompt,
+    Prompt,
+    TextPrompt,
+    TokenPrompt,
+    ToolCall,
+    ToolChoice,
+    ToolMode,
+)
+
+Piece = int | str | list[int]
+
+
+def completion_prompts(body: CompletionBody) -> list[Prompt]:
+    """One a choice, or as many as there are texts or lists of ids. Raises InvalidRequest."""
+    adds = body.add_special_tokens is not False
+    if body.prompt is None:
+        raise InvalidRequest("there is no prompt", "prompt")
+    if isinstance(body.prompt, str):
+        return [TextPrompt(body.prompt, adds)]
+    kinds = {type(piece) for piece in body.prompt}
+    if len(kinds) != 1:
+        what = "an empty list" if not kinds else "texts and token ids mixed"
+        raise InvalidRequest(
+            f"prompt is {what}: it must be a text, a list of texts, a list of token ids or a list "
+            "of lists of token ids",
+            "prompt",
+        )
+    if kinds == {int}:
+        return [_token_prompt(body.prompt)]
+    return [
+        TextPrompt(piece, adds) if isinstance(piece, str) else _token_prompt([piece])
+        for piece in body.prompt
+    ]
+
+
+def _token_prompt(ids: list[Piece]) -> TokenPrompt:
+    """Of ids, or of one list of them."""
+    (first, *_) = ids
+    return TokenPrompt(tuple(first if isinstance(first, list) else ids))  # type: ignore[arg-type]
+
+
+def chat_prompt(
+    body: ChatBody | TokenizeBody, add_special_tokens: bool | None, *, shows_tools: bool = True
+) -> ChatPrompt:
+    """Raises InvalidRequest."""
+    if body.messages is None:
+        raise InvalidRequest("there are no messages", "messages")
+    continues = bool(body.continue_final_message)
+    adds = not continues if body.add_generation_prompt is None else body.add_generation_prompt
+    if continues and adds:
+        raise InvalidRequest(
+            "continue_final_message and add_generation_prompt exclude each other",
+            "continue_final_message",
+        )
+    tools = checked_tools(body.tools or ())
+    return ChatPrompt(
+        messages=tuple(map(_chat_message, range(len(body.messages)), body.messages)),
+        tools=tools if shows_tools else (),
+        add_generation_prompt=adds,
+        continue_final_message=continues,
+        template=body.chat_template,
+        template_args=_template_args(body),
+        add_special_tokens=bool(add_special_tokens),
+    )
+
+
+def _template_args(body: ChatBody | TokenizeBody) -> dict[str, Any]:
+    """A template that knows degrees of reasoning has them as a variable."""
+    given = body.chat_template_kwargs or {}
+    effort = body.reasoning_effort if isinstance(body, ChatBody) else None
+    return given if effort is None else {"reasoning_effort": effort, **given}
+
+
+def tokenize_prompt(body: TokenizeBody) -> Prompt:
+    """Of either form. Raises InvalidRequest."""
+    if body.messages is not None:
+        return chat_prompt(body, body.add_special_tokens)
+    if body.prompt is None:
+        raise InvalidRequest("there is neither a prompt nor messages", "prompt")
+    return TextPrompt(body.prompt, body.add_special_tokens is not False)
+
+
+def checked_tools(tools: Any) -> tuple[dict[str, Any], ...]:
+    """Raises InvalidRequest that says which tool is no function with a name."""
+    for index, tool in enumerate(tools):
+        field = f"tools[{index}]"
+        if tool.get("type") != "function":
+            kind = tool.get("type")
+            raise InvalidRequest(f"a tool of type {kind!r}: only functions can be called", field)
+        function = tool.get("function")
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise InvalidRequest("a function needs a name", f"{field}.function")
+        if not isinstance(function.get("parameters", {}), dict | None):
+            raise InvalidRequest(
+                "a function's parameters are a JSON schema", f"{field}.function.parameters"
+            )
+    return tuple(tools)
+
+
+def tool_choice(choice: str | dict[str, Any] | None) -> ToolChoice | None:
+    """Raises InvalidRequest."""
+    if choice is None:
+        return None
+    if choice in ("none", "auto", "required"):
+        return ToolChoice(ToolMode(choice))
+    function = choice.get("function") if isinstance(choice, dict) else None
+    name = function.get("name") if isinstance(function, dict) else None
+    if not isinstance(name, str):
+        raise InvalidRequest(
+            "tool_choice must be none, auto, required, or name a function as "
+            '{"type": "function", "function": {"name": …}}',
+            "tool_choice",
+        )
+    return ToolChoice(ToolMode.NAMED, name)
+
+
+def _chat_message(index: int, message: ChatBodyMessage) -> ChatMessage:
+    field = f"messages[{index}]"
+    return ChatMessage(
+        role=message.role,
+        content=_content(message.content, f"{field}.content"),
+        name=message.name,
+        tool_calls=tuple(_tool_call(each, field) for each in message.tool_calls or ()),
+        tool_call_id=message.tool_call_id,
+        reasoning=message.reasoning_content or message.reasoning,
+    )
+
+
+def _tool_call(call: ToolCallBody, field: str) -> ToolCall:
+    if call.type != "function":
+        raise InvalidRequest(f"a tool call of type {call.type!r}", f"{field}.tool_calls")
+    return ToolCall(call.id, call.function.name, call.function.arguments)
+
+
+def _content(content: str | list[ContentPart] | None, field: str) -> str:
+    if content is None or isinstance(content, str):
+        return content or ""
+    for part in content:
+        if part.type != "text" or part.text is None:
+            raise InvalidRequest(f"content of type {part.type!r}: only text is read here", field)
+    return "\n".join(part.text or "" for part in content)
+
+
+def json_text(value: Any) -> str:
+    """JSON as its author ordered it; text is taken as it is."""
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()

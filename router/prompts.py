@@ -1,0 +1,95 @@
+"""What a request begins with: text, a chat, or token ids; and the tools that a chat may call."""
+
+from __future__ import annotations
+
+import enum
+from typing import Any
+
+import msgspec
+
+
+class TextPrompt(msgspec.Struct, frozen=True):
+    text: str
+    add_special_tokens: bool = True
+    """With the tokens (a beginning of sequence) that the tokenizer itself adds."""
+
+
+class TokenPrompt(msgspec.Struct, frozen=True):
+    ids: tuple[int, ...]
+
+
+class ToolCall(msgspec.Struct, frozen=True):
+    """A function that the assistant called; `arguments` are JSON text."""
+
+    id: str | None
+    name: str
+    arguments: str
+
+
+class ChatMessage(msgspec.Struct, frozen=True):
+    role: str
+    content: str = ""
+    name: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    reasoning: str | None = None
+
+
+class ChatPrompt(msgspec.Struct, frozen=True):
+    """`tools` are what the template shows to the model, in OpenAI's shape."""
+
+    messages: tuple[ChatMessage, ...]
+    tools: tuple[dict[str, Any], ...] = ()
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    """The answer continues the last message instead of beginning one of its own."""
+    template: str | None = None
+    """In place of the model's own; only where the operator trusts requests with that."""
+    template_args: dict[str, Any] = msgspec.field(default_factory=dict)
+    add_special_tokens: bool = False
+
+
+Prompt = TextPrompt | ChatPrompt | TokenPrompt
+
+
+class ToolMode(enum.Enum):
+    NONE = "none"  # no tool may be called
+    AUTO = "auto"  # the model decides
+    REQUIRED = "required"  # one at least
+    NAMED = "named"  # this one
+
+
+class ToolChoice(msgspec.Struct, frozen=True):
+    mode: ToolMode
+    name: str | None = None
+    """Of the one tool, when the mode is NAMED."""
+
+
+class ConstraintKind(enum.Enum):
+    JSON_OBJECT = "json_object"
+    JSON_SCHEMA = "json_schema"
+    REGEX = "regex"
+    CHOICE = "choice"
+    GRAMMAR = "grammar"
+    STRUCTURAL_TAG = "structural_tag"
+
+
+class Constraint(msgspec.Struct, frozen=True, kw_only=True):
+    """What the answer must look like. `text` is a JSON schema, a regular expression, a grammar, a
+    JSON list of choices or a structural tag's JSON; empty for any JSON object."""
+
+    kind: ConstraintKind
+    text: str = ""
+    field: str
+    """Where the client said it."""
+
+
+def num_chars(prompt: Prompt | None) -> int:
+    """How much there is to tokenize."""
+    match prompt:
+        case TextPrompt(text=text):
+            return len(text)
+        case ChatPrompt(messages=messages, tools=tools):
+            shown = len(msgspec.json.encode(tools)) if tools else 0
+            return shown + sum(len(message.content) for message in messages)
+    return 0

@@ -1,0 +1,163 @@
+"""What an answer must look like, and what of it is a call of a tool."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+
+import msgspec
+
+from grammar.compiler import check_bytes, compile_grammar
+from grammar.errors import GrammarError, VocabularyError
+from grammar.limits import GrammarLimits
+from grammar.vocabulary import Vocabulary, read_vocabulary
+from router.answer import AnswerParser
+from router.config import RouterConfig
+from router.errors import Internal, InvalidRequest, Overloaded
+from router.grammar_choice import call_grammar, constraint_grammar, must_call
+from router.model_card import ModelCard
+from router.prompts import Constraint, ToolMode
+from router.requests import GenerateRequest, RequestDraft
+from router.tokenizer import Tokenizer
+from router.tool_calls.formats import LLAMA3_JSON, ToolFormat, find_format
+from wire.sampling import Grammar
+
+NUM_KNOWN = 256
+"""Grammars whose check is remembered: clients come back with the same ones."""
+MAX_CHECKS = 64
+"""Most requests whose grammars are being checked."""
+NUM_THREADS = 2
+
+Wanted = Constraint | Grammar
+"""As the client said it, or the grammar of a call that must be made."""
+
+
+class Complaint(msgspec.Struct, frozen=True):
+    """What is wrong with a grammar."""
+
+    text: str
+
+
+class Structured:
+    """Makes grammars of requests, and refuses those that no worker could follow.
+
+    Nothing is read or compiled before the first grammar comes. Raises StartError for a
+    `tool_parser` that is not known.
+    """
+
+    def __init__(self, config: RouterConfig, card: ModelCard, tokenizer: Tokenizer) -> None:
+        self._config = config
+        self._card = card
+        self._tokenizer = tokenizer
+        template = card.tool_template or card.chat_template
+        self.format = find_format(
+            config.tool_parser, template, lambda mark: self._special(mark) is not None
+        )
+        self._limits = GrammarLimits(max_bytes=config.max_grammar_bytes)
+        self._known: OrderedDict[Wanted, Grammar | Complaint] = OrderedDict()
+        self._num_checks = 0
+
+    async def apply(self, request: GenerateRequest, draft: RequestDraft) -> GenerateRequest:
+        """The request with the grammar that its answer must follow, if there is one.
+
+        Raises InvalidRequest, Overloaded.
+        """
+        if must_call(draft.tool_choice):
+            try:
+                made = call_grammar(draft, self._format_for(request), self._spell)
+            except GrammarError as error:
+                raise InvalidRequest(f"tools: {error}", "tools") from error
+            return _following(request, await self._checked(made), "tools")
+        wanted = draft.constraint
+        if wanted is None:
+            return request
+        return _following(request, await self._checked(wanted), wanted.field)
+
+    def parser(self, request: GenerateRequest) -> AnswerParser | None:
+        """A fresh one for each answer; None where nothing can be a call."""
+        if not _may_call(request):
+            return None
+        names = frozenset(tool["function"]["name"] for tool in request.tools)
+        return self._format_for(request).scan(names)
+
+    def shown_tokens(self, request: GenerateRequest) -> frozenset[int]:
+        """Special tokens that the parser must see as text."""
+        if not _may_call(request):
+            return frozenset()
+        ids = map(self._special, self._format_for(request).marks)
+        return frozenset(token for token in ids if token is not None)
+
+    def _format_for(self, request: GenerateRequest) -> ToolFormat:
+        cannot = self.format.enforce is None and must_call(request.tool_choice)
+        return LLAMA3_JSON if cannot else self.format
+
+    def _special(self, mark: str) -> int | None:
+        return self._tokenizer.special_token_id(mark)
+
+    def _spell(self, mark: str) -> str:
+        """In Lark a special token is a number in brackets, and never matches its own text."""
+        token = self._special(mark)
+        return msgspec.json.encode(mark).decode() if token is None else f"<[{token}]>"
+
+    async def _checked(self, wanted: Wanted) -> Grammar | Complaint:
+        """Translated and compiled in a thread, unless it is known."""
+        if wanted in self._known:
+            self._known.move_to_end(wanted)
+            return self._known[wanted]
+        if self._num_checks >= MAX_CHECKS:
+            raise Overloaded(f"{MAX_CHECKS} grammars are being checked: come back later")
+        self._num_checks += 1
+        checking = asyncio.get_running_loop().run_in_executor(self._threads, self._check, wanted)
+        checking.add_done_callback(self._count_down)
+        try:
+            async with asyncio.timeout(self._config.grammar_timeout_s):
+                found = await asyncio.shield(checking)
+        except TimeoutError:
+            limit = self._config.grammar_timeout_s
+            return Complaint(f"the grammar takes longer than {limit:g} s to compile: simplify it")
+        self._known[wanted] = found
+        if len(self._known) > NUM_KNOWN:
+            self._known.popitem(last=False)
+        return found
+
+    def _count_down(self, checking: asyncio.Future[Grammar | Complaint]) -> None:
+        """Also when nobody waits for it any more."""
+        self._num_checks -= 1
+        if not checking.cancelled():
+            checking.exception()  # whoever waited has seen it
+
+    def _check(self, wanted: Wanted) -> Grammar | Complaint:
+        """In a thread. Raises Internal when the model cannot follow any grammar."""
+        try:
+            check_bytes(wanted.text, "grammar", self._limits)
+            grammar = constraint_grammar(wanted) if isinstance(wanted, Constraint) else wanted
+            compile_grammar(grammar, self._vocabulary, self._limits).allowed()
+        except VocabularyError as error:
+            raise Internal(str(error)) from error
+        except GrammarError as error:
+            return Complaint(str(error))
+        return grammar
+
+    @cached_property
+    def _threads(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(NUM_THREADS, "grammars")
+
+    @cached_property
+    def _vocabulary(self) -> Vocabulary:
+        card = self._card
+        return read_vocabulary(card.tokenizer_file, card.vocab_size, card.eos_token_ids)
+
+
+def _may_call(request: GenerateRequest) -> bool:
+    choice = request.tool_choice
+    return choice is not None and choice.mode is not ToolMode.NONE
+
+
+def _following(request: GenerateRequest, found: Grammar | Complaint, field: str) -> GenerateRequest:
+    """Raises InvalidRequest."""
+    if isinstance(found, Complaint):
+        raise InvalidRequest(f"{field}: {found.text}", field)
+    sampling = msgspec.structs.replace(request.sampling, grammar=found)
+    return msgspec.structs.replace(request, sampling=sampling)

@@ -1,0 +1,69 @@
+"""POST /tokenize and /detokenize."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from router.asgi import read_body
+from router.conductor import Conductor
+from router.errors import ClientGone, InvalidRequest
+from router.headers import echoed_id, read_head
+from router.openai_answers import DetokenizeAnswer, TokenizeAnswer
+from router.openai_api import DetokenizeBody, TokenizeBody
+from router.openai_prompts import tokenize_prompt
+from router.openai_requests import Body, parse_body
+
+CLIENT_CLOSED = 499
+Answer = TypeVar("Answer", bound=msgspec.Struct)
+
+
+class TextEndpoints:
+    """What the tokenizer alone can answer. Errors are raised, as RouterError."""
+
+    def __init__(self, conductor: Conductor) -> None:
+        self._conductor = conductor
+
+    async def tokenize(self, request: Request) -> Response:
+        """Text or a chat to token ids."""
+        return await self._answer(request, TokenizeBody, self._tokenize)
+
+    async def detokenize(self, request: Request) -> Response:
+        """Token ids to text."""
+        return await self._answer(request, DetokenizeBody, self._detokenize)
+
+    async def _tokenize(self, body: TokenizeBody) -> TokenizeAnswer:
+        tokens = await self._conductor.tokenize(tokenize_prompt(body), body.model)
+        texts = [*map(self._conductor.tokenizer.token_text, tokens)]
+        return TokenizeAnswer(
+            count=len(tokens),
+            max_model_len=self._conductor.max_model_len,
+            tokens=tokens,
+            token_strs=texts if body.return_token_strs else None,
+        )
+
+    async def _detokenize(self, body: DetokenizeBody) -> DetokenizeAnswer:
+        if body.tokens is None:
+            raise InvalidRequest("there are no tokens", "tokens")
+        text = self._conductor.detokenize(
+            body.tokens, body.model, skip_special_tokens=bool(body.skip_special_tokens)
+        )
+        return DetokenizeAnswer(prompt=text)
+
+    async def _answer(
+        self, request: Request, kind: type[Body], answer: Callable[[Body], Awaitable[Answer]]
+    ) -> Response:
+        try:
+            limit = self._conductor.config.max_body_bytes
+            content = await read_body(request.scope, request.receive, limit)
+        except ClientGone:
+            return Response(status_code=CLIENT_CLOSED)
+        body = await answer(parse_body(content, kind))
+        head = read_head(request.scope["headers"])
+        response = Response(msgspec.json.encode(body), media_type="application/json")
+        response.raw_headers.extend(echoed_id(head.request_id))
+        return response

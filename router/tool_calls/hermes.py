@@ -1,0 +1,45 @@
+"""The format of Hermes, Qwen2.5 and Qwen3: <tool_call>, a JSON object, </tool_call>."""
+
+from __future__ import annotations
+
+from router.tool_calls.scanner import CallScanner, DrawId, JsonCall, draw_call_id
+
+OPENING = "<tool_call>"
+CLOSING = "</tool_call>"
+
+
+class HermesScanner(CallScanner):
+    """Any number of calls, with text before, between and behind them."""
+
+    def __init__(self, draw_id: DrawId = draw_call_id) -> None:
+        super().__init__(draw_id)
+        self._call = JsonCall(self, OPENING)
+
+    def outside(self, done: bool) -> bool:
+        mark = self.tell_up_to(OPENING, done)
+        if mark is None:
+            return False
+        self._call = JsonCall(self, mark)
+        return self.go(self._inside)
+
+    def _inside(self, done: bool) -> bool:
+        match self._call.read(done):
+            case None:
+                return False
+            case True:
+                return self.go(self._closing)
+            case False:
+                return self.go(self.outside)
+
+    def _closing(self, done: bool) -> bool:
+        """Models forget it now and then."""
+        if not self.skip_blanks():
+            return False
+        if self.pending.startswith(CLOSING):
+            self.drop(len(CLOSING))
+        elif CLOSING.startswith(self.pending) and not done:
+            return False
+        return self.go(self._behind)
+
+    def _behind(self, done: bool) -> bool:
+        return self.skip_blanks() and self.go(self.outside)
