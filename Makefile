@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint check proto bench clean
+.PHONY: demo test lint check check-chart proto bench clean
 
 demo: .venv/.runs           ## start a cluster, stream one chat, show what each stage took
 	$(BIN)/tandem demo
@@ -17,6 +17,9 @@ lint: .venv/.develops       ## style, types, import contracts
 	$(BIN)/lint-imports
 
 check: lint test
+
+check-chart: .venv/.develops  ## the gates of helm/; part of `make test`
+	$(BIN)/python -m pytest -q tests/helm
 
 proto:                      ## regenerate wire/ from proto/
 	PYTHON=$(PYTHON) bash proto/generate.sh

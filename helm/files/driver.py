@@ -1,0 +1,125 @@
+"""Runs one cluster as a Ray job: submits it, watches it, and stops it when this pod is stopped.
+
+The job is `python -m cluster up -c cluster.yaml`, on Ray's head. Its log is there; this process
+tells what becomes of the job. When the job ends by itself, this process ends too, and Kubernetes
+starts another one, later and later where that happens again and again.
+"""
+
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from ray.job_submission import JobStatus, JobSubmissionClient
+
+ENTRYPOINT = "python -m cluster up -c cluster.yaml"
+CONNECT_S = 600.0
+WATCH_S = 2.0
+CLUSTER = "tandem/cluster"
+
+
+class Driver:
+    def __init__(self, environ, stopping):
+        self._name = environ["TANDEM_CLUSTER"]
+        self._pod = environ["POD_NAME"]
+        self._address = environ["TANDEM_RAY_JOBS"]
+        self._file = Path(environ["TANDEM_CLUSTER_FILE"])
+        self._state = Path(environ["TANDEM_STATE_DIR"])
+        self._stop_s = float(environ["TANDEM_STOP_S"])
+        self._stopping = stopping
+
+    def run(self):
+        """Until the job ends or this process is told to stop; the exit status."""
+        self._state.mkdir(parents=True, exist_ok=True)
+        self._mark("running", False)
+        client = self._connect()
+        if client is None:
+            return 0
+        for job in self._running_jobs(client):
+            say(f"{job} is of a driver before this one: stopping it")
+            self._stop(client, job)
+        job = self._submit(client)
+        say(f"{job} submitted to {self._address}: {ENTRYPOINT}")
+        while not self._stopping.wait(WATCH_S):
+            self._mark("alive", True)
+            status = client.get_job_status(job)
+            self._mark("running", status == JobStatus.RUNNING)
+            if status.is_terminal():
+                say(f"{job} {status}: {client.get_job_info(job).message}")
+                say(client.get_job_logs(job)[-4000:])
+                return 1
+        self._mark("running", False)
+        say(f"stopping {job}: its requests may end")
+        self._stop(client, job)
+        return 0
+
+    def _connect(self):
+        """Ray's head may take its time, as long as its image does."""
+        deadline = time.monotonic() + CONNECT_S
+        while not self._stopping.is_set():
+            self._mark("alive", True)
+            try:
+                return JobSubmissionClient(self._address)
+            except (ConnectionError, RuntimeError) as error:
+                if time.monotonic() > deadline:
+                    raise
+                say(f"{self._address} does not answer yet: {str(error).splitlines()[0]}")
+            self._stopping.wait(WATCH_S)
+        return None
+
+    def _running_jobs(self, client):
+        return [
+            job.submission_id
+            for job in client.list_jobs()
+            if job.metadata and job.metadata.get(CLUSTER) == self._name
+            if job.submission_id and not job.status.is_terminal()
+        ]
+
+    def _submit(self, client):
+        with tempfile.TemporaryDirectory() as folder:
+            shutil.copyfile(self._file, Path(folder, "cluster.yaml"))
+            return client.submit_job(
+                entrypoint=ENTRYPOINT,
+                submission_id=f"{self._pod}-{time.time_ns() // 1_000_000}",
+                metadata={CLUSTER: self._name},
+                runtime_env={
+                    "working_dir": folder,
+                    "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(int(self._stop_s))},
+                },
+            )
+
+    def _stop(self, client, job):
+        client.stop_job(job)
+        deadline = time.monotonic() + self._stop_s + 5
+        while time.monotonic() < deadline:
+            self._mark("alive", True)
+            if client.get_job_status(job).is_terminal():
+                say(f"{job} stopped")
+                return
+            time.sleep(0.5)
+        say(f"{job} has not stopped within {self._stop_s + 5:.0f} s")
+
+    def _mark(self, name, wanted):
+        """A file that the pod's probes look for."""
+        file = self._state / name
+        file.touch() if wanted else file.unlink(missing_ok=True)
+
+
+def say(line):
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
+
+
+def main():
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    sys.exit(Driver(os.environ, stopping).run())
+
+
+if __name__ == "__main__":
+    main()

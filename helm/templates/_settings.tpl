@@ -1,0 +1,67 @@
+{{/* RouterConfig, beyond what has a flag of its own, as JSON. */}}
+{{- define "tandem.routerSettings" -}}
+{{- $settings := deepCopy .Values.router.settings -}}
+{{- $_ := set $settings "admin_host" "0.0.0.0" -}}
+{{- $_ := set $settings "admin_port" (int .Values.router.ports.admin) -}}
+{{- if .Values.apiKeys.secretName -}}
+{{- $_ := set $settings "keys_file" (printf "/etc/tandem/keys/%s" .Values.apiKeys.key) -}}
+{{- end -}}
+{{- if .Values.tls.door.enabled -}}
+{{- $door := dict "cert" "/etc/tandem/tls/door/tls.crt" "key" "/etc/tandem/tls/door/tls.key" -}}
+{{- if .Values.tls.door.clientAuth -}}{{- $_ := set $door "client_ca" "/etc/tandem/tls/door/ca.crt" -}}{{- end -}}
+{{- $_ := set $settings "door_tls" $door -}}
+{{- end -}}
+{{- if .Values.tls.internal.enabled -}}
+{{- $_ := set $settings "tls" (include "tandem.internalTls" . | fromJson) -}}
+{{- end -}}
+{{- toJson $settings -}}
+{{- end -}}
+
+{{- define "tandem.internalTls" -}}
+{{- dict "ca" "/etc/tandem/tls/internal/ca.crt" "cert" "/etc/tandem/tls/internal/tls.crt" "key" "/etc/tandem/tls/internal/tls.key" | toJson -}}
+{{- end -}}
+
+{{/* WorkerConfig of a pool, as JSON. Takes {root, pool}. */}}
+{{- define "tandem.workerSettings" -}}
+{{- $settings := mustMergeOverwrite (deepCopy .root.Values.worker.settings) (deepCopy .pool.settings) -}}
+{{- if not (hasKey $settings "threads") -}}{{- $_ := set $settings "threads" (int .pool.cpus) -}}{{- end -}}
+{{- if .root.Values.tls.internal.enabled -}}
+{{- $_ := set $settings "tls" (include "tandem.internalTls" .root | fromJson) -}}
+{{- end -}}
+{{- toJson $settings -}}
+{{- end -}}
+
+{{/* The configuration file of `python -m cluster up`. */}}
+{{- define "tandem.clusterFile" -}}
+{{- $root := . -}}
+model: {{ include "tandem.modelDir" . }}
+model_name: {{ include "tandem.modelName" . }}
+name: {{ include "tandem.fullname" . }}
+num_routers: 0
+start_timeout_s: {{ .Values.worker.startTimeoutSeconds }}
+drain_timeout_s: {{ .Values.drain.timeoutSeconds }}
+ray:
+  place_timeout_s: {{ .Values.ray.placeTimeoutSeconds }}
+worker:
+  routers: [{{ include "tandem.fleetAddress" . | quote }}]
+{{- range $role := list "prefill" "decode" }}
+{{- $names := include "tandem.poolsOf" (dict "root" $root "role" $role) | fromJsonArray }}
+{{ $role }}:
+{{- if $names }}
+{{- $name := first $names }}
+{{- $pool := include "tandem.pool" (dict "root" $root "name" $name) | fromJson }}
+  replicas: {{ $pool.replicas }}
+  num_cpus: {{ $pool.cpus }}
+  num_gpus: {{ $pool.gpus.count }}
+  resources: {{ include "tandem.rayResources" (dict "name" $name "pool" $pool) }}
+  worker: {{ include "tandem.workerSettings" (dict "root" $root "pool" $pool) }}
+{{- else }}
+  replicas: 0
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* What a Ray node of a pool has and its worker takes, as JSON. Takes {name, pool}. */}}
+{{- define "tandem.rayResources" -}}
+{{- set (deepCopy .pool.rayResources) (printf "tandem-%s" .name) 1 | toJson -}}
+{{- end -}}

@@ -1,0 +1,281 @@
+"""Defects put into the chart on purpose: each is found by a gate."""
+
+# ruff: noqa: E501  # lines of templates are quoted as they are
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.helm.documents import ci_values
+from tests.helm.engines import CHART, Helm3
+from tests.helm.gates import chart_problems
+
+VALUES = ci_values()
+
+
+class Defect(NamedTuple):
+    file: str
+    right: str
+    wrong: str
+    gate: str
+    """Which finds it: part of what it says."""
+    values: str = "minimal"
+
+
+DEFECTS = {
+    "a selector that matches no pod": Defect(
+        "router-deployment.yaml",
+        'matchLabels: {{- include "tandem.selector" (dict "root" . "component" "router") | nindent 6 }}',
+        "matchLabels: {app.kubernetes.io/name: other}",
+        "references: Deployment/rel-tandem-router: its selector does not match",
+    ),
+    "a service of nobody": Defect(
+        "router-services.yaml",
+        '(dict "root" . "component" "router") -}}\n{{- $annotations',
+        '(dict "root" . "component" "routers") -}}\n{{- $annotations',
+        "references: Service/rel-tandem: no pod has the labels",
+    ),
+    "a long port name": Defect(
+        "router-services.yaml",
+        "name: grpc, port: {{ .Values.router.service.grpcPort }}",
+        "name: tandem-v1-inference, port: {{ .Values.router.service.grpcPort }}",
+        "references: Service/rel-tandem-grpc: the port name",
+    ),
+    "a target port that no container has": Defect(
+        "router-services.yaml",
+        "targetPort: admin",
+        "targetPort: metrics",
+        "references: Service/rel-tandem-metrics: Deployment/rel-tandem-router has no port metrics",
+    ),
+    "a probe of another port": Defect(
+        "_pods.tpl",
+        "httpGet: {path: {{ .path }}, port: admin,",
+        "httpGet: {path: {{ .path }}, port: health,",
+        "references: Deployment/rel-tandem-router: startupProbe asks the port health",
+    ),
+    "readiness that only says that the process lives": Defect(
+        "router-deployment.yaml",
+        '"path" "/health"',
+        '"path" "/ping"',
+        "meaning: Deployment/rel-tandem-router: is ready without workers",
+    ),
+    "liveness that hangs on workers": Defect(
+        "router-deployment.yaml",
+        '"path" "/ping"',
+        '"path" "/health"',
+        "meaning: Deployment/rel-tandem-router: is killed when its workers are away",
+    ),
+    "a misspelt field of a pod": Defect(
+        "_pods.tpl",
+        "enableServiceLinks: false",
+        "enableServiceLink: false",
+        "enableServiceLink",
+    ),
+    "a misspelt field of a RayCluster": Defect(
+        "raycluster.yaml", "- groupName:", "- groupname:", "groupName"
+    ),
+    "a number where Ray wants text": Defect(
+        "_ray.tpl",
+        "{{- $_ := set $params $name (toString $value) -}}",
+        "{{- $_ := set $params $name $value -}}",
+        "schema: RayCluster/rel-tandem-ray: spec.workerGroupSpecs",
+    ),
+    "a key twice": Defect(
+        "_pods.tpl",
+        "enableServiceLinks: false",
+        "enableServiceLinks: false\nenableServiceLinks: true",
+        "render",
+    ),
+    "workers on Ray's head": Defect(
+        "raycluster.yaml",
+        '"num-cpus" "0"',
+        '"num-cpus" "4"',
+        "meaning: RayCluster/rel-tandem-ray: workers may land on the head",
+    ),
+    "resources that no node has": Defect(
+        "_settings.tpl",
+        '(printf "tandem-%s" .name) 1',
+        '(printf "tandem_%s" .name) 1',
+        "meaning: prefill: workers want",
+    ),
+    "fewer Ray nodes than the least": Defect(
+        "raycluster.yaml",
+        "minReplicas: {{ $pool.replicas }}",
+        "minReplicas: {{ add 1 $pool.replicas }}",
+        "meaning: RayCluster/rel-tandem-ray: prefill has no room for its replicas",
+    ),
+    "GPUs that Ray knows and the pod has not": Defect(
+        "_pods.tpl",
+        "{{- $_ := set $devices .pool.gpus.resourceName (int .pool.gpus.count) -}}",
+        "",
+        "GPUs, and its pod is given 0",
+        "one-gpu-node",
+    ),
+    "devices that are limited and not requested": Defect(
+        "_pods.tpl",
+        '{{- $_ := set $resources "requests" (merge (dict) (default dict $resources.requests) $devices) -}}',
+        "",
+        "requests and limits of rdma/ib differ",
+        "infiniband",
+    ),
+    "a fabric without its capability's reason": Defect(
+        "_pods.tpl",
+        "{{- if .pool.rdma.enabled -}}\n{{- $capabilities",
+        "{{- if true -}}\n{{- $capabilities",
+        "has the capabilities ['IPC_LOCK'], and no fabric's device",
+    ),
+    "a root file system that may be written to": Defect(
+        "router-deployment.yaml",
+        "securityContext: {{- toYaml .Values.containerSecurityContext | nindent 12 }}",
+        "securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}",
+        "may write to its image",
+    ),
+    "a token of the API server in every pod": Defect(
+        "_pods.tpl",
+        "automountServiceAccountToken: false",
+        "automountServiceAccountToken: true",
+        "is given a token of the API server",
+    ),
+    "an image that changes by itself": Defect(
+        "_names.tpl",
+        "(default .root.Chart.AppVersion .image.tag)",
+        '(default "latest" .image.tag)',
+        "is not pinned",
+    ),
+    "no time to drain": Defect(
+        "_pods.tpl",
+        "terminationGracePeriodSeconds: {{ .grace }}",
+        "terminationGracePeriodSeconds: 20",
+        "is killed after 20 s",
+    ),
+    "no preStop": Defect(
+        "router-deployment.yaml",
+        "preStop: {exec: {command: [sleep, {{ .Values.drain.endpointDelaySeconds | quote }}]}}",
+        'postStart: {exec: {command: [sleep, "1"]}}',
+        "load balancers have no time to notice",
+    ),
+    "Ray stopped under its workers": Defect(
+        "_ray.tpl", "- wait-drained\n", "- wait\n", "Ray is stopped before workers have drained"
+    ),
+    "a fleet service that waits for what waits for it": Defect(
+        "router-services.yaml",
+        "publishNotReadyAddresses: true",
+        "publishNotReadyAddresses: false",
+        "before they are ready",
+    ),
+    "workers that announce themselves at another port": Defect(
+        "_names.tpl",
+        "(int .Values.router.ports.fleet)",
+        "(int .Values.router.ports.grpc)",
+        "has no port 8001",
+        "cpu",
+    ),
+    "a gRPC service that balances connections": Defect(
+        "router-services.yaml",
+        "spec:\n  clusterIP: None\n  selector: {{- $selector | nindent 4 }}\n  ports:\n    - {name: grpc",
+        "spec:\n  selector: {{- $selector | nindent 4 }}\n  ports:\n    - {name: grpc",
+        "it must be headless",
+    ),
+    "a port that the process is not told": Defect(
+        "router-deployment.yaml",
+        "- --http-port={{ $router.ports.http }}",
+        "- --http-port=8080",
+        "declares the port http as 8000, and is told 8080",
+    ),
+    "a setting that the router does not know": Defect(
+        "_settings.tpl",
+        '"admin_port" (int',
+        '"adminPort" (int',
+        "--settings: Object contains unknown",
+    ),
+    "a setting that the cluster does not know": Defect(
+        "_settings.tpl", "drain_timeout_s:", "drain_timeout:", "cluster.yaml"
+    ),
+    "certificates that are mounted elsewhere": Defect(
+        "_pods.tpl",
+        "mountPath: /etc/tandem/tls/door",
+        "mountPath: /etc/tandem/door",
+        "is mounted nowhere",
+        "everything",
+    ),
+    "a secret that nobody makes": Defect(
+        "_names.tpl",
+        '(printf "%s-internal-tls" (include "tandem.fullname" .))',
+        '(printf "%s-%s-tls" .Release.Name (randAlpha 4 | lower))',
+        "wants Secret/rel-",
+        "everything",
+    ),
+    "a volume that is not there": Defect(
+        "_pods.tpl", "- name: cache\n", "- name: caches\n", "mounts cache, which is no volume"
+    ),
+    "an autoscaler of nothing": Defect(
+        "router-scaling.yaml",
+        'kind: Deployment, name: {{ include "tandem.fullname" . }}-router',
+        'kind: Deployment, name: {{ include "tandem.fullname" . }}',
+        "references: HorizontalPodAutoscaler/rel-tandem-router: there is no Deployment/rel-tandem",
+        "everything",
+    ),
+    "replicas that fight with the autoscaler": Defect(
+        "router-deployment.yaml",
+        "{{- if not $router.autoscaling.enabled }}",
+        "{{- if true }}",
+        "an upgrade would undo what its autoscaler chose",
+        "everything",
+    ),
+    "a disruption budget for one": Defect(
+        "pools.yaml",
+        "{{- if and $pool.pdb.enabled (gt (int $pool.replicas) 1) }}",
+        "{{- if $pool.pdb.enabled }}",
+        "for a single pod",
+    ),
+    "Ray's head open to the world": Defect(
+        "networkpolicies.yaml",
+        '  ingress:\n    - from:\n        - podSelector:\n            matchLabels: {{- include "tandem.marks" (dict "root" . "component" "worker") | nindent 14 }}\n    - ports: [{port: 8265}]',
+        "  ingress:\n    - ports: [{port: 6379}]\n    - ports: [{port: 8265}]",
+        "whoever reaches Ray's head runs code on all nodes",
+    ),
+    "a policy without DNS": Defect(
+        "networkpolicies.yaml",
+        "{port: 53, protocol: UDP}, {port: 53, protocol: TCP}",
+        "{port: 5353, protocol: UDP}",
+        "from asking DNS",
+    ),
+    "a driver that looks for another head": Defect(
+        "_names.tpl",
+        '{{- printf "%s-head-svc" (include "tandem.rayName" .) -}}',
+        '{{- printf "%s-head" (include "tandem.rayName" .) -}}',
+        "is not at Ray's head",
+    ),
+    "a test that is installed": Defect(
+        "tests/both-pools.yaml",
+        'tandem.marks" (dict "root" . "component" "test") | nindent 4 }}\n  annotations:\n    helm.sh/hook: test',
+        'tandem.marks" (dict "root" . "component" "test") | nindent 4 }}\n  annotations:\n    helm.sh/hooks: test',
+        "would be installed, not run as a test",
+    ),
+    "a monitor of no service": Defect(
+        "monitoring.yaml",
+        '"component" "router-metrics"',
+        '"component" "metrics"',
+        "selects 0 services",
+        "everything",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", DEFECTS)
+def test_a_gate_finds_it(what: str, helm3: Helm3, tmp_path: Path) -> None:
+    defect = DEFECTS[what]
+    chart = tmp_path / "tandem"
+    shutil.copytree(CHART, chart)
+    file = chart / "templates" / defect.file
+    text = file.read_text()
+    assert defect.right in text, "the chart has changed: so must this defect"
+    file.write_text(text.replace(defect.right, defect.wrong))
+    for problem in chart_problems(helm3, chart, VALUES[defect.values]):
+        if defect.gate in problem:
+            return
+    pytest.fail(f"no gate says {defect.gate!r}")

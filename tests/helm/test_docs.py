@@ -1,0 +1,34 @@
+"""What the deployment guide tells to write and to run is there."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import yaml
+
+from tests.helm.documents import ci_values
+from tests.helm.engines import CHART, ROOT, Helm3
+from tests.helm.gates import chart_problems
+
+GUIDE = (ROOT / "docs" / "kubernetes.md").read_text()
+YAML = re.findall(r"```yaml\n(.*?)```", GUIDE, re.S)
+
+
+@pytest.mark.parametrize("number", range(len(YAML)))
+def test_values_in_the_guide_pass_every_gate(number: int, helm3: Helm3) -> None:
+    assert list(chart_problems(helm3, CHART, yaml.safe_load(YAML[number]))) == []
+
+
+def test_the_guide_names_only_what_is_there() -> None:
+    for path in re.findall(r"\]\(\.\./([\w/.-]+)\)", GUIDE):
+        assert (ROOT / path).exists(), path
+    for path in re.findall(r"(?:-f|-f=) (helm/\S+|docker/\S+)", GUIDE):
+        assert (ROOT / path).is_file(), path
+    assert "cpu" in ci_values()
+
+
+def test_commands_that_need_more_than_this_machine_are_marked() -> None:
+    for before, block in re.findall(r"(.*)\n\n```\n(.*?)```", GUIDE):
+        if re.search(r"^(kubectl|helm|docker) ", block, re.M):
+            assert "(needs a c" in before, block

@@ -1,0 +1,132 @@
+"""The driver, as rendered, at a real Ray: a job that runs, serves, and has drained when it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.helm.containers import free_ports, started
+from tests.helm.documents import PodTemplate
+from tests.helm.engines import NAMESPACE, Helm3
+from tests.helm.test_processes import DRAIN_S, ROUTER, TEST, Site
+
+DRIVER = "Deployment/rel-tandem-driver"
+TOKEN = "a-token-of-at-least-some-length"
+START_S = 60.0
+
+
+@pytest.fixture
+def jobs_url() -> Iterator[str]:
+    """A head that has what the nodes of both pools have, asks for a token, and leaves nothing."""
+    names = (
+        "port",
+        "dashboard-port",
+        "dashboard-agent-listen-port",
+        "dashboard-agent-grpc-port",
+        "ray-client-server-port",
+        "metrics-export-port",
+    )
+    ports = dict(zip(names, free_ports(len(names)), strict=True))
+    binary = Path(sys.executable).parent
+    with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as folder:
+        arguments = [f"{binary}/ray", "start", "--head", "--block", "--num-cpus=2"]
+        arguments += ["--node-ip-address=127.0.0.1", f"--temp-dir={folder}"]
+        arguments += ['--resources={"tandem-prefill": 1, "tandem-decode": 1}']
+        arguments += [f"--{name}={port}" for name, port in ports.items()]
+        token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
+        path = f"{binary}:{os.environ['PATH']}"
+        with Path(folder, "log").open("wb") as log:
+            head = subprocess.Popen(
+                arguments,
+                env={**os.environ, **token, "PATH": path, "RAY_USAGE_STATS_ENABLED": "0"},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        try:
+            url = f"http://127.0.0.1:{ports['dashboard-port']}"
+            _await_jobs(url, Path(folder, "log"))
+            yield url
+        finally:
+            head.send_signal(signal.SIGTERM)
+            try:
+                head.wait(timeout=30)
+            finally:
+                _kill_session(head.pid)
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(300)
+def test_the_driver_runs_the_cluster_on_ray_and_stops_it(
+    helm3: Helm3, tmp_path: Path, jobs_url: str
+) -> None:
+    site = Site(helm3, {"router": {"replicas": 1}}, tmp_path)
+    head = f"http://rel-tandem-ray-head-svc.{NAMESPACE}.svc.cluster.local:8265"
+    site.moved |= {head: jobs_url, "/tmp/driver": str(tmp_path / "state")}
+    site.moved["rel-tandem-ray/auth_token"] = TOKEN
+    router, driver, test = site.pod(ROUTER), site.pod(DRIVER), site.pod(TEST)
+    with started(router, driver):
+        driver.await_probe("readinessProbe")
+        assert driver.probe("livenessProbe")
+        router.await_probe("readinessProbe")
+        with started(test):
+            assert test.process.wait(timeout=60) == 0, test.log.read_text()
+        for owner in ("RayCluster/rel-tandem-ray head", "RayCluster/rel-tandem-ray decode"):
+            assert _is_waited_for(site.template(owner)), f"{owner} would not wait for its drain"
+        ((job, before),) = _jobs(jobs_url).items()
+        assert before == "RUNNING"
+        assert driver.terminate(DRAIN_S) == 0, driver.log.read_text()
+        assert not driver.probe("readinessProbe")
+        router.await_probe("readinessProbe", False)  # its workers have left
+        assert _jobs(jobs_url) == {job: "STOPPED"}
+        assert router.terminate(DRAIN_S) == 0
+
+
+def _is_waited_for(pod: PodTemplate) -> bool:
+    """Whether some process has the name that this pod's preStop waits for."""
+    pattern = pod.containers[0]["lifecycle"]["preStop"]["exec"]["command"][-1]
+    names = (path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline"))
+    return any(re.match(pattern.encode(), name) for name in names)
+
+
+def _jobs(url: str) -> dict[str, str]:
+    request = urllib.request.Request(f"{url}/api/jobs/")
+    request.add_header("Authorization", f"Bearer {TOKEN}")
+    with urllib.request.urlopen(request, timeout=5) as response:
+        return {job["submission_id"]: job["status"] for job in json.load(response)}
+
+
+def _await_jobs(url: str, log: Path) -> None:
+    deadline = time.monotonic() + START_S
+    while not _answers(url):
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.5)
+
+
+def _answers(url: str) -> bool:
+    try:
+        _jobs(url)
+    except OSError:
+        return False
+    return True
+
+
+def _kill_session(session: int) -> None:
+    """Whoever is left of the head's own session."""
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            if int(path.read_text().rpartition(")")[2].split()[3]) == session:
+                os.kill(int(path.parent.name), signal.SIGKILL)
+        except (OSError, ValueError):
+            continue

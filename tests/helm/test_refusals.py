@@ -1,0 +1,111 @@
+"""Values that cannot work are refused, by both Helms, with a message that names the key."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.helm.engines import CHART, Helm3, Helm4, HelmFailed
+
+REFUSED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    "an unknown key": ({"replicaCount": 2}, ("replicaCount",)),
+    "an unknown key in a pool": ({"pools": {"prefill": {"replica": 2}}}, ("prefill", "replica")),
+    "a pool without a role": ({"pools": {"fast": {"replicas": 2}}}, ("fast", "role")),
+    "a role that there is not": ({"pools": {"prefill": {"role": "both"}}}, ("prefill", "role")),
+    "a number as text": ({"router": {"replicas": "two"}}, ("router", "replicas")),
+    "no router": ({"router": {"replicas": 0}}, ("router", "replicas")),
+    "a launcher that there is not": ({"launcher": "slurm"}, ("launcher",)),
+    "a model source that there is not": ({"model": {"source": "s3"}}, ("model", "source")),
+    "a digest that is none": ({"images": {"router": {"digest": "abc"}}}, ("digest",)),
+    "half a GPU": ({"poolDefaults": {"gpus": {"count": 0.5}}}, ("gpus", "count")),
+    "a privileged port": ({"router": {"ports": {"http": 80}}}, ("ports", "http")),
+    "a token in plain text": ({"model": {"hf": {"token": "hf_x"}}}, ("hf", "token")),
+    "a pool's name with a capital": ({"pools": {"Big": {"role": "decode"}}}, ("Big",)),
+    "a ratio over one": (
+        {"monitoring": {"prometheusRule": {"failureRatio": 5}}},
+        ("failureRatio",),
+    ),
+    "less grace than draining takes": (
+        {"drain": {"terminationGracePeriodSeconds": 30}},
+        ("drain.terminationGracePeriodSeconds is 30", "Set it to 45 or more"),
+    ),
+    "a draining time that processes do not know": (
+        {"launcher": "pods", "drain": {"timeoutSeconds": 20}},
+        ("drain.timeoutSeconds is 20", "leave it at 30"),
+    ),
+    "a claim without a name": ({"model": {"source": "pvc"}}, ("model.pvc.claim is empty",)),
+    "a repository without a name": ({"model": {"source": "hf"}}, ("model.hf.repo is empty",)),
+    "a path on nodes, from somewhere else": (
+        {"model": {"hostPath": True}},
+        ("model.hostPath is for model.source path, which is bundled",),
+    ),
+    "nobody to serve": (
+        {"pools": {"prefill": {"replicas": 0}, "decode": {"replicas": 0}}},
+        ("no pool has replicas", "set pools.decode.replicas"),
+    ),
+    "devices without rdma": (
+        {"pools": {"decode": {"rdma": {"resources": {"rdma/ib": 1}}}}},
+        ("pools.decode.rdma has resources, and is not enabled",),
+    ),
+    "two pools of a role on Ray": (
+        {"pools": {"big": {"role": "decode"}}},
+        ("pools big, decode are all of the role decode", "set launcher=pods"),
+    ),
+    "a host group without Ray": (
+        {"launcher": "pods", "poolDefaults": {"numOfHosts": 2}},
+        ("numOfHosts is 2", "set launcher=ray"),
+    ),
+    "fewest over most": (
+        {"router": {"autoscaling": {"enabled": True, "minReplicas": 9}}},
+        ("router.autoscaling.minReplicas is 9, more than maxReplicas, which is 8",),
+    ),
+    "TLS without a certificate": (
+        {"tls": {"internal": {"enabled": True}}},
+        ("tls.internal is enabled, and has no certificate", "tls.internal.secretName"),
+    ),
+    "cert-manager without an issuer": (
+        {"tls": {"door": {"enabled": True}, "certManager": {"enabled": True}}},
+        ("tls.certManager.issuerRef has no name",),
+    ),
+    "keys, and a test without one": (
+        {"apiKeys": {"secretName": "keys"}},
+        ("set test.keySecret.name", "test.enabled=false"),
+    ),
+    "keys, and a scrape without one": (
+        {
+            "apiKeys": {"secretName": "keys"},
+            "test": {"enabled": False},
+            "monitoring": {"serviceMonitor": {"enabled": True}},
+        },
+        ("set monitoring.serviceMonitor.keySecret.name",),
+    ),
+    "one port for two": ({"router": {"ports": {"grpc": 8000}}}, ("router.ports has a port twice",)),
+    "a setting that is the chart's": (
+        {"router": {"settings": {"http_port": 1}}},
+        ("router.settings.http_port: the chart sets this",),
+    ),
+    "a worker's setting that is the chart's": (
+        {"worker": {"settings": {"routers": ["x"]}}},
+        ("worker.settings.routers: the chart sets this",),
+    ),
+    "a gateway without a parent": (
+        {"gateway": {"enabled": True}},
+        ("gateway.parentRefs is empty",),
+    ),
+    "a name that leaves no room": (
+        {"fullnameOverride": "a" * 40, "pools": {"twelve-chars": {"role": "prefill"}}},
+        ("is longer than 52 characters",),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_it_is_refused_with_a_readable_message(what: str, helm3: Helm3, helm4: Helm4) -> None:
+    values, words = REFUSED[what]
+    for render in (helm3.render, helm4.render):
+        with pytest.raises(HelmFailed) as refusal:
+            render(CHART, values)
+        message = str(refusal.value).replace("\\n", " ").replace("\n", " ")
+        missing = [word for word in words if word not in message]
+        assert not missing, f"{missing} not in: {message}"

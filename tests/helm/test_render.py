@@ -1,0 +1,101 @@
+"""Every file of values in ci/: both Helms make the same of it, and no gate finds anything."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.helm.documents import ci_values, name_of, of_kind, pods
+from tests.helm.engines import CHART, KUBE_VERSIONS, Engine, Helm3, Helm4
+from tests.helm.gates import chart_problems, rendered
+from tests.helm.schemas import CRDS_VARIABLE, crds_folder, schema_problems
+
+VALUES = ci_values()
+each_file = pytest.mark.parametrize("name", VALUES)
+
+
+@each_file
+def test_no_gate_finds_anything(name: str, helm3: Helm3) -> None:
+    assert list(chart_problems(helm3, CHART, VALUES[name])) == []
+
+
+@each_file
+def test_both_helms_render_the_same(name: str, helm3: Helm3, helm4: Helm4) -> None:
+    first, second = (rendered(engine, CHART, VALUES[name]) for engine in (helm3, helm4))
+    assert [name_of(document) for document in first] == [name_of(document) for document in second]
+    assert first == second
+
+
+@each_file
+def test_both_helms_lint_it_strictly(name: str, helm3: Helm3, helm4: Helm4) -> None:
+    engines: tuple[Engine, ...] = (helm3, helm4)
+    for engine in engines:
+        for version in (KUBE_VERSIONS[0], KUBE_VERSIONS[-1]):
+            assert engine.lint(CHART, VALUES[name], version) == []
+
+
+@each_file
+def test_documents_are_valid_from_the_oldest_to_the_newest_kubernetes(
+    name: str, helm3: Helm3
+) -> None:
+    assert list(schema_problems(rendered(helm3, CHART, VALUES[name]))) == []
+
+
+def test_the_schemas_of_kuberay_are_at_hand(helm3: Helm3) -> None:
+    if crds_folder() is None:
+        pytest.skip(f"KubeRay's CRDs are not at hand: {CRDS_VARIABLE} names their folder")
+    documents = rendered(helm3, CHART, {})
+    (cluster,) = of_kind(documents, "RayCluster")
+    cluster["spec"]["workerGroupSpecs"][0]["groupname"] = "typo"
+    assert any("groupname" in problem for problem in schema_problems(documents, ()))
+
+
+def test_one_pool_may_be_empty_though_the_defaults_say_one(helm3: Helm3) -> None:
+    values = {"launcher": "pods", "pools": {"prefill": {"replicas": 0, "pdb": {"enabled": False}}}}
+    (deployment,) = [
+        it
+        for it in of_kind(rendered(helm3, CHART, values), "Deployment")
+        if it["metadata"]["name"].endswith("-prefill")
+    ]
+    assert deployment["spec"]["replicas"] == 0
+
+
+def test_further_pools_are_as_easy_as_the_first_two(helm3: Helm3) -> None:
+    pool = {"role": "decode", "replicas": 3, "settings": {"max_sequences": 8}}
+    values = {"launcher": "pods", "pools": {"long-answers": pool}}
+    assert list(chart_problems(helm3, CHART, values)) == []
+    owners = [pod.owner for pod in pods(rendered(helm3, CHART, values))]
+    assert "Deployment/rel-tandem-long-answers" in owners
+
+
+def test_a_change_of_settings_replaces_the_pods_that_read_them(helm3: Helm3) -> None:
+    def sums(values: dict[str, object]) -> dict[str, str | None]:
+        found = pods(rendered(helm3, CHART, values))
+        return {pod.owner: pod.annotations.get("checksum/config") for pod in found}
+
+    before = sums({})
+    slower = sums({"worker": {"settings": {"chunk_tokens": 64}}})
+    other = sums({"router": {"settings": {"split": "always"}}})
+    driver, router = "Deployment/rel-tandem-driver", "Deployment/rel-tandem-router"
+    assert before[driver] != slower[driver]
+    assert before[router] == slower[router]
+    assert before[router] != other[router]
+
+
+def test_rdma_reaches_the_pods_of_its_pool_alone(helm3: Helm3) -> None:
+    rdma = {
+        "enabled": True,
+        "resources": {"rdma/ib": 2},
+        "annotations": {"k8s.v1.cni.cncf.io/networks": "ib0"},
+        "env": {"UCX_NET_DEVICES": "mlx5_0:1"},
+    }
+    found = pods(rendered(helm3, CHART, {"pools": {"prefill": {"rdma": rdma}}}))
+    by_owner = {pod.owner: pod for pod in found}
+    with_rdma = by_owner["RayCluster/rel-tandem-ray prefill"]
+    without = by_owner["RayCluster/rel-tandem-ray decode"]
+    (container,), (other,) = with_rdma.containers, without.containers
+    assert container["resources"]["limits"]["rdma/ib"] == 2
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": ["IPC_LOCK"]}
+    assert {"name": "UCX_NET_DEVICES", "value": "mlx5_0:1"} in container["env"]
+    assert with_rdma.annotations["k8s.v1.cni.cncf.io/networks"] == "ib0"
+    assert other["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert without.annotations == {}
