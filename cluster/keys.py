@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from cluster.errors import BadConfig
-from router.keys import check_name, draw_key, read_keys
+from router.access.keys import check_name, draw_key, read_keys
 
 keys_app = typer.Typer(no_args_is_help=True, help="API keys for the doors of a router.")
 

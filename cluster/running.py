@@ -15,8 +15,8 @@ from cluster.config import ClusterConfig, at_home
 from cluster.errors import StartFailed
 from cluster.launcher import Launcher, RunningWorker
 from cluster.places import RouterPlace, WorkerPlace
+from router.access.exposure import warnings
 from router.config import RouterConfig
-from router.exposure import warnings
 from router.server import RouterAddresses
 from wire.identity import Role
 

@@ -8,9 +8,9 @@ import msgspec
 
 from router.merge import Tokens
 from router.requests import Delta, GenerateRequest, ToolCallDelta
-from router.stops import StopMatcher
-from router.text_stream import TextStream
-from router.tokenizer import Tokenizer
+from router.text.stops import StopMatcher
+from router.text.text_stream import TextStream
+from router.text.tokenizer import Tokenizer
 
 
 class Parsed(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,9 +7,9 @@ import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 
+from router.access.caller import CALLER
 from router.answer import Answer
 from router.branches import branch_out
-from router.caller import CALLER
 from router.config import RouterConfig
 from router.draft_checks import check_template, check_token_ids
 from router.ending import Watch, make_ending
@@ -19,11 +19,11 @@ from router.journey import Journey
 from router.lobby import Lobby
 from router.merge import Tokens
 from router.metrics import RouterMetrics
-from router.model_card import ModelCard
 from router.prompts import ChatPrompt, Prompt, num_chars
 from router.requests import Delta, GenerateRequest, RequestDraft
 from router.structured import Structured
-from router.tokenizer import Tokenizer
+from router.text.model_card import ModelCard
+from router.text.tokenizer import Tokenizer
 from router.validation import (
     Bounds,
     build_request,

@@ -74,7 +74,7 @@ def estimate(table: FleetTable, work: Work, hits: Hits, now: float) -> Costs:
     cached = np.minimum(hits.either, prompt - 1)
     uncached = prompt - cached
     num_decoding = table.num_decoding + table.num_expected
-    context = table.context_tokens + table.expected_tokens
+    context = table.context_tokens + table.expected_context
     running_s = table.step_s + table.sequence_s * num_decoding + table.context_token_s * context
     each_s = table.prompt_token_s + table.prompt_pair_s * (cached + uncached / 2)
     prompt_s = each_s * uncached

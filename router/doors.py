@@ -6,12 +6,12 @@ import asyncio
 
 import msgspec
 
+from router.access.gate import Gate
 from router.conductor import Conductor
-from router.gate import Gate
-from router.grpc_door import GrpcDoor
-from router.http_app import build_app
-from router.http_door import HttpDoor
-from router.http_gate import ADMIN_PATHS, AdminGate, PublicGate
+from router.grpc_api.door import GrpcDoor
+from router.http.app import build_app
+from router.http.door import HttpDoor
+from router.http.gate import ADMIN_PATHS, AdminGate, PublicGate
 from runtime.listen import is_loopback
 
 

@@ -71,6 +71,7 @@ class FleetTable:
         self.context_tokens: Floats = np.zeros(num_rows)
         self.used_tokens: Floats = np.zeros(num_rows)
         self.num_expected: Floats = np.zeros(num_rows)
+        self.expected_context: Floats = np.zeros(num_rows)
         self.expected_tokens: Floats = np.zeros(num_rows)
         self.interrupted_s: Floats = np.zeros(num_rows)
         self.interrupted_at: Floats = np.zeros(num_rows)
@@ -150,6 +151,7 @@ class FleetTable:
         self.context_tokens[row] = load.context_tokens
         self.used_tokens[row] = load.used_tokens
         self.num_expected[row] = load.num_expected
+        self.expected_context[row] = load.expected_context
         self.expected_tokens[row] = load.expected_tokens
 
     def calibrate(self, row: int, costs: StepCosts) -> None:

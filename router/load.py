@@ -50,6 +50,7 @@ class Load:
         self._since = _Sum()
         self._unheard = _Sum()
         self._expected = _Sum()
+        self._staying = _Sum()
 
     def place(
         self, leg: Leg, *, tokens: float, pairs: float, context: float, growth: float, stays: bool
@@ -62,6 +63,8 @@ class Load:
         part = _Part(_Phase.UNHEARD, tokens, pairs, context, reserved, stays)
         self._parts[leg] = part
         self._unheard.add(part)
+        if stays:
+            self._staying.add(part)
 
     def submit(self, leg: Leg) -> int:
         """It is submitted now; returns the number of the submission."""
@@ -103,6 +106,8 @@ class Load:
         part = self._parts.get(leg)
         if part is None:
             return
+        if not part.stays and part.phase in (_Phase.UNHEARD, _Phase.QUEUED):
+            self._staying.add(part)
         part.stays = True
         if part.phase is _Phase.DEPARTING:
             self._decodes(part)
@@ -168,13 +173,18 @@ class Load:
 
     @property
     def num_expected(self) -> float:
-        """Sequences that will decode here and do not yet."""
-        return self._expected.num_prompts
+        """Sequences that will decode here and do not yet, as far as this router placed them."""
+        return self._expected.num_prompts + self._staying.num_prompts
+
+    @property
+    def expected_context(self) -> float:
+        """Tokens that those will have in the cache when they begin."""
+        return self._expected.context + self._staying.context
 
     @property
     def expected_tokens(self) -> float:
-        """What those, and prompts that no report knows of, will need of the pool."""
-        return self._expected.context + self._unheard.context
+        """What comes from elsewhere, and prompts that no report knows of, will need of the pool."""
+        return self._expected.reserved + self._unheard.reserved
 
     def _leave_queue(self, part: _Part) -> None:
         if part.phase is _Phase.UNHEARD:
@@ -183,6 +193,8 @@ class Load:
             self._since.tokens -= part.tokens
             self._since.pairs -= part.pairs
             self._since.num_prompts -= 1
+        if part.stays:
+            self._staying.add(part, -1)
 
     def _decodes(self, part: _Part) -> None:
         part.phase = _Phase.DECODING
@@ -196,10 +208,12 @@ class _Sum:
     pairs: float = 0.0
     num_prompts: float = 0.0
     context: float = 0.0
+    reserved: float = 0.0
     num_decoding: float = 0.0
 
     def add(self, part: _Part, sign: int = 1) -> None:
         self.tokens += sign * part.tokens
         self.pairs += sign * part.pairs
         self.num_prompts += sign
-        self.context += sign * part.reserved
+        self.context += sign * part.context
+        self.reserved += sign * part.reserved

@@ -10,16 +10,16 @@ from pathlib import Path
 import grpc
 import msgspec
 
+from router.access.exposure import warnings
+from router.access.gate import Gate
+from router.access.keys import KeyFile
 from router.conductor import Conductor
 from router.config import RouterConfig
 from router.doors import Doors
-from router.exposure import warnings
 from router.fleet import Fleet
-from router.gate import Gate
-from router.keys import KeyFile
 from router.metrics import RouterMetrics
-from router.model_card import read_model_card
-from router.tokenizer import Tokenizer
+from router.text.model_card import read_model_card
+from router.text.tokenizer import Tokenizer
 from runtime.fleet import FleetService
 from runtime.listen import bind
 from runtime.session import SERVER_OPTIONS

@@ -17,10 +17,10 @@ from router.answer import AnswerParser
 from router.config import RouterConfig
 from router.errors import Internal, InvalidRequest, Overloaded
 from router.grammar_choice import call_grammar, constraint_grammar, must_call
-from router.model_card import ModelCard
 from router.prompts import Constraint, ToolMode
 from router.requests import GenerateRequest, RequestDraft
-from router.tokenizer import Tokenizer
+from router.text.model_card import ModelCard
+from router.text.tokenizer import Tokenizer
 from router.tool_calls.formats import LLAMA3_JSON, ToolFormat, find_format
 from wire.sampling import Grammar
 

@@ -19,7 +19,7 @@ from router.draft_checks import (
 from router.errors import InvalidRequest, ModelNotFound
 from router.prompts import ChatPrompt, Prompt, TextPrompt, TokenPrompt, ToolChoice, ToolMode
 from router.requests import GenerateRequest, RequestDraft
-from router.tokenizer import Tokenizer
+from router.text.tokenizer import Tokenizer
 from wire.sampling import SamplingParams, TokenRules
 
 

@@ -13,7 +13,7 @@ from cluster.cli import app
 from cluster.config import load_config
 from cluster.demo import check_open
 from cluster.errors import BadConfig
-from router.keys import read_keys
+from router.access.keys import read_keys
 from runtime.tls import MutualTls
 from wire.identity import Role
 

@@ -15,7 +15,7 @@ import pytest
 
 from cluster.bundled import BUNDLED_MODEL
 from engine.kernels.build import default_cache
-from router.keys import draw_key
+from router.access.keys import draw_key
 from tests.certificates import Authority
 from tests.helm.containers import Pod, pod_of, router_ports, started
 from tests.helm.documents import PodTemplate, ci_values, of_kind, pods

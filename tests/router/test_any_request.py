@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.errors import InvalidRequest
-from router.headers import RequestHead
-from router.model_card import read_model_card
-from router.openai_api import ChatBody, CompletionBody
-from router.openai_requests import chat_draft, completion_drafts, parse_body
+from router.http.headers import RequestHead
+from router.openai.api import ChatBody, CompletionBody
+from router.openai.requests import chat_draft, completion_drafts, parse_body
 from router.requests import GenerateRequest, RequestDraft
-from router.tokenizer import Tokenizer
+from router.text.model_card import read_model_card
+from router.text.tokenizer import Tokenizer
 from router.validation import Bounds, build_request, check_draft, tokenize
 from tests.router.tiny_model import MAX_MODEL_LEN, VOCAB_SIZE
 

@@ -15,9 +15,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from starlette.types import Message
 
-from router.asgi import read_body
+from router.access.keys import draw_key
 from router.errors import TooLarge
-from router.keys import draw_key
+from router.http.asgi import read_body
 from tests.router.conftest import Stage, StartStage
 from tests.router.test_invalid_requests import failure, http_client
 from wire import inference_pb2 as pb

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
-from router.detokenizer import (
+from router.text.detokenizer import (
     ByteDetokenizer,
     Detokenizer,
     WindowDetokenizer,

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from router.access.exposure import warnings
 from router.config import RouterConfig
-from router.exposure import warnings
 from router.server import RouterServer
 from runtime.tls import DoorTls, MutualTls
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from router.caller import ANYBODY, narrowed
+from router.access.caller import ANYBODY, narrowed
+from router.access.gate import Gate
+from router.access.keys import KeyFile, draw_key
 from router.errors import Forbidden, OverQuota, Unauthenticated, Unavailable
-from router.gate import Gate
-from router.keys import KeyFile, draw_key
 from router.requests import GenerateRequest
 from wire.sampling import SamplingParams
 

@@ -8,9 +8,9 @@ from typing import Any
 import grpc
 import pytest
 
+from router.access.gate import Gate
 from router.fleet import Fleet
-from router.gate import Gate
-from router.grpc_gate import SLACK_S, GrpcGate, connection_options
+from router.grpc_api.gate import SLACK_S, GrpcGate, connection_options
 from router.metrics import RouterMetrics
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from router.headers import echoed_id, read_head, valid_traceparent
-from router.openai_api import ChatBody
-from router.openai_requests import chat_draft, parse_body
+from router.http.headers import echoed_id, read_head, valid_traceparent
+from router.openai.api import ChatBody
+from router.openai.requests import chat_draft, parse_body
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 

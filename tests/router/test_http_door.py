@@ -14,9 +14,9 @@ import httpx2
 import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from router import http_protocol
-from router.asgi import read_body, send_chunk, send_start
-from router.http_door import HttpDoor
+from router.http import protocol as http_protocol
+from router.http.asgi import read_body, send_chunk, send_start
+from router.http.door import HttpDoor
 from runtime import tls_doors
 from runtime.tls import BadCertificate, DoorTls
 from tests.certificates import Authority, remove, spoil

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from router.access.keys import KeyFile, KeyRing, draw_key, read_keys
 from router.errors import StartError
-from router.keys import KeyFile, KeyRing, draw_key, read_keys
 
 
 def a_file(folder: Path, text: str) -> Path:

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from router.access.keys import KeyLimits
+from router.access.limits import Bucket, Meter
 from router.errors import OverQuota
-from router.keys import KeyLimits
-from router.limits import Bucket, Meter
 
 
 def refused(call: Callable[[], None]) -> OverQuota:

@@ -8,11 +8,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from router.model_card import read_model_card
-from router.openai_chat import ChatStyle
-from router.openai_responses import Form
+from router.openai.chat import ChatStyle
+from router.openai.responses import Form
 from router.requests import Delta, Ending, Timing, ToolCallDelta, Usage
-from router.tokenizer import Tokenizer
+from router.text.model_card import read_model_card
+from router.text.tokenizer import Tokenizer
 from wire.messages import FinishReason
 
 ENDING = Ending(

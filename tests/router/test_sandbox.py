@@ -7,7 +7,7 @@ import itertools
 import jinja2
 import pytest
 
-from router.sandbox import BoundedSandbox, OutOfBounds, render
+from router.text.sandbox import BoundedSandbox, OutOfBounds, render
 
 
 @pytest.mark.parametrize(

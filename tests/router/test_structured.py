@@ -14,9 +14,9 @@ from tokenizers import Tokenizer
 import router.structured
 from router.config import RouterConfig
 from router.errors import Overloaded, StartError
-from router.model_card import read_model_card
 from router.structured import MAX_CHECKS, Structured
-from router.tokenizer import Tokenizer as RouterTokenizer
+from router.text.model_card import read_model_card
+from router.text.tokenizer import Tokenizer as RouterTokenizer
 from tests.router.conftest import Stage, StartStage
 from tests.router.test_generate import ids
 from tests.router.test_http import MESSAGES, openai_client

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from router.chat_template import ChatTemplate
-from router.detokenizer import detokenize
 from router.errors import InvalidRequest, StartError
-from router.model_card import read_model_card
 from router.prompts import ChatMessage, ChatPrompt, ToolCall
-from router.tokenizer import Tokenizer
+from router.text.chat_template import ChatTemplate
+from router.text.detokenizer import detokenize
+from router.text.model_card import read_model_card
+from router.text.tokenizer import Tokenizer
 from tests.router.tiny_model import EOS, MAX_MODEL_LEN, VOCAB_SIZE
 
 

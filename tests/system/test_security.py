@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 from cluster.bundled import BUNDLED_MODEL
-from router.keys import draw_key
+from router.access.keys import draw_key
 from runtime.session import SessionClosed, open_session
 from tests.certificates import Authority
 from tests.system.clusters import ARITHMETIC, LOOPBACK, a_client, a_cluster, a_request, answer

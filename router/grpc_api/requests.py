@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from router.errors import InvalidRequest
-from router.openai_prompts import checked_tools
+from router.openai.prompts import checked_tools
 from router.prompts import (
     ChatMessage,
     ChatPrompt,

@@ -12,15 +12,15 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from router.access.gate import Gate
 from router.conductor import Conductor
 from router.config import RouterConfig
 from router.errors import Internal, InvalidRequest, RouterError
-from router.gate import Gate
-from router.grpc_gate import GrpcGate, connection_options
-from router.grpc_requests import draft_from, prompt_from
-from router.grpc_responses import Responses
-from router.grpc_status import abort
-from router.headers import valid_traceparent
+from router.grpc_api.gate import GrpcGate, connection_options
+from router.grpc_api.requests import draft_from, prompt_from
+from router.grpc_api.responses import Responses
+from router.grpc_api.status import abort
+from router.http.headers import valid_traceparent
 from router.pacing import paced
 from runtime.listen import bind
 from wire import inference_pb2 as pb

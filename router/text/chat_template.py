@@ -14,7 +14,7 @@ import jinja2.parser
 
 from router.errors import InvalidRequest, StartError
 from router.prompts import ChatMessage, ChatPrompt, ToolCall
-from router.sandbox import BoundedSandbox, render
+from router.text.sandbox import BoundedSandbox, render
 
 GIVEN = frozenset(("messages", "tools", "documents", "add_generation_prompt"))
 """What a template hears from us, so that no request can say it differently."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from router.detokenizer import Detokenizer
 from router.merge import Tokens
-from router.stops import StopMatcher
+from router.text.detokenizer import Detokenizer
+from router.text.stops import StopMatcher
 from wire.messages import FinishReason
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from router.prompts import Prompt, TextPrompt
 from router.requests import Delta, Ending, ToolCallDelta
-from router.tokenizer import Tokenizer
+from router.text.tokenizer import Tokenizer
 from wire import inference_pb2 as pb
 from wire.messages import FinishReason
 from wire.sampling import TokenLogprob

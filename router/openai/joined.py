@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from router.openai_answers import PromptTokensDetails, UsageBody
+from router.openai.answers import PromptTokensDetails, UsageBody
 from router.requests import Delta, Ending, ToolCallDelta, Usage
 from wire.sampling import TokenLogprob
 

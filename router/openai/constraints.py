@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from router.errors import InvalidRequest
-from router.openai_api import CommonBody, ResponseFormat, StructuredOutputs
-from router.openai_prompts import json_text
+from router.openai.api import CommonBody, ResponseFormat, StructuredOutputs
+from router.openai.prompts import json_text
 from router.prompts import Constraint, ConstraintKind
 
 

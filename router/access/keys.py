@@ -21,7 +21,7 @@ KEY_BYTES = 32
 MAX_KEY_CHARS = 512
 MAX_NAME_CHARS = 128
 LOOK_EVERY_S = 1.0
-log = logging.getLogger("tandem.router.keys")
+log = logging.getLogger("tandem.router.access.keys")
 
 
 class KeyLimits(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,17 +8,17 @@ from collections.abc import Sequence
 
 from tokenizers import Tokenizer as Backend
 
-from router.chat_template import ChatTemplate, model_template, request_template
-from router.detokenizer import (
+from router.errors import InvalidRequest, StartError
+from router.prompts import ChatPrompt
+from router.text.chat_template import ChatTemplate, model_template, request_template
+from router.text.detokenizer import (
     ByteDetokenizer,
     Detokenizer,
     WindowDetokenizer,
     byte_alphabet,
     bytes_of,
 )
-from router.errors import InvalidRequest, StartError
-from router.model_card import ModelCard
-from router.prompts import ChatPrompt
+from router.text.model_card import ModelCard
 
 
 class Tokenizer:

@@ -8,10 +8,10 @@ from typing import Any
 
 import grpc
 
-from router.caller import CALLER, Caller
+from router.access.caller import CALLER, Caller
+from router.access.gate import Gate
 from router.errors import DeadlineExceeded, RouterError, face_of
-from router.gate import Gate
-from router.grpc_status import abort
+from router.grpc_api.status import abort
 from router.metrics import RouterMetrics
 
 HEALTH = "/grpc.health.v1.Health/"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from router.caller import ANYBODY, Caller, KeyCaller
+from router.access.caller import ANYBODY, Caller, KeyCaller
+from router.access.keys import KeyFile
+from router.access.limits import Meter
 from router.errors import Forbidden, Unauthenticated
-from router.keys import KeyFile
-from router.limits import Meter
 
 HOW = "send it as `Authorization: Bearer KEY`"
 

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from router.asgi import send_json
-from router.caller import CALLER, Caller
+from router.access.caller import CALLER, Caller
+from router.access.gate import Gate
 from router.errors import NoSuchRoute, RouterError, TooSlow, Unauthenticated, face_of
-from router.gate import Gate
-from router.headers import echoed_id, read_head
+from router.http.asgi import send_json
+from router.http.headers import echoed_id, read_head
 from router.metrics import RouterMetrics
-from router.openai_responses import error_body
+from router.openai.responses import error_body
 
 OPEN_PATHS = frozenset({"/health", "/ping"})
 """For load balancers and probes, which have no keys."""

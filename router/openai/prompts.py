@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from router.errors import InvalidRequest
-from router.openai_api import (
+from router.openai.api import (
     ChatBody,
     ChatBodyMessage,
     CompletionBody,

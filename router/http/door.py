@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 import uvicorn
 from starlette.types import ASGIApp
 
-from router.http_protocol import BoundedProtocol
+from router.http.protocol import BoundedProtocol
 from runtime.listen import open_listener
 from runtime.tls import DoorTls
 from runtime.tls_doors import door_context

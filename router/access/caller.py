@@ -13,9 +13,9 @@ from contextvars import ContextVar
 
 import msgspec
 
+from router.access.keys import Tenant
+from router.access.limits import Meter
 from router.errors import Forbidden, RouterError
-from router.keys import Tenant
-from router.limits import Meter
 from router.requests import GenerateRequest
 
 Spend = Callable[[int], None]

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 
 from msgspec import UNSET
 
-from router.openai_answers import (
+from router.openai.answers import (
     CompletionChoice,
     CompletionLogprobs,
     CompletionResponse,
     UsageBody,
 )
-from router.openai_joined import Joined
-from router.openai_responses import Form, Style, UsageField, finish_reason
+from router.openai.joined import Joined
+from router.openai.responses import Form, Style, UsageField, finish_reason
 from router.requests import Delta
-from router.tokenizer import Tokenizer
+from router.text.tokenizer import Tokenizer
 from wire.sampling import TokenLogprob
 
 

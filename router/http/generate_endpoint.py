@@ -10,7 +10,10 @@ from contextlib import aclosing
 import msgspec
 from starlette.types import Message, Receive, Scope, Send
 
-from router.asgi import (
+from router.branches import Streams
+from router.conductor import Conductor
+from router.errors import ClientGone, Internal, InvalidRequest, RouterError, TooLarge
+from router.http.asgi import (
     Headers,
     discard_body,
     read_body,
@@ -19,15 +22,12 @@ from router.asgi import (
     send_start,
     while_connected,
 )
-from router.branches import Streams
-from router.conductor import Conductor
-from router.errors import ClientGone, Internal, InvalidRequest, RouterError, TooLarge
-from router.headers import RequestHead, echoed_id, read_head
-from router.openai_api import ChatBody, CommonBody, CompletionBody
-from router.openai_chat import ChatStyle
-from router.openai_completions import CompletionStyle
-from router.openai_requests import chat_draft, completion_drafts, parse_body
-from router.openai_responses import Form, Style, error_body, server_sent_event
+from router.http.headers import RequestHead, echoed_id, read_head
+from router.openai.api import ChatBody, CommonBody, CompletionBody
+from router.openai.chat import ChatStyle
+from router.openai.completions import CompletionStyle
+from router.openai.requests import chat_draft, completion_drafts, parse_body
+from router.openai.responses import Form, Style, error_body, server_sent_event
 from router.pacing import paced
 from router.requests import Delta, RequestDraft
 

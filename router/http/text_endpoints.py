@@ -9,14 +9,14 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from router.asgi import read_body
 from router.conductor import Conductor
 from router.errors import ClientGone, InvalidRequest
-from router.headers import echoed_id, read_head
-from router.openai_answers import DetokenizeAnswer, TokenizeAnswer
-from router.openai_api import DetokenizeBody, TokenizeBody
-from router.openai_prompts import tokenize_prompt
-from router.openai_requests import Body, parse_body
+from router.http.asgi import read_body
+from router.http.headers import echoed_id, read_head
+from router.openai.answers import DetokenizeAnswer, TokenizeAnswer
+from router.openai.api import DetokenizeBody, TokenizeBody
+from router.openai.prompts import tokenize_prompt
+from router.openai.requests import Body, parse_body
 
 CLIENT_CLOSED = 499
 Answer = TypeVar("Answer", bound=msgspec.Struct)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from router.access.keys import KeyLimits
 from router.errors import OverQuota
-from router.keys import KeyLimits
 
 RETRY_CONCURRENCY_S = 1.0
 """When a request of the same key ends, nobody knows: ask again soon."""

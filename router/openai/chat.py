@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from msgspec import UNSET, UnsetType
 
-from router.openai_answers import (
+from router.openai.answers import (
     ChatChoice,
     ChatDelta,
     ChatLogprobs,
@@ -18,8 +18,8 @@ from router.openai_answers import (
     TopLogprobBody,
     UsageBody,
 )
-from router.openai_joined import Joined
-from router.openai_responses import Style, UsageField, finish_reason
+from router.openai.joined import Joined
+from router.openai.responses import Style, UsageField, finish_reason
 from router.requests import Delta, ToolCallDelta
 from wire.sampling import TokenLogprob
 

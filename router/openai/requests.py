@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 import msgspec
 
 from router.errors import InvalidRequest
-from router.headers import RequestHead
-from router.openai_api import ChatBody, CommonBody, CompletionBody
-from router.openai_constraints import constraint_of
-from router.openai_prompts import chat_prompt, checked_tools, completion_prompts, tool_choice
+from router.http.headers import RequestHead
+from router.openai.api import ChatBody, CommonBody, CompletionBody
+from router.openai.constraints import constraint_of
+from router.openai.prompts import chat_prompt, checked_tools, completion_prompts, tool_choice
 from router.prompts import ToolMode
 from router.requests import RequestDraft
 

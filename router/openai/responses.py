@@ -15,17 +15,17 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from router.errors import NoSuchRoute, RouterError, face_of
-from router.openai_answers import (
+from router.openai.answers import (
     ChatResponse,
     CompletionResponse,
     ErrorBody,
     ErrorDetail,
     UsageBody,
 )
-from router.openai_joined import Joined, UsageTotal, joined
+from router.openai.joined import Joined, UsageTotal, joined
 from router.prompts import Prompt, TextPrompt
 from router.requests import Delta, Ending
-from router.tokenizer import Tokenizer
+from router.text.tokenizer import Tokenizer
 from wire.messages import FinishReason
 
 Chunk = CompletionResponse | ChatResponse

@@ -14,12 +14,12 @@ from starlette.routing import Route
 
 from router.conductor import Conductor
 from router.errors import Internal, NoSuchRoute, RouterError
-from router.generate_endpoint import GenerateEndpoint
-from router.headers import echoed_id, read_head
+from router.http.generate_endpoint import GenerateEndpoint
+from router.http.headers import echoed_id, read_head
+from router.http.text_endpoints import TextEndpoints
 from router.metrics import CONTENT_TYPE
-from router.openai_answers import HealthBody, LoadBody, ModelBody, ModelList, VersionBody
-from router.openai_responses import error_body
-from router.text_endpoints import TextEndpoints
+from router.openai.answers import HealthBody, LoadBody, ModelBody, ModelList, VersionBody
+from router.openai.responses import error_body
 from router.validation import check_model
 
 

@@ -1,0 +1,1 @@
+"""The gRPC door: tandem.v1, its gate, and its errors."""

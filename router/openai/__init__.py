@@ -1,0 +1,1 @@
+"""OpenAI's bodies: what requests may say, and how answers are told."""
