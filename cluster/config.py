@@ -146,6 +146,8 @@ def _compose(tree: dict[str, Any], model: str, bundled: bool) -> None:
     router = _mapping(tree, "router")
     router["model_dir"], router["model"] = model, name
     router.setdefault("host", AUTO_HOST)
+    drain = {key: tree[key] for key in ("drain_timeout_s",) if key in tree}
+    tree["router"] = router = {**drain, **router}
     _make_absolute(router, "keys_file")
     if router.get("door_tls") is not None:
         _make_absolute(_mapping(router, "door_tls"), "cert", "key", "client_ca")
@@ -157,7 +159,7 @@ def _compose(tree: dict[str, Any], model: str, bundled: bool) -> None:
         pool = _mapping(tree, pool_name)
         own = _mapping(pool, "worker")
         defaults = BUNDLED_WORKER if bundled else {}
-        defaults = {"host": AUTO_HOST, "tls": tls, **defaults}
+        defaults = {"host": AUTO_HOST, "tls": tls, **drain, **defaults}
         pool["worker"] = {**defaults, **shared, **own, "model": model, "model_name": name}
 
 

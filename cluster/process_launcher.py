@@ -31,8 +31,8 @@ class Child:
     def __init__(self, name: str, arguments: list[str]) -> None:
         self.name = name
         self.process = subprocess.Popen(
-            [sys.executable, "-m", *arguments],
-            stdin=subprocess.DEVNULL,
+            [sys.executable, "-m", *arguments, "--until-stdin-ends"],
+            stdin=subprocess.PIPE,  # which ends with this process, however that ends
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is for the parent, which then drains its children
@@ -69,6 +69,8 @@ class Child:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        assert self.process.stdin is not None
+        self.process.stdin.close()
         for reader in self._readers:
             reader.join()
 

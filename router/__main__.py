@@ -18,7 +18,7 @@ from router.errors import StartError
 from router.server import RouterServer
 from runtime.listen import PortTaken
 from runtime.logs import LogLevel, start_logging
-from runtime.process import DRAIN_S, leave, say_ready
+from runtime.process import UntilStdinEnds, end_with_stdin, leave, say_ready
 from runtime.signals import stop_signal
 from runtime.tls import BadCertificate
 
@@ -37,6 +37,7 @@ def main(
         str, typer.Option(help="Further settings of RouterConfig, as JSON.")
     ] = "{}",
     log_level: LogLevel = "info",
+    until_stdin_ends: UntilStdinEnds = False,
 ) -> None:
     given = {
         "model_dir": model,
@@ -51,6 +52,8 @@ def main(
     except (msgspec.DecodeError, TypeError) as error:
         leave(f"--model, --settings: {error}")
     start_logging(log_level, discreet=True)
+    if until_stdin_ends:
+        end_with_stdin()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(config))
 
@@ -64,7 +67,7 @@ async def _serve(config: RouterConfig) -> None:
         leave(str(error))
     say_ready(addresses)
     await stopping
-    drain = asyncio.create_task(server.drain(DRAIN_S))
+    drain = asyncio.create_task(server.drain(config.drain_timeout_s))
     again = asyncio.create_task(stop_signal())
     await asyncio.wait((drain, again), return_when=asyncio.FIRST_COMPLETED)
     for task in (drain, again):

@@ -67,6 +67,8 @@ class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Longest time for a request, whatever the client's own deadline."""
     max_attempts: int = 3
     """How often a request is placed before its failure is the client's to see."""
+    drain_timeout_s: float = 30.0
+    """How long requests may take to end after the first signal."""
     join_wait_s: float = 1.0
     """How long a request waits for a worker that can serve it."""
     open_timeout_s: float = 5.0

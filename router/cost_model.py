@@ -15,6 +15,8 @@ from router.fleet_table import CHUNK_TOKENS, HOST_BYTES_PER_S, FleetTable, Float
 
 RISK_BEGINS, RISK_WIDTH = 0.85, 0.3
 """Of a target: below the first nothing is at risk, beyond both together all is lost."""
+MUCH_SHORTER = 4
+"""Than those that wait; see engine.policy."""
 LEAST_CHUNK = 16
 """Prompt tokens of a step, however long it takes without them."""
 
@@ -102,7 +104,7 @@ def estimate(table: FleetTable, work: Work, hits: Hits, now: float) -> Costs:
         machine_s=prompt_s + alone_s,
         prefill_s=prefill_s,
         queue_s=queue_s,
-        ttft_s=queue_s + prefill_s,
+        ttft_s=_overtaking(table, uncached, queue_s, prefill_s),
         step_s=running_s + growth_s,
         mixed_s=running_s + growth_s + beside * each_s,
         interrupted_s=table.interruptions(now),
@@ -110,6 +112,16 @@ def estimate(table: FleetTable, work: Work, hits: Hits, now: float) -> Costs:
         num_decoding=num_decoding,
         missing=_between((wanted - free) / wanted, 0.0, 1.0),
     )
+
+
+def _overtaking(table: FleetTable, uncached: Floats, queue_s: Floats, prefill_s: Floats) -> Floats:
+    """Until the end of a prompt; one that is much shorter than those that wait has half of each
+    step, as the workers' policies do it."""
+    usual = table.queued_tokens / np.maximum(1.0, table.num_prompts)
+    overtakes = uncached * MUCH_SHORTER <= usual
+    waits_s = np.where(overtakes, np.minimum(queue_s, prefill_s + queue_s / MUCH_SHORTER), queue_s)
+    until_s: Floats = waits_s + prefill_s
+    return until_s
 
 
 def risk(seconds: Floats, target_s: float | None) -> Floats:

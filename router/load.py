@@ -50,7 +50,6 @@ class Load:
         self._since = _Sum()
         self._unheard = _Sum()
         self._expected = _Sum()
-        self._staying = _Sum()
 
     def place(
         self, leg: Leg, *, tokens: float, pairs: float, context: float, growth: float, stays: bool
@@ -63,8 +62,6 @@ class Load:
         part = _Part(_Phase.UNHEARD, tokens, pairs, context, reserved, stays)
         self._parts[leg] = part
         self._unheard.add(part)
-        if stays:
-            self._staying.add(part)
 
     def submit(self, leg: Leg) -> int:
         """It is submitted now; returns the number of the submission."""
@@ -106,8 +103,6 @@ class Load:
         part = self._parts.get(leg)
         if part is None:
             return
-        if not part.stays and part.phase in (_Phase.UNHEARD, _Phase.QUEUED):
-            self._staying.add(part)
         part.stays = True
         if part.phase is _Phase.DEPARTING:
             self._decodes(part)
@@ -173,13 +168,13 @@ class Load:
 
     @property
     def num_expected(self) -> float:
-        """Sequences that will decode here and do not yet, as far as this router placed them."""
-        return self._expected.num_prompts + self._staying.num_prompts
+        """Sequences that will come from elsewhere to decode here."""
+        return self._expected.num_prompts
 
     @property
     def expected_context(self) -> float:
         """Tokens that those will have in the cache when they begin."""
-        return self._expected.context + self._staying.context
+        return self._expected.context
 
     @property
     def expected_tokens(self) -> float:
@@ -193,8 +188,6 @@ class Load:
             self._since.tokens -= part.tokens
             self._since.pairs -= part.pairs
             self._since.num_prompts -= 1
-        if part.stays:
-            self._staying.add(part, -1)
 
     def _decodes(self, part: _Part) -> None:
         part.phase = _Phase.DECODING

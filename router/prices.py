@@ -57,11 +57,12 @@ def price(
         costs=costs,
         first_s=costs.ttft_s
         + LOST_S * first_lost
-        + _held_up(table, costs)
+        + _held_up(table, costs, costs.machine_s)
         + _harm(costs, answer, tpot_target_s, patience),
         first_lost=first_lost,
         destination_s=patience * answer * (tpot_s + costs.num_decoding * costs.growth_s / 2)
         + FULL_S * costs.missing
+        + _held_up(table, costs, costs.growth_s * answer)
         + LOST_S * destination_lost,
         destination_lost=destination_lost,
         tpot_s=tpot_s,
@@ -69,17 +70,17 @@ def price(
     )
 
 
-def _held_up(table: FleetTable, costs: Costs) -> Floats:
-    """What prompts behind this one lose: those that wait, and those that come meanwhile.
+def _held_up(table: FleetTable, costs: Costs, machine_s: Floats) -> Floats:
+    """What prompts behind this work lose: those that wait, and those that come meanwhile.
 
     The latter meet a longer queue; one that is too long already gets no worse.
     """
-    held_up_s: Floats = costs.machine_s * table.num_prompts
+    held_up_s: Floats = machine_s * table.num_prompts
     usual_s = table.usual_ttft_s
     if usual_s is None:
         return held_up_s
-    more = risk(costs.queue_s + costs.machine_s, usual_s) - risk(costs.queue_s, usual_s)
-    return held_up_s + LOST_S * table.requests_per_s * costs.machine_s * more
+    more = risk(costs.queue_s + machine_s, usual_s) - risk(costs.queue_s, usual_s)
+    return held_up_s + LOST_S * table.requests_per_s * machine_s * more
 
 
 def _harm(costs: Costs, answer: float, target_s: float | None, patience: float) -> Floats:

@@ -1,20 +1,36 @@
-"""How a process speaks to whoever started it: a line when it serves, a line when it cannot."""
+"""How a process deals with whoever started it: a line when it serves, a line when it cannot."""
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
-from typing import Any, NoReturn
+import threading
+from typing import Annotated, Any, NoReturn
 
 import msgspec
+import typer
 
-DRAIN_S = 30.0
-"""How long requests may take to end after the first signal."""
+UntilStdinEnds = Annotated[
+    bool, typer.Option(help="Drain when standard input ends: whoever holds its other end is dead.")
+]
 
 
 def say_ready(facts: Any) -> None:
     """One line of JSON on standard output, which carries nothing else."""
     sys.stdout.write(msgspec.json.encode(facts).decode() + "\n")
     sys.stdout.flush()
+
+
+def end_with_stdin() -> None:
+    """SIGTERM to this process when nobody holds the other end of its standard input any more."""
+    threading.Thread(target=_wait_for_the_end, name="standard input", daemon=True).start()
+
+
+def _wait_for_the_end() -> None:
+    while os.read(sys.stdin.fileno(), 4096):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def leave(message: str) -> NoReturn:

@@ -69,6 +69,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     tpot_target_s: float | None = None
     """Time per output token that prompts, computed beside decoding sequences, may not push steps
     beyond; None lets them take a chunk, or on decode workers 128 tokens."""
+    drain_timeout_s: float = 30.0
+    """How long sequences may take to end after the first signal."""
     overlap: bool = True
     """Whether blocks leave while their prompt is computed; False shows what that is worth."""
     transport: str = "nixl"

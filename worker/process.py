@@ -15,7 +15,7 @@ from engine.errors import EngineError
 from engine.policy import Policy
 from runtime.listen import PortTaken
 from runtime.logs import LogLevel, start_logging
-from runtime.process import DRAIN_S, leave, say_ready
+from runtime.process import UntilStdinEnds, end_with_stdin, leave, say_ready
 from runtime.signals import stop_signal
 from runtime.tls import BadCertificate
 from wire.identity import Role
@@ -47,6 +47,7 @@ def make_app(role: Role, make_policy: MakePolicy) -> typer.Typer:
             str, typer.Option(help="Further settings of WorkerConfig, as JSON.")
         ] = "{}",
         log_level: LogLevel = "info",
+        until_stdin_ends: UntilStdinEnds = False,
     ) -> None:
         given = {
             "model": model,
@@ -62,6 +63,8 @@ def make_app(role: Role, make_policy: MakePolicy) -> typer.Typer:
         except (msgspec.DecodeError, TypeError) as error:
             leave(f"--settings: {error}")
         start_logging(log_level)
+        if until_stdin_ends:
+            end_with_stdin()
         sys.exit(asyncio.run(run(config, role, make_policy(config))))
 
     return app
@@ -86,7 +89,7 @@ async def run(config: WorkerConfig, role: Role, policy: Policy) -> int:
     announcing.cancel()
     if crash.done():
         return 1  # every router and peer sees the connections break, and acts
-    await worker.drain(DRAIN_S)
+    await worker.drain(config.drain_timeout_s)
     await worker.stop()
     return 0
 
