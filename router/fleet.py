@@ -73,6 +73,10 @@ class Fleet:
             counts[member.card.role, member.state] += 1
         return counts
 
+    def members(self) -> list[Member]:
+        """All that are there now."""
+        return list(self._members.values())
+
     def links(self) -> list[tuple[WorkerRef, Link]]:
         """What every worker measured of its ways to others: (source, link)."""
         return [(m.ref, link) for m in self._members.values() for link in m.links.values()]

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 
 from router.errors import FACES, ClientGone, RouterError, face_of
-from router.fleet import Fleet
+from router.fleet_metrics import FleetCollector, FleetView
 from router.requests import Ending
-from wire.messages import Traffic
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 OUTCOMES = ("ok", "cancelled", *dict.fromkeys(face.outcome for face in FACES.values()))
@@ -27,9 +24,9 @@ _STAGE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.
 class RouterMetrics:
     """The fleet is asked at every scrape."""
 
-    def __init__(self, fleet: Fleet) -> None:
+    def __init__(self, fleet: FleetView) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(_FleetCollector(fleet))
+        self._registry.register(FleetCollector(fleet))
         self._make_counters()
         self._make_histograms()
 
@@ -48,6 +45,11 @@ class RouterMetrics:
         self.generated_tokens = counter("generated_tokens", "Tokens of finished requests.")
         self.transfer_bytes = counter("transfer_bytes", "KV cache bytes moved between workers.")
         self.resubmissions = counter("resubmissions", "Attempts that followed a failed one.")
+        self._queued = Gauge(
+            "tandem_requests_queued",
+            "Requests that wait in the router for workers to have room.",
+            registry=self._registry,
+        )
         self.in_flight = Gauge(
             "tandem_requests_in_flight", "Requests in the router now.", registry=self._registry
         )
@@ -67,6 +69,10 @@ class RouterMetrics:
             "transfer_exposed", "Handoff time that prefill did not hide.", _STAGE_BUCKETS
         )
         self.decode = seconds("decode", "First token to last.", _STAGE_BUCKETS)
+
+    def watch_queue(self, length: Callable[[], int]) -> None:
+        """Asked at every scrape."""
+        self._queued.set_function(length)
 
     @contextmanager
     def request(self, door: str) -> Iterator[None]:
@@ -107,70 +113,3 @@ class RouterMetrics:
     def expose(self) -> bytes:
         """The Prometheus text format."""
         return generate_latest(self._registry)
-
-
-class _FleetCollector(Collector):
-    """Workers by role and state, what their links give, and the handoffs that did not happen."""
-
-    def __init__(self, fleet: Fleet) -> None:
-        self._fleet = fleet
-
-    def collect(self) -> Iterable[Metric]:
-        workers = GaugeMetricFamily(
-            "tandem_workers", "Workers of this router.", labels=("role", "state")
-        )
-        for (role, state), count in self._fleet.count().items():
-            workers.add_metric((role.value, state.value), count)
-        yield workers
-        yield CounterMetricFamily(
-            "tandem_handoffs_kept",
-            "Handoffs of which nothing came: the first worker went on.",
-            value=self._fleet.num_kept,
-        )
-        yield from self._links()
-
-    def _links(self) -> Iterable[Metric]:
-        ends = ("source", "destination")
-        rates = GaugeMetricFamily(
-            "tandem_link_bytes_per_second", "Measured when the link was made.", labels=ends
-        )
-        latencies = GaugeMetricFamily(
-            "tandem_link_latency_seconds", "Of a write of one block.", labels=ends
-        )
-        slow = GaugeMetricFamily(
-            "tandem_link_slow",
-            "1 for a link that gives far less than its kind should.",
-            labels=[*ends, "transport", "kind"],
-        )
-        counted = _Traffic(ends)
-        for source, link in self._fleet.links():
-            names = (source.worker_id, link.destination.worker_id)
-            slow.add_metric((*names, link.transport, link.kind), link.slow)
-            rates.add_metric(names, link.bytes_per_s)
-            latencies.add_metric(names, link.latency_s)
-            if link.traffic is not None:
-                counted.add(names, link.traffic)
-        yield rates
-        yield latencies
-        yield slow
-        yield from counted.families.values()
-
-
-class _Traffic:
-    """What went over links, where their workers count it; starts anew with each link."""
-
-    def __init__(self, labels: tuple[str, ...]) -> None:
-        def counter(name: str, text: str) -> CounterMetricFamily:
-            return CounterMetricFamily(f"tandem_link_{name}", text, labels=labels)
-
-        self.families = {
-            "num_writes": counter("writes", "Writes that arrived."),
-            "num_bytes": counter("written_bytes", "Bytes that arrived."),
-            "num_descriptors": counter("descriptors", "Pieces that they went in."),
-            "post_s": counter("post_seconds", "Handing writes to the fabric."),
-            "fabric_s": counter("fabric_seconds", "Start to end of each write, added up."),
-        }
-
-    def add(self, names: tuple[str, ...], traffic: Traffic) -> None:
-        for field, family in self.families.items():
-            family.add_metric(names, getattr(traffic, field))
