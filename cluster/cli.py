@@ -116,9 +116,9 @@ def _launcher(config: ClusterConfig, without_ray: bool) -> Launcher:
         from cluster.process_launcher import ProcessLauncher
 
         return ProcessLauncher()
-    from cluster.ray_launcher import RayLauncher  # importing Ray takes a second
+    from cluster.ray_launcher import RayLauncher, ray_address  # importing Ray takes a second
 
-    console.print(f"starting on Ray at {config.ray.address or 'this machine'}")
+    console.print(f"starting on Ray at {ray_address(config) or 'this machine'}")
     launcher = RayLauncher(config)
     for warning in launcher.warnings():
         console.print(f"[bold yellow]warning[/] {warning}")

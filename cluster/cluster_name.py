@@ -21,6 +21,7 @@ from cluster.errors import NameTaken
 
 NAMESPACE = "tandem"
 ANSWER_S = 10.0
+ENDING_S = 10.0
 JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 
@@ -44,22 +45,29 @@ class NameActor:
 
 
 def claim(name: str) -> Any:
-    """The actor that holds the name as long as this process lives. Raises NameTaken."""
+    """The actor that holds the name as long as this process lives. Raises NameTaken; who is just
+    ending is waited for."""
+    deadline = time.monotonic() + ENDING_S
+    while True:
+        try:
+            return _hold(name)
+        except ActorAlreadyExistsError:
+            holder = _holder(name)
+            if holder is not None or time.monotonic() > deadline:
+                raise NameTaken(refusal(name, holder)) from None
+        time.sleep(0.2)
+
+
+def _hold(name: str) -> Any:
     here = ray.get_runtime_context().get_node_id()  # its node dies with us, and no earlier
-    try:
-        actor = (
-            ray.remote(NameActor)
-            .options(
-                name=name,
-                namespace=NAMESPACE,
-                num_cpus=0,
-                scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=False),
-            )
-            .remote(msgspec.json.encode(_this_process()))
-        )
-    except ActorAlreadyExistsError:
-        raise NameTaken(refusal(name, _holder(name))) from None
-    return actor
+    options = {
+        "name": name,
+        "namespace": NAMESPACE,
+        "num_cpus": 0,
+        "scheduling_strategy": NodeAffinitySchedulingStrategy(here, soft=False),
+    }
+    holder = msgspec.json.encode(_this_process())
+    return ray.remote(NameActor).options(**options).remote(holder)
 
 
 def _this_process() -> Holder:

@@ -79,6 +79,13 @@ def ranked(
     return sorted(open_nodes, key=key)
 
 
+def home_again(former: Node, nodes: Sequence[Node]) -> Node | None:
+    """The node that a process ran on, or the one that is at its address now."""
+    same = [node for node in nodes if node.node_id == former.node_id]
+    there = [node for node in nodes if node.address == former.address]
+    return next(iter(same + there), None)
+
+
 def shut_out(demand: Demand, placed: Sequence[Placed]) -> list[str]:
     """Nodes on which there may be no other of this kind."""
     if demand.placement is not Placement.ONE_PER_NODE:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
@@ -60,7 +61,10 @@ class Child:
     def last_words(self) -> str:
         self._readers[1].join(timeout=5)
         errors = [line for line in self._errors if line.startswith("error:")]
-        return (errors or self._errors or [f"exit status {self.process.poll()}"])[-1]
+        status = self.process.poll()
+        if not errors and status == -signal.SIGKILL:
+            return "killed by SIGKILL"  # what it wrote before has nothing to do with it
+        return (errors or self._errors or [f"exit status {status}"])[-1]
 
     def stop(self, timeout_s: float) -> None:
         """Terminate gently, then not."""

@@ -18,7 +18,7 @@ from cluster.cluster_name import NAMESPACE, claim, submission_id
 from cluster.config import ClusterConfig
 from cluster.demands import pairing, router_demand, worker_demand
 from cluster.errors import NameTaken, StartFailed
-from cluster.placement import Node, Placed, ranked
+from cluster.placement import Node, Placed, home_again, ranked
 from cluster.ray_processes import RayRouter, RayWorker, first_line
 from cluster.ray_rooms import Room, Rooms, nodes
 from cluster.shortage import explain
@@ -111,9 +111,9 @@ class RayLauncher:
         demand, alive = router_demand(self._config), nodes()
         former = self._router_nodes.get(name)
         if former is not None:
-            for node in alive:
-                if node.node_id == former.node_id or _returned(former, node, alive):
-                    return node
+            node = home_again(former, alive)
+            if node is not None:
+                return node
             raise StartFailed(
                 f"{name} ran on {former.address}, whose node is gone; clients and workers know "
                 "that address, so it waits for a node there"
@@ -128,7 +128,7 @@ class RayLauncher:
 
     def _connect(self) -> None:
         """To the Ray that is named, or the one whose job this is, or else to a new, light one."""
-        address = self._config.ray.address or os.environ.get("RAY_ADDRESS")
+        address = ray_address(self._config)
         options: dict[str, Any] = {
             "namespace": NAMESPACE,
             "runtime_env": self._config.ray.runtime_env or None,
@@ -149,7 +149,7 @@ class RayLauncher:
         except NameTaken:
             ray.shutdown()
             raise
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (ConnectionError, RuntimeError, TypeError, ValueError) as error:
             raise StartFailed(f"Ray at {address or 'this machine'}: {error}") from error
 
     def _cpus_wanted(self) -> int:
@@ -159,7 +159,6 @@ class RayLauncher:
         return max(os.cpu_count() or 1, int(wanted + 1))
 
 
-def _returned(former: Node, node: Node, alive: list[Node]) -> bool:
-    """Whether this is a new node at the address of one that is gone."""
-    gone = all(it.node_id != former.node_id for it in alive)
-    return gone and node.address == former.address
+def ray_address(config: ClusterConfig) -> str | None:
+    """Of the Ray to run on; None where a light one is to be started."""
+    return config.ray.address or os.environ.get("RAY_ADDRESS")

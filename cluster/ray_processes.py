@@ -106,7 +106,9 @@ class RayWorker:
         waited_s = time.monotonic() - self._room.asked_at
         if waited_s > self._place_timeout_s:
             why = self._rooms.why_not(self._room, self._keys)
-            self._last = WorkerStatus(error=f"no room within {self._place_timeout_s:.0f} s: {why}")
+            self._last = WorkerStatus(
+                error=f"no room within {self._place_timeout_s:.0f} s: it {why}"
+            )
         elif waited_s > PATIENCE_S and self._last.waits_for is None:
             self._last = WorkerStatus(waits_for=self._rooms.why_not(self._room, self._keys))
         return False

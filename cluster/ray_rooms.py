@@ -18,8 +18,9 @@ from cluster.placement import Demand, Node, Pairing, Placed, ranked, shut_out
 from cluster.shortage import explain
 
 NODE_ID = "ray.io/node-id"
-PIN_S = 5.0
-"""How long Ray may take to give room on a node that has it, before the next one is asked."""
+PIN_S = 5
+"""How long Ray may take to give room on a node that has it, before the next one is asked; it
+counts whole seconds."""
 MOST_TRIES = 3
 
 

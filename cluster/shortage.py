@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from cluster.labels import matches
 from cluster.placement import ROUNDING, Amounts, Demand, Node, Placed, shut_out
@@ -21,11 +21,10 @@ def explain(demand: Demand, nodes: Sequence[Node], placed: Sequence[Placed], key
         return f"{wants}, and no node has these labels: {_there(demand, nodes)}. {_relabel(keys)}"
     able = [node for node in labelled if not _missing(demand, node.total)]
     if not able:
-        largest = max(labelled, key=lambda node: -len(_missing(demand, node.total)))
-        missing = ", ".join(_missing(demand, largest.total))
+        missing = min((_missing(demand, node.total) for node in labelled), key=len)
         return (
             f"{wants}, and no node is as large: {_free(demand, labelled, 'has')} (short of "
-            f"{missing}). Add nodes, or change {_wishes(demand, keys)}"
+            f"{', '.join(missing)}). Add nodes, or change {_wishes(missing, keys)}"
         )
     shut = set(shut_out(demand, placed))
     if shut and all(node.node_id in shut for node in able):
@@ -36,7 +35,7 @@ def explain(demand: Demand, nodes: Sequence[Node], placed: Sequence[Placed], key
         )
     return (
         f"{wants}, and nothing like it is free: {_free(demand, able, 'has free')}. Add nodes, wait "
-        f"until others end, or lower {keys}.replicas or {_wishes(demand, keys)}"
+        f"until others end, or lower {keys}.replicas or {_wishes(demand.bundle, keys)}"
     )
 
 
@@ -71,7 +70,7 @@ def _relabel(keys: str) -> str:
 
 def _free(demand: Demand, nodes: Sequence[Node], verb: str) -> str:
     told = []
-    for node in nodes[:MOST_NODES_NAMED]:
+    for node in sorted(nodes, key=lambda node: node.address)[:MOST_NODES_NAMED]:
         amounts = node.total if verb == "has" else node.free
         mine = {resource: amounts.get(resource, 0.0) for resource in demand.bundle}
         told.append(f"{node.address} {verb} {_amounts(mine)}")
@@ -80,11 +79,11 @@ def _free(demand: Demand, nodes: Sequence[Node], verb: str) -> str:
     return ", ".join(told)
 
 
-def _wishes(demand: Demand, keys: str) -> str:
-    """The keys that make up the bundle."""
+def _wishes(resources: Iterable[str], keys: str) -> str:
+    """The keys that ask for them."""
     named = {"CPU": "num_cpus", "GPU": "num_gpus"}
     found = [
         "accelerator_type" if name.startswith("accelerator_type:") else named.get(name, "resources")
-        for name in demand.bundle
+        for name in resources
     ]
     return " or ".join(f"{keys}.{key}" for key in dict.fromkeys(found))

@@ -10,7 +10,7 @@ import pytest
 from cluster.config import load_config
 from cluster.demands import pairing, router_demand, worker_demand
 from cluster.labels import is_selector, matches
-from cluster.placement import Demand, Node, Pairing, Placed, ranked
+from cluster.placement import Demand, Node, Pairing, Placed, home_again, ranked
 from cluster.ray_config import Placement
 from cluster.shortage import explain
 from wire.identity import Role
@@ -78,6 +78,14 @@ def test_among_equal_nodes_a_router_runs_where_the_driver_does() -> None:
     assert ranked(a_demand("router"), NODES, [], home="2")[0].node_id == "2"
 
 
+def test_a_router_returns_to_its_node_or_to_a_new_one_at_the_same_address() -> None:
+    former, other = a_node("1"), a_node("2")
+    rebuilt = Node("9", former.address)
+    assert home_again(former, [other, rebuilt, former]) is former
+    assert home_again(former, [other, rebuilt]) is rebuilt
+    assert home_again(former, [other]) is None
+
+
 def a_pairing(prefill: int, decode: int, placement: Placement = Placement.PACK) -> Pairing:
     replicas = {"prefill": prefill, "decode": decode}
     return Pairing("rack", {kind: a_demand(kind, placement) for kind in replicas}, replicas)
@@ -138,7 +146,7 @@ def test_what_a_worker_asks_for_is_one_bundle() -> None:
         (
             Demand("decode", {"CPU": 1, "GPU": 2, "accelerator_type:H100": 0.001}),
             r"no node is as large: .*short of GPU, accelerator_type:H100\).*"
-            "decode.num_cpus or decode.num_gpus or decode.accelerator_type",
+            "change decode.num_gpus or decode.accelerator_type",
         ),
         (Demand("decode", {"CPU": 3}), r"10.0.0.1 has free {'CPU': 2}.*lower decode.replicas"),
         (

@@ -13,11 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray import init as ray_init
+from ray import kill as ray_kill
+from ray import shutdown as ray_shutdown
 from ray.cluster_utils import Cluster
 
+from cluster import ray_rooms
+from cluster.cluster_name import NAMESPACE
 from cluster.config import load_config
+from cluster.placement import Demand
 from cluster.ray_launcher import RayLauncher
-from cluster.ray_processes import RayWorker
+from cluster.ray_processes import RayRouter, RayWorker
 from cluster.running import RunningCluster, running
 from engine.arithmetic import next_token
 from tests.system.clusters import ARITHMETIC, a_client, a_request, answer
@@ -153,14 +159,55 @@ async def test_a_worker_without_room_says_so_and_starts_once_a_node_has_some(ray
         told.append(line)
         if "waits for room" in line:
             amounts = {"nic": 1, "accelerator_type:H100": 1}
-            ray.add("e1", num_cpus=1, labels={"rack": "e"}, resources=amounts)
+            for num_gpus in (1, 2):
+                ray.add(f"e{num_gpus}", num_cpus=1, num_gpus=num_gpus, resources=amounts)
 
-    settings = {"prefill.accelerator_type": "H100", "prefill.resources": {"nic": 1}}
+    settings = {
+        "prefill.num_gpus": 2,
+        "prefill.accelerator_type": "H100",
+        "prefill.resources": {"nic": 1},
+    }
     with ray.cluster(settings, tell) as cluster:
-        assert ray.homes(cluster)["prefill-0"] == "e1"
+        assert ray.homes(cluster)["prefill-0"] == "e2"  # both GPUs are on one node
     (line,) = [line for line in told if "waits for room" in line]
-    assert "short of accelerator_type:H100" in line
-    assert line.endswith("Add nodes, or change prefill.accelerator_type")
+    assert "(short of GPU, accelerator_type:H100). Add nodes, or change prefill.num_gpus" in line
+
+
+async def test_a_router_that_dies_comes_back_where_it_was(ray: ARay) -> None:
+    with ray.cluster({"prefill.replicas": 0, "router.join_wait_s": 30}) as cluster:
+        router = cluster._routers[0].router
+        assert isinstance(router, RayRouter)
+        addresses = router.addresses
+        ray_kill(router._actor)
+
+        def is_back() -> bool:
+            cluster.watch()
+            place = cluster._routers[0]
+            return place.router is not router and not place.empty
+
+        wait_until(is_back)
+        assert cluster.addresses.grpc == addresses.grpc
+        async with a_client(cluster) as stub:
+            tokens, _ = await answer(stub, a_request([1, 2, 3], 4))
+        assert len(tokens) == 4
+
+
+def test_room_that_somebody_else_was_faster_to_take_is_looked_for_on_the_next_node(
+    ray: ARay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray_init(address=ray.ray.address, namespace=NAMESPACE, log_to_driver=False)
+    try:
+        before = ray_rooms.nodes()
+        demand = Demand("decode", {"CPU": 2}, {"rack": "!0"})
+        mine = ray_rooms.Rooms("mine").ask("decode-0", demand)
+        monkeypatch.setattr(ray_rooms, "nodes", lambda: before)  # Ray tells late
+        monkeypatch.setattr(ray_rooms, "PIN_S", 1)
+        theirs = ray_rooms.Rooms("theirs").ask("decode-0", demand)
+        assert mine.placed is not None
+        assert theirs.placed is not None
+        assert mine.placed.node_id != theirs.placed.node_id
+    finally:
+        ray_shutdown()
 
 
 def an_up(ray: ARay, name: str) -> Shell:
