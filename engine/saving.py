@@ -43,10 +43,8 @@ class Saving:
         """Set aside the blocks to be evicted next that are not in host memory yet."""
         for place in self._cache.take_fallen():
             heapq.heappush(self._unsaved, place)
-        if not self._unsaved:
-            return None
-        if self._cache.num_blank * ROOMY >= self._cache.num_blocks:
-            self._forget_stale()
+        self._forget_stale()
+        if not self._unsaved or self._cache.num_blank * ROOMY >= self._cache.num_blocks:
             return None
         save = self._choose(self._most - self.num_aside)
         self.num_aside += len(save.places)
@@ -92,5 +90,6 @@ class Saving:
         return True
 
     def _forget_stale(self) -> None:
+        """Of each block no more than one place counts."""
         if len(self._unsaved) > 2 * self._cache.num_blocks:
             self._unsaved = sorted(p for p in self._unsaved if self._cache.cached_at(p) is not None)

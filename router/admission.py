@@ -16,9 +16,6 @@ from router.placement import Placement, Slo
 
 HOLD_S = 0.2
 """Workers have so much prompt work queued at most, as long as there is a choice."""
-ARRIVES_LATE, STARTS_LATE = 0.25, 0.0
-"""Of its target; who is predicted to be later than that is refused. Predictions at arrival err to
-this side, for much can happen before; at the start of a prompt they are good."""
 LEAST_RETRY_S = 0.1
 
 
@@ -46,7 +43,7 @@ class Admission:
     ) -> Judgement:
         """For a new request: whether it goes on, waits, or need not try. It is queued on WAIT."""
         ahead_s = self.queue.ahead_s(waiter.tenant, waiter.priority) / max(1, num_workers)
-        judgement = self._judge(waiter, slo, found, now, ahead_s, ARRIVES_LATE)
+        judgement = self._judge(waiter, slo, found, now, ahead_s)
         if judgement.verdict is Verdict.ADMIT and self._somebody_first(waiter):
             judgement = Judgement(Verdict.WAIT)
         if judgement.verdict is Verdict.ADMIT:
@@ -64,7 +61,7 @@ class Admission:
 
     def again(self, waiter: Waiter, slo: Slo, found: Placement, now: float) -> Judgement:
         """For the first in the queue. It leaves the queue unless it has to wait on."""
-        judgement = self._judge(waiter, slo, found, now, 0.0, STARTS_LATE)
+        judgement = self._judge(waiter, slo, found, now, 0.0)
         if judgement.verdict is Verdict.WAIT:
             return judgement
         self.queue.remove(waiter.key)
@@ -90,11 +87,10 @@ class Admission:
         found: Placement,
         now: float,
         ahead_s: float,
-        late: float,
     ) -> Judgement:
         ttft_s = found.ttft_s + ahead_s
         due_s = waiter.deadline_s
-        if due_s is not None and now + ttft_s > due_s + late * (slo.ttft_s or 0.0):
+        if due_s is not None and now + ttft_s > due_s:
             late_s = now + ttft_s - due_s
             return Judgement(
                 Verdict.REFUSE,
@@ -104,7 +100,8 @@ class Admission:
             )
         if ahead_s > 0 or found.queue_s > HOLD_S:
             return Judgement(Verdict.WAIT)
-        if slo.tpot_s is not None and found.tpot_s > slo.tpot_s:
+        # Where nothing else decodes, waiting makes nothing better.
+        if slo.tpot_s is not None and found.tpot_s > slo.tpot_s and found.num_decoding:
             return Judgement(Verdict.WAIT)
         return Judgement(Verdict.ADMIT)
 

@@ -54,6 +54,7 @@ class Conductor:
         self.metrics = metrics
         self._fleet = fleet
         self.lobby = Lobby(fleet, config)
+        metrics.watch_queue(self.lobby.__len__)
         self._structured = Structured(config, card, tokenizer)
         self._num_admitted = 0
         self._journeys: set[Journey] = set()

@@ -18,6 +18,8 @@ RouterError
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import grpc
@@ -186,3 +188,13 @@ FACES: dict[type[RouterError], ErrorFace] = {
 def face_of(error: RouterError) -> ErrorFace:
     """The row of `FACES` for this error."""
     return FACES.get(type(error), FACES[Internal])
+
+
+@contextmanager
+def depth_is_the_clients() -> Iterator[None]:
+    """Around a request: JSON that is nested until Python's stack ends is a mistake of the client's,
+    whichever parser, template or encoder meets it. Raises InvalidRequest."""
+    try:
+        yield
+    except RecursionError as error:
+        raise InvalidRequest("the request's JSON is nested too deeply") from error

@@ -126,7 +126,7 @@ class Lobby:
             key=f"{request.request_id}~{secrets.token_hex(4)}",
             tenant=request.tenant,
             priority=request.priority,
-            work_s=found.prompt_s,
+            work_s=found.prefill_s,
             deadline_s=None if slo.ttft_s is None else self._now + slo.ttft_s,
         )
 

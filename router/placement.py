@@ -23,6 +23,8 @@ from wire.identity import WorkerRef
 AVOID_S = 1e9
 NUM_BEST = 4
 """So many of the best first workers, and destinations, are looked at as pairs."""
+MODEL_ERROR = 0.4
+"""Share of a cost that splitting has to gain. Predictions err by less in most cases, not in all."""
 FETCH_SHARE = 0.5
 """Of the time that a copied prefix spares, so much may go into copying it."""
 
@@ -74,9 +76,13 @@ class Placement(msgspec.Struct, frozen=True):
     """As predicted, from now on; like the next."""
     tpot_s: float = 0.0
     prompt_s: float = 0.0
-    """Computing the prompt's uncached part."""
+    """Computing the prompt's uncached part: what others lose by it."""
     queue_s: float = 0.0
     """What prompts wait at the worker where they wait least."""
+    prefill_s: float = 0.0
+    """The prompt, the steps' own time and what runs beside it: what a place in line is worth."""
+    num_decoding: float = 0.0
+    """Sequences that decode where this one would: its token times get better when they end."""
 
 
 class RefusalReason(enum.Enum):
@@ -102,7 +108,7 @@ def place(table: FleetTable, need: Need, hits: Hits, now: float) -> Placement | 
         pair = _best_pair(table, need, hits, prices, fits, avoided_s)
     if pair is None or (need.split is not Split.ALWAYS and known):
         lone = _best_lone(table, need, prices, fits, avoided_s)
-        if pair is None or lone[0] <= pair[0]:
+        if pair is None or not _pays(need, prices, pair, lone):
             pair = lone
     _, first, destination, moved_s = pair
     return _placement(table, need, prices, fits, (first, destination), moved_s)
@@ -156,6 +162,25 @@ def _price(table: FleetTable, need: Need, hits: Hits, now: float) -> Prices:
 
 _Way = tuple[float, int, int | None, float]
 """Its cost, the row of the first worker, that of the destination, and what the move takes."""
+
+
+def _pays(need: Need, prices: Prices, pair: _Way, lone: _Way) -> bool:
+    """Splitting gains more than predictions err. With targets, it keeps one that nobody alone can.
+
+    Where neither way keeps them, both would be late, and only one of them takes two workers.
+    """
+    has_targets = need.slo != Slo()
+    if has_targets and (_keeps(need.slo, prices, lone) or not _keeps(need.slo, prices, pair)):
+        return False
+    return pair[0] < (1 - MODEL_ERROR) * lone[0]
+
+
+def _keeps(slo: Slo, prices: Prices, way: _Way) -> bool:
+    """Both targets, by the prediction."""
+    _, first, destination, _ = way
+    home = first if destination is None else destination
+    in_time = slo.ttft_s is None or prices.costs.ttft_s[first] <= slo.ttft_s
+    return bool(in_time and (slo.tpot_s is None or prices.tpot_s[home] <= slo.tpot_s))
 
 
 def _best_lone(
@@ -216,6 +241,8 @@ def _placement(
         ttft_s=float(prices.costs.ttft_s[first]),
         tpot_s=float(prices.tpot_s[home]) + moved_s / answer if answer > 1 else 0.0,
         prompt_s=float(prices.costs.prompt_s[first]),
+        prefill_s=float(prices.costs.prefill_s[first]),
+        num_decoding=float(prices.costs.num_decoding[home]),
         queue_s=float(prices.costs.queue_s[fits].min()),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import sys
 from typing import Any
 
 import msgspec
@@ -84,12 +85,24 @@ class Constraint(msgspec.Struct, frozen=True, kw_only=True):
     """Where the client said it."""
 
 
+MESSAGE_CHARS = 16
+"""What a message counts for however short it is: a template has work with it."""
+
+
 def num_chars(prompt: Prompt | None) -> int:
-    """How much there is to tokenize."""
+    """How much there is to render and tokenize. A program of the client's own has no end."""
     match prompt:
         case TextPrompt(text=text):
             return len(text)
-        case ChatPrompt(messages=messages, tools=tools):
-            shown = len(msgspec.json.encode(tools)) if tools else 0
-            return shown + sum(len(message.content) for message in messages)
+        case ChatPrompt(template=None):
+            given = msgspec.json.encode((prompt.tools, prompt.template_args))
+            return len(given) + sum(map(_num_message_chars, prompt.messages))
+        case ChatPrompt():
+            return sys.maxsize
     return 0
+
+
+def _num_message_chars(message: ChatMessage) -> int:
+    said = (message.role, message.content, message.name, message.reasoning)
+    calls = sum(len(call.name) + len(call.arguments) for call in message.tool_calls)
+    return MESSAGE_CHARS + calls + sum(len(text) for text in said if text)

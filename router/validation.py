@@ -71,9 +71,9 @@ def build_request(
     field = "messages" if isinstance(draft.prompt, ChatPrompt) else "prompt"
     if not tokens:
         raise InvalidRequest("the prompt is empty", field)
-    check_token_ids(tokens, bounds.vocab_size, field)
     tokens = _truncated(tokens, draft, bounds)
     max_tokens = _max_tokens(draft, len(tokens), bounds, field)
+    check_token_ids(tokens, bounds.vocab_size, field)
     return GenerateRequest(
         request_id=draft.request_id,
         prompt_tokens=tuple(tokens),

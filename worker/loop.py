@@ -17,13 +17,11 @@ from kv_transfer.courier import Courier
 from wire.handoff import Abort, Commit, Grant, Handoff, Offer, Quiesced
 from wire.identity import Leg, WorkerRef
 from wire.messages import (
-    CacheEvents,
     Destination,
     Failed,
     Kept,
     Link,
     Output,
-    Prefilled,
     Report,
     Share,
     Step,
@@ -31,10 +29,10 @@ from wire.messages import (
     WorkerState,
 )
 from wire.sampling import SamplingParams
-from worker.calibration import Calibration, load_of
 from worker.config import WorkerConfig
 from worker.incoming import Incoming
 from worker.outgoing import Outgoing
+from worker.reports import Reports
 from worker.tickets import Outbox, Peer, Ticket
 
 TICK_S = 0.25
@@ -75,9 +73,7 @@ class StepLoop:
             engine.followers.grammars.on_ready = lambda: self.call(lambda: None)
         self._grants: queue.SimpleQueue[tuple[Grant, Peer]] = queue.SimpleQueue()
         self._tickets: dict[Leg, Ticket] = {}
-        self._event_number = 0
-        self._calibration = Calibration(config.tpot_target_s)
-        self._heard: dict[str, int] = {}
+        self._reports = Reports(engine, outbox, config.tpot_target_s)
         self._next_tick = 0.0
         self._began_at = 0.0
         """When the step that is computed now became the only one."""
@@ -132,40 +128,28 @@ class StepLoop:
         if self.engine.landed:
             now = self._clock()
             self.engine.observe(now - self._began_at)
-            self._calibration.observe(self.engine.landed, now - self._began_at, now)
+            self._reports.observe(now - self._began_at, now)
             self._began_at = now
         self._emit(progress)
 
     def submit(self, router_id: str, message: Submit) -> None:
         """Queue a leg; a repetition of one that is known here changes nothing."""
         leg = message.leg
-        self._heard[router_id] = max(message.number, self._heard.get(router_id, 0))
+        self._reports.hear(router_id, message.number)
         if leg in self._tickets or leg in self.outgoing or leg in self.incoming:
             return
-        sequence = Sequence(
-            message.leg,
-            list(message.tokens),
-            message.sampling,
-            num_prompt=message.num_prompt,
-            cache_salt=message.cache_salt,
-            priority=message.priority,
-            tenant=message.tenant,
-        )
-        ticket = Ticket(sequence, router_id, len(message.tokens), self._clock())
-        ticket.destination = message.destination
-        if message.deadline_s is not None:
-            ticket.deadline = ticket.submitted_at + message.deadline_s
+        ticket = Ticket.of(message, router_id, self._clock())
         if self.incoming.draining:
             self._fail(ticket, "queue", "this worker drains", retryable=True)
             return
         try:
-            self.engine.add(sequence)
+            self.engine.add(ticket.sequence)
         except SequenceError as error:
             self._fail(ticket, "queue", str(error), retryable=False)
         except GrammarsBusy as error:
             self._fail(ticket, "queue", str(error), retryable=True)
         else:
-            self._tickets[message.leg] = ticket
+            self._tickets[leg] = ticket
 
     def cancel(self, leg: Leg, cause: str = "cancelled") -> None:
         """End a leg in whatever state it is here; unknown legs are remembered as ended."""
@@ -225,7 +209,7 @@ class StepLoop:
 
     def router_lost(self, router_id: str) -> None:
         """Nobody is left to hear of these legs."""
-        self._heard.pop(router_id, None)
+        self._reports.forget(router_id)
         self.incoming.router_lost(router_id)
         for leg, ticket in list(self._tickets.items()):
             if ticket.router_id == router_id:
@@ -244,26 +228,11 @@ class StepLoop:
 
     def send_snapshot(self, router_id: str, links: tuple[Link, ...]) -> None:
         """The whole cache index, the load and the links, for a router that knows nothing yet."""
-        for link in links:
-            self._outbox.to_router(router_id, link)
-        hashes = tuple(self.engine.pool.cached_hashes())
-        events = CacheEvents(
-            number=self._event_number,
-            stored=hashes,
-            host_stored=tuple(self.engine.memory.host_hashes()),
-            snapshot=True,
-        )
-        self._outbox.to_router(router_id, events)
-        self._outbox.to_router(router_id, self.load())
+        self._reports.send_snapshot(router_id, links, self.load())
 
     def load(self) -> Report:
-        return load_of(
-            self.engine,
-            WorkerState.DRAINING if self.incoming.draining else WorkerState.READY,
-            len(self.outgoing) + len(self.incoming),
-            self._heard,
-            self._calibration,
-        )
+        state = WorkerState.DRAINING if self.incoming.draining else WorkerState.READY
+        return self._reports.load(state, len(self.outgoing) + len(self.incoming))
 
     def _admit(self, patience_s: float) -> None:
         """Take in what was called, look at deadlines, and start sequences that now fit."""
@@ -336,13 +305,13 @@ class StepLoop:
         for made in progress:
             ticket = self._tickets[made.sequence.leg]
             if made.sampled is not None:
-                outputs[ticket.router_id].append(self._output(ticket, made))
+                outputs[ticket.router_id].append(ticket.take_output(made))
             self._after_step(ticket, made)
         for router_id, batch in outputs.items():
             self._outbox.to_router(router_id, Step(outputs=tuple(batch)))
         for sequence in self.engine.followers.take_lost():
             self._fail_lost(sequence)
-        self._send_cache_events()
+        self._reports.send_cache_events()
         self._outbox.flush()
 
     def _fail_lost(self, sequence: Sequence) -> None:
@@ -357,41 +326,13 @@ class StepLoop:
             self._outbox.to_router(ticket.router_id, failed)
             self.cancel(sequence.leg, cause)
 
-    def _output(self, ticket: Ticket, made: Progress) -> Output:
-        assert made.sampled is not None
-        tokens = tuple(ticket.sequence.tokens[ticket.num_sent :])
-        position, ticket.num_sent = ticket.num_sent, len(ticket.sequence.tokens)
-        ticket.last_logprob = made.sampled.logprob
-        logprobs = ticket.unsent_logprobs
-        if made.sampled.logprob is not None:
-            logprobs = (*logprobs, made.sampled.logprob)
-        ticket.unsent_logprobs = ()
-        return Output(
-            leg=ticket.sequence.leg,
-            position=position,
-            tokens=tokens,
-            logprobs=logprobs,
-            finish=made.finish,
-            stop_token=made.stop_token,
-        )
-
     def _after_step(self, ticket: Ticket, made: Progress) -> None:
         if made.sampled is not None and not ticket.prefilled:
             ticket.prefilled = True
-            self._tell_prefilled(ticket)
+            self._outbox.to_router(ticket.router_id, ticket.times(self._clock()))
         self.outgoing.progressed(ticket, made)
         if made.finish is not None:
             self._forget(made.sequence.leg)
-
-    def _tell_prefilled(self, ticket: Ticket) -> None:
-        assert ticket.started_at is not None
-        prefilled = Prefilled(
-            leg=ticket.sequence.leg,
-            queue_s=ticket.started_at - ticket.submitted_at,
-            prefill_s=self._clock() - ticket.started_at,
-            cached_tokens=ticket.sequence.num_cached,
-        )
-        self._outbox.to_router(ticket.router_id, prefilled)
 
     def _adopted(self, ticket: Ticket) -> None:
         self._tickets[ticket.sequence.leg] = ticket
@@ -408,21 +349,6 @@ class StepLoop:
 
     def _report(self) -> None:
         self._outbox.to_routers(self.load())
-
-    def _send_cache_events(self) -> None:
-        stored, removed = self.engine.pool.take_events()
-        host_stored, host_removed = self.engine.memory.take_host_events()
-        if stored or removed or host_stored or host_removed:
-            self._event_number += 1
-            self._outbox.to_routers(
-                CacheEvents(
-                    number=self._event_number,
-                    stored=tuple(stored),
-                    removed=tuple(removed),
-                    host_stored=tuple(host_stored),
-                    host_removed=tuple(host_removed),
-                )
-            )
 
     def _stop(self) -> None:
         self._stopping = True

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from engine.engine import Progress
 from engine.sequence import Sequence
 from kv_transfer.source import SourceHandoff
 from wire.handoff import Handoff
 from wire.identity import WorkerRef
-from wire.messages import Destination, Message
+from wire.messages import Destination, Message, Output, Prefilled, Submit
 from wire.sampling import TokenLogprob
 
 
@@ -37,6 +38,55 @@ class Ticket:
     last_logprob: TokenLogprob | None = None
     """Of the sequence's last token, where the request asked for it."""
     unsent_logprobs: tuple[TokenLogprob, ...] = ()
+
+    @staticmethod
+    def of(submit: Submit, router_id: str, now: float) -> Ticket:
+        """A leg that a router asks for; its sequence has not been added to the engine."""
+        sequence = Sequence(
+            submit.leg,
+            list(submit.tokens),
+            submit.sampling,
+            num_prompt=submit.num_prompt,
+            cache_salt=submit.cache_salt,
+            priority=submit.priority,
+            tenant=submit.tenant,
+        )
+        return Ticket(
+            sequence,
+            router_id,
+            len(submit.tokens),
+            now,
+            deadline=None if submit.deadline_s is None else now + submit.deadline_s,
+            destination=submit.destination,
+        )
+
+    def take_output(self, made: Progress) -> Output:
+        """What a step drew, and all before it that the router has not been sent."""
+        assert made.sampled is not None
+        tokens = tuple(self.sequence.tokens[self.num_sent :])
+        position, self.num_sent = self.num_sent, len(self.sequence.tokens)
+        self.last_logprob = made.sampled.logprob
+        logprobs, self.unsent_logprobs = self.unsent_logprobs, ()
+        if made.sampled.logprob is not None:
+            logprobs = (*logprobs, made.sampled.logprob)
+        return Output(
+            leg=self.sequence.leg,
+            position=position,
+            tokens=tokens,
+            logprobs=logprobs,
+            finish=made.finish,
+            stop_token=made.stop_token,
+        )
+
+    def times(self, now: float) -> Prefilled:
+        """How long it took to the first token, which has just been drawn."""
+        assert self.started_at is not None
+        return Prefilled(
+            leg=self.sequence.leg,
+            queue_s=self.started_at - self.submitted_at,
+            prefill_s=now - self.started_at,
+            cached_tokens=self.sequence.num_cached,
+        )
 
 
 @dataclass(frozen=True, slots=True)

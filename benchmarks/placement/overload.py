@@ -15,9 +15,11 @@ LIGHT_PER_S = 1.5
 KEPT, LIGHT_KEPT = 0.95, 0.9
 
 
-def show(console: Console, count: int) -> None:
+def show(console: Console, seconds: float) -> None:
     setting = Setting(Device())
-    heavy = traces.at_rate(traces.synthetic(count, seed=1, tenant="heavy"), 3 * FULL_PER_S)
+    heavy = traces.at_rate(
+        traces.synthetic(int(3 * FULL_PER_S * seconds), seed=1, tenant="heavy"), 3 * FULL_PER_S
+    )
     span_s = heavy[-1].at_s
     light = traces.synthetic(max(8, int(span_s * LIGHT_PER_S)), seed=2, tenant="light")
     light = traces.at_rate(light, LIGHT_PER_S)

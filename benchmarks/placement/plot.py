@@ -6,8 +6,6 @@ import importlib
 import importlib.util
 from pathlib import Path
 
-from benchmarks.placement.policies import POLICIES
-
 
 def can_plot() -> bool:
     """matplotlib is no dependency."""
@@ -21,7 +19,7 @@ def save(sweeps: dict[str, dict[float, dict[str, float]]], file: Path) -> None:
     )
     panels = figure.subplots(1, len(sweeps), sharey=True, squeeze=False)[0]
     for axes, (name, found) in zip(panels, sweeps.items(), strict=True):
-        for policy in POLICIES:
+        for policy in next(iter(found.values())):
             shares = [goods[policy] for goods in found.values()]
             axes.plot(list(found), shares, marker="o", label=policy)
         axes.set_title(name)

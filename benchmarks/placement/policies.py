@@ -4,21 +4,32 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgspec
+
 from benchmarks.placement.machine import Device
-from benchmarks.placement.simulation import Choose, Cluster, Served, ours, round_robin
+from benchmarks.placement.simulation import Cluster, Served, ours, round_robin
 from benchmarks.placement.traces import Arrival
 from router.admission import Admission
 from router.placement import Slo, Split
 
-OURS, ALL_ADMITTED, NEVER, ALWAYS, ROUND_ROBIN = (
-    "ours",
-    "ours, nobody refused",
-    "never split",
-    "always split",
-    "round robin",
-)
-POLICIES = (OURS, ALL_ADMITTED, NEVER, ALWAYS, ROUND_ROBIN)
-SPLITS = {OURS: Split.AUTO, ALL_ADMITTED: Split.AUTO, NEVER: Split.NEVER, ALWAYS: Split.ALWAYS}
+
+class Policy(msgspec.Struct, frozen=True):
+    """How requests are placed, and whether those that would be late are refused."""
+
+    name: str
+    split: Split = Split.AUTO
+    refuses: bool = True
+    in_turn: bool = False
+
+
+OURS = Policy("ours")
+NEVER = Policy("never split", Split.NEVER)
+ALWAYS = Policy("always split", Split.ALWAYS)
+ALL_ADMITTED = Policy("ours, nobody refused", refuses=False)
+NEVER_ADMITTED = Policy("never split, nobody refused", Split.NEVER, refuses=False)
+ROUND_ROBIN = Policy("round robin", refuses=False, in_turn=True)
+POLICIES = (OURS, NEVER, ALWAYS, ALL_ADMITTED, NEVER_ADMITTED, ROUND_ROBIN)
+"""The second and third are this router's admission and placement too, with other ways forbidden."""
 NUM_WARM = 20
 WARM_EVERY_S = 0.25
 
@@ -41,31 +52,25 @@ class Setting:
         return Slo(self.least_ttft_s + self.prefills * alone_s, self.tpot_s)
 
 
-def run(policy: str, arrivals: list[Arrival], setting: Setting) -> list[Served]:
+def run(policy: Policy, arrivals: list[Arrival], setting: Setting) -> list[Served]:
     """Every policy begins with the same few requests, which teach the router what steps take."""
-    admission = Admission(setting.max_queued) if policy == OURS else None
     cluster = Cluster(
         setting.num_prefill,
         setting.num_decode,
         setting.device,
         0.85 * setting.tpot_s,
-        admission,
+        Admission(setting.max_queued) if policy.refuses else None,
+        policy.split,
     )
+    choose = round_robin(cluster) if policy.in_turn else ours(cluster)
     begin_s = (NUM_WARM + 10) * WARM_EVERY_S
     later = [each.later(begin_s) for each in arrivals]
-    served = cluster.serve([*_warm(), *later], setting.slo, _choose(policy, cluster))
-    return served[NUM_WARM:]
+    return cluster.serve([*_warm(), *later], setting.slo, choose)[NUM_WARM:]
 
 
 def goodput(served: list[Served]) -> float:
     """Share of the requests that were complete, and within both targets."""
     return sum(each.good for each in served) / len(served)
-
-
-def _choose(policy: str, cluster: Cluster) -> Choose:
-    if policy == ROUND_ROBIN:
-        return round_robin(cluster)
-    return ours(cluster, SPLITS[policy])
 
 
 def _warm() -> list[Arrival]:

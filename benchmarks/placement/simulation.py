@@ -230,8 +230,10 @@ class Cluster:
         device: Device,
         tpot_s: float | None,
         admission: Admission | None = None,
+        split: Split = Split.AUTO,
     ) -> None:
         self.now = 0.0
+        self._split = split
         self.ledger = Ledger(ROUTER, 1_000_000)
         self._device = device
         self._events: list[tuple[float, int, Callable[[], None]]] = []
@@ -288,6 +290,7 @@ class Cluster:
                 num_tokens=ride.need.num_tokens,
                 num_new_tokens=ride.need.num_new_tokens,
                 slo=ride.need.slo,
+                split=self._split,
                 avoid=frozenset(ride.asked),
             )
             destination = self.ledger.another_destination(need, hits, machine.ref, self.now)
@@ -355,6 +358,7 @@ class Cluster:
             num_new_tokens=self.ledger.lengths.expected(arrival.tenant, 100_000),
             single_token=arrival.num_new == 1,
             slo=served.slo,
+            split=self._split,
         )
         hits = self.ledger.hits(tokens, hashes)
         placement = choose(need, hits, self.now)
@@ -365,7 +369,7 @@ class Cluster:
         waiter = Waiter(
             key=str(leg),
             tenant=arrival.tenant,
-            work_s=placement.prompt_s,
+            work_s=placement.prefill_s,
             deadline_s=None if served.slo.ttft_s is None else self.now + served.slo.ttft_s,
         )
         self._waiting[waiter.key] = ride
@@ -422,12 +426,11 @@ class Cluster:
             self.after(REPORT_EVERY_S, self._report_all)
 
 
-def ours(cluster: Cluster, split: Split) -> Choose:
+def ours(cluster: Cluster) -> Choose:
     """The router's placement."""
 
     def choose(need: Need, hits: Hits, now: float) -> Placement:
-        forced = need if split is need.split else _with_split(need, split)
-        found = cluster.ledger.place(forced, hits, now)
+        found = cluster.ledger.place(need, hits, now)
         assert isinstance(found, Placement), found
         return found
 
@@ -446,7 +449,3 @@ def round_robin(cluster: Cluster) -> Choose:
         return Placement(firsts[number % len(firsts)], destination)
 
     return choose
-
-
-def _with_split(need: Need, split: Split) -> Need:
-    return msgspec.structs.replace(need, split=split)

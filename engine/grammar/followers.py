@@ -44,8 +44,12 @@ class Followers:
         return [s for s in self.unready.values() if s.grammar is not None and s.grammar.ready]
 
     def forget(self, sequence: Sequence) -> bool:
-        """It waits no more; True when it did."""
-        return self.unready.pop(sequence.leg, None) is not None
+        """It waits no more, and no compiler works for it; True when it did wait."""
+        if self.unready.pop(sequence.leg, None) is None:
+            return False
+        assert sequence.grammar is not None
+        sequence.grammar.give_up()
+        return True
 
     def drew(self, sequence: Sequence, token: int) -> None:
         """This token goes on, in a grammar if there is one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import OrderedDict
@@ -28,6 +29,8 @@ WORTH_A_THREAD_S = 100e-6
 
 Drawn = tuple[GrammarPath, int]
 """A path, and the token that was drawn on it."""
+
+log = logging.getLogger(__name__)
 
 
 class Grammars:
@@ -97,6 +100,9 @@ class Grammars:
             path.begin(self._matcher(grammar), tokens)
         except GrammarError as error:
             path.error = str(error)
+        except Exception as error:  # one request's grammar, by which no worker may end
+            log.exception("a grammar's compiler broke")
+            path.error = f"the grammar's compiler broke: {type(error).__name__}: {error}"
 
     def _matcher(self, grammar: Grammar) -> Matcher:
         """At the grammar's beginning, the caller's own."""

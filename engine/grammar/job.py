@@ -7,7 +7,7 @@ from concurrent.futures import Executor
 
 
 class Job:
-    """Of one owner, who alone calls `finish`. `done` and `wait` are for anybody."""
+    """Of one owner, who alone calls `finish` and `cancel`. `done` and `wait` are for anybody."""
 
     def __init__(self, executor: Executor, work: Callable[[], None]) -> None:
         self._work: Callable[[], None] | None = work
@@ -20,6 +20,11 @@ class Job:
         elif self._work is not None:
             self._future.result()
         self._work = None
+
+    def cancel(self) -> None:
+        """Nobody needs the work: unless a thread has begun it, it counts as done."""
+        if self._future.cancel():
+            self._work = None
 
     @property
     def done(self) -> bool:

@@ -39,6 +39,11 @@ class GrammarPath:
         assert self._allowed is not None, "a path that never began leads nowhere"
         return self._allowed
 
+    def give_up(self) -> None:
+        """Nobody will ask; a job that has begun ends as ever."""
+        assert self.job is not None
+        self.job.cancel()
+
     def begin(self, matcher: Matcher, tokens: Seq[int]) -> None:
         """Part of a job: this grammar, and the answer so far."""
         self._matcher = matcher

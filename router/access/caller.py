@@ -99,6 +99,17 @@ class KeyCaller(Caller):
         return wanted
 
 
+class Prepaid(Caller):
+    """A caller whose prompts were charged together: what its client sent as one is paid as one."""
+
+    def __init__(self, caller: Caller) -> None:
+        self.name = caller.name
+        self._caller = caller
+
+    def admit(self, request: GenerateRequest, priority: int | None) -> GenerateRequest:
+        return self._caller.admit(request, priority)
+
+
 def narrowed(tenant_salt: bytes, client_salt: bytes) -> bytes:
     """A client's own salt divides what its key shares; no salt that it sends leads out of that."""
     if not client_salt:

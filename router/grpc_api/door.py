@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
+from functools import partial
 from typing import Any, TypeVar
 
 import google.protobuf.message
@@ -15,7 +17,7 @@ from grpc_reflection.v1alpha import reflection
 from router.access.gate import Gate
 from router.conductor import Conductor
 from router.config import RouterConfig
-from router.errors import Internal, InvalidRequest, RouterError
+from router.errors import Internal, InvalidRequest, RouterError, depth_is_the_clients
 from router.grpc_api.gate import GrpcGate, connection_options
 from router.grpc_api.requests import draft_from, prompt_from
 from router.grpc_api.responses import Responses
@@ -77,7 +79,7 @@ class _Servicer:
     async def generate(
         self, request: pb.GenerateRequest | None, context: grpc.aio.ServicerContext
     ) -> None:
-        with self._conductor.metrics.request("grpc"):
+        with self._conductor.metrics.request("grpc"), depth_is_the_clients():
             request = _checked(request)
             draft = draft_from(request, context.time_remaining(), _traceparent(context))
             tokenizer = self._conductor.tokenizer
@@ -94,7 +96,8 @@ class _Servicer:
     ) -> pb.TokenizeResponse:
         request = _checked(request)
         model = request.model if request.HasField("model") else None
-        tokens = await self._conductor.tokenize(prompt_from(request), model)
+        with depth_is_the_clients():
+            tokens = await self._conductor.tokenize(prompt_from(request), model)
         return pb.TokenizeResponse(token_ids=tokens)
 
     async def detokenize(
@@ -103,7 +106,8 @@ class _Servicer:
         request = _checked(request)
         model = request.model if request.HasField("model") else None
         skips = not request.HasField("skip_special_tokens") or request.skip_special_tokens
-        text = self._conductor.detokenize(request.token_ids, model, skip_special_tokens=skips)
+        detokenize = partial(self._conductor.detokenize, skip_special_tokens=skips)
+        text = await asyncio.to_thread(detokenize, request.token_ids, model)
         return pb.DetokenizeResponse(text=text)
 
     async def list_models(

@@ -16,17 +16,20 @@ from router.errors import RouterError, face_of
 DOMAIN = "tandem"
 DETAILS_KEY = "grpc-status-details-bin"
 Metadata = tuple[tuple[str, str | bytes], ...]
+MAX_TEXT_BYTES = 1000
+"""Of an error's text, which goes three times into trailers: clients take 8 KiB of them, and instead
+of longer ones they see another error."""
 
 
 async def abort(context: grpc.aio.ServicerContext, error: RouterError) -> NoReturn:
     """Ends a call with this error."""
-    await context.abort(face_of(error).grpc_status, str(error), trailing_metadata(error))
+    await context.abort(face_of(error).grpc_status, _text(error), trailing_metadata(error))
     raise error  # abort has raised already
 
 
 def trailing_metadata(error: RouterError) -> Metadata:
     """The details, and the same in plain words for clients that know no google.rpc."""
-    status = Status(code=face_of(error).grpc_status.value[0], message=str(error))
+    status = Status(code=face_of(error).grpc_status.value[0], message=_text(error))
     for message in _details(error):
         packed = AnyMessage()
         packed.Pack(message)
@@ -40,7 +43,9 @@ def _details(error: RouterError) -> Iterator[Message]:
     reason = (face.openai_code or face.outcome).upper()
     yield details_pb.ErrorInfo(reason=reason, domain=DOMAIN)
     if error.field is not None:
-        violation = details_pb.BadRequest.FieldViolation(field=error.field, description=str(error))
+        violation = details_pb.BadRequest.FieldViolation(
+            field=error.field, description=_text(error)
+        )
         yield details_pb.BadRequest(field_violations=[violation])
     if error.retry_after_s is not None:
         retry = details_pb.RetryInfo()
@@ -53,3 +58,11 @@ def _plain(error: RouterError) -> Iterator[tuple[str, str]]:
         yield "tandem-field", error.field
     if error.retry_after_s is not None:
         yield "retry-after-s", f"{error.retry_after_s:g}"
+
+
+def _text(error: RouterError) -> str:
+    """It may quote what the client sent, of whatever length that was."""
+    text = str(error).encode()
+    if len(text) <= MAX_TEXT_BYTES:
+        return str(error)
+    return text[:MAX_TEXT_BYTES].decode(errors="ignore") + "…"

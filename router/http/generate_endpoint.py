@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 from collections.abc import AsyncGenerator, Iterator
@@ -10,9 +11,17 @@ from contextlib import aclosing
 import msgspec
 from starlette.types import Message, Receive, Scope, Send
 
+from router.access.caller import CALLER, Prepaid
 from router.branches import Streams
 from router.conductor import Conductor
-from router.errors import ClientGone, Internal, InvalidRequest, RouterError, TooLarge
+from router.errors import (
+    ClientGone,
+    Internal,
+    InvalidRequest,
+    RouterError,
+    TooLarge,
+    depth_is_the_clients,
+)
 from router.http.asgi import (
     Headers,
     discard_body,
@@ -29,7 +38,7 @@ from router.openai.completions import CompletionStyle
 from router.openai.requests import chat_draft, completion_drafts, parse_body
 from router.openai.responses import Form, Style, error_body, server_sent_event
 from router.pacing import paced
-from router.requests import Delta, RequestDraft
+from router.requests import Delta, GenerateRequest, RequestDraft
 
 DISCARD_S = 1.0
 EVENT_STREAM: Headers = [
@@ -67,7 +76,7 @@ class GenerateEndpoint:
         head = read_head(scope["headers"])
         answer = _Answer(send, head)
         try:
-            with self._conductor.metrics.request("http"):
+            with self._conductor.metrics.request("http"), depth_is_the_clients():
                 limit = self._conductor.config.max_body_bytes
                 body = await read_body(scope, receive, limit)
                 await while_connected(receive, self._serve(body, head, answer))
@@ -126,14 +135,28 @@ class GenerateEndpoint:
         if len(job.drafts) == 1:
             deltas = self._conductor.generate(job.drafts[0])
         else:
-            generate = self._conductor.generate
-            prepared = [await self._conductor.prepare(draft) for draft in job.drafts]
+            deltas = self._together(job, [await self._prepare(draft) for draft in job.drafts])
+        return paced(deltas, job.interval) if job.interval > 1 else deltas
+
+    async def _together(
+        self, job: Job, requests: list[GenerateRequest]
+    ) -> AsyncGenerator[Delta, None]:
+        """Charged as one: else those that a key can pay for would be lost with those it cannot."""
+        caller, generate = CALLER.get(), self._conductor.generate
+        with caller.charge(sum(len(request.prompt_tokens) for request in requests)) as spend:
+            CALLER.set(Prepaid(caller))
             streams = [
                 generate(draft, number * job.n, request)
-                for number, (draft, request) in enumerate(zip(job.drafts, prepared, strict=True))
+                for number, (draft, request) in enumerate(zip(job.drafts, requests, strict=True))
             ]
-            deltas = Streams(streams).read()
-        return paced(deltas, job.interval) if job.interval > 1 else deltas
+            async with aclosing(Streams(streams).read()) as deltas:
+                async for delta in deltas:
+                    spend(len(delta.tokens))
+                    yield delta
+
+    async def _prepare(self, draft: RequestDraft) -> GenerateRequest:
+        await asyncio.sleep(0)  # many prompts take time together: others go between
+        return await self._conductor.prepare(draft)
 
 
 async def _stream(deltas: AsyncGenerator[Delta, None], style: Style, answer: _Answer) -> None:

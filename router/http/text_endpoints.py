@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TypeVar
 
 import msgspec
@@ -10,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from router.conductor import Conductor
-from router.errors import ClientGone, InvalidRequest
+from router.errors import ClientGone, InvalidRequest, depth_is_the_clients
 from router.http.asgi import read_body
 from router.http.headers import echoed_id, read_head
 from router.openai.answers import DetokenizeAnswer, TokenizeAnswer
@@ -38,21 +40,31 @@ class TextEndpoints:
 
     async def _tokenize(self, body: TokenizeBody) -> TokenizeAnswer:
         tokens = await self._conductor.tokenize(tokenize_prompt(body), body.model)
-        texts = [*map(self._conductor.tokenizer.token_text, tokens)]
         return TokenizeAnswer(
             count=len(tokens),
             max_model_len=self._conductor.max_model_len,
             tokens=tokens,
-            token_strs=texts if body.return_token_strs else None,
+            token_strs=await self._texts(tokens) if body.return_token_strs else None,
         )
+
+    async def _texts(self, tokens: list[int]) -> list[str]:
+        """In a thread, so that a long text holds nobody up."""
+        token_text = self._conductor.tokenizer.token_text
+        return await asyncio.to_thread(lambda: [*map(token_text, tokens)])
 
     async def _detokenize(self, body: DetokenizeBody) -> DetokenizeAnswer:
         if body.tokens is None:
             raise InvalidRequest("there are no tokens", "tokens")
-        text = self._conductor.detokenize(
-            body.tokens, body.model, skip_special_tokens=bool(body.skip_special_tokens)
+        detokenize = partial(
+            self._conductor.detokenize, skip_special_tokens=bool(body.skip_special_tokens)
         )
-        return DetokenizeAnswer(prompt=text)
+        try:
+            return DetokenizeAnswer(
+                prompt=await asyncio.to_thread(detokenize, body.tokens, body.model)
+            )
+        except InvalidRequest as error:
+            error.field = "tokens" if error.field == "token_ids" else error.field
+            raise
 
     async def _answer(
         self, request: Request, kind: type[Body], answer: Callable[[Body], Awaitable[Answer]]
@@ -62,7 +74,8 @@ class TextEndpoints:
             content = await read_body(request.scope, request.receive, limit)
         except ClientGone:
             return Response(status_code=CLIENT_CLOSED)
-        body = await answer(parse_body(content, kind))
+        with depth_is_the_clients():
+            body = await answer(parse_body(content, kind))
         head = read_head(request.scope["headers"])
         response = Response(msgspec.json.encode(body), media_type="application/json")
         response.raw_headers.extend(echoed_id(head.request_id))

@@ -36,7 +36,7 @@ def completion_prompts(body: CompletionBody) -> list[Prompt]:
         raise InvalidRequest("there is no prompt", "prompt")
     if isinstance(body.prompt, str):
         return [TextPrompt(body.prompt, adds)]
-    kinds = {type(piece) for piece in body.prompt}
+    kinds = set(map(type, body.prompt))
     if len(kinds) != 1:
         what = "an empty list" if not kinds else "texts and token ids mixed"
         raise InvalidRequest(
@@ -54,7 +54,7 @@ def completion_prompts(body: CompletionBody) -> list[Prompt]:
 
 def _token_prompt(ids: list[Piece]) -> TokenPrompt:
     """Of ids, or of one list of them."""
-    (first, *_) = ids
+    first = ids[0]
     return TokenPrompt(tuple(first if isinstance(first, list) else ids))  # type: ignore[arg-type]
 
 

@@ -62,7 +62,8 @@ class Tokenizer:
 
     def decode(self, tokens: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """The text of whole sequences; special tokens leave none, if they are skipped."""
-        return self._backend.decode(tokens, skip_special_tokens=skip_special_tokens)
+        # A batch for the reason of `encode_text`.
+        return self._backend.decode_batch([tokens], skip_special_tokens=skip_special_tokens)[0]
 
     def token_text(self, token: int) -> str:
         """One token for display; halves of characters show as U+FFFD."""

@@ -174,5 +174,5 @@ def _decoded(text: str) -> object:
     """What the JSON says, or None for what is none."""
     try:
         return json.loads(text, strict=False)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None

@@ -15,7 +15,7 @@ from engine.blocks import BlockPool
 from engine.engine import Engine
 from engine.errors import GrammarsBusy, SequenceError
 from engine.grammar.followers import MAX_UNREADY
-from engine.grammar.grammars import Grammars
+from engine.grammar.grammars import NUM_COMPILING_THREADS, Grammars
 from engine.sequence import Sequence, Status
 from grammar.compiler import compile_grammar
 from grammar.limits import GrammarLimits
@@ -246,6 +246,39 @@ def test_so_many_sequences_may_wait_for_their_grammars(vocabulary: Vocabulary) -
     with pytest.raises(GrammarsBusy, match=f"{MAX_UNREADY} sequences wait"):
         engine.add(a_sequence("one more"))
     never.set_result(vocabulary)
+
+
+def test_who_is_dropped_keeps_no_place_before_the_compilers(vocabulary: Vocabulary) -> None:
+    never: Future[Vocabulary] = Future()
+    engine = an_engine(vocabulary)
+    engine.followers.grammars = Grammars(lambda: never.result(10), vocabulary.eos_token_ids)
+    num_left = 0
+    for number in range(10):
+        sequence = a_sequence(str(number))
+        engine.add(sequence)
+        engine.drop(sequence)
+        assert sequence.grammar is not None
+        num_left += not sequence.grammar.ready
+    assert num_left <= NUM_COMPILING_THREADS
+    never.set_result(vocabulary)
+
+
+def test_a_compiler_that_breaks_ends_one_sequence_and_no_worker(
+    vocabulary: Vocabulary, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken() -> Vocabulary:
+        raise RuntimeError("out of tables")
+
+    engine, other = an_engine(vocabulary), a_sequence("b", None, max_tokens=5)
+    engine.followers.grammars = Grammars(broken, vocabulary.eos_token_ids)
+    sequence = a_sequence("a")
+    engine.add(sequence)
+    engine.add(other)
+    assert run(engine) == {"b": FinishReason.LENGTH}
+    assert engine.followers.take_lost() == [sequence]
+    assert sequence.grammar is not None
+    assert sequence.grammar.error == "the grammar's compiler broke: RuntimeError: out of tables"
+    assert "out of tables" in caplog.text
 
 
 def test_without_a_tokenizer_a_grammar_is_refused() -> None:

@@ -58,6 +58,17 @@ def test_what_goes_wrong_in_a_job_is_heard(executor: ThreadPoolExecutor) -> None
         Job(executor, work).finish()
 
 
+def test_a_job_that_nobody_wants_any_more_is_not_begun(executor: ThreadPoolExecutor) -> None:
+    busy, doers = threading.Event(), list[threading.Thread]()
+    executor.submit(busy.wait, 10)
+    job = Job(executor, lambda: doers.append(threading.current_thread()))
+    job.cancel()
+    assert job.done
+    busy.set()
+    executor.submit(int).result(10)
+    assert doers == []
+
+
 @pytest.mark.parametrize("path_s", [0.0, WORTH_A_THREAD_S], ids=["at once", "by a thread"])
 def test_a_path_is_followed_either_way(path_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
     vocabulary = read_vocabulary(Path("models/tiny-python/tokenizer.json"), 2048, [1])

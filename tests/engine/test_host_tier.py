@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from decode_worker.scheduler import DecodePolicy
+from engine.blocks import BlockPool
+from engine.saving import Saving
 from engine.sequence import Sequence, Status
 from tests.engine.tiers import Tiered, answer, expected, learn
 
@@ -184,3 +186,17 @@ def test_dropping_a_swapped_sequence_gives_its_host_blocks_back() -> None:
         for sequence in sequences:
             tiered.engine.drop(sequence)
         tiered.finish()
+
+
+def test_with_no_room_in_host_memory_what_fell_out_of_use_is_not_remembered_for_ever() -> None:
+    cache, host = BlockPool(8), BlockPool(4)
+    saving = Saving(cache, host)
+    assert host.try_allocate(4) is not None
+    for number in range(100):
+        blocks = cache.try_allocate(8)
+        assert blocks is not None
+        for block in blocks:
+            cache.publish(block, bytes([number, block]))
+        cache.release(blocks)
+        assert saving.try_begin() is None
+    assert len(saving._unsaved) <= 2 * cache.num_blocks

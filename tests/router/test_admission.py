@@ -12,8 +12,11 @@ from wire.identity import WorkerRef
 SLO = Slo(ttft_s=2.0, tpot_s=0.03)
 
 
-def way(ttft_s: float = 0.5, tpot_s: float = 0.01, queue_s: float = 0.0) -> Placement:
-    return Placement(WorkerRef("p", 1), None, ttft_s, tpot_s, 0.5, queue_s)
+def way(
+    ttft_s: float = 0.5, tpot_s: float = 0.01, queue_s: float = 0.0, num_decoding: float = 1.0
+) -> Placement:
+    worker = WorkerRef("p", 1)
+    return Placement(worker, None, ttft_s, tpot_s, 0.5, queue_s, num_decoding=num_decoding)
 
 
 def waiter(key: str = "r", tenant: str = "", **options: float) -> Waiter:
@@ -28,10 +31,13 @@ def arrive(admission: Admission, found: Placement, who: Waiter | None = None) ->
     ("found", "verdict"),
     [
         pytest.param(way(), Verdict.ADMIT, id="in time"),
-        pytest.param(way(ttft_s=2.5), Verdict.ADMIT, id="predictions err a little"),
+        pytest.param(way(ttft_s=2.1), Verdict.REFUSE, id="it would be a little late"),
         pytest.param(way(ttft_s=9.0), Verdict.REFUSE, id="it would be too late"),
         pytest.param(way(queue_s=HOLD_S * 2), Verdict.WAIT, id="every worker has enough to do"),
         pytest.param(way(tpot_s=0.04), Verdict.WAIT, id="no decode worker is fast enough now"),
+        pytest.param(
+            way(tpot_s=0.04, num_decoding=0.0), Verdict.ADMIT, id="waiting makes no idle one faster"
+        ),
     ],
 )
 def test_a_request_is_judged_by_both_of_its_targets(found: Placement, verdict: Verdict) -> None:

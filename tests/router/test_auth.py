@@ -225,6 +225,22 @@ async def test_tokens_are_charged_as_they_come(make_keyed: MakeKeyed) -> None:
     assert "6 tokens a minute" in response.json()["error"]["message"]
 
 
+async def test_several_prompts_are_charged_together_or_not_at_all(make_keyed: MakeKeyed) -> None:
+    keyed = await make_keyed(alice=", tokens_per_minute: 100")
+    assert (await keyed.post("alice", prompt=[5] * 40, max_tokens=1)).status_code == 200
+    refused = await keyed.post("alice", prompt=[[5] * 45, [5] * 50], max_tokens=1)
+    assert refused.status_code == 429
+    # All 95 must be there, of which 59 are: 36 come in 22 s.
+    assert 15 <= int(refused.headers["retry-after"]) <= 22
+    assert (await keyed.post("alice", prompt=[5] * 50, max_tokens=1)).status_code == 200
+
+
+async def test_many_prompts_run_into_debt_as_one_long_one_does(make_keyed: MakeKeyed) -> None:
+    keyed = await make_keyed(alice=", tokens_per_minute: 100")
+    assert (await keyed.post("alice", prompt=[[5] * 60] * 3, max_tokens=1)).status_code == 200
+    assert (await keyed.post("alice")).status_code == 429
+
+
 async def test_workers_hear_whose_request_it_is(make_keyed: MakeKeyed) -> None:
     shared = ", share_group: team"
     entries = {"alice": ", max_priority: 3", "bob": "", "carol": shared, "dave": shared}

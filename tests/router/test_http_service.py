@@ -58,7 +58,7 @@ async def test_tokens_become_text_again(stage: Stage, backend: Tokenizer) -> Non
         ("/tokenize", {"messages": MESSAGES, "chat_template": "x"}, "chat_template"),
         ("/tokenize", {"prompt": ["a"]}, "prompt"),
         ("/detokenize", {}, "tokens"),
-        ("/detokenize", {"tokens": [10**6]}, "token_ids"),
+        ("/detokenize", {"tokens": [10**6]}, "tokens"),
     ],
 )
 async def test_what_is_no_text_is_named(

@@ -109,6 +109,16 @@ async def test_an_unknown_model_is_not_found_over_grpc(stage: Stage) -> None:
         assert "'tiny'" in str(error.details())
 
 
+@pytest.mark.parametrize("letter", ["x", "é", "😀"])
+async def test_an_error_that_quotes_much_keeps_its_status_over_grpc(
+    stage: Stage, letter: str
+) -> None:
+    request = pb.GenerateRequest(text="a", model=letter * 20_000)
+    error = await failure(stage.stub.Generate(request))
+    assert error.code() is grpc.StatusCode.NOT_FOUND
+    assert str(error.details()).endswith("…")
+
+
 async def test_bytes_that_are_no_message_are_the_clients_mistake(stage: Stage) -> None:
     broken_text = b"\x1a\x02\xc3\x28"  # field 3, two bytes that are no UTF-8
     for method in ("Generate", "Tokenize", "Detokenize", "ListModels"):
@@ -136,7 +146,7 @@ async def read_all(call: Any) -> list[Any]:
     return [response async for response in call]
 
 
-MESSAGES = [{"role": "user", "content": "a"}]
+MESSAGES: Any = [{"role": "user", "content": "a"}]
 TOOL = {"type": "function", "function": {"name": "f"}}
 COMPLETION_CASES: list[tuple[dict[str, Any], str]] = [
     ({"prompt": None}, "prompt"),
@@ -261,6 +271,10 @@ async def test_every_invalid_field_is_named_over_http(stage: Stage) -> None:
     assert prefill.count(Submit) == 0
 
 
+def nested(depth: int) -> str:
+    return '{"a":' * depth + "1" + "}" * depth
+
+
 BROKEN_BODIES = [
     b"",
     b"{",
@@ -275,6 +289,8 @@ BROKEN_BODIES = [
     b'{"prompt": "a"} trailing',
     b'{"prompt": "a", "temperature": NaN}',
     b'{"prompt": ' + b"[" * 5000 + b"]" * 5000 + b"}",
+    b'{"prompt": "a", "unknown": ' + b"[" * 5000 + b"]" * 5000 + b"}",
+    b'{"prompt": "a", "guided_json": ' + nested(5000).encode() + b"}",
 ]
 
 
@@ -284,6 +300,34 @@ async def test_bodies_that_are_no_json_text_are_refused(stage: Stage) -> None:
             response = await http.post("/v1/completions", content=body)
             assert response.status_code == 400, body[:40]
             assert response.json()["error"]["type"] == "invalid_request_error"
+
+
+async def test_no_depth_of_json_is_a_mistake_of_ours(stage: Stage) -> None:
+    bodies = [
+        ("/v1/chat/completions", '{"messages": [{"role": "user", "content": "a"}], "n": 0, %s}'),
+        ("/tokenize", '{"messages": [], %s}'),
+    ]
+    fields = ['"chat_template_kwargs": %s', '"tools": [{"type": "function", "function": %s}]']
+    async with http_client(stage) as http:
+        for depth in range(900, 1000, 5):
+            for path, body in bodies:
+                for field in fields:
+                    deep = '{"name": "f", "parameters": %s}' % nested(depth)  # noqa: UP031
+                    response = await http.post(path, content=body % (field % deep))
+                    assert response.status_code == 400, f"{path} {field}: {depth}"
+
+
+async def test_arguments_nested_too_deeply_are_the_clients_mistake(stage: Stage) -> None:
+    call = {"function": {"name": "f", "arguments": nested(50_000)}}
+    message: dict[str, Any] = {"role": "assistant", "tool_calls": [call]}
+    async with http_client(stage) as http:
+        for path in ("/v1/chat/completions", "/tokenize"):
+            response = await http.post(path, json={"messages": [message]})
+            assert response.status_code == 400
+            assert "deep" in response.json()["error"]["message"]
+    deep = pb.Chat(messages=[pb.ChatMessage(role="user")], template_args_json=nested(50_000))
+    error = await failure(stage.stub.Generate(pb.GenerateRequest(chat=deep)))
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 async def test_unknown_models_paths_and_methods_look_like_openais(stage: Stage) -> None:

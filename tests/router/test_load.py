@@ -80,3 +80,11 @@ def test_whatever_ends_leaves_nothing() -> None:
     amounts = (load.queued_tokens, load.queued_pairs, load.expected_tokens, load.num_legs)
     assert amounts == (0, 0, 0, 0)
     assert load.num_prompts == load.num_expected == 0
+
+
+def test_prompts_that_no_report_knows_of_need_room_but_do_not_decode_yet() -> None:
+    load = Load("me", 16)
+    placed(load, A)
+    assert (load.expected_tokens, load.expected_context) == (120, 0)
+    load.expect(B, context=100.0, growth=20.0)
+    assert (load.expected_tokens, load.expected_context) == (240, 100)

@@ -322,3 +322,38 @@ def test_no_choice_is_incompatible_draining_or_too_small(
     for name in ("content", "transport"):
         assert first[name] == destination[name]
     assert (first["layout"] is OTHER_HEADS) == (destination["layout"] is OTHER_HEADS)
+
+
+SLOW_STEPS = {"num_decoding": 3, "context_tokens": 300_000}
+
+
+def test_with_targets_only_one_that_nobody_alone_keeps_is_worth_a_handoff() -> None:
+    """The worker with the prefix decodes too slowly, and the other has prompts for seconds."""
+    made = known(
+        ("p0", P, {"hits": 19_200, "told": SLOW_STEPS}),
+        ("d0", D, {"told": {"waiting_tokens": 60_000, "waiting_prompts": 3}}),
+    )
+    asked = {"num_prompt_tokens": 20_000, "num_tokens": 20_200}
+    assert chosen(made, need(**asked, slo=Slo(1.0, 0.015))) == ("p0", "d0")
+    assert chosen(made, need(**asked, slo=Slo(1.0, 0.1)))[1] is None, "nothing is missed"
+    assert chosen(made, need(**asked, slo=Slo(1.0, 0.001)))[1] is None, "nothing is kept"
+
+
+def test_a_much_shorter_prompt_does_not_wait_for_long_ones() -> None:
+    made = known(("d0", D, {"told": {"waiting_tokens": 100_000, "waiting_prompts": 1}}))
+    short, long = (
+        made.ledger.place(need(num_prompt_tokens=size, num_tokens=size + 9), made.hits, now=0.0)
+        for size in (1000, 30_000)
+    )
+    assert isinstance(short, Placement)
+    assert isinstance(long, Placement)
+    assert short.ttft_s < long.queue_s / 2 < long.ttft_s
+
+
+def test_a_long_answer_goes_where_no_prompts_wait_for_its_steps() -> None:
+    made = known(
+        ("d0", D, {"told": {"waiting_tokens": 100, "waiting_prompts": 2}, "hits": 992}),
+        ("d1", D, {}),
+    )
+    assert chosen(made, need(num_new_tokens=1.0))[0] == "d0"
+    assert chosen(made, need(num_new_tokens=3000.0))[0] == "d1"

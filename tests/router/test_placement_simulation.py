@@ -6,7 +6,15 @@ import pytest
 
 from benchmarks.placement import traces
 from benchmarks.placement.machine import Device
-from benchmarks.placement.policies import POLICIES, Setting, goodput, run
+from benchmarks.placement.policies import (
+    ALL_ADMITTED,
+    OURS,
+    POLICIES,
+    Policy,
+    Setting,
+    goodput,
+    run,
+)
 from benchmarks.placement.simulation import Cluster, ours
 from router.admission import Admission
 from router.placement import Split
@@ -15,8 +23,8 @@ SETTING = Setting(Device(), num_prefill=2, num_decode=2)
 LOAD = traces.at_rate(traces.synthetic(16), per_s=8.0)
 
 
-@pytest.mark.parametrize("policy", POLICIES)
-def test_every_request_is_answered_or_refused(policy: str) -> None:
+@pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.name)
+def test_every_request_is_answered_or_refused(policy: Policy) -> None:
     served = run(policy, LOAD, SETTING)
     assert len(served) == len(LOAD)
     for each in served:
@@ -25,8 +33,8 @@ def test_every_request_is_answered_or_refused(policy: str) -> None:
 
 @pytest.mark.parametrize("split", Split)
 def test_nothing_is_left_when_all_is_over(split: Split) -> None:
-    cluster = Cluster(2, 2, SETTING.device, 0.025, Admission(16))
-    cluster.serve(LOAD, SETTING.slo, ours(cluster, split))
+    cluster = Cluster(2, 2, SETTING.device, 0.025, Admission(16), split)
+    cluster.serve(LOAD, SETTING.slo, ours(cluster))
     for machine in cluster.machines.values():
         machine.engine.pool.check_integrity()
         load = cluster.ledger.load(machine.ref)
@@ -39,7 +47,7 @@ def test_nothing_is_left_when_all_is_over(split: Split) -> None:
 def test_workers_learn_what_their_steps_take() -> None:
     device = Device(noise=0.0)
     cluster = Cluster(2, 2, device, None)
-    cluster.serve(LOAD, SETTING.slo, ours(cluster, Split.AUTO))
+    cluster.serve(LOAD, SETTING.slo, ours(cluster))
     table = cluster.ledger.table
     for machine in cluster.machines.values():
         row = table.row(machine.ref)
@@ -51,7 +59,7 @@ def test_workers_learn_what_their_steps_take() -> None:
 
 def test_predictions_of_the_first_token_are_good() -> None:
     errors = []
-    for each in run("ours, nobody refused", LOAD, SETTING):
+    for each in run(ALL_ADMITTED, LOAD, SETTING):
         assert each.ttft_s is not None
         assert each.placement is not None
         errors.append(abs(each.ttft_s - each.placement.ttft_s) / each.ttft_s)
@@ -59,6 +67,6 @@ def test_predictions_of_the_first_token_are_good() -> None:
 
 
 def test_a_run_is_repeatable() -> None:
-    first, second = (run("ours", LOAD, SETTING) for _ in range(2))
+    first, second = (run(OURS, LOAD, SETTING) for _ in range(2))
     assert [each.last_s for each in first] == [each.last_s for each in second]
     assert 0.0 < goodput(first) <= 1.0

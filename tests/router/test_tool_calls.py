@@ -266,3 +266,12 @@ def test_the_format_is_the_configured_one_or_the_templates(
 def test_an_unknown_format_is_named() -> None:
     with pytest.raises(StartError, match="'hermess': it must be one of auto, mistral, hermes"):
         find_format("hermess", None, lambda mark: False)
+
+
+@pytest.mark.parametrize("kind", SCANNERS)
+def test_a_name_nested_too_deeply_is_no_call(kind: str) -> None:
+    openings = {"hermes": "<tool_call>", "mistral": "[TOOL_CALLS]"}
+    deep = "[" * 5_000 + "]" * 5_000
+    heard = SCANNERS[kind]().push(openings.get(kind, "") + '{"name": ' + deep + "}", done=True)
+    assert heard.tool_calls == ()
+    assert deep in heard.text

@@ -1,0 +1,63 @@
+"""What routers hear of a worker as a whole: its load, and which blocks its caches hold."""
+
+from __future__ import annotations
+
+from engine.engine import Engine
+from wire.messages import CacheEvents, Link, Report, WorkerState
+from worker.calibration import Calibration, load_of
+from worker.tickets import Outbox
+
+
+class Reports:
+    """Lives in the step loop's thread."""
+
+    def __init__(self, engine: Engine, outbox: Outbox, step_target_s: float | None) -> None:
+        self._engine = engine
+        self._outbox = outbox
+        self._calibration = Calibration(step_target_s)
+        self._heard: dict[str, int] = {}
+        self._event_number = 0
+
+    def hear(self, router_id: str, number: int) -> None:
+        """A router's submission of this number has arrived."""
+        self._heard[router_id] = max(number, self._heard.get(router_id, 0))
+
+    def forget(self, router_id: str) -> None:
+        """It is gone, and would begin to count anew."""
+        self._heard.pop(router_id, None)
+
+    def observe(self, seconds: float, now: float) -> None:
+        """What the engine has landed took so long."""
+        self._calibration.observe(self._engine.landed, seconds, now)
+
+    def load(self, state: WorkerState, num_handoffs: int) -> Report:
+        return load_of(self._engine, state, num_handoffs, self._heard, self._calibration)
+
+    def send_snapshot(self, router_id: str, links: tuple[Link, ...], load: Report) -> None:
+        """The whole cache index, the load and the links, for a router that knows nothing yet."""
+        for link in links:
+            self._outbox.to_router(router_id, link)
+        events = CacheEvents(
+            number=self._event_number,
+            stored=tuple(self._engine.pool.cached_hashes()),
+            host_stored=tuple(self._engine.memory.host_hashes()),
+            snapshot=True,
+        )
+        self._outbox.to_router(router_id, events)
+        self._outbox.to_router(router_id, load)
+
+    def send_cache_events(self) -> None:
+        """What has changed since the last ones."""
+        stored, removed = self._engine.pool.take_events()
+        host_stored, host_removed = self._engine.memory.take_host_events()
+        if stored or removed or host_stored or host_removed:
+            self._event_number += 1
+            self._outbox.to_routers(
+                CacheEvents(
+                    number=self._event_number,
+                    stored=tuple(stored),
+                    removed=tuple(removed),
+                    host_stored=tuple(host_stored),
+                    host_removed=tuple(host_removed),
+                )
+            )
