@@ -16,10 +16,10 @@ from router.ending import Watch, make_ending
 from router.errors import Overloaded, Unavailable
 from router.fleet import Fleet
 from router.journey import Journey
-from router.lobby import Lobby
 from router.merge import Tokens
 from router.metrics import RouterMetrics
 from router.prompts import ChatPrompt, Prompt, num_chars
+from router.queueing.lobby import Lobby
 from router.requests import Delta, GenerateRequest, RequestDraft
 from router.structured import Structured
 from router.text.model_card import ModelCard
@@ -69,7 +69,7 @@ class Conductor:
 
     @property
     def num_in_flight(self) -> int:
-        """Requests in the router now."""
+        """Answers that are being made now."""
         return self._num_admitted
 
     @property
@@ -103,13 +103,13 @@ class Conductor:
             )
             return journey, self._serve(request, journey, answer, arrived_s, branch)
 
-        with self._permit():
+        with self.permit(draft.n or 1):
             caller = CALLER.get()
             request = caller.admit(prepared or await self.prepare(draft), draft.priority)
-            hashes = await self.lobby.enter(request)
-            several = request.n > 1
-            stream = branch_out(request, start) if several else start(request, 0, None)[1]
             with caller.charge(len(request.prompt_tokens)) as spend:
+                hashes = await self.lobby.enter(request)
+                several = request.n > 1
+                stream = branch_out(request, start) if several else start(request, 0, None)[1]
                 async with aclosing(stream) as deltas:
                     async for delta in deltas:
                         spend(len(delta.tokens))
@@ -147,19 +147,22 @@ class Conductor:
             journey.stop()
 
     @contextmanager
-    def _permit(self) -> Iterator[None]:
+    def permit(self, num_answers: int = 1) -> Iterator[None]:
+        """A place in the router for each of a request's answers. Raises Unavailable, Overloaded."""
         if self.draining:
             raise Unavailable("this router is draining: use another one")
-        if self._num_admitted >= self.config.max_waiting:
-            raise Overloaded(f"{self._num_admitted} requests are being served: come back later")
-        self._num_admitted += 1
+        num_places = min(max(1, num_answers), self.config.max_n)  # more are refused by name
+        most = self.config.max_waiting
+        if most - self._num_admitted < max(1, min(num_places, most)):
+            raise Overloaded(f"{self._num_admitted} answers are being made: come back later")
+        self._num_admitted += num_places
         self._idle.clear()
-        self.metrics.in_flight.inc()
+        self.metrics.in_flight.inc(num_places)
         try:
             yield
         finally:
-            self._num_admitted -= 1
-            self.metrics.in_flight.dec()
+            self._num_admitted -= num_places
+            self.metrics.in_flight.dec(num_places)
             if self._num_admitted == 0:
                 self._idle.set()
 
@@ -196,6 +199,7 @@ class Conductor:
                     watch.see(len(last.tokens))
                     yield delta
                     if answer.text.stop_text is not None:
+                        journey.learn()
                         break  # the workers hear of it as the journey closes
         assert last is not None, "a journey ends with a finish reason or an error"
         ending = make_ending(

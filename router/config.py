@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from router.placement import Split
+from router.placing.placement import Split
 from runtime.tls import DoorTls, MutualTls
 
 MIB = 1024 * 1024
@@ -44,7 +44,7 @@ class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     max_body_bytes: int = 10 * MIB
     """Largest HTTP request."""
     max_waiting: int = 1024
-    """Most requests that are in the router at a time; more are refused, with a time to return."""
+    """Most answers that are made at a time, or wait; more are refused, with a time to return."""
     max_n: int = 64
     """Most answers to one prompt."""
     max_choices: int = 256
@@ -83,7 +83,7 @@ class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     tpot_target_s: float | None = None
     """For each further token, likewise."""
     max_queued: int = 256
-    """Most requests that wait for workers whose queues are full; see router.admission."""
+    """Most requests that wait for workers whose queues are full; see router.queueing.admission."""
     fetch_min_tokens: int = 256
     """How many more tokens of a prompt another worker must have cached, for its blocks to be copied
     to the worker that is to prefill: the next turn of a conversation finds what was decoded."""

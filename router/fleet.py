@@ -6,8 +6,8 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from router.ledger import Ledger
 from router.member import Member, MemberState
+from router.placing.ledger import Ledger
 from runtime.session import Session, SessionClosed, open_session
 from runtime.tls import MutualTls
 from wire.identity import Role, WorkerRef

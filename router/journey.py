@@ -12,21 +12,21 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
 
 from router.config import RouterConfig
-from router.cost_model import Hits
 from router.errors import DeadlineExceeded, Internal, InvalidRequest, Unavailable
 from router.fleet import Fleet
-from router.ledger import Ledger, PromptHashes
 from router.mailbox import DeadlinePassed, Mailbox, News, RouterStops, WorkerLost
 from router.member import Member, MemberState
 from router.merge import TokenMerger, Tokens
-from router.placement import (
+from router.placing.cost_model import Hits
+from router.placing.ledger import Ledger, PromptHashes
+from router.placing.placement import (
     Need,
     Placement,
     Refusal,
     RefusalReason,
     Slo,
 )
-from router.prefix_fetch import fetch_prefix
+from router.placing.prefix_fetch import fetch_prefix
 from router.record import LegFailed, Record
 from router.requests import GenerateRequest
 from runtime.session import SessionClosed
@@ -213,13 +213,20 @@ class Journey:
             ttft_s = max(1e-3, ttft_s - waited_s) if self._first_s is None else None
         return Slo(ttft_s, request.tpot_target_s or config.tpot_target_s)
 
+    def learn(self) -> None:
+        """The answer is complete: how long it is, and how long it took, is worth knowing.
+
+        Called from outside where its reader knows that before its workers do.
+        """
+        assert self._first_s is not None
+        decode_s = self._now - self._first_s
+        self._ledger.answered(self._request.tenant, self._merger.num_output, decode_s)
+
     def _count(self, finished: bool) -> None:
-        """How long answers are, and how long they take, is learned from each."""
         if self._first_s is None:
             self._first_s = self._now
         if finished:
-            decode_s = self._now - self._first_s
-            self._ledger.answered(self._request.tenant, self._merger.num_output, decode_s)
+            self.learn()
 
     def _attach(self, leg: Leg, placement: Placement) -> list[Member]:
         """Both ends listen before anything is sent: the second may speak before the first."""

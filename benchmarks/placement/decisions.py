@@ -8,8 +8,8 @@ import time
 import msgspec
 import numpy as np
 
-from router.ledger import Ledger, PromptHashes
-from router.placement import Need, Placement, Slo
+from router.placing.ledger import Ledger, PromptHashes
+from router.placing.placement import Need, Placement, Slo
 from wire.identity import Leg, ProcessRef, Role, WorkerRef
 from wire.layout import KvLayout
 from wire.messages import CacheEvents, Report, StepCosts, WorkerCard, WorkerState

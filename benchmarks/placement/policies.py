@@ -9,8 +9,8 @@ import msgspec
 from benchmarks.placement.machine import Device
 from benchmarks.placement.simulation import Cluster, Served, ours, round_robin
 from benchmarks.placement.traces import Arrival
-from router.admission import Admission
-from router.placement import Slo, Split
+from router.placing.placement import Slo, Split
+from router.queueing.admission import Admission
 
 
 class Policy(msgspec.Struct, frozen=True):

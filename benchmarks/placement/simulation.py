@@ -17,11 +17,11 @@ from benchmarks.placement.traces import Arrival
 from engine.engine import Progress
 from engine.policy import Room
 from engine.sequence import Sequence, Status
-from router.admission import Admission, Judgement, Verdict
-from router.cost_model import Hits, exposed_s
-from router.fair_queue import Waiter
-from router.ledger import Ledger, PromptHashes
-from router.placement import Need, Placement, Slo, Split
+from router.placing.cost_model import Hits, exposed_s
+from router.placing.ledger import Ledger, PromptHashes
+from router.placing.placement import Need, Placement, Slo, Split
+from router.queueing.admission import Admission, Judgement, Verdict
+from router.queueing.fair_queue import Waiter
 from wire.identity import Leg, ProcessRef, Role, WorkerRef
 from wire.messages import CacheEvents, WorkerCard, WorkerState
 from wire.sampling import SamplingParams

@@ -96,7 +96,7 @@ class _Servicer:
     ) -> pb.TokenizeResponse:
         request = _checked(request)
         model = request.model if request.HasField("model") else None
-        with depth_is_the_clients():
+        with depth_is_the_clients(), self._conductor.permit():
             tokens = await self._conductor.tokenize(prompt_from(request), model)
         return pb.TokenizeResponse(token_ids=tokens)
 

@@ -39,7 +39,8 @@ class TextEndpoints:
         return await self._answer(request, DetokenizeBody, self._detokenize)
 
     async def _tokenize(self, body: TokenizeBody) -> TokenizeAnswer:
-        tokens = await self._conductor.tokenize(tokenize_prompt(body), body.model)
+        with self._conductor.permit():  # a long text takes a thread for a while
+            tokens = await self._conductor.tokenize(tokenize_prompt(body), body.model)
         return TokenizeAnswer(
             count=len(tokens),
             max_model_len=self._conductor.max_model_len,

@@ -13,6 +13,7 @@ import pytest
 from tests.helm.documents import ci_values
 from tests.helm.engines import CHART, Helm3
 from tests.helm.gates import chart_problems
+from tests.helm.schemas import CRDS_VARIABLE, crds_folder
 
 VALUES = ci_values()
 
@@ -269,6 +270,8 @@ DEFECTS = {
 @pytest.mark.parametrize("what", DEFECTS)
 def test_a_gate_finds_it(what: str, helm3: Helm3, tmp_path: Path) -> None:
     defect = DEFECTS[what]
+    if defect.gate.startswith("schema: Ray") and crds_folder() is None:
+        pytest.skip(f"KubeRay's CRDs are not at hand: {CRDS_VARIABLE} names their folder")
     chart = tmp_path / "tandem"
     shutil.copytree(CHART, chart)
     file = chart / "templates" / defect.file

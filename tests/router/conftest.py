@@ -13,7 +13,7 @@ import pytest_asyncio
 from tokenizers import Tokenizer
 
 from router.config import RouterConfig
-from router.ledger import PromptHashes
+from router.placing.ledger import PromptHashes
 from router.server import RouterAddresses, RouterServer
 from tests.router.fake_worker import FakeWorker
 from tests.router.tiny_model import write_model

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from router.cost_model import Hits
-from router.ledger import Ledger
+from router.placing.cost_model import Hits
+from router.placing.ledger import Ledger
 from wire.identity import ProcessRef, Role, WorkerRef
 from wire.layout import KvLayout
 from wire.messages import Link, Report, StepCosts, WorkerCard, WorkerState

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from router.admission import HOLD_S, Admission, Verdict
-from router.fair_queue import Waiter
-from router.placement import Placement, Slo
+from router.placing.placement import Placement, Slo
+from router.queueing.admission import HOLD_S, Admission, Verdict
+from router.queueing.fair_queue import Waiter
 from wire.identity import WorkerRef
 
 SLO = Slo(ttft_s=2.0, tpot_s=0.03)

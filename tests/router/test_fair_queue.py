@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.fair_queue import FairQueue, Waiter
+from router.queueing.fair_queue import FairQueue, Waiter
 
 
 def waiter(key: str, tenant: str = "a", **options: float) -> Waiter:

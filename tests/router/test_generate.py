@@ -161,6 +161,8 @@ async def test_stop_strings_end_the_text_and_the_work(stage: Stage, backend: Tok
     leg = (await prefill.hears(Submit)).leg
     assert (await prefill.hears(Cancel)).leg == leg
     assert (await decode.hears(Cancel)).leg == leg
+    # How long answers are is learned from these, too.
+    assert stage.server.fleet.ledger.lengths.expected("", 1000) == num_tokens
 
 
 async def test_stop_strings_wait_for_min_tokens(stage: Stage, backend: Tokenizer) -> None:

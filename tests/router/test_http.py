@@ -290,3 +290,26 @@ async def test_a_timeout_is_504(start_stage: StartStage) -> None:
     assert response.status_code == 504
     assert response.json()["error"]["code"] == "deadline_exceeded"
     await prefill.hears(Cancel)
+
+
+async def test_every_answer_of_a_request_takes_a_place(start_stage: StartStage) -> None:
+    stage = await start_stage(max_waiting=4)
+    _, decode = await stage.add_pair([65, 66, 67])
+    decode.hold_after = 2
+    body = {"prompt": "a", "stream": True, "n": 3}
+    async with http_client(stage) as http:
+        async with http.stream("POST", "/v1/completions", json=body) as response:
+            lines = response.aiter_lines()
+            await anext(lines)
+            assert (await http.get("/load")).json()["server_load"] == 3
+            refused = await http.post("/v1/completions", json={"prompt": "a", "n": 2})
+            assert refused.status_code == 429
+            decode.release.set()
+            assert [line async for line in lines if line][-1] == "data: [DONE]"
+        assert (await http.post("/v1/completions", json={**body, "n": 8})).status_code == 200
+
+
+async def test_tokenizing_takes_a_place_too(start_stage: StartStage) -> None:
+    stage = await start_stage(max_waiting=0)
+    async with http_client(stage) as http:
+        assert (await http.post("/tokenize", json={"prompt": "a"})).status_code == 429

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from router.load import Load
+from router.placing.load import Load
 from tests.router.ledgers import report
 from wire.identity import Leg
 

@@ -16,8 +16,8 @@ from benchmarks.placement.policies import (
     run,
 )
 from benchmarks.placement.simulation import Cluster, ours
-from router.admission import Admission
-from router.placement import Split
+from router.placing.placement import Split
+from router.queueing.admission import Admission
 
 SETTING = Setting(Device(), num_prefill=2, num_decode=2)
 LOAD = traces.at_rate(traces.synthetic(16), per_s=8.0)

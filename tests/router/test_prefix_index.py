@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.prefix_index import PrefixIndex
+from router.placing.prefix_index import PrefixIndex
 from wire.identity import WorkerRef
 from wire.messages import CacheEvents
 

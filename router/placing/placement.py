@@ -15,9 +15,9 @@ import enum
 import msgspec
 import numpy as np
 
-from router.cost_model import Hits, Work, exposed_s
-from router.fleet_table import Flags, FleetTable, Floats
-from router.prices import Prices, price
+from router.placing.cost_model import Hits, Work, exposed_s
+from router.placing.fleet_table import Flags, FleetTable, Floats
+from router.placing.prices import Prices, price
 from wire.identity import WorkerRef
 
 AVOID_S = 1e9

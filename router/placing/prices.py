@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from router.cost_model import Costs, Hits, Work, estimate, risk
-from router.fleet_table import FleetTable, Floats
+from router.placing.cost_model import Costs, Hits, Work, estimate, risk
+from router.placing.fleet_table import FleetTable, Floats
 
 LOST_S = 100.0
 """What a request is worth that meets its targets."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
-from router.fleet_table import CHUNK_TOKENS, HOST_BYTES_PER_S, FleetTable, Floats
+from router.placing.fleet_table import CHUNK_TOKENS, HOST_BYTES_PER_S, FleetTable, Floats
 
 RISK_BEGINS, RISK_WIDTH = 0.85, 0.3
 """Of a target: below the first nothing is at risk, beyond both together all is lost."""

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kv_transfer import exchange
-from router.load import Load
+from router.placing.load import Load
 from wire.identity import Role, WorkerRef
 from wire.layout import KvLayout
 from wire.messages import Link, StepCosts, WorkerCard

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from kv_transfer.hashing import extend_hashes
-from router.cost_model import Hits
-from router.fleet_table import FleetTable, Floats
-from router.lengths import Lengths
-from router.load import Load
-from router.placement import (
+from router.placing.cost_model import Hits
+from router.placing.fleet_table import FleetTable, Floats
+from router.placing.lengths import Lengths
+from router.placing.load import Load
+from router.placing.placement import (
     Need,
     Placement,
     Refusal,
@@ -20,7 +20,7 @@ from router.placement import (
     place,
     prefix_holder,
 )
-from router.prefix_index import PrefixIndex
+from router.placing.prefix_index import PrefixIndex
 from wire.identity import Leg, WorkerRef
 from wire.messages import CacheEvents, Link, Report, WorkerCard
 

@@ -1,4 +1,4 @@
-"""Where requests wait until workers have room for them; the shell around `router.admission`."""
+"""Where requests wait until workers have room for them; a shell around admission."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 import msgspec
 
-from router.admission import Admission, Judgement, Verdict
 from router.config import RouterConfig
-from router.cost_model import Hits
 from router.errors import Overloaded
-from router.fair_queue import Waiter
 from router.fleet import Fleet
-from router.ledger import PromptHashes
-from router.placement import Need, Placement, Refusal, Slo
+from router.placing.cost_model import Hits
+from router.placing.ledger import PromptHashes
+from router.placing.placement import Need, Placement, Refusal, Slo
+from router.queueing.admission import Admission, Judgement, Verdict
+from router.queueing.fair_queue import Waiter
 from router.requests import GenerateRequest
 
 ROUND_S = 0.002

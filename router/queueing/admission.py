@@ -11,8 +11,8 @@ import enum
 
 import msgspec
 
-from router.fair_queue import FairQueue, Waiter
-from router.placement import Placement, Slo
+from router.placing.placement import Placement, Slo
+from router.queueing.fair_queue import FairQueue, Waiter
 
 HOLD_S = 0.2
 """Workers have so much prompt work queued at most, as long as there is a choice."""

@@ -1,0 +1,1 @@
+"""Who may go on to be placed, and who waits or is turned away."""
