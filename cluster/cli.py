@@ -133,7 +133,8 @@ def _invite(cluster: RunningCluster) -> None:
         console.print(f"[bold yellow]warning[/] {warning}")
     router = cluster.config.router
     scheme = "http" if router.door_tls is None else "https"
-    url = f"{scheme}://{cluster.addresses.http}/v1/chat/completions"
+    address = cluster.addresses.http.replace("0.0.0.0:", "localhost:")
+    url = f"{scheme}://{address}/v1/chat/completions"
     key = "" if router.keys_file is None else " -H 'Authorization: Bearer KEY'"
     model = cluster.config.served_name
     console.print(f"[bold green]ready[/]   grpc {cluster.addresses.grpc}   Ctrl-C stops; try:")

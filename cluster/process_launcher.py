@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import queue
+import re
 import signal
 import subprocess
 import sys
@@ -23,6 +24,8 @@ from worker.config import WorkerConfig
 
 ROUTER_START_S = 60.0
 LOOPBACK = "127.0.0.1"
+WORTH_HEARING = re.compile(r" (WARNING|ERROR|CRITICAL) ")
+"""Of what a child logs; the rest is kept for its last words."""
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -90,7 +93,10 @@ class Child:
         assert self.process.stderr is not None
         with self.process.stderr as errors:
             for line in errors:
-                self._errors = [*self._errors[-50:], line.decode(errors="replace").rstrip()]
+                text = line.decode(errors="replace").rstrip()
+                self._errors = [*self._errors[-50:], text]
+                if WORTH_HEARING.search(text):
+                    sys.stderr.write(f"{self.name}   {text}\n")
 
 
 class ChildRouter:

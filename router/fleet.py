@@ -27,6 +27,7 @@ from wire.messages import (
     WorkerCard,
 )
 
+CLOSED = "this router closed the session"
 log = logging.getLogger("tandem.router.fleet")
 
 
@@ -125,7 +126,7 @@ class Fleet:
 
     async def _run(self, member: Member) -> None:
         """The life of one member."""
-        cause = "this router closed the session"
+        cause = CLOSED
         try:
             session = await self._open(member)
             async for message in session.messages():
@@ -200,7 +201,8 @@ class Fleet:
     def _lose(self, member: Member, cause: str) -> None:
         if member.state is MemberState.LOST:
             return
-        log.warning("worker %s is lost: %s", member.ref, cause)
+        level = logging.INFO if cause == CLOSED else logging.WARNING
+        log.log(level, "worker %s is lost: %s", member.ref, cause)
         member.lose(cause)
         self.ledger.drop(member.ref)
         if self.member(member.ref) is member:
