@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Seq
 
-from engine.blocks import BlockPool
 from engine.engine import Engine, Progress
 from engine.flight import Flight, will_end
-from engine.grammar.grammars import Grammars
-from engine.host_tier import HostTier
-from engine.policy import Policy
-from engine.runner import OnLayer, Runner, Slice
+from engine.runner import OnLayer, Slice
 from engine.sequence import Sequence
 
 
@@ -23,16 +19,7 @@ class AheadEngine(Engine):
     Who changes a sequence from outside settles first.
     """
 
-    def __init__(
-        self,
-        runner: Runner,
-        pool: BlockPool,
-        policy: Policy,
-        grammars: Grammars | None = None,
-        tier: HostTier | None = None,
-    ) -> None:
-        super().__init__(runner, pool, policy, grammars, tier)
-        self._flight: Flight | None = None
+    _flight: Flight | None = None
 
     @property
     def under_way(self) -> bool:

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence as Seq
 
 from engine.runner import Slice
-from engine.step_times import StepTimes, StepWork
+from engine.step_times import StepTimes, StepWork, num_pairs
 
 FIRST_GUESS = 2e9
 """Bytes per second of a copy, until one was made."""
 MEMORY = 0.9
 """A copy counts this much less with each one after it."""
-ENOUGH_STEPS = 3
-"""Steps with prompts that were seen before predictions are believed."""
 
 
 class CopyCosts:
@@ -42,10 +40,9 @@ class CopyCosts:
 
     def compute_s(self, num_tokens: int, context: int) -> float | None:
         """What so many prompt tokens behind a context add to a step; None while nobody knows."""
-        if self._times.num_prompt_steps < ENOUGH_STEPS:
+        if not self._times.knows_prompts:
             return None
-        pairs = num_tokens * (2 * context + num_tokens) // 2
-        work = StepWork(prompt_tokens=num_tokens, prompt_pairs=pairs)
+        work = StepWork(prompt_tokens=num_tokens, prompt_pairs=num_pairs(num_tokens, context))
         return max(0.0, self._times.predict(work) - self._times.predict(StepWork()))
 
     def copying_is_quicker(self, num_bytes: int, num_tokens: int, context: int = 0) -> bool:

@@ -10,8 +10,6 @@ from engine.step_times import StepTimes, StepWork
 
 LEAST_TOKENS = 16
 """A prompt always advances, however long a step is without it."""
-ENOUGH_STEPS = 3
-"""Steps with prompts that were seen before predictions are believed."""
 
 
 class Pace:
@@ -33,7 +31,7 @@ class Pace:
 
     def prompt_tokens(self, decoding: Seq[Sequence], prompt: Sequence) -> int:
         """For the next step, the first of whose prompts is this one."""
-        if self._target_s is None or self.times.num_prompt_steps < ENOUGH_STEPS:
+        if self._target_s is None or not self.times.knows_prompts:
             return self._at_first
         work = StepWork(len(decoding), sum(sequence.num_computed for sequence in decoding))
         fits = self.times.prompt_tokens_within(work, prompt.num_computed, self._target_s)

@@ -9,6 +9,8 @@ import numpy as np
 
 from engine.runner import Slice
 
+ENOUGH_STEPS = 3
+"""Steps with prompts that were seen before predictions about prompts are believed."""
 FORGETTING = 0.995
 """A step counts this much less with each one after it: some hundred of them are remembered."""
 MOST_UNCERTAIN = 1e4
@@ -16,6 +18,11 @@ MOST_UNCERTAIN = 1e4
 
 
 _UNITS = (1, 8, 4096, 128, 65536)
+
+
+def num_pairs(count: int, start: int) -> int:
+    """Of a prompt's tokens [start, start + count) and those that each of them sees."""
+    return count * (2 * start + count) // 2
 
 
 class StepWork(msgspec.Struct, frozen=True, gc=False):
@@ -37,7 +44,7 @@ class StepWork(msgspec.Struct, frozen=True, gc=False):
                 context += piece.start
             else:
                 tokens += piece.count
-                pairs += piece.count * (2 * piece.start + piece.count) // 2
+                pairs += num_pairs(piece.count, piece.start)
         return StepWork(decoding, context, tokens, pairs)
 
     def features(self) -> np.ndarray:
@@ -71,6 +78,11 @@ class StepTimes:
             self._uncertainty /= FORGETTING
         self.num_prompt_steps += work.prompt_tokens > 0
 
+    @property
+    def knows_prompts(self) -> bool:
+        """Enough steps with prompts were seen."""
+        return self.num_prompt_steps >= ENOUGH_STEPS
+
     def per_unit(self) -> list[float]:
         """Seconds for the step itself, and for one of each of the quantities of StepWork."""
         return [float(w) / unit for w, unit in zip(self._weights, _UNITS, strict=True)]
@@ -85,7 +97,7 @@ class StepTimes:
         Below 0 when the work takes longer by itself.
         """
         alone = self.predict(work)
-        pairs = 128 * (context + 64)
+        pairs = num_pairs(128, context)
         one_chunk = StepWork(
             work.num_decoding,
             work.context_tokens,

@@ -174,6 +174,8 @@ class Conductor:
             max_model_len=self.max_model_len,
             default_max_tokens=self.config.default_max_tokens,
             request_timeout_s=self.config.request_timeout_s,
+            ttft_target_s=self.config.ttft_target_s,
+            tpot_target_s=self.config.tpot_target_s,
             max_n=self.config.max_n,
             trusts_templates=self.config.trust_request_templates,
         )

@@ -206,12 +206,11 @@ class Journey:
 
     def _slo(self) -> Slo:
         """What is left of its targets; none for a first token that is out already."""
-        request, config = self._request, self._config
-        ttft_s = request.ttft_target_s or config.ttft_target_s
+        ttft_s = self._request.ttft_target_s
         if ttft_s is not None:
             waited_s = self._now - self._began_s
             ttft_s = max(1e-3, ttft_s - waited_s) if self._first_s is None else None
-        return Slo(ttft_s, request.tpot_target_s or config.tpot_target_s)
+        return Slo(ttft_s, self._request.tpot_target_s)
 
     def learn(self) -> None:
         """The answer is complete: how long it is, and how long it took, is worth knowing.

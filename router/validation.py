@@ -31,6 +31,9 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     max_model_len: int
     default_max_tokens: int
     request_timeout_s: float
+    ttft_target_s: float | None = None
+    tpot_target_s: float | None = None
+    """Of requests that name none of their own."""
     max_n: int = 1
     trusts_templates: bool = False
 
@@ -85,8 +88,8 @@ def build_request(
         include_stop=draft.include_stop,
         skip_special_tokens=draft.skip_special_tokens,
         priority=draft.priority or 0,
-        ttft_target_s=draft.ttft_target_s,
-        tpot_target_s=draft.tpot_target_s,
+        ttft_target_s=draft.ttft_target_s or bounds.ttft_target_s,
+        tpot_target_s=draft.tpot_target_s or bounds.tpot_target_s,
         traceparent=draft.traceparent,
         tools=draft.tools,
         tool_choice=(draft.tool_choice or ToolChoice(ToolMode.AUTO)) if draft.tools else None,

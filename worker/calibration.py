@@ -6,7 +6,7 @@ from collections.abc import Sequence as Seq
 
 from engine.engine import Engine
 from engine.runner import Slice
-from engine.step_times import StepTimes, StepWork
+from engine.step_times import StepTimes, StepWork, num_pairs
 from wire.messages import Report, StepCosts, WorkerState
 
 LEARN_EVERY_S = 5e-3
@@ -85,8 +85,7 @@ def load_of(
         context_tokens=sum(sequence.num_computed for sequence in decoding),
         waiting_prompts=len(prompts),
         waiting_pairs=sum(
-            sequence.num_uncomputed * (len(sequence.tokens) + sequence.num_computed) // 2
-            for sequence in prompts
+            num_pairs(sequence.num_uncomputed, sequence.num_computed) for sequence in prompts
         ),
         heard=dict(heard),
         costs=calibration.costs,

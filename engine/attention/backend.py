@@ -25,6 +25,13 @@ class Span(msgspec.Struct, frozen=True, gc=False):
         return self.blocks[-(-self.start // block_size) : -(-self.end // block_size)]
 
 
+def places_of(spans: Seq[Span], block_size: int) -> list[list[int]]:
+    """The blocks of all tokens of the spans, and their slots within them."""
+    blocks = [s.blocks[p // block_size] for s in spans for p in range(s.start, s.end)]
+    slots = [p % block_size for s in spans for p in range(s.start, s.end)]
+    return [blocks, slots]
+
+
 class AttentionBatch(Protocol):
     """One step's spans, prepared: everything that does not change from layer to layer."""
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.attention.backend import Span
+from engine.attention.backend import Span, places_of
 from engine.attention.paged_cache import PagedCache
 from engine.attention.tables import TableBatch
 from engine.staging import to_device
@@ -160,10 +160,8 @@ class FlashInferBatch:
 
     @cached_property
     def places(self) -> tuple[Tensor, Tensor]:
-        size = self._backend.paged.block_size
-        positions = [(s.blocks, p) for s in self.spans for p in range(s.start, s.end)]
-        places = [[of[p // size] for of, p in positions], [p % size for _, p in positions]]
-        blocks, slots = self._backend.paged.tensor(places)
+        paged = self._backend.paged
+        blocks, slots = paged.tensor(places_of(self.spans, paged.block_size))
         return blocks, slots
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:

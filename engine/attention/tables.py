@@ -18,8 +18,8 @@ from engine.attention.paged_cache import PagedCache
 from engine.attention.scaled_cache import paged_cache
 
 
-class TorchTables:
-    """Reads all blocks that a table has room for; the room grows in powers of two."""
+class _Tables:
+    """All that a step needs lies in its tables; see engine.attention.backend.GraphAttention."""
 
     def __init__(
         self,
@@ -32,39 +32,28 @@ class TorchTables:
         self._windows = windows
         self._paged = paged_cache(cache, dtype, scales)
 
+    def plan(self, spans: Seq[Span]) -> None:
+        """Nothing is left to plan."""
+
+
+class TorchTables(_Tables):
+    """Reads all blocks that a table has room for; the room grows in powers of two."""
+
     def width(self, num_blocks: int, most: int) -> int:
-        """See engine.attention.backend.GraphAttention."""
         return min(most, 1 << (num_blocks - 1).bit_length())
 
     def batch(self, tables: Tensor, positions: Tensor) -> TableBatch:
         return GatheredBatch(self._cache, self._windows, self._paged, tables, positions)
 
-    def plan(self, spans: Seq[Span]) -> None:
-        """All that a step needs lies in its tables."""
 
-
-class TritonTables:
+class TritonTables(_Tables):
     """Reads what is there, with a kernel of our own."""
-
-    def __init__(
-        self,
-        cache: Tensor,
-        windows: Seq[int | None],
-        dtype: torch.dtype,
-        scales: Tensor | None = None,
-    ) -> None:
-        self._cache = cache
-        self._windows = windows
-        self._paged = paged_cache(cache, dtype, scales)
 
     def width(self, num_blocks: int, most: int) -> int:
         return most
 
     def batch(self, tables: Tensor, positions: Tensor) -> TableBatch:
         return KernelBatch(self._cache, self._windows, self._paged, tables, positions)
-
-    def plan(self, spans: Seq[Span]) -> None:
-        """All that a step needs lies in its tables."""
 
 
 class TableBatch:

@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from engine.attention.backend import Span
+from engine.attention.backend import Span, places_of
 from engine.attention.causal_chunk import CausalChunk, has_flash_attention, plan_causal_chunks
 from engine.attention.decode_rows import DecodeRows, plan_decode_rows
 from engine.attention.paged_cache import PagedCache
@@ -80,11 +80,8 @@ class TorchBatch:
         self._paged.clear([span.blocks[span.end // size] for span in begun])
         if self.scales is not None:
             self._paged.begin([block for span in self.spans for block in span.begun(size)])
-        places = [
-            (s.blocks[p // size], p % size) for s in self.spans for p in range(s.start, s.end)
-        ]
-        blocks, slots = zip(*places, strict=True)
-        return self._paged.tensor(list(blocks)), self._paged.tensor(list(slots))
+        blocks, slots = self._paged.tensor(places_of(self.spans, size))
+        return blocks, slots
 
     @cached_property
     def _parts(self) -> dict[int | None, list[Part]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -162,28 +162,23 @@ class Ledger:
             self._show(ref)
 
     def prefilled(self, ref: WorkerRef, leg: Leg) -> None:
-        load = self._loads.get(ref)
-        if load is not None:
-            load.prefilled(leg)
-            self._show(ref)
+        self._tell(ref, leg, Load.prefilled)
 
     def kept(self, ref: WorkerRef, leg: Leg) -> None:
         """The first worker goes on with what it was to hand over."""
-        load = self._loads.get(ref)
-        if load is not None:
-            load.stays(leg)
-            self._show(ref)
+        self._tell(ref, leg, Load.stays)
 
     def arrived(self, ref: WorkerRef, leg: Leg) -> None:
-        load = self._loads.get(ref)
-        if load is not None:
-            load.arrived(leg)
-            self._show(ref)
+        self._tell(ref, leg, Load.arrived)
 
     def ended(self, ref: WorkerRef, leg: Leg) -> None:
+        self._tell(ref, leg, Load.ended)
+
+    def _tell(self, ref: WorkerRef, leg: Leg, event: Callable[[Load, Leg], None]) -> None:
+        """Workers that are gone have nothing to do any more."""
         load = self._loads.get(ref)
         if load is not None:
-            load.ended(leg)
+            event(load, leg)
             self._show(ref)
 
     def answered(self, tenant: str, num_tokens: int, decode_s: float) -> None:

@@ -6,8 +6,6 @@ import asyncio
 import secrets
 from dataclasses import dataclass
 
-import msgspec
-
 from router.config import RouterConfig
 from router.errors import Overloaded
 from router.fleet import Fleet
@@ -55,7 +53,7 @@ class Lobby:
         hashes = PromptHashes(request.cache_salt)
         if len(request.prompt_tokens) > LONG_PROMPT_TOKENS:
             await asyncio.to_thread(self._hash, request, hashes)
-        slo = self._slo(request)
+        slo = Slo(request.ttft_target_s, request.tpot_target_s)
         found = self._place(request, hashes, slo)
         if isinstance(found, Refusal) or not self._fleet.ledger.calibrated:
             return hashes  # the journey knows what to do about that
@@ -96,7 +94,7 @@ class Lobby:
         if waiter is None:
             return
         guest = self._guests[waiter.key]
-        slo = self._slo_left(waiter, self._slo(guest.request))
+        slo = self._slo_left(waiter, guest.request)
         found = self._place(guest.request, guest.hashes, slo)
         if isinstance(found, Refusal):
             self._admission.queue.remove(waiter.key)
@@ -152,16 +150,9 @@ class Lobby:
         for size in list(self._fleet.ledger.table.block_sizes):
             hashes.of(request.prompt_tokens, size)
 
-    def _slo(self, request: GenerateRequest) -> Slo:
-        return Slo(
-            request.ttft_target_s or self._config.ttft_target_s,
-            request.tpot_target_s or self._config.tpot_target_s,
-        )
-
-    def _slo_left(self, waiter: Waiter, slo: Slo) -> Slo:
-        if waiter.deadline_s is None:
-            return slo
-        return msgspec.structs.replace(slo, ttft_s=max(1e-3, waiter.deadline_s - self._now))
+    def _slo_left(self, waiter: Waiter, request: GenerateRequest) -> Slo:
+        ttft_s = None if waiter.deadline_s is None else max(1e-3, waiter.deadline_s - self._now)
+        return Slo(ttft_s, request.tpot_target_s)
 
     def _future(self) -> asyncio.Future[None]:
         return asyncio.get_running_loop().create_future()

@@ -23,13 +23,7 @@ class HermesScanner(CallScanner):
         return self.go(self._inside)
 
     def _inside(self, done: bool) -> bool:
-        match self._call.read(done):
-            case None:
-                return False
-            case True:
-                return self.go(self._closing)
-            case False:
-                return self.go(self.outside)
+        return self.go_behind(self._call, done, self._closing)
 
     def _closing(self, done: bool) -> bool:
         """Models forget it now and then."""

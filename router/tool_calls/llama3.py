@@ -41,13 +41,7 @@ class Llama3Scanner(CallScanner):
         return self.go(self._inside)
 
     def _inside(self, done: bool) -> bool:
-        match self._call.read(done):
-            case None:
-                return False
-            case True:
-                return self.go(self._behind)
-            case False:
-                return self.go(self.outside)
+        return self.go_behind(self._call, done, self._behind)
 
     def _behind(self, done: bool) -> bool:
         """Another call follows a semicolon or a comma, or a blank."""

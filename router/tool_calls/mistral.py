@@ -57,13 +57,7 @@ class MistralScanner(CallScanner):
         return self.go(self._inside)
 
     def _inside(self, done: bool) -> bool:
-        match self._call.read(done):
-            case None:
-                return False
-            case True:
-                return self.go(self._listed)
-            case False:
-                return self.go(self.outside)
+        return self.go_behind(self._call, done, self._listed)
 
     def _listed(self, done: bool) -> bool:
         """Behind a call of the list: another one, or the list's end."""

@@ -88,6 +88,11 @@ class CallScanner(ABC):
         self.drop(len(taken))
         return taken
 
+    def go_behind(self, call: JsonCall, done: bool, step: Callable[[bool], bool]) -> bool:
+        """Read more of a call; behind it comes `step`, and outside what was none."""
+        complete = call.read(done)
+        return complete is not None and self.go(step if complete else self.outside)
+
     def skip_blanks(self) -> bool:
         """True when something is left."""
         self.pending = self.pending.lstrip(SPACE)

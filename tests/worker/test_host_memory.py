@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from engine.copy_costs import ENOUGH_STEPS
 from engine.errors import ConfigError
+from engine.step_times import ENOUGH_STEPS
 from kv_transfer.hashing import block_hashes
 from tests.worker.test_live import Router, a_router, a_worker
 from wire.identity import Leg, Role
