@@ -12,9 +12,10 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
 
 from router.config import RouterConfig
-from router.errors import DeadlineExceeded, Internal, InvalidRequest, Unavailable
+from router.errors import Internal, InvalidRequest, Unavailable
 from router.fleet import Fleet
-from router.mailbox import DeadlinePassed, Mailbox, News, RouterStops, WorkerLost
+from router.leg_news import LegNews, too_late
+from router.mailbox import DeadlinePassed, Mailbox, RouterStops
 from router.member import Member, MemberState
 from router.merge import TokenMerger, Tokens
 from router.placing.cost_model import Hits
@@ -33,13 +34,7 @@ from runtime.session import SessionClosed
 from wire.identity import Leg, WorkerRef
 from wire.messages import (
     Destination,
-    Failed,
-    Handed,
-    Kept,
     Move,
-    Output,
-    Prefilled,
-    Released,
     Share,
     Submit,
 )
@@ -107,6 +102,7 @@ class Journey:
         placement = await self._place()
         leg = Leg(self._leg_id, attempt)
         self.record = Record(attempts=attempt + 1, placement=placement)
+        news = LegNews(leg, self._request, self.record, self._merger, self._mailbox)
         members = self._attach(leg, placement)
         refused: set[WorkerRef] = set()
         finished = False
@@ -115,7 +111,7 @@ class Journey:
                 await self._fetch_prefix(leg, members[0])
             self._submit(leg, members)
             while not finished:
-                tokens = self._fold(leg, await self._mailbox.take())
+                tokens = await news.tokens()
                 finished = tokens.finish is not None
                 if tokens.tokens or finished:
                     self._count(finished)
@@ -126,7 +122,7 @@ class Journey:
                     worker = self.record.worker or placement.first
                     raise LegFailed(self.record.stage, worker, tokens.gap, retryable=True)
             if not self.record.complete:
-                await self._wait_for_reports(leg)
+                await news.wait_until_complete(self._config.report_wait_s)
         finally:
             for member in members:
                 if not finished:
@@ -138,7 +134,7 @@ class Journey:
         """Waits a little when nobody can serve: a worker may be about to join."""
         loop = asyncio.get_running_loop()
         if loop.time() >= self._deadline:
-            raise self._too_late()
+            raise too_late(self._request, self.record)
         until = loop.time() + self._config.join_wait_s
         while isinstance(found := self._find_place(), Refusal):
             if found.reason is RefusalReason.TOO_LONG:
@@ -162,7 +158,7 @@ class Journey:
 
         Each destination is asked once in an attempt; when none is left the first worker goes on.
         """
-        first, former = members[0], self._destination
+        first, former = members[0], self.record.destination
         if former is None or former in refused:
             return
         refused.add(former)
@@ -271,97 +267,6 @@ class Journey:
             first.send(submit)
         except SessionClosed as error:
             raise LegFailed("submit", first.ref, str(error), retryable=True) from error
-
-    def _fold(self, leg: Leg, news: Sequence[tuple[WorkerRef | None, News]]) -> Tokens:
-        """All news at once: records are kept, outputs merged. Raises LegFailed, DeadlineExceeded.
-
-        What failed is raised only when no output came before it: those go to the client first.
-        """
-        outputs: list[Output] = []
-        for index, (sender, item) in enumerate(news):
-            if isinstance(item, Output):
-                if item.leg == leg:
-                    self.record.destination_spoke |= sender == self._destination
-                    outputs.append(item)
-            elif self._ends_attempt(leg, sender, item):
-                if outputs:
-                    self._put_back(news[index:])
-                    break
-                self._raise(sender, item)
-        return self._merger.merge(outputs)
-
-    @property
-    def _destination(self) -> WorkerRef | None:
-        assert self.record.placement is not None
-        return self.record.placement.destination
-
-    def _put_back(self, news: Sequence[tuple[WorkerRef | None, News]]) -> None:
-        for sender, item in news:
-            self._mailbox.put(sender, item)
-
-    def _ends_attempt(self, leg: Leg, sender: WorkerRef | None, item: News) -> bool:
-        """Also keeps the record. News of earlier legs is nobody's any more."""
-        match item:
-            case DeadlinePassed() | RouterStops():
-                return True
-            case WorkerLost() if sender == self._destination and not self.record.moved:
-                self.record.lost_destination = item
-            case WorkerLost():
-                return self._matters(sender)
-            case Failed():
-                return item.leg == leg and self._matters(sender)
-            case Prefilled() if item.leg == leg:
-                self.record.prefilled = item
-            case Kept() if item.leg == leg:
-                self.record.kept = item
-            case Handed() if item.leg == leg:
-                self.record.handed = item
-            case Released() if item.leg == leg:
-                self.record.released = True
-                return self.record.lost_destination is not None
-        return False
-
-    def _matters(self, sender: WorkerRef | None) -> bool:
-        """Once the sequence has moved, only its destination can fail it."""
-        placement = self.record.placement
-        assert placement is not None
-        if sender == placement.destination:
-            return True
-        return sender == placement.first and not self.record.moved
-
-    def _raise(self, sender: WorkerRef | None, item: News) -> None:
-        if isinstance(item, DeadlinePassed):
-            raise self._too_late()
-        if isinstance(item, RouterStops):
-            raise Unavailable(f"request {self._request.request_id}: this router was stopped")
-        assert sender is not None
-        if isinstance(item, Failed):
-            if item.invalid:
-                raise InvalidRequest(f"request {self._request.request_id}: {item.cause}")
-            raise LegFailed(item.stage, sender, item.cause, retryable=item.retryable)
-        # A release comes here when the destination was lost before it could say that it accepted.
-        lost = item if isinstance(item, WorkerLost) else self.record.lost_destination
-        assert lost is not None
-        worker = sender if isinstance(item, WorkerLost) else self._destination
-        assert worker is not None
-        raise LegFailed(self.record.stage, worker, lost.cause, retryable=True)
-
-    def _too_late(self) -> DeadlineExceeded:
-        where = f" on {self.record.worker}" if self.record.worker else ""
-        return DeadlineExceeded(
-            f"request {self._request.request_id}: its {self._request.timeout_s:.3g} s are over "
-            f"while {self.record.stage} was under way{where}"
-        )
-
-    async def _wait_for_reports(self, leg: Leg) -> None:
-        """What the stages took may be told after the last token: it is worth a moment."""
-        try:
-            async with asyncio.timeout(self._config.report_wait_s):
-                while not self.record.complete:
-                    for sender, item in await self._mailbox.take():
-                        self._ends_attempt(leg, sender, item)
-        except TimeoutError:
-            return
 
 
 def _destination(member: Member) -> Destination:

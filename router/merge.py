@@ -38,6 +38,8 @@ class TokenMerger:
 
     def merge(self, outputs: Sequence[Output]) -> Tokens:
         """What is new in `outputs`, up to the first gap."""
+        if len(outputs) == 1 and outputs[0].position == len(self._sequence):
+            return self._next(outputs[0])
         new = Tokens(tokens=[], logprobs=[])
         for output in outputs:
             known = len(self._sequence) - output.position
@@ -46,6 +48,16 @@ class TokenMerger:
                 break
             self._take(output, known, new)
         return new
+
+    def _next(self, output: Output) -> Tokens:
+        """Of an output all of whose tokens are new, as nearly all are."""
+        self._sequence.extend(output.tokens)
+        return Tokens(
+            tokens=list(output.tokens),
+            logprobs=list(output.logprobs),
+            finish=output.finish,
+            stop_token=output.stop_token,
+        )
 
     def _take(self, output: Output, known: int, new: Tokens) -> None:
         fresh = output.tokens[known:]

@@ -75,6 +75,11 @@ class Record(msgspec.Struct):
         )
 
     @property
+    def destination(self) -> WorkerRef | None:
+        """Where the sequence is to be decoded; None where the first worker does that, too."""
+        return None if self.placement is None else self.placement.destination
+
+    @property
     def worker(self) -> WorkerRef | None:
         """Who works on it now."""
         if self.placement is None:

@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from router.conductor import Conductor
 from router.errors import Internal, NoSuchRoute, RouterError
@@ -23,17 +24,36 @@ from router.openai.responses import error_body
 from router.validation import check_model
 
 
-def build_app(conductor: Conductor) -> Starlette:
+class App:
+    """Requests for tokens go past the framework: its wrappers take their time for each token."""
+
+    def __init__(self, generating: dict[str, ASGIApp], others: ASGIApp) -> None:
+        self._generating = generating
+        self._others = others
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = self._others
+        if scope["type"] == "http" and scope["method"] == "POST":
+            app = self._generating.get(scope["path"], app)
+        await app(scope, receive, send)
+
+
+def build_app(conductor: Conductor) -> App:
+    generating: dict[str, ASGIApp] = {
+        "/v1/completions": GenerateEndpoint(conductor, chat=False),
+        "/v1/chat/completions": GenerateEndpoint(conductor, chat=True),
+    }
+    return App(generating, _framework(conductor, generating))
+
+
+def _framework(conductor: Conductor, generating: dict[str, ASGIApp]) -> Starlette:
     service = _Service(conductor)
     texts = TextEndpoints(conductor)
-    completions = GenerateEndpoint(conductor, chat=False)
-    chat = GenerateEndpoint(conductor, chat=True)
     return Starlette(
         routes=[
             Route("/v1/models", service.models),
             Route("/v1/models/{name:path}", service.model),
-            Route("/v1/completions", completions, methods=["POST"]),
-            Route("/v1/chat/completions", chat, methods=["POST"]),
+            *(Route(path, app, methods=["POST"]) for path, app in generating.items()),
             Route("/tokenize", texts.tokenize, methods=["POST"]),
             Route("/detokenize", texts.detokenize, methods=["POST"]),
             Route("/version", service.version),

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 
 import msgspec
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from router.access.caller import CALLER, Prepaid
 from router.branches import Streams
@@ -99,6 +99,7 @@ class GenerateEndpoint:
                 await _stream(deltas, job.style, answer)
             else:
                 whole = job.style.whole_body([delta async for delta in deltas])
+                answer.started = True
                 await send_json(answer.send, 200, whole, *echoed_id(job.request_id))
 
     def _parse(self, content: bytes, head: RequestHead) -> Job:
@@ -161,13 +162,14 @@ class GenerateEndpoint:
 
 async def _stream(deltas: AsyncGenerator[Delta, None], style: Style, answer: _Answer) -> None:
     """The headers leave with the first token: until then an error can still be a status."""
+    send = answer.send
     async for delta in deltas:
         if not answer.started:
-            await send_start(answer.send, 200, EVENT_STREAM + echoed_id(answer.request_id))
-        events = b"".join(style.events(delta))
-        if events:
-            await send_chunk(answer.send, events, more=True)
-    await send_chunk(answer.send, b"".join(style.last_events()), more=False)
+            answer.started = True
+            await send_start(send, 200, EVENT_STREAM + echoed_id(answer.request_id))
+        if events := style.events(delta):
+            await send({"type": "http.response.body", "body": events, "more_body": True})
+    await send_chunk(send, b"".join(style.last_events()), more=False)
 
 
 def _names(body: CommonBody) -> dict[str, str]:
@@ -196,31 +198,27 @@ class _Answer:
     """Knows whether the status line has left, which decides how an error is told."""
 
     def __init__(self, send: Send, head: RequestHead) -> None:
-        self._send = send
+        self.send = send
         self.request_id = head.request_id
         self.names: dict[str, str] = {}
         self.started = False
-
-    async def send(self, message: Message) -> None:
-        self.started = True
-        await self._send(message)
 
     async def fail(self, error: RouterError) -> None:
         error.field = self.names.get(error.field or "", error.field)
         status, body = error_body(error)
         if self.started:
-            await send_chunk(self._send, server_sent_event(body), more=False)
+            await send_chunk(self.send, server_sent_event(body), more=False)
         else:
             headers = [*_error_headers(error), *echoed_id(self.request_id)]
-            await send_json(self._send, status, body, *headers)
+            await send_json(self.send, status, body, *headers)
 
     async def fail_early(self, error: RouterError, receive: Receive) -> None:
         """The client is still sending, and will not be read to the end."""
         status, body = error_body(error)
         headers = [(b"connection", b"close"), *echoed_id(self.request_id)]
-        await send_json(self._send, status, body, *headers, more=True)
+        await send_json(self.send, status, body, *headers, more=True)
         await discard_body(receive, DISCARD_S)
-        await send_chunk(self._send, b"", more=False)
+        await send_chunk(self.send, b"", more=False)
 
 
 def _error_headers(error: RouterError) -> Iterator[tuple[bytes, bytes]]:

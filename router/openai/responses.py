@@ -91,18 +91,18 @@ class Style(abc.ABC):
     def whole(self, answers: Sequence[Joined], usage: UsageBody) -> Chunk:
         """The body of a request that is not streamed."""
 
-    def events(self, delta: Delta) -> Iterator[bytes]:
+    def events(self, delta: Delta) -> bytes:
         """Server-sent events for this delta; none when there is nothing to say yet."""
-        if delta.prompt_tokens is not None:
-            yield from self._opening_events(delta)
+        begun = b"" if delta.prompt_tokens is None else b"".join(self._opening_events(delta))
         if self._is_plain(delta):
-            if delta.text:
-                before, after = self._plain.get(delta.index) or self._make_plain(delta.index)
-                yield before + msgspec.json.encode(delta.text) + after
-            return
+            if not delta.text:
+                return begun
+            before, after = self._plain.get(delta.index) or self._make_plain(delta.index)
+            return b"".join((begun, before, msgspec.json.encode(delta.text), after))
         usage = self._chunk_usage(delta)
         if _says_something(delta) or self._form.token_ids:
-            yield server_sent_event(self.chunk(delta, usage))
+            return begun + server_sent_event(self.chunk(delta, usage))
+        return begun
 
     def last_events(self) -> Iterator[bytes]:
         """When all answers are complete."""

@@ -19,6 +19,10 @@ class StopMatcher:
         self._held = ""
         self.matched: str | None = None
 
+    def __bool__(self) -> bool:
+        """Whether there is any stop string."""
+        return bool(self._stops)
+
     def push(self, text: str) -> str:
         """Text that can be shown now. After a match (`matched` is set) there is no more."""
         if not self._stops:

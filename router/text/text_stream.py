@@ -26,6 +26,9 @@ class TextStream:
     def push(self, tokens: Tokens) -> str:
         """Text to show now. `finish` is set when the answer is complete; the tokens that came
         after a stop string are removed from `tokens`."""
+        if tokens.finish is None and not self._stops:
+            self.num_tokens += len(tokens.tokens)
+            return "".join(map(self._detokenizer.push, tokens.tokens))
         pieces = []
         for index, token in enumerate(tokens.tokens):
             last = index == len(tokens.tokens) - 1

@@ -49,8 +49,8 @@ def style(model_dir: Path) -> ChatStyle:
 
 
 def streamed(style: ChatStyle, deltas: list[Delta]) -> list[Any]:
-    events = [event for delta in deltas for event in style.events(delta)]
-    return [msgspec.json.decode(event.removeprefix(b"data: ")) for event in events]
+    events = b"".join(map(style.events, deltas)).split(b"\n\n")
+    return [msgspec.json.decode(event.removeprefix(b"data: ")) for event in events if event]
 
 
 def test_calls_are_streamed_name_first_and_arguments_in_pieces(style: ChatStyle) -> None:
