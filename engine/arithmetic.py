@@ -145,6 +145,9 @@ class ArithmeticRunner:
             self._compute_to(step, on_layer)
         return lambda: self._compute_to(step)
 
+    def close(self) -> None:
+        """It computes here."""
+
     def _compute_to(self, step: _Step, on_layer: OnLayer | None = None) -> list[Sampled | None]:
         while step.sampled is None:
             first = self._steps.popleft()

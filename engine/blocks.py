@@ -39,6 +39,8 @@ class BlockPool:
         self._removed: dict[bytes, None] = {}
         self._untold: set[bytes] = set()
         self._fallen: list[Place] | None = None
+        self.num_found = 0
+        """Blocks that spared somebody their computation, ever."""
 
     @property
     def num_free(self) -> int:
@@ -94,6 +96,7 @@ class BlockPool:
         """These were acquired, and spared somebody their computation."""
         for block in blocks:
             self._num_hits[block] = min(self._num_hits[block] + 1, MOST_HITS)
+            self.num_found += 1
 
     def publish(
         self, block: int, block_hash: bytes, *, num_hits: int = 0, told: bool = True

@@ -53,6 +53,10 @@ class KvMemory:
     def num_host_cached(self) -> int:
         return 0 if self.tier is None else self.tier.pool.num_cached
 
+    @property
+    def num_host_found(self) -> int:
+        return 0 if self.tier is None else self.tier.pool.num_found
+
     def try_give(
         self, sequence: Sequence, policy: Policy, num_running: int, neighbours: Iterable[Sequence]
     ) -> bool:

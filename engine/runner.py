@@ -103,3 +103,7 @@ class Runner(Protocol):
         collected in their order. `on_layer` is called before this returns, if at all.
         """
         ...
+
+    def close(self) -> None:
+        """End what computes elsewhere. Nothing is asked of the runner after this."""
+        ...

@@ -7,44 +7,23 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from engine.attention.backend import Span
 from engine.runner import Slice
 from engine.sequence import Sequence
 from engine.staging import to_device
 from wire.identity import Leg
 
 
-@dataclass(frozen=True, slots=True)
-class StepInputs:
-    """`rows`: token ids, positions, and what RoPE takes for the lengths of their sequences.
+class Piece(Span, frozen=True, gc=False):
+    """A span with its tokens: all that computing a slice needs to know of its sequence.
 
-    `unknown`: the places of tokens that the step before draws, which are 0 here, and whose.
+    Of a token that the step before draws there is only the row in which it does: `source`.
     """
 
-    rows: tuple[list[int], list[int], list[int]]
-    unknown: list[tuple[int, Leg]]
-
-
-def step_inputs(slices: Seq[Slice]) -> StepInputs:
-    """The slices' tokens, one after the other."""
-    token_ids: list[int] = []
-    positions: list[int] = []
-    lengths: list[int] = []
-    unknown: list[tuple[int, Leg]] = []
-    for slice in slices:
-        sequence, start = slice.sequence, slice.start
-        if slice.count > 1:
-            token_ids += sequence.tokens[start : slice.end]
-            positions += range(start, slice.end)
-            lengths += (max(end, sequence.num_prompt) for end in range(start + 1, slice.end + 1))
-            continue
-        if start < len(sequence.tokens):
-            token_ids.append(sequence.tokens[start])
-        else:
-            unknown.append((len(token_ids), sequence.leg))
-            token_ids.append(0)
-        positions.append(start)
-        lengths.append(max(start + 1, sequence.num_prompt))
-    return StepInputs((token_ids, positions, lengths), unknown)
+    tokens: Seq[int]
+    source: int | None
+    num_prompt: int
+    samples: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +37,59 @@ class LastDrawn:
     def of(sequences: Seq[Sequence], tokens: Tensor) -> LastDrawn:
         return LastDrawn(tokens, {sequence.leg: row for row, sequence in enumerate(sequences)})
 
-    def fill(self, token_ids: Tensor, unknown: Seq[tuple[int, Leg]]) -> Tensor:
+    def piece(self, slice: Slice) -> Piece:
+        sequence, start, count = slice.sequence, slice.start, slice.count
+        tokens = sequence.tokens[start : start + count]
+        source = None if tokens else self.row_of[sequence.leg]
+        return Piece(
+            start, count, sequence.blocks, tokens, source, sequence.num_prompt, slice.samples
+        )
+
+    def fill(self, token_ids: Tensor, unknown: Seq[tuple[int, int]]) -> Tensor:
         """`token_ids` [tokens] with the drawn ones in the places of those that are unknown."""
-        places = [(place, self.row_of[leg]) for place, leg in unknown]
-        into, rows = to_device(list(zip(*places, strict=True)), token_ids.device)
+        into, rows = to_device(list(zip(*unknown, strict=True)), token_ids.device)
         return token_ids.index_copy(0, into, self.tokens.index_select(0, rows))
+
+
+@dataclass(frozen=True, slots=True)
+class StepInputs:
+    """`rows`: token ids, positions, and what RoPE takes for the lengths of their sequences.
+
+    `unknown`: the places of tokens that the step before draws, which are 0 here, and their rows.
+    """
+
+    rows: tuple[list[int], list[int], list[int]]
+    unknown: list[tuple[int, int]]
+
+
+def step_inputs(pieces: Seq[Piece]) -> StepInputs:
+    """The pieces' tokens, one after the other."""
+    token_ids: list[int] = []
+    positions: list[int] = []
+    lengths: list[int] = []
+    unknown: list[tuple[int, int]] = []
+    for piece in pieces:
+        start, end, num_prompt = piece.start, piece.end, piece.num_prompt
+        if piece.count > 1:
+            token_ids += piece.tokens
+            positions += range(start, end)
+            lengths += (max(reached, num_prompt) for reached in range(start + 1, end + 1))
+            continue
+        if piece.source is None:
+            token_ids += piece.tokens
+        else:
+            unknown.append((len(token_ids), piece.source))
+            token_ids.append(0)
+        positions.append(start)
+        lengths.append(max(end, num_prompt))
+    return StepInputs((token_ids, positions, lengths), unknown)
+
+
+def last_rows(pieces: Seq[Piece]) -> list[int]:
+    """Where among the step's tokens the last ones of the sampling pieces are."""
+    rows, end = [], 0
+    for piece in pieces:
+        end += piece.count
+        if piece.samples:
+            rows.append(end - 1)
+    return rows

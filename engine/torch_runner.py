@@ -1,4 +1,4 @@
-"""The runner that computes with PyTorch, on the CPU or on one GPU."""
+"""The runner that computes with PyTorch, on the CPU or on one GPU: a whole model, or a part."""
 
 from __future__ import annotations
 
@@ -10,23 +10,26 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from engine.attention.backend import AttentionBatch, Span
+from engine.attention.backend import AttentionBatch
 from engine.attention.choice import Attention, choose_attention, make_attention
+from engine.cache_shape import part_layout, shaped
+from engine.collective import Alone, Collective
 from engine.cuda.decode_graphs import DecodeGraphs
 from engine.cuda.record import GraphRecorder, Record
-from engine.device import LayerMarks, choose_device, choose_precision
+from engine.device import LayerMarks, Precision, choose_device, choose_precision
 from engine.errors import ConfigError
 from engine.memory import allocate_zeros, free_bytes
 from engine.model.config import ModelConfig, read_config
-from engine.model.parameters import allocate_parameters, checkpoint_targets
+from engine.model.parameters import allocate_part, part_targets
+from engine.model.part import ModelPart, model_part
 from engine.model.transformer import Transformer
+from engine.model.vocabulary import SharedVocabulary
 from engine.model.weights import Progress, find_weights, load_weights, model_hash
 from engine.results import Among, Unsampled
 from engine.runner import CacheRegion, Collect, OnLayer, Sampled, Slice
 from engine.sampler.sampler import Sampler
-from engine.sequence import Sequence
 from engine.staging import Arriving, to_device
-from engine.step_inputs import LastDrawn, step_inputs
+from engine.step_inputs import LastDrawn, Piece, last_rows, step_inputs
 from engine.threads import Threads
 from kv_transfer.digest import digest_blocks, digest_kind
 from wire.layout import SCALED_DTYPES, KvLayout
@@ -63,7 +66,10 @@ class TorchRunner:
         model_hash: str,
         max_model_len: int,
         settings: StepSettings | None = None,
+        part: ModelPart | None = None,
+        collective: Collective | None = None,
     ) -> None:
+        """`layout` and `model` are of the `part` of a model that this rank has, if not of all."""
         self.layout = layout
         self.vocab_size = config.vocab_size
         self.max_model_len = max_model_len
@@ -72,7 +78,8 @@ class TorchRunner:
         self.device = device
         self.runs_ahead = device.type == "cuda"
         self.digest_kind = digest_kind(device)
-        self._config = config
+        self._part = part or model_part(config)
+        self._collective = collective or Alone()
         self._model = model
         self._sampler = Sampler(self.eos_token_ids)
         self._settings = settings or StepSettings()
@@ -97,6 +104,7 @@ class TorchRunner:
         graphs: str = "start",
         max_sequences: int = 256,
         progress: Progress | None = None,
+        collective: Collective | None = None,
     ) -> Self:
         """Read a Hugging Face checkpoint directory onto a device.
 
@@ -107,28 +115,34 @@ class TorchRunner:
         an answer depends on what else is in the batch. On a GPU `attention` is "flashinfer",
         "torch", or "auto", the first of them that can be had, and decode steps of up to
         `max_sequences` are recorded as graphs: "start", "lazy", when a size is first needed, or
-        "off".
+        "off". With a `collective` this is one rank of several, each of which loads its part; the
+        collective is used when the cache is allocated, and not before.
         Raises CheckpointError for the directory, ConfigError for the other arguments.
         """
         if threads is not None:
             _set_num_threads(threads)
         directory, chosen = Path(model_dir), choose_device(device)
         config, weights = read_config(directory), find_weights(directory)
-        precision = choose_precision(dtype, cache_dtype, chosen, weights.dtype)
+        ranks = collective or Alone()
+        part = model_part(config, ranks.rank, ranks.size)
+        precision = _choose_precision(dtype, cache_dtype, chosen, weights.dtype, part)
         length = _choose_max_model_len(config, max_model_len)
         scaled = str(precision.cache).removeprefix("torch.") in SCALED_DTYPES
         kernels = choose_attention(attention, chosen, scaled=scaled)
         settings = StepSettings(kernels, graphs, max_sequences)
-        layout = cache_layout(config, block_size, precision.cache)
-        parameters = allocate_parameters(config, precision.weights, chosen)
-        load_weights(weights, checkpoint_targets(config, parameters), progress)
+        layout = part_layout(part, block_size, precision.cache)
+        parameters = allocate_part(part, precision.weights, chosen, ranks)
+        load_weights(weights, part_targets(part, parameters), progress, part.cut)
+        shared = part.size > 1
         model = Transformer(
-            config,
+            part.config,
             parameters,
             chosen,
             compute=precision.compute,
             native=not (scaled and chosen.type == "cpu"),  # those kernels know no scales
             deterministic=deterministic,
+            vocabulary=SharedVocabulary(parameters, part, ranks) if shared else None,
+            shared=shared,
         )
         model.take_idle_cores(Threads(torch.get_num_threads(), most_threads))
         return cls(
@@ -139,6 +153,8 @@ class TorchRunner:
             model_hash=model_hash(weights, config),
             max_model_len=length,
             settings=settings,
+            part=part,
+            collective=ranks,
         )
 
     def fit_num_blocks(self, cache_bytes: int | None, cache_fraction: float) -> int:
@@ -159,6 +175,12 @@ class TorchRunner:
 
     def allocate(self, num_blocks: int) -> CacheRegion:
         """Allocate the cache, zeroed; ConfigError when the device has no memory for it."""
+        region = self.allocate_only(num_blocks)
+        self.record_own_steps()
+        return region
+
+    def allocate_only(self, num_blocks: int) -> CacheRegion:
+        """The same without anything being computed: ranks find out first whether all have room."""
         assert self._attention is None, "the cache is allocated once"
         num_bytes = num_blocks * self.layout.block_bytes
         num_spare = 1 if self.runs_ahead else 0  # for rows of a recorded step that nobody needs
@@ -170,17 +192,21 @@ class TorchRunner:
                 f"{self.device}: {error}"
             ) from error
         self._memory = memory
+        self._num_blocks = num_blocks
         self._attention = make_attention(
             self._settings.attention,
             *shaped(memory, self.layout),
-            self._config.windows,
+            self._part.config.windows,
             self._model.dtype,
-            self._config.num_heads,
+            self._part.config.num_heads,
             self.layout.num_blocks(self.max_model_len),
         )
-        if self.runs_ahead and self._settings.graphs != "off":
-            self.record_steps(GraphRecorder(self.device), spare_block=num_blocks)
         return CacheRegion(memory.data_ptr(), num_bytes, str(self.device), memory)
+
+    def record_own_steps(self) -> None:
+        """As the settings ask for it; all ranks at once, for they compute with each other."""
+        if self.device.type == "cuda" and self._settings.graphs != "off":
+            self.record_steps(GraphRecorder(self.device), spare_block=self._num_blocks)
 
     def record_steps(self, record: Record, spare_block: int) -> None:
         """Decode steps repeat what `record` makes of one; the block is written to by nobody else.
@@ -221,16 +247,45 @@ class TorchRunner:
         """The same in two parts; see engine.runner.Runner.launch."""
         if not slices:
             return list
+        return self.launch_pieces(self.pieces(slices), slices, on_layer)
+
+    def pieces(self, slices: Seq[Slice]) -> list[Piece]:
+        """What other ranks must know of the next step."""
+        return [self._last.piece(slice) for slice in slices]
+
+    def launch_pieces(
+        self, pieces: Seq[Piece], slices: Seq[Slice], on_layer: OnLayer | None = None
+    ) -> Collect:
+        """`launch`, when the slices' pieces are there already."""
+        sampling = [slice.sequence for slice in slices if slice.samples]
         with torch.inference_mode():
-            rows, sampling = _last_rows(slices)
-            logits = self._logits(slices, rows, on_layer)
+            logits = self._logits(pieces, on_layer)
             if not sampling:
                 return Unsampled(len(slices), Arriving(self.device))
             drawn = self._sampler.draw(logits, sampling)
+            if self.runs_ahead:
+                self._collective.hand_out(drawn.tokens)
         self._last = LastDrawn.of(sampling, drawn.tokens)
         if len(sampling) == len(slices):
             return drawn.collect
         return Among([slice.samples for slice in slices], drawn)
+
+    def follow(self, pieces: Seq[Piece], *, by_layers: bool) -> None:
+        """Compute this rank's part of a step that rank 0 launches, `by_layers` or at once.
+
+        What rank 0 draws is needed for the next step where that may be launched before rank 0
+        knows it.
+        """
+        with torch.inference_mode():
+            self._logits(pieces, _nobody if by_layers else None)
+            num_drawn = sum(piece.samples for piece in pieces)
+            if num_drawn and self.runs_ahead:
+                tokens = torch.empty(num_drawn, dtype=torch.int64, device=self.device)
+                self._collective.hand_out(tokens)
+                self._last = LastDrawn(tokens, {})
+
+    def close(self) -> None:
+        """Nothing of it computes elsewhere."""
 
     def skip_layers(self) -> None:
         """Embed and draw only: what is left of a step is its overhead."""
@@ -241,12 +296,13 @@ class TorchRunner:
         if self.device.type == "cuda":
             torch.cuda.current_stream(self.device).synchronize()
 
-    def _logits(self, slices: Seq[Slice], rows: list[int], on_layer: OnLayer | None) -> Tensor:
-        """Of these rows of the step, [rows, vocab_size]."""
+    def _logits(self, pieces: Seq[Piece], on_layer: OnLayer | None) -> Tensor:
+        """Of the rows that are sampled from, [rows, vocab_size]."""
         graphs = self._graphs
-        if graphs is not None and on_layer is None and graphs.fits(slices, self._last):
-            return graphs.run(slices, self._last)
-        hidden = self._forward(slices, on_layer)
+        if graphs is not None and on_layer is None and graphs.fits(pieces, self._last):
+            return graphs.run(pieces, self._last)
+        hidden = self._forward(pieces, on_layer)
+        rows = last_rows(pieces)
         if not rows:
             return hidden[:0]
         if len(rows) < len(hidden):
@@ -258,13 +314,11 @@ class TorchRunner:
     ) -> Tensor:
         return self._model.logits(self._model.forward(ids, positions, lengths, batch))
 
-    def _forward(self, slices: Seq[Slice], on_layer: OnLayer | None) -> Tensor:
-        """Hidden states [tokens, hidden_size] of all slices, one after the other."""
+    def _forward(self, pieces: Seq[Piece], on_layer: OnLayer | None) -> Tensor:
+        """Hidden states [tokens, hidden_size] of all pieces, one after the other."""
         assert self._attention is not None, "allocate comes before run"
-        batch = self._attention.steps.prepare(
-            [Span(slice.start, slice.count, slice.sequence.blocks) for slice in slices]
-        )
-        inputs = step_inputs(slices)
+        batch = self._attention.steps.prepare(pieces)
+        inputs = step_inputs(pieces)
         ids, positions, lengths = to_device(inputs.rows, self.device)
         if inputs.unknown:
             ids = self._last.fill(ids, inputs.unknown)
@@ -276,15 +330,17 @@ class TorchRunner:
         return hidden
 
 
-def _last_rows(slices: Seq[Slice]) -> tuple[list[int], list[Sequence]]:
-    """Where among the step's tokens the last ones of the sampling slices are, and of whom."""
-    rows, sampling, end = [], [], 0
-    for slice in slices:
-        end += slice.count
-        if slice.samples:
-            rows.append(end - 1)
-            sampling.append(slice.sequence)
-    return rows, sampling
+def _nobody(num_layers: int) -> None:
+    """Is told of this rank's layers."""
+
+
+def _choose_precision(
+    dtype: str, cache_dtype: str, device: torch.device, stored: torch.dtype, part: ModelPart
+) -> Precision:
+    """A shared model has no compiled kernels: see Transformer."""
+    if part.size == 1:
+        return choose_precision(dtype, cache_dtype, device, stored)
+    return choose_precision(dtype, cache_dtype, device, stored, has_kernels=lambda: False)
 
 
 def _choose_max_model_len(config: ModelConfig, wanted: int | None) -> int:
@@ -301,31 +357,3 @@ def _set_num_threads(threads: int) -> None:
     if threads < 1:
         raise ConfigError(f"threads {threads}: expected at least 1")
     torch.set_num_threads(threads)
-
-
-def cache_layout(config: ModelConfig, block_size: int, dtype: torch.dtype) -> KvLayout:
-    """Of one whole model's cache; ConfigError for a block size that kernels do not take."""
-    if block_size not in (1, 2, 4, 8, 16, 32, 64, 128, 256):
-        raise ConfigError(f"block_size {block_size}: expected a power of two from 1 to 256")
-    return KvLayout(
-        num_layers=config.num_layers,
-        num_kv_heads=config.num_kv_heads,
-        head_size=config.head_size,
-        block_size=block_size,
-        dtype=str(dtype).removeprefix("torch."),
-    )
-
-
-def shaped(memory: Tensor, layout: KvLayout) -> tuple[Tensor, Tensor | None]:
-    """Bytes as values [blocks, layers, 2, kv_heads, block_size, head_size], and their scales.
-
-    Scales, where the layout has some, are float32 [blocks, layers, 2, kv_heads], and 1 from now on.
-    """
-    blocks = memory.view(-1, layout.block_bytes)
-    kinds = layout.num_layers, 2, layout.num_kv_heads
-    values = blocks[:, : layout.value_bytes].view(getattr(torch, layout.dtype))
-    values = torch.unflatten(values, 1, (*kinds, layout.block_size, layout.head_size))
-    if not layout.scale_bytes:
-        return values, None
-    scales = torch.unflatten(blocks[:, layout.value_bytes :].view(torch.float32), 1, kinds)
-    return values, scales.fill_(1.0)

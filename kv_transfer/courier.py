@@ -7,13 +7,15 @@ import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 from kv_transfer.checksum import MASK
 from kv_transfer.crossing import Crossing, Passage, Posted
 from kv_transfer.probe import LinkSpeed, Probe
+from kv_transfer.traffic import traffic_of
 from kv_transfer.transport import LinkFailed, TransferError, Transport
+from wire.messages import Traffic
 
 log = logging.getLogger(__name__)
 POLL_S = 0.0002
@@ -31,6 +33,16 @@ class Written:
     ended: float
     checksum: int = 0
     cause: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """To one rank of a link's other end, by the name that the transport has for it."""
+
+    name: str
+    admission: bytes
+    crossing: Crossing
+    start_probe: Callable[[Transport], Probe]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +80,7 @@ class _Progress:
 @dataclass(frozen=True, slots=True, eq=False)
 class _Part:
     progress: _Progress
+    way: Way
     passage: Passage
 
     @property
@@ -81,20 +94,24 @@ class _Flight:
     posted: Posted
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+OnSpeeds = Callable[[Sequence[LinkSpeed] | str], None]
+
+
+@dataclass(slots=True, eq=False)
 class _Opening:
-    """A link that is being measured."""
+    """A link whose ways are being measured, all at the same time."""
 
     link: str
-    crossing: Crossing
-    probe: Probe
-    on_result: Callable[[LinkSpeed | str], None]
+    probes: dict[int, Probe]
+    on_result: OnSpeeds
+    found: dict[int, LinkSpeed] = field(default_factory=dict)
 
 
 class Courier:
     """Takes jobs from any thread; writes over different links overlap.
 
-    Jobs go in parts, of which at most `max_blocks_in_flight` blocks are under way over one link, or
+    A link has a way to each rank of the peer that this one feeds, and every job takes all of them.
+    Jobs go in parts, of which at most `max_blocks_in_flight` blocks are under way over one way, or
     one part: the rest waits here, so that one long handoff does not fill the fabric's queues.
 
     A link that fails is torn down at once, with all its writes, and `on_link_failed(link, cause)`
@@ -118,7 +135,8 @@ class Courier:
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._max_blocks_in_flight = max_blocks_in_flight
         self._openings: list[_Opening] = []
-        self._crossings: dict[str, Crossing] = {}
+        self._admitted: dict[str, Sequence[str]] = {}
+        self._ways: dict[str, Sequence[Way]] = {}
         self._waiting: list[_Part] = []
         self._flights: list[_Flight] = []
         self._thread = threading.Thread(target=self._drive, name="courier", daemon=True)
@@ -126,29 +144,34 @@ class Courier:
     def start(self) -> None:
         self._thread.start()
 
-    def admit(self, link: str, tell: Callable[[bytes], None]) -> None:
-        """Open the pool to whoever calls over this link."""
-        self._jobs.put(lambda: tell(self._transport.admit(link)))
+    def admit(
+        self, link: str, names: Sequence[str], tell: Callable[[tuple[bytes, ...]], None]
+    ) -> None:
+        """Open the pool to whoever calls over these parts of a link; one admission for each."""
+
+        def admit() -> None:
+            self._admitted[link] = names
+            tell(tuple(self._transport.admit(name) for name in names))
+
+        self._jobs.put(admit)
 
     def evict(self, link: str, then: Callable[[], None]) -> None:
         """Close the pool; `then` is called when nothing sent over the link lands any more."""
 
         def evict() -> None:
-            self._transport.evict(link)
+            for name in self._admitted.pop(link, ()):
+                self._transport.evict(name)
             then()
 
         self._jobs.put(evict)
 
-    def connect(
-        self,
-        link: str,
-        admission: bytes,
-        crossing: Crossing,
-        start_probe: Callable[[Transport], Probe],
-        on_result: Callable[[LinkSpeed | str], None],
-    ) -> None:
-        """`on_result(speed)` when connected and measured, `on_result(cause)` when not."""
-        self._jobs.put(lambda: self._connect(link, admission, crossing, start_probe, on_result))
+    def connect(self, link: str, ways: Sequence[Way], on_result: OnSpeeds) -> None:
+        """`on_result(speeds)`, one a way, when connected and measured, `on_result(cause)` else."""
+        self._jobs.put(lambda: self._connect(link, ways, on_result))
+
+    def traffic(self, link: str) -> Traffic | None:
+        """Over all ways; None where the transport does not count it. Safe from any thread."""
+        return traffic_of(self._transport, [way.name for way in self._ways.get(link, ())])
 
     def write(self, job: WriteJob) -> None:
         self._jobs.put(lambda: self._enqueue(job))
@@ -201,13 +224,13 @@ class Courier:
         """Least laxity first. (Dertouzos and Mok, IEEE TSE 15(12), 1989)"""
         in_flight: Counter[str] = Counter()
         for flight in self._flights:
-            in_flight[flight.part.link] += len(flight.part.passage.blocks)
+            in_flight[flight.part.way.name] += len(flight.part.passage.blocks)
         waiting, self._waiting = self._waiting, []
         opening = {opening.link for opening in self._openings}
         for part in sorted(waiting, key=lambda part: part.progress.job.latest_start):
-            used = in_flight[part.link]
-            in_flight[part.link] += len(part.passage.blocks)
-            full = used and in_flight[part.link] > self._max_blocks_in_flight
+            used = in_flight[part.way.name]
+            in_flight[part.way.name] += len(part.passage.blocks)
+            full = used and in_flight[part.way.name] > self._max_blocks_in_flight
             if full or part.link in opening or not self._try_post(part):
                 self._waiting.append(part)
 
@@ -217,57 +240,53 @@ class Courier:
         except queue.Empty:
             return _look_again
 
-    def _connect(
-        self,
-        link: str,
-        admission: bytes,
-        crossing: Crossing,
-        start_probe: Callable[[Transport], Probe],
-        on_result: Callable[[LinkSpeed | str], None],
-    ) -> None:
+    def _connect(self, link: str, ways: Sequence[Way], on_result: OnSpeeds) -> None:
+        self._ways[link] = ways
         try:
-            self._transport.connect(link, admission)
+            for way in ways:
+                self._transport.connect(way.name, way.admission)
         except TransferError as error:
             self._fail(link, str(error))
             on_result(str(error))
         else:
-            self._crossings[link] = crossing
-            probe = start_probe(self._transport)
-            self._openings.append(_Opening(link, crossing, probe, on_result))
+            probes = {n: way.start_probe(self._transport) for n, way in enumerate(ways)}
+            self._openings.append(_Opening(link, probes, on_result))
 
     def _measure(self, opening: _Opening) -> None:
         """A probe is a generator, so that a slow link does not hold up the others."""
-        try:
-            next(opening.probe)
-            return
-        except StopIteration as end:
-            found: LinkSpeed | str = end.value
-        except TransferError as error:
-            found = str(error)
-            self._fail(opening.link, found)
-        if opening in self._openings:
+        for number, probe in list(opening.probes.items()):
+            try:
+                next(probe)
+            except StopIteration as end:
+                del opening.probes[number]
+                opening.found[number] = end.value
+            except TransferError as error:
+                self._fail(opening.link, str(error))
+                opening.on_result(str(error))
+                return
+        if not opening.probes:
             self._openings.remove(opening)
-        opening.on_result(found)
+            opening.on_result([speed for _, speed in sorted(opening.found.items())])
 
     def _enqueue(self, job: WriteJob) -> None:
-        crossing = self._crossings.get(job.link)
-        if crossing is None:
+        ways = self._ways.get(job.link)
+        if ways is None:
             now = self._clock()
             job.on_done(Written(now, now, cause=f"{job.link} is not connected"))
             return
-        parts = list(crossing.parts(job.passage))
+        parts = [(way, passage) for way in ways for passage in way.crossing.parts(job.passage)]
         progress = _Progress(job, len(parts))
-        self._waiting += [_Part(progress, passage) for passage in parts]
+        self._waiting += [_Part(progress, way, passage) for way, passage in parts]
 
     def _try_post(self, part: _Part) -> bool:
         """False when there is no room yet. A part of a link that is gone has ended already."""
-        crossing = self._crossings.get(part.link)
+        way = part.way
         if part.progress.started is None:
             part.progress.started = self._clock()
         try:
-            if crossing is None:
+            if part.link not in self._ways:
                 raise LinkFailed(f"{part.link} is not connected")
-            posted = crossing.try_post(self._transport, part.link, part.passage)
+            posted = way.crossing.try_post(self._transport, way.name, part.passage)
         except TransferError as error:
             self._fail(part.link, str(error))
             part.progress.ended(self._clock(), 0, str(error))
@@ -293,8 +312,8 @@ class Courier:
 
     def _tear_down(self, link: str, cause: str) -> None:
         """After this, nothing reads the blocks of any write over the link."""
-        self._transport.disconnect(link)
-        self._crossings.pop(link, None)
+        for way in self._ways.pop(link, ()):
+            self._transport.disconnect(way.name)
         self._openings = [opening for opening in self._openings if opening.link != link]
         lost = [flight for flight in self._flights if flight.part.link == link]
         unsent = [part for part in self._waiting if part.link == link]

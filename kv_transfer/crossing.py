@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from kv_transfer.checksum import Digest
+from kv_transfer.checksum import Digest, place_of
 from kv_transfer.exchange import CannotExchange, check_exchange
-from kv_transfer.reshard import Offsets, block_spans
+from kv_transfer.reshard import Offsets, block_spans, plan, staging_layout
 from kv_transfer.transport import Transfer, Transport
 from wire.layout import KvLayout
 
@@ -38,7 +38,7 @@ class Posted:
 
 
 class Crossing(Protocol):
-    """Between one pair of layouts."""
+    """Between one pair of ranks."""
 
     def parts(self, passage: Passage) -> Iterator[Passage]:
         """The same in passages none of which is too large."""
@@ -71,7 +71,8 @@ class DirectCrossing:
     def _checksum(self, part: Passage) -> int:
         """Of whole pages, which a part of them is not: it counts once they are complete."""
         complete = part.layers is None or part.layers.stop == self._layout.num_layers
-        return self._digest(part.blocks, part.first_page) if complete else 0
+        first = place_of(part.first_page, self._layout.heads)
+        return self._digest(part.blocks, first) if complete else 0
 
     def _spans(self, part: Passage) -> Offsets:
         assert part.layers is not None
@@ -98,38 +99,60 @@ class StagingRoom:
         self._free.append(slot)
 
 
+class StagingShare:
+    """Of a room, at most so many slots: a link that stands still leaves some to the others."""
+
+    def __init__(self, room: StagingRoom, max_slots: int) -> None:
+        self.slot_bytes = room.slot_bytes
+        self._room = room
+        self._slots_left = max_slots
+
+    def try_take(self) -> int | None:
+        slot = self._room.try_take() if self._slots_left else None
+        if slot is not None:
+            self._slots_left -= 1
+        return slot
+
+    def give_back(self, slot: int) -> None:
+        self._slots_left += 1
+        self._room.give_back(slot)
+
+
 Stage = Callable[[Sequence[int], int, KvLayout, int, int], int]
-"""(blocks, num_tokens, layout, offset, first_page) -> checksum: write the tokens into staging at
-`offset`, as blocks of `layout`, the first of which has the place `first_page`."""
+"""(blocks, num_tokens, layout, offset, first) -> checksum: write the tokens into staging at
+`offset`, as blocks of `layout`, the first of which has the place `first`."""
 
 
 class StagedCrossing:
-    """Layouts differ: whole pages are made in staging, and written from there.
+    """Layouts differ: pages are made in staging, and written from there.
 
-    Raises CannotExchange when no page could be made, or does not fit a slot. `max_slots` is what it
-    takes at most, so that a link that stands still leaves some to the others.
+    `heads` are those that this rank feeds to that one, None stands for all. Those of a whole page
+    travel in one piece, a part of them layer by layer. Raises CannotExchange when no page could be
+    made, or does not fit a slot.
     """
 
     def __init__(
         self,
         ours: KvLayout,
         theirs: KvLayout,
-        room: StagingRoom,
+        room: StagingRoom | StagingShare,
         stage: Stage,
-        max_slots: int = 1 << 30,
+        heads: range | None = None,
     ) -> None:
         check_exchange(ours, theirs)
+        heads = theirs.heads if heads is None else heads
+        made = staging_layout(theirs, heads)
         unit = max(ours.block_size, theirs.block_size)
-        unit_bytes = theirs.num_blocks(unit) * theirs.block_bytes
-        if ours.heads != theirs.heads:
-            raise CannotExchange(f"KV heads {ours.heads} here, {theirs.heads} there")
+        unit_bytes = made.num_blocks(unit) * made.block_bytes
+        if not _among(heads, ours.heads) or not _among(heads, theirs.heads):
+            raise CannotExchange(f"KV heads {heads} of {ours.heads} here, {theirs.heads} there")
         if unit_bytes > room.slot_bytes:
             raise CannotExchange(f"{unit_bytes} bytes do not fit a slot of {room.slot_bytes}")
         self._ours = ours
         self._theirs = theirs
+        self._made = made
         self._room = room
         self._stage = stage
-        self._slots_left = max_slots
         self._max_tokens = room.slot_bytes // unit_bytes * unit
 
     def parts(self, passage: Passage) -> Iterator[Passage]:
@@ -137,36 +160,34 @@ class StagedCrossing:
         return cut(passage, ours, theirs, self._max_tokens // ours)
 
     def try_post(self, transport: Transport, link: str, part: Passage) -> Posted | None:
-        slot = self._try_take()
+        slot = self._room.try_take()
         if slot is None:
             return None
-        start = slot * self._room.slot_bytes
+        start, made = slot * self._room.slot_bytes, self._made
+        first = place_of(part.first_page, made.heads)
         try:
-            checksum = self._stage(
-                part.blocks, part.num_tokens, self._theirs, start, part.first_page
-            )
+            checksum = self._stage(part.blocks, part.num_tokens, made, start, first)
             spans = self._spans(start, part.pages)
             transfer = transport.write_spans(link, spans, staged=True)
         except BaseException:
-            self._give_back(slot)
+            self._room.give_back(slot)
             raise
-        return Posted(transfer, checksum, lambda: self._give_back(slot))
-
-    def _try_take(self) -> int | None:
-        slot = self._room.try_take() if self._slots_left else None
-        if slot is not None:
-            self._slots_left -= 1
-        return slot
-
-    def _give_back(self, slot: int) -> None:
-        self._slots_left += 1
-        self._room.give_back(slot)
+        return Posted(transfer, checksum, lambda: self._room.give_back(slot))
 
     def _spans(self, start: int, pages: tuple[int, ...]) -> Offsets:
-        """Pages lie one behind the other from `start` on in staging."""
-        spans = block_spans(range(len(pages)), pages, self._theirs.block_bytes)
+        """What was made lies in order, from `start` on in staging."""
+        made, theirs = self._made, self._theirs
+        if made.heads == theirs.heads:
+            spans = block_spans(range(len(pages)), pages, theirs.block_bytes)
+        else:
+            num_slots = len(pages) * theirs.block_size
+            spans = plan(made, theirs, made.heads).spans(range(len(pages)), pages, num_slots)
         spans[:, 0] += start
         return spans
+
+
+def _among(heads: range, held: range) -> bool:
+    return held.start <= heads.start and heads.stop <= held.stop
 
 
 def cut(passage: Passage, block_size: int, page_size: int, max_blocks: int) -> Iterator[Passage]:

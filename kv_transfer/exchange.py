@@ -30,6 +30,14 @@ class Feed(NamedTuple):
     heads: range
 
 
+class Strand(NamedTuple):
+    """The part of a link over which one source rank writes these heads to one destination rank."""
+
+    source_rank: int
+    destination_rank: int
+    heads: range
+
+
 @lru_cache(maxsize=256)
 def can_exchange(a: KvLayout, b: KvLayout) -> bool:
     """Whether blocks can go from one layout to the other, in either direction."""
@@ -77,6 +85,21 @@ def routes(sources: Sequence[KvLayout], destinations: Sequence[KvLayout]) -> lis
         route(sources, layout, replica=slices[:rank].count(slices[rank]))
         for rank, layout in enumerate(destinations)
     ]
+
+
+@lru_cache(maxsize=256)
+def strands(source: KvLayout, destination: KvLayout) -> tuple[Strand, ...]:
+    """Of the link between two workers, by destination rank and its heads. Raises CannotExchange.
+
+    No two are of the same pair of ranks. Between workers of one rank each there is one.
+    """
+    sources = [source.of_rank(rank) for rank in range(source.num_ranks)]
+    destinations = [destination.of_rank(rank) for rank in range(destination.num_ranks)]
+    return tuple(
+        Strand(feed.source_rank, rank, feed.heads)
+        for rank, feeds in enumerate(routes(sources, destinations))
+        for feed in feeds
+    )
 
 
 def route(sources: Sequence[KvLayout], destination: KvLayout, replica: int = 0) -> list[Feed]:

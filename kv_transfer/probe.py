@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +28,15 @@ class LinkSpeed:
 
     def __str__(self) -> str:
         return f"{self.bytes_per_s / 1e9:.2f} GB/s, {self.latency_s * 1e6:.0f} us for one block"
+
+
+def as_one(speeds: Sequence[LinkSpeed], shares: Sequence[float]) -> LinkSpeed:
+    """Of strands that carry these shares of a link's bytes, all at the same time.
+
+    What has to go over them has arrived when the last one is done.
+    """
+    rates = [speed.bytes_per_s / share for speed, share in zip(speeds, shares, strict=True)]
+    return LinkSpeed(max(speed.latency_s for speed in speeds), min(rates))
 
 
 Probe = Generator[None, None, LinkSpeed]

@@ -11,7 +11,6 @@ from kv_transfer.convert import stage
 from kv_transfer.digest import digest_blocks
 from kv_transfer.region import CacheRegion
 from kv_transfer.regroup import can_regroup, regroup
-from kv_transfer.reshard import staging_layout
 from wire.layout import KvLayout
 
 
@@ -24,20 +23,14 @@ class Staging:
         self._memory = as_tensor(memory)
 
     def stage(
-        self,
-        blocks: Sequence[int],
-        num_tokens: int,
-        layout: KvLayout,
-        offset: int,
-        first_page: int,
+        self, blocks: Sequence[int], num_tokens: int, layout: KvLayout, offset: int, first: int
     ) -> int:
         """Implements kv_transfer.crossing.Stage."""
-        wanted = staging_layout(layout, self._layout.heads)
         with torch.inference_mode():
             num_pages = layout.num_blocks(num_tokens)
             target = self._memory[offset : offset + num_pages * layout.block_bytes]
-            fill(target, self._pool, self._layout, wanted, blocks, num_tokens)
-            return digest_blocks(target, layout.block_bytes, range(num_pages), first_page)
+            fill(target, self._pool, self._layout, layout, blocks, num_tokens)
+            return digest_blocks(target, layout.block_bytes, range(num_pages), first)
 
 
 def fill(

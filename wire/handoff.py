@@ -57,8 +57,9 @@ class HandoffMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 class Offer(HandoffMessage, frozen=True, tag="offer", kw_only=True):
     """Source: I start computing this sequence; will you take it?
 
-    The KV cache that travels covers exactly `tokens`, in blocks of `layout`. `content` names the
-    model, and how its blocks are checked. `router_id` is where the destination's tokens go.
+    The KV cache that travels covers exactly `tokens`, in blocks of `layout`, which is that of all
+    ranks of a worker together, as in a grant. `content` names the model, and how its blocks are
+    checked. `router_id` is where the destination's tokens go.
     """
 
     tokens: tuple[int, ...]
@@ -133,7 +134,7 @@ class Commit(HandoffMessage, frozen=True, tag="commit", kw_only=True):
 
     moved: Moved = Moved()
     checksum: int = 0
-    """Sum of the checksums of the granted pages; see kv_transfer.checksum."""
+    """Sum of the checksums of the granted pages, on all ranks; see kv_transfer.checksum."""
 
 
 class Accepted(HandoffMessage, frozen=True, tag="accepted", kw_only=True):

@@ -7,12 +7,14 @@ import secrets
 
 import msgspec
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 5
 """Version of every message in `wire/`.
 
 1: first release
 2: offers carry tokens and layouts, links are admitted one by one, legs end with their session
 3: answers may have to follow a grammar
+4: workers count what they have done, and say where a sequence came from
+5: workers may have several ranks, and links a strand for each pair of them
 """
 
 

@@ -509,7 +509,7 @@ class GenerateRequest(google.protobuf.message.Message):
     ECHO_FIELD_NUMBER: builtins.int
     STREAM_INTERVAL_FIELD_NUMBER: builtins.int
     model: builtins.str
-    """The model to use; the one that is served when absent."""
+    """The model to use; may be absent where one is served."""
     request_id: builtins.str
     """Names the request in logs, errors and traces; drawn by the router when absent."""
     text: builtins.str
@@ -1008,12 +1008,15 @@ class TokenizeRequest(google.protobuf.message.Message):
     TEXT_FIELD_NUMBER: builtins.int
     CHAT_FIELD_NUMBER: builtins.int
     ADD_SPECIAL_TOKENS_FIELD_NUMBER: builtins.int
+    RETURN_TOKEN_TEXTS_FIELD_NUMBER: builtins.int
     model: builtins.str
-    """The model whose tokenizer is meant; the one that is served when absent."""
+    """The model whose tokenizer is meant; may be absent where one is served."""
     text: builtins.str
     """Text, with the special tokens that the tokenizer adds."""
     add_special_tokens: builtins.bool
     """Whether the tokenizer adds its special tokens; true for text and false for chats when absent."""
+    return_token_texts: builtins.bool
+    """Tell the text of each token, too."""
     @property
     def chat(self) -> global___Chat:
         """A chat under the model's template."""
@@ -1025,13 +1028,16 @@ class TokenizeRequest(google.protobuf.message.Message):
         text: builtins.str = ...,
         chat: global___Chat | None = ...,
         add_special_tokens: builtins.bool | None = ...,
+        return_token_texts: builtins.bool | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_add_special_tokens", b"_add_special_tokens", "_model", b"_model", "add_special_tokens", b"add_special_tokens", "chat", b"chat", "model", b"model", "prompt", b"prompt", "text", b"text"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_add_special_tokens", b"_add_special_tokens", "_model", b"_model", "add_special_tokens", b"add_special_tokens", "chat", b"chat", "model", b"model", "prompt", b"prompt", "text", b"text"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_add_special_tokens", b"_add_special_tokens", "_model", b"_model", "_return_token_texts", b"_return_token_texts", "add_special_tokens", b"add_special_tokens", "chat", b"chat", "model", b"model", "prompt", b"prompt", "return_token_texts", b"return_token_texts", "text", b"text"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_add_special_tokens", b"_add_special_tokens", "_model", b"_model", "_return_token_texts", b"_return_token_texts", "add_special_tokens", b"add_special_tokens", "chat", b"chat", "model", b"model", "prompt", b"prompt", "return_token_texts", b"return_token_texts", "text", b"text"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_add_special_tokens", b"_add_special_tokens"]) -> typing.Literal["add_special_tokens"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_model", b"_model"]) -> typing.Literal["model"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_return_token_texts", b"_return_token_texts"]) -> typing.Literal["return_token_texts"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["prompt", b"prompt"]) -> typing.Literal["text", "chat"] | None: ...
 
@@ -1044,16 +1050,22 @@ class TokenizeResponse(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     TOKEN_IDS_FIELD_NUMBER: builtins.int
+    TOKEN_TEXTS_FIELD_NUMBER: builtins.int
     @property
     def token_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
         """Ids of the model's vocabulary."""
+
+    @property
+    def token_texts(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """When asked for: the text of each token; halves of characters show as U+FFFD."""
 
     def __init__(
         self,
         *,
         token_ids: collections.abc.Iterable[builtins.int] | None = ...,
+        token_texts: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["token_ids", b"token_ids"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["token_ids", b"token_ids", "token_texts", b"token_texts"]) -> None: ...
 
 global___TokenizeResponse = TokenizeResponse
 
@@ -1067,7 +1079,7 @@ class DetokenizeRequest(google.protobuf.message.Message):
     TOKEN_IDS_FIELD_NUMBER: builtins.int
     SKIP_SPECIAL_TOKENS_FIELD_NUMBER: builtins.int
     model: builtins.str
-    """The model whose tokenizer is meant; the one that is served when absent."""
+    """The model whose tokenizer is meant; may be absent where one is served."""
     skip_special_tokens: builtins.bool
     """Whether special tokens leave no text; true when absent."""
     @property
@@ -1129,7 +1141,7 @@ class ListModelsResponse(google.protobuf.message.Message):
     MODELS_FIELD_NUMBER: builtins.int
     @property
     def models(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Model]:
-        """One at present."""
+        """In the order of the configuration."""
 
     def __init__(
         self,

@@ -35,7 +35,8 @@ class InferenceStub(object):
     DEADLINE_EXCEEDED names the stage that was under way.
 
     A call's deadline is the request's. The metadata key "traceparent" may hold the client's span, as
-    W3C Trace Context writes it.
+    W3C Trace Context writes it: what is logged of the request holds the trace's id, and a request
+    without a request_id is named after it.
     """
 
     def __init__(self, channel):
@@ -76,7 +77,8 @@ class InferenceServicer(object):
     DEADLINE_EXCEEDED names the stage that was under way.
 
     A call's deadline is the request's. The metadata key "traceparent" may hold the client's span, as
-    W3C Trace Context writes it.
+    W3C Trace Context writes it: what is logged of the request holds the trace's id, and a request
+    without a request_id is named after it.
     """
 
     def Generate(self, request, context):
@@ -149,7 +151,8 @@ class Inference(object):
     DEADLINE_EXCEEDED names the stage that was under way.
 
     A call's deadline is the request's. The metadata key "traceparent" may hold the client's span, as
-    W3C Trace Context writes it.
+    W3C Trace Context writes it: what is logged of the request holds the trace's id, and a request
+    without a request_id is named after it.
     """
 
     @staticmethod

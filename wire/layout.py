@@ -15,32 +15,56 @@ SCALE_BYTES = 4
 
 
 class KvLayout(msgspec.Struct, frozen=True):
-    """One rank's pool of blocks, block-major: [block, layer, key/value, kv_head, slot, head_size].
+    """A pool of blocks, block-major: [block, layer, key/value, kv_head, slot, head_size].
 
     One block holds `block_size` token slots of all layers and is contiguous, so that it travels as
     one descriptor; heads lie outside the slots, so that a head's slice is contiguous too. Blocks of
     a scaled dtype end with their scales, float32 [layer, key/value, kv_head]: a value is what is
-    stored times its scale. Raises ValueError for sizes below 1 and heads that the model lacks.
+    stored times its scale.
+
+    With several ranks it describes a worker whose heads are spread over them: then each rank has a
+    pool of its own, of the layout `of_rank`, with the same blocks. Raises ValueError for sizes
+    below 1, heads that the model lacks, and heads that cannot be spread evenly.
     """
 
     num_layers: int
     num_kv_heads: int
-    """Heads that this rank holds."""
+    """Heads that lie here."""
     head_size: int
     block_size: int
     dtype: str
     first_kv_head: int = 0
-    """Which of the model's heads is this rank's head 0."""
+    """Which of the model's heads is head 0 here."""
     total_kv_heads: int | None = None
-    """Heads of the model; None when this rank holds them all."""
+    """Heads of the model; None when all of them lie here."""
     kv_order: Literal["kv", "vk"] = "kv"
     """Whether a layer's keys lie before its values or behind them."""
+    num_ranks: int = 1
+    """Tensor-parallel ranks over which the heads are spread; where there are more ranks than heads,
+    several hold the same one."""
 
     def __post_init__(self) -> None:
-        if min(self.num_layers, self.num_kv_heads, self.head_size, self.block_size) < 1:
+        sizes = self.num_layers, self.num_kv_heads, self.head_size, self.block_size, self.num_ranks
+        if min(sizes) < 1:
             raise ValueError(f"sizes must be at least 1: {self}")
         if self.first_kv_head < 0 or self.heads.stop > self.model_kv_heads:
             raise ValueError(f"{self.heads} is not within {self.model_kv_heads} KV heads")
+        if max(self.num_kv_heads, self.num_ranks) % min(self.num_kv_heads, self.num_ranks):
+            heads = f"{self.num_kv_heads} KV heads"
+            raise ValueError(f"{heads} cannot be spread evenly over {self.num_ranks} ranks")
+
+    def of_rank(self, rank: int) -> KvLayout:
+        """The pool of one rank of this worker."""
+        if self.num_ranks == 1:
+            return self
+        heads = self.num_kv_heads
+        return msgspec.structs.replace(
+            self,
+            num_kv_heads=max(1, heads // self.num_ranks),
+            first_kv_head=self.first_kv_head + rank * heads // self.num_ranks,
+            total_kv_heads=self.model_kv_heads,
+            num_ranks=1,
+        )
 
     @property
     def heads(self) -> range:
@@ -52,9 +76,14 @@ class KvLayout(msgspec.Struct, frozen=True):
         return self.num_kv_heads if self.total_kv_heads is None else self.total_kv_heads
 
     @property
+    def _held_heads(self) -> int:
+        """Counting a head once for each rank that holds it."""
+        return max(self.num_kv_heads, self.num_ranks)
+
+    @property
     def token_bytes(self) -> int:
-        """Bytes of one token's keys and values over all layers."""
-        return 2 * self.num_layers * self.num_kv_heads * self.head_size * DTYPE_BYTES[self.dtype]
+        """Bytes of one token's keys and values over all layers, on all ranks together."""
+        return 2 * self.num_layers * self._held_heads * self.head_size * DTYPE_BYTES[self.dtype]
 
     @property
     def value_bytes(self) -> int:
@@ -70,7 +99,7 @@ class KvLayout(msgspec.Struct, frozen=True):
     def scale_bytes(self) -> int:
         """Bytes of one block's scales."""
         scaled = self.dtype in SCALED_DTYPES
-        return 2 * self.num_layers * self.num_kv_heads * SCALE_BYTES if scaled else 0
+        return 2 * self.num_layers * self._held_heads * SCALE_BYTES if scaled else 0
 
     @property
     def block_bytes(self) -> int:

@@ -33,6 +33,7 @@ class WorkerCard(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     model_hash: str
     layout: KvLayout
+    """Of all its ranks together."""
     content: str
     """Names the model, and how its blocks are checked; workers exchange blocks of equal content."""
     num_blocks: int
@@ -40,17 +41,23 @@ class WorkerCard(msgspec.Struct, frozen=True, kw_only=True):
     transport: str
     """Name of the transport; only equal ones can be connected."""
     process: ProcessRef
+    """That of its first rank."""
+    metrics_address: str | None = None
+    """host:port of its /metrics and /health, where it has them."""
 
 
 class Hello(msgspec.Struct, frozen=True, tag="hello", kw_only=True):
-    """First frame of whoever opens a session. `worker` is set when a peer worker calls.
+    """First frame of whoever opens a session. `worker` and `layout` are set when a worker calls.
 
     By calling, a worker says that no write of an earlier session's link is under way any more.
     """
 
     caller_id: str
     worker: WorkerRef | None = None
-    process: ProcessRef | None = None
+    layout: KvLayout | None = None
+    """Of the blocks that it will write."""
+    processes: tuple[ProcessRef, ...] = ()
+    """Of all its ranks: each writes by itself."""
     address: str = ""
     """Where the calling worker can be called back."""
     protocol_version: int = PROTOCOL_VERSION
@@ -60,8 +67,9 @@ class Welcome(msgspec.Struct, frozen=True, tag="welcome", kw_only=True):
     """First frame of the worker that was called."""
 
     card: WorkerCard
-    admission: bytes = b""
-    """For a peer worker: with what its transport connects to the called worker's pool."""
+    admissions: tuple[bytes, ...] = ()
+    """For a peer worker: with what its ranks' transports connect to the called worker's pools, one
+    for each pair of ranks, in the order of kv_transfer.exchange.strands."""
 
 
 class Destination(msgspec.Struct, frozen=True):
@@ -167,6 +175,7 @@ class Handed(msgspec.Struct, frozen=True, tag="handed", kw_only=True):
     """Destination to router, before its first token: the sequence runs here now."""
 
     leg: Leg
+    source: WorkerRef
     moved: Moved
 
 
@@ -219,6 +228,23 @@ class StepCosts(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """Each pair of a prompt token and one that it sees."""
 
 
+class Totals(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a worker has done since it started."""
+
+    num_steps: int = 0
+    step_s: float = 0.0
+    """During which steps were computed."""
+    prefilled_tokens: int = 0
+    """Prompt tokens that were computed, not found, of sequences that came to their first token."""
+    generated_tokens: int = 0
+    found_blocks: int = 0
+    """Blocks that sequences found in the cache."""
+    found_host_blocks: int = 0
+    """The same for the tier in the host's memory."""
+    offers: dict[str, int] = {}
+    """Sequences that others offered to hand over, by the answer: "granted", or why not."""
+
+
 class Report(msgspec.Struct, frozen=True, tag="report", kw_only=True, omit_defaults=True):
     """Worker to router, at least once a second and after every change of state."""
 
@@ -248,6 +274,7 @@ class Report(msgspec.Struct, frozen=True, tag="report", kw_only=True, omit_defau
     """None until enough steps were seen."""
     step_target_s: float | None = None
     """Beside decoding sequences, steps have as much of prompts as fits into this; None: a chunk."""
+    totals: Totals = Totals()
 
 
 class Traffic(msgspec.Struct, frozen=True, kw_only=True):

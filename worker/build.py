@@ -22,6 +22,7 @@ from kv_transfer.memory_link import MemoryFabric, MemoryLink
 from kv_transfer.transport import TransferError, Transport
 from worker.config import RunnerKind, WorkerConfig
 from worker.host_memory import make_host_tier
+from worker.ranks.settings import check_ranks
 
 PROCESS_FABRIC = MemoryFabric()
 """Connects the workers of one process that were configured with the memory transport."""
@@ -35,8 +36,17 @@ SPIN_COUNT = "20000"
 Progress = Callable[[int, int], None]
 
 
-def make_runner(config: WorkerConfig, progress: Progress) -> Runner:
-    """Loads the model; `progress(loaded_bytes, total_bytes)` is called on the way."""
+def make_runner(
+    config: WorkerConfig,
+    progress: Progress,
+    on_rank_lost: Callable[[Exception], None] = lambda error: None,
+) -> Runner:
+    """Loads the model; `progress(loaded_bytes, total_bytes)` is called on the way.
+
+    `on_rank_lost(error)` is told, in any thread, when another rank of the worker is gone. Raises
+    CheckpointError and ConfigError, and RankLost.
+    """
+    check_ranks(config)
     if config.runner is RunnerKind.ARITHMETIC:
         return ArithmeticRunner(
             stamp=config.stamp,
@@ -49,32 +59,28 @@ def make_runner(config: WorkerConfig, progress: Progress) -> Runner:
     if config.most_threads is not None:
         # Threads that spin for long look like others' work to whoever counts idle cores.
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
-    from engine.torch_runner import TorchRunner  # torch costs a second that others need not pay
+    # What loads torch is imported here, for it costs a second that others need not pay.
+    if config.tensor_parallel_size > 1:
+        from worker.ranks.lead_runner import LeadRunner
 
-    return TorchRunner.load(
-        Path(config.model),
-        device=config.device,
-        dtype=config.dtype,
-        cache_dtype=config.cache_dtype,
-        block_size=config.block_size,
-        max_model_len=config.max_model_len,
-        threads=config.threads,
-        most_threads=config.most_threads,
-        deterministic=config.deterministic,
-        attention=config.attention,
-        graphs=config.graphs,
-        max_sequences=config.max_sequences,
-        progress=progress,
-    )
+        return LeadRunner.start(config, progress, on_rank_lost)
+    from worker.load import load_runner
+
+    return load_runner(config, progress)
 
 
 def make_engine(config: WorkerConfig, runner: Runner, policy: Policy) -> tuple[Engine, CacheRegion]:
-    num_blocks = runner.fit_num_blocks(config.cache_bytes, config.cache_fraction)
-    region = runner.allocate(num_blocks + NUM_SCRATCH_BLOCKS)
-    pool = BlockPool(num_blocks)
-    tier = make_host_tier(config.host_cache_bytes, runner.layout, pool, region)
-    kind = AheadEngine if runner.runs_ahead else Engine
-    return kind(runner, pool, policy, make_grammars(config, runner), tier), region
+    """Raises ConfigError; the runner is closed then."""
+    try:
+        num_blocks = runner.fit_num_blocks(config.cache_bytes, config.cache_fraction)
+        region = runner.allocate(num_blocks + NUM_SCRATCH_BLOCKS)
+        pool = BlockPool(num_blocks)
+        tier = make_host_tier(config.host_cache_bytes, runner.layout, pool, region)
+        kind = AheadEngine if runner.runs_ahead else Engine
+        return kind(runner, pool, policy, make_grammars(config, runner), tier), region
+    except BaseException:
+        runner.close()
+        raise
 
 
 def make_grammars(config: WorkerConfig, runner: Runner) -> Grammars | None:

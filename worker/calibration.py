@@ -7,13 +7,14 @@ from collections.abc import Sequence as Seq
 from engine.engine import Engine
 from engine.runner import Slice
 from engine.step_times import StepTimes, StepWork, num_pairs
-from wire.messages import Report, StepCosts, WorkerState
+from wire.messages import Report, StepCosts, Totals, WorkerState
 
 LEARN_EVERY_S = 5e-3
 """A step that is learned from costs some 30 us; at this distance nobody feels them."""
 ENOUGH_PROMPTS = 6
 ENOUGH_DECODES = 12
 """Steps of either kind that were learned from before anything is told of that kind."""
+NOTHING_DONE = Totals()
 
 
 class Calibration:
@@ -65,6 +66,7 @@ def load_of(
     num_handoffs: int,
     heard: dict[str, int],
     calibration: Calibration,
+    totals: Totals = NOTHING_DONE,
 ) -> Report:
     """What an engine has to do now."""
     unfinished = [*engine.waiting, *engine.running]
@@ -90,4 +92,5 @@ def load_of(
         heard=dict(heard),
         costs=calibration.costs,
         step_target_s=calibration.step_target_s,
+        totals=totals,
     )

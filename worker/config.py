@@ -29,9 +29,14 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     host: str = "127.0.0.1"
     """Address to listen on, and under which routers and peers reach this worker."""
     port: int = 0
+    """For routers and other workers; 0 takes any free one."""
+    metrics_port: int | None = None
+    """Where /metrics, /health and /ping of this worker are, without TLS or keys; 0 takes any free
+    port, None has none."""
     tls: MutualTls | None = None
     """Certificates of the sessions with routers and other workers; None: without TLS."""
     runner: RunnerKind = RunnerKind.TORCH
+    """What computes tokens: the model, or arithmetic that stands in for one in tests."""
     stamp: int = 0
     """Arithmetic runner only: what its tokens leave modulo 4."""
     width: int = 1
@@ -40,7 +45,12 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Arithmetic runner only: in how many layers."""
     step_s: float = 0.0
     """Arithmetic runner only: steps end at multiples of this; 0 at once."""
+    tensor_parallel_size: int = 1
+    """Ranks among which the model is divided, each a process on this machine with a GPU of its own:
+    the first so many that are visible; or all on the CPU. It must divide the model's heads and its
+    feed-forward's width. KV heads that are fewer are copied."""
     device: str = "auto"
+    """"auto", "cpu", "cuda", or "cuda:N", which several ranks cannot have."""
     dtype: str = "auto"
     """"auto", "float32", "bfloat16" or "float16"; "auto" on a CPU computes in float32."""
     cache_dtype: str = "auto"
@@ -52,20 +62,25 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """When decode steps on a GPU are recorded as CUDA graphs: at the "start", "lazy", as their
     sizes come up, or not at all, "off"."""
     threads: int | None = None
-    """CPU threads of the model; None takes torch's default."""
+    """CPU threads of the model, which its ranks share; None takes torch's default."""
     most_threads: int | None = None
     """Threads for prompts while cores of the machine are idle, if more than `threads`."""
     deterministic: bool = False
     """No bit of an answer depends on what else is computed, or how; prompts take longer."""
     block_size: int = 16
+    """Tokens in a block of the KV cache."""
     cache_bytes: int | None = None
+    """For the KV cache, of each rank."""
     cache_fraction: float = 0.2
     """Share of the device's free memory for the KV cache, where `cache_bytes` is None."""
     host_cache_bytes: int = 0
     """Host memory for blocks that do not fit into the KV cache any more; 0 does without."""
     max_model_len: int | None = None
+    """Longest sequence in tokens; None takes the model's own, if the KV cache has room for it."""
     chunk_tokens: int = 512
+    """Most prompt tokens that a step computes."""
     max_sequences: int = 256
+    """Most sequences that run at a time."""
     tpot_target_s: float | None = None
     """Time per output token that prompts, computed beside decoding sequences, may not push steps
     beyond; None lets them take a chunk, or on decode workers 128 tokens."""

@@ -1,4 +1,4 @@
-"""Waits until a process that can write into our memory by itself cannot do so any more.
+"""Waits until processes that can write into our memory by themselves cannot do so any more.
 
 Workers on one host may copy by direct access to each other's memory. Then nothing that happens
 here keeps a stopped process from going on when it wakes up: only its end does. Who has access to
@@ -12,6 +12,7 @@ import contextlib
 import logging
 import os
 import signal
+from collections.abc import Iterable
 from pathlib import Path
 
 from wire.identity import ProcessRef
@@ -27,51 +28,62 @@ def this_process() -> ProcessRef:
 
 
 class Guard:
-    """Made while the process lives, so that no other process is ever taken for it.
+    """Over all processes of a source, made while they live: no other is ever taken for one of them.
 
     For a process on another host, or of no direct access, there is nothing to wait for.
     """
 
-    def __init__(self, process: ProcessRef | None, *, direct_access: bool) -> None:
-        self._pidfd: int | None = None
-        self._process = process
+    def __init__(self, processes: Iterable[ProcessRef], *, direct_access: bool) -> None:
+        self._pidfds: dict[int, int] = {}
+        """By pid."""
         self._quiet = asyncio.Event()
-        if direct_access and process is not None and process.host == this_process().host:
-            with contextlib.suppress(ProcessLookupError):  # it has ended
-                self._pidfd = os.pidfd_open(process.pid)
+        host = this_process().host
+        for process in processes:
+            if direct_access and process.host == host:
+                with contextlib.suppress(ProcessLookupError):  # it has ended
+                    self._pidfds[process.pid] = os.pidfd_open(process.pid)
 
     def told_quiet(self) -> None:
-        """The process itself says that no write of it is under way."""
+        """The source itself says that no write of it is under way."""
         self._quiet.set()
 
     async def wait(self, patience_s: float) -> None:
-        """Return when the process has ended or is quiet; after `patience_s`, kill it."""
-        if self._pidfd is None:
+        """Return when all have ended or are quiet; after `patience_s`, kill those who are left."""
+        living = dict(self._pidfds)
+        if not living:
             return
         loop = asyncio.get_running_loop()
-        loop.add_reader(self._pidfd, self._quiet.set)
+
+        def ended(pid: int) -> None:
+            loop.remove_reader(living.pop(pid))
+            if not living:
+                self._quiet.set()
+
+        for pid, pidfd in self._pidfds.items():
+            loop.add_reader(pidfd, ended, pid)
         try:
             async with asyncio.timeout(patience_s):
                 await self._quiet.wait()
         except TimeoutError:
-            await self._kill(patience_s)
+            for pid, pidfd in living.items():
+                _kill(pid, pidfd, patience_s)
+            await self._quiet.wait()
         finally:
-            loop.remove_reader(self._pidfd)
+            for pidfd in living.values():
+                loop.remove_reader(pidfd)
 
     def close(self) -> None:
-        if self._pidfd is not None:
-            os.close(self._pidfd)
-            self._pidfd = None
+        for pidfd in self._pidfds.values():
+            os.close(pidfd)
+        self._pidfds.clear()
 
-    async def _kill(self, patience_s: float) -> None:
-        assert self._pidfd is not None
-        assert self._process is not None
-        log.warning(
-            "process %d neither answers nor ends, and might still write into this worker's "
-            "memory: it is killed after %g s",
-            self._process.pid,
-            patience_s,
-        )
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-        await self._quiet.wait()
+
+def _kill(pid: int, pidfd: int, patience_s: float) -> None:
+    log.warning(
+        "process %d neither answers nor ends, and might still write into this worker's "
+        "memory: it is killed after %g s",
+        pid,
+        patience_s,
+    )
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)

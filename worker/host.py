@@ -13,10 +13,9 @@ import grpc
 
 from engine.engine import Engine
 from engine.policy import Policy
-from engine.runner import CacheRegion
-from kv_transfer.courier import Courier
-from kv_transfer.transport import Transport
+from kv_transfer.endpoint import Endpoint
 from runtime.fleet import announce
+from runtime.handoffs import HandoffBook
 from runtime.listen import bind
 from runtime.names import for_each_address
 from runtime.session import SERVER_OPTIONS, OpenedSession, Session, SessionService
@@ -27,27 +26,23 @@ from wire.messages import (
     Hello,
     Link,
     Move,
+    Report,
     Share,
     Submit,
     WantSnapshot,
     Welcome,
     WorkerCard,
 )
-from worker.build import (
-    NUM_SCRATCH_BLOCKS,
-    Progress,
-    make_engine,
-    make_runner,
-    make_staging,
-    make_transport,
-)
+from worker.build import Progress, make_engine, make_runner
 from worker.config import WorkerConfig
+from worker.endpoints import make_endpoint, processes_of
 from worker.guard import this_process
 from worker.links import Links
 from worker.loop import StepLoop
 from worker.outbox import SessionOutbox
 from worker.peers import PeerBook
 from worker.sources import Sources
+from worker.status import Phase, StatusPort
 from worker.tickets import Peer
 
 log = logging.getLogger(__name__)
@@ -79,62 +74,57 @@ class Worker:
         self._broken = asyncio.Event()
         self.joined = asyncio.Event()
         """Set when a router has taken this worker into its fleet."""
+        self.phase = Phase.LOADING
+        self.known: WorkerCard | None = None
+        self._status: StatusPort | None = None
+        self._metrics_address: str | None = None
 
     async def start(self) -> WorkerCard:
         """Raises EngineError for a model or settings that cannot work, PortTaken for the port,
         BadCertificate for a file of `tls`."""
-        transport = await self._make_machine()
+        await self._show_status()
         self._loop = loop = asyncio.get_running_loop()
+        await self._make_machine()
         self._peers = PeerBook(self._hello, self, self.config.tls)
         self._outbox = SessionOutbox(loop, self._peers)
-        block_bytes = self._engine.runner.layout.block_bytes
-        self._courier = Courier(
-            transport,
-            self._link_failed,
-            self._crashed,
-            max_blocks_in_flight=self.config.max_bytes_in_flight // block_bytes,
-        )
-        self._courier.start()
+        self._endpoint.start(self._link_failed, self._crashed)
         self._steps = StepLoop(
             self.ref,
             self._content,
             self.config,
             self._engine,
-            self._courier,
+            self._endpoint,
             self._outbox,
             self._crashed,
         )
         self._sources = Sources(
-            self._courier,
+            self._endpoint,
             self._peers,
             self._steps.incoming,
             self._steps.call,
-            direct_access=transport.direct_access,
             fence_deadline_s=self.config.fence_deadline_s,
         )
         self._server = grpc.aio.server(options=SERVER_OPTIONS)
         service = SessionService(self._on_session, self.config.tls)
         self._server.add_generic_rpc_handlers((service,))
         port = bind(self._server, self.config.host, self.config.port, "port", self.config.tls)
-        self.card = self._make_card(f"{self.config.host}:{port}", transport)
+        self.card = self._make_card(f"{self.config.host}:{port}")
         self._links = Links(
             self.config,
             self.card,
-            self._engine.runner,
-            self._region,
-            self._staging,
-            self._courier,
-            transport.direct_access,
+            self._endpoint,
             self._tell_link,
             self._peers.hang_up,
         )
         await self._server.start()
         self._steps.start()
+        self.known, self.phase = self.card, Phase.JOINING
         self._join(self.config.routers)
         return self.card
 
     async def drain(self, timeout_s: float) -> bool:
         """Take no new work and wait until all is done; False when time ran out."""
+        self.phase = Phase.DRAINING
         drained = asyncio.Event()
         loop = asyncio.get_running_loop()
         self._steps.call(lambda: self._steps.drain(lambda: loop.call_soon_threadsafe(drained.set)))
@@ -153,7 +143,10 @@ class Worker:
             session.close("the worker stops")
         await self._server.stop(grace=0.5)
         await asyncio.to_thread(self._steps.stop)
-        await asyncio.to_thread(self._courier.stop)
+        await asyncio.to_thread(self._endpoint.stop)
+        await asyncio.to_thread(self._engine.runner.close)
+        if self._status is not None:
+            await self._status.stop()
 
     @property
     def engine(self) -> Engine:
@@ -164,22 +157,43 @@ class Worker:
     def idle(self) -> bool:
         return self._steps.idle
 
-    async def _make_machine(self) -> Transport:
-        def make() -> tuple[Engine, CacheRegion, CacheRegion, Transport]:
-            runner = make_runner(self.config, self._progress)
-            engine, region = make_engine(self.config, runner, self._policy)
-            staging = make_staging(self.config, region)
-            transport = make_transport(self.config, str(self.ref))
-            transport.register(region, engine.pool.num_blocks + NUM_SCRATCH_BLOCKS, staging)
-            return engine, region, staging, transport
+    # What `worker.status.Watched` asks for.
 
-        made = await asyncio.to_thread(make)
-        self._engine, self._region, self._staging, transport = made
+    @property
+    def last_report(self) -> Report | None:
+        return self._steps.last_report
+
+    @property
+    def measured_links(self) -> list[tuple[WorkerRef, Link]]:
+        return [(self.ref, link) for link in self._links.measured]
+
+    @property
+    def arrived(self) -> HandoffBook:
+        return self._steps.incoming.arrived
+
+    async def _show_status(self) -> None:
+        """Before anything else: that it loads is worth knowing, too."""
+        host, port = self.config.host, self.config.metrics_port
+        if port is not None:
+            self._status = StatusPort(self)
+            self._metrics_address = f"{host}:{await self._status.start(host, port)}"
+
+    async def _make_machine(self) -> None:
+        def make() -> tuple[Engine, Endpoint]:
+            runner = make_runner(self.config, self._progress, self._crashed)
+            engine, region = make_engine(self.config, runner, self._policy)
+            num_blocks, name = engine.pool.num_blocks, str(self.ref)
+            try:
+                return engine, make_endpoint(self.config, name, runner, region, num_blocks)
+            except BaseException:
+                runner.close()  # its other ranks are processes
+                raise
+
+        self._engine, self._endpoint = await asyncio.to_thread(make)
         runner = self._engine.runner
         self._content = f"{runner.model_hash} checked by {runner.digest_kind}"
-        return transport
 
-    def _make_card(self, address: str, transport: Transport) -> WorkerCard:
+    def _make_card(self, address: str) -> WorkerCard:
         runner = self._engine.runner
         return WorkerCard(
             ref=self.ref,
@@ -187,19 +201,21 @@ class Worker:
             address=address,
             model=self.config.model_name or Path(self.config.model).name,
             model_hash=runner.model_hash,
-            layout=runner.layout,
+            layout=self._endpoint.layout,
             content=self._content,
             num_blocks=self._engine.pool.num_blocks,
             max_model_len=self._engine.max_sequence_tokens,
-            transport=transport.name,
+            transport=self._endpoint.transport_name,
             process=this_process(),
+            metrics_address=self._metrics_address,
         )
 
     def _hello(self) -> Hello:
         return Hello(
             caller_id=str(self.ref),
             worker=self.ref,
-            process=this_process(),
+            layout=self._endpoint.layout,
+            processes=processes_of(self._engine.runner),
             address=self.card.address,
         )
 
@@ -211,6 +227,12 @@ class Worker:
             announcing = for_each_address(address, announce_to)
             task = asyncio.create_task(announcing, name=f"join {address}")
             self._announcements.append(task)
+
+    def _joined(self) -> None:
+        """A router has taken this worker into its fleet."""
+        self.joined.set()
+        if self.phase is Phase.JOINING:
+            self.phase = Phase.READY
 
     async def _on_session(self, hello: Hello, session: Session) -> None:
         if hello.worker is not None:
@@ -237,7 +259,7 @@ class Worker:
                 case Share():
                     steps.call(lambda m=message: steps.share(router_id, m))  # type: ignore[misc]
                 case WantSnapshot():
-                    self.joined.set()
+                    self._joined()
                     links = self._links.measured
                     steps.call(lambda links=links: steps.send_snapshot(router_id, links))  # type: ignore[misc]
                 case _:
@@ -247,7 +269,7 @@ class Worker:
             steps.call(lambda: steps.router_lost(router_id))
 
     def _crashed(self, error: Exception) -> None:
-        """Called in the step loop's or the courier's thread."""
+        """Called in the step loop's or a courier's thread."""
 
         def tell() -> None:
             if not self._broken.is_set():
@@ -257,7 +279,7 @@ class Worker:
         self._loop.call_soon_threadsafe(tell)
 
     def _link_failed(self, link: str, cause: str) -> None:
-        """Called in the courier's thread: the session goes down with its link."""
+        """Called in a courier's thread: the session goes down with its link."""
         log.warning("link %s failed: %s", link, cause)
         self._loop.call_soon_threadsafe(self._peers.hang_up, link, cause)
 
@@ -270,7 +292,7 @@ class Worker:
         self._steps.hear(message, peer)
 
     def on_connected(self, peer: Peer, opened: OpenedSession) -> None:
-        self._links.open(peer, opened.card, opened.admission)
+        self._links.open(peer, opened.card, opened.admissions)
 
     async def on_destination_lost(self, peer: Peer, cause: str) -> None:
         self._steps.call(lambda: self._steps.outgoing.peer_lost(peer, cause))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import logging
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 
 from engine.engine import Engine
@@ -10,8 +11,10 @@ from engine.policy import Room
 from engine.sequence import Sequence
 from kv_transfer.destination import DestinationHandoff, DestinationState
 from kv_transfer.effects import Adopt, CutLink, Effect, FreePages, LegLost, Send
+from kv_transfer.endpoint import Endpoint
 from kv_transfer.exchange import CannotExchange, check_exchange
 from kv_transfer.hashing import block_hashes
+from runtime.handoffs import HandoffBook
 from wire.handoff import Commit, Handoff, Offer, Refuse, RefuseReason, Stale
 from wire.identity import Leg
 from wire.messages import Handed
@@ -20,6 +23,7 @@ from worker.tickets import Outbox, Peer, Ticket
 
 NUM_TOMBSTONES = 4096
 RETRY_AFTER_S = 0.5
+log = logging.getLogger(__name__)
 
 
 class Incoming:
@@ -34,6 +38,7 @@ class Incoming:
         content: str,
         config: WorkerConfig,
         engine: Engine,
+        endpoint: Endpoint,
         outbox: Outbox,
         on_adopt: Callable[[Ticket], None],
         clock: Callable[[], float],
@@ -42,6 +47,7 @@ class Incoming:
         self._content = content
         self._config = config
         self._engine = engine
+        self._endpoint = endpoint
         self._outbox = outbox
         self._on_adopt = on_adopt
         self._clock = clock
@@ -49,6 +55,9 @@ class Incoming:
         self._links: dict[Leg, str] = {}
         self._tombstones: OrderedDict[Leg, None] = OrderedDict()
         self._next_epoch = 1
+        self.arrived = HandoffBook()
+        self.num_offers: Counter[str] = Counter()
+        """By the answer."""
 
     def __len__(self) -> int:
         return len(self._legs)
@@ -99,9 +108,13 @@ class Incoming:
         handoff = None if refusal else self._try_grant(offer)
         if handoff is None:
             reason, detail = refusal or (RefuseReason.FULL, "no free blocks")
+            self.num_offers[reason.value] += 1
+            log.debug("leg %s, offered by %s, is refused: %s", offer.leg, offer.source, detail)
             refuse = Refuse(**offer.ends, reason=reason, detail=detail, retry_after_s=RETRY_AFTER_S)
             self._outbox.over_link(source.link, refuse)
             return
+        self.num_offers["granted"] += 1
+        log.debug("leg %s, offered by %s, may come", offer.leg, offer.source)
         if offer.grammar is not None and self._engine.followers.grammars is not None:
             self._engine.followers.grammars.expect(offer.grammar)
         self._legs[offer.leg] = handoff
@@ -130,7 +143,7 @@ class Incoming:
         """
         if self._engine.waiting and not offer.prefix_only:
             return None
-        pool, layout = self._engine.pool, self._engine.runner.layout
+        pool, layout = self._engine.pool, self._endpoint.layout
         held = self._held_prefix(offer)
         num_missing = layout.num_blocks(offer.num_tokens) - len(held)
         room = Room(pool.num_free, len(self._engine.running) + self._num_granted)
@@ -146,7 +159,7 @@ class Incoming:
             pages,
             epoch=self._next_epoch,
             layout=layout,
-            digest=self._engine.runner.digest,
+            digest=self._endpoint.digest(offer.layout),
             deadline=self._clock() + offer.deadline_s,
             fence_deadline_s=self._config.fence_deadline_s,
         )
@@ -165,7 +178,7 @@ class Incoming:
         if offer.content != self._content:
             return f"the source holds {offer.content}, this worker {self._content}"
         try:
-            check_exchange(offer.layout, self._engine.runner.layout)
+            check_exchange(offer.layout, self._endpoint.layout)
         except CannotExchange as error:
             return str(error)
         return None
@@ -217,14 +230,19 @@ class Incoming:
         self._engine.adopt(sequence)
         if offer.prefix_only:
             self._engine.drop(sequence)  # its blocks stay as cache
-            self._outbox.to_router(offer.router_id, Handed(leg=offer.leg, moved=commit.moved))
+            self._tell_handed(offer, commit)
             return
         # The source's token goes out once more, so that the router never meets a gap.
         ticket = Ticket(sequence, offer.router_id, offer.num_tokens, self._clock(), prefilled=True)
         if commit.logprob is not None:
             ticket.unsent_logprobs = (commit.logprob,)
         self._on_adopt(ticket)
-        self._outbox.to_router(offer.router_id, Handed(leg=offer.leg, moved=commit.moved))
+        self._tell_handed(offer, commit)
+
+    def _tell_handed(self, offer: Offer, commit: Commit) -> None:
+        self.arrived.add(offer.source, offer.destination, commit.moved)
+        handed = Handed(leg=offer.leg, source=offer.source, moved=commit.moved)
+        self._outbox.to_router(offer.router_id, handed)
 
     def __contains__(self, leg: Leg) -> bool:
         return leg in self._legs

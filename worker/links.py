@@ -8,20 +8,15 @@ from collections.abc import Callable
 
 import msgspec
 
-from engine.runner import CacheRegion, Runner
-from kv_transfer.courier import Courier
-from kv_transfer.crossing import Crossing, DirectCrossing, StagedCrossing, StagingRoom
+from kv_transfer.endpoint import Endpoint, PeerPool
 from kv_transfer.link_kind import LinkWay, find_way
-from kv_transfer.probe import LinkSpeed, Probe, Scratch, probe_link
-from kv_transfer.traffic import CountsTraffic
-from kv_transfer.transport import TransferError, Transport
+from kv_transfer.probe import LinkSpeed
+from kv_transfer.transport import TransferError
 from wire.identity import WorkerRef
 from wire.messages import Link, Traffic, WorkerCard
 from worker.config import WorkerConfig
 from worker.tickets import Peer
 
-NUM_STAGING_SLOTS = 4
-MAX_PART_BYTES = 32 * 1024 * 1024
 BLOCK_S = 20e-6
 """How long a block may take for its own sake."""
 TRAFFIC_PERIOD_S = 1.0
@@ -37,54 +32,37 @@ class Links:
         self,
         config: WorkerConfig,
         card: WorkerCard,
-        runner: Runner,
-        pool: CacheRegion,
-        staging: CacheRegion,
-        courier: Courier,
-        direct_access: bool,
+        endpoint: Endpoint,
         on_measured: Callable[[Link], None],
         hang_up: Callable[[str, str], None],
     ) -> None:
         self._config = config
         self._card = card
-        self._runner = runner
-        self._pool = pool
-        self._staging = staging
-        self._room = StagingRoom(NUM_STAGING_SLOTS, staging.num_bytes // NUM_STAGING_SLOTS)
-        self._courier = courier
-        self._direct_access = direct_access
+        self._endpoint = endpoint
         self._ways: dict[str, LinkWay] = {}
         self._on_measured = on_measured
         self._hang_up = hang_up
         self._loop = asyncio.get_running_loop()
         self._measured: dict[WorkerRef, Link] = {}
-        self._counting: CountsTraffic | None = None
 
     @property
     def measured(self) -> tuple[Link, ...]:
         return tuple(self._measured.values())
 
-    def open(self, peer: Peer, card: WorkerCard, admission: bytes) -> None:
+    def open(self, peer: Peer, card: WorkerCard, admissions: tuple[bytes, ...]) -> None:
         """Connect to a peer's pool. What comes of it is told later."""
-        try:
-            crossing = self._crossing(card)
-        except TransferError as error:
-            self._opened(peer, str(error))
-            return
-        scratch = self._scratch(card)
-        self._ways[peer.link] = find_way(
-            self._card.process, card.process, direct_access=self._direct_access
-        )
-
-        def start_probe(transport: Transport) -> Probe:
-            if isinstance(transport, CountsTraffic):
-                self._counting = transport
-            return probe_link(transport, peer.link, scratch)
 
         def tell(found: LinkSpeed | str) -> None:
             self._loop.call_soon_threadsafe(self._opened, peer, found)
 
-        self._courier.connect(peer.link, admission, crossing, start_probe, tell)
+        self._ways[peer.link] = find_way(
+            self._card.process, card.process, direct_access=self._endpoint.direct_access
+        )
+        pool = PeerPool(card.layout, card.num_blocks, admissions)
+        try:
+            self._endpoint.connect(peer.link, pool, tell)
+        except TransferError as error:
+            self._opened(peer, str(error))
 
     async def close(self, peer: Peer) -> None:
         """Returns when no write over the link is under way any more."""
@@ -94,26 +72,8 @@ class Links:
         def then() -> None:
             self._loop.call_soon_threadsafe(over.set)
 
-        self._courier.disconnect(peer.link, then)
+        self._endpoint.disconnect(peer.link, then)
         await over.wait()
-
-    def _crossing(self, card: WorkerCard) -> Crossing:
-        ours, theirs = self._runner.layout, card.layout
-        if ours == theirs:
-            return DirectCrossing(ours, self._runner.digest, MAX_PART_BYTES)
-        from kv_transfer.staging import Staging  # torch costs a second that others need not pay
-
-        staging = Staging(self._pool, ours, self._staging)
-        return StagedCrossing(ours, theirs, self._room, staging.stage, NUM_STAGING_SLOTS // 2)
-
-    def _scratch(self, card: WorkerCard) -> Scratch:
-        """The blocks behind both pools."""
-        ours, theirs = self._card.layout.block_bytes, card.layout.block_bytes
-        return Scratch(
-            own_offset=self._card.num_blocks * ours,
-            their_offset=card.num_blocks * theirs,
-            num_bytes=min(ours, theirs),
-        )
 
     def _opened(self, peer: Peer, found: LinkSpeed | str) -> None:
         if isinstance(found, str):
@@ -123,7 +83,7 @@ class Links:
             return
         way = self._ways.pop(peer.link)
         # Blocks that are very small take their time for each, whatever the link gives.
-        least = min(way.least_bytes_per_s, self._card.layout.block_bytes / BLOCK_S)
+        least = min(way.least_bytes_per_s, self._card.layout.of_rank(0).block_bytes / BLOCK_S)
         least = self._config.slow_link_bytes_per_s or least
         link = Link(
             destination=peer.ref,
@@ -159,4 +119,4 @@ class Links:
         self._loop.call_later(TRAFFIC_PERIOD_S, self._tell_traffic, peer)
 
     def _traffic(self, peer: Peer) -> Traffic | None:
-        return None if self._counting is None else self._counting.traffic(peer.link)
+        return self._endpoint.traffic(peer.link)

@@ -13,7 +13,7 @@ from engine.engine import Engine, Progress
 from engine.errors import GrammarsBusy, SequenceError
 from engine.runner import OnLayer, Slice
 from engine.sequence import Sequence, Status
-from kv_transfer.courier import Courier
+from kv_transfer.endpoint import Endpoint
 from wire.handoff import Abort, Commit, Grant, Handoff, Offer, Quiesced
 from wire.identity import Leg, WorkerRef
 from wire.messages import (
@@ -55,7 +55,7 @@ class StepLoop:
         content: str,
         config: WorkerConfig,
         engine: Engine,
-        courier: Courier,
+        endpoint: Endpoint,
         outbox: Outbox,
         on_crash: Callable[[Exception], None],
         clock: Callable[[], float] = time.monotonic,
@@ -63,9 +63,9 @@ class StepLoop:
         self.engine = engine
         self._on_crash = on_crash
         self.outgoing = Outgoing(
-            me, content, config, engine, courier, outbox, self.call, self._forget, clock
+            me, content, config, engine, endpoint, outbox, self.call, self._forget, clock
         )
-        self.incoming = Incoming(content, config, engine, outbox, self._adopted, clock)
+        self.incoming = Incoming(content, config, engine, endpoint, outbox, self._adopted, clock)
         self._outbox = outbox
         self._clock = clock
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -73,7 +73,7 @@ class StepLoop:
             engine.followers.grammars.on_ready = lambda: self.call(lambda: None)
         self._grants: queue.SimpleQueue[tuple[Grant, Peer]] = queue.SimpleQueue()
         self._tickets: dict[Leg, Ticket] = {}
-        self._reports = Reports(engine, outbox, config.tpot_target_s)
+        self._reports = Reports(engine, outbox, config.tpot_target_s, self.incoming.num_offers)
         self._next_tick = 0.0
         self._began_at = 0.0
         """When the step that is computed now became the only one."""
@@ -138,6 +138,7 @@ class StepLoop:
         self._reports.hear(router_id, message.number)
         if leg in self._tickets or leg in self.outgoing or leg in self.incoming:
             return
+        log.debug("leg %s was submitted by router %s", leg, router_id)
         ticket = Ticket.of(message, router_id, self._clock())
         if self.incoming.draining:
             self._fail(ticket, "queue", "this worker drains", retryable=True)
@@ -226,6 +227,11 @@ class StepLoop:
     def idle(self) -> bool:
         return not (self._tickets or len(self.outgoing) or len(self.incoming))
 
+    @property
+    def last_report(self) -> Report | None:
+        """Safe from any thread; None before the first."""
+        return self._reports.last
+
     def send_snapshot(self, router_id: str, links: tuple[Link, ...]) -> None:
         """The whole cache index, the load and the links, for a router that knows nothing yet."""
         self._reports.send_snapshot(router_id, links, self.load())
@@ -308,6 +314,7 @@ class StepLoop:
                 outputs[ticket.router_id].append(ticket.take_output(made))
             self._after_step(ticket, made)
         for router_id, batch in outputs.items():
+            self._reports.generated(len(batch))
             self._outbox.to_router(router_id, Step(outputs=tuple(batch)))
         for sequence in self.engine.followers.take_lost():
             self._fail_lost(sequence)
@@ -317,11 +324,11 @@ class StepLoop:
     def _fail_lost(self, sequence: Sequence) -> None:
         """No worker can follow its grammar from here."""
         assert sequence.grammar is not None
-        cause = str(sequence.grammar.error)
+        cause, invalid = str(sequence.grammar.error), sequence.grammar.to_blame
         ticket = self._tickets.get(sequence.leg)
         if ticket is not None:
             failed = Failed(
-                leg=sequence.leg, stage="grammar", cause=cause, retryable=False, invalid=True
+                leg=sequence.leg, stage="grammar", cause=cause, retryable=False, invalid=invalid
             )
             self._outbox.to_router(ticket.router_id, failed)
             self.cancel(sequence.leg, cause)
@@ -329,6 +336,7 @@ class StepLoop:
     def _after_step(self, ticket: Ticket, made: Progress) -> None:
         if made.sampled is not None and not ticket.prefilled:
             ticket.prefilled = True
+            self._reports.prefilled(made.sequence)
             self._outbox.to_router(ticket.router_id, ticket.times(self._clock()))
         self.outgoing.progressed(ticket, made)
         if made.finish is not None:
@@ -345,6 +353,7 @@ class StepLoop:
     def _fail(self, ticket: Ticket, stage: str, cause: str, *, retryable: bool) -> None:
         leg = ticket.sequence.leg
         failed = Failed(leg=leg, stage=stage, cause=cause, retryable=retryable)
+        log.info("leg %s failed, %s: %s", leg, stage, cause)
         self._outbox.to_router(ticket.router_id, failed)
 
     def _report(self) -> None:

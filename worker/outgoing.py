@@ -7,7 +7,7 @@ from collections.abc import Callable
 from engine.engine import Engine, Progress
 from engine.runner import OnLayer, Slice
 from engine.sequence import Status
-from kv_transfer.courier import Courier, WriteJob, Written
+from kv_transfer.courier import WriteJob, Written
 from kv_transfer.crossing import Passage
 from kv_transfer.effects import (
     CutLink,
@@ -18,6 +18,7 @@ from kv_transfer.effects import (
     SourceClosed,
     Write,
 )
+from kv_transfer.endpoint import Endpoint
 from kv_transfer.source import Final, SourceHandoff
 from wire.handoff import Abort, Grant, Handoff, Offer, Quiesced
 from wire.identity import Leg, WorkerRef
@@ -54,7 +55,7 @@ class Outgoing:
         content: str,
         config: WorkerConfig,
         engine: Engine,
-        courier: Courier,
+        endpoint: Endpoint,
         outbox: Outbox,
         call: Call,
         on_over: Callable[[Leg], None],
@@ -64,7 +65,7 @@ class Outgoing:
         self._content = content
         self._config = config
         self._engine = engine
-        self._courier = courier
+        self._endpoint = endpoint
         self._outbox = outbox
         self._call = call
         self._on_over = on_over
@@ -113,7 +114,7 @@ class Outgoing:
             offer_number=self._num_offers,
             tokens=tuple(sequence.tokens[:num_tokens]),
             max_tokens=sequence.num_prompt + sequence.sampling.max_tokens,
-            layout=self._engine.runner.layout,
+            layout=self._endpoint.layout,
             content=self._content,
             router_id=ticket.router_id,
             deadline_s=self._config.handoff_deadline_s,
@@ -262,7 +263,7 @@ class Outgoing:
             lambda written: self._call(lambda: ended(written)),
             self._latest_start(ticket),
         )
-        self._courier.write(job)
+        self._endpoint.write(job)
 
     def _latest_start(self, ticket: Ticket) -> float:
         """When a write must start for the rest to have arrived as soon as prefill has ended."""

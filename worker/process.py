@@ -62,7 +62,7 @@ def make_app(role: Role, make_policy: MakePolicy) -> typer.Typer:
             config = msgspec.convert({**given, **msgspec.json.decode(settings)}, WorkerConfig)
         except (msgspec.DecodeError, TypeError) as error:
             leave(f"--settings: {error}")
-        start_logging(log_level)
+        start_logging(log_level, discreet=True)
         if until_stdin_ends:
             end_with_stdin()
         sys.exit(asyncio.run(run(config, role, make_policy(config))))
@@ -98,7 +98,10 @@ async def _say_ready(worker: Worker, card: WorkerCard) -> None:
     """One line of JSON, once the worker can get work: at once, where no router was named."""
     if worker.config.routers:
         await worker.joined.wait()
-    say_ready({"worker": str(card.ref), "address": card.address})
+    ready = {"worker": str(card.ref), "address": card.address}
+    if card.metrics_address is not None:
+        ready["metrics"] = card.metrics_address
+    say_ready(ready)
 
 
 async def _result(future: asyncio.Future[Exception]) -> Exception:

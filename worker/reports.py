@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from engine.engine import Engine
-from wire.messages import CacheEvents, Link, Report, WorkerState
+from engine.sequence import Sequence
+from wire.messages import CacheEvents, Link, Report, Totals, WorkerState
 from worker.calibration import Calibration, load_of
 from worker.tickets import Outbox
 
 
 class Reports:
-    """Lives in the step loop's thread."""
+    """Lives in the step loop's thread; `last` may be read in others.
 
-    def __init__(self, engine: Engine, outbox: Outbox, step_target_s: float | None) -> None:
+    `offers` counts those of other workers by the answer.
+    """
+
+    def __init__(
+        self, engine: Engine, outbox: Outbox, step_target_s: float | None, offers: Mapping[str, int]
+    ) -> None:
         self._engine = engine
         self._outbox = outbox
         self._calibration = Calibration(step_target_s)
+        self._offers = offers
         self._heard: dict[str, int] = {}
         self._event_number = 0
+        self._num_steps = 0
+        self._step_s = 0.0
+        self._prefilled_tokens = 0
+        self._generated_tokens = 0
+        self.last: Report | None = None
+        """None before the first."""
 
     def hear(self, router_id: str, number: int) -> None:
         """A router's submission of this number has arrived."""
@@ -28,10 +43,22 @@ class Reports:
 
     def observe(self, seconds: float, now: float) -> None:
         """What the engine has landed took so long."""
+        self._num_steps += 1
+        self._step_s += seconds
         self._calibration.observe(self._engine.landed, seconds, now)
 
+    def prefilled(self, sequence: Sequence) -> None:
+        """Its first token was drawn."""
+        self._prefilled_tokens += max(0, sequence.num_prompt - sequence.num_cached)
+
+    def generated(self, num_tokens: int) -> None:
+        self._generated_tokens += num_tokens
+
     def load(self, state: WorkerState, num_handoffs: int) -> Report:
-        return load_of(self._engine, state, num_handoffs, self._heard, self._calibration)
+        self.last = load_of(
+            self._engine, state, num_handoffs, self._heard, self._calibration, self._totals()
+        )
+        return self.last
 
     def send_snapshot(self, router_id: str, links: tuple[Link, ...], load: Report) -> None:
         """The whole cache index, the load and the links, for a router that knows nothing yet."""
@@ -61,3 +88,14 @@ class Reports:
                     host_removed=tuple(host_removed),
                 )
             )
+
+    def _totals(self) -> Totals:
+        return Totals(
+            num_steps=self._num_steps,
+            step_s=self._step_s,
+            prefilled_tokens=self._prefilled_tokens,
+            generated_tokens=self._generated_tokens,
+            found_blocks=self._engine.pool.num_found,
+            found_host_blocks=self._engine.memory.num_host_found,
+            offers=dict(self._offers),
+        )

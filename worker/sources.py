@@ -7,10 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from kv_transfer.courier import Courier
 from kv_transfer.destination import DestinationHandoff
+from kv_transfer.endpoint import Endpoint
+from kv_transfer.exchange import CannotExchange
 from runtime.session import Session
 from wire.identity import WorkerRef
+from wire.layout import KvLayout
 from wire.messages import Hello, Welcome, WorkerCard
 from worker.guard import Guard
 from worker.incoming import Incoming
@@ -34,26 +36,24 @@ class Sources:
     """Lives on the event loop; `call` takes work to the step loop's thread.
 
     When a source's session ends, whatever the cause, the pool is closed to it at once. Pages that
-    it was granted return when nothing of it can land any more: that is, then; but a process on
-    this host with direct access to our memory must also have ended, or have called again (which
-    it does only when its writes are over), and is killed if it does neither.
+    it was granted return when nothing of it can land any more: that is, then; but its processes on
+    this host with direct access to our memory must also have ended, or it must have called again
+    (which it does only when its writes are over), and they are killed if neither happens.
     """
 
     def __init__(
         self,
-        courier: Courier,
+        endpoint: Endpoint,
         peers: PeerBook,
         incoming: Incoming,
         call: Call,
         *,
-        direct_access: bool,
         fence_deadline_s: float,
     ) -> None:
-        self._courier = courier
+        self._endpoint = endpoint
         self._peers = peers
         self._incoming = incoming
         self._call = call
-        self._direct_access = direct_access
         self._fence_deadline_s = fence_deadline_s
         self._loop = asyncio.get_running_loop()
         self._visits: dict[WorkerRef, _Visit] = {}
@@ -62,13 +62,13 @@ class Sources:
         """Welcome a peer and listen to it; returns when its link is fenced."""
         assert hello.worker is not None
         await self._end_former(hello.worker)
-        guard = Guard(hello.process, direct_access=self._direct_access)
+        guard = Guard(hello.processes, direct_access=self._endpoint.direct_access)
         visit = self._visits[hello.worker] = _Visit(session, guard)
         peer = self._peers.new_peer(hello.worker)
         try:
-            admission = await self._admit(peer.link)
+            admissions = await self._admit(peer.link, hello.layout or card.layout)
             if session.closed_because is None:
-                session.send(Welcome(card=card, admission=admission))
+                session.send(Welcome(card=card, admissions=admissions))
             cause = await self._peers.answer(peer, session)
             await self._fence(peer, cause, guard)
         finally:
@@ -83,14 +83,18 @@ class Sources:
             former.guard.told_quiet()
             await former.over.wait()
 
-    async def _admit(self, link: str) -> bytes:
-        admission: asyncio.Future[bytes] = self._loop.create_future()
+    async def _admit(self, link: str, source: KvLayout) -> tuple[bytes, ...]:
+        """None to a source of another model, which learns from our card what is wrong."""
+        admissions: asyncio.Future[tuple[bytes, ...]] = self._loop.create_future()
 
-        def tell(content: bytes) -> None:
-            self._loop.call_soon_threadsafe(_settle, admission, content)
+        def tell(contents: tuple[bytes, ...]) -> None:
+            self._loop.call_soon_threadsafe(_settle, admissions, contents)
 
-        self._courier.admit(link, tell)
-        return await admission
+        try:
+            self._endpoint.admit(link, source, tell)
+        except CannotExchange:
+            return ()
+        return await admissions
 
     async def _fence(self, peer: Peer, cause: str, guard: Guard) -> None:
         lost = await self._in_steps(lambda: self._incoming.source_lost(peer.link, cause))
@@ -105,7 +109,7 @@ class Sources:
         def then() -> None:
             self._loop.call_soon_threadsafe(_settle, evicted, None)
 
-        self._courier.evict(link, then)
+        self._endpoint.evict(link, then)
         await evicted
 
     async def _in_steps(

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from engine.attention.backend import AttentionBatch, GraphAttention, Span
 from engine.cuda.record import Compute, Record
-from engine.runner import Slice
-from engine.step_inputs import LastDrawn
+from engine.step_inputs import LastDrawn, Piece
 
 Forward = Callable[[Tensor, Tensor, Tensor, AttentionBatch], Tensor]
 """Token ids, positions, RoPE lengths [rows], and a batch -> logits [rows, vocab_size]."""
@@ -64,24 +63,23 @@ class DecodeGraphs:
             width = self._attention.width(self._most_blocks, self._most_blocks)
             self._replay(rows, width)
 
-    def fits(self, slices: Seq[Slice], last: LastDrawn) -> bool:
+    def fits(self, pieces: Seq[Piece], last: LastDrawn) -> bool:
         """True when this is a step for `run`."""
-        if max(len(slices), len(last.tokens)) > self._ladder[-1]:
+        if max(len(pieces), len(last.tokens)) > self._ladder[-1]:
             return False
-        return all(piece.count == 1 and piece.samples for piece in slices)
+        return all(piece.count == 1 and piece.samples for piece in pieces)
 
-    def run(self, slices: Seq[Slice], last: LastDrawn) -> Tensor:
-        """Logits [slices, vocab_size], valid until the next step."""
-        rows = self._ladder[bisect.bisect_left(self._ladder, len(slices))]
-        needed = max(-(-piece.end // self._block_size) for piece in slices)
+    def run(self, pieces: Seq[Piece], last: LastDrawn) -> Tensor:
+        """Logits [pieces, vocab_size], valid until the next step."""
+        rows = self._ladder[bisect.bisect_left(self._ladder, len(pieces))]
+        needed = max(-(-piece.end // self._block_size) for piece in pieces)
         replay = self._replay(rows, self._attention.width(needed, self._most_blocks))
-        spans = [Span(piece.start, 1, piece.sequence.blocks) for piece in slices]
-        staged = self._staged(spans, rows, needed)
-        if self._enter(staged, slices, last):
+        staged = self._staged(pieces, rows, needed)
+        if self._enter(staged, pieces):
             self._drawn[: len(last.tokens)].copy_(last.tokens)
         self._fill(staged)
-        self._attention.plan(self._padded(spans, rows))
-        return replay()[: len(slices)]
+        self._attention.plan(self._padded(pieces, rows))
+        return replay()[: len(pieces)]
 
     def _replay(self, rows: int, width: int) -> Compute:
         """Recorded when a size is needed for the first time."""
@@ -122,18 +120,17 @@ class DecodeGraphs:
             staged[TABLE : TABLE + count, row] = span.blocks[:count]
         return staged
 
-    def _enter(self, staged: np.ndarray, slices: Seq[Slice], last: LastDrawn) -> bool:
+    def _enter(self, staged: np.ndarray, pieces: Seq[Piece]) -> bool:
         """Tokens and positions. True when some tokens are still being drawn."""
         any_unknown = False
-        for row, piece in enumerate(slices):
-            sequence, start = piece.sequence, piece.start
-            if start < len(sequence.tokens):
-                staged[TOKEN, row] = sequence.tokens[start]
+        for row, piece in enumerate(pieces):
+            if piece.source is None:
+                staged[TOKEN, row] = piece.tokens[0]
             else:
-                staged[SOURCE, row] = last.row_of[sequence.leg]
+                staged[SOURCE, row] = piece.source
                 any_unknown = True
-            staged[POSITION, row] = start
-            staged[LENGTH, row] = max(start + 1, sequence.num_prompt)
+            staged[POSITION, row] = piece.start
+            staged[LENGTH, row] = max(piece.end, piece.num_prompt)
         return any_unknown
 
     def _fill(self, staged: np.ndarray) -> None:

@@ -99,10 +99,10 @@ class Grammars:
         try:
             path.begin(self._matcher(grammar), tokens)
         except GrammarError as error:
-            path.error = str(error)
+            path.fail(error)
         except Exception as error:  # one request's grammar, by which no worker may end
             log.exception("a grammar's compiler broke")
-            path.error = f"the grammar's compiler broke: {type(error).__name__}: {error}"
+            path.fail(GrammarError(f"the grammar's compiler broke: {type(error).__name__}"))
 
     def _matcher(self, grammar: Grammar) -> Matcher:
         """At the grammar's beginning, the caller's own."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence as Seq
 
 from engine.grammar.job import Job
-from grammar.errors import GrammarError
+from grammar.errors import GrammarError, GrammarInvalid
 from grammar.matcher import Matcher
 from grammar.token_set import TokenSet
 
@@ -17,11 +17,13 @@ class GrammarPath:
     something is allowed, or `error` says why nothing is.
     """
 
-    __slots__ = ("_allowed", "_matcher", "eos_token_ids", "error", "job")
+    __slots__ = ("_allowed", "_matcher", "eos_token_ids", "error", "job", "to_blame")
 
     def __init__(self, eos_token_ids: frozenset[int]) -> None:
         self.eos_token_ids = eos_token_ids
         self.error: str | None = None
+        self.to_blame = True
+        """With an error: the grammar is at fault, and not this worker."""
         self.job: Job | None = None
         self._matcher: Matcher | None = None
         self._allowed: TokenSet | None = None
@@ -57,4 +59,9 @@ class GrammarPath:
                 self._matcher.consume(tokens)
             self._allowed = self._matcher.allowed()
         except GrammarError as error:
-            self.error = str(error)
+            self.fail(error)
+
+    def fail(self, error: GrammarError) -> None:
+        """Part of a job: nothing can follow. What says nothing of the grammar itself, such as a
+        limit of this worker's or a vocabulary that cannot be read, is this worker's fault."""
+        self.error, self.to_blame = str(error), isinstance(error, GrammarInvalid)

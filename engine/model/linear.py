@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from engine.collective import Collective
 
 _PIECE_BYTES = 16 << 20
 """Of a weight that is turned into floats for a product: well within a cache, and no second copy."""
@@ -57,6 +59,19 @@ class Linear:
         for first in range(0, len(self.weight), count):
             piece = self.weight[first : first + count].float()
             _add_product(output[:, first : first + count], inputs, piece, keep)
+
+
+@dataclass(frozen=True, slots=True)
+class SummedLinear(Linear):
+    """A product whose inputs are divided among ranks: each has its part, and all get the sum.
+
+    One rank has the bias.
+    """
+
+    collective: Collective = field(kw_only=True)
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        return self.collective.add_up(functional.linear(inputs, self.weight, self.bias))
 
 
 def multiplies_bfloat16() -> bool:

@@ -7,6 +7,8 @@ Format: https://huggingface.co/docs/safetensors (header length, JSON header, pla
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ import torch
 from torch import Tensor
 
 from engine.errors import CheckpointError
+from engine.model.part import Cut
 
 _DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 _HEADER_LIMIT = 100_000_000
@@ -56,37 +59,54 @@ class Shard:
             raise self.error(f"tensor '{name}' is stored as {entry.dtype}; supported: {known}")
         return _DTYPES[entry.dtype]
 
-    def read_into(self, name: str, target: Tensor, progress: Callable[[int], None]) -> None:
+    def read_into(
+        self,
+        name: str,
+        target: Tensor,
+        progress: Callable[[int], None],
+        cut: Cut | None = None,
+    ) -> None:
         """Fill the contiguous `target`, converting to its dtype; report the bytes as they come.
 
-        CheckpointError when the shapes differ, or the file cannot be read or has become shorter.
+        Of a tensor with a `cut`, only the bytes of those rows or columns are read. CheckpointError
+        when the shapes differ, or the file cannot be read or has become shorter.
         """
         entry, dtype = self.entries[name], self.dtype(name)
         wanted, found = list(target.shape), list(entry.shape)
+        if cut is not None:
+            assert len(cut.span) == wanted[cut.dimension], f"{name}: {cut} of {wanted}"
+            wanted[cut.dimension] = cut.total
         if wanted != found:
             raise self.error(f"tensor '{name}': expected shape {wanted}, found {found}")
-        if entry.num_bytes != target.numel() * dtype.itemsize:
+        if entry.num_bytes != math.prod(found) * dtype.itemsize:
             raise self.error(f"tensor '{name}': {entry.num_bytes} bytes do not fit {found}")
         try:
             with self.path.open("rb", buffering=0) as file:
-                file.seek(self.offset(name))
-                for piece in _pieces(target.view(-1), _PIECE_BYTES // dtype.itemsize):
-                    progress(self._read_piece(file, name, piece, dtype))
+                for piece, reads in _pieces(target, cut, dtype.itemsize):
+                    progress(self._read_piece(file, name, piece, dtype, reads))
         except OSError as error:
             raise self.error(f"cannot be read: {error.strerror}") from error
 
-    def _read_piece(self, file: BinaryIO, name: str, piece: Tensor, dtype: torch.dtype) -> int:
+    def _read_piece(
+        self, file: BinaryIO, name: str, piece: Tensor, dtype: torch.dtype, offsets: range
+    ) -> int:
+        """Of equal runs of bytes, one at each of these offsets in the tensor."""
         direct = piece.dtype == dtype and piece.device.type == "cpu"
         buffer = piece if direct else torch.empty(piece.shape, dtype=dtype)
-        window = memoryview(buffer.view(torch.uint8).numpy().data)
-        while window:
-            count = file.readinto(window)  # type: ignore[attr-defined]
-            if not count:
-                raise self.error(f"ends within tensor '{name}'")
-            window = window[count:]
+        window = memoryview(buffer.view(-1).view(torch.uint8).numpy().data)
+        run, begin = len(window) // len(offsets), self.offset(name)
+        for index, offset in enumerate(offsets):
+            self._read_run(file, name, window[index * run : (index + 1) * run], begin + offset)
         if not direct:
             piece.copy_(buffer)
         return buffer.nbytes
+
+    def _read_run(self, file: BinaryIO, name: str, window: memoryview, offset: int) -> None:
+        while window:
+            count = os.preadv(file.fileno(), [window], offset)
+            if not count:
+                raise self.error(f"ends within tensor '{name}'")
+            window, offset = window[count:], offset + count
 
     def error(self, what: str) -> CheckpointError:
         return CheckpointError(f"{self.path}: {what}")
@@ -111,9 +131,24 @@ def open_shard(path: Path) -> Shard:
     return shard
 
 
-def _pieces(flat: Tensor, size: int) -> Iterator[Tensor]:
-    for begin in range(0, len(flat), size):
-        yield flat[begin : begin + size]
+def _pieces(target: Tensor, cut: Cut | None, item: int) -> Iterator[tuple[Tensor, range]]:
+    """Parts of a tensor, and where in its stored bytes the equal runs that fill one begin.
+
+    All of a tensor, or rows of it, are one run; of columns, each row has a run.
+    """
+    if cut is not None and cut.dimension == 1:
+        stride, first = cut.total * item, cut.span.start * item
+        count = max(1, _PIECE_BYTES // max(1, len(cut.span) * item))
+        for row in range(0, len(target), count):
+            piece = target[row : row + count]
+            begin = first + row * stride
+            yield piece, range(begin, begin + len(piece) * stride, stride)
+        return
+    flat, count = target.view(-1), _PIECE_BYTES // item
+    start = 0 if cut is None else cut.span.start * (target.numel() // max(1, len(target)))
+    for index in range(0, len(flat), count):
+        begin = (start + index) * item
+        yield flat[index : index + count], range(begin, begin + 1)
 
 
 def _decode_header(path: Path, header: bytes) -> dict[str, Entry]:

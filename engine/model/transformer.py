@@ -9,17 +9,17 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from engine.attention.backend import AttentionBatch
 from engine.cuda.triton_there import uses_triton
 from engine.errors import ConfigError
 from engine.model.config import ModelConfig
-from engine.model.native import try_native
+from engine.model.native import NativeDecoder, try_native
 from engine.model.native_step import NativeStep, Turns
 from engine.model.parameters import Parameters
 from engine.model.rope import Rope
 from engine.model.torch_step import TorchStep
+from engine.model.vocabulary import Vocabulary, WholeVocabulary
 from engine.threads import Threads
 
 
@@ -50,8 +50,13 @@ class Transformer:
         compute: torch.dtype | None = None,
         native: bool = True,
         deterministic: bool = False,
+        vocabulary: Vocabulary | None = None,
+        shared: bool = False,
     ) -> None:
         """Compiled kernels compute where there are any, unless `native` is false.
+
+        A model that is `shared` among ranks has its own `vocabulary`, and no compiled layers: one
+        call computes many of them, and no rank could add up what they come to in between.
 
         `compute` is what products of many rows are rounded to, the weights' dtype when None;
         bfloat16 weights may be computed with in float32 where there are kernels. With
@@ -62,7 +67,10 @@ class Transformer:
         self._parameters = parameters
         self._rope = Rope(config.rope, config.head_size, device)
         self.dtype = compute or parameters.embedding.dtype
-        self._native = try_native(config, parameters, self.dtype) if native else None
+        self._native: NativeDecoder | None = None
+        if native and not shared:
+            self._native = try_native(config, parameters, self.dtype)
+        self._vocabulary = vocabulary or WholeVocabulary(parameters)
         self._fuses = native and uses_triton(device)
         if deterministic:
             self._compute_all_natively()
@@ -108,7 +116,7 @@ class Transformer:
         """[rows, hidden_size] -> float32 [rows, vocab_size]"""
         if self._native is not None:
             return self._native.logits(hidden)
-        return self._parameters.head(hidden).float()
+        return self._vocabulary.logits(hidden)
 
     def _compute_all_natively(self) -> None:
         if self._native is None:
@@ -121,7 +129,7 @@ class Transformer:
     def _begin(
         self, token_ids: Tensor, positions: Tensor, lengths: Tensor, batch: AttentionBatch
     ) -> Computation:
-        hidden = functional.embedding(token_ids, self._parameters.embedding)
+        hidden = self._vocabulary.embed(token_ids)
         if self._native is None:
             if self._fuses:
                 return self._fused(hidden, positions, lengths, batch)

@@ -14,10 +14,11 @@ from torch import Tensor
 from engine.errors import CheckpointError
 from engine.model.config import ModelConfig
 from engine.model.keys import read_json
+from engine.model.part import Cut
 from engine.model.shard import Shard, open_shard
 
 Progress = Callable[[int, int], None]
-"""Called with (loaded_bytes, total_bytes), both as stored in the checkpoint."""
+"""Called with (loaded_bytes, total_bytes) of what is read, as stored in the checkpoint."""
 
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
@@ -57,15 +58,27 @@ def find_weights(directory: Path) -> Weights:
     raise CheckpointError(f"{directory}: expected {_SINGLE} or {_INDEX}, found {found}")
 
 
+def whole(name: str) -> Cut | None:
+    """What is read of a tensor where nothing is said: all of it."""
+    return None
+
+
 def load_weights(
-    weights: Weights, targets: dict[str, Tensor], progress: Progress | None = None
+    weights: Weights,
+    targets: dict[str, Tensor],
+    progress: Progress | None = None,
+    cut: Callable[[str], Cut | None] = whole,
 ) -> None:
     """Fill every target, by checkpoint tensor name, and leave tensors without a target unread.
 
-    Tensors go piece by piece to the target's device and dtype. CheckpointError names the tensor
-    that is missing, of another shape, or stored in an unsupported dtype.
+    `cut(name)` is the part of a tensor that its target takes. Tensors go piece by piece to the
+    target's device and dtype. CheckpointError names the tensor that is missing, of another shape,
+    or stored in an unsupported dtype.
     """
-    total = sum(weights.holder(name).entries[name].num_bytes for name in targets)
+    total = sum(
+        target.numel() * weights.holder(name).dtype(name).itemsize
+        for name, target in targets.items()
+    )
     loaded = 0
 
     def report(num_bytes: int) -> None:
@@ -75,7 +88,7 @@ def load_weights(
             progress(loaded, total)
 
     for name, target in targets.items():
-        weights.holder(name).read_into(name, target, report)
+        weights.holder(name).read_into(name, target, report, cut(name))
 
 
 def model_hash(weights: Weights, config: ModelConfig) -> str:

@@ -15,13 +15,14 @@ from engine.attention.scaled_cache import ScaledCache
 from engine.attention.tables import TorchTables
 from engine.attention.torch_backend import TorchBackend
 from engine.blocks import BlockPool
+from engine.cache_shape import cache_layout, shaped
 from engine.cuda.record import repeat_eagerly
 from engine.errors import ConfigError
 from engine.model.config import read_config
 from engine.model.parameters import allocate_parameters, checkpoint_targets
 from engine.model.transformer import Transformer
 from engine.model.weights import find_weights, load_weights
-from engine.torch_runner import StepSettings, TorchRunner, cache_layout, shaped
+from engine.torch_runner import StepSettings, TorchRunner
 from tests.engine.driver import give_blocks, make_sequence, step
 from tests.engine.reference import prompt
 from wire.layout import KvLayout

@@ -12,6 +12,7 @@ from decode_worker.scheduler import DecodePolicy
 from engine.ahead import AheadEngine
 from engine.attention.choice import choose_attention
 from engine.blocks import BlockPool
+from engine.cache_shape import cache_layout
 from engine.cuda.decode_graphs import ladder
 from engine.cuda.record import Compute, repeat_eagerly
 from engine.engine import Engine
@@ -20,7 +21,7 @@ from engine.model.config import read_config
 from engine.model.parameters import allocate_parameters, checkpoint_targets
 from engine.model.transformer import Transformer
 from engine.model.weights import find_weights, load_weights
-from engine.torch_runner import StepSettings, TorchRunner, cache_layout
+from engine.torch_runner import StepSettings, TorchRunner
 from tests.engine.driver import make_sequence
 from tests.engine.reference import Reference, prompt
 from wire.sampling import SamplingParams

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 import worker.build
-import worker.host
+import worker.endpoints
 from tests.faults import flips
 from tests.faults.moments import Findings, Moments
 from wire.identity import Role
@@ -39,12 +39,12 @@ def count_caught(num_flips: int, ucx_tls: str | None) -> int:
     original = worker.build.make_transport
     with_flips = flips.FlippingLink
     try:
-        worker.host.make_transport = lambda config, name: with_flips(  # type: ignore[attr-defined]
+        worker.endpoints.make_transport = lambda config, name: with_flips(  # type: ignore[attr-defined]
             name, worker.build._ucx_env(config)
         )
         return asyncio.run(flips.run(num_flips, ucx_tls))
     finally:
-        worker.host.make_transport = original  # type: ignore[attr-defined]
+        worker.endpoints.make_transport = original  # type: ignore[attr-defined]
 
 
 def tell(findings: Findings) -> None:

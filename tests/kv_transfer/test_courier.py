@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from engine.arithmetic import ArithmeticRunner
-from kv_transfer.courier import Courier, WriteJob, Written
+from kv_transfer.courier import Courier, Way, WriteJob, Written
 from kv_transfer.crossing import DirectCrossing, Passage
 from kv_transfer.memory_link import MemoryFabric, MemoryLink
 from kv_transfer.probe import LinkSpeed, Probe
@@ -40,7 +40,8 @@ class Bench:
     def connect(self, name: str, admission: bytes, probe: object = None) -> list[object]:
         found: list[object] = []
         start = probe or at_once
-        self.courier.connect(name, admission, self.crossing, start, found.append)  # type: ignore[arg-type]
+        way = Way(name, admission, self.crossing, start)  # type: ignore[arg-type]
+        self.courier.connect(name, [way], found.append)
         self.courier.turn()
         return found
 
@@ -190,7 +191,7 @@ def test_writes_wait_until_the_link_has_been_measured_and_others_do_not() -> Non
     assert (bench.done, found) == (["y"], [])
     measured = True
     bench.run()
-    assert (bench.done, found) == (["y", "x"], [LinkSpeed(0.0, 7.0)])
+    assert (bench.done, found) == (["y", "x"], [[LinkSpeed(0.0, 7.0)]])
 
 
 def test_a_link_that_fails_while_it_is_measured_is_told_with_its_cause() -> None:

@@ -12,13 +12,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kv_transfer.courier import Courier, WriteJob, Written
+from kv_transfer.courier import Courier, Way, WriteJob, Written
 from kv_transfer.crossing import (
     Crossing,
     DirectCrossing,
     Passage,
     StagedCrossing,
     StagingRoom,
+    StagingShare,
     cut,
 )
 from kv_transfer.exchange import CannotExchange
@@ -198,7 +199,8 @@ class Desk:
         self.written: list[Written] = []
         self.courier = Courier(pair.link, lambda link, cause: None, _raise)
         admission = pair.peer.admit("us")
-        self.courier.connect("them", admission, crossing, unmeasured, lambda speed: None)
+        way = Way("them", admission, crossing, unmeasured)
+        self.courier.connect("them", [way], lambda speeds: None)
         self.courier.turn()
 
     def write(self, passage: Passage) -> None:
@@ -258,7 +260,7 @@ def test_a_link_that_stands_still_leaves_slots_to_the_others() -> None:
     staged = pair.staged(2, 8 * MODEL.token_bytes)
     stage = staged.crossing._stage
     layouts = MODEL, pair.destination.layout
-    modest = StagedCrossing(*layouts, staged.room, stage, max_slots=1)
+    modest = StagedCrossing(*layouts, StagingShare(staged.room, 1), stage)
     part = Passage((0, 1), (3,), 8, 0)
     posted = modest.try_post(pair.link, "them", part)
     assert posted is not None
@@ -351,9 +353,12 @@ def test_layouts_of_other_models_cannot_cross(changes: dict[str, object], named:
 
 
 def test_ranks_with_other_heads_cannot_cross() -> None:
-    half = ranks(MODEL, 2)[0]
-    with pytest.raises(CannotExchange, match=r"KV heads range\(0, 2\) here, range\(0, 1\) there"):
-        StagedCrossing(MODEL, half, StagingRoom(1, 1 << 20), never)
+    half, other = ranks(MODEL, 2)
+    named = r"KV heads range\(0, 2\) of range\(0, 1\) here, range\(0, 2\) there"
+    with pytest.raises(CannotExchange, match=named):
+        StagedCrossing(half, MODEL, StagingRoom(1, 1 << 20), never)
+    with pytest.raises(CannotExchange, match=r"KV heads range\(1, 2\) of range\(0, 1\) here"):
+        StagedCrossing(half, MODEL, StagingRoom(1, 1 << 20), never, other.heads)
 
 
 @pytest.mark.parametrize(("block_size", "page_size"), [(4, 16), (16, 4), (16, 16)])

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from dataclasses import dataclass, field
+
+import msgspec
 
 from decode_worker.scheduler import DecodePolicy
 from engine.ahead import AheadEngine
@@ -14,14 +17,14 @@ from engine.engine import Engine
 from engine.host_tier import HostTier
 from engine.policy import Policy
 from engine.runner import Runner
-from kv_transfer.courier import Courier
-from kv_transfer.crossing import Crossing, DirectCrossing, StagedCrossing, StagingRoom
+from kv_transfer.endpoint import PeerPool
 from kv_transfer.memory_link import MemoryFabric, MemoryLink
-from kv_transfer.probe import LinkSpeed, Probe
+from kv_transfer.probe import LinkSpeed, Probe, Scratch
 from kv_transfer.region import CacheRegion
-from kv_transfer.staging import Staging
 from kv_transfer.transport import Transport
 from prefill_worker.scheduler import PrefillPolicy
+from tests.kv_transfer.in_process import HandEndpoint, joined
+from tests.worker.spread_runner import SpreadRunner
 from wire.handoff import Handoff
 from wire.identity import Leg, WorkerRef
 from wire.messages import (
@@ -89,11 +92,14 @@ class Station:
         runner = runner or ArithmeticRunner(
             stamp=stamp, block_size=block_size, runs_ahead=bench.ahead
         )
-        self.transport = MemoryLink(str(self.ref), bench.fabric)
         pool = runner.allocate(num_blocks)
-        self.staging = a_staging(pool.num_bytes)
-        self.transport.register(pool, num_blocks, self.staging)
-        self.courier = Courier(self.transport, bench.note_link_to_cut, _raise, bench.clock)
+        regions = runner.regions if isinstance(runner, SpreadRunner) else [pool]
+        self.ranks = [
+            self._rank(bench, number, runner, region, num_blocks, len(regions))
+            for number, region in enumerate(regions)
+        ]
+        self.endpoint = joined(self.ranks)
+        self.endpoint.start(bench.note_link_to_cut, _raise)
         self.outbox = HandOutbox(bench)
         self.runner = runner
         self.memory = pool
@@ -110,7 +116,7 @@ class Station:
             "content",
             CONFIG,
             self.engine,
-            self.courier,
+            self.endpoint,
             self.outbox,
             on_crash=_raise,
             clock=bench.clock,
@@ -120,18 +126,37 @@ class Station:
     def at_rest(self) -> bool:
         return self.loop.idle and not self.engine.busy
 
+    def rank_name(self, rank: int) -> str:
+        """What the fabric calls it."""
+        return f"{self.ref}/{rank}" if rank else str(self.ref)
+
+    def carry(self) -> None:
+        """Let the couriers of all ranks take a turn."""
+        for rank in self.ranks:
+            rank.courier.turn()
+
     def copy(self) -> None:
         """Make one of the copies to or from host memory that wait."""
         if self.copier is not None:
             self.copier.turn()
 
-    def crossing(self, destination: Station) -> Crossing:
-        ours, theirs = self.runner.layout, destination.runner.layout
-        if ours == theirs:
-            return DirectCrossing(ours, self.runner.digest, max_part_bytes=1 << 20)
-        staging = Staging(self.memory, ours, self.staging)
-        room = StagingRoom(num_slots=2, slot_bytes=self.staging.num_bytes // 2)
-        return StagedCrossing(ours, theirs, room, staging.stage)
+    def _rank(
+        self,
+        bench: Bench,
+        number: int,
+        runner: Runner,
+        region: CacheRegion,
+        num_blocks: int,
+        num_ranks: int,
+    ) -> HandEndpoint:
+        transport = bench.transport(self.rank_name(number))
+        staging = a_staging(region.num_bytes)
+        transport.register(region, num_blocks, staging)
+        digest = runner.digests[number] if isinstance(runner, SpreadRunner) else runner.digest
+        layout = msgspec.structs.replace(runner.layout, num_ranks=num_ranks)
+        return HandEndpoint(
+            layout, number, num_blocks, region, staging, digest, transport, start_probe=unmeasured
+        )
 
 
 def a_staging(num_bytes: int) -> CacheRegion:
@@ -140,7 +165,7 @@ def a_staging(num_bytes: int) -> CacheRegion:
     return CacheRegion(address, num_bytes, "cpu", memory)
 
 
-def unmeasured(transport: Transport) -> Probe:
+def unmeasured(transport: Transport, link: str, scratch: Scratch) -> Probe:
     yield from ()
     return LinkSpeed(0.0, 0.0)
 
@@ -162,6 +187,8 @@ class Bench:
     """Of host memory behind each cache."""
     fabric: MemoryFabric = field(default_factory=MemoryFabric)
     now: float = 0.0
+    make_transport: Callable[[str], Transport] | None = None
+    """Of memory where it is None."""
 
     def __post_init__(self) -> None:
         self.num_links = 0
@@ -197,25 +224,33 @@ class Bench:
     def source_hears_the_link_end(self, cause: str) -> None:
         peer = Peer(self.decode.ref, self.link)
         self.prefill.loop.outgoing.peer_lost(peer, cause)
-        self.prefill.courier.disconnect(self.link, lambda: None)
-        self.prefill.courier.turn()
+        self.prefill.endpoint.disconnect(self.link, lambda: None)
+        self.prefill.carry()
 
     def destination_hears_the_link_end(self, cause: str) -> None:
         incoming = self.decode.loop.incoming
         lost = incoming.source_lost(self.link, cause)
-        self.decode.courier.evict(self.link, lambda: incoming.source_fenced(lost))
-        self.decode.courier.turn()
+        self.decode.endpoint.evict(self.link, lambda: incoming.source_fenced(lost))
+        self.decode.carry()
 
     def open_link(self) -> None:
         self.num_links += 1
         self.link = f"link {self.num_links}"
-        admission = self.decode.transport.admit(self.link)
-        crossing = self.prefill.crossing(self.decode)
-        self.prefill.courier.connect(self.link, admission, crossing, unmeasured, lambda speed: None)
-        self.prefill.courier.turn()
+        layout, admitted = self.decode.endpoint.layout, list[tuple[bytes, ...]]()
+        self.decode.endpoint.admit(self.link, self.prefill.endpoint.layout, admitted.append)
+        self.decode.carry()
+        pool = PeerPool(layout, self.decode.pool.num_blocks, admitted[0])
+        self.prefill.endpoint.connect(self.link, pool, lambda speed: None)
+        self.prefill.carry()
 
     def note_link_to_cut(self, link: str, cause: str) -> None:
         self.links_to_cut.append((link, cause))
+
+    def transport(self, name: str) -> Transport:
+        return (self.make_transport or self._over_memory)(name)
+
+    def _over_memory(self, name: str) -> Transport:
+        return MemoryLink(name, self.fabric)
 
     def clock(self) -> float:
         return self.now
@@ -260,7 +295,7 @@ class Bench:
                 self.break_link(cause)
         for station in self.stations:
             station.copy()
-            station.courier.turn()
+            station.carry()
             moved |= station.loop.turn() or station.engine.memory.busy
         return self.deliver() or moved
 

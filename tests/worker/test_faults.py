@@ -8,9 +8,10 @@ import pytest
 
 from decode_worker.scheduler import DecodePolicy
 from engine.arithmetic import ArithmeticRunner
-from kv_transfer.courier import Courier
+from kv_transfer.courier import Courier, Way
 from kv_transfer.crossing import DirectCrossing
 from kv_transfer.memory_link import MemoryFabric, MemoryLink
+from kv_transfer.probe import Scratch
 from tests.worker.bench import DECODE_STAMP as D
 from tests.worker.bench import PREFILL_STAMP as P
 from tests.worker.bench import Bench, expected, unmeasured
@@ -170,6 +171,8 @@ def test_a_broken_courier_is_a_crash_and_not_a_silence() -> None:
     courier = Courier(broken, lambda link, cause: None, lambda error: crashed.set())
     courier.start()
     crossing = DirectCrossing(ArithmeticRunner().layout, lambda blocks, first: 0, 1)
-    courier.connect("link", b"", crossing, unmeasured, lambda found: None)
+    scratch = Scratch(0, 0, 1)
+    way = Way("link", b"", crossing, lambda it: unmeasured(it, "link", scratch))
+    courier.connect("link", [way], lambda found: None)
     assert crashed.wait(10)
     courier.stop()

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from engine.grammar.grammars import Grammars
+from grammar.errors import VocabularyError
+from grammar.limits import DEFAULT_LIMITS, GrammarLimits
 from grammar.vocabulary import Vocabulary, read_vocabulary
 from tests.worker.bench import Bench
 from wire.handoff import Offer, Refuse, RefuseReason
@@ -141,6 +143,30 @@ def test_a_grammar_that_cannot_be_enforced_is_the_requests_fault(vocabulary: Voc
     assert failed.invalid
     assert not failed.retryable
     assert 'unknown name: "b"' in failed.cause
+    bench.check_nothing_is_held()
+
+
+@pytest.mark.parametrize("limits", [GrammarLimits(max_bytes=10), None])
+def test_a_grammar_that_this_worker_cannot_compile_is_its_own_fault(
+    vocabulary: Vocabulary, limits: GrammarLimits | None
+) -> None:
+    """The router has found it sound: a limit, or a tokenizer that cannot be read, is ours."""
+
+    def unreadable() -> Vocabulary:
+        raise VocabularyError("no tokenizer")
+
+    bench = a_bench(vocabulary)
+    read = (lambda: vocabulary) if limits else unreadable
+    for station in bench.stations:
+        station.engine.followers.grammars = Grammars(
+            read, vocabulary.eos_token_ids, limits or DEFAULT_LIMITS
+        )
+    bench.submit("a", PROMPT, sampling=FOLLOWING)
+    run(bench)
+    (failed,) = bench.told(Failed)
+    assert isinstance(failed, Failed)
+    assert not failed.invalid
+    assert not failed.retryable
     bench.check_nothing_is_held()
 
 

@@ -325,8 +325,8 @@ def test_a_late_grant_of_an_earlier_offer_is_not_taken_for_the_present_one_s() -
         layout=bench.prefill.runner.layout,
     )
     bench.prefill.loop.receive(late, Peer(bench.decode.ref, bench.link))
-    bench.prefill.courier.turn()
-    assert not bench.prefill.courier._flights
+    bench.prefill.carry()
+    assert not any(rank.courier._flights for rank in bench.prefill.ranks)
     (answer,) = [m for _, m in bench.prefill.outbox.for_peers if isinstance(m, Quiesced)][-1:]
     assert answer.ends == offer.ends
     bench.run()

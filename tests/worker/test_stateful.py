@@ -171,7 +171,7 @@ class Handoffs(RuleBasedStateMachine):
     def _turn(self, station: Station) -> None:
         """A worker whose write failed hangs up before it says anything of it."""
         station.copy()
-        station.courier.turn()
+        station.carry()
         self._cut_links(station)
         station.loop.turn()
         self._collect()
@@ -213,11 +213,11 @@ class Handoffs(RuleBasedStateMachine):
         self.deaf.add(station)
         if station is bench.prefill:
             station.loop.outgoing.peer_lost(Peer(bench.decode.ref, link), "reset")
-            station.courier.disconnect(link, lambda: None)
+            station.endpoint.disconnect(link, lambda: None)
         else:
             incoming = station.loop.incoming
             lost = incoming.source_lost(link, "reset")
-            station.courier.evict(link, lambda: incoming.source_fenced(lost))
+            station.endpoint.evict(link, lambda: incoming.source_fenced(lost))
         self._collect()
         if len(self.deaf) == len(bench.stations):
             self._open_link()
@@ -226,7 +226,7 @@ class Handoffs(RuleBasedStateMachine):
         """When both ends are through with the former one."""
         bench = self.bench
         for station in bench.stations:
-            station.courier.turn()
+            station.carry()
         self._collect()
         self.deaf.clear()
         bench.links_to_cut.clear()
@@ -237,10 +237,11 @@ class Handoffs(RuleBasedStateMachine):
     def _writable_pages(self) -> set[int]:
         """Of writes that wait or are under way, or were given up and may still arrive."""
         bench, fabric = self.bench, self.bench.fabric
-        courier, size = bench.prefill.courier, bench.decode.runner.layout.block_bytes
+        (rank,), size = bench.prefill.ranks, bench.decode.runner.layout.block_bytes
+        courier = rank.courier
         late = [(door, offset) for door, offset, _ in fabric._late]
         pages = {offset // size for door, offset in late if door in fabric.doors}
-        if bench.link in bench.decode.transport._admitted:
+        if bench.link in bench.decode.ranks[0].courier._admitted:
             parts = [*courier._waiting, *(flight.part for flight in courier._flights)]
             pages.update(page for part in parts for page in part.passage.pages)
         return pages

@@ -1,0 +1,57 @@
+"""Both ends of a decoder: token ids become vectors, and vectors become logits."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from engine.collective import Collective
+from engine.model.parameters import Parameters
+from engine.model.part import ModelPart
+
+
+class Vocabulary(Protocol):
+    def embed(self, token_ids: Tensor) -> Tensor:
+        """[tokens] -> [tokens, hidden_size]"""
+        ...
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[rows, hidden_size] -> float32 [rows, vocab_size]; on rank 0, where ranks share it."""
+        ...
+
+
+class WholeVocabulary:
+    def __init__(self, parameters: Parameters) -> None:
+        self._parameters = parameters
+
+    def embed(self, token_ids: Tensor) -> Tensor:
+        return functional.embedding(token_ids, self._parameters.embedding)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return self._parameters.head(hidden).float()
+
+
+class SharedVocabulary:
+    """Each rank has some of the tokens: all others add zeros to a vector; logits are gathered."""
+
+    def __init__(self, parameters: Parameters, part: ModelPart, collective: Collective) -> None:
+        self._parameters = parameters
+        self._part = part
+        self._collective = collective
+
+    def embed(self, token_ids: Tensor) -> Tensor:
+        own = token_ids - self._part.vocabulary.start
+        elsewhere = (own < 0) | (own >= len(self._part.vocabulary))
+        vectors = functional.embedding(own.masked_fill(elsewhere, 0), self._parameters.embedding)
+        return self._collective.add_up(vectors.masked_fill_(elsewhere[:, None], 0))
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Ranks other than 0 return what is theirs, [rows, num_vocabulary_rows]."""
+        own = self._parameters.head(hidden)
+        parts = self._collective.gather(own)
+        if not parts:
+            return own
+        return torch.cat(parts, dim=-1)[:, : self._part.whole.vocab_size].float()

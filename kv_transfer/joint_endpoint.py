@@ -1,0 +1,172 @@
+"""The ranks of one worker as one endpoint: what is asked of it is asked of all that it concerns."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TypeVar
+
+from kv_transfer.checksum import MASK, Digest
+from kv_transfer.courier import WriteJob, Written
+from kv_transfer.endpoint import OnCrash, OnLinkFailed, PeerPool, TellAdmissions, TellSpeed
+from kv_transfer.exchange import strands
+from kv_transfer.probe import LinkSpeed
+from kv_transfer.rank_endpoint import RankEndpoint
+from kv_transfer.remote_rank import RemoteRank
+from kv_transfer.traffic import together
+from wire.layout import KvLayout
+from wire.messages import Traffic
+
+T = TypeVar("T")
+Rank = RankEndpoint | RemoteRank
+
+DIGEST_S = 30.0
+"""How long another rank may take to read pages that have arrived."""
+
+
+class JointEndpoint:
+    """Implements `kv_transfer.endpoint.Endpoint` for rank 0 and the other ranks, in their order."""
+
+    def __init__(self, own: RankEndpoint, others: Sequence[RemoteRank]) -> None:
+        self.layout = own.layout
+        self._own = own
+        self._others = others
+        self._ranks: tuple[Rank, ...] = (own, *others)
+        self._feeding: dict[str, tuple[Rank, ...]] = {}
+        """By link, the ranks that write over it."""
+
+    @property
+    def transport_name(self) -> str:
+        return self._own.transport_name
+
+    @property
+    def direct_access(self) -> bool:
+        return self._own.direct_access
+
+    def start(self, on_link_failed: OnLinkFailed, on_crash: OnCrash) -> None:
+        self._on_link_failed = on_link_failed
+        for rank in self._ranks:
+            rank.start(self._link_failed, on_crash)
+
+    def admit(self, link: str, source: KvLayout, tell: TellAdmissions) -> None:
+        def all_told(parts: list[tuple[bytes, ...]]) -> None:
+            tell(tuple(admission for part in parts for admission in part))
+
+        for rank, told in zip(self._ranks, gather(len(self._ranks), all_told), strict=True):
+            rank.admit(link, source, told)
+
+    def evict(self, link: str, then: Callable[[], None]) -> None:
+        for rank, ended in zip(self._ranks, _countdown(len(self._ranks), then), strict=True):
+            rank.evict(link, ended)
+
+    def connect(self, link: str, peer: PeerPool, on_result: TellSpeed) -> None:
+        sources = {strand.source_rank for strand in strands(self.layout, peer.layout)}
+        feeding = tuple(self._ranks[number] for number in sorted(sources))
+        self._feeding[link] = feeding
+
+        def all_told(found: list[LinkSpeed | str]) -> None:
+            on_result(_slowest(found))
+
+        for rank, told in zip(feeding, gather(len(feeding), all_told), strict=True):
+            rank.connect(link, peer, told)
+
+    def write(self, job: WriteJob) -> None:
+        feeding = self._feeding.get(job.link, ())
+        if not feeding:
+            now = time.monotonic()
+            job.on_done(Written(now, now, cause=f"{job.link} is not connected"))
+            return
+
+        def all_ended(parts: list[Written]) -> None:
+            job.on_done(_whole(parts))
+
+        for rank, ended in zip(feeding, gather(len(feeding), all_ended), strict=True):
+            rank.write(WriteJob(job.link, job.passage, ended, job.latest_start))
+
+    def disconnect(self, link: str, then: Callable[[], None]) -> None:
+        self._tear_down(link, then)
+        self._feeding.pop(link, None)
+
+    def traffic(self, link: str) -> Traffic | None:
+        return together(rank.traffic(link) for rank in self._feeding.get(link, ()))
+
+    def digest(self, source: KvLayout) -> Digest:
+        """The others read their pages while this rank reads its own. Raises what they raise."""
+        own = self._own.digest(source)
+
+        def digest(pages: Sequence[int], first: int) -> int:
+            theirs = [rank.start_digest(source, pages, first) for rank in self._others]
+            total = own(pages, first)
+            return (total + sum(it.result(DIGEST_S).checksum for it in theirs)) & MASK
+
+        return digest
+
+    def stop(self) -> None:
+        for rank in self._ranks:
+            rank.stop()
+
+    def _link_failed(self, link: str, cause: str) -> None:
+        """Called in any thread, for the first strand that fails; the others follow."""
+        self._on_link_failed(link, cause)
+        self._tear_down(link, _nothing)
+
+    def _tear_down(self, link: str, then: Callable[[], None]) -> None:
+        feeding = self._feeding.get(link, ())
+        if not feeding:
+            then()
+        for rank, ended in zip(feeding, _countdown(len(feeding), then), strict=True):
+            rank.disconnect(link, ended)
+
+
+def gather(count: int, done: Callable[[list[T]], None]) -> list[Callable[[T], None]]:
+    """As many functions, each to be called once, from any thread; `done(results)` after the last.
+
+    The results are in the order of the functions.
+    """
+    results: dict[int, T] = {}
+    lock = threading.Lock()
+
+    def one(number: int) -> Callable[[T], None]:
+        def tell(result: T) -> None:
+            with lock:
+                results[number] = result
+                complete = len(results) == count
+            if complete:
+                done([results[number] for number in range(count)])
+
+        return tell
+
+    return [one(number) for number in range(count)]
+
+
+def _countdown(count: int, then: Callable[[], None]) -> list[Callable[[], None]]:
+    """The same where there is nothing to tell."""
+
+    def all_ended(ends: list[None]) -> None:
+        then()
+
+    return [partial(end, None) for end in gather(count, all_ended)]
+
+
+def _slowest(found: Sequence[LinkSpeed | str]) -> LinkSpeed | str:
+    """Each rank tells what the whole link would give if all were like its strands."""
+    speeds = [speed for speed in found if isinstance(speed, LinkSpeed)]
+    if len(speeds) < len(found):
+        return next(cause for cause in found if isinstance(cause, str))
+    rate = min(speed.bytes_per_s for speed in speeds)
+    return LinkSpeed(max(speed.latency_s for speed in speeds), rate)
+
+
+def _whole(parts: Sequence[Written]) -> Written:
+    """A write is over when the last rank's part is, and failed when any has failed."""
+    return Written(
+        min(part.started for part in parts),
+        max(part.ended for part in parts),
+        sum(part.checksum for part in parts) & MASK,
+        next((part.cause for part in parts if part.cause is not None), None),
+    )
+
+
+def _nothing() -> None: ...

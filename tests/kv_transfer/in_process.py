@@ -1,0 +1,67 @@
+"""Ranks of one worker in this process: what is said between them is encoded as on its real way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import TypeVar
+
+import msgspec
+
+from kv_transfer.endpoint import Endpoint
+from kv_transfer.joint_endpoint import JointEndpoint
+from kv_transfer.rank_endpoint import RankEndpoint
+from kv_transfer.rank_messages import StrandFailed
+from kv_transfer.rank_service import RankService
+from kv_transfer.remote_rank import RemoteRank
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+class HandEndpoint(RankEndpoint):
+    """Whose courier has no thread: whoever tests it turns it."""
+
+    def start(
+        self, on_link_failed: Callable[[str, str], None], on_crash: Callable[[Exception], None]
+    ) -> None:
+        self.prepare(on_link_failed, on_crash)
+
+
+class InProcessCalls:
+    """Implements `kv_transfer.remote_rank.Calls`. A rank that was killed answers nobody."""
+
+    def __init__(self, endpoint: RankEndpoint) -> None:
+        self.rank = RemoteRank(self)
+        self.service = RankService(endpoint, self._notify, _raise)
+        self.lost: Exception | None = None
+
+    def call(self, message: msgspec.Struct, answer_type: type[T]) -> Future[T]:
+        answer: Future[T] = Future()
+        if self.lost is not None:
+            answer.set_exception(self.lost)
+            return answer
+
+        def reply(content: msgspec.Struct) -> None:
+            answer.set_result(through_the_wire(content, answer_type))
+
+        kind = type(message)
+        self.service.handlers[kind](through_the_wire(message, kind), reply)
+        return answer
+
+    def _notify(self, message: msgspec.Struct) -> None:
+        self.rank.heard(through_the_wire(message, StrandFailed))
+
+
+def through_the_wire(message: msgspec.Struct, kind: type[T]) -> T:
+    return msgspec.msgpack.decode(msgspec.msgpack.encode(message), type=kind)
+
+
+def joined(ranks: Sequence[RankEndpoint]) -> Endpoint:
+    """All ranks of a worker as one; a single one is its own."""
+    if len(ranks) == 1:
+        return ranks[0]
+    return JointEndpoint(ranks[0], [InProcessCalls(rank).rank for rank in ranks[1:]])
+
+
+def _raise(error: Exception) -> None:
+    raise error

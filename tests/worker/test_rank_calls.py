@@ -1,0 +1,149 @@
+"""Calls between ranks: answers now or later, refusals, notices, and the end of a rank."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import msgspec
+import pytest
+
+from worker.ranks.calls import Callee, Caller, Reply
+from worker.ranks.errors import RankLost, RankRefused
+from worker.ranks.line import Line, LineClosed
+
+PATIENCE_S = 10
+
+
+class Double(msgspec.Struct, frozen=True):
+    number: int
+
+
+class Later(msgspec.Struct, frozen=True):
+    number: int
+
+
+class Unknown(msgspec.Struct, frozen=True):
+    number: int
+
+
+class Number(msgspec.Struct, frozen=True):
+    number: int
+
+
+@dataclass
+class Ends:
+    caller: Caller
+    callee: Callee
+    lines: tuple[Line, Line]
+    later: list[Reply]
+    heard: list[tuple[int, Number]]
+    threads: list[threading.Thread]
+
+    def hang_up(self) -> None:
+        self.lines[1].close()
+        for thread in self.threads:
+            thread.join(PATIENCE_S)
+            assert not thread.is_alive()
+
+
+@pytest.fixture
+def ends() -> Iterator[Ends]:
+    """Both ends in this process, each with the thread that listens for it."""
+    first, second = (Line(end) for end in socket.socketpair())
+    heard: list[tuple[int, Number]] = []
+    caller = Caller(3, first, {Number: lambda rank, message: heard.append((rank, message))})
+    callee, later = Callee(second), []
+
+    def double(message: Double, reply: Reply) -> None:
+        if message.number < 0:
+            raise ValueError("less than nothing")
+        reply(Number(2 * message.number))
+
+    callee.serve({Double: double, Later: lambda message, reply: later.append(reply)})
+    threads = [threading.Thread(target=end.listen, daemon=True) for end in (caller, callee)]
+    for thread in threads:
+        thread.start()
+    ends = Ends(caller, callee, (first, second), later, heard, threads)
+    yield ends
+    ends.hang_up()
+    for line in ends.lines:
+        line.free()
+
+
+def test_answers_find_their_calls_in_any_order(ends: Ends) -> None:
+    late = ends.caller.call(Later(1), Number)
+    assert ends.caller.call(Double(21), Number).result(PATIENCE_S) == Number(42)
+    assert not late.done()
+    ends.later[0](Number(7))
+    assert late.result(PATIENCE_S) == Number(7)
+
+
+def test_many_threads_may_call(ends: Ends) -> None:
+    found: list[int] = []
+
+    def call(number: int) -> None:
+        found.append(ends.caller.call(Double(number), Number).result(PATIENCE_S).number)
+
+    threads = [threading.Thread(target=call, args=[number]) for number in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(found) == [2 * number for number in range(20)]
+
+
+@pytest.mark.parametrize(
+    ("message", "why"),
+    [
+        (Double(-1), "rank 3: ValueError: less than nothing"),
+        (Unknown(1), "rank 3: RankRefused: Unknown is not understood, or not yet"),
+    ],
+)
+def test_what_a_rank_cannot_do_is_said_and_it_lives(
+    message: msgspec.Struct, why: str, ends: Ends
+) -> None:
+    with pytest.raises(RankRefused) as caught:
+        ends.caller.call(message, Number).result(PATIENCE_S)
+    assert str(caught.value) == why
+    assert ends.caller.call(Double(1), Number).result(PATIENCE_S) == Number(2)
+
+
+def test_what_is_told_wants_no_answer(ends: Ends) -> None:
+    ends.caller.tell(Later(1))
+    assert ends.caller.call(Double(1), Number).result(PATIENCE_S) == Number(2)
+    ends.later[0](Number(7))  # nobody waits for it
+    assert ends.caller.call(Double(2), Number).result(PATIENCE_S) == Number(4)
+
+
+def test_a_rank_speaks_unasked(ends: Ends) -> None:
+    ends.callee.notify(Number(5))
+    ends.caller.call(Double(1), Number).result(PATIENCE_S)  # comes behind it
+    assert ends.heard == [(3, Number(5))]
+
+
+def test_calls_of_a_lost_rank_fail_those_that_wait_and_those_to_come(ends: Ends) -> None:
+    waiting = ends.caller.call(Later(1), Number)
+    ends.hang_up()
+    ends.caller.lose(RankLost("rank 3 is gone"))
+    for future in (waiting, ends.caller.call(Double(1), Number)):
+        with pytest.raises(RankLost, match="rank 3 is gone"):
+            future.result(PATIENCE_S)
+    ends.caller.tell(Double(1))  # to nobody
+
+
+def test_a_line_carries_frames_of_any_size_and_says_when_it_is_closed() -> None:
+    first, second = (Line(end) for end in socket.socketpair())
+    frames = [b"", b"x", bytes(1 << 20)]
+    sender = threading.Thread(target=lambda: [first.send(frame) for frame in frames])
+    sender.start()
+    assert [second.receive() for _ in frames] == frames
+    sender.join()
+    second.close()
+    assert first.receive() is None
+    with pytest.raises(LineClosed):
+        first.send(b"x")
+    for line in (first, second):
+        line.free()

@@ -1,0 +1,141 @@
+"""The runner of a worker on several devices: rank 0's part of the model, and word to the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from collections.abc import Sequence as Seq
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Self
+
+from engine.model.config import read_config
+from engine.model.part import model_part
+from engine.runner import CacheRegion, Collect, OnLayer, Sampled, Slice
+from engine.torch_collective import TorchCollective, open_store
+from engine.torch_runner import TorchRunner
+from worker.config import WorkerConfig
+from worker.load import load_runner, rank_device
+from worker.ranks.errors import RankLost
+from worker.ranks.orders import Allocate, Connect, CopyBlock, Fit, Load, Record
+from worker.ranks.steps import StepWriter
+from worker.ranks.team import Team
+
+PATIENCE_S = 3.0
+"""How long after a failed collective a rank may turn out to be lost."""
+
+
+class LeadRunner:
+    """See engine.runner.Runner. What it says of rank 0 holds for all ranks.
+
+    For each layer ends with a sum over the ranks, to which a rank comes when it has written its
+    keys and values of that layer, and read those before. So when rank 0's step is over, everybody
+    is through with its blocks; and of its layers the same is true.
+    """
+
+    def __init__(self, own: TorchRunner, team: Team) -> None:
+        self.team = team
+        self.layout = own.layout
+        self.vocab_size = own.vocab_size
+        self.max_model_len = own.max_model_len
+        self.eos_token_ids = own.eos_token_ids
+        self.model_hash = own.model_hash
+        self.digest_kind = own.digest_kind
+        self.runs_ahead = own.runs_ahead
+        self.digest = own.digest
+        self._own = own
+        self._writer = StepWriter()
+
+    @classmethod
+    def start(
+        cls,
+        config: WorkerConfig,
+        progress: Callable[[int, int], None],
+        on_lost: Callable[[RankLost], None],
+    ) -> Self:
+        """All ranks load their parts and meet. `progress` is rank 0's.
+
+        Raises ConfigError and CheckpointError, RankRefused with those of others, and RankLost;
+        `on_lost` hears of a rank that ends by itself, then or later.
+        """
+        size = config.tensor_parallel_size
+        rank_device(config.device, 0, size)
+        model_part(read_config(Path(config.model)), 0, size)  # before anything is started
+        team = Team(size, on_lost)
+        try:
+            return cls(_load(config, progress, team), team)
+        except BaseException:
+            team.close(patience_s=0)  # they may be reading the model, and read no orders then
+            raise
+
+    def fit_num_blocks(self, cache_bytes: int | None, cache_fraction: float) -> int:
+        """Of the rank with the least room; `cache_bytes` is for each. On a CPU the ranks share the
+        memory of which a fraction is taken."""
+        if self._own.device.type == "cpu":
+            cache_fraction /= self.team.size
+        self.team.order(Fit(cache_bytes, cache_fraction))
+        own = self._own.fit_num_blocks(cache_bytes, cache_fraction)
+        return min(own, *(answer.number for answer in self.team.answers()))
+
+    def allocate(self, num_blocks: int) -> CacheRegion:
+        """Rank 0's region. The steps are recorded when all ranks have room."""
+        self.team.order(Allocate(num_blocks))
+        region = self._own.allocate_only(num_blocks)
+        self.team.answers()
+        self.team.order(Record())
+        with self._together():
+            self._own.record_own_steps()
+        self.team.answers()
+        return region
+
+    def copy_block(self, source: int, target: int) -> None:
+        self.team.order(CopyBlock(source, target))
+        self._own.copy_block(source, target)
+        self.team.answers()
+
+    def run(self, slices: Seq[Slice], on_layer: OnLayer | None = None) -> list[Sampled | None]:
+        return list(self.launch(slices, on_layer)())
+
+    def launch(self, slices: Seq[Slice], on_layer: OnLayer | None = None) -> Collect:
+        if not slices:
+            return list
+        pieces = self._own.pieces(slices)
+        by_layers = on_layer is not None
+        self.team.order(self._writer.write(pieces, slices, by_layers=by_layers))
+        with self._together():
+            collect = self._own.launch_pieces(pieces, slices, on_layer)
+
+        def collect_together() -> Seq[Sampled | None]:
+            with self._together():
+                return collect()
+
+        return collect_together
+
+    def close(self) -> None:
+        self.team.close()
+
+    def _together(self) -> AbstractContextManager[None]:
+        return together(self.team)
+
+
+@contextmanager
+def together(team: Team) -> Iterator[None]:
+    """A collective that fails says that somebody is gone; which of them, the team soon knows."""
+    try:
+        yield
+    except RuntimeError as error:
+        lost = team.await_lost(PATIENCE_S)
+        if lost is None:
+            raise
+        raise lost from error
+
+
+def _load(config: WorkerConfig, progress: Callable[[int, int], None], team: Team) -> TorchRunner:
+    collective = TorchCollective(0, team.size)
+    team.order(Load(config))
+    own = load_runner(config, progress, collective)
+    team.answers()
+    team.order(Connect())
+    with together(team):
+        collective.connect(open_store(team.meeting_place, team.size), own.device)
+    team.answers()
+    return own

@@ -1,0 +1,36 @@
+"""What the settings of a worker mean for each of its ranks."""
+
+from __future__ import annotations
+
+import os
+
+from engine.errors import ConfigError
+from worker.config import RunnerKind, WorkerConfig
+
+
+def check_ranks(config: WorkerConfig) -> None:
+    """Raises ConfigError for what several ranks cannot do. (What a model cannot is said when it
+    is read.)"""
+    size = config.tensor_parallel_size
+    if size < 1:
+        raise ConfigError(f"tensor_parallel_size is {size}, must be at least 1")
+    if size == 1:
+        return
+    refused = {
+        'runner "arithmetic" computes by hand': config.runner is RunnerKind.ARITHMETIC,
+        "deterministic needs compiled kernels, which compute whole models": config.deterministic,
+        "host_cache_bytes holds whole blocks, of which each rank has a part": (
+            config.host_cache_bytes > 0
+        ),
+    }
+    for why, holds in refused.items():
+        if holds:
+            raise ConfigError(f"tensor_parallel_size is {size}, must be 1: {why}")
+
+
+def rank_threads(config: WorkerConfig) -> int | None:
+    """The worker's CPU threads are shared out evenly; None for torch's default."""
+    size = config.tensor_parallel_size
+    if size == 1:
+        return config.threads
+    return max(1, (config.threads or len(os.sched_getaffinity(0))) // size)
