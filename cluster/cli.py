@@ -68,7 +68,8 @@ def up(
             "router.keys_file": keys,
         }
         settings = _load(config, overrides, given)
-        console.print(f"serving [bold]{settings.served_name}[/] from {settings.model}")
+        for name, model_config in settings.models.items():
+            console.print(f"serving [bold]{name}[/] from {model_config.path}")
         launcher = _launcher(settings, without_ray)
         stop = StopSignal()  # after the launcher: connecting to Ray puts a handler of its own
         with running(settings, launcher, console.print) as cluster:
@@ -136,7 +137,7 @@ def _invite(cluster: RunningCluster) -> None:
     address = cluster.addresses.http.replace("0.0.0.0:", "localhost:")
     url = f"{scheme}://{address}/v1/chat/completions"
     key = "" if router.keys_file is None else " -H 'Authorization: Bearer KEY'"
-    model = cluster.config.served_name
+    model = next(iter(cluster.config.models))
     console.print(f"[bold green]ready[/]   grpc {cluster.addresses.grpc}   Ctrl-C stops; try:")
     body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "def add(a, b):"}}]}}'
     curl = f"  curl {url}{key} -H 'Content-Type: application/json' -d '{body}'"

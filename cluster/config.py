@@ -8,12 +8,11 @@ from typing import Any, TypeVar
 import msgspec
 import yaml
 
-from cluster.bundled import BUNDLED_MODEL, BUNDLED_WORKER
 from cluster.errors import BadConfig
-from cluster.ray_config import Placement, RayConfig, check_name, check_nodes
-from router.config import RouterConfig
+from cluster.pools import POOL_KEYS, Pool, compose_models, compose_pools, mapping
+from cluster.ray_config import RayConfig, check_name, check_nodes
+from router.config import ModelConfig, RouterConfig
 from runtime.tls import MutualTls
-from wire.identity import Role
 from worker.config import RunnerKind, WorkerConfig
 
 MAX_WORKERS = 4096
@@ -25,56 +24,50 @@ AUTO_HOST = "auto"
 ProcessConfig = TypeVar("ProcessConfig", RouterConfig, WorkerConfig)
 
 
-class PoolConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The workers of one kind, and what each of them asks of Ray."""
-
-    replicas: int = 1
-    num_cpus: float = 1
-    num_gpus: float = 0
-    resources: dict[str, float] = {}
-    """Custom Ray resources of each worker, as {"name": amount}."""
-    accelerator_type: str | None = None
-    """Of the node's GPUs, as Ray calls it: "A100", "H100", …"""
-    labels: dict[str, str] = {}
-    """What a node's labels must be, in Ray's words: {"rack": "r1"}, "!r1", "in(r1, r2)",
-    "!in(r1, r2)"."""
-    placement: Placement = Placement.PACK
-    worker: WorkerConfig = WorkerConfig(model="")
-
-
 class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Everything. `worker` settings hold for both pools; a pool's own `worker` settings win."""
+    """Everything. In the file, `worker` settings hold for all pools; a pool's own win.
 
-    model: str
-    model_name: str | None = None
+    One model is written short: `model`, `model_name`, and its pools `prefill` and `decode`. Several
+    are `models`, by name, each a directory or settings with a `path`; and `pools`, by name, each
+    with its `role` and `model`. See cluster.pools.
+    """
+
     name: str = "tandem"
     """Of this cluster: a Ray has one of each name at a time."""
     tls: MutualTls | None = None
     """Certificates of every process, for all that they say to each other; None: without TLS."""
     router: RouterConfig
+    """Of every router."""
     num_routers: int = 1
     """Router processes on one machine, behind the same ports: more requests than one core can
     serve. Connections are shared out among them, so clients of gRPC want several each.
     0 where routers run elsewhere, as `worker.routers` says."""
-    prefill: PoolConfig = PoolConfig()
-    decode: PoolConfig = PoolConfig()
+    pools: tuple[Pool, ...] = ()
     ray: RayConfig = RayConfig()
+    """Unused with `--without-ray`."""
     start_timeout_s: float = 600.0
     """How long all workers together may take to load and to join the router."""
     drain_timeout_s: float = 30.0
-
-    def pool(self, role: Role) -> PoolConfig:
-        return self.prefill if role is Role.PREFILL else self.decode
-
-    def workers(self) -> list[tuple[Role, int]]:
-        """In the order in which they start: both pools grow evenly, so that each finds room near
-        the other."""
-        both = [(role, index) for role in Role for index in range(self.pool(role).replicas)]
-        return sorted(both, key=lambda it: it[1] / self.pool(it[0]).replicas)
+    """How long requests may take to end when the cluster is stopped, unless `router` or `worker`
+    says otherwise for its own."""
 
     @property
-    def served_name(self) -> str:
-        return self.model_name or Path(self.model).name
+    def models(self) -> dict[str, ModelConfig]:
+        """By name."""
+        return self.router.models
+
+    def pool(self, name: str) -> Pool:
+        """Raises KeyError."""
+        return {pool.name: pool for pool in self.pools}[name]
+
+    def pools_of(self, model: str) -> list[Pool]:
+        return [pool for pool in self.pools if pool.model == model]
+
+    def workers(self) -> list[tuple[Pool, int]]:
+        """In the order in which they start: all pools grow evenly, so that each finds room near
+        the others."""
+        all_of_them = [(pool, index) for pool in self.pools for index in range(pool.replicas)]
+        return sorted(all_of_them, key=lambda it: it[1] / it[0].replicas)
 
 
 def at_home(config: ProcessConfig, address: str) -> ProcessConfig:
@@ -92,13 +85,14 @@ def load_config(path: str | None, overrides: dict[str, Any]) -> ClusterConfig:
     tree = _read(path) if path is not None else {}
     for key, value in overrides.items():
         _override(tree, key, value)
-    model = tree.setdefault("model", str(BUNDLED_MODEL))
-    bundled = model == str(BUNDLED_MODEL)
-    _compose(tree, str(model), bundled)
+    models = compose_models(tree)
+    pools = {key: tree.pop(key) for key in POOL_KEYS if key in tree}
+    defaults = _compose(tree, models)
     try:
         config = msgspec.convert(tree, ClusterConfig)
     except msgspec.ValidationError as error:
         raise BadConfig(f"{path or 'configuration'}: {error}") from error
+    config = msgspec.structs.replace(config, pools=compose_pools(pools, models, defaults))
     _check(config)
     return config
 
@@ -129,38 +123,43 @@ def _read(path: str) -> dict[str, Any]:
 
 
 def _override(tree: dict[str, Any], key: str, value: Any) -> None:
-    *parents, last = key.split(".")
-    node = tree
-    for parent in parents:
-        node = node.setdefault(parent, {})
+    node, rest = tree, key
+    while True:
+        name, _, rest = _first_name(node, rest)
+        if not rest:
+            node[name] = value
+            return
+        node = node.setdefault(name, {})
         if not isinstance(node, dict):
-            raise BadConfig(f"{key}: {parent} is no mapping")
-    node[last] = value
+            raise BadConfig(f"{key}: {name} is no mapping")
 
 
-def _compose(tree: dict[str, Any], model: str, bundled: bool) -> None:
-    """Spread what is said once over the processes that need it."""
-    shared = _mapping(tree, "worker")
-    del tree["worker"]
-    name = tree.get("model_name") or Path(model).name
-    router = _mapping(tree, "router")
-    router["model_dir"], router["model"] = model, name
+def _first_name(node: dict[str, Any], key: str) -> tuple[str, str, str]:
+    """Up to the first dot; names of models may have dots themselves, if the file has them."""
+    with_dots = [name for name in node if "." in str(name) and f"{key}.".startswith(f"{name}.")]
+    if not with_dots:
+        return key.partition(".")
+    name = max(with_dots, key=len)
+    return name, ".", key[len(name) + 1 :]
+
+
+def _compose(tree: dict[str, Any], models: dict[str, ModelConfig]) -> dict[str, Any]:
+    """Give the routers what is said once; returns what of it is for every worker."""
+    router = mapping(tree, "router")
+    if "models" in router:
+        raise BadConfig("router.models: write models instead")
+    router["models"] = models
     router.setdefault("host", AUTO_HOST)
     drain = {key: tree[key] for key in ("drain_timeout_s",) if key in tree}
     tree["router"] = router = {**drain, **router}
     _make_absolute(router, "keys_file")
     if router.get("door_tls") is not None:
-        _make_absolute(_mapping(router, "door_tls"), "cert", "key", "client_ca")
-    tls = None if tree.get("tls") is None else _mapping(tree, "tls")
+        _make_absolute(mapping(router, "door_tls"), "cert", "key", "client_ca")
+    tls = None if tree.get("tls") is None else mapping(tree, "tls")
     if tls is not None:
         _make_absolute(tls, "ca", "cert", "key")
         router.setdefault("tls", tls)
-    for pool_name in ("prefill", "decode"):
-        pool = _mapping(tree, pool_name)
-        own = _mapping(pool, "worker")
-        defaults = BUNDLED_WORKER if bundled else {}
-        defaults = {"host": AUTO_HOST, "tls": tls, **drain, **defaults}
-        pool["worker"] = {**defaults, **shared, **own, "model": model, "model_name": name}
+    return {"host": AUTO_HOST, "tls": tls, **drain}
 
 
 def _make_absolute(tree: dict[str, Any], *keys: str) -> None:
@@ -170,34 +169,43 @@ def _make_absolute(tree: dict[str, Any], *keys: str) -> None:
             tree[key] = str(Path(tree[key]).absolute())
 
 
-def _mapping(tree: dict[str, Any], key: str) -> dict[str, Any]:
-    value = tree.get(key)
-    if value is None:
-        value = tree[key] = {}
-    if not isinstance(value, dict):
-        raise BadConfig(f"{key}: must be a mapping of keys, is a {type(value).__name__}")
-    return value
-
-
 def _check(config: ClusterConfig) -> None:
-    fewest = 0 if config.prefill.worker.routers and config.decode.worker.routers else 1
+    fewest = 0 if all(pool.worker.routers for pool in config.pools) else 1
     if not fewest <= config.num_routers <= MAX_ROUTERS:
         raise BadConfig(f"num_routers is {config.num_routers}, must be {fewest} to {MAX_ROUTERS}")
-    for role in Role:
-        pool = config.pool(role)
-        if not 0 <= pool.replicas <= MAX_WORKERS:
-            raise BadConfig(f"{role.value}.replicas is {pool.replicas}, must be 0 to {MAX_WORKERS}")
-        if pool.num_cpus < 0 or pool.num_gpus < 0:
-            raise BadConfig(f"{role.value}: num_cpus and num_gpus must not be negative")
-        if pool.num_gpus > 1 and pool.num_gpus != int(pool.num_gpus):
-            raise BadConfig(f"{role.value}.num_gpus is {pool.num_gpus}: more than 1 must be whole")
-        check_nodes(role.value, pool.resources, pool.labels)
+    for pool in config.pools:
+        _check_pool(pool)
     check_nodes("ray.routers", config.ray.routers.resources, config.ray.routers.labels)
     check_name(config.name)
-    if config.prefill.replicas + config.decode.replicas == 0:
-        raise BadConfig("prefill.replicas and decode.replicas are both 0: nobody would serve")
-    if config.prefill.worker.runner is RunnerKind.TORCH and not Path(config.model).is_dir():
+    for model in config.models:
+        _check_model(config, model)
+
+
+def _check_pool(pool: Pool) -> None:
+    if not 0 <= pool.replicas <= MAX_WORKERS:
+        raise BadConfig(f"{pool.keys}.replicas is {pool.replicas}, must be 0 to {MAX_WORKERS}")
+    if pool.num_cpus < 0 or pool.num_gpus < 0:
+        raise BadConfig(f"{pool.keys}: num_cpus and num_gpus must not be negative")
+    if pool.num_gpus > 1 and pool.num_gpus != int(pool.num_gpus):
+        raise BadConfig(f"{pool.keys}.num_gpus is {pool.num_gpus}: more than 1 must be whole")
+    num_ranks = pool.worker.tensor_parallel_size
+    if 0 < pool.num_gpus < num_ranks > 1:
         raise BadConfig(
-            f"model: {config.model!r} is no directory; give the path of a Hugging Face model "
+            f"{pool.keys}.num_gpus is {pool.num_gpus:g}, must be {num_ranks}, one for each rank "
+            "(worker.tensor_parallel_size), or 0 to compute on the CPU"
+        )
+    check_nodes(pool.keys, pool.resources, pool.labels)
+
+
+def _check_model(config: ClusterConfig, name: str) -> None:
+    pools, path = config.pools_of(name), config.models[name].path
+    if not pools:
+        raise BadConfig(f"models.{name}: none of pools has it, so nobody would serve it")
+    if not any(pool.replicas for pool in pools):
+        replicas = " and ".join(f"{pool.keys}.replicas" for pool in pools)
+        raise BadConfig(f"{replicas}: 0, so nobody would serve model {name!r}")
+    if any(pool.worker.runner is RunnerKind.TORCH for pool in pools) and not Path(path).is_dir():
+        raise BadConfig(
+            f"model {name!r}: {path!r} is no directory; give the path of a Hugging Face model "
             "directory (config.json, tokenizer.json, *.safetensors) that every node can read"
         )

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from cluster.config import ClusterConfig
 from cluster.placement import Demand, Pairing
-from wire.identity import Role
+from cluster.pools import ROUTER, Pool
 
-ROUTER = "router"
 ACCELERATOR_SHARE = 0.001
 NOTHING = {"CPU": 0.001}
 """A bundle must have something in it."""
 
 
-def worker_demand(config: ClusterConfig, role: Role) -> Demand:
+def worker_demand(pool: Pool) -> Demand:
     """One bundle: Ray never divides it among nodes, so a worker's GPUs are all on one."""
-    pool = config.pool(role)
     bundle = {"CPU": pool.num_cpus, "GPU": pool.num_gpus, **pool.resources}
     if pool.accelerator_type is not None:
         bundle[f"accelerator_type:{pool.accelerator_type}"] = ACCELERATOR_SHARE
-    return Demand(role.value, _positive(bundle) or NOTHING, pool.labels, pool.placement)
+    return Demand(pool.name, _positive(bundle) or NOTHING, pool.labels, pool.placement)
 
 
 def router_demand(config: ClusterConfig) -> Demand:
@@ -27,14 +25,15 @@ def router_demand(config: ClusterConfig) -> Demand:
     return Demand(ROUTER, bundle, wanted.labels, wanted.placement)
 
 
-def pairing(config: ClusterConfig) -> Pairing | None:
-    """None where all links between nodes are alike."""
+def pairing(config: ClusterConfig, model: str) -> Pairing | None:
+    """Of the pools of one model, for KV blocks go between no others. None where all links between
+    nodes are alike."""
     if config.ray.near is None:
         return None
     return Pairing(
         near=config.ray.near,
-        shares={role.value: worker_demand(config, role) for role in Role},
-        replicas={role.value: config.pool(role).replicas for role in Role},
+        shares={pool.name: worker_demand(pool) for pool in config.pools_of(model)},
+        replicas={pool.name: pool.replicas for pool in config.pools_of(model)},
     )
 
 

@@ -37,16 +37,17 @@ def run_demo(cluster: RunningCluster, prompt: str, console: Console) -> None:
         console.print(f"\n[bold]you[/]    ({NUM_CONTEXT_LINES} lines of textwrap.dedent)")
         console.print(f"       {prompt}", markup=False)
         console.print("[bold]model[/]")
-        last = _stream(stub, _chat(prompt), console)
+        last = _stream(stub, _chat(prompt, next(iter(cluster.config.models))), console)
     console.print("\n")
     console.print(_table(last, console))
 
 
-def _chat(prompt: str) -> pb.GenerateRequest:
+def _chat(prompt: str, model: str) -> pb.GenerateRequest:
     """The context makes the prompt long enough for its KV cache to leave in several chunks."""
     context = inspect.getsource(textwrap.dedent).splitlines()[:NUM_CONTEXT_LINES]
     content = "\n".join(["Here is some code.", "", *context, "", prompt])
     return pb.GenerateRequest(
+        model=model,
         chat=pb.Chat(messages=[pb.ChatMessage(role="user", content=content)]),
         max_tokens=MAX_TOKENS,
         sampling=pb.Sampling(temperature=0.5, top_p=0.9, seed=2),

@@ -6,9 +6,9 @@ from typing import Protocol
 
 import msgspec
 
+from cluster.pools import Pool
 from router.config import RouterConfig
 from router.server import RouterAddresses
-from wire.identity import Role
 from worker.config import WorkerConfig
 
 
@@ -61,6 +61,8 @@ class Launcher(Protocol):
         """Returns when it listens."""
         ...
 
-    def start_worker(self, role: Role, name: str, config: WorkerConfig) -> RunningWorker: ...
+    def start_worker(self, pool: Pool, name: str, config: WorkerConfig) -> RunningWorker:
+        """Of this pool, with the pool's `worker` settings made its own."""
+        ...
 
     def close(self) -> None: ...

@@ -30,7 +30,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What a process of one kind, such as "prefill" or "router", wants."""
+    """What a process of one kind wants: of a pool, by its name, or "router"."""
 
     kind: str
     bundle: Amounts

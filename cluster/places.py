@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from cluster.backoff import Backoff
 from cluster.errors import StartFailed
 from cluster.launcher import RunningRouter, RunningWorker, WorkerStatus
-from wire.identity import Role
+from cluster.pools import Pool
 
 
 @dataclass(slots=True)
@@ -52,7 +52,7 @@ class RouterPlace(Place):
 
 @dataclass(slots=True, kw_only=True)
 class WorkerPlace(Place):
-    role: Role
+    pool: Pool
     worker: RunningWorker
     quarters_told: int = 0
     told_ready: bool = False

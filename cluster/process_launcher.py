@@ -17,9 +17,9 @@ import msgspec
 from cluster.config import at_home
 from cluster.errors import StartFailed
 from cluster.launcher import WorkerStatus
+from cluster.pools import Pool
 from router.config import RouterConfig
 from router.server import RouterAddresses
-from wire.identity import Role
 from worker.config import WorkerConfig
 
 ROUTER_START_S = 60.0
@@ -151,7 +151,7 @@ class ProcessLauncher:
 
     def start_router(self, name: str, config: RouterConfig) -> ChildRouter:
         settings = msgspec.json.encode(at_home(config, LOOPBACK)).decode()
-        arguments = ["router", "--model", config.model_dir, "--settings", settings]
+        arguments = ["router", "--settings", settings]
         child = self._spawn(name, arguments)
         ready = child.wait_ready(ROUTER_START_S)
         if ready is None:
@@ -159,11 +159,11 @@ class ProcessLauncher:
             raise StartFailed(f"{name} did not start within {ROUTER_START_S:.0f} s")
         return ChildRouter(child, msgspec.json.decode(ready, type=RouterAddresses))
 
-    def start_worker(self, role: Role, name: str, config: WorkerConfig) -> ChildWorker:
+    def start_worker(self, pool: Pool, name: str, config: WorkerConfig) -> ChildWorker:
         threads = config.threads or max(1, (os.cpu_count() or 2) // 2)
         config = msgspec.structs.replace(at_home(config, LOOPBACK), threads=threads)
         settings = msgspec.json.encode(config).decode()
-        room = f"{role.value}_worker"
+        room = f"{pool.role.value}_worker"
         arguments = [room, "--model", config.model, "--settings", settings]
         return ChildWorker(self._spawn(name, arguments))
 

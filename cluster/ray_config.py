@@ -28,12 +28,18 @@ class RouterNodes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """What each router asks of Ray. Routers on several nodes have the same ports there."""
 
     num_cpus: float = 0
+    """Of each router."""
     resources: dict[str, float] = {}
+    """Custom Ray resources of each router, as {"name": amount}."""
     labels: dict[str, str] = {}
+    """What a node's labels must be, as in a pool."""
     placement: Placement = Placement.PACK
+    """How routers share the nodes."""
 
 
 class RayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which Ray, and what holds for all processes there."""
+
     address: str | None = None
     """Of a running Ray cluster; None starts a light one on this machine, unless a Ray job or
     RAY_ADDRESS names one."""
@@ -44,6 +50,7 @@ class RayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     are shared out so that nodes with the same value have both kinds; None where all links between
     nodes are alike."""
     routers: RouterNodes = RouterNodes()
+    """Where routers run, and what they take there."""
     runtime_env: dict[str, Any] = {}
     """Ray's runtime environment for all processes of the cluster: env_vars, pip, working_dir, …"""
 

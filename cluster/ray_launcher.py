@@ -19,12 +19,12 @@ from cluster.config import ClusterConfig
 from cluster.demands import pairing, router_demand, worker_demand
 from cluster.errors import NameTaken, StartFailed
 from cluster.placement import Node, Placed, home_again, ranked
+from cluster.pools import Pool
 from cluster.ray_processes import RayRouter, RayWorker, first_line
 from cluster.ray_rooms import Room, Rooms, nodes
 from cluster.shortage import explain
 from router.config import RouterConfig
 from router.server import RouterAddresses
-from wire.identity import Role
 from worker.config import WorkerConfig
 
 ROUTER_START_S = 60.0
@@ -37,7 +37,7 @@ class RayLauncher:
 
     def __init__(self, config: ClusterConfig) -> None:
         self._config = config
-        self._rooms = Rooms(config.name, pairing(config))
+        self._rooms = Rooms(config.name)
         self._router_nodes: dict[str, Node] = {}
         self._connect()
 
@@ -68,8 +68,7 @@ class RayLauncher:
         self._router_nodes[name] = node
         return RayRouter(name, actor, msgspec.json.decode(answer, type=RouterAddresses))
 
-    def start_worker(self, role: Role, name: str, config: WorkerConfig) -> RayWorker:
-        pool = self._config.pool(role)
+    def start_worker(self, pool: Pool, name: str, config: WorkerConfig) -> RayWorker:
         threads = config.threads or max(1, int(pool.num_cpus))
         settings = msgspec.json.encode(msgspec.structs.replace(config, threads=threads))
 
@@ -84,12 +83,13 @@ class RayLauncher:
                 )
                 .remote()
             )
-            actor.start.remote(role.value, settings)
+            actor.start.remote(pool.role.value, settings)
             return actor
 
-        room = self._rooms.ask(name, worker_demand(self._config, role))
+        near = pairing(self._config, pool.model)
+        room = self._rooms.ask(name, worker_demand(pool), near)
         timeout_s = self._config.ray.place_timeout_s
-        return RayWorker(name, self._rooms, room, start, timeout_s, role.value)
+        return RayWorker(name, self._rooms, room, start, timeout_s, pool.keys)
 
     def warnings(self) -> list[str]:
         """What Ray will do that its user may not want."""
@@ -154,8 +154,7 @@ class RayLauncher:
 
     def _cpus_wanted(self) -> int:
         """A laptop has fewer cores than a small cluster has workers: let them share."""
-        pools = (self._config.prefill, self._config.decode)
-        wanted = sum(pool.replicas * pool.num_cpus for pool in pools)
+        wanted = sum(pool.replicas * pool.num_cpus for pool in self._config.pools)
         return max(os.cpu_count() or 1, int(wanted + 1))
 
 

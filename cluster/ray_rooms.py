@@ -49,12 +49,11 @@ class Rooms:
     """All rooms of one cluster. Groups are called CLUSTER/WORKER."""
 
     cluster_name: str
-    pairing: Pairing | None = None
     _rooms: list[Room] = field(default_factory=list)
 
-    def ask(self, name: str, demand: Demand) -> Room:
+    def ask(self, name: str, demand: Demand, pairing: Pairing | None) -> Room:
         """On the best node with room; where none has any, on whichever has first."""
-        for node in ranked(demand, nodes(), self.placed, self.pairing)[:MOST_TRIES]:
+        for node in ranked(demand, nodes(), self.placed, pairing)[:MOST_TRIES]:
             room = self._room(name, demand, {NODE_ID: node.node_id})
             if room.group.wait(PIN_S):
                 room.placed = Placed(demand, node.node_id)

@@ -15,19 +15,23 @@ from cluster.config import ClusterConfig, at_home
 from cluster.errors import StartFailed
 from cluster.launcher import Launcher, RunningWorker
 from cluster.places import RouterPlace, WorkerPlace
+from cluster.pools import Pool
 from router.access.exposure import warnings
 from router.config import RouterConfig
 from router.server import RouterAddresses
-from wire.identity import Role
 
 POLL_S = 0.1
 SLACK_S = 5.0
 
+ONE_OF_SEVERAL = (
+    "the routers share a door, where /metrics is of one of them, each time another: "
+    "set router.admin_port"
+)
 Tell = Callable[[str], None]
 
 
 class RunningCluster:
-    """Routers and their two pools. `tell(line)` hears what a person would want to know."""
+    """Routers, and the pools of their models. `tell(line)` hears what a person should know."""
 
     def __init__(
         self,
@@ -51,11 +55,11 @@ class RunningCluster:
     def start(self) -> None:
         """Returns when every worker serves. Raises StartFailed; `stop` ends what had started."""
         self._start_routers()
-        for role, index in self.config.workers():
-            name = f"{role.value}-{index}"
-            worker = self._start_worker(role, name, 1)
+        for pool, index in self.config.workers():
+            name = f"{pool.name}-{index}"
+            worker = self._start_worker(pool, name, 1)
             backoff = Backoff(self._clock())
-            self._workers.append(WorkerPlace(name, backoff, role=role, worker=worker))
+            self._workers.append(WorkerPlace(name, backoff, pool=pool, worker=worker))
         self.wait_ready()
 
     def wait_ready(self) -> None:
@@ -99,7 +103,9 @@ class RunningCluster:
     def warnings(self) -> list[str]:
         """What the routers' settings leave open."""
         host = self.addresses.http.rpartition(":")[0]
-        return list(warnings(at_home(self.config.router, host)))
+        doors = [place.router.addresses.http for place in self._routers]
+        shared = len(doors) > len(set(doors)) and self.config.router.admin_port is None
+        return [*warnings(at_home(self.config.router, host)), *([ONE_OF_SEVERAL] if shared else [])]
 
     @property
     def worker_addresses(self) -> list[str]:
@@ -115,19 +121,23 @@ class RunningCluster:
                 os.kill(process_id, number)
 
     def _start_routers(self) -> None:
-        """The first chooses the ports of the doors, where they are free to choose."""
+        """The first chooses the ports of the doors, where they are free to choose.
+
+        Of several, each has an admin port of its own.
+        """
         config = self.config.router
+        admin_port = config.admin_port
         if self.config.num_routers > 1:
             config = msgspec.structs.replace(config, share_ports=True)
         for index in range(self.config.num_routers):
             name = f"router-{index}"
+            config = msgspec.structs.replace(config, admin_port=_nth_port(admin_port, index))
             router = self._launcher.start_router(name, config)
             self._routers.append(RouterPlace(name, Backoff(self._clock()), router=router))
             addresses = router.addresses
             admin = "" if addresses.admin is None else f"   admin {addresses.admin}"
             self._tell(f"{name}   ready   grpc {addresses.grpc}   http {addresses.http}{admin}")
-            own = {"fleet_port": 0, "admin_port": None if addresses.admin is None else 0}
-            config = msgspec.structs.replace(_at(config, addresses), **own)
+            config = msgspec.structs.replace(_at(config, addresses), fleet_port=0)
 
     def _watch_router(self, place: RouterPlace) -> None:
         """Another one listens where the dead one did: clients and workers find it again."""
@@ -154,19 +164,19 @@ class RunningCluster:
                 place.bury(status.error, self._clock(), self._tell)
 
         def start(num_starts: int) -> None:
-            place.fill(self._start_worker(place.role, place.name, num_starts))
+            place.fill(self._start_worker(place.pool, place.name, num_starts))
 
         place.try_again(start, self._clock(), self._tell)
 
-    def _start_worker(self, role: Role, name: str, num_starts: int) -> RunningWorker:
+    def _start_worker(self, pool: Pool, name: str, num_starts: int) -> RunningWorker:
         """Another incarnation of a worker gets another id, so that nobody confuses the two."""
-        config = self.config.pool(role).worker
+        config = pool.worker
         config = msgspec.structs.replace(
             config,
             worker_id=name if num_starts == 1 else f"{name}.{num_starts}",
             routers=(*config.routers, *(it.router.addresses.fleet for it in self._routers)),
         )
-        return self._launcher.start_worker(role, name, config)
+        return self._launcher.start_worker(pool, name, config)
 
     def _is_ready(self, place: WorkerPlace) -> bool:
         status = place.worker.status()
@@ -174,6 +184,11 @@ class RunningCluster:
             raise StartFailed(f"{place.name}: {status.error}")
         place.show(status, self._tell)
         return place.told_ready
+
+
+def _nth_port(first: int | None, index: int) -> int | None:
+    """Neighbours of a port that was chosen; any free ones otherwise."""
+    return first + index if first else first
 
 
 def _at(config: RouterConfig, addresses: RouterAddresses) -> RouterConfig:

@@ -7,6 +7,7 @@ second signal ends it at once.
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -40,15 +41,17 @@ def main(
     until_stdin_ends: UntilStdinEnds = False,
 ) -> None:
     given = {
-        "model_dir": model,
-        "model": name,
+        "models": {} if model is None else {name or Path(model).resolve().name: {"path": model}},
         "host": host,
         "grpc_port": grpc_port,
         "http_port": http_port,
         "fleet_port": fleet_port,
     }
     try:
-        config = msgspec.convert({**given, **msgspec.json.decode(settings)}, RouterConfig)
+        further = msgspec.json.decode(settings)
+        if model is not None and "models" in further:
+            leave("--model names a model, and so does models in --settings: leave one out")
+        config = msgspec.convert({**given, **further}, RouterConfig)
     except (msgspec.DecodeError, TypeError) as error:
         leave(f"--model, --settings: {error}")
     start_logging(log_level, discreet=True)

@@ -10,16 +10,61 @@ from runtime.tls import DoorTls, MutualTls
 MIB = 1024 * 1024
 
 
+class SamplingDefaults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How tokens are chosen where a request leaves that open; None is as the APIs have it."""
+
+    temperature: float | None = None
+    """0 always takes the likeliest token."""
+    top_p: float | None = None
+    """Only the likeliest tokens, of so much probability together."""
+    top_k: int | None = None
+    """Only so many of the likeliest tokens."""
+    min_p: float | None = None
+    """Only tokens with at least this share of the likeliest one's probability."""
+    repetition_penalty: float | None = None
+    """Over 1 makes tokens of the prompt and the answer less likely."""
+    presence_penalty: float | None = None
+    """Taken from the logits of tokens that the answer has."""
+    frequency_penalty: float | None = None
+    """The same, for each time that it has them."""
+
+
+class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One model that a router serves. What is None is as the router's own settings say."""
+
+    path: str
+    """A Hugging Face model directory: tokenizer, chat template and config are read, weights not."""
+    sampling: SamplingDefaults = SamplingDefaults()
+    """What requests that leave it open have."""
+    tool_parser: str | None = None
+    """In place of `router.tool_parser`."""
+    reasoning_parser: str | None = None
+    """In place of `router.reasoning_parser`."""
+    default_max_tokens: int | None = None
+    """In place of `router.default_max_tokens`."""
+    split: Split | None = None
+    """In place of `router.split`."""
+    ttft_target_s: float | None = None
+    """In place of `router.ttft_target_s`."""
+    tpot_target_s: float | None = None
+    """In place of `router.tpot_target_s`."""
+    max_waiting: int | None = None
+    """In place of `router.max_waiting`."""
+    max_queued: int | None = None
+    """In place of `router.max_queued`."""
+
+
 class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Port 0 means any free port; the addresses are known after `RouterServer.start`."""
 
-    model_dir: str
-    """A Hugging Face model directory: tokenizer, chat template and config are read, weights not."""
-    model: str | None = None
-    """Name under which clients and workers know the model; the directory's name when None."""
+    models: dict[str, ModelConfig]
+    """By the names under which clients and workers know them."""
     host: str = "127.0.0.1"
+    """Address to listen on; in a cluster's file also "auto", which is the node's own."""
     grpc_port: int = 0
+    """For clients."""
     http_port: int = 0
+    """For clients."""
     fleet_port: int = 0
     """Where workers announce themselves."""
     share_ports: bool = False
@@ -32,6 +77,7 @@ class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     tls: MutualTls | None = None
     """Certificates of the fleet port and of the sessions with workers; None: without TLS."""
     admin_host: str = "127.0.0.1"
+    """Address of the admin port."""
     admin_port: int | None = None
     """Where /metrics and /load are, and then no more at the HTTP door; None leaves them there.
     Beyond loopback it has the TLS of the doors, and asks for keys with `admin: true`, if keys are
@@ -44,7 +90,8 @@ class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     max_body_bytes: int = 10 * MIB
     """Largest HTTP request."""
     max_waiting: int = 1024
-    """Most answers that are made at a time, or wait; more are refused, with a time to return."""
+    """Most answers of one model that are made at a time, or wait; more are refused, with a time to
+    return."""
     max_n: int = 64
     """Most answers to one prompt."""
     max_choices: int = 256
@@ -56,6 +103,9 @@ class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     tool_parser: str = "auto"
     """How the model writes calls of tools: "hermes" (also Qwen), "llama3_json", "mistral" or
     "pythonic"; "auto" looks at the chat template."""
+    reasoning_parser: str = "auto"
+    """How the model thinks before it answers: "think" for <think>…</think>, or "none"; "auto" looks
+    at the chat template."""
     max_grammar_bytes: int = 64 * 1024
     """Largest JSON schema, regular expression or grammar, and all tools' schemas together where a
     call must be made."""
@@ -83,11 +133,23 @@ class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     tpot_target_s: float | None = None
     """For each further token, likewise."""
     max_queued: int = 256
-    """Most requests that wait for workers whose queues are full; see router.queueing.admission."""
+    """Most requests of one model that wait for workers whose queues are full; see
+    router.queueing.admission."""
     fetch_min_tokens: int = 256
     """How many more tokens of a prompt another worker must have cached, for its blocks to be copied
     to the worker that is to prefill: the next turn of a conversation finds what was decoded."""
     fetch_wait_s: float = 2.0
     """How long such a copy may take; then the tokens are computed instead."""
     index_max_entries: int = 1_000_000
-    """Most (block, worker) pairs that the prefix index remembers."""
+    """Most (block, worker) pairs that the prefix index of each model remembers."""
+
+    def for_model(self, name: str) -> RouterConfig:
+        """With what this model has of its own in place of the router's."""
+        model = self.models[name]
+        own = {
+            field: value for field in _OF_ONE_MODEL if (value := getattr(model, field)) is not None
+        }
+        return msgspec.structs.replace(self, **own)
+
+
+_OF_ONE_MODEL = sorted({*ModelConfig.__struct_fields__} - {"path", "sampling"})

@@ -51,8 +51,9 @@ class Doors:
         grpc = await self._grpc.start(config.host, config.grpc_port)
         return DoorPorts(grpc=grpc, http=http, admin=admin)
 
-    async def set_ready(self, ready: bool) -> None:
-        await self._grpc.set_ready(ready)
+    async def show_readiness(self) -> None:
+        """Who watches the health of the gRPC door hears it."""
+        await self._grpc.show_readiness()
 
     async def stop(self) -> None:
         await asyncio.gather(self._grpc.stop(0.5), self._http.stop(), self._admin.stop())

@@ -28,6 +28,7 @@ MAX_TOOLS = 128
 MAX_TOOLS_BYTES = 256 * 1024
 MAX_CONSTRAINT_CHARS = 256 * 1024
 MAX_TEMPLATE_CHARS = 256 * 1024
+MAX_TARGET_S = 3600.0
 
 
 def check_names(draft: RequestDraft) -> None:
@@ -52,8 +53,8 @@ def check_sampling(draft: RequestDraft, max_n: int) -> None:
     _check_range(draft.seed, "seed", -(2**63), 2**63 - 1)
     _check_range(draft.logprobs, "logprobs", 0, MAX_LOGPROBS)
     _check_range(draft.priority, "priority", -(2**31), 2**31 - 1)
-    _check_range(draft.ttft_target_s, "slo.ttft_s", 0, None, open_low=True)
-    _check_range(draft.tpot_target_s, "slo.tpot_s", 0, None, open_low=True)
+    _check_range(draft.ttft_target_s, "slo.ttft_s", 0, MAX_TARGET_S, open_low=True)
+    _check_range(draft.tpot_target_s, "slo.tpot_s", 0, MAX_TARGET_S, open_low=True)
     if draft.truncate_prompt_tokens != -1:
         _check_range(draft.truncate_prompt_tokens, "truncate_prompt_tokens", 1, None)
 

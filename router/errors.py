@@ -30,6 +30,8 @@ class RouterError(Exception):
 
     retry_after_s: float | None = None
     field: str | None = None
+    reason: str | None = None
+    """One of REASONS, where there are several for one outcome."""
 
 
 class InvalidRequest(RouterError):
@@ -75,25 +77,32 @@ class Forbidden(RouterError):
 class OverQuota(RouterError):
     """Names the limit of the key; others are served."""
 
-    def __init__(self, message: str, retry_after_s: float) -> None:
+    def __init__(self, message: str, retry_after_s: float, *, reason: str) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+        self.reason = reason
 
 
 class Overloaded(RouterError):
     """The router holds as many requests as it may."""
 
-    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
+    def __init__(
+        self, message: str, retry_after_s: float = 1.0, *, reason: str = "router_full"
+    ) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+        self.reason = reason
 
 
 class Unavailable(RouterError):
     """Another time, or another router, may serve the same request."""
 
-    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
+    def __init__(
+        self, message: str, retry_after_s: float = 1.0, *, reason: str = "no_worker"
+    ) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+        self.reason = reason
 
 
 class DeadlineExceeded(RouterError):
@@ -183,6 +192,19 @@ FACES: dict[type[RouterError], ErrorFace] = {
     ),
     Internal: ErrorFace("internal", grpc.StatusCode.INTERNAL, 500, "server_error", "internal"),
 }
+
+
+REASONS = (
+    *("router_full", "queue_full", "too_late", "grammars_busy"),  # Overloaded
+    *("quota_requests", "quota_tokens", "quota_concurrency"),  # OverQuota
+    *("no_worker", "draining", "stopped", "workers_failed"),  # Unavailable
+)
+"""Why a request was not served, where its outcome leaves that open."""
+
+
+def reason_of(error: RouterError) -> str:
+    """One of REASONS, or else the outcome."""
+    return error.reason or face_of(error).outcome
 
 
 def face_of(error: RouterError) -> ErrorFace:

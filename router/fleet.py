@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from router.member import Member, MemberState
 from router.placing.ledger import Ledger
+from runtime.handoffs import HandoffBook
 from runtime.session import Session, SessionClosed, open_session
 from runtime.tls import MutualTls
 from wire.identity import Role, WorkerRef
@@ -32,7 +33,7 @@ log = logging.getLogger("tandem.router.fleet")
 
 
 class Fleet:
-    """Membership, load and prefix index. `join` is the FleetService's callback."""
+    """The workers of one model: membership, load and prefix index."""
 
     def __init__(
         self,
@@ -45,13 +46,14 @@ class Fleet:
     ) -> None:
         self._router_id = router_id
         self._tls = tls
-        self._model = model
+        self.model = model
         self._open_timeout_s = open_timeout_s
         self._members: dict[str, Member] = {}
         self._tasks: dict[WorkerRef, asyncio.Task[None]] = {}
         self.ledger = Ledger(router_id, index_max_entries)
         self.num_kept = 0
         """Handoffs of which nothing came, so that the first worker went on."""
+        self.handoffs = HandoffBook()
         self._changed = asyncio.Event()
         self.on_change: Callable[[], None] = lambda: None
         self.on_room: Callable[[], None] = lambda: None
@@ -67,11 +69,11 @@ class Fleet:
         """Of the worker that holds the longest sequence; None without workers."""
         return self.ledger.table.longest
 
-    def count(self) -> dict[tuple[Role, MemberState], int]:
-        """Members by role and state, absent ones as 0."""
-        counts = {(role, state): 0 for role in Role for state in MemberState}
+    def count(self) -> dict[tuple[str, Role, MemberState], int]:
+        """Members by model, role and state, absent ones as 0."""
+        counts = {(self.model, role, state): 0 for role in Role for state in MemberState}
         for member in self._members.values():
-            counts[member.card.role, member.state] += 1
+            counts[self.model, member.card.role, member.state] += 1
         return counts
 
     def members(self) -> list[Member]:
@@ -87,6 +89,11 @@ class Fleet:
         member = self._members.get(ref.worker_id)
         return member if member is not None and member.ref == ref else None
 
+    def block_size(self, ref: WorkerRef) -> int:
+        """In tokens; 0 of a worker that is not there any more."""
+        member = self.member(ref)
+        return 0 if member is None else member.card.layout.block_size
+
     async def wait_changed(self, timeout_s: float) -> None:
         """Until a worker joins, leaves or changes its state, or the time is over."""
         try:
@@ -100,16 +107,19 @@ class Fleet:
 
         One that is there already keeps its name: a worker that was born again is taken when the
         session with its former life has broken, and a late announcement of that life never is.
+        Nor is one whose weights are others than those of the workers that are here.
         """
         known = self._members.get(card.ref.worker_id)
         if known is not None:
             if known.ref != card.ref:
                 log.warning("%s announces itself while %s is here: not taken", card.ref, known.ref)
             return
-        if card.model != self._model:
+        other = self._with_other_weights(card)
+        if other is not None:
             log.warning(
-                "worker %s at %s serves model %r, this router serves %r: not taken",
-                card.ref, card.address, card.model, self._model,
+                "worker %s at %s has other weights of model %r (%s) than %s at %s (%s): not taken",
+                card.ref, card.address, self.model, card.model_hash,
+                other.ref, other.address, other.model_hash,
             )  # fmt: skip
             return
         member = Member(card)
@@ -123,6 +133,10 @@ class Fleet:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _with_other_weights(self, card: WorkerCard) -> WorkerCard | None:
+        cards = (member.card for member in self._members.values())
+        return next((it for it in cards if it.model_hash != card.model_hash), None)
 
     async def _run(self, member: Member) -> None:
         """The life of one member."""
@@ -191,6 +205,7 @@ class Fleet:
             case Prefilled():
                 self.ledger.prefilled(ref, news.leg)
             case Handed():
+                self.handoffs.add(news.source, ref, news.moved)
                 self.ledger.arrived(ref, news.leg)
             case Kept():
                 self.num_kept += 1

@@ -7,7 +7,7 @@ attempt without a result cancels it on both workers.
 from __future__ import annotations
 
 import asyncio
-import secrets
+import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
 
@@ -28,8 +28,10 @@ from router.placing.placement import (
     Slo,
 )
 from router.placing.prefix_fetch import fetch_prefix
+from router.queueing.entry import Entry
 from router.record import LegFailed, Record
 from router.requests import GenerateRequest
+from router.trace import draw_leg_id
 from runtime.session import SessionClosed
 from wire.identity import Leg, WorkerRef
 from wire.messages import (
@@ -38,6 +40,8 @@ from wire.messages import (
     Share,
     Submit,
 )
+
+log = logging.getLogger("tandem.router.journey")
 
 
 class Journey:
@@ -49,22 +53,21 @@ class Journey:
         fleet: Fleet,
         config: RouterConfig,
         at: WorkerRef | None = None,
-        hashes: PromptHashes | None = None,
+        entry: Entry | None = None,
     ) -> None:
         """`at` is a worker that has the whole prompt: it is tried first, alone."""
         self._request = request
         self._at = at
         self._fleet = fleet
         self._config = config
-        # Clients may repeat a request_id; legs of different requests must never meet.
-        self._leg_id = f"{request.request_id}~{secrets.token_hex(4)}"
+        self._leg_id = draw_leg_id(request.request_id, request.trace_id)
         self._merger = TokenMerger(request.prompt_tokens)
         self._mailbox = Mailbox()
         self._avoid: set[WorkerRef] = set()
-        self._hashes = hashes or PromptHashes(request.cache_salt)
-        self._began_s = asyncio.get_running_loop().time()
+        began_s = asyncio.get_running_loop().time()
+        self._entry = entry or Entry(PromptHashes(request.cache_salt), began_s)
         self._first_s: float | None = None
-        self._deadline = self._began_s + request.timeout_s
+        self._deadline = began_s + request.timeout_s
         self.record = Record()
 
     async def tokens(self) -> AsyncGenerator[Tokens, None]:
@@ -92,11 +95,14 @@ class Journey:
 
     def _give_up_unless_retryable(self, failure: LegFailed, attempt: int) -> None:
         self._avoid.add(failure.worker)
+        log.info("leg %s/%d failed: %s", self._leg_id, attempt, failure)
         text = f"request {self._request.request_id}: {failure}"
         if not failure.retryable:
             raise Internal(text)
         if attempt + 1 == self._config.max_attempts:
-            raise Unavailable(f"{text}; gave up after {attempt + 1} attempts")
+            raise Unavailable(
+                f"{text}; gave up after {attempt + 1} attempts", reason="workers_failed"
+            )
 
     async def _attempt(self, attempt: int) -> AsyncGenerator[Tokens, None]:
         placement = await self._place()
@@ -104,6 +110,7 @@ class Journey:
         self.record = Record(attempts=attempt + 1, placement=placement)
         news = LegNews(leg, self._request, self.record, self._merger, self._mailbox)
         members = self._attach(leg, placement)
+        log.debug("leg %s goes to %s, then to %s", leg, placement.first, placement.destination)
         refused: set[WorkerRef] = set()
         finished = False
         try:
@@ -149,6 +156,9 @@ class Journey:
             member = self._fleet.member(self._at)
             if member is not None and member.state is MemberState.READY:
                 return Placement(self._at, None)
+        judged_best = self._entry.placement(self._ledger)
+        if judged_best is not None:
+            return judged_best
         return self._ledger.place(self._need(self._avoid), self._hits(), self._now)
 
     def _try_another_destination(
@@ -184,7 +194,7 @@ class Journey:
         return asyncio.get_running_loop().time()
 
     def _hits(self) -> Hits:
-        return self._ledger.hits(self._merger.sequence, self._hashes)
+        return self._ledger.hits(self._merger.sequence, self._entry.hashes)
 
     def _need(self, avoid: set[WorkerRef]) -> Need:
         request, num_output = self._request, self._merger.num_output
@@ -204,7 +214,7 @@ class Journey:
         """What is left of its targets; none for a first token that is out already."""
         ttft_s = self._request.ttft_target_s
         if ttft_s is not None:
-            waited_s = self._now - self._began_s
+            waited_s = self._now - self._entry.arrived_s
             ttft_s = max(1e-3, ttft_s - waited_s) if self._first_s is None else None
         return Slo(ttft_s, self._request.tpot_target_s)
 
@@ -220,6 +230,8 @@ class Journey:
     def _count(self, finished: bool) -> None:
         if self._first_s is None:
             self._first_s = self._now
+            if self._at is None:
+                self._entry.came(self._first_s)
         if finished:
             self.learn()
 

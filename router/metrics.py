@@ -6,27 +6,49 @@ import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
 
-from router.errors import FACES, ClientGone, RouterError, face_of
+from router.errors import FACES, REASONS, ClientGone, Internal, RouterError, face_of, reason_of
 from router.fleet_metrics import FleetCollector, FleetView
+from router.record import Record
 from router.requests import Ending
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 OUTCOMES = ("ok", "cancelled", *dict.fromkeys(face.outcome for face in FACES.values()))
 DOORS = ("grpc", "http")
+CACHE_SIDES = ("prefill", "decode", "copied")
 
+_MODEL = ("model",)
 _TTFT_BUCKETS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 10)
 _TPOT_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2.5)
 _STAGE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
+class Counted:
+    """A request that will be counted. Its model is known once the router has looked it up: what a
+    client calls a model never becomes a label."""
+
+    model = ""
+
+
 class RouterMetrics:
-    """The fleet is asked at every scrape."""
+    """Requests are those for answers: POST to the two completion endpoints, and Generate.
+
+    The fleet is asked at every scrape.
+    """
 
     def __init__(self, fleet: FleetView) -> None:
+        self._fleet = fleet
         self._registry = CollectorRegistry()
         self._registry.register(FleetCollector(fleet))
+        ProcessCollector(registry=self._registry)
         self._make_counters()
         self._make_histograms()
 
@@ -35,33 +57,50 @@ class RouterMetrics:
             return Counter(f"tandem_{name}", text, labels, registry=self._registry)
 
         self.requests = counter(
-            "requests", "Requests that ended, by door and outcome.", ("door", "outcome")
+            "requests",
+            "Requests that ended, by door, model (empty where none was found) and outcome.",
+            ("door", "model", "outcome"),
         )
-        for door in DOORS:
-            for outcome in OUTCOMES:
-                self.requests.labels(door, outcome)
-        self.prompt_tokens = counter("prompt_tokens", "Prompt tokens of finished requests.")
-        self.cached_tokens = counter("cached_tokens", "Prompt tokens found in a prefix cache.")
-        self.generated_tokens = counter("generated_tokens", "Tokens of finished requests.")
-        self.transfer_bytes = counter("transfer_bytes", "KV cache bytes moved between workers.")
+        self._show_outcomes("")
+        self.refusals = counter(
+            "refusals", "Requests that ended with an error, by its reason.", ("reason",)
+        )
+        outcomes = [outcome for outcome in OUTCOMES if outcome not in ("ok", "cancelled")]
+        for reason in (*REASONS, *outcomes):
+            self.refusals.labels(reason)
+        self.prompt_tokens = counter("prompt_tokens", "Prompt tokens of finished requests.", _MODEL)
+        self.cached_tokens = counter(
+            "cached_tokens",
+            "Prompt tokens of finished requests that were cached: where they were prefilled, or "
+            "where they were decoded, which need not move; or copied to the former from elsewhere.",
+            (*_MODEL, "side"),
+        )
+        self.generated_tokens = counter("generated_tokens", "Tokens of finished requests.", _MODEL)
         self.resubmissions = counter("resubmissions", "Attempts that followed a failed one.")
         self._queued = Gauge(
             "tandem_requests_queued",
             "Requests that wait in the router for workers to have room.",
+            _MODEL,
             registry=self._registry,
         )
         self.in_flight = Gauge(
-            "tandem_requests_in_flight", "Requests in the router now.", registry=self._registry
+            "tandem_requests_in_flight",
+            "Requests in the router now.",
+            _MODEL,
+            registry=self._registry,
         )
 
     def _make_histograms(self) -> None:
         def seconds(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
             return Histogram(
-                f"tandem_{name}_seconds", text, buckets=buckets, registry=self._registry
+                f"tandem_{name}_seconds", text, _MODEL, buckets=buckets, registry=self._registry
             )
 
         self.ttft = seconds("time_to_first_token", "Arrival to first token.", _TTFT_BUCKETS)
         self.tpot = seconds("time_per_output_token", "Mean after the first token.", _TPOT_BUCKETS)
+        self.admission = seconds(
+            "admission", "Waiting in the router, also of those that are refused.", _STAGE_BUCKETS
+        )
         self.queue = seconds("queue", "Waiting at the prefill worker.", _STAGE_BUCKETS)
         self.prefill = seconds("prefill", "Computing the prompt.", _STAGE_BUCKETS)
         self.transfer = seconds("transfer", "KV cache writes under way.", _STAGE_BUCKETS)
@@ -69,37 +108,64 @@ class RouterMetrics:
             "transfer_exposed", "Handoff time that prefill did not hide.", _STAGE_BUCKETS
         )
         self.decode = seconds("decode", "First token to last.", _STAGE_BUCKETS)
+        self._seconds = (
+            self.ttft,
+            self.tpot,
+            self.admission,
+            self.queue,
+            self.prefill,
+            self.transfer,
+            self.exposed,
+            self.decode,
+        )
 
-    def watch_queue(self, length: Callable[[], int]) -> None:
-        """Asked at every scrape."""
-        self._queued.set_function(length)
+    def add_model(self, model: str, queue_length: Callable[[], int]) -> None:
+        """Shown from now on; the length of its queue is asked at every scrape."""
+        self._queued.labels(model).set_function(queue_length)
+        self._show_outcomes(model)
+        for side in CACHE_SIDES:
+            self.cached_tokens.labels(model, side)
+        for metric in (self.prompt_tokens, self.generated_tokens, self.in_flight, *self._seconds):
+            metric.labels(model)
+
+    def _show_outcomes(self, model: str) -> None:
+        for door in DOORS:
+            for outcome in OUTCOMES:
+                self.requests.labels(door, model, outcome)
 
     @contextmanager
-    def request(self, door: str) -> Iterator[None]:
+    def request(self, door: str) -> Iterator[Counted]:
         """Counts one request by how the block ends."""
-        outcome = "internal"
+        counted = Counted()
         try:
-            yield
-            outcome = "ok"
+            yield counted
         except RouterError as error:
-            outcome = face_of(error).outcome
+            self.refused(door, error, counted.model)
             raise
         except (asyncio.CancelledError, GeneratorExit, ClientGone):
-            outcome = "cancelled"
+            self.requests.labels(door, counted.model, "cancelled").inc()
             raise
-        finally:
-            self.requests.labels(door, outcome).inc()
+        except BaseException:
+            self.refused(door, Internal(""), counted.model)
+            raise
+        self.requests.labels(door, counted.model, "ok").inc()
 
-    def observe(self, ending: Ending) -> None:
-        """Everything that a finished request tells."""
+    def refused(self, door: str, error: RouterError, model: str = "") -> None:
+        """Counts one request that ends with this error."""
+        self.requests.labels(door, model, face_of(error).outcome).inc()
+        self.refusals.labels(reason_of(error)).inc()
+
+    def observe(self, ending: Ending, record: Record, model: str) -> None:
+        """Everything that a finished answer tells; of several to a prompt, one has the prompt."""
         usage, timing = ending.usage, ending.timing
-        self.prompt_tokens.inc(usage.prompt_tokens)
-        self.cached_tokens.inc(usage.cached_tokens)
-        self.generated_tokens.inc(usage.completion_tokens)
+        self.resubmissions.inc(ending.attempts - 1)
+        self.prompt_tokens.labels(model).inc(usage.prompt_tokens)
+        self.generated_tokens.labels(model).inc(usage.completion_tokens)
+        if usage.prompt_tokens:
+            self._observe_cached(ending, record, model)
         if timing.transfer is not None:
-            self.transfer_bytes.inc(timing.transfer.num_bytes)
-            self.transfer.observe(timing.transfer.transfer_s)
-            self.exposed.observe(timing.transfer.exposed_s)
+            self.transfer.labels(model).observe(timing.transfer.transfer_s)
+            self.exposed.labels(model).observe(timing.transfer.exposed_s)
         for histogram, value in (
             (self.ttft, timing.ttft_s),
             (self.tpot, timing.tpot_s),
@@ -108,7 +174,19 @@ class RouterMetrics:
             (self.decode, timing.decode_s),
         ):
             if value is not None:
-                histogram.observe(value)
+                histogram.labels(model).observe(value)
+
+    def _observe_cached(self, ending: Ending, record: Record, model: str) -> None:
+        found, copied, held = ending.usage.cached_tokens, 0, 0
+        assert record.placement is not None
+        first, destination = record.placement.first, record.placement.destination
+        if record.fetched is not None:
+            copied = min(found, record.fetched.num_blocks * self._fleet.block_size(first))
+        if record.handed is not None and destination is not None:
+            num_tokens = record.handed.moved.skipped_blocks * self._fleet.block_size(destination)
+            held = min(ending.usage.prompt_tokens, num_tokens)
+        for side, count in zip(CACHE_SIDES, (found - copied, held, copied), strict=True):
+            self.cached_tokens.labels(model, side).inc(count)
 
     def expose(self) -> bytes:
         """The Prometheus text format."""

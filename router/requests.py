@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import enum
 from typing import Any
 
 import msgspec
@@ -44,7 +44,7 @@ class RequestDraft(msgspec.Struct, frozen=True, kw_only=True):
     ttft_target_s: float | None = None
     tpot_target_s: float | None = None
     timeout_s: float | None = None
-    traceparent: str | None = None
+    trace_id: str | None = None
 
     tools: tuple[dict[str, Any], ...] = ()
     """In OpenAI's shape, {"type": "function", "function": {"name": …}}."""
@@ -52,6 +52,14 @@ class RequestDraft(msgspec.Struct, frozen=True, kw_only=True):
     parallel_tool_calls: bool | None = None
     constraint: Constraint | None = None
     """Of response_format, structured_outputs and the like."""
+
+
+class Reasoning(enum.Enum):
+    """Whether an answer has a thought before it, in marks of its own."""
+
+    NONE = "none"  # all of it is the answer
+    POSSIBLE = "possible"  # it may begin with one
+    BEGUN = "begun"  # the prompt has opened it
 
 
 class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,13 +83,14 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Whose request it is: the name of an API key, empty where none are asked for."""
     ttft_target_s: float | None = None
     tpot_target_s: float | None = None
-    traceparent: str | None = None
-    """The client's span, as W3C Trace Context writes it."""
+    trace_id: str | None = None
+    """Of the client's trace, where it names one."""
     tools: tuple[dict[str, Any], ...] = ()
     """Tools that the answer may call."""
     tool_choice: ToolChoice | None = None
     """None without tools."""
     parallel_tool_calls: bool = True
+    reasoning: Reasoning = Reasoning.NONE
 
     @property
     def num_tokens(self) -> int:
@@ -154,8 +163,3 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True):
     prompt_tokens: tuple[int, ...] | None = None
     """In the first delta of each answer."""
     ending: Ending | None = None
-
-
-def draw_request_id() -> str:
-    """Unique among all routers."""
-    return secrets.token_hex(12)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -16,8 +17,11 @@ from router.access.keys import KeyFile
 from router.conductor import Conductor
 from router.config import RouterConfig
 from router.doors import Doors
+from router.errors import StartError
 from router.fleet import Fleet
+from router.fleets import Fleets
 from router.metrics import RouterMetrics
+from router.models import Models, ServedModel
 from router.text.model_card import read_model_card
 from router.text.tokenizer import Tokenizer
 from runtime.fleet import FleetService
@@ -31,7 +35,7 @@ class RouterAddresses(msgspec.Struct, frozen=True, kw_only=True):
     """host:port of each listener."""
 
     router_id: str
-    model: str
+    models: tuple[str, ...]
     grpc: str
     http: str
     fleet: str
@@ -39,22 +43,15 @@ class RouterAddresses(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RouterServer:
-    """start → drain → stop, once each. Raises StartError when the model, or the file of keys,
-    cannot be read."""
+    """start → drain → stop, once each. Raises StartError when a model, or the file of keys, cannot
+    be read."""
 
     def __init__(self, config: RouterConfig) -> None:
         self._config = config
         self.router_id = f"router-{secrets.token_hex(4)}"
-        card = read_model_card(Path(config.model_dir), config.model)
-        self.fleet = Fleet(
-            self.router_id,
-            card.name,
-            open_timeout_s=config.open_timeout_s,
-            index_max_entries=config.index_max_entries,
-            tls=config.tls,
-        )
-        metrics = RouterMetrics(self.fleet)
-        self.conductor = Conductor(config, card, Tokenizer(card), self.fleet, metrics)
+        models = load_models(config, self.router_id)
+        self.fleets = Fleets([model.fleet for model in models])
+        self.conductor = Conductor(config, models, RouterMetrics(self.fleets))
         keys = None if config.keys_file is None else KeyFile(config.keys_file)
         self._gate = Gate(keys)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -64,14 +61,17 @@ class RouterServer:
         config = self._config
         self._doors = Doors(self.conductor, self._gate)
         self._fleet_server = grpc.aio.server(options=SERVER_OPTIONS)
-        service = FleetService(self.router_id, self.fleet.join, config.tls)
+        service = FleetService(self.router_id, self.fleets.join, config.tls)
         self._fleet_server.add_generic_rpc_handlers([service])
         try:
             fleet_port = bind(
                 self._fleet_server, config.host, config.fleet_port, "fleet_port", config.tls
             )
             ports = await self._doors.start()
-            self.fleet.on_change = self._show_readiness
+            if config.share_ports:
+                self._gate.count_together(config.keys_file, config.host, ports.grpc, ports.http)
+            for model in self.conductor.models:
+                model.fleet.on_change = self._show_readiness
             await self._fleet_server.start()
         except BaseException:
             await self.stop()
@@ -80,7 +80,7 @@ class RouterServer:
             log.warning("%s", warning)
         return RouterAddresses(
             router_id=self.router_id,
-            model=self.conductor.card.name,
+            models=tuple(model.name for model in self.conductor.models),
             grpc=f"{config.host}:{ports.grpc}",
             http=f"{config.host}:{ports.http}",
             fleet=f"{config.host}:{fleet_port}",
@@ -90,7 +90,7 @@ class RouterServer:
     async def drain(self, timeout_s: float) -> bool:
         """Refuse new requests, let the others end. False when some are left after `timeout_s`."""
         self.conductor.draining = True
-        await self._doors.set_ready(False)
+        await self._doors.show_readiness()
         return await self.conductor.wait_idle(timeout_s)
 
     async def stop(self) -> None:
@@ -99,11 +99,32 @@ class RouterServer:
         self.conductor.stop_all()
         await self.conductor.wait_idle(1.0)
         await self._doors.stop()
+        self._gate.close()
         await self._fleet_server.stop(0)
-        await self.fleet.close()
+        await self.fleets.close()
         await asyncio.gather(*self._tasks)
 
     def _show_readiness(self) -> None:
-        task = asyncio.create_task(self._doors.set_ready(self.conductor.ready))
+        task = asyncio.create_task(self._doors.show_readiness())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def load_models(config: RouterConfig, router_id: str) -> Models:
+    """All tokenizers at once, a thread each. Raises StartError."""
+    if not config.models:
+        raise StartError("there is no model to serve: give a model directory with --model")
+
+    def load(name: str) -> ServedModel:
+        card = read_model_card(Path(config.models[name].path), name)
+        fleet = Fleet(
+            router_id,
+            name,
+            open_timeout_s=config.open_timeout_s,
+            index_max_entries=config.index_max_entries,
+            tls=config.tls,
+        )
+        return ServedModel(config.for_model(name), card, Tokenizer(card), fleet)
+
+    with ThreadPoolExecutor(len(config.models), "tokenizers") as threads:
+        return Models([*threads.map(load, config.models)])

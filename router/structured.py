@@ -18,7 +18,8 @@ from router.config import RouterConfig
 from router.errors import Internal, InvalidRequest, Overloaded
 from router.grammar_choice import call_grammar, constraint_grammar, must_call
 from router.prompts import Constraint, ToolMode
-from router.requests import GenerateRequest, RequestDraft
+from router.reasoning import MARKS, TAIL_TOKENS, ReasoningScanner, has_reasoning, reasoning_of
+from router.requests import GenerateRequest, Reasoning, RequestDraft
 from router.text.model_card import ModelCard
 from router.text.tokenizer import Tokenizer
 from router.tool_calls.formats import LLAMA3_JSON, ToolFormat, find_format
@@ -44,7 +45,7 @@ class Structured:
     """Makes grammars of requests, and refuses those that no worker could follow.
 
     Nothing is read or compiled before the first grammar comes. Raises StartError for a
-    `tool_parser` that is not known.
+    `tool_parser` or a `reasoning_parser` that is not known.
     """
 
     def __init__(self, config: RouterConfig, card: ModelCard, tokenizer: Tokenizer) -> None:
@@ -55,6 +56,8 @@ class Structured:
         self.format = find_format(
             config.tool_parser, template, lambda mark: self._special(mark) is not None
         )
+        templates = f"{card.chat_template}{card.tool_template}"
+        self._reasons = has_reasoning(config.reasoning_parser, templates)
         self._limits = GrammarLimits(max_bytes=config.max_grammar_bytes)
         self._known: OrderedDict[Wanted, Grammar | Complaint] = OrderedDict()
         self._num_checks = 0
@@ -72,22 +75,34 @@ class Structured:
             return _following(request, await self._checked(made), "tools")
         wanted = draft.constraint
         if wanted is None:
-            return request
+            return self._thinking(request, draft)
         return _following(request, await self._checked(wanted), wanted.field)
 
     def parser(self, request: GenerateRequest) -> AnswerParser | None:
-        """A fresh one for each answer; None where nothing can be a call."""
-        if not _may_call(request):
-            return None
-        names = frozenset(tool["function"]["name"] for tool in request.tools)
-        return self._format_for(request).scan(names)
+        """A fresh one for each answer; None where all of it is text."""
+        calls = self._call_parser(request) if _may_call(request) else None
+        if request.reasoning is Reasoning.NONE:
+            return calls
+        return ReasoningScanner(calls, begun=request.reasoning is Reasoning.BEGUN)
 
     def shown_tokens(self, request: GenerateRequest) -> frozenset[int]:
         """Special tokens that the parser must see as text."""
-        if not _may_call(request):
-            return frozenset()
-        ids = map(self._special, self._format_for(request).marks)
-        return frozenset(token for token in ids if token is not None)
+        marks = self._format_for(request).marks if _may_call(request) else ()
+        if request.reasoning is not Reasoning.NONE:
+            marks = (*marks, *MARKS)
+        return frozenset(token for mark in marks if (token := self._special(mark)) is not None)
+
+    def _call_parser(self, request: GenerateRequest) -> AnswerParser:
+        names = frozenset(tool["function"]["name"] for tool in request.tools)
+        return self._format_for(request).scan(names)
+
+    def _thinking(self, request: GenerateRequest, draft: RequestDraft) -> GenerateRequest:
+        """An answer that follows a grammar has no room for thoughts: it never comes here."""
+        if not self._reasons:
+            return request
+        ids = request.prompt_tokens[-TAIL_TOKENS:]
+        tail = self._tokenizer.decode(ids, skip_special_tokens=False)
+        return msgspec.structs.replace(request, reasoning=reasoning_of(draft.prompt, tail))
 
     def _format_for(self, request: GenerateRequest) -> ToolFormat:
         cannot = self.format.enforce is None and must_call(request.tool_choice)
@@ -107,7 +122,8 @@ class Structured:
             self._known.move_to_end(wanted)
             return self._known[wanted]
         if self._num_checks >= MAX_CHECKS:
-            raise Overloaded(f"{MAX_CHECKS} grammars are being checked: come back later")
+            text = f"{MAX_CHECKS} grammars are being checked: come back later"
+            raise Overloaded(text, reason="grammars_busy")
         self._num_checks += 1
         checking = asyncio.get_running_loop().run_in_executor(self._threads, self._check, wanted)
         checking.add_done_callback(self._count_down)

@@ -16,7 +16,7 @@ from router.draft_checks import (
     check_token_ids,
     check_tools,
 )
-from router.errors import InvalidRequest, ModelNotFound
+from router.errors import InvalidRequest
 from router.prompts import ChatPrompt, Prompt, TextPrompt, TokenPrompt, ToolChoice, ToolMode
 from router.requests import GenerateRequest, RequestDraft
 from router.text.tokenizer import Tokenizer
@@ -26,7 +26,6 @@ from wire.sampling import SamplingParams, TokenRules
 class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     """What the served model and the router's settings allow."""
 
-    model: str
     vocab_size: int
     max_model_len: int
     default_max_tokens: int
@@ -38,15 +37,8 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     trusts_templates: bool = False
 
 
-def check_model(wanted: str | None, served: str) -> None:
-    """Raises ModelNotFound."""
-    if wanted is not None and wanted != served:
-        raise ModelNotFound(f"model {wanted!r} is not served here, {served!r} is", "model")
-
-
 def check_draft(draft: RequestDraft, bounds: Bounds) -> None:
-    """Everything that can be said without tokenizing. Raises InvalidRequest, ModelNotFound."""
-    check_model(draft.model, bounds.model)
+    """Everything that can be said without tokenizing. Raises InvalidRequest."""
     check_names(draft)
     check_sampling(draft, bounds.max_n)
     check_stops(draft, bounds.vocab_size)
@@ -57,12 +49,15 @@ def check_draft(draft: RequestDraft, bounds: Bounds) -> None:
         raise InvalidRequest("the deadline has passed already", "timeout")
 
 
-def tokenize(prompt: Prompt | None, tokenizer: Tokenizer) -> list[int]:
-    """Raises InvalidRequest when there is no prompt, or it is no text."""
+def tokenize(
+    prompt: Prompt | None, tokenizer: Tokenizer, max_model_len: int | None = None
+) -> list[int]:
+    """Raises InvalidRequest when there is no prompt, or it is no text; and, with a
+    `max_model_len`, before a text is tokenized that is certainly longer."""
     if prompt is None:
         raise InvalidRequest("there is no prompt", "prompt")
     try:
-        return _tokenize(prompt, tokenizer)
+        return _tokenize(prompt, tokenizer, max_model_len)
     except UnicodeEncodeError as error:
         raise InvalidRequest(f"the prompt is no valid Unicode text: {error}", "prompt") from error
 
@@ -90,25 +85,45 @@ def build_request(
         priority=draft.priority or 0,
         ttft_target_s=draft.ttft_target_s or bounds.ttft_target_s,
         tpot_target_s=draft.tpot_target_s or bounds.tpot_target_s,
-        traceparent=draft.traceparent,
+        trace_id=draft.trace_id,
         tools=draft.tools,
         tool_choice=(draft.tool_choice or ToolChoice(ToolMode.AUTO)) if draft.tools else None,
         parallel_tool_calls=draft.parallel_tool_calls is not False,
     )
 
 
-def _tokenize(prompt: Prompt, tokenizer: Tokenizer) -> list[int]:
+def _tokenize(prompt: Prompt, tokenizer: Tokenizer, max_model_len: int | None) -> list[int]:
     match prompt:
         case TextPrompt(text=""):
             raise InvalidRequest("the prompt is empty", "prompt")
         case TextPrompt(text=text, add_special_tokens=adds):
+            _check_length(text, tokenizer, max_model_len, "prompt")
             return tokenizer.encode_text(text, add_special_tokens=adds)
         case ChatPrompt(messages=()):
             raise InvalidRequest("there are no messages", "messages")
-        case ChatPrompt():
-            return tokenizer.encode_chat(prompt)
+        case ChatPrompt(add_special_tokens=adds):
+            text = tokenizer.render(prompt)
+            _check_length(text, tokenizer, max_model_len, "messages")
+            return tokenizer.encode_text(text, add_special_tokens=adds)
         case TokenPrompt(ids=ids):
             return list(ids)
+
+
+def _check_length(text: str, tokenizer: Tokenizer, max_model_len: int | None, field: str) -> None:
+    """Raises InvalidRequest."""
+    if max_model_len is None or len(text) <= max_model_len:
+        return
+    fewest = tokenizer.fewest_tokens(text)
+    if fewest >= max_model_len:
+        raise _too_long(f"at least {fewest}", max_model_len, field)
+
+
+def _too_long(num_tokens: str, max_model_len: int, field: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"the prompt has {num_tokens} tokens; the model's {max_model_len} must hold the prompt and "
+        "at least one more: shorten it",
+        field,
+    )
 
 
 def _truncated(tokens: Sequence[int], draft: RequestDraft, bounds: Bounds) -> Sequence[int]:
@@ -124,11 +139,7 @@ def _truncated(tokens: Sequence[int], draft: RequestDraft, bounds: Bounds) -> Se
 def _max_tokens(draft: RequestDraft, num_prompt: int, bounds: Bounds, field: str) -> int:
     room = bounds.max_model_len - num_prompt
     if room < 1:
-        raise InvalidRequest(
-            f"the prompt has {num_prompt} tokens; the model's {bounds.max_model_len} must hold "
-            "the prompt and at least one more: shorten it",
-            field,
-        )
+        raise _too_long(str(num_prompt), bounds.max_model_len, field)
     min_tokens = draft.min_tokens or 0
     wanted = draft.max_tokens or min(max(bounds.default_max_tokens, min_tokens), room)
     if wanted > room:

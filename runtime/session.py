@@ -125,7 +125,7 @@ class OpenedSession:
     def __init__(self, session: Session, welcome: Welcome) -> None:
         self.session = session
         self.card = welcome.card
-        self.admission = welcome.admission
+        self.admissions = welcome.admissions
 
 
 def open_channel(address: str, tls: MutualTls | None) -> grpc.aio.Channel:

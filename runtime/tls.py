@@ -25,7 +25,9 @@ class MutualTls(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     ca: str
     """Of the authority that signs the cluster's certificates, and best nothing else."""
     cert: str
+    """Of this process, signed by `ca`."""
     key: str
+    """Of `cert`."""
     name: str = CLUSTER_NAME
     """DNS name among the subject alternative names of every process's certificate."""
 
@@ -36,6 +38,7 @@ class DoorTls(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     cert: str
     """With the chain up to what clients trust."""
     key: str
+    """Of `cert`."""
     client_ca: str | None = None
     """Clients must show a certificate of this authority; None asks them for none."""
 

@@ -19,6 +19,8 @@ from router.errors import Forbidden, RouterError
 from router.requests import GenerateRequest
 
 Spend = Callable[[int], None]
+CHARGED_TOGETHER = 16
+"""Tokens of an answer: several routers may have to agree about each charge."""
 
 
 class Caller:
@@ -73,12 +75,19 @@ class KeyCaller(Caller):
     @contextlib.contextmanager
     def charge(self, num_prompt_tokens: int) -> Iterator[Spend]:
         self._meter.take_prompt(num_prompt_tokens, self._clock())
-        num_spent = 0
+        num_spent = num_charged = 0
+
+        def settle() -> None:
+            nonlocal num_charged
+            if num_spent > num_charged:
+                self._meter.take_output(num_spent - num_charged, self._clock())
+                num_charged = num_spent
 
         def spend(num_tokens: int) -> None:
             nonlocal num_spent
             num_spent += num_tokens
-            self._meter.take_output(num_tokens, self._clock())
+            if num_spent - num_charged >= CHARGED_TOGETHER:
+                settle()
 
         try:
             yield spend
@@ -86,6 +95,8 @@ class KeyCaller(Caller):
             if num_spent == 0:
                 self._meter.give_back(num_prompt_tokens, self._clock())
             raise
+        finally:
+            settle()
 
     def _priority(self, wanted: int | None) -> int:
         most = self._tenant.entry.max_priority

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 
 from router.access.caller import ANYBODY, Caller, KeyCaller
 from router.access.keys import KeyFile
-from router.access.limits import Meter
+from router.access.limits import Meter, Tally
+from router.access.shared_tallies import SharedTallies, path_for
 from router.errors import Forbidden, Unauthenticated
 
+log = logging.getLogger("tandem.router.access.gate")
 HOW = "send it as `Authorization: Bearer KEY`"
 
 
@@ -20,6 +23,22 @@ class Gate:
         self._keys = keys
         self._clock = clock
         self._meters: dict[str, Meter] = {}
+        self._shared: SharedTallies | None = None
+
+    def count_together(self, *identity: object) -> None:
+        """What a key uses, with all routers of this machine that have the same identity."""
+        if self._keys is None:
+            return
+        try:
+            self._shared = SharedTallies(path_for(*identity))
+        except OSError as error:
+            log.warning("this router alone counts what its keys use: %s", error)
+        self._meters.clear()
+
+    def close(self) -> None:
+        """No request is under way any more."""
+        if self._shared is not None:
+            self._shared.close()
 
     @property
     def asks_for_keys(self) -> bool:
@@ -39,7 +58,8 @@ class Gate:
             raise Unauthenticated(f"this API key is not known here: {HOW}")
         meter = self._meters.get(tenant.name)
         if meter is None:
-            meter = self._meters[tenant.name] = Meter(tenant.entry, now_s)
+            meter = Meter(tenant.entry, now_s, self._tally(tenant.name))
+            self._meters[tenant.name] = meter
         meter.set_limits(tenant.entry, now_s)
         return KeyCaller(tenant, meter, self._clock)
 
@@ -49,3 +69,6 @@ class Gate:
         if isinstance(caller, KeyCaller) and not caller.is_admin:
             raise Forbidden("this needs a key with `admin: true`")
         return caller
+
+    def _tally(self, name: str) -> Tally | None:
+        return None if self._shared is None else self._shared.tally(name)

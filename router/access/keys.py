@@ -25,9 +25,10 @@ log = logging.getLogger("tandem.router.access.keys")
 
 
 class KeyLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """What one key may use in each router process; None for no limit."""
+    """What one key may use at all routers behind one port of a machine; None for no limit."""
 
     requests_per_minute: float | None = None
+    """A minute's worth may come at once."""
     tokens_per_minute: float | None = None
     """Of prompts and answers together."""
     concurrency: int | None = None

@@ -2,98 +2,157 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol
+
 from router.access.keys import KeyLimits
 from router.errors import OverQuota
 
 RETRY_CONCURRENCY_S = 1.0
 """When a request of the same key ends, nobody knows: ask again soon."""
+NUM_CELLS = 3
+"""Of a bucket."""
+LEVEL, AT_S, PER_MINUTE = range(NUM_CELLS)
+
+
+class Cells(Protocol):
+    """Numbers that outlive who counts with them; all zero at first."""
+
+    def __getitem__(self, index: int, /) -> float: ...
+    def __setitem__(self, index: int, value: float, /) -> None: ...
+
+
+class Tally(Protocol):
+    """What one key has used, by one router or by several that share it."""
+
+    requests: Cells
+    tokens: Cells
+
+    def held(self) -> AbstractContextManager[None]:
+        """Nobody else changes anything meanwhile."""
+
+    def add_running(self, difference: int) -> None:
+        """Of this router."""
+
+    def num_running(self, limit: int) -> int:
+        """Of all routers; may be too many only as long as it is under the limit."""
+
+
+class OwnTally:
+    """Of one router alone."""
+
+    def __init__(self) -> None:
+        self.requests: Cells = [0.0] * NUM_CELLS
+        self.tokens: Cells = [0.0] * NUM_CELLS
+        self._num_running = 0
+
+    def held(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def add_running(self, difference: int) -> None:
+        self._num_running += difference
+
+    def num_running(self, limit: int) -> int:
+        return self._num_running
 
 
 class Bucket:
-    """Holds a minute's worth and refills evenly. It may run into debt, which has to refill too."""
+    """Holds a minute's worth and refills evenly. It may run into debt, which has to refill too.
 
-    def __init__(self, per_minute: float, now_s: float) -> None:
+    When the rate changes, what the bucket holds changes with it.
+    """
+
+    def __init__(self, per_minute: float, cells: Cells, now_s: float) -> None:
         self.per_minute = per_minute
-        self._level = per_minute
-        self._at_s = now_s
+        self._cells = cells
+        if not cells[PER_MINUTE]:
+            cells[LEVEL], cells[AT_S], cells[PER_MINUTE] = per_minute, now_s, per_minute
 
     def wait_s(self, amount: float, now_s: float) -> float:
         """Seconds until `amount` is there, or, for one that the bucket never holds, all it can."""
-        self._refill(now_s)
-        missing = min(amount, self.per_minute) - self._level
+        missing = min(amount, self.per_minute) - self._refilled(now_s)
         return max(0.0, missing * 60 / self.per_minute)
 
     def take(self, amount: float, now_s: float) -> None:
-        self._refill(now_s)
-        self._level = min(self.per_minute, self._level - amount)
+        self._cells[LEVEL] = min(self.per_minute, self._refilled(now_s) - amount)
 
-    def _refill(self, now_s: float) -> None:
-        gained = max(0.0, now_s - self._at_s) * self.per_minute / 60
-        self._level = min(self.per_minute, self._level + gained)
-        self._at_s = max(self._at_s, now_s)
+    def _refilled(self, now_s: float) -> float:
+        """The level, brought up to date."""
+        cells, most = self._cells, self.per_minute
+        if cells[PER_MINUTE] != most:
+            cells[LEVEL], cells[PER_MINUTE] = cells[LEVEL] * most / cells[PER_MINUTE], most
+        gained = max(0.0, now_s - cells[AT_S]) * most / 60
+        cells[LEVEL], cells[AT_S] = min(most, cells[LEVEL] + gained), max(cells[AT_S], now_s)
+        return cells[LEVEL]
 
 
 class Meter:
     """Counts what one key uses. `set_limits` changes what it may."""
 
-    def __init__(self, limits: KeyLimits, now_s: float) -> None:
+    def __init__(self, limits: KeyLimits, now_s: float, tally: Tally | None = None) -> None:
+        self._tally = tally or OwnTally()
         self._limits = KeyLimits()
         self._requests: Bucket | None = None
         self._tokens: Bucket | None = None
-        self._num_running = 0
         self.set_limits(limits, now_s)
 
     def set_limits(self, limits: KeyLimits, now_s: float) -> None:
-        """A rate that is the same as before keeps its bucket."""
+        """What was used stays used."""
         if limits == self._limits:
             return
         self._limits = limits
-        self._requests = _bucket(limits.requests_per_minute, self._requests, now_s)
-        self._tokens = _bucket(limits.tokens_per_minute, self._tokens, now_s)
+        with self._tally.held():
+            self._requests = _bucket(limits.requests_per_minute, self._tally.requests, now_s)
+            self._tokens = _bucket(limits.tokens_per_minute, self._tally.tokens, now_s)
 
     def enter(self, now_s: float) -> None:
         """A request begins; `leave` ends it. Raises OverQuota; then there is nothing to leave."""
-        limit = self._limits.concurrency
-        if limit is not None and self._num_running >= limit:
-            text = f"{self._num_running} requests of this key are under way, it may have {limit}"
-            raise OverQuota(text, RETRY_CONCURRENCY_S)
-        if self._tokens is not None:
-            _check(self._tokens, 0, now_s, "tokens")
-        if self._requests is not None:
-            _check(self._requests, 1, now_s, "requests")
-            self._requests.take(1, now_s)
-        self._num_running += 1
+        with self._tally.held():
+            self._check_running()
+            if self._tokens is not None:
+                _check(self._tokens, 0, now_s, "tokens")
+            if self._requests is not None:
+                _check(self._requests, 1, now_s, "requests")
+                self._requests.take(1, now_s)
+            self._tally.add_running(1)
 
     def leave(self) -> None:
-        self._num_running -= 1
+        self._tally.add_running(-1)
 
     def take_prompt(self, num_tokens: int, now_s: float) -> None:
         """Charges a prompt. Raises OverQuota while the bucket holds less than it has tokens."""
         if self._tokens is not None:
-            _check(self._tokens, num_tokens, now_s, "tokens")
-            self._tokens.take(num_tokens, now_s)
+            with self._tally.held():
+                _check(self._tokens, num_tokens, now_s, "tokens")
+                self._tokens.take(num_tokens, now_s)
 
     def take_output(self, num_tokens: int, now_s: float) -> None:
         """Charges what was generated: an answer goes on to its end, the next request waits."""
         if self._tokens is not None:
-            self._tokens.take(num_tokens, now_s)
+            with self._tally.held():
+                self._tokens.take(num_tokens, now_s)
 
     def give_back(self, num_tokens: int, now_s: float) -> None:
         """Of a prompt that was not served."""
-        if self._tokens is not None:
-            self._tokens.take(-num_tokens, now_s)
+        self.take_output(-num_tokens, now_s)
+
+    def _check_running(self) -> None:
+        limit = self._limits.concurrency
+        if limit is None:
+            return
+        num_running = self._tally.num_running(limit)
+        if num_running >= limit:
+            text = f"{num_running} requests of this key are under way, it may have {limit}"
+            raise OverQuota(text, RETRY_CONCURRENCY_S, reason="quota_concurrency")
 
 
-def _bucket(per_minute: float | None, former: Bucket | None, now_s: float) -> Bucket | None:
-    if per_minute is None:
-        return None
-    if former is not None and former.per_minute == per_minute:
-        return former
-    return Bucket(per_minute, now_s)
+def _bucket(per_minute: float | None, cells: Cells, now_s: float) -> Bucket | None:
+    return None if per_minute is None else Bucket(per_minute, cells, now_s)
 
 
 def _check(bucket: Bucket, amount: float, now_s: float, what: str) -> None:
     wait_s = bucket.wait_s(amount, now_s)
     if wait_s > 0:
         limit = f"this key may use {bucket.per_minute:g} {what} a minute"
-        raise OverQuota(f"{limit}: come back in {wait_s:.1f} s", wait_s)
+        text = f"{limit}: come back in {wait_s:.1f} s"
+        raise OverQuota(text, wait_s, reason=f"quota_{what}")

@@ -22,8 +22,9 @@ from router.grpc_api.gate import GrpcGate, connection_options
 from router.grpc_api.requests import draft_from, prompt_from
 from router.grpc_api.responses import Responses
 from router.grpc_api.status import abort
-from router.http.headers import valid_traceparent
+from router.models import ServedModel
 from router.pacing import paced
+from router.trace import trace_id
 from runtime.listen import bind
 from wire import inference_pb2 as pb
 
@@ -35,7 +36,7 @@ Request = TypeVar("Request")
 
 
 class GrpcDoor:
-    """One server. `start` binds, `set_ready` moves the health, `stop` ends."""
+    """One server. `start` binds, `show_readiness` moves the health, `stop` ends."""
 
     def __init__(self, conductor: Conductor, gate: Gate) -> None:
         self._conductor = conductor
@@ -55,16 +56,18 @@ class GrpcDoor:
         """The port that was bound. Raises PortTaken, BadCertificate."""
         config = self._conductor.config
         bound = bind(self._server, host, port, key="grpc_port", tls=config.door_tls)
-        await self.set_ready(self._conductor.ready)
+        await self.show_readiness()
         await self._server.start()
         return bound
 
-    async def set_ready(self, ready: bool) -> None:
-        """What health checks hear, for the server as a whole and for the service."""
+    async def show_readiness(self) -> None:
+        """What health checks hear: the server and the service serve while any model can be served,
+        and each model has a name of its own."""
+        conductor = self._conductor
+        ready = {f"{SERVICE}/{model.name}": conductor.serves(model) for model in conductor.models}
         status = health_pb2.HealthCheckResponse.ServingStatus
-        now = status.SERVING if ready else status.NOT_SERVING
-        for name in ("", SERVICE):
-            await self._health.set(name, now)
+        for name, serves in {"": conductor.ready, SERVICE: conductor.ready, **ready}.items():
+            await self._health.set(name, status.SERVING if serves else status.NOT_SERVING)
 
     async def stop(self, grace_s: float) -> None:
         await self._server.stop(grace_s)
@@ -79,11 +82,12 @@ class _Servicer:
     async def generate(
         self, request: pb.GenerateRequest | None, context: grpc.aio.ServicerContext
     ) -> None:
-        with self._conductor.metrics.request("grpc"), depth_is_the_clients():
+        with self._conductor.metrics.request("grpc") as counted, depth_is_the_clients():
             request = _checked(request)
-            draft = draft_from(request, context.time_remaining(), _traceparent(context))
-            tokenizer = self._conductor.tokenizer
-            responses = Responses(request, draft.request_id, draft.prompt, tokenizer)
+            draft = draft_from(request, context.time_remaining(), _trace_id(context))
+            model = self._conductor.models.find(draft.model)
+            counted.model = model.name
+            responses = Responses(request, draft.request_id, draft.prompt, model.tokenizer)
             stream = self._conductor.generate(draft)
             if request.stream_interval > 1:
                 stream = paced(stream, request.stream_interval)
@@ -95,37 +99,54 @@ class _Servicer:
         self, request: pb.TokenizeRequest | None, context: grpc.aio.ServicerContext
     ) -> pb.TokenizeResponse:
         request = _checked(request)
-        model = request.model if request.HasField("model") else None
-        with depth_is_the_clients(), self._conductor.permit():
-            tokens = await self._conductor.tokenize(prompt_from(request), model)
-        return pb.TokenizeResponse(token_ids=tokens)
+        model = self._model(request)
+        with depth_is_the_clients(), self._conductor.permit(model):
+            tokens = await model.tokenize(prompt_from(request))
+        return pb.TokenizeResponse(
+            token_ids=tokens, token_texts=await _texts(request, model, tokens)
+        )
 
     async def detokenize(
         self, request: pb.DetokenizeRequest | None, context: grpc.aio.ServicerContext
     ) -> pb.DetokenizeResponse:
         request = _checked(request)
-        model = request.model if request.HasField("model") else None
+        model = self._model(request)
         skips = not request.HasField("skip_special_tokens") or request.skip_special_tokens
-        detokenize = partial(self._conductor.detokenize, skip_special_tokens=skips)
-        text = await asyncio.to_thread(detokenize, request.token_ids, model)
+        detokenize = partial(model.detokenize, skip_special_tokens=skips)
+        text = await asyncio.to_thread(detokenize, request.token_ids)
         return pb.DetokenizeResponse(text=text)
 
     async def list_models(
         self, request: pb.ListModelsRequest | None, context: grpc.aio.ServicerContext
     ) -> pb.ListModelsResponse:
         _checked(request)
-        model = pb.Model(
-            name=self._conductor.card.name,
-            max_model_len=self._conductor.max_model_len,
-            vocab_size=self._conductor.card.vocab_size,
-            ready=self._conductor.ready,
-        )
-        return pb.ListModelsResponse(models=[model])
+        served = [
+            pb.Model(
+                name=model.name,
+                max_model_len=model.max_model_len,
+                vocab_size=model.card.vocab_size,
+                ready=self._conductor.serves(model),
+            )
+            for model in self._conductor.models
+        ]
+        return pb.ListModelsResponse(models=served)
+
+    def _model(self, request: pb.TokenizeRequest | pb.DetokenizeRequest) -> ServedModel:
+        return self._conductor.models.find(request.model if request.HasField("model") else None)
 
 
-def _traceparent(context: grpc.aio.ServicerContext) -> str | None:
+async def _texts(
+    request: pb.TokenizeRequest, model: ServedModel, tokens: list[int]
+) -> list[str] | None:
+    """In a thread, so that a long text holds nobody up."""
+    if not request.return_token_texts:
+        return None
+    return await asyncio.to_thread(lambda: [*map(model.tokenizer.token_text, tokens)])
+
+
+def _trace_id(context: grpc.aio.ServicerContext) -> str | None:
     metadata = dict(context.invocation_metadata() or ())
-    return valid_traceparent(metadata.get("traceparent"))
+    return trace_id(metadata.get("traceparent"))
 
 
 def _options(config: RouterConfig) -> list[tuple[str, int]]:

@@ -10,7 +10,7 @@ import grpc
 
 from router.access.caller import CALLER, Caller
 from router.access.gate import Gate
-from router.errors import DeadlineExceeded, RouterError, face_of
+from router.errors import DeadlineExceeded, RouterError
 from router.grpc_api.status import abort
 from router.metrics import RouterMetrics
 
@@ -18,6 +18,8 @@ HEALTH = "/grpc.health.v1.Health/"
 """For load balancers and probes, which have no keys."""
 COUNTED = ("/Generate", "/Tokenize", "/Detokenize")
 """Calls that compute something: the others are free, as GET is at the HTTP door."""
+ANSWERS = "/Generate"
+"""Whose calls the metrics count."""
 SLACK_S = 10.0
 Method = Callable[[Any, grpc.aio.ServicerContext], Awaitable[Any]]
 
@@ -59,18 +61,19 @@ class GrpcGate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         try:
             caller = self._gate.caller(_authorization(details))
         except RouterError as error:
-            return _replaced(handler, self._refusing(error))
+            return _replaced(handler, self._refusing(error, details.method))
         CALLER.set(caller)
         if details.method.endswith(COUNTED):
-            return _replaced(handler, self._counted(caller, _method_of(handler)))
+            counted = self._counted(caller, details.method, _method_of(handler))
+            return _replaced(handler, counted)
         return handler
 
-    def _counted(self, caller: Caller, method: Method) -> Method:
+    def _counted(self, caller: Caller, name: str, method: Method) -> Method:
         async def call(request: Any, context: grpc.aio.ServicerContext) -> Any:
             try:
                 caller.enter()
             except RouterError as error:
-                return await self._refusing(error)(request, context)
+                return await self._refusing(error, name)(request, context)
             try:
                 async with asyncio.timeout(self._timeout_s):
                     return await method(request, context)
@@ -82,9 +85,10 @@ class GrpcGate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
 
         return call
 
-    def _refusing(self, error: RouterError) -> Method:
+    def _refusing(self, error: RouterError, name: str) -> Method:
         async def refuse(request: Any, context: grpc.aio.ServicerContext) -> Any:
-            self._metrics.requests.labels("grpc", face_of(error).outcome).inc()
+            if name.endswith(ANSWERS):
+                self._metrics.refused("grpc", error)
             await abort(context, error)
 
         return refuse

@@ -21,7 +21,8 @@ from router.prompts import (
     ToolChoice,
     ToolMode,
 )
-from router.requests import RequestDraft, draw_request_id
+from router.requests import RequestDraft
+from router.trace import draw_request_id
 from wire import inference_pb2 as pb
 
 _OPTIONAL_FIELDS = (
@@ -51,7 +52,7 @@ _MODES = {
 
 
 def draft_from(
-    request: pb.GenerateRequest, timeout_s: float | None, traceparent: str | None = None
+    request: pb.GenerateRequest, timeout_s: float | None, trace_id: str | None = None
 ) -> RequestDraft:
     """What the client said; fields that are not present stay None. Raises InvalidRequest."""
     choice = _tool_choice(request)
@@ -60,8 +61,9 @@ def draft_from(
     # With explicit presence, listed fields are those that are present.
     given = _present(request.sampling, _PLAIN_SAMPLING) | _present(request, _OPTIONAL_FIELDS)
     slo = _present(request.slo, ("ttft_s", "tpot_s"))
+    named = request.HasField("request_id")
     return RequestDraft(
-        request_id=request.request_id if request.HasField("request_id") else draw_request_id(),
+        request_id=request.request_id if named else draw_request_id(trace_id),
         prompt=prompt,
         logit_bias=tuple(request.sampling.logit_bias.items()),
         allowed_token_ids=tuple(request.sampling.allowed_tokens.ids) if allowed else None,
@@ -76,7 +78,7 @@ def draft_from(
         tool_choice=choice,
         constraint=_constraint(request.constraint) if request.HasField("constraint") else None,
         timeout_s=timeout_s,
-        traceparent=traceparent,
+        trace_id=trace_id,
         **given,
     )
 

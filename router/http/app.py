@@ -19,9 +19,9 @@ from router.http.generate_endpoint import GenerateEndpoint
 from router.http.headers import echoed_id, read_head
 from router.http.text_endpoints import TextEndpoints
 from router.metrics import CONTENT_TYPE
+from router.models import ServedModel
 from router.openai.answers import HealthBody, LoadBody, ModelBody, ModelList, VersionBody
 from router.openai.responses import error_body
-from router.validation import check_model
 
 
 class App:
@@ -78,11 +78,11 @@ class _Service:
         self._created = int(time.time())
 
     async def models(self, request: Request) -> Response:
-        return _json(request, ModelList(data=[self._model()]))
+        return _json(request, ModelList(data=[*map(self._model, self._conductor.models)]))
 
     async def model(self, request: Request) -> Response:
-        check_model(request.path_params["name"], self._conductor.card.name)
-        return _json(request, self._model())
+        model = self._conductor.models.find(request.path_params["name"])
+        return _json(request, self._model(model))
 
     async def version(self, request: Request) -> Response:
         return _json(request, VersionBody(version=version("tandem-serve")))
@@ -103,12 +103,12 @@ class _Service:
     async def metrics(self, request: Request) -> Response:
         return Response(self._conductor.metrics.expose(), headers={"content-type": CONTENT_TYPE})
 
-    def _model(self) -> ModelBody:
+    def _model(self, model: ServedModel) -> ModelBody:
         return ModelBody(
-            id=self._conductor.card.name,
+            id=model.name,
             created=self._created,
-            root=self._conductor.card.name,
-            max_model_len=self._conductor.max_model_len,
+            root=model.name,
+            max_model_len=model.max_model_len,
         )
 
 

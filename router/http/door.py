@@ -1,79 +1,22 @@
-"""The HTTP door: a listener of its own, and uvicorn behind it."""
+"""The HTTP door: a listener of its own, which clients cannot hold up."""
 
 from __future__ import annotations
 
-import asyncio
-import ssl
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-
-import uvicorn
 from starlette.types import ASGIApp
 
 from router.http.protocol import BoundedProtocol
-from runtime.listen import open_listener
+from runtime.http import HttpServer
 from runtime.tls import DoorTls
-from runtime.tls_doors import door_context
 
 
-class HttpDoor:
+class HttpDoor(HttpServer):
     """`start` binds and serves, `stop` ends; answers under way are cut off then."""
 
     def __init__(
         self, app: ASGIApp, *, share_port: bool = False, tls: DoorTls | None = None
     ) -> None:
-        self._app = app
-        self._share_port = share_port
-        self._tls = tls
-        self._server: _Uvicorn | None = None
-        self._serving: asyncio.Task[None] | None = None
+        super().__init__(app, protocol=BoundedProtocol, share_port=share_port, tls=tls)
 
     async def start(self, host: str, port: int, key: str = "http_port") -> int:
         """The port that was bound. Raises PortTaken, BadCertificate."""
-        context = None if self._tls is None else door_context(self._tls)
-        listener = open_listener(host, port, key=key, shared=self._share_port)
-        self._server = _Uvicorn(_uvicorn_config(self._app, context))
-        self._serving = asyncio.create_task(
-            self._server.serve(sockets=[listener]), name="HTTP door"
-        )
-        return int(listener.getsockname()[1])
-
-    async def stop(self) -> None:
-        if self._server is not None and self._serving is not None:
-            self._server.stopping.set()
-            await self._serving
-
-
-class _Uvicorn(uvicorn.Server):
-    """Signals belong to the process, not to one of its doors; it ends as soon as it is told."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.stopping = asyncio.Event()
-
-    async def main_loop(self) -> None:
-        second = 0
-        while not await self.on_tick(10 * second):  # uvicorn counts tenths
-            second += 1
-            with suppress(TimeoutError):
-                async with asyncio.timeout(1.0):
-                    await self.stopping.wait()
-                    self.should_exit = True
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-def _uvicorn_config(app: ASGIApp, context: ssl.SSLContext | None) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,
-        http=BoundedProtocol,
-        ssl_context_factory=None if context is None else lambda config, default: context,
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=1,
-    )
+        return await super().start(host, port, key)

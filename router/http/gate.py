@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from router.access.caller import CALLER, Caller
 from router.access.gate import Gate
-from router.errors import NoSuchRoute, RouterError, TooSlow, Unauthenticated, face_of
+from router.errors import NoSuchRoute, RouterError, TooSlow, Unauthenticated
 from router.http.asgi import send_json
 from router.http.headers import echoed_id, read_head
 from router.metrics import RouterMetrics
@@ -19,7 +19,10 @@ from router.openai.responses import error_body
 OPEN_PATHS = frozenset({"/health", "/ping"})
 """For load balancers and probes, which have no keys."""
 ADMIN_PATHS = frozenset({"/metrics", "/load"})
-"""What tells of all clients: these move to the admin port where there is one."""
+"""What tells of all clients: these move to the admin port where there is one, and otherwise need a
+key with `admin: true`, where keys are asked for."""
+ANSWER_PATHS = frozenset({"/v1/completions", "/v1/chat/completions"})
+"""Whose requests the metrics count."""
 
 
 class PublicGate:
@@ -50,7 +53,8 @@ class PublicGate:
             if counted:
                 caller.enter()
         except RouterError as error:
-            self._metrics.requests.labels("http", face_of(error).outcome).inc()
+            if counted and scope["path"] in ANSWER_PATHS:
+                self._metrics.refused("http", error)
             await _refuse(scope, send, error)
             return
         CALLER.set(caller)
@@ -61,9 +65,12 @@ class PublicGate:
                 caller.leave()
 
     def _caller(self, scope: Scope) -> Caller:
-        caller = self._gate.caller(authorization(scope))
-        if scope["path"] in self._hidden:
-            raise NoSuchRoute(f"{scope['path']} is on the admin port", 404)
+        path, shown = scope["path"], authorization(scope)
+        if path in ADMIN_PATHS and path not in self._hidden:
+            return self._gate.admin(shown)
+        caller = self._gate.caller(shown)
+        if path in self._hidden:
+            raise NoSuchRoute(f"{path} is on the admin port", 404)
         return caller
 
 

@@ -32,6 +32,7 @@ from router.http.asgi import (
     while_connected,
 )
 from router.http.headers import RequestHead, echoed_id, read_head
+from router.metrics import Counted
 from router.openai.api import ChatBody, CommonBody, CompletionBody
 from router.openai.chat import ChatStyle
 from router.openai.completions import CompletionStyle
@@ -52,6 +53,7 @@ log = logging.getLogger("tandem.router.http")
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """What one HTTP request wants: an answer, or several to each of its prompts."""
 
+    model: str
     drafts: list[RequestDraft]
     n: int
     style: Style
@@ -76,10 +78,10 @@ class GenerateEndpoint:
         head = read_head(scope["headers"])
         answer = _Answer(send, head)
         try:
-            with self._conductor.metrics.request("http"), depth_is_the_clients():
+            with self._conductor.metrics.request("http") as counted, depth_is_the_clients():
                 limit = self._conductor.config.max_body_bytes
                 body = await read_body(scope, receive, limit)
-                await while_connected(receive, self._serve(body, head, answer))
+                await while_connected(receive, self._serve(body, head, answer, counted))
         except ClientGone:
             return
         except TooLarge as error:
@@ -90,8 +92,11 @@ class GenerateEndpoint:
             log.exception("a request to %s failed", scope["path"])
             await answer.fail(Internal(f"the router failed: {type(error).__name__}"))
 
-    async def _serve(self, content: bytes, head: RequestHead, answer: _Answer) -> None:
+    async def _serve(
+        self, content: bytes, head: RequestHead, answer: _Answer, counted: Counted
+    ) -> None:
         job = self._parse(content, head)
+        counted.model = job.model
         answer.request_id = job.request_id
         answer.names = job.names
         async with aclosing(await self._deltas(job)) as deltas:
@@ -121,11 +126,12 @@ class GenerateEndpoint:
         if body.stream_interval is not None and body.stream_interval < 1:
             raise InvalidRequest("stream_interval must be at least 1", "stream_interval")
         form = _form(body, drafts, n, echo=echo)
-        card = self._conductor.card
+        model = self._conductor.models.find(body.model)
         return Job(
+            model=model.name,
             drafts=drafts,
             n=n,
-            style=style(drafts[0].request_id, card.name, self._conductor.tokenizer, form),
+            style=style(drafts[0].request_id, model.name, model.tokenizer, form),
             stream=bool(body.stream),
             interval=body.stream_interval or 1,
             names=_names(body),

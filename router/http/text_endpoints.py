@@ -15,6 +15,7 @@ from router.conductor import Conductor
 from router.errors import ClientGone, InvalidRequest, depth_is_the_clients
 from router.http.asgi import read_body
 from router.http.headers import echoed_id, read_head
+from router.models import ServedModel
 from router.openai.answers import DetokenizeAnswer, TokenizeAnswer
 from router.openai.api import DetokenizeBody, TokenizeBody
 from router.openai.prompts import tokenize_prompt
@@ -39,30 +40,23 @@ class TextEndpoints:
         return await self._answer(request, DetokenizeBody, self._detokenize)
 
     async def _tokenize(self, body: TokenizeBody) -> TokenizeAnswer:
-        with self._conductor.permit():  # a long text takes a thread for a while
-            tokens = await self._conductor.tokenize(tokenize_prompt(body), body.model)
+        model = self._conductor.models.find(body.model)
+        with self._conductor.permit(model):  # a long text takes a thread for a while
+            tokens = await model.tokenize(tokenize_prompt(body))
         return TokenizeAnswer(
             count=len(tokens),
-            max_model_len=self._conductor.max_model_len,
+            max_model_len=model.max_model_len,
             tokens=tokens,
-            token_strs=await self._texts(tokens) if body.return_token_strs else None,
+            token_strs=await _texts(tokens, model) if body.return_token_strs else None,
         )
-
-    async def _texts(self, tokens: list[int]) -> list[str]:
-        """In a thread, so that a long text holds nobody up."""
-        token_text = self._conductor.tokenizer.token_text
-        return await asyncio.to_thread(lambda: [*map(token_text, tokens)])
 
     async def _detokenize(self, body: DetokenizeBody) -> DetokenizeAnswer:
         if body.tokens is None:
             raise InvalidRequest("there are no tokens", "tokens")
-        detokenize = partial(
-            self._conductor.detokenize, skip_special_tokens=bool(body.skip_special_tokens)
-        )
+        model = self._conductor.models.find(body.model)
+        detokenize = partial(model.detokenize, skip_special_tokens=bool(body.skip_special_tokens))
         try:
-            return DetokenizeAnswer(
-                prompt=await asyncio.to_thread(detokenize, body.tokens, body.model)
-            )
+            return DetokenizeAnswer(prompt=await asyncio.to_thread(detokenize, body.tokens))
         except InvalidRequest as error:
             error.field = "tokens" if error.field == "token_ids" else error.field
             raise
@@ -81,3 +75,9 @@ class TextEndpoints:
         response = Response(msgspec.json.encode(body), media_type="application/json")
         response.raw_headers.extend(echoed_id(head.request_id))
         return response
+
+
+async def _texts(tokens: list[int], model: ServedModel) -> list[str]:
+    """In a thread, so that a long text holds nobody up."""
+    token_text = model.tokenizer.token_text
+    return await asyncio.to_thread(lambda: [*map(token_text, tokens)])

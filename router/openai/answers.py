@@ -89,7 +89,7 @@ class ChatDelta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ChatMessageAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """`content` is null when the answer is nothing but calls."""
+    """`content` is null when the answer is nothing but calls or thoughts."""
 
     role: str = "assistant"
     content: str | None

@@ -76,7 +76,7 @@ class ChatStyle(Style):
             for call in answer.tool_calls
         ]
         message = ChatMessageAnswer(
-            content=None if calls and not answer.text else answer.text,
+            content=answer.text or (None if calls or answer.reasoning else ""),
             reasoning_content=answer.reasoning or UNSET,
             tool_calls=calls or UNSET,
         )

@@ -85,7 +85,7 @@ def _common(body: CommonBody, head: RequestHead) -> dict[str, Any]:
     allowed = body.allowed_token_ids
     return {name: getattr(body, name) for name in _SAME} | {
         "request_id": body.request_id or head.request_id,
-        "traceparent": head.traceparent,
+        "trace_id": head.trace_id,
         "top_k": None if body.top_k in (-1, 0) else body.top_k,  # both mean "all" to engines
         "logit_bias": _logit_bias(body.logit_bias or {}),
         "allowed_token_ids": None if allowed is None else tuple(allowed),

@@ -53,6 +53,8 @@ class Ledger:
         self.lengths = Lengths()
         self._loads: dict[WorkerRef, Load] = {}
         self._arrived_s = 0.0
+        self.version = 0
+        """Changes with what workers have to do, and with who they are."""
 
     def add(self, card: WorkerCard) -> None:
         """A worker that is not ready yet."""
@@ -64,11 +66,13 @@ class Ledger:
         row = self.table.row(ref)
         if row is not None:
             self.table.ready[row] = ready
+            self.version += 1
 
     def drop(self, ref: WorkerRef) -> None:
         self.index.drop(ref)
         self.table.remove(ref)
         self._loads.pop(ref, None)
+        self.version += 1
 
     @property
     def num_ready(self) -> int:
@@ -199,6 +203,7 @@ class Ledger:
             table.usual_ttft_s = before + LIFETIME_RATE * (ttft_s - before)
 
     def _show(self, ref: WorkerRef) -> None:
+        self.version += 1
         row = self.table.row(ref)
         if row is not None:
             self.table.set_load(row, self._loads[ref])

@@ -78,11 +78,14 @@ class Placement(msgspec.Struct, frozen=True):
     prompt_s: float = 0.0
     """Computing the prompt's uncached part: what others lose by it."""
     queue_s: float = 0.0
-    """What prompts wait at the worker where they wait least."""
+    """What prompts wait where this one would."""
+    num_queued: float = 0.0
+    """Prompts there that are not computed yet."""
     prefill_s: float = 0.0
     """The prompt, the steps' own time and what runs beside it: what a place in line is worth."""
-    num_decoding: float = 0.0
-    """Sequences that decode where this one would: its token times get better when they end."""
+    relief_s: float = 0.0
+    """Until enough of what decodes there has ended for the target of its tokens; 0 where that is
+    kept, and where it would not be even alone."""
 
 
 class RefusalReason(enum.Enum):
@@ -242,9 +245,20 @@ def _placement(
         tpot_s=float(prices.tpot_s[home]) + moved_s / answer if answer > 1 else 0.0,
         prompt_s=float(prices.costs.prompt_s[first]),
         prefill_s=float(prices.costs.prefill_s[first]),
-        num_decoding=float(prices.costs.num_decoding[home]),
-        queue_s=float(prices.costs.queue_s[fits].min()),
+        queue_s=float(prices.costs.queue_s[first]),
+        num_queued=float(table.num_prompts[first]),
+        relief_s=_relief_s(table, need.slo.tpot_s, prices, home),
     )
+
+
+def _relief_s(table: FleetTable, target_s: float | None, prices: Prices, home: int) -> float:
+    """Sequences there end one after the other, the last after a lifetime."""
+    tpot_s = float(prices.tpot_s[home])
+    if target_s is None or tpot_s <= target_s or not prices.costs.num_decoding[home]:
+        return 0.0
+    if table.step_s[home] + prices.costs.growth_s[home] > target_s:
+        return 0.0
+    return table.lifetime_s * (1.0 - target_s / tpot_s)
 
 
 def _best_rows(total: Floats, among: Flags) -> list[int]:

@@ -1,22 +1,35 @@
-"""Which requests are served, when, and which are refused at once because they would be too late.
+"""Which requests are served, and when; which are refused at once because they would be too late.
 
 Pure: the caller asks with a prediction for the best way that there is now, and tells the time. A
-request is admitted while the queues at the workers are short, so that what waits, waits here, where
-its order is still open.
+request is let in while it can be served in time with all that goes before it, or refused when it
+arrives. Who was let in is served, if need be late. It is placed while the queues at the workers are
+short, so that what waits, waits here, where its order is still open.
 """
 
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 
 import msgspec
 
-from router.placing.placement import Placement, Slo
+from router.placing.placement import Placement
 from router.queueing.fair_queue import FairQueue, Waiter
+from router.queueing.forecast import Forecast
+from wire.identity import WorkerRef
 
 HOLD_S = 0.2
 """Workers have so much prompt work queued at most, as long as there is a choice."""
+ALWAYS_QUEUED = 2
+"""Prompts at a worker, however long: one that it computes, and the next, so that it never runs dry
+before it can be told of another."""
 LEAST_RETRY_S = 0.1
+NUM_TRIED = 4
+"""So many have a look at the workers, one behind the other."""
+SHARE = 4
+"""A tenant may have so many times the places that are still free: the last are for others."""
+TOO_LATE = 2.0
+"""Whoever waited for so many targets is not served any more."""
 
 
 class Verdict(enum.Enum):
@@ -29,82 +42,121 @@ class Judgement(msgspec.Struct, frozen=True):
     verdict: Verdict
     retry_after_s: float = 0.0
     cause: str = ""
+    reason: str = "too_late"
+    """For metrics: one of router.errors.REASONS."""
+
+
+class Turn(msgspec.Struct, frozen=True):
+    """Somebody leaves the queue, admitted or refused."""
+
+    waiter: Waiter
+    found: Placement | None
+    judged: Judgement
 
 
 class Admission:
-    """The queue of one router, and the judgement of who leaves it."""
+    """The queue of one router, and the judgement of who enters and leaves it."""
 
     def __init__(self, max_queued: int) -> None:
         self._max_queued = max_queued
         self.queue = FairQueue()
+        self.forecast = Forecast()
 
-    def arrive(
-        self, waiter: Waiter, slo: Slo, found: Placement, num_workers: int, now: float
-    ) -> Judgement:
+    def arrive(self, waiter: Waiter, found: Placement, num_workers: int, now: float) -> Judgement:
         """For a new request: whether it goes on, waits, or need not try. It is queued on WAIT."""
-        ahead_s = self.queue.ahead_s(waiter.tenant, waiter.priority) / max(1, num_workers)
-        judgement = self._judge(waiter, slo, found, now, ahead_s)
-        if judgement.verdict is Verdict.ADMIT and self._somebody_first(waiter):
-            judgement = Judgement(Verdict.WAIT)
-        if judgement.verdict is Verdict.ADMIT:
-            self.queue.charge(waiter.tenant, waiter.work_s)
-        elif judgement.verdict is Verdict.WAIT:
+        wait_s = max(found.relief_s, self.forecast.wait_s(self.queue, waiter, num_workers, now))
+        refusal = self._refusal(waiter, found, num_workers, wait_s, now)
+        if refusal is not None:
+            return refusal
+        first = self.queue.first()
+        if not has_room(found) or (first is not None and first.priority <= waiter.priority):
+            if not self._has_place(waiter):
+                return Judgement(
+                    Verdict.REFUSE,
+                    max(1.0, wait_s),
+                    f"{len(self.queue)} requests wait already",
+                    "queue_full",
+                )
             self.queue.add(waiter)
-        return judgement
-
-    def overflow(self) -> Waiter | None:
-        """Who has to leave because the queue is too long, if anybody; it is removed."""
-        if len(self.queue) <= self._max_queued:
-            return None
-        last = self.queue.last()
-        return None if last is None else self.queue.remove(last.key)
-
-    def again(self, waiter: Waiter, slo: Slo, found: Placement, now: float) -> Judgement:
-        """For the first in the queue. It leaves the queue unless it has to wait on."""
-        judgement = self._judge(waiter, slo, found, now, 0.0)
-        if judgement.verdict is Verdict.WAIT:
-            return judgement
-        self.queue.remove(waiter.key)
-        if judgement.verdict is Verdict.ADMIT:
-            self.queue.charge(waiter.tenant, waiter.work_s)
-        return judgement
-
-    def too_late(self, now: float) -> list[Waiter]:
-        """Those that would be too late even alone; they are removed."""
-        late = [
-            waiter
-            for waiter in self.queue
-            if waiter.deadline_s is not None and now + waiter.work_s > waiter.deadline_s
-        ]
-        for waiter in late:
-            self.queue.remove(waiter.key)
-        return late
-
-    def _judge(
-        self,
-        waiter: Waiter,
-        slo: Slo,
-        found: Placement,
-        now: float,
-        ahead_s: float,
-    ) -> Judgement:
-        ttft_s = found.ttft_s + ahead_s
-        due_s = waiter.deadline_s
-        if due_s is not None and now + ttft_s > due_s:
-            late_s = now + ttft_s - due_s
-            return Judgement(
-                Verdict.REFUSE,
-                max(LEAST_RETRY_S, late_s),
-                f"its first token would come in {ttft_s:.3g} s, its target is in "
-                f"{max(0.0, due_s - now):.3g} s",
-            )
-        if ahead_s > 0 or found.queue_s > HOLD_S:
+            self.forecast.brought(waiter, now)
             return Judgement(Verdict.WAIT)
-        # Where nothing else decodes, waiting makes nothing better.
-        if slo.tpot_s is not None and found.tpot_s > slo.tpot_s and found.num_decoding:
-            return Judgement(Verdict.WAIT)
+        self.forecast.brought(waiter, now)
+        self.queue.charge(waiter.tenant, waiter.work_s)
         return Judgement(Verdict.ADMIT)
 
-    def _somebody_first(self, waiter: Waiter) -> bool:
-        first = self.queue.first()
-        return first is not None and first.priority <= waiter.priority
+    def next(self, find: Callable[[Waiter], Placement | None], now: float) -> Turn | None:
+        """Who leaves the queue now, if anybody. `find` says where it would go, None if nowhere.
+
+        Who waits for a worker of its own choice lets others pass, except to that worker.
+        """
+        wanted: set[WorkerRef] = set()
+        for waiter in self.queue.foremost(NUM_TRIED):
+            found = find(waiter)
+            if found is None:
+                self.queue.remove(waiter.key)
+                return Turn(waiter, None, Judgement(Verdict.ADMIT))
+            if found.first not in wanted:
+                judged = self.again(waiter, found, now)
+                if judged.verdict is not Verdict.WAIT:
+                    return Turn(waiter, found, judged)
+            wanted.add(found.first)
+        return None
+
+    def again(self, waiter: Waiter, found: Placement, now: float) -> Judgement:
+        """For one that waits. It leaves the queue unless it has to wait on."""
+        late_s = now - waiter.due_s
+        if waiter.target_s is not None and late_s > (TOO_LATE - 1) * waiter.target_s:
+            self.queue.remove(waiter.key)
+            cause = f"its first token is {late_s:.3g} s late"
+            return Judgement(Verdict.REFUSE, max(LEAST_RETRY_S, late_s), cause)
+        if not has_room(found):
+            return Judgement(Verdict.WAIT)
+        self.queue.remove(waiter.key)
+        self.queue.charge(waiter.tenant, waiter.work_s)
+        self.forecast.turn(waiter, len(self.queue) > 0, now)
+        return Judgement(Verdict.ADMIT)
+
+    def _refusal(
+        self, waiter: Waiter, found: Placement, num_workers: int, wait_s: float, now: float
+    ) -> Judgement | None:
+        if waiter.target_s is None:
+            return None
+        ttft_s = wait_s + found.ttft_s
+        left_s = waiter.due_s - now
+        late_s = self.forecast.safely(ttft_s) - left_s
+        if late_s > 0:
+            cause = f"its first token would come in {ttft_s:.3g} s, its target is in {left_s:.3g} s"
+            return Judgement(Verdict.REFUSE, max(LEAST_RETRY_S, late_s), cause)
+        if self._displaces(waiter, found, num_workers, wait_s, now):
+            cause = "others of its tenant, who were let in before, would be too late"
+            return Judgement(Verdict.REFUSE, max(LEAST_RETRY_S, waiter.work_s), cause)
+        return None
+
+    def _displaces(
+        self, waiter: Waiter, found: Placement, num_workers: int, wait_s: float, now: float
+    ) -> bool:
+        """Somebody behind it would be in time without it, and with it would not."""
+        before, behind = self.queue.lane(waiter).part(waiter.due_s)
+        before_s = sum(each.work_s for each in before)
+        # Of a second's work so much is for its tenant.
+        speed = self.forecast.speed(num_workers)
+        if before_s and wait_s:
+            speed = min(speed, before_s / wait_s)
+        for each in behind:
+            without_s = before_s / speed + found.queue_s + each.work_s
+            with_s = without_s + waiter.work_s / speed
+            if without_s <= each.due_s - now < with_s:
+                return True
+            before_s += each.work_s
+        return False
+
+    def _has_place(self, waiter: Waiter) -> bool:
+        num_free = self._max_queued - len(self.queue)
+        return num_free > 0 and len(self.queue.lane(waiter)) < SHARE * num_free
+
+
+def has_room(found: Placement) -> bool:
+    """The worker that was found has little to do, and keeps the target of the tokens, or would not
+    even if they waited."""
+    room = found.queue_s <= HOLD_S or found.num_queued < ALWAYS_QUEUED
+    return room and found.relief_s == 0

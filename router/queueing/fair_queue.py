@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import heapq
 import math
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator
 from itertools import count
 
@@ -18,8 +18,45 @@ class Waiter(msgspec.Struct, frozen=True, kw_only=True):
     priority: int = 0
     """The lower the sooner."""
     work_s: float = 0.0
-    deadline_s: float | None = None
-    """On the caller's clock, until its first token; None: it waits behind those that have one."""
+    arrived_s: float = 0.0
+    """On the caller's clock."""
+    target_s: float | None = None
+    """Until its first token, from its arrival. None: it waits behind those of its tenant that have
+    one."""
+
+    @property
+    def due_s(self) -> float:
+        return math.inf if self.target_s is None else self.arrived_s + self.target_s
+
+
+class Lane:
+    """What one tenant waits for in one class, the nearest deadline first."""
+
+    def __init__(self, priority: int, tenant: str) -> None:
+        self.priority = priority
+        self.tenant = tenant
+        self.work_s = 0.0
+        self._line: list[tuple[float, int, Waiter]] = []  # by deadline, then by arrival
+
+    def __len__(self) -> int:
+        return len(self._line)
+
+    def add(self, number: int, waiter: Waiter) -> None:
+        insort(self._line, (waiter.due_s, number, waiter))
+        self.work_s += waiter.work_s
+
+    def remove(self, number: int, waiter: Waiter) -> None:
+        del self._line[bisect_left(self._line, (waiter.due_s, number))]
+        self.work_s = max(0.0, self.work_s - waiter.work_s)
+
+    def foremost(self, most: int) -> list[Waiter]:
+        return [waiter for _, _, waiter in self._line[:most]]
+
+    def part(self, due_s: float) -> tuple[list[Waiter], list[Waiter]]:
+        """Those before a newcomer that is due then, and those behind it."""
+        at = bisect_right(self._line, (due_s, math.inf))
+        line = [waiter for _, _, waiter in self._line]
+        return line[:at], line[at:]
 
 
 class FairQueue:
@@ -32,8 +69,8 @@ class FairQueue:
     """
 
     def __init__(self) -> None:
-        self._waiting: dict[str, Waiter] = {}
-        self._heaps: dict[tuple[int, str], list[tuple[float, int, str]]] = {}
+        self._waiting: dict[str, tuple[int, Waiter]] = {}
+        self._lanes: dict[tuple[int, str], Lane] = {}
         self._had_s: dict[str, float] = {}
         self._num: dict[str, int] = {}  # of the tenants that wait for anything
         self._order = count()
@@ -41,60 +78,55 @@ class FairQueue:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def __iter__(self) -> Iterator[Waiter]:
-        """In no order."""
-        return iter(list(self._waiting.values()))
-
     def __contains__(self, key: str) -> bool:
         return key in self._waiting
 
     def add(self, waiter: Waiter) -> None:
-        tenant = waiter.tenant
-        if tenant not in self._num:
-            self._catch_up(tenant)
-            self._num[tenant] = 0
-        self._num[tenant] += 1
-        self._waiting[waiter.key] = waiter
-        due = math.inf if waiter.deadline_s is None else waiter.deadline_s
-        heap = self._heaps.setdefault((waiter.priority, tenant), [])
-        heapq.heappush(heap, (due, next(self._order), waiter.key))
-
-    def first(self) -> Waiter | None:
-        """Who is next."""
-        while self._heaps:
-            least = min(self._heaps, key=lambda heap: (heap[0], self._had_s.get(heap[1], 0.0)))
-            heap = self._heaps[least]
-            while heap and heap[0][2] not in self._waiting:
-                heapq.heappop(heap)
-            if heap:
-                return self._waiting[heap[0][2]]
-            del self._heaps[least]
-        return None
-
-    def last(self) -> Waiter | None:
-        """Who gives way when there is no room: of the least urgent class the latest of the tenant
-        that waits for most."""
-        if not self._waiting:
-            return None
-        lowest = max(waiter.priority for waiter in self._waiting.values())
-        work_s = self._work(lowest)
-        return max(
-            (waiter for waiter in self._waiting.values() if waiter.priority == lowest),
-            key=lambda waiter: (
-                work_s[waiter.tenant],
-                math.inf if waiter.deadline_s is None else waiter.deadline_s,
-            ),
+        tenant, number = waiter.tenant, next(self._order)
+        self._had_s[tenant] = self.had_s(tenant)
+        self._num[tenant] = self._num.get(tenant, 0) + 1
+        self._waiting[waiter.key] = number, waiter
+        lane = self._lanes.setdefault(
+            (waiter.priority, tenant), Lane(waiter.priority, waiter.tenant)
         )
+        lane.add(number, waiter)
 
     def remove(self, key: str) -> Waiter | None:
         """It waits no more, whatever became of it."""
-        waiter = self._waiting.pop(key, None)
-        if waiter is not None:
-            tenant = waiter.tenant
-            self._num[tenant] -= 1
-            if not self._num[tenant]:
-                del self._num[tenant]
+        number, waiter = self._waiting.pop(key, (0, None))
+        if waiter is None:
+            return None
+        lane = self._lanes[waiter.priority, waiter.tenant]
+        lane.remove(number, waiter)
+        if not lane:
+            del self._lanes[waiter.priority, waiter.tenant]
+        self._num[waiter.tenant] -= 1
+        if not self._num[waiter.tenant]:
+            del self._num[waiter.tenant]
         return waiter
+
+    def first(self) -> Waiter | None:
+        """Who is next."""
+        return next(iter(self.foremost(1)), None)
+
+    def foremost(self, most: int) -> list[Waiter]:
+        """The next, and who could go instead while there is no place for it: others of its tenant,
+        then of others."""
+        found: list[Waiter] = []
+        for lane in sorted(self._lanes.values(), key=self._turn):
+            found += lane.foremost(most - len(found))
+            if len(found) >= most:
+                break
+        return found
+
+    def lanes(self) -> Iterator[Lane]:
+        """All in which somebody waits, in no order."""
+        return iter(self._lanes.values())
+
+    def lane(self, waiter: Waiter) -> Lane:
+        """Where it waits, or would."""
+        key = waiter.priority, waiter.tenant
+        return self._lanes.get(key) or Lane(*key)
 
     def charge(self, tenant: str, work_s: float) -> None:
         """This tenant has had so much more."""
@@ -103,24 +135,15 @@ class FairQueue:
             for quiet in [each for each in self._had_s if each not in self._num]:
                 del self._had_s[quiet]
 
-    def ahead_s(self, tenant: str, priority: int) -> float:
-        """Work that comes before a new request: its tenant's, and as much of each other's."""
-        work_s = self._work(priority)
-        own_s = work_s.get(tenant, 0.0)
-        return sum(min(each, own_s) for each in work_s.values())
+    def had_s(self, tenant: str) -> float:
+        """What counts when it is its turn, or would if it came now."""
+        had_s = self._had_s.get(tenant, 0.0)
+        if tenant in self._num or not self._num:
+            return had_s
+        return max(had_s, min(self._had_s.get(other, 0.0) for other in self._num))
 
-    def _work(self, priority: int) -> dict[str, float]:
-        """What tenants wait for in classes that are at least so urgent."""
-        work_s: dict[str, float] = {}
-        for waiter in self._waiting.values():
-            if waiter.priority <= priority:
-                work_s[waiter.tenant] = work_s.get(waiter.tenant, 0.0) + waiter.work_s
-        return work_s
-
-    def _catch_up(self, tenant: str) -> None:
-        others = [self._had_s.get(other, 0.0) for other in self._num]
-        if others:
-            self._had_s[tenant] = max(self._had_s.get(tenant, 0.0), min(others))
+    def _turn(self, lane: Lane) -> tuple[int, float]:
+        return lane.priority, self._had_s.get(lane.tenant, 0.0)
 
 
 MOST_TENANTS = 4096

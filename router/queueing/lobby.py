@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import secrets
 from dataclasses import dataclass
+from functools import partial
 
 from router.config import RouterConfig
-from router.errors import Overloaded
+from router.errors import DeadlineExceeded, Overloaded
 from router.fleet import Fleet
 from router.placing.cost_model import Hits
 from router.placing.ledger import PromptHashes
 from router.placing.placement import Need, Placement, Refusal, Slo
 from router.queueing.admission import Admission, Judgement, Verdict
+from router.queueing.entry import Entry
 from router.queueing.fair_queue import Waiter
 from router.requests import GenerateRequest
 
@@ -27,7 +29,8 @@ class _Guest:
     waiter: Waiter
     request: GenerateRequest
     hashes: PromptHashes
-    admitted: asyncio.Future[None]
+    admitted: asyncio.Future[tuple[Placement | None, int]]
+    """Where it may go, and the ledger's version at that time."""
 
 
 class Lobby:
@@ -45,37 +48,42 @@ class Lobby:
     def __len__(self) -> int:
         return len(self._guests)
 
-    async def enter(self, request: GenerateRequest) -> PromptHashes:
-        """Returns when it may be placed. Raises Overloaded when that would be too late.
+    async def enter(self, request: GenerateRequest) -> Entry:
+        """Returns when it may be placed. Raises Overloaded at once when it would be too late by
+        then, and DeadlineExceeded when the request's time is over.
 
         Whoever is cancelled here leaves the queue.
         """
+        arrived_s = self._now
         hashes = PromptHashes(request.cache_salt)
         if len(request.prompt_tokens) > LONG_PROMPT_TOKENS:
             await asyncio.to_thread(self._hash, request, hashes)
-        slo = Slo(request.ttft_target_s, request.tpot_target_s)
-        found = self._place(request, hashes, slo)
-        if isinstance(found, Refusal) or not self._fleet.ledger.calibrated:
-            return hashes  # the journey knows what to do about that
-        waiter = self._waiter(request, slo, found)
-        num_workers = self._fleet.ledger.num_ready
-        judged = self._admission.arrive(waiter, slo, found, num_workers, self._now)
+        ledger = self._fleet.ledger
+        found = self._place(request, hashes, self._slo(request, arrived_s))
+        if isinstance(found, Refusal) or not ledger.calibrated:
+            return Entry(hashes, arrived_s)  # the journey knows what to do about that
+        waiter = _waiter(request, found, arrived_s)
+        judged = self._admission.arrive(waiter, found, ledger.num_ready, self._now)
         if judged.verdict is Verdict.REFUSE:
             raise _refusal(request, judged)
+        version = ledger.version
         if judged.verdict is Verdict.WAIT:
-            await self._wait(_Guest(waiter, request, hashes, self._future()))
-        return hashes
+            place, version = await self._wait(_Guest(waiter, request, hashes, self._future()))
+        else:
+            place = found
+        came = partial(self._came, waiter)
+        return Entry(hashes, arrived_s, place, version, came)
 
-    async def _wait(self, guest: _Guest) -> None:
-        key = guest.waiter.key
+    async def _wait(self, guest: _Guest) -> tuple[Placement | None, int]:
+        key, timeout_s = guest.waiter.key, guest.request.timeout_s
         self._guests[key] = guest
-        gone = self._admission.overflow()
-        if gone is not None:
-            full = f"{self._config.max_queued} requests wait already"
-            self._refuse(gone, Judgement(Verdict.REFUSE, gone.work_s + 1.0, full))
         self._look_soon()
         try:
-            await guest.admitted
+            async with asyncio.timeout(timeout_s):
+                return await guest.admitted
+        except TimeoutError as error:
+            text = f"its {timeout_s:.3g} s are over while it waited for a worker with room"
+            raise DeadlineExceeded(f"request {guest.request.request_id}: {text}") from error
         finally:
             self._guests.pop(key, None)
             self._admission.queue.remove(key)
@@ -86,47 +94,37 @@ class Lobby:
             self._round = loop.call_later(ROUND_S, self._look)
 
     def _look(self) -> None:
-        """One request may go on, or is refused; others have their turn in the next round."""
+        """One request may go on; others have their turn in the next round."""
         self._round = None
-        for late in self._admission.too_late(self._now):
-            self._refuse(late, Judgement(Verdict.REFUSE, late.work_s, "it waited too long"))
-        waiter = self._admission.queue.first()
-        if waiter is None:
-            return
-        guest = self._guests[waiter.key]
-        slo = self._slo_left(waiter, guest.request)
-        found = self._place(guest.request, guest.hashes, slo)
-        if isinstance(found, Refusal):
-            self._admission.queue.remove(waiter.key)
-            self._admit(guest)
+        turn = self._admission.next(self._find, self._now)
+        if turn is None:
+            return  # until somebody has room
+        guest = self._guests[turn.waiter.key]
+        if turn.judged.verdict is Verdict.ADMIT:
+            self._admit(guest, turn.found)
         else:
-            judged = self._admission.again(waiter, slo, found, self._now)
-            if judged.verdict is Verdict.WAIT:
-                return  # until somebody has room
-            if judged.verdict is Verdict.ADMIT:
-                self._admit(guest)
-            else:
-                self._refuse(waiter, judged)
+            self._refuse(guest, turn.judged)
         self._look_soon()
 
-    def _admit(self, guest: _Guest) -> None:
+    def _find(self, waiter: Waiter) -> Placement | None:
+        guest = self._guests[waiter.key]
+        slo = self._slo(guest.request, waiter.arrived_s)
+        found = self._place(guest.request, guest.hashes, slo)
+        return None if isinstance(found, Refusal) else found
+
+    def _admit(self, guest: _Guest, found: Placement | None) -> None:
         if not guest.admitted.done():
-            guest.admitted.set_result(None)
+            guest.admitted.set_result((found, self._fleet.ledger.version))
         self._guests.pop(guest.waiter.key, None)
 
-    def _refuse(self, waiter: Waiter, judged: Judgement) -> None:
-        guest = self._guests.pop(waiter.key, None)
-        if guest is not None and not guest.admitted.done():
+    def _refuse(self, guest: _Guest, judged: Judgement) -> None:
+        self._guests.pop(guest.waiter.key, None)
+        if not guest.admitted.done():
             guest.admitted.set_exception(_refusal(guest.request, judged))
 
-    def _waiter(self, request: GenerateRequest, slo: Slo, found: Placement) -> Waiter:
-        return Waiter(
-            key=f"{request.request_id}~{secrets.token_hex(4)}",
-            tenant=request.tenant,
-            priority=request.priority,
-            work_s=found.prefill_s,
-            deadline_s=None if slo.ttft_s is None else self._now + slo.ttft_s,
-        )
+    def _came(self, waiter: Waiter, now: float) -> None:
+        if waiter.target_s is not None:
+            self._admission.forecast.came(now <= waiter.due_s)
 
     def _place(
         self, request: GenerateRequest, hashes: PromptHashes, slo: Slo
@@ -150,11 +148,13 @@ class Lobby:
         for size in list(self._fleet.ledger.table.block_sizes):
             hashes.of(request.prompt_tokens, size)
 
-    def _slo_left(self, waiter: Waiter, request: GenerateRequest) -> Slo:
-        ttft_s = None if waiter.deadline_s is None else max(1e-3, waiter.deadline_s - self._now)
-        return Slo(ttft_s, request.tpot_target_s)
+    def _slo(self, request: GenerateRequest, arrived_s: float) -> Slo:
+        """What is left of its targets, and has to be aimed at."""
+        target_s = request.ttft_target_s
+        left_s = None if target_s is None else arrived_s + target_s - self._now
+        return Slo(self._admission.forecast.target(left_s), request.tpot_target_s)
 
-    def _future(self) -> asyncio.Future[None]:
+    def _future(self) -> asyncio.Future[tuple[Placement | None, int]]:
         return asyncio.get_running_loop().create_future()
 
     @property
@@ -162,5 +162,17 @@ class Lobby:
         return asyncio.get_running_loop().time()
 
 
+def _waiter(request: GenerateRequest, found: Placement, arrived_s: float) -> Waiter:
+    return Waiter(
+        key=f"{request.request_id}~{secrets.token_hex(4)}",
+        tenant=request.tenant,
+        priority=request.priority,
+        work_s=found.prefill_s,
+        arrived_s=arrived_s,
+        target_s=request.ttft_target_s,
+    )
+
+
 def _refusal(request: GenerateRequest, judged: Judgement) -> Overloaded:
-    return Overloaded(f"request {request.request_id}: {judged.cause}", judged.retry_after_s)
+    text = f"request {request.request_id}: {judged.cause}"
+    return Overloaded(text, judged.retry_after_s, reason=judged.reason)

@@ -18,6 +18,7 @@ from router.text.detokenizer import (
     byte_alphabet,
     bytes_of,
 )
+from router.text.length_bound import LengthBound, length_bound
 from router.text.model_card import ModelCard
 
 
@@ -46,8 +47,20 @@ class Tokenizer:
 
     def encode_chat(self, prompt: ChatPrompt) -> list[int]:
         """As a rule the template writes the special tokens. Raises InvalidRequest."""
-        text = self._template_for(prompt).render(prompt)
-        return self.encode_text(text, add_special_tokens=prompt.add_special_tokens)
+        return self.encode_text(self.render(prompt), add_special_tokens=prompt.add_special_tokens)
+
+    def render(self, prompt: ChatPrompt) -> str:
+        """A chat as its template shows it to the model. Raises InvalidRequest."""
+        return self._template_for(prompt).render(prompt)
+
+    def fewest_tokens(self, text: str) -> int:
+        """That a text can have; 0 where only tokenizing tells. Raises UnicodeEncodeError."""
+        return 0 if self._length_bound is None else self._length_bound.fewest_tokens(text)
+
+    @functools.cached_property
+    def _length_bound(self) -> LengthBound | None:
+        """Made when the first long text comes."""
+        return None if self._alphabet is None else length_bound(self._backend, self._alphabet)
 
     def _template_for(self, prompt: ChatPrompt) -> ChatTemplate:
         if prompt.template is not None:

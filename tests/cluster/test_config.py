@@ -6,7 +6,7 @@ import pytest
 from cluster.bundled import BUNDLED_MODEL
 from cluster.config import load_config, parse_override
 from cluster.errors import BadConfig
-from wire.identity import Role
+from router.config import ModelConfig
 from worker.config import RunnerKind
 
 
@@ -18,24 +18,27 @@ def a_file(folder: Path, text: str) -> str:
 
 def test_nothing_at_all_serves_the_bundled_model_with_one_worker_a_pool() -> None:
     config = load_config(None, {})
-    assert config.model == str(BUNDLED_MODEL)
-    assert config.served_name == "tiny-python"
-    assert [config.pool(role).replicas for role in Role] == [1, 1]
-    assert config.router.model_dir == config.decode.worker.model == config.model
+    assert config.models == {"tiny-python": ModelConfig(path=str(BUNDLED_MODEL))}
+    assert [(it.name, it.role.value, it.replicas) for it in config.pools] == [
+        ("prefill", "prefill", 1),
+        ("decode", "decode", 1),
+    ]
+    assert {pool.worker.model for pool in config.pools} == {str(BUNDLED_MODEL)}
+    assert {pool.worker.model_name for pool in config.pools} == {"tiny-python"}
 
 
 def test_shared_worker_settings_hold_for_both_pools_and_a_pool_s_own_win(tmp_path: Path) -> None:
     path = a_file(tmp_path, "worker: {block_size: 32}\ndecode: {worker: {block_size: 64}}")
     config = load_config(path, {})
-    assert (config.prefill.worker.block_size, config.decode.worker.block_size) == (32, 64)
+    assert [pool.worker.block_size for pool in config.pools] == [32, 64]
 
 
 def test_the_command_line_overrides_the_file(tmp_path: Path) -> None:
     path = a_file(tmp_path, "prefill: {replicas: 2}\nmodel_name: from-file")
     config = load_config(path, {"prefill.replicas": 3, "worker.runner": "arithmetic"})
-    assert config.prefill.replicas == 3
-    assert config.router.model == "from-file"
-    assert config.decode.worker.runner is RunnerKind.ARITHMETIC
+    assert config.pool("prefill").replicas == 3
+    assert list(config.models) == ["from-file"]
+    assert config.pool("decode").worker.runner is RunnerKind.ARITHMETIC
 
 
 @pytest.mark.parametrize(
@@ -46,7 +49,7 @@ def test_the_command_line_overrides_the_file(tmp_path: Path) -> None:
         ("decode: {worker: {blocksize: 1}}", r"unknown field `blocksize` - at `\$.decode.worker`"),
         ("prefill: {replicas: many}", r"Expected `int`, got `str` - at `\$.prefill.replicas`"),
         ("prefill: {replicas: -1}", "prefill.replicas is -1"),
-        ("prefill: {replicas: 0}\ndecode: {replicas: 0}", "both 0"),
+        ("prefill: {replicas: 0}\ndecode: {replicas: 0}", "decode.replicas: 0, so nobody"),
         ("prefill: 3", "prefill: must be a mapping"),
         ("- a\n- b", "must be a mapping of keys, is a list"),
         ("a: [", "is not YAML"),

@@ -13,7 +13,6 @@ from cluster.labels import is_selector, matches
 from cluster.placement import Demand, Node, Pairing, Placed, home_again, ranked
 from cluster.ray_config import Placement
 from cluster.shortage import explain
-from wire.identity import Role
 
 
 def a_node(name: str, cpus: float = 4, **labels: str) -> Node:
@@ -104,8 +103,16 @@ def test_each_rack_gets_both_kinds_however_the_pools_are_placed(placement: Place
 def test_more_decode_than_prefill_workers_are_shared_out_in_proportion() -> None:
     racks = [a_node(str(n), 3, rack="ab"[n]) for n in range(2)]
     config = load_config(None, {"prefill.replicas": 2, "decode.replicas": 4, "ray.near": "rack"})
-    demands = [worker_demand(config, role) for role, _ in config.workers()]
-    assert shown(settle(demands, racks, pairing(config))) == ["d0", "d0", "d1", "d1", "p0", "p1"]
+    demands = [worker_demand(pool) for pool, _ in config.workers()]
+    near = pairing(config, "tiny-python")
+    assert shown(settle(demands, racks, near)) == [
+        "d0",
+        "d0",
+        "d1",
+        "d1",
+        "p0",
+        "p1",
+    ]
 
 
 def test_the_first_of_a_pair_goes_where_the_second_has_room_too() -> None:
@@ -127,12 +134,12 @@ def test_what_a_worker_asks_for_is_one_bundle() -> None:
             "decode.num_cpus": 0,
         },
     )
-    assert worker_demand(config, Role.PREFILL) == Demand(
+    assert worker_demand(config.pool("prefill")) == Demand(
         "prefill",
         {"CPU": 1, "GPU": 4, "nic": 1, "accelerator_type:H100": 0.001},
         {"rack": "r1"},
     )
-    assert worker_demand(config, Role.DECODE).bundle == {"CPU": 0.001}
+    assert worker_demand(config.pool("decode")).bundle == {"CPU": 0.001}
     assert router_demand(config).bundle == {}
 
 

@@ -10,10 +10,10 @@ from cluster.backoff import FIRST_S, HEALTHY_S, LONGEST_S, Backoff
 from cluster.config import load_config
 from cluster.errors import StartFailed
 from cluster.launcher import WorkerStatus
+from cluster.pools import Pool
 from cluster.running import RunningCluster
 from router.config import RouterConfig
 from router.server import RouterAddresses
-from wire.identity import Role
 from worker.config import WorkerConfig
 
 
@@ -54,7 +54,7 @@ class APretendingLauncher:
     def start_router(self, name: str, config: RouterConfig) -> APretender:
         addresses = RouterAddresses(
             router_id=name,
-            model="tiny",
+            models=("tiny",),
             grpc=self._at(config.grpc_port),
             http=self._at(config.http_port),
             fleet=self._at(config.fleet_port),
@@ -62,8 +62,8 @@ class APretendingLauncher:
         )
         return self._start(APretender(name, config, addresses))
 
-    def start_worker(self, role: Role, name: str, config: WorkerConfig) -> APretender:
-        nowhere = RouterAddresses(router_id="", model="", grpc="", http="", fleet="")
+    def start_worker(self, pool: Pool, name: str, config: WorkerConfig) -> APretender:
+        nowhere = RouterAddresses(router_id="", models=(), grpc="", http="", fleet="")
         return self._start(APretender(name, config, nowhere))
 
     def close(self) -> None:
@@ -109,12 +109,18 @@ def test_a_dead_worker_is_replaced_at_once_under_another_id() -> None:
 def test_every_router_has_an_admin_port_of_its_own_and_keeps_it() -> None:
     run = ACluster(num_routers=2, **{"router.admin_port": 9000})
     first, second = (run.named(f"router-{n}")[0].addresses.admin for n in range(2))
-    assert first == "127.0.0.1:9000"
-    assert second not in (None, first)
+    assert (first, second) == ("127.0.0.1:9000", "127.0.0.1:9001")
+    assert run.cluster.warnings() == []
     assert any(f"admin {second}" in line for line in run.told)
     run.named("router-1")[0].error_text = "gone"
     run.cluster.watch()
     assert run.named("router-1")[1].addresses.admin == second
+
+
+def test_routers_that_share_a_door_need_admin_ports_for_their_metrics() -> None:
+    (warning,) = ACluster(num_routers=2).cluster.warnings()
+    assert "set router.admin_port" in warning
+    assert ACluster().cluster.warnings() == []
 
 
 def test_a_dead_router_comes_back_at_the_ports_that_it_had() -> None:

@@ -15,7 +15,6 @@ from cluster.demo import check_open
 from cluster.errors import BadConfig
 from router.access.keys import read_keys
 from runtime.tls import MutualTls
-from wire.identity import Role
 
 FILES = "{ca: ca.pem, cert: /etc/c.pem, key: /etc/k.pem}"
 
@@ -33,7 +32,7 @@ def test_certificates_are_said_once_and_hold_for_every_process(
     config = load_config(a_file(tmp_path, f"tls: {FILES}"), {})
     expected = MutualTls(ca=str(tmp_path / "ca.pem"), cert="/etc/c.pem", key="/etc/k.pem")
     assert config.tls == config.router.tls == expected
-    assert [config.pool(role).worker.tls for role in Role] == [expected, expected]
+    assert [pool.worker.tls for pool in config.pools] == [expected, expected]
 
 
 def test_files_of_the_doors_are_found_from_any_working_directory(

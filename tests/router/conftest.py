@@ -13,10 +13,11 @@ import pytest_asyncio
 from tokenizers import Tokenizer
 
 from router.config import RouterConfig
+from router.models import ServedModel
 from router.placing.ledger import PromptHashes
 from router.server import RouterAddresses, RouterServer
 from tests.router.fake_worker import FakeWorker
-from tests.router.tiny_model import write_model
+from tests.router.tiny_model import one_model, write_model
 from wire import inference_pb2 as pb
 from wire.identity import Role
 from wire.inference_pb2_grpc import InferenceStub
@@ -54,6 +55,11 @@ class Stage:
         self.channel = grpc.aio.insecure_channel(addresses.grpc)
         self.stub = InferenceStub(self.channel)
 
+    @property
+    def model(self) -> ServedModel:
+        """The first that is served, as a rule the only one."""
+        return next(iter(self.server.conductor.models))
+
     async def add(self, worker_id: str, role: Role, **options: Any) -> FakeWorker:
         """A worker that has joined."""
         worker = self.make_worker(worker_id, role, **options)
@@ -67,7 +73,7 @@ class Stage:
 
     def view(self, worker: FakeWorker, tokens: Sequence[int] = ()) -> View:
         """What placement sees of it."""
-        ledger = self.server.fleet.ledger
+        ledger = self.server.conductor.models.find(worker.model).fleet.ledger
         row, load = ledger.table.row(worker.ref), ledger.load(worker.ref)
         assert row is not None
         assert load is not None
@@ -79,9 +85,10 @@ class Stage:
             num_legs=load.num_legs,
         )
 
-    def call(self, **fields: Any) -> Any:
+    def call(self, metadata: Any = None, **fields: Any) -> Any:
         """A call under way."""
-        return self.stub.Generate(pb.GenerateRequest(**{"max_tokens": 9, **fields}))
+        request = pb.GenerateRequest(**{"max_tokens": 9, **fields})
+        return self.stub.Generate(request, metadata=metadata)
 
     async def add_pair(self, script: list[int], **options: Any) -> tuple[FakeWorker, FakeWorker]:
         prefill = await self.add("prefill-0", Role.PREFILL, script=script, **options)
@@ -91,7 +98,7 @@ class Stage:
         """Until the fleet is such that the condition holds."""
         async with asyncio.timeout(10):
             while not condition():
-                await self.server.fleet.wait_changed(0.02)
+                await self.model.fleet.wait_changed(0.02)
 
     async def close(self) -> None:
         await self.channel.close()
@@ -109,7 +116,7 @@ async def start_stage(model_dir: Path) -> AsyncIterator[StartStage]:
     stages: list[Stage] = []
 
     async def start(**settings: Any) -> Stage:
-        defaults = {"model_dir": str(model_dir), "join_wait_s": 0.05}
+        defaults: dict[str, Any] = {"models": one_model(model_dir), "join_wait_s": 0.05}
         server = RouterServer(RouterConfig(**{**defaults, **settings}))
         stages.append(Stage(server, await server.start()))
         return stages[-1]

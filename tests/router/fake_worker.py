@@ -58,6 +58,7 @@ class FakeWorker:
         peers: dict[str, FakeWorker],
         script: Sequence[int] = (),
         model: str = "tiny",
+        model_hash: str = "hash",
         content: str = "same",
         max_model_len: int = MAX_MODEL_LEN,
     ) -> None:
@@ -65,6 +66,7 @@ class FakeWorker:
         self.role = role
         self.script = list(script)
         self.model = model
+        self.model_hash = model_hash
         self.content = content
         self.max_model_len = max_model_len
         self.cache = CacheEvents(number=0, snapshot=True)
@@ -87,7 +89,7 @@ class FakeWorker:
             role=self.role,
             address=self.address,
             model=self.model,
-            model_hash="hash",
+            model_hash=self.model_hash,
             layout=LAYOUT,
             content=self.content,
             num_blocks=1000,
@@ -145,10 +147,10 @@ class FakeWorker:
     async def hand_over(self, submit: Submit, answer: Sequence[Output]) -> None:
         assert submit.destination is not None
         destination = self._peers[submit.destination.ref.worker_id]
-        destination.take_over(submit, answer)
+        destination.take_over(submit, answer, self.ref)
         self.send(Released(leg=submit.leg))
 
-    def take_over(self, submit: Submit, answer: Sequence[Output]) -> None:
+    def take_over(self, submit: Submit, answer: Sequence[Output], source: WorkerRef) -> None:
         moved = Moved(
             num_blocks=3,
             skipped_blocks=1,
@@ -156,7 +158,7 @@ class FakeWorker:
             transfer_s=0.3,
             exposed_s=0.05,
         )
-        self.send(Handed(leg=submit.leg, moved=moved))
+        self.send(Handed(leg=submit.leg, source=source, moved=moved))
         self._run(submit.leg, self.make_tokens(submit, answer))
 
     def answer(self, submit: Submit) -> list[Output]:

@@ -23,7 +23,6 @@ from tests.router.tiny_model import MAX_MODEL_LEN, VOCAB_SIZE
 
 HEAD = RequestHead(request_id="r")
 BOUNDS = Bounds(
-    model="tiny",
     vocab_size=VOCAB_SIZE,
     max_model_len=MAX_MODEL_LEN,
     default_max_tokens=16,

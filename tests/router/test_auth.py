@@ -91,7 +91,7 @@ async def test_every_route_but_health_asks_for_a_key(make_keyed: MakeKeyed) -> N
             assert response.json()["error"]["code"] == "invalid_api_key"
         for path in ("/health", "/ping"):
             assert (await http.get(path)).status_code == 200
-        for path in ("/v1/models", "/metrics"):
+        for path in ("/v1/models", "/version"):
             assert (await http.get(path, headers=keyed.header("alice"))).status_code == 200
     assert (await keyed.post("alice")).json()["usage"]["completion_tokens"] == 4
 
@@ -287,14 +287,26 @@ async def test_a_more_urgent_priority_than_the_key_s_is_refused(make_keyed: Make
     assert keyed.stage.workers["lone"].count(Submit) == 0
 
 
-async def test_refusals_are_counted(make_keyed: MakeKeyed) -> None:
-    keyed = await make_keyed(alice="")
+async def test_what_tells_of_all_clients_needs_an_admin_s_key(make_keyed: MakeKeyed) -> None:
+    keyed = await make_keyed(alice=", admin: true", bob="")
+    async with http_client(keyed.stage) as http:
+        for path in ("/metrics", "/load"):
+            assert (await http.get(path, headers=keyed.header("bob"))).status_code == 403
+            assert (await http.get(path, headers=keyed.header("alice"))).status_code == 200
+
+
+async def test_refusals_are_counted_where_an_answer_was_asked_for(make_keyed: MakeKeyed) -> None:
+    keyed = await make_keyed(alice=", admin: true")
     await keyed.post(None)
     await failure(keyed.stage.call(text="a"))
+    await failure(keyed.stage.stub.Tokenize(pb.TokenizeRequest(text="a")))
+    async with http_client(keyed.stage) as http:
+        await http.get("/v1/models")
+        await http.post("/tokenize", json={"prompt": "a"})
     async with http_client(keyed.stage) as http:
         text = (await http.get("/metrics", headers=keyed.header("alice"))).text
-    assert 'tandem_requests_total{door="http",outcome="unauthenticated"} 1.0' in text
-    assert 'tandem_requests_total{door="grpc",outcome="unauthenticated"} 1.0' in text
+    assert 'tandem_requests_total{door="http",model="",outcome="unauthenticated"} 1.0' in text
+    assert 'tandem_requests_total{door="grpc",model="",outcome="unauthenticated"} 1.0' in text
 
 
 async def test_a_new_key_needs_no_restart(make_keyed: MakeKeyed, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from router.server import RouterServer
 from runtime.tls import BadCertificate
 from tests.certificates import Authority, remove
 from tests.router.conftest import Stage, StartStage
+from tests.router.tiny_model import one_model
 from wire import inference_pb2 as pb
 from wire.identity import Role
 from wire.inference_pb2_grpc import InferenceStub
@@ -80,6 +81,6 @@ async def test_a_missing_certificate_keeps_the_router_from_starting(
 ) -> None:
     tls = authority.door() if setting == "door_tls" else authority.member()
     remove(tls.cert)
-    server = RouterServer(RouterConfig(model_dir=str(model_dir), **{setting: tls}))
+    server = RouterServer(RouterConfig(models=one_model(model_dir), **{setting: tls}))
     with pytest.raises(BadCertificate, match="No such file"):
         await server.start()

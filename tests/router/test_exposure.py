@@ -12,6 +12,7 @@ from router.access.exposure import warnings
 from router.config import RouterConfig
 from router.server import RouterServer
 from runtime.tls import DoorTls, MutualTls
+from tests.router.tiny_model import one_model
 
 TLS = MutualTls(ca="ca", cert="cert", key="key")
 DOOR = DoorTls(cert="cert", key="key")
@@ -33,13 +34,13 @@ DOOR = DoorTls(cert="cert", key="key")
     ],
 )
 def test_each_danger_is_one_warning(settings: dict[str, Any], named: list[str]) -> None:
-    said = list(warnings(RouterConfig(model_dir="m", **settings)))
+    said = list(warnings(RouterConfig(models=one_model(Path("m")), **settings)))
     assert len(said) == len(named)
     assert all(word in line for word, line in zip(named, said, strict=True))
 
 
 async def test_the_router_logs_them(model_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
-    server = RouterServer(RouterConfig(model_dir=str(model_dir), host="0.0.0.0"))
+    server = RouterServer(RouterConfig(models=one_model(model_dir), host="0.0.0.0"))
     with caplog.at_level(logging.WARNING):
         await server.start()
     await server.stop()

@@ -85,7 +85,7 @@ async def test_a_prefill_worker_lost_after_the_handoff_is_no_matter(
     while len(ids_of(responses)) < 3:
         responses.append(await anext(call))
     await prefill.die()
-    await stage.until(lambda: stage.server.fleet.member(prefill.ref) is None)
+    await stage.until(lambda: stage.model.fleet.member(prefill.ref) is None)
     decode.release.set()
     responses += [response async for response in call]
     assert ids_of(responses) == [*script, EOS]
@@ -116,7 +116,7 @@ async def test_a_destination_lost_before_it_accepted_costs_nothing(
         prefill.send(Prefilled(leg=submit.leg, queue_s=0, prefill_s=0, cached_tokens=0))
         prefill.send(Step(outputs=(first,)))
         await decode.die()
-        await stage.until(lambda: stage.server.fleet.member(decode.ref) is None)
+        await stage.until(lambda: stage.model.fleet.member(decode.ref) is None)
         prefill.send(Kept(leg=submit.leg, cause="the destination is gone"))
         await prefill.make_tokens(submit, others)
 
@@ -141,7 +141,7 @@ async def test_a_sequence_that_is_lost_with_its_destination_is_resubmitted(
             return await prefill.serve_script(submit)
         prefill.send(Step(outputs=(prefill.answer(submit)[0],)))
         await decode.die()
-        await stage.until(lambda: stage.server.fleet.member(decode.ref) is None)
+        await stage.until(lambda: stage.model.fleet.member(decode.ref) is None)
         prefill.send(Released(leg=submit.leg))
 
     prefill.serve = release
@@ -155,9 +155,9 @@ async def test_a_gap_is_recovered_from_and_never_streamed(stage: Stage, backend:
     prefill, decode = await stage.add_pair(script)
     healthy = decode.take_over
 
-    def losing(submit: Submit, answer: list[Output]) -> None:
+    def losing(submit: Submit, answer: list[Output], source: WorkerRef) -> None:
         lossy = [*answer[:2], *answer[4:]] if submit.leg.attempt == 0 else answer
-        healthy(submit, lossy)
+        healthy(submit, lossy, source)
 
     decode.take_over = losing  # type: ignore[assignment]
     responses = await generate(stage)
@@ -249,7 +249,7 @@ async def test_a_new_incarnation_takes_the_place_of_the_old(
     await stage.until(lambda: decode.num_sent >= 4)
     await decode.die()
     reborn = await stage.add("decode-0", Role.DECODE, script=script)
-    assert stage.server.fleet.member(decode.ref) is None
+    assert stage.model.fleet.member(decode.ref) is None
     assert ids_of(await call) == [*script, EOS]
     assert (await prefill.hears(Submit, 2)).leg.attempt == 1
     assert text_of(await generate(stage)) == TEXT
@@ -263,8 +263,8 @@ async def test_a_late_announcement_of_a_former_life_does_not_cost_the_present_on
 ) -> None:
     worker = await stage.add("decode-0", Role.DECODE, script=ids(backend, TEXT))
     former = msgspec.structs.replace(worker.card, ref=WorkerRef("decode-0", 1))
-    stage.server.fleet.join(former)
-    assert stage.server.fleet.member(worker.ref) is not None
+    stage.model.fleet.join(former)
+    assert stage.model.fleet.member(worker.ref) is not None
 
 
 async def test_a_kept_sequence_is_sent_on_to_another_decode_worker(
@@ -282,7 +282,7 @@ async def test_a_kept_sequence_is_sent_on_to_another_decode_worker(
         prefill.send(Step(outputs=(answer[1],)))
         move = await prefill.hears(Move)
         assert move.destination.ref == spare.ref
-        spare.take_over(submit, answer)
+        spare.take_over(submit, answer, prefill.ref)
         prefill.send(Released(leg=submit.leg))
 
     prefill.serve = keep_until_moved

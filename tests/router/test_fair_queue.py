@@ -25,14 +25,14 @@ def drained(queue: FairQueue) -> list[str]:
 def test_the_nearest_deadline_goes_first_and_none_goes_last() -> None:
     queue = FairQueue()
     for key, due in (("late", 9.0), ("soon", 1.0), ("never", None), ("next", 2.0)):
-        queue.add(Waiter(key=key, deadline_s=due))
+        queue.add(Waiter(key=key, target_s=due))
     assert drained(queue) == ["soon", "next", "late", "never"]
 
 
 def test_a_more_urgent_class_goes_before_any_deadline() -> None:
     queue = FairQueue()
-    queue.add(waiter("normal", deadline_s=1.0))
-    queue.add(waiter("urgent", priority=-1, deadline_s=9.0))
+    queue.add(waiter("normal", target_s=1.0))
+    queue.add(waiter("urgent", priority=-1, target_s=9.0))
     assert drained(queue) == ["urgent", "normal"]
 
 
@@ -64,29 +64,24 @@ def test_idleness_earns_nothing() -> None:
     assert 4 <= turns[:8].count("back") <= 5
 
 
-def test_when_there_is_no_room_the_latest_of_whoever_waits_for_most_gives_way() -> None:
+def test_others_could_go_instead_of_the_first() -> None:
     queue = FairQueue()
-    queue.add(waiter("light", "light", deadline_s=99.0))
-    queue.add(waiter("h0", "heavy", deadline_s=1.0))
-    queue.add(waiter("h1", "heavy", deadline_s=5.0))
-    last = queue.last()
-    assert last is not None
-    assert last.key == "h1"
-    queue.add(waiter("low", "light", priority=3))
-    last = queue.last()
-    assert last is not None
-    assert last.key == "low"
+    for number in range(3):
+        queue.add(waiter(f"a{number}", "a", target_s=float(number)))
+    queue.add(waiter("b", "b", target_s=0.5))
+    queue.charge("b", 1.0)
+    assert [each.key for each in queue.foremost(2)] == ["a0", "a1"]
+    assert [each.key for each in queue.foremost(9)] == ["a0", "a1", "a2", "b"]
 
 
-def test_a_new_request_counts_only_what_comes_before_it() -> None:
+def test_a_newcomer_is_before_those_that_are_due_later() -> None:
     queue = FairQueue()
-    for number in range(50):
-        queue.add(waiter(f"h{number}", "heavy"))
-    assert queue.ahead_s("light", 0) == 0.0
-    assert queue.ahead_s("heavy", 0) == 50.0
-    assert queue.ahead_s("heavy", -1) == 0.0
-    queue.add(waiter("l", "light", work_s=2.0))
-    assert queue.ahead_s("light", 0) == 4.0
+    for key, due in (("soon", 1.0), ("same", 2.0), ("late", 3.0), ("never", None)):
+        queue.add(Waiter(key=key, target_s=due))
+    before, behind = queue.lane(Waiter(key="new")).part(2.0)
+    assert [each.key for each in before] == ["soon", "same"]
+    assert [each.key for each in behind] == ["late", "never"]
+    assert queue.lane(Waiter(key="new", tenant="other")).part(2.0) == ([], [])
 
 
 @given(
@@ -102,12 +97,11 @@ def test_everyone_leaves_once(
     queue = FairQueue()
     for number, (tenant, priority, due, leaves) in enumerate(added):
         key = str(number)
-        queue.add(Waiter(key=key, tenant=tenant, priority=priority, deadline_s=due, work_s=number))
+        queue.add(Waiter(key=key, tenant=tenant, priority=priority, target_s=due, work_s=number))
         if leaves:
             assert queue.remove(key) is not None
             assert queue.remove(key) is None
     stayed = {str(number) for number, (*_, leaves) in enumerate(added) if not leaves}
     assert len(queue) == len(stayed)
     assert set(drained(queue)) == stayed
-    assert queue.last() is None
-    assert queue.ahead_s("a", 9) == 0.0
+    assert list(queue.lanes()) == []

@@ -17,8 +17,8 @@ from wire.messages import CacheEvents, Submit, WantSnapshot
 
 async def test_a_worker_that_announces_itself_again_is_known_already(stage: Stage) -> None:
     worker = await stage.add("lone", Role.DECODE)
-    stage.server.fleet.join(worker.card)
-    stage.server.fleet.join(worker.card)
+    stage.model.fleet.join(worker.card)
+    stage.model.fleet.join(worker.card)
     assert worker.count(WantSnapshot) == 1
     assert stage.view(worker).ready
 
@@ -29,14 +29,14 @@ async def test_a_worker_with_another_model_is_not_taken(
     stranger = stage.make_worker("stranger", Role.DECODE, model="other")
     await stranger.start(stage.addresses.fleet)
     await stranger.joined.wait()
-    assert stage.server.fleet.member(stranger.ref) is None
+    assert stage.model.fleet.member(stranger.ref) is None
     assert "'other'" in caplog.text
     assert "'tiny'" in caplog.text
 
 
 async def test_everyone_with_a_leg_hears_at_once_that_a_worker_is_lost(stage: Stage) -> None:
     worker = await stage.add("lone", Role.DECODE)
-    member = stage.server.fleet.member(worker.ref)
+    member = stage.model.fleet.member(worker.ref)
     assert member is not None
     mailboxes = [Mailbox() for _ in range(3)]
     for number, mailbox in enumerate(mailboxes):
@@ -46,14 +46,14 @@ async def test_everyone_with_a_leg_hears_at_once_that_a_worker_is_lost(stage: St
         ((sender, news),) = await mailbox.take()
         assert sender == worker.ref
         assert isinstance(news, WorkerLost)
-    assert stage.server.fleet.member(worker.ref) is None
+    assert stage.model.fleet.member(worker.ref) is None
 
 
 async def test_an_announcement_that_another_worker_answers_is_dropped(stage: Stage) -> None:
     worker = await stage.add("real", Role.DECODE)
     ghost = msgspec.structs.replace(worker.card, ref=WorkerRef("ghost", 1))
-    stage.server.fleet.join(ghost)
-    await stage.until(lambda: stage.server.fleet.member(ghost.ref) is None)
+    stage.model.fleet.join(ghost)
+    await stage.until(lambda: stage.model.fleet.member(ghost.ref) is None)
     assert stage.view(worker).ready
 
 

@@ -7,6 +7,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from router.fleet_metrics import FleetCollector
 from router.member import Member, MemberState
+from runtime.handoffs import HandoffBook
 from tests.router.fake_worker import FakeWorker
 from wire.identity import Role, WorkerRef
 from wire.messages import Link, Report, WorkerState
@@ -26,15 +27,22 @@ class AFleet:
     def __init__(self, report: Report) -> None:
         self._decode, self._prefill = a_member(Role.DECODE), a_member(Role.PREFILL)
         self._decode.hear(report)
+        self.handoffs = HandoffBook()
 
-    def count(self) -> dict[tuple[Role, MemberState], int]:
-        return {(Role.DECODE, MemberState.READY): 1, (Role.PREFILL, MemberState.JOINING): 1}
+    def count(self) -> dict[tuple[str, Role, MemberState], int]:
+        return {
+            ("tiny", Role.DECODE, MemberState.READY): 1,
+            ("tiny", Role.PREFILL, MemberState.JOINING): 1,
+        }
 
     def members(self) -> list[Member]:
         return [self._decode, self._prefill]
 
     def links(self) -> list[tuple[WorkerRef, Link]]:
         return []
+
+    def block_size(self, ref: WorkerRef) -> int:
+        return 4
 
 
 def samples_of(report: Report) -> dict[tuple[str, ...], float]:
@@ -80,4 +88,4 @@ def test_host_memory_is_told_where_there_is_some() -> None:
 
 
 def test_a_worker_that_has_not_reported_is_counted_and_nothing_more() -> None:
-    assert samples_of(a_report())["tandem_workers", "joining"] == 1
+    assert samples_of(a_report())["tandem_workers", "tiny", "joining"] == 1

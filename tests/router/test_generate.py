@@ -162,7 +162,7 @@ async def test_stop_strings_end_the_text_and_the_work(stage: Stage, backend: Tok
     assert (await prefill.hears(Cancel)).leg == leg
     assert (await decode.hears(Cancel)).leg == leg
     # How long answers are is learned from these, too.
-    assert stage.server.fleet.ledger.lengths.expected("", 1000) == num_tokens
+    assert stage.model.fleet.ledger.lengths.expected("", 1000) == num_tokens
 
 
 async def test_stop_strings_wait_for_min_tokens(stage: Stage, backend: Tokenizer) -> None:

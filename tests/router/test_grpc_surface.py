@@ -22,6 +22,7 @@ from tests.router.test_invalid_requests import failure
 from tests.router.tiny_model import BOS, EOS, USER
 from wire import inference_pb2 as pb
 from wire.identity import Role
+from wire.inference_pb2_grpc import InferenceStub
 from wire.messages import Submit
 from wire.sampling import TokenRules
 
@@ -101,6 +102,15 @@ async def test_special_tokens_of_a_text_can_be_kept(stage: Stage) -> None:
         assert (await stage.stub.Detokenize(asked)).text == text
 
 
+async def test_the_text_of_each_token_can_be_told(stage: Stage, backend: Tokenizer) -> None:
+    asked = pb.TokenizeRequest(text="the fox", add_special_tokens=False, return_token_texts=True)
+    answer = await stage.stub.Tokenize(asked)
+    assert list(answer.token_ids) == ids(backend, "the fox")
+    assert "".join(answer.token_texts) == "the fox"
+    assert len(answer.token_texts) == len(answer.token_ids)
+    assert not (await stage.stub.Tokenize(pb.TokenizeRequest(text="the fox"))).token_texts
+
+
 async def test_errors_carry_details_for_machines(start_stage: StartStage) -> None:
     stage = await start_stage(max_waiting=0)
     full = details(await failure(stage.call(text="a")))
@@ -115,6 +125,17 @@ async def test_errors_carry_details_for_machines(start_stage: StartStage) -> Non
 def details(error: grpc.aio.AioRpcError) -> status_pb2.Status:
     metadata = dict(error.trailing_metadata())
     return status_pb2.Status.FromString(metadata["grpc-status-details-bin"])
+
+
+async def test_a_message_that_grows_when_it_is_unpacked_is_too_large(stage: Stage) -> None:
+    options = [("grpc.max_send_message_length", -1)]
+    async with grpc.aio.insecure_channel(
+        stage.addresses.grpc, options=options, compression=grpc.Compression.Gzip
+    ) as channel:
+        call = InferenceStub(channel).Tokenize(pb.TokenizeRequest(text=" " * 8_000_000))
+        refused = await failure(call)
+    assert refused.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "larger than max" in refused.details()
 
 
 async def test_health_is_told_for_the_server_and_for_each_service(stage: Stage) -> None:

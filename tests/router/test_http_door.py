@@ -14,6 +14,7 @@ import httpx2
 import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+import runtime.http
 from router.http import protocol as http_protocol
 from router.http.asgi import read_body, send_chunk, send_start
 from router.http.door import HttpDoor
@@ -221,3 +222,15 @@ async def test_a_client_that_does_not_read_is_let_go(monkeypatch: pytest.MonkeyP
         with socket.create_connection(("127.0.0.1", port)) as client:
             client.sendall(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
             await asyncio.wait_for(gone.wait(), 10)
+
+
+async def test_idle_connections_end_after_those_of_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients keep theirs for 5 to 60 s: whoever closes first must not be the server."""
+    assert runtime.http.IDLE_S > 60
+    monkeypatch.setattr(runtime.http, "IDLE_S", 0)
+    async with a_door() as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /early HTTP/1.1\r\nhost: a\r\n\r\n")
+        async with asyncio.timeout(10):
+            assert (await reader.read()).endswith(b"no")  # to the connection's end
+        writer.close()

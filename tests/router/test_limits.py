@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.access.keys import KeyLimits
-from router.access.limits import Bucket, Meter
+from router.access.limits import NUM_CELLS, Bucket, Meter
 from router.errors import OverQuota
 
 
@@ -38,7 +38,7 @@ def test_a_minute_s_worth_may_come_at_once_and_then_evenly() -> None:
 
 @given(st.lists(st.tuples(st.floats(0, 90), st.integers(0, 50)), max_size=40))
 def test_who_comes_back_when_told_is_served(events: list[tuple[float, int]]) -> None:
-    bucket, now = Bucket(60, 0.0), 0.0
+    bucket, now = Bucket(60, [0.0] * NUM_CELLS, 0.0), 0.0
     for pause, amount in events:
         now += pause
         bucket.take(amount, now)
@@ -49,7 +49,7 @@ def test_who_comes_back_when_told_is_served(events: list[tuple[float, int]]) -> 
 
 
 def test_a_clock_that_goes_backwards_gives_and_takes_nothing() -> None:
-    bucket = Bucket(60, 100.0)
+    bucket = Bucket(60, [0.0] * NUM_CELLS, 100.0)
     bucket.take(60, 100.0)
     assert bucket.wait_s(1, 50.0) == pytest.approx(1.0)
     assert bucket.wait_s(1, 101.0) == 0
@@ -97,6 +97,14 @@ def test_limits_change_without_forgetting_what_is_under_way() -> None:
     refused(lambda: meter.enter(0.0))
     meter.leave()
     assert "2 requests a minute" in str(refused(lambda: meter.enter(0.0)))
+
+
+def test_a_bucket_that_was_half_full_is_half_full_under_another_rate() -> None:
+    meter = Meter(KeyLimits(tokens_per_minute=60), 0.0)
+    meter.take_prompt(30, 0.0)
+    meter.set_limits(KeyLimits(tokens_per_minute=600), 0.0)
+    assert retry_after(lambda: meter.take_prompt(301, 0.0)) == pytest.approx(0.1)
+    meter.take_prompt(300, 0.0)
 
 
 def test_without_limits_nothing_is_refused() -> None:

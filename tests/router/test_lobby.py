@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import grpc
 import pytest
 
+from router.placing.ledger import Ledger
+from router.placing.placement import Placement, Refusal
 from tests.router.conftest import Stage, StartStage
 from tests.router.fake_worker import FakeWorker
 from tests.router.ledgers import COSTS
@@ -21,7 +24,7 @@ FULL = {"waiting_tokens": 200_000, "waiting_prompts": 9}
 async def calibrated(stage: Stage) -> FakeWorker:
     worker = await stage.add("lone", Role.DECODE, script=[65])
     worker.report(costs=COSTS)
-    await stage.until(lambda: stage.server.fleet.ledger.calibrated)
+    await stage.until(lambda: stage.model.fleet.ledger.calibrated)
     return worker
 
 
@@ -35,11 +38,11 @@ async def test_a_request_waits_until_its_worker_has_room(start_stage: StartStage
     worker = await calibrated(stage)
     await fill(stage, worker)
     waiting = asyncio.create_task(generate(stage, text="a"))
-    await stage.until(lambda: len(stage.server.conductor.lobby) == 1)
+    await stage.until(lambda: len(stage.model.lobby) == 1)
     assert worker.count(Submit) == 0
     worker.report(costs=COSTS)
     assert ids_of(await waiting) == [65, EOS]
-    assert len(stage.server.conductor.lobby) == 0
+    assert len(stage.model.lobby) == 0
 
 
 async def test_a_request_that_would_be_too_late_is_refused_at_once(
@@ -61,11 +64,11 @@ async def test_a_client_that_leaves_leaves_the_queue(start_stage: StartStage) ->
     worker = await calibrated(stage)
     await fill(stage, worker)
     calls = [stage.call(text="a") for _ in range(3)]
-    await stage.until(lambda: len(stage.server.conductor.lobby) == 3)
+    await stage.until(lambda: len(stage.model.lobby) == 3)
     for call in calls:
         call.cancel()
     assert await stage.server.conductor.wait_idle(5)
-    assert len(stage.server.conductor.lobby) == 0
+    assert len(stage.model.lobby) == 0
     worker.report(costs=COSTS)
     assert ids_of(await generate(stage, text="a")) == [65, EOS]
     assert worker.count(Submit) == 1
@@ -83,6 +86,33 @@ async def test_a_full_queue_refuses(start_stage: StartStage) -> None:
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     worker.report(costs=COSTS)
     assert [ids_of(await task) for task in left] == [[65, EOS]] * 2
+
+
+async def test_a_request_is_placed_once_when_nothing_changes(
+    start_stage: StartStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = await start_stage()
+    await calibrated(stage)
+    ledger, placed = stage.model.fleet.ledger, []
+
+    def place(*arguments: Any) -> Placement | Refusal:
+        placed.append(arguments)
+        return Ledger.place(ledger, *arguments)
+
+    monkeypatch.setattr(ledger, "place", place)
+    assert ids_of(await generate(stage, text="a")) == [65, EOS]
+    assert len(placed) == 1
+
+
+async def test_a_request_whose_time_is_over_waits_no_longer(start_stage: StartStage) -> None:
+    stage = await start_stage(request_timeout_s=0.05)
+    worker = await calibrated(stage)
+    await fill(stage, worker)
+    with pytest.raises(grpc.aio.AioRpcError) as over:
+        await generate(stage, text="a")
+    assert over.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert "room" in (over.value.details() or "")
+    assert len(stage.model.lobby) == 0
 
 
 async def test_before_steps_are_known_nobody_waits(start_stage: StartStage) -> None:

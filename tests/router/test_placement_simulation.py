@@ -15,7 +15,7 @@ from benchmarks.placement.policies import (
     goodput,
     run,
 )
-from benchmarks.placement.simulation import Cluster, ours
+from benchmarks.placement.simulation import Cluster
 from router.placing.placement import Split
 from router.queueing.admission import Admission
 
@@ -34,7 +34,7 @@ def test_every_request_is_answered_or_refused(policy: Policy) -> None:
 @pytest.mark.parametrize("split", Split)
 def test_nothing_is_left_when_all_is_over(split: Split) -> None:
     cluster = Cluster(2, 2, SETTING.device, 0.025, Admission(16), split)
-    cluster.serve(LOAD, SETTING.slo, ours(cluster))
+    cluster.serve(LOAD, SETTING.slo)
     for machine in cluster.machines.values():
         machine.engine.pool.check_integrity()
         load = cluster.ledger.load(machine.ref)
@@ -47,7 +47,7 @@ def test_nothing_is_left_when_all_is_over(split: Split) -> None:
 def test_workers_learn_what_their_steps_take() -> None:
     device = Device(noise=0.0)
     cluster = Cluster(2, 2, device, None)
-    cluster.serve(LOAD, SETTING.slo, ours(cluster))
+    cluster.serve(LOAD, SETTING.slo)
     table = cluster.ledger.table
     for machine in cluster.machines.values():
         row = table.row(machine.ref)

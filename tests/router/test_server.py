@@ -22,6 +22,7 @@ from runtime.listen import PortTaken, open_listener
 from tests.router.conftest import Stage, StartStage
 from tests.router.test_generate import generate
 from tests.router.test_invalid_requests import failure, http_client
+from tests.router.tiny_model import one_model
 from wire import inference_pb2 as pb
 from wire.identity import Role
 from wire.messages import Cancel, Link, Submit, Traffic, WorkerState
@@ -98,19 +99,20 @@ async def test_metrics_count_requests_by_door_and_outcome(stage: Stage) -> None:
         for family in families.values()
         for sample in family.samples
     }
-    assert samples["tandem_requests_total", "grpc", "ok"] == 1
-    assert samples["tandem_requests_total", "grpc", "not_found"] == 1
-    assert samples["tandem_requests_total", "http", "ok"] == 1
-    assert samples["tandem_requests_total", "http", "invalid"] == 2
-    assert samples["tandem_requests_total", "http", "internal"] == 0
-    assert samples["tandem_generated_tokens_total",] == 8
+    assert samples["tandem_requests_total", "grpc", "tiny", "ok"] == 1
+    assert samples["tandem_requests_total", "grpc", "", "not_found"] == 1
+    assert samples["tandem_requests_total", "http", "tiny", "ok"] == 1
+    assert samples["tandem_requests_total", "http", "", "invalid"] == 1
+    assert samples["tandem_requests_total", "http", "tiny", "invalid"] == 1
+    assert samples["tandem_requests_total", "http", "tiny", "internal"] == 0
+    assert samples["tandem_generated_tokens_total", "tiny"] == 8
     assert samples["tandem_transfer_bytes_total",] == 2 * 384
-    assert samples["tandem_time_to_first_token_seconds_count",] == 2
-    assert samples["tandem_queue_seconds_count",] == 2
-    assert samples["tandem_requests_in_flight",] == 0
-    assert samples["tandem_workers", "prefill", "ready"] == 1
-    assert samples["tandem_workers", "decode", "draining"] == 0
-    assert all(name.startswith("tandem_") for name in families)
+    assert samples["tandem_time_to_first_token_seconds_count", "tiny"] == 2
+    assert samples["tandem_queue_seconds_count", "tiny"] == 2
+    assert samples["tandem_requests_in_flight", "tiny"] == 0
+    assert samples["tandem_workers", "tiny", "prefill", "ready"] == 1
+    assert samples["tandem_workers", "tiny", "decode", "draining"] == 0
+    assert all(name.startswith(("tandem_", "process_")) for name in families)
     assert all(family.documentation for family in families.values())
 
 
@@ -127,7 +129,7 @@ async def test_metrics_tell_what_went_over_a_link_where_it_is_counted(stage: Sta
             traffic=counted,
         )
         source.send(link)
-    await stage.until(lambda: len(stage.server.fleet.links()) == 2)
+    await stage.until(lambda: len(stage.model.fleet.links()) == 2)
     async with http_client(stage) as http:
         lines = (await http.get("/metrics")).text.splitlines()
     ends = '{destination="decode-0",source="prefill-0"}'
@@ -147,7 +149,7 @@ async def test_a_taken_port_is_named_with_the_setting_to_change(
     stage = await start_stage()
     door = key.removesuffix("_port")
     port = int(getattr(stage.addresses, door).rpartition(":")[2])
-    second = RouterServer(RouterConfig(model_dir=str(model_dir), **{key: port}))
+    second = RouterServer(RouterConfig(models=one_model(model_dir), **{key: port}))
     with pytest.raises(PortTaken, match=f"127.0.0.1:{port}.*{key}"):
         await second.start()
 
@@ -209,7 +211,7 @@ async def test_the_process_says_where_it_serves_and_ends_at_a_signal(model_dir: 
     )
     assert process.stdout is not None
     addresses = json.loads(await process.stdout.readline())
-    assert addresses["model"] == "mine"
+    assert addresses["models"] == ["mine"]
     host, _, port = addresses["http"].rpartition(":")
     with socket.create_connection((host, int(port))):
         pass
@@ -231,4 +233,4 @@ async def test_a_process_that_cannot_start_says_why(tmp_path: Path) -> None:
 
 def test_a_directory_without_a_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(StartError, match=str(tmp_path / "nothing")):
-        RouterServer(RouterConfig(model_dir=str(tmp_path / "nothing")))
+        RouterServer(RouterConfig(models=one_model(tmp_path / "nothing")))

@@ -20,7 +20,7 @@ from router.text.tokenizer import Tokenizer as RouterTokenizer
 from tests.router.conftest import Stage, StartStage
 from tests.router.test_generate import ids
 from tests.router.test_http import MESSAGES, openai_client
-from tests.router.tiny_model import ASSISTANT, EOS, USER
+from tests.router.tiny_model import ASSISTANT, EOS, USER, one_model
 from wire import inference_pb2 as pb
 from wire.identity import Role
 from wire.messages import Failed, Submit
@@ -213,7 +213,7 @@ async def test_a_grammar_that_takes_too_long_is_refused_and_others_are_not(
 async def test_so_many_grammars_are_checked_at_a_time(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    structured = stage.server.conductor._structured
+    structured = stage.model.structured
     monkeypatch.setattr(structured, "_num_checks", MAX_CHECKS)
     with pytest.raises(Overloaded, match=f"{MAX_CHECKS} grammars"):
         await structured._checked(Grammar(GrammarKind.REGEX, "z"))
@@ -318,7 +318,7 @@ async def test_with_tools_to_choose_from_the_answer_is_free(stage: Stage) -> Non
 
 
 async def test_marks_that_are_special_tokens_are_shown_to_the_parser(stage: Stage) -> None:
-    tokenizer = stage.server.conductor.tokenizer
+    tokenizer = stage.model.tokenizer
     assert tokenizer.special_token_id("<|user|>") == USER
     assert tokenizer.special_token_id("the") is None
     shown = tokenizer.detokenizer(shown=frozenset({USER}))
@@ -329,7 +329,7 @@ async def test_marks_that_are_special_tokens_are_shown_to_the_parser(stage: Stag
 
 def test_a_wrong_tool_parser_is_said_at_the_start(model_dir: Any) -> None:
     card = read_model_card(model_dir)
-    config = RouterConfig(model_dir=str(model_dir), tool_parser="what")
+    config = RouterConfig(models=one_model(model_dir), tool_parser="what")
     with pytest.raises(StartError, match="tool_parser is 'what'"):
         Structured(config, card, RouterTokenizer(card))
 

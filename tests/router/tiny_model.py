@@ -7,6 +7,8 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
+from router.config import ModelConfig
+
 VOCAB_SIZE = 400
 MAX_MODEL_LEN = 256
 SPECIAL = ["<|bos|>", "<|eos|>", "<|user|>", "<|assistant|>", "<|system|>"]
@@ -29,6 +31,11 @@ LINES = [
     "a tandem has two wheels and two riders",
     "one reads, the other writes, and the wheels turn",
 ]
+
+
+def one_model(directory: Path) -> dict[str, ModelConfig]:
+    """The models of a router that serves this one, as "tiny"."""
+    return {"tiny": ModelConfig(path=str(directory))}
 
 
 def train_tokenizer() -> Tokenizer:

@@ -199,10 +199,10 @@ def test_room_that_somebody_else_was_faster_to_take_is_looked_for_on_the_next_no
     try:
         before = ray_rooms.nodes()
         demand = Demand("decode", {"CPU": 2}, {"rack": "!0"})
-        mine = ray_rooms.Rooms("mine").ask("decode-0", demand)
+        mine = ray_rooms.Rooms("mine").ask("decode-0", demand, None)
         monkeypatch.setattr(ray_rooms, "nodes", lambda: before)  # Ray tells late
         monkeypatch.setattr(ray_rooms, "PIN_S", 1)
-        theirs = ray_rooms.Rooms("theirs").ask("decode-0", demand)
+        theirs = ray_rooms.Rooms("theirs").ask("decode-0", demand, None)
         assert mine.placed is not None
         assert theirs.placed is not None
         assert mine.placed.node_id != theirs.placed.node_id

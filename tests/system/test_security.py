@@ -30,6 +30,7 @@ from wire.messages import Hello
 
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "swordfish"
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
 
 @pytest.fixture
@@ -97,7 +98,7 @@ def test_one_file_sets_up_keys_and_certificates_for_everything(
             httpx2.get(f"http://{doors['http']}/health", trust_env=False)
         _check_grpc(doors["grpc"], authority, key)
         metrics = httpx2.get(f"http://{doors['admin']}/metrics", trust_env=False).text
-        assert 'tandem_requests_total{door="grpc",outcome="ok"} 1.0' in metrics
+        assert 'tandem_requests_total{door="grpc",model="tiny-python",outcome="ok"} 1.0' in metrics
 
 
 def _check_grpc(address: str, authority: Authority, key: str) -> None:
@@ -151,6 +152,24 @@ async def test_no_key_finds_what_another_has_cached_unless_they_share(tmp_path: 
             assert [await hits("carol"), await hits("dave")] == [False, True]
 
 
+def test_routers_behind_one_port_count_what_a_key_uses_together(tmp_path: Path) -> None:
+    key, hashed = draw_key()
+    keys = tmp_path / "keys.yaml"
+    keys.write_text(yaml.safe_dump({"alice": {"hash": hashed, "requests_per_minute": 6}}))
+    settings = {**ARITHMETIC, "num_routers": 2, "router.keys_file": str(keys)}
+    body = {"prompt": [1, 2, 3], "max_tokens": 1}
+    headers = {"authorization": f"Bearer {key}"}
+    with a_cluster(settings) as cluster:
+        url = f"http://{cluster.addresses.http}/v1/completions"
+        codes = [  # each over a connection of its own, which either router may get
+            httpx2.post(url, json=body, headers=headers, trust_env=False).status_code
+            for _ in range(30)
+        ]
+    refused = codes.count(429)
+    assert 30 - refused <= 8  # a tenth of a request comes back every second
+    assert refused + codes.count(200) == 30
+
+
 class Logged:
     """Processes that log all they can to files."""
 
@@ -187,19 +206,38 @@ def test_no_log_holds_a_word_of_a_prompt_or_a_key(tmp_path: Path) -> None:
     logged = Logged(tmp_path / "logs")
     keys = tmp_path / "keys.yaml"
     key = run("key", "new", "alice", "--file", str(keys)).strip()
-    settings = msgspec.json.encode({"keys_file": str(keys), "join_wait_s": 0.1}).decode()
+    settings = msgspec.json.encode(
+        {"keys_file": str(keys), "join_wait_s": 0.1, "split": "always"}
+    ).decode()
     router = logged.start("router", "router", "--model", str(BUNDLED_MODEL), "--settings", settings)
     worker = msgspec.json.encode({"ucx_env": LOOPBACK, "cache_bytes": 4 * 1024 * 1024}).decode()
     for room in ("prefill_worker", "decode_worker"):
         arguments = ["--model", str(BUNDLED_MODEL), "--router", router["fleet"]]
         logged.start(room, room, *arguments, "--runner", "arithmetic", "--settings", worker)
     try:
+        _ask_over_grpc(router["grpc"], key)
         _succeed_be_refused_and_fail(logged, router["http"], key)
     finally:
         logs = logged.logs()
     assert "joined" in logs["router"]
     assert "is lost" in logs["router"]
+    assert [name for name, text in logs.items() if TRACE not in text] == []
     assert [name for name, text in logs.items() if MARK in text or key[-20:] in text] == []
+
+
+def _ask_over_grpc(address: str, key: str) -> None:
+    """The client's trace is in what all processes log of it; what it says is not."""
+    metadata = (("authorization", f"Bearer {key}"), ("traceparent", f"00-{TRACE}-{'1' * 16}-01"))
+    with grpc.insecure_channel(address) as channel:
+        stub = rpc.InferenceStub(channel)
+        request = pb.GenerateRequest(text=f"the {MARK} is {MARK}", max_tokens=9, ignore_eos=True)
+        answers = list(stub.Generate(request, metadata=metadata, timeout=60))
+        assert all(each.request_id.startswith(TRACE) for each in answers)
+        served = answers[-1].served_by
+        assert served.prefill_worker_id != served.decode_worker_id
+        request.constraint.regex = f"{MARK}["
+        with pytest.raises(grpc.RpcError):
+            list(stub.Generate(request, metadata=metadata, timeout=60))
 
 
 def _succeed_be_refused_and_fail(logged: Logged, address: str, key: str) -> None:
@@ -213,6 +251,13 @@ def _succeed_be_refused_and_fail(logged: Logged, address: str, key: str) -> None
         chat = [{"role": "user", "content": MARK}]
         assert status() == 200
         assert status("/v1/chat/completions", messages=chat) == 200
+        assert status(stop=MARK, bad_words=[MARK], cache_salt=MARK, logprobs=2) == 200
+        assert status(regex=f"{MARK}[") == 400
+        assert status(guided_grammar=f"start: {MARK}") == 400
+        assert status("/v1/chat/completions", messages=chat, tools=[{"type": MARK}]) == 400
+        assert status("/v1/chat/completions", messages=chat, chat_template=f"{{% {MARK}") == 400
+        assert status("/tokenize") == 200
+        assert status(prompt=f"{MARK} and " * 100_000) == 400
         assert status(prompt=MARK * 50_000) == 400
         assert status(temperature=MARK) == 400
         assert status("/v1/chat/completions", messages=MARK) == 400

@@ -1,0 +1,178 @@
+"""Models and pools as a user writes them, in the short form or by name, to one list of pools."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from cluster.bundled import BUNDLED_MODEL, BUNDLED_WORKER
+from cluster.errors import BadConfig
+from cluster.ray_config import Placement
+from router.config import ModelConfig
+from wire.identity import Role
+from worker.config import WorkerConfig
+
+SHORT_FORM = tuple(role.value for role in Role)
+"""Pools at the top level, where there is one model: named after their roles."""
+ROUTER = "router"
+"""What routers are called, where pools have names."""
+POOL_KEYS = ("worker", "pools", *SHORT_FORM)
+_POOL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
+_PATH = re.compile(r" - at `\$(.*)`$")
+Section = TypeVar("Section", bound=msgspec.Struct)
+
+
+class PoolSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Workers of one kind, and what each of them asks of Ray."""
+
+    role: Role
+    """A model whose pools are all of one role is served by each of their workers alone."""
+    model: str | None = None
+    """Its name among `models`; may be left out where there is one."""
+    replicas: int = 1
+    """Workers."""
+    num_cpus: float = 1
+    """Of each worker: what Ray counts, and its threads unless `worker.threads` says otherwise. If
+    not given, one for each of its ranks (`worker.tensor_parallel_size`)."""
+    num_gpus: float = 0
+    """Of each worker, all on one node; parts of one are shared with others. If not given, one for
+    each rank of several, where `worker.device` says that they are on GPUs."""
+    resources: dict[str, float] = {}
+    """Custom Ray resources of each worker, as {"name": amount}."""
+    accelerator_type: str | None = None
+    """Of the node's GPUs, as Ray calls it: "A100", "H100", …"""
+    labels: dict[str, str] = {}
+    """What a node's labels must be, in Ray's words: {"rack": "r1"}, "!r1", "in(r1, r2)",
+    "!in(r1, r2)"."""
+    placement: Placement = Placement.PACK
+    """How the workers share the nodes that have room for them."""
+    worker: WorkerConfig
+    """Over the settings of all pools."""
+
+
+class Pool(PoolSettings, frozen=True, kw_only=True):
+    """One pool. Its workers are called NAME-0, NAME-1, …"""
+
+    name: str
+    keys: str
+    """Where the configuration says what it is: "prefill", or "pools.NAME"."""
+    model: str
+
+
+def compose_models(tree: dict[str, Any]) -> dict[str, ModelConfig]:
+    """Takes `model` and `model_name`, or `models`, out of the tree. Raises BadConfig."""
+    short = {key: tree.pop(key) for key in ("model", "model_name") if tree.get(key) is not None}
+    if tree.get("models") is None:
+        tree.pop("models", None)
+        path = str(short.get("model", BUNDLED_MODEL))
+        return {str(short.get("model_name") or Path(path).name): ModelConfig(path=path)}
+    if short:
+        raise BadConfig(f"{' and '.join(short)}: models names all of them already, leave one out")
+    written = mapping(tree, "models")
+    del tree["models"]
+    if not written:
+        raise BadConfig("models is empty: nothing would be served")
+    return {str(name): _model(str(name), value) for name, value in written.items()}
+
+
+def compose_pools(
+    tree: dict[str, Any], models: Mapping[str, ModelConfig], defaults: Mapping[str, Any]
+) -> tuple[Pool, ...]:
+    """From POOL_KEYS of the tree. The settings of a worker are, the later the stronger: `defaults`,
+    `worker`, the pool's own. Raises BadConfig."""
+    shared = mapping(tree, "worker")
+    return tuple(
+        _pool(name, keys, settings, models, {**defaults, **shared})
+        for name, keys, settings in _written_pools(tree, models)
+    )
+
+
+def mapping(tree: dict[str, Any], key: str, keys: str | None = None) -> dict[str, Any]:
+    """What stands there, made if it is missing. Raises BadConfig, which calls it `keys`."""
+    value = tree.get(key)
+    if value is None:
+        value = tree[key] = {}
+    if not isinstance(value, dict):
+        raise BadConfig(f"{keys or key}: must be a mapping of keys, is a {type(value).__name__}")
+    return value
+
+
+def _model(name: str, value: Any) -> ModelConfig:
+    """A directory alone, or settings of which it is one."""
+    return decode(
+        {"path": value} if isinstance(value, str) else value, ModelConfig, f"models.{name}"
+    )
+
+
+def _written_pools(
+    tree: dict[str, Any], models: Mapping[str, ModelConfig]
+) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Name, where it stands, and what it says."""
+    short = [key for key in SHORT_FORM if key in tree]
+    if tree.get("pools") is None:
+        if len(models) > 1:
+            names = ", ".join(models)
+            raise BadConfig(f"models are {names}: name the pools of each under pools")
+        for role in SHORT_FORM:
+            yield role, role, {"role": role, **mapping(tree, role)}
+        return
+    if short:
+        raise BadConfig(f"{' and '.join(short)}: pools names all of them already, leave one out")
+    for name in mapping(tree, "pools"):
+        yield name, f"pools.{name}", mapping(tree["pools"], name, f"pools.{name}")
+
+
+def _pool(
+    name: Any,
+    keys: str,
+    written: Mapping[str, Any],
+    models: Mapping[str, ModelConfig],
+    shared: Mapping[str, Any],
+) -> Pool:
+    if not isinstance(name, str) or not _POOL_NAME.fullmatch(name) or name == ROUTER:
+        text = f"must be 1 to 63 letters, digits and _ - between them, and not {ROUTER!r}"
+        raise BadConfig(f"{keys}: the name of a pool {text}")
+    settings = dict(written)
+    model = _model_of(settings, keys, models)
+    path = models[model].path
+    bundled = BUNDLED_WORKER if path == str(BUNDLED_MODEL) else {}
+    own = mapping(settings, "worker", f"{keys}.worker")
+    settings["worker"] = {**bundled, **shared, **own, "model": path, "model_name": model}
+    decoded = decode(settings, PoolSettings, keys)
+    fields = msgspec.structs.asdict(decoded)
+    given = {key: fields[key] for key in settings}
+    asked = {**fields, **_rank_shares(decoded.worker), **given}
+    return Pool(**{**asked, "name": name, "keys": keys, "model": model})
+
+
+def _rank_shares(worker: WorkerConfig) -> dict[str, float]:
+    """What a worker of several ranks asks of its node, if nothing is said: each is a process, and
+    has a GPU of its own where it computes on one."""
+    num_ranks = worker.tensor_parallel_size
+    if num_ranks <= 1:
+        return {}
+    on_gpus = worker.device.startswith("cuda")
+    return {"num_cpus": num_ranks, "num_gpus": num_ranks if on_gpus else 0}
+
+
+def _model_of(settings: Mapping[str, Any], keys: str, models: Mapping[str, ModelConfig]) -> str:
+    named = settings.get("model")
+    if named is None and len(models) == 1:
+        return next(iter(models))
+    if not isinstance(named, str) or named not in models:
+        raise BadConfig(f"{keys}.model is {named!r}, must be one of models: {', '.join(models)}")
+    return named
+
+
+def decode(tree: Any, kind: type[Section], keys: str) -> Section:
+    """A part of the configuration by itself. Raises BadConfig with the whole path of the key."""
+    try:
+        return msgspec.convert(tree, kind)
+    except msgspec.ValidationError as error:
+        found = _PATH.search(str(error))
+        text = str(error)[: found.start()] if found else str(error)
+        raise BadConfig(f"{text} - at `$.{keys}{found.group(1) if found else ''}`") from error

@@ -1,0 +1,139 @@
+"""The models of a router. Each has its own text side, workers and queue: none waits for another."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+
+import msgspec
+
+from router.config import RouterConfig
+from router.draft_checks import check_sampling, check_template, check_token_ids
+from router.errors import InvalidRequest, ModelNotFound, StartError
+from router.fleet import Fleet
+from router.prompts import ChatPrompt, Prompt, num_chars
+from router.queueing.lobby import Lobby
+from router.requests import GenerateRequest, RequestDraft
+from router.structured import Structured
+from router.text.model_card import ModelCard
+from router.text.tokenizer import Tokenizer
+from router.validation import Bounds, build_request, check_draft, tokenize
+
+LONG_PROMPT_CHARS = 2048
+"""Longer prompts are tokenized in a thread, so that other streams do not wait for them."""
+
+
+class ServedModel:
+    """One model. `config` is the router's, with what this model has of its own put in.
+
+    Raises StartError for settings that cannot be honoured.
+    """
+
+    def __init__(
+        self, config: RouterConfig, card: ModelCard, tokenizer: Tokenizer, fleet: Fleet
+    ) -> None:
+        self.config = config
+        self.card = card
+        self.tokenizer = tokenizer
+        self.fleet = fleet
+        self.lobby = Lobby(fleet, config)
+        self.structured = Structured(config, card, tokenizer)
+        self.num_admitted = 0
+        """Answers that are being made, or wait."""
+        self._defaults = _sampling_defaults(config, card.name)
+
+    @property
+    def name(self) -> str:
+        return self.card.name
+
+    @property
+    def ready(self) -> bool:
+        """A worker is there that can serve it."""
+        return self.fleet.ready
+
+    @property
+    def max_model_len(self) -> int:
+        """Of the model, or less when no worker holds that much."""
+        return min(self.card.max_model_len, self.fleet.max_model_len or self.card.max_model_len)
+
+    async def prepare(self, draft: RequestDraft) -> GenerateRequest:
+        """Checked and tokenized. Raises InvalidRequest."""
+        bounds = self._bounds()
+        draft = self._with_defaults(draft)
+        check_draft(draft, bounds)
+        longest = bounds.max_model_len if draft.truncate_prompt_tokens is None else None
+        tokens = await self.tokenize(draft.prompt, longest)
+        request = build_request(draft, tokens, bounds, self.tokenizer)
+        return await self.structured.apply(request, draft)
+
+    async def tokenize(self, prompt: Prompt | None, max_model_len: int | None = None) -> list[int]:
+        """Raises InvalidRequest; also for a text that is certainly longer."""
+        if isinstance(prompt, ChatPrompt):
+            check_template(prompt, trusts_templates=self.config.trust_request_templates)
+        if num_chars(prompt) < LONG_PROMPT_CHARS:
+            return tokenize(prompt, self.tokenizer, max_model_len)
+        return await asyncio.to_thread(tokenize, prompt, self.tokenizer, max_model_len)
+
+    def detokenize(self, tokens: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """Raises InvalidRequest."""
+        check_token_ids(tokens, self.card.vocab_size, "token_ids")
+        return self.tokenizer.decode(tokens, skip_special_tokens=skip_special_tokens)
+
+    def _with_defaults(self, draft: RequestDraft) -> RequestDraft:
+        """What the client left open is as the configuration says for this model."""
+        left_open = {
+            name: value for name, value in self._defaults.items() if getattr(draft, name) is None
+        }
+        return msgspec.structs.replace(draft, **left_open) if left_open else draft
+
+    def _bounds(self) -> Bounds:
+        return Bounds(
+            vocab_size=self.card.vocab_size,
+            max_model_len=self.max_model_len,
+            default_max_tokens=self.config.default_max_tokens,
+            request_timeout_s=self.config.request_timeout_s,
+            ttft_target_s=self.config.ttft_target_s,
+            tpot_target_s=self.config.tpot_target_s,
+            max_n=self.config.max_n,
+            trusts_templates=self.config.trust_request_templates,
+        )
+
+
+def _sampling_defaults(config: RouterConfig, model: str) -> dict[str, float]:
+    """Those that are set. Raises StartError for what no request could ask for."""
+    given = msgspec.structs.asdict(config.models[model].sampling)
+    defaults = {name: value for name, value in given.items() if value is not None}
+    try:
+        check_sampling(RequestDraft(request_id="", prompt=None, **defaults), config.max_n)
+    except InvalidRequest as error:
+        raise StartError(f"the defaults of sampling of model {model!r}: {error}") from error
+    return defaults
+
+
+class Models:
+    """All that a router serves, in the order of its configuration; at least one."""
+
+    def __init__(self, served: Sequence[ServedModel]) -> None:
+        assert served, "a router without models does not start"
+        self._by_name: Mapping[str, ServedModel] = {model.name: model for model in served}
+
+    def __iter__(self) -> Iterator[ServedModel]:
+        return iter(self._by_name.values())
+
+    def find(self, name: str | None) -> ServedModel:
+        """Where one model is served, a request need not name it. Raises ModelNotFound,
+        InvalidRequest."""
+        if name is None:
+            if len(self._by_name) > 1:
+                raise InvalidRequest(f"name a model: {self._names()} are served here", "model")
+            return next(iter(self))
+        found = self._by_name.get(name)
+        if found is None:
+            verb = "are" if len(self._by_name) > 1 else "is"
+            text = f"model {name!r} is not served here, {self._names()} {verb}"
+            raise ModelNotFound(text, "model")
+        return found
+
+    def _names(self) -> str:
+        *others, last = map(repr, self._by_name)
+        return f"{', '.join(others)} and {last}" if others else last

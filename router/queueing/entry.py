@@ -1,0 +1,27 @@
+"""What a request brings from the lobby to its journey."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from router.placing.ledger import Ledger, PromptHashes
+from router.placing.placement import Placement
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Let in. Times are the event loop's."""
+
+    hashes: PromptHashes
+    arrived_s: float
+    """When it came to the lobby; its target for the first token counts from then."""
+    found: Placement | None = None
+    version: int = 0
+    """Of the ledger, when that was the best."""
+    came: Callable[[float], None] = lambda now: None
+    """To be told when its first token has come."""
+
+    def placement(self, ledger: Ledger) -> Placement | None:
+        """Where it was judged to be served best, if nothing has changed since."""
+        return self.found if self.version == ledger.version else None

@@ -1,0 +1,70 @@
+"""What a router counts of its requests, beyond their outcomes."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import grpc
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.router.conftest import Stage, StartStage
+from tests.router.fake_worker import LAYOUT
+from tests.router.test_generate import generate
+from tests.router.test_invalid_requests import failure
+from wire import inference_pb2 as pb
+
+NUM_PROMPT = 30
+
+
+def counts(stage: Stage, name: str, *labels: str) -> dict[tuple[str, ...], float]:
+    """Of one series, by these labels; zeros are left out."""
+    found: Counter[tuple[str, ...]] = Counter()
+    scrape = stage.server.conductor.metrics.expose().decode()
+    for family in text_string_to_metric_families(scrape):
+        for sample in family.samples:
+            if sample.name == name:
+                found[tuple(sample.labels[label] for label in labels)] += sample.value
+    return {key: value for key, value in found.items() if value}
+
+
+async def test_cached_tokens_are_told_by_where_they_were(stage: Stage) -> None:
+    await stage.add_pair([65, 66, 67])
+    await generate(stage, text="a" * NUM_PROMPT)
+    told = counts(stage, "tandem_cached_tokens_total", "side")
+    # The fakes say that 4 tokens were cached at the first worker, and a block at the second.
+    assert told == {("prefill",): 4, ("decode",): LAYOUT.block_size}
+
+
+async def test_handoffs_are_added_up_by_their_ends(stage: Stage) -> None:
+    await stage.add_pair([65, 66, 67])
+    for _ in range(2):
+        await generate(stage)
+    ends = "prefill-0", "decode-0"
+    told = {
+        name: counts(stage, f"tandem_link_handoff{name}_total", "source", "destination")
+        for name in ("s", "_bytes", "_seconds", "_exposed_seconds")
+    }
+    assert told["s"] == {ends: 2}
+    assert told["_bytes"] == {ends: 2 * 3 * LAYOUT.block_bytes}
+    assert told["_seconds"] == {ends: 0.6}
+    assert told["_exposed_seconds"] == {ends: 0.1}
+    assert counts(stage, "tandem_transfer_bytes_total") == {(): 2 * 3 * LAYOUT.block_bytes}
+
+
+async def test_nobody_to_serve_and_a_router_that_drains_are_reasons_of_their_own(
+    stage: Stage,
+) -> None:
+    await failure(stage.call(text="a"))
+    await stage.server.drain(1)
+    await failure(stage.call(text="a"))
+    assert counts(stage, "tandem_refusals_total", "reason") == {("no_worker",): 1, ("draining",): 1}
+    assert counts(stage, "tandem_requests_total", "outcome") == {("unavailable",): 2}
+
+
+async def test_a_message_that_grpc_does_not_read_is_no_request(start_stage: StartStage) -> None:
+    stage = await start_stage(max_message_bytes=1000)
+    error = await failure(stage.call(text="a" * 2000))
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert counts(stage, "tandem_requests_total", "outcome") == {}
+    await stage.stub.Tokenize(pb.TokenizeRequest(text="a"))
+    assert counts(stage, "tandem_requests_total", "outcome") == {}

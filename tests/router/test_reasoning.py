@@ -1,0 +1,155 @@
+"""What a model thinks before it answers, told apart from what it answers."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+
+from router.config import RouterConfig
+from router.errors import StartError
+from router.reasoning import ReasoningScanner, has_reasoning, reasoning_of
+from router.requests import Reasoning
+from router.structured import Structured
+from router.text.model_card import read_model_card
+from router.text.tokenizer import Tokenizer as RouterTokenizer
+from router.tool_calls.hermes import HermesScanner
+from tests.router.conftest import Stage, StartStage
+from tests.router.test_generate import generate, ids
+from tests.router.test_http import MESSAGES, openai_client
+from tests.router.test_structured import ADD
+from tests.router.tiny_model import one_model
+from wire import inference_pb2 as pb
+
+CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
+THOUGHT = "<think>\nthe fox\n</think>\n\n two wheels"
+OPENED = "{% for m in messages %}<|user|>{{ m.content }}{% endfor %}<|assistant|><think>\n"
+CASES: list[tuple[str, bool, tuple[str, str]]] = [
+    (THOUGHT, False, ("the fox", "two wheels")),
+    (" \n<think>a <b> </c></think>d</think>", False, ("a <b> </c>", "d</think>")),
+    ("the fox\n</think>\n\nyes", True, ("the fox", "yes")),
+    ("never done </thin", True, ("never done </thin", "")),
+    ("<think></think>x", False, ("", "x")),
+    ("<think>\n\n</think>\n\n", False, ("", "")),
+    (" no thought <think>x</think>", False, ("", " no thought <think>x</think>")),
+    ("<thin", False, ("", "<thin")),
+    ("  ", False, ("", "  ")),
+    ("", True, ("", "")),
+]
+
+
+def heard(scanner: ReasoningScanner, pieces: list[str]) -> tuple[str, str]:
+    thought = answer = ""
+    for index, piece in enumerate(pieces):
+        parsed = scanner.push(piece, done=index == len(pieces) - 1)
+        thought, answer = thought + parsed.reasoning, answer + parsed.text
+    return thought, answer
+
+
+@pytest.mark.parametrize(("text", "begun", "parts"), CASES)
+def test_a_thought_comes_first_or_not_at_all(
+    text: str, begun: bool, parts: tuple[str, str]
+) -> None:
+    assert heard(ReasoningScanner(None, begun=begun), [text]) == parts
+    assert heard(ReasoningScanner(None, begun=begun), [*text, ""]) == parts
+
+
+@given(st.text("<think>/ \nx", max_size=40), st.booleans(), st.data())
+def test_it_does_not_matter_how_the_text_is_cut(text: str, begun: bool, data: Any) -> None:
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=5)))
+    edges = [0, *cuts, len(text)]
+    pieces = [text[start:end] for start, end in itertools.pairwise(edges)]
+    whole = heard(ReasoningScanner(None, begun=begun), [text])
+    assert heard(ReasoningScanner(None, begun=begun), pieces) == whole
+
+
+def test_calls_of_tools_come_behind_the_thought() -> None:
+    scanner = ReasoningScanner(HermesScanner(), begun=False)
+    parsed = scanner.push(f"<think>should I? {CALL}</think>\nyes {CALL}", done=True)
+    assert parsed.reasoning == f"should I? {CALL}"
+    assert parsed.text == "yes"
+    assert [call.name for call in parsed.tool_calls] == ["add"]
+
+
+def test_whether_a_model_thinks_is_seen_in_its_template() -> None:
+    assert has_reasoning("auto", "… split('</think>') …")
+    assert not has_reasoning("auto", "{{ messages }}")
+    assert has_reasoning("think", "{{ messages }}")
+    assert not has_reasoning("none", "</think>")
+    assert reasoning_of(None, "<think>") is Reasoning.NONE
+
+
+def test_a_wrong_setting_is_said_at_the_start(model_dir: Any) -> None:
+    card = read_model_card(model_dir)
+    config = RouterConfig(models=one_model(model_dir), reasoning_parser="what")
+    with pytest.raises(StartError, match="reasoning_parser is 'what'"):
+        Structured(config, card, RouterTokenizer(card))
+
+
+async def test_a_chat_tells_the_thought_apart(start_stage: StartStage, backend: Tokenizer) -> None:
+    stage = await start_stage(reasoning_parser="think")
+    await stage.add_pair(ids(backend, THOUGHT))
+    async with openai_client(stage) as client:
+        asked: dict[str, Any] = {"model": "tiny", "messages": MESSAGES}
+        answer = await client.chat.completions.create(**asked)
+        stream = await client.chat.completions.create(**asked, stream=True)
+        deltas = [chunk.choices[0].delta async for chunk in stream]
+    message = answer.choices[0].message
+    assert message.content == "two wheels"
+    assert message.model_extra == {"reasoning_content": "the fox"}
+    assert "".join(delta.content or "" for delta in deltas) == "two wheels"
+    extras = [(delta.model_extra or {}).get("reasoning_content") or "" for delta in deltas]
+    assert "".join(extras) == "the fox"
+
+
+async def test_a_template_may_open_the_thought(start_stage: StartStage, backend: Tokenizer) -> None:
+    stage = await start_stage(reasoning_parser="think", trust_request_templates=True)
+    await stage.add_pair(ids(backend, "the fox"))
+    async with openai_client(stage) as client:
+        answer = await client.chat.completions.create(
+            model="tiny", messages=MESSAGES, extra_body={"chat_template": OPENED}
+        )
+    message = answer.choices[0].message
+    assert message.content is None
+    assert message.model_extra == {"reasoning_content": "the fox"}
+
+
+async def test_grpc_tells_it_in_a_field_of_its_own(
+    start_stage: StartStage, backend: Tokenizer
+) -> None:
+    stage = await start_stage(reasoning_parser="think")
+    await stage.add_pair(ids(backend, THOUGHT))
+    chat = pb.Chat(messages=[pb.ChatMessage(role="user", content="a")])
+    responses = await generate(stage, text=None, chat=chat, max_tokens=60)
+    assert "".join(each.reasoning for each in responses) == "the fox"
+    assert "".join(each.text for each in responses) == "two wheels"
+    plain = await generate(stage, text="a", max_tokens=60)
+    assert "".join(each.text for each in plain) == THOUGHT
+
+
+async def test_what_follows_a_grammar_and_what_is_no_chat_has_no_thoughts(
+    start_stage: StartStage, backend: Tokenizer
+) -> None:
+    stage = await start_stage(reasoning_parser="think")
+    await stage.add_pair(ids(backend, THOUGHT))
+    async with openai_client(stage) as client:
+        body = {"structured_outputs": {"regex": ".*"}}
+        answer = await client.chat.completions.create(
+            model="tiny", messages=MESSAGES, extra_body=body
+        )
+        completion = await client.completions.create(model="tiny", prompt="a", max_tokens=60)
+    assert answer.choices[0].message.content == THOUGHT
+    assert completion.choices[0].text == THOUGHT
+
+
+async def test_where_the_template_shows_none_all_is_answer(
+    stage: Stage, backend: Tokenizer
+) -> None:
+    await stage.add_pair(ids(backend, THOUGHT))
+    async with openai_client(stage) as client:
+        answer = await client.chat.completions.create(model="tiny", messages=MESSAGES, tools=ADD)
+    assert answer.choices[0].message.content == THOUGHT
