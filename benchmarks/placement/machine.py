@@ -76,6 +76,9 @@ class TimedRunner:
     def copy_block(self, source: int, target: int) -> None:
         return
 
+    def close(self) -> None:
+        return
+
     def digest(self, blocks: Seq[int], first: int) -> int:
         return 0
 

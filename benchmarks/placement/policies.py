@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import msgspec
 
 from benchmarks.placement.machine import Device
-from benchmarks.placement.simulation import Cluster, Served, ours, round_robin
+from benchmarks.placement.ride import Served
+from benchmarks.placement.simulation import Cluster
 from benchmarks.placement.traces import Arrival
 from router.placing.placement import Slo, Split
 from router.queueing.admission import Admission
@@ -61,11 +62,11 @@ def run(policy: Policy, arrivals: list[Arrival], setting: Setting) -> list[Serve
         0.85 * setting.tpot_s,
         Admission(setting.max_queued) if policy.refuses else None,
         policy.split,
+        in_turn=policy.in_turn,
     )
-    choose = round_robin(cluster) if policy.in_turn else ours(cluster)
     begin_s = (NUM_WARM + 10) * WARM_EVERY_S
     later = [each.later(begin_s) for each in arrivals]
-    return cluster.serve([*_warm(), *later], setting.slo, choose)[NUM_WARM:]
+    return cluster.serve([*_warm(), *later], setting.slo)[NUM_WARM:]
 
 
 def goodput(served: list[Served]) -> float:

@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 from benchmarks.pool import PeerPool, a_pool
-from kv_transfer.courier import Courier, WriteJob, Written
+from kv_transfer.courier import Courier, Way, WriteJob, Written
 from kv_transfer.crossing import DirectCrossing, Passage
 from kv_transfer.nixl_link import NixlLink
 from kv_transfer.probe import LinkSpeed, Probe
@@ -66,7 +66,7 @@ def _courier(peer: PeerPool, num_blocks: int, ucx_env: dict[str, str]) -> Iterat
     opened: queue.SimpleQueue[object] = queue.SimpleQueue()
     for link, admission in peer.admissions.items():
         crossing = DirectCrossing(LAYOUT, _no_digest, MAX_PART_BYTES)
-        courier.connect(link, admission, crossing, _no_probe, opened.put)
+        courier.connect(link, [Way(link, admission, crossing, _no_probe)], opened.put)
     for _ in peer.admissions:
         opened.get()
     yield courier
