@@ -23,6 +23,17 @@
 {{- end -}}
 {{- end -}}
 
+{{/* All that are served, as routers have it: {name: {path, …}}, as JSON. */}}
+{{- define "tandem.models" -}}
+{{- $first := dict (include "tandem.modelName" .) (dict "path" (include "tandem.modelDir" .)) -}}
+{{- merge $first (deepCopy .Values.models) | toJson -}}
+{{- end -}}
+
+{{/* Name of the model that a pool serves. Takes {root, pool}. */}}
+{{- define "tandem.poolModel" -}}
+{{- default (include "tandem.modelName" .root) .pool.model -}}
+{{- end -}}
+
 {{- define "tandem.modelClaim" -}}
 {{- default (printf "%s-model" (include "tandem.fullname" .)) .Values.model.hf.claim.existing -}}
 {{- end -}}

@@ -94,13 +94,3 @@ default
 {{- $merged := mustMergeOverwrite (deepCopy .root.Values.poolDefaults) (deepCopy (index .root.Values.pools .name)) -}}
 {{- toJson $merged -}}
 {{- end -}}
-
-{{/* The names of a role's pools, in order, as JSON. Takes {root, role}. */}}
-{{- define "tandem.poolsOf" -}}
-{{- $names := list -}}
-{{- $root := .root -}}{{- $role := .role -}}
-{{- range $name, $pool := $root.Values.pools -}}
-{{- if and $pool (eq $pool.role $role) -}}{{- $names = append $names $name -}}{{- end -}}
-{{- end -}}
-{{- toJson $names -}}
-{{- end -}}

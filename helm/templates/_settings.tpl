@@ -1,6 +1,7 @@
 {{/* RouterConfig, beyond what has a flag of its own, as JSON. */}}
 {{- define "tandem.routerSettings" -}}
 {{- $settings := deepCopy .Values.router.settings -}}
+{{- $_ := set $settings "models" (include "tandem.models" . | fromJson) -}}
 {{- $_ := set $settings "admin_host" "0.0.0.0" -}}
 {{- $_ := set $settings "admin_port" (int .Values.router.ports.admin) -}}
 {{- if .Values.apiKeys.secretName -}}
@@ -24,6 +25,7 @@
 {{/* WorkerConfig of a pool, as JSON. Takes {root, pool}. */}}
 {{- define "tandem.workerSettings" -}}
 {{- $settings := mustMergeOverwrite (deepCopy .root.Values.worker.settings) (deepCopy .pool.settings) -}}
+{{- if not (hasKey $settings "metrics_port") -}}{{- $_ := set $settings "metrics_port" (int .root.Values.worker.metricsPort) -}}{{- end -}}
 {{- if not (hasKey $settings "threads") -}}{{- $_ := set $settings "threads" (int .pool.cpus) -}}{{- end -}}
 {{- if .root.Values.tls.internal.enabled -}}
 {{- $_ := set $settings "tls" (include "tandem.internalTls" .root | fromJson) -}}
@@ -34,8 +36,7 @@
 {{/* The configuration file of `python -m cluster up`. */}}
 {{- define "tandem.clusterFile" -}}
 {{- $root := . -}}
-model: {{ include "tandem.modelDir" . }}
-model_name: {{ include "tandem.modelName" . }}
+models: {{ include "tandem.models" . }}
 name: {{ include "tandem.fullname" . }}
 num_routers: 0
 start_timeout_s: {{ .Values.worker.startTimeoutSeconds }}
@@ -44,19 +45,18 @@ ray:
   place_timeout_s: {{ .Values.ray.placeTimeoutSeconds }}
 worker:
   routers: [{{ include "tandem.fleetAddress" . | quote }}]
-{{- range $role := list "prefill" "decode" }}
-{{- $names := include "tandem.poolsOf" (dict "root" $root "role" $role) | fromJsonArray }}
-{{ $role }}:
-{{- if $names }}
-{{- $name := first $names }}
+pools:
+{{- range $name, $given := .Values.pools }}
+{{- if $given }}
 {{- $pool := include "tandem.pool" (dict "root" $root "name" $name) | fromJson }}
-  replicas: {{ $pool.replicas }}
-  num_cpus: {{ $pool.cpus }}
-  num_gpus: {{ $pool.gpus.count }}
-  resources: {{ include "tandem.rayResources" (dict "name" $name "pool" $pool) }}
-  worker: {{ include "tandem.workerSettings" (dict "root" $root "pool" $pool) }}
-{{- else }}
-  replicas: 0
+  {{ $name }}:
+    role: {{ $pool.role }}
+    model: {{ include "tandem.poolModel" (dict "root" $root "pool" $pool) | quote }}
+    replicas: {{ $pool.replicas }}
+    num_cpus: {{ $pool.cpus }}
+    num_gpus: {{ $pool.gpus.count }}
+    resources: {{ include "tandem.rayResources" (dict "name" $name "pool" $pool) }}
+    worker: {{ include "tandem.workerSettings" (dict "root" $root "pool" $pool) }}
 {{- end }}
 {{- end }}
 {{- end -}}

@@ -165,9 +165,9 @@ def pod_of(pods: list[PodTemplate], owner: str) -> PodTemplate:
 
 
 def router_ports(values: dict[str, Any]) -> dict[str, int]:
-    ports = free_ports(5)
+    ports = free_ports(6)
     values.setdefault("router", {})["ports"] = dict(
         zip(("http", "grpc", "fleet", "admin"), ports, strict=False)
     )
-    values.setdefault("worker", {})["port"] = ports[4]
+    values.setdefault("worker", {}).update(port=ports[4], metricsPort=ports[5])
     return dict(values["router"]["ports"])

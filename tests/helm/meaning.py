@@ -113,6 +113,8 @@ def _probe_problems(pod: PodTemplate) -> Iterator[str]:
         if kind not in container:
             yield f"{pod.owner}: {container['name']} has no {kind}"
     router = container["name"] == "router"
+    if container["name"] == "worker" and not _asks(container.get("readinessProbe", {}), "/health"):
+        yield f"{pod.owner}: is ready before a router has taken it"
     if router and not _asks(container.get("readinessProbe", {}), "/health"):
         yield f"{pod.owner}: is ready without workers, or while it drains"
     if router and not _asks(container.get("livenessProbe", {}), "/ping"):
@@ -141,7 +143,7 @@ def _argument_problems(pod: PodTemplate) -> Iterator[str]:
         "decode_worker": WorkerConfig,
     }
     for room in kinds.keys() & set(container.get("command", [])):
-        needed = {"model_dir": "/"} if room == "router" else {"model": "/"}
+        needed = {"models": {}} if room == "router" else {"model": "/"}
         try:
             settings = json.loads(argument(container, "settings") or "{}")
             msgspec.convert({**needed, **settings}, kinds[room])
@@ -157,8 +159,9 @@ def _port_problems(
 ) -> Iterator[str]:
     declared = {port["name"]: port["containerPort"] for port in container.get("ports", [])}
     flags = {"http": "http-port", "grpc": "grpc-port", "fleet": "fleet-port", "worker": "port"}
+    keys = {"admin": "admin_port", "status": "metrics_port"}
     for name, port in declared.items():
-        told = settings.get("admin_port") if name == "admin" else argument(container, flags[name])
+        told = settings.get(keys[name]) if name in keys else argument(container, flags[name])
         if str(told) != str(port):
             yield f"{pod.owner}: declares the port {name} as {port}, and is told {told}"
 
@@ -284,16 +287,19 @@ def _group_problems(
     """What a pool's worker takes, a node of its group has."""
     (config,) = [it for it in of_kind(documents, "ConfigMap") if "cluster.yaml" in it["data"]]
     tree = yaml.safe_load(config["data"]["cluster.yaml"])
-    tree["model"] = str(BUNDLED_MODEL)
+    tree["models"] = {
+        model: {**told, "path": str(BUNDLED_MODEL)} for model, told in tree["models"].items()
+    }
     file = folder / "cluster.yaml"
     file.write_text(yaml.safe_dump(tree))
     name = group["groupName"]
-    role = group["template"]["metadata"]["labels"]["tandem/role"]
     try:
-        pool = getattr(load_config(str(file), {}), role)
+        pool = load_config(str(file), {}).pool(name)
     except BadConfig as error:
         yield f"{name_of(config)}: cluster.yaml: {error}"
         return
+    if pool.role.value != group["template"]["metadata"]["labels"]["tandem/role"]:
+        yield f"{name}: its pods are labelled with another role than {pool.role.value}"
     params = group["rayStartParams"]
     resources = json.loads(params["resources"].strip("'"))
     if pool.replicas != group["replicas"]:

@@ -52,6 +52,20 @@ DEFECTS = {
         "targetPort: metrics",
         "references: Service/rel-tandem-metrics: Deployment/rel-tandem-router has no port metrics",
     ),
+    "a worker that is ready before a router has taken it": Defect(
+        "pools.yaml",
+        "httpGet: {path: /health, port: status}",
+        "tcpSocket: {port: worker}",
+        "meaning: Deployment/rel-tandem-decode: is ready before a router has taken it",
+        "cpu",
+    ),
+    "a worker's status at a port that is not declared": Defect(
+        "pools.yaml",
+        "{name: status, containerPort: {{ $root.Values.worker.metricsPort }}}",
+        "{name: status, containerPort: 9999}",
+        "meaning: Deployment/rel-tandem-decode: declares the port status as 9999, and is told 9091",
+        "cpu",
+    ),
     "a probe of another port": Defect(
         "_pods.tpl",
         "httpGet: {path: {{ .path }}, port: admin,",

@@ -7,6 +7,7 @@ import re
 import pytest
 import yaml
 
+from tests.docs.blocks import blocks
 from tests.helm.documents import ci_values
 from tests.helm.engines import CHART, ROOT, Helm3
 from tests.helm.gates import chart_problems
@@ -29,6 +30,6 @@ def test_the_guide_names_only_what_is_there() -> None:
 
 
 def test_commands_that_need_more_than_this_machine_are_marked() -> None:
-    for before, block in re.findall(r"(.*)\n\n```\n(.*?)```", GUIDE):
-        if re.search(r"^(kubectl|helm|docker) ", block, re.M):
-            assert "(needs a c" in before, block
+    for block in blocks(ROOT / "docs" / "kubernetes.md"):
+        if re.search(r"^(kubectl|helm|docker) ", block.text, re.M):
+            assert (block.mark or "").startswith("not run: needs a c"), block.place

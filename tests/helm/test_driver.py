@@ -71,7 +71,9 @@ def jobs_url() -> Iterator[str]:
 def test_the_driver_runs_the_cluster_on_ray_and_stops_it(
     helm3: Helm3, tmp_path: Path, jobs_url: str
 ) -> None:
-    site = Site(helm3, {"router": {"replicas": 1}}, tmp_path)
+    # Here both workers are on one node: they cannot have the same port.
+    decode = {"role": "decode", "settings": {"metrics_port": 0}}
+    site = Site(helm3, {"router": {"replicas": 1}, "pools": {"decode": decode}}, tmp_path)
     head = f"http://rel-tandem-ray-head-svc.{NAMESPACE}.svc.cluster.local:8265"
     site.moved |= {head: jobs_url, "/tmp/driver": str(tmp_path / "state")}
     site.moved["rel-tandem-ray/auth_token"] = TOKEN

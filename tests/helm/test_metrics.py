@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from router.fleet import Fleet
 from router.metrics import OUTCOMES, RouterMetrics
-from tests.helm.documents import ci_values, of_kind
+from tests.helm.documents import ci_values, of_kind, pods
 from tests.helm.engines import CHART, Helm3
 from tests.helm.gates import rendered
+from tests.metric_rules import promtool
 
 SUFFIXES = ("_total", "_bucket", "_count", "_sum", "")
 
@@ -35,6 +39,32 @@ def test_alerts_ask_for_what_there_is(helm3: Helm3, known: set[str]) -> None:
         assert _asked(alert["expr"])
         assert _asked(alert["expr"]) <= known
         assert set(re.findall(r'outcome=~"([^"]+)"', alert["expr"])) <= {_failures()}
+
+
+@pytest.mark.skipif(promtool() is None, reason="no promtool on PATH, and none named by PROMTOOL")
+def test_promtool_can_read_the_alerts(helm3: Helm3, tmp_path: Path) -> None:
+    (rule,) = of_kind(rendered(helm3, CHART, ci_values()["everything"]), "PrometheusRule")
+    file = tmp_path / "rules.yaml"
+    file.write_text(yaml.safe_dump(rule["spec"]))
+    command = [str(promtool()), "check", "rules", str(file)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def test_workers_are_watched_where_they_have_their_metrics(helm3: Helm3) -> None:
+    for launcher in ("ray", "pods"):
+        documents = rendered(
+            helm3, CHART, {"launcher": launcher, "monitoring": {"podMonitor": {"enabled": True}}}
+        )
+        monitors = {it["metadata"]["name"]: it["spec"] for it in of_kind(documents, "PodMonitor")}
+        spec = monitors["rel-tandem-worker"]
+        (endpoint,) = spec["podMetricsEndpoints"]
+        wanted = spec["selector"]["matchLabels"].items()
+        watched = [pod for pod in pods(documents) if wanted <= pod.labels.items()]
+        assert len(watched) == 2
+        for pod in watched:
+            ports = {port["name"]: port["containerPort"] for port in pod.containers[0]["ports"]}
+            assert ports[endpoint["port"]] == 9091
 
 
 def _failures() -> str:

@@ -48,9 +48,17 @@ REFUSED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         {"pools": {"decode": {"rdma": {"resources": {"rdma/ib": 1}}}}},
         ("pools.decode.rdma has resources, and is not enabled",),
     ),
-    "two pools of a role on Ray": (
-        {"pools": {"big": {"role": "decode"}}},
-        ("pools big, decode are all of the role decode", "set launcher=pods"),
+    "a pool of a model that is not there": (
+        {"models": {"small": {"path": "/small"}}, "pools": {"decode": {"model": "smal"}}},
+        ("pools.decode.model is smal", "small, tiny-python"),
+    ),
+    "a model without a pool": (
+        {"models": {"small": {"path": "/small"}}},
+        ("no pool with replicas serves the model small",),
+    ),
+    "a model of a name that is taken": (
+        {"models": {"tiny-python": {"path": "/other"}}},
+        ("models has tiny-python, which is the name of model",),
     ),
     "a host group without Ray": (
         {"launcher": "pods", "poolDefaults": {"numOfHosts": 2}},
