@@ -15,6 +15,7 @@ from router.config import RouterConfig
 from router.server import RouterServer
 from runtime.background import BackgroundLoop
 from runtime.logs import start_logging
+from runtime.process import keep_what_is_loaded
 from wire.identity import Role
 from wire.messages import WorkerCard
 from worker.config import WorkerConfig
@@ -29,7 +30,9 @@ class RouterActor:
         start_logging("info", discreet=True)
         self._loop = BackgroundLoop("router")
         self._server = RouterServer(config)
-        return msgspec.json.encode(self._loop.run(self._server.start()))
+        addresses = self._loop.run(self._server.start())
+        keep_what_is_loaded()
+        return msgspec.json.encode(addresses)
 
     def ping(self) -> None:
         """An answer says that the process lives."""
@@ -61,6 +64,7 @@ class WorkerActor:
         except Exception as error:  # noqa: BLE001  # whatever it was, the user has to hear it
             self._note(error=f"{type(error).__name__}: {error}")
         else:
+            keep_what_is_loaded()
             self._note(address=card.address)
 
     def status(self) -> bytes:

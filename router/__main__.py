@@ -19,7 +19,7 @@ from router.errors import StartError
 from router.server import RouterServer
 from runtime.listen import PortTaken
 from runtime.logs import LogLevel, start_logging
-from runtime.process import UntilStdinEnds, end_with_stdin, leave, say_ready
+from runtime.process import UntilStdinEnds, end_with_stdin, keep_what_is_loaded, leave, say_ready
 from runtime.signals import stop_signal
 from runtime.tls import BadCertificate
 
@@ -68,6 +68,7 @@ async def _serve(config: RouterConfig) -> None:
         addresses = await server.start()
     except (StartError, PortTaken, BadCertificate) as error:
         leave(str(error))
+    keep_what_is_loaded()
     say_ready(addresses)
     await stopping
     drain = asyncio.create_task(server.drain(config.drain_timeout_s))

@@ -15,7 +15,7 @@ from engine.errors import EngineError
 from engine.policy import Policy
 from runtime.listen import PortTaken
 from runtime.logs import LogLevel, start_logging
-from runtime.process import UntilStdinEnds, end_with_stdin, leave, say_ready
+from runtime.process import UntilStdinEnds, end_with_stdin, keep_what_is_loaded, leave, say_ready
 from runtime.signals import stop_signal
 from runtime.tls import BadCertificate
 from wire.identity import Role
@@ -83,6 +83,7 @@ async def run(config: WorkerConfig, role: Role, policy: Policy) -> int:
         card = starting.result()
     except (EngineError, PortTaken, BadCertificate) as error:
         leave(str(error))
+    keep_what_is_loaded()
     announcing = asyncio.create_task(_say_ready(worker, card))
     crash: asyncio.Task[object] = asyncio.create_task(_result(crashed))
     await asyncio.wait((stopping, crash), return_when=asyncio.FIRST_COMPLETED)

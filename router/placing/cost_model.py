@@ -83,10 +83,11 @@ def estimate(table: FleetTable, work: Work, hits: Hits, now: float) -> Costs:
     if hits.either is not hits.device:
         from_host = np.maximum(0.0, cached - hits.device)
         prompt_s = prompt_s + from_host * table.token_bytes / HOST_BYTES_PER_S
-    left = (table.step_target_s - running_s) / np.maximum(each_s, 1e-9)
-    beside = np.where(
-        table.step_target_s > 0, _between(left, LEAST_CHUNK, CHUNK_TOKENS), table.chunk_beside
-    )
+    beside = table.chunk_beside
+    if table.step_target_s.any():
+        left = (table.step_target_s - running_s) / np.maximum(each_s, 1e-9)
+        within = _between(left, LEAST_CHUNK, CHUNK_TOKENS)
+        beside = np.where(table.step_target_s > 0, within, beside)
     chunk = np.where(num_decoding > 0, beside, CHUNK_TOKENS)
     num_steps = np.ceil(uncached / chunk)
     prefill_s = prompt_s + num_steps * running_s

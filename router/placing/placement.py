@@ -209,14 +209,14 @@ def _best_pair(
     destination_s = (prices.destination_s + avoided_s) * prices.draw
     best: _Way | None = None
     # Few kinds of workers exist, and within one every pair can exchange.
-    for kind in set(table.kind[firsts].tolist()):
-        partners = destinations & table.exchanges[kind][table.kind]
-        others = _best_rows(destination_s, partners)
+    for kind, exchanges in enumerate(table.exchanges):
+        rows = _best_rows(first_s, firsts & (table.kind == kind))
+        others = _best_rows(destination_s, destinations & exchanges[table.kind]) if rows else []
         if not others:
             continue
         left = np.maximum(0.0, need.num_prompt_tokens - hits.device[others]).tolist()
         costs = destination_s[others].tolist()
-        for row in _best_rows(first_s, firsts & (table.kind == kind)):
+        for row in rows:
             token_bytes, prefill_s = table.token_bytes[row], float(prices.costs.prefill_s[row])
             for other, tokens, cost in zip(others, left, costs, strict=True):
                 way = table.link(row, other)

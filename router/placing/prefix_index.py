@@ -57,16 +57,18 @@ def _search(
     found: Depths,
 ) -> None:
     """Of the two masks the first have span[0] blocks, and of them only the second have span[1]."""
-    (low, high), (alive, after) = span, masks
-    if high - low == 1:
-        found.append((alive & ~after, low))
-        return
-    middle = (low + high) // 2
-    between = (alive & (lookup(hashes[middle - 1]) or 0)) | after
-    if between != alive:
-        _search(lookup, hashes, (low, middle), (alive, between), found)
-    if after != between:
-        _search(lookup, hashes, (middle, high), (between, after), found)
+    left = [(*span, *masks)]
+    while left:
+        low, high, alive, after = left.pop()
+        if high - low == 1:
+            found.append((alive & ~after, low))
+            continue
+        middle = (low + high) // 2
+        between = (alive & (lookup(hashes[middle - 1]) or 0)) | after
+        if between != after:
+            left.append((middle, high, between, after))
+        if between != alive:
+            left.append((low, middle, alive, between))
 
 
 class _Told:

@@ -16,6 +16,7 @@ import torch
 from engine.errors import EngineError
 from engine.torch_collective import TorchCollective, open_store
 from engine.torch_runner import TorchRunner
+from runtime.process import keep_what_is_loaded
 from worker.config import WorkerConfig
 from worker.load import load_runner
 from worker.ranks.calls import Callee
@@ -140,3 +141,4 @@ class _Follower:
         )
         self._services = make_services(post)
         self._callee.serve(self._services.handlers)
+        keep_what_is_loaded()
