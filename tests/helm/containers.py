@@ -20,7 +20,7 @@ from typing import Any
 from tests.helm.documents import PodTemplate
 from tests.helm.engines import ROOT
 
-START_S = 60.0
+START_S = 100.0
 STEP_S = 0.2
 
 

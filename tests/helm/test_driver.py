@@ -12,6 +12,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,8 @@ from tests.helm.test_processes import DRAIN_S, ROUTER, TEST, Site
 
 DRIVER = "Deployment/rel-tandem-driver"
 TOKEN = "a-token-of-at-least-some-length"
-START_S = 60.0
+START_S = 100.0
+"""Ray is slow where other things run."""
 
 
 @pytest.fixture
@@ -60,14 +62,13 @@ def jobs_url() -> Iterator[str]:
             yield url
         finally:
             head.send_signal(signal.SIGTERM)
-            try:
+            with suppress(subprocess.TimeoutExpired):
                 head.wait(timeout=30)
-            finally:
-                _kill_session(head.pid)
+            _kill_session(head.pid)
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(400)
 def test_the_driver_runs_the_cluster_on_ray_and_stops_it(
     helm3: Helm3, tmp_path: Path, jobs_url: str
 ) -> None:
