@@ -11,9 +11,12 @@ from typing import Any
 import msgspec
 
 from router.errors import InvalidRequest
+from router.placing.placement import Split
 from router.prompts import ChatPrompt, ToolMode
 from router.requests import RequestDraft
 
+SPLIT_HEADER = "x-tandem-split"
+"""For tests and measurements: whether prompt and answer are computed on different workers."""
 MAX_STOPS = 16
 MAX_STOP_CHARS = 256
 MAX_STOP_TOKEN_IDS = 64
@@ -29,6 +32,16 @@ MAX_TOOLS_BYTES = 256 * 1024
 MAX_CONSTRAINT_CHARS = 256 * 1024
 MAX_TEMPLATE_CHARS = 256 * 1024
 MAX_TARGET_S = 3600.0
+
+
+def split_asked(said: str | None) -> Split | None:
+    """Of a header: None where there is none. Raises InvalidRequest."""
+    try:
+        return None if said is None else Split(said)
+    except ValueError as error:
+        known = ", ".join(each.value for each in Split)
+        text = f"{SPLIT_HEADER} is {said!r}, must be one of {known}"
+        raise InvalidRequest(text, SPLIT_HEADER) from error
 
 
 def check_names(draft: RequestDraft) -> None:

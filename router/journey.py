@@ -207,7 +207,7 @@ class Journey:
             single_token=request.sampling.max_tokens - num_output == 1,
             avoid=frozenset(avoid),
             slo=self._slo(),
-            split=self._config.split,
+            split=request.split or self._config.split,
         )
 
     def _slo(self) -> Slo:

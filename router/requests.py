@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from router.placing.placement import Split
 from router.prompts import Constraint, Prompt, ToolChoice
 from wire.messages import FinishReason
 from wire.sampling import SamplingParams, TokenLogprob
@@ -45,6 +46,7 @@ class RequestDraft(msgspec.Struct, frozen=True, kw_only=True):
     tpot_target_s: float | None = None
     timeout_s: float | None = None
     trace_id: str | None = None
+    split: Split | None = None
 
     tools: tuple[dict[str, Any], ...] = ()
     """In OpenAI's shape, {"type": "function", "function": {"name": …}}."""
@@ -85,6 +87,8 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     tpot_target_s: float | None = None
     trace_id: str | None = None
     """Of the client's trace, where it names one."""
+    split: Split | None = None
+    """What this request asks for in place of what the router is told to do."""
     tools: tuple[dict[str, Any], ...] = ()
     """Tools that the answer may call."""
     tool_choice: ToolChoice | None = None

@@ -86,6 +86,7 @@ def build_request(
         ttft_target_s=draft.ttft_target_s or bounds.ttft_target_s,
         tpot_target_s=draft.tpot_target_s or bounds.tpot_target_s,
         trace_id=draft.trace_id,
+        split=draft.split,
         tools=draft.tools,
         tool_choice=(draft.tool_choice or ToolChoice(ToolMode.AUTO)) if draft.tools else None,
         parallel_tool_calls=draft.parallel_tool_calls is not False,

@@ -17,6 +17,7 @@ from grpc_reflection.v1alpha import reflection
 from router.access.gate import Gate
 from router.conductor import Conductor
 from router.config import RouterConfig
+from router.draft_checks import SPLIT_HEADER
 from router.errors import Internal, InvalidRequest, RouterError, depth_is_the_clients
 from router.grpc_api.gate import GrpcGate, connection_options
 from router.grpc_api.requests import draft_from, prompt_from
@@ -84,7 +85,9 @@ class _Servicer:
     ) -> None:
         with self._conductor.metrics.request("grpc") as counted, depth_is_the_clients():
             request = _checked(request)
-            draft = draft_from(request, context.time_remaining(), _trace_id(context))
+            head = {str(name): value for name, value in context.invocation_metadata() or ()}
+            trace, split = trace_id(head.get("traceparent")), head.get(SPLIT_HEADER)
+            draft = draft_from(request, context.time_remaining(), trace, split)
             model = self._conductor.models.find(draft.model)
             counted.model = model.name
             responses = Responses(request, draft.request_id, draft.prompt, model.tokenizer)
@@ -142,11 +145,6 @@ async def _texts(
     if not request.return_token_texts:
         return None
     return await asyncio.to_thread(lambda: [*map(model.tokenizer.token_text, tokens)])
-
-
-def _trace_id(context: grpc.aio.ServicerContext) -> str | None:
-    metadata = dict(context.invocation_metadata() or ())
-    return trace_id(metadata.get("traceparent"))
 
 
 def _options(config: RouterConfig) -> list[tuple[str, int]]:

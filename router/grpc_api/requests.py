@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from router.draft_checks import split_asked
 from router.errors import InvalidRequest
 from router.openai.prompts import checked_tools
 from router.prompts import (
@@ -52,7 +53,10 @@ _MODES = {
 
 
 def draft_from(
-    request: pb.GenerateRequest, timeout_s: float | None, trace_id: str | None = None
+    request: pb.GenerateRequest,
+    timeout_s: float | None,
+    trace_id: str | None = None,
+    split: str | None = None,
 ) -> RequestDraft:
     """What the client said; fields that are not present stay None. Raises InvalidRequest."""
     choice = _tool_choice(request)
@@ -79,6 +83,7 @@ def draft_from(
         constraint=_constraint(request.constraint) if request.HasField("constraint") else None,
         timeout_s=timeout_s,
         trace_id=trace_id,
+        split=split_asked(split),
         **given,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from router.draft_checks import SPLIT_HEADER
 from router.trace import draw_request_id, trace_id
 
 
@@ -11,13 +12,15 @@ class RequestHead(msgspec.Struct, frozen=True, kw_only=True):
     request_id: str
     """The client's own name for its request, or one that was drawn."""
     trace_id: str | None = None
+    split: str | None = None
 
 
 def read_head(headers: list[tuple[bytes, bytes]]) -> RequestHead:
     given = {name: value.decode("latin-1") for name, value in headers}
     trace = trace_id(given.get(b"traceparent"))
     name = given.get(b"x-request-id") or draw_request_id(trace)
-    return RequestHead(request_id=name, trace_id=trace)
+    split = given.get(SPLIT_HEADER.encode())
+    return RequestHead(request_id=name, trace_id=trace, split=split)
 
 
 def echoed_id(request_id: str) -> list[tuple[bytes, bytes]]:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from router.draft_checks import split_asked
 from router.errors import InvalidRequest
 from router.http.headers import RequestHead
 from router.openai.api import ChatBody, CommonBody, CompletionBody
@@ -86,6 +87,7 @@ def _common(body: CommonBody, head: RequestHead) -> dict[str, Any]:
     return {name: getattr(body, name) for name in _SAME} | {
         "request_id": body.request_id or head.request_id,
         "trace_id": head.trace_id,
+        "split": split_asked(head.split),
         "top_k": None if body.top_k in (-1, 0) else body.top_k,  # both mean "all" to engines
         "logit_bias": _logit_bias(body.logit_bias or {}),
         "allowed_token_ids": None if allowed is None else tuple(allowed),

@@ -137,7 +137,7 @@ class Lobby:
             num_new_tokens=ledger.lengths.expected(request.tenant, max_tokens),
             single_token=max_tokens == 1,
             slo=slo,
-            split=self._config.split,
+            split=request.split or self._config.split,
         )
         return ledger.place(need, self._hits(request, hashes), self._now)
 
