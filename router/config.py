@@ -132,7 +132,7 @@ class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Until the first token, for requests that name no target of their own; None has none."""
     tpot_target_s: float | None = None
     """For each further token, likewise."""
-    max_queued: int = 256
+    max_queued: int = 2048
     """Most requests of one model that wait for workers whose queues are full; see
     router.queueing.admission."""
     fetch_min_tokens: int = 256
