@@ -79,6 +79,10 @@ class ServedModel:
         check_token_ids(tokens, self.card.vocab_size, "token_ids")
         return self.tokenizer.decode(tokens, skip_special_tokens=skip_special_tokens)
 
+    async def token_texts(self, tokens: Sequence[int]) -> list[str]:
+        """Each token for display; in a thread, so that a long text holds nobody up."""
+        return await asyncio.to_thread(lambda: [*map(self.tokenizer.token_text, tokens)])
+
     def _with_defaults(self, draft: RequestDraft) -> RequestDraft:
         """What the client left open is as the configuration says for this model."""
         left_open = {

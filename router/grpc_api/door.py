@@ -105,9 +105,8 @@ class _Servicer:
         model = self._model(request)
         with depth_is_the_clients(), self._conductor.permit(model):
             tokens = await model.tokenize(prompt_from(request))
-        return pb.TokenizeResponse(
-            token_ids=tokens, token_texts=await _texts(request, model, tokens)
-        )
+        texts = await model.token_texts(tokens) if request.return_token_texts else None
+        return pb.TokenizeResponse(token_ids=tokens, token_texts=texts)
 
     async def detokenize(
         self, request: pb.DetokenizeRequest | None, context: grpc.aio.ServicerContext
@@ -136,15 +135,6 @@ class _Servicer:
 
     def _model(self, request: pb.TokenizeRequest | pb.DetokenizeRequest) -> ServedModel:
         return self._conductor.models.find(request.model if request.HasField("model") else None)
-
-
-async def _texts(
-    request: pb.TokenizeRequest, model: ServedModel, tokens: list[int]
-) -> list[str] | None:
-    """In a thread, so that a long text holds nobody up."""
-    if not request.return_token_texts:
-        return None
-    return await asyncio.to_thread(lambda: [*map(model.tokenizer.token_text, tokens)])
 
 
 def _options(config: RouterConfig) -> list[tuple[str, int]]:

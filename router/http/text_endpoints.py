@@ -15,7 +15,6 @@ from router.conductor import Conductor
 from router.errors import ClientGone, InvalidRequest, depth_is_the_clients
 from router.http.asgi import read_body
 from router.http.headers import echoed_id, read_head
-from router.models import ServedModel
 from router.openai.answers import DetokenizeAnswer, TokenizeAnswer
 from router.openai.api import DetokenizeBody, TokenizeBody
 from router.openai.prompts import tokenize_prompt
@@ -47,7 +46,7 @@ class TextEndpoints:
             count=len(tokens),
             max_model_len=model.max_model_len,
             tokens=tokens,
-            token_strs=await _texts(tokens, model) if body.return_token_strs else None,
+            token_strs=await model.token_texts(tokens) if body.return_token_strs else None,
         )
 
     async def _detokenize(self, body: DetokenizeBody) -> DetokenizeAnswer:
@@ -75,9 +74,3 @@ class TextEndpoints:
         response = Response(msgspec.json.encode(body), media_type="application/json")
         response.raw_headers.extend(echoed_id(head.request_id))
         return response
-
-
-async def _texts(tokens: list[int], model: ServedModel) -> list[str]:
-    """In a thread, so that a long text holds nobody up."""
-    token_text = model.tokenizer.token_text
-    return await asyncio.to_thread(lambda: [*map(token_text, tokens)])
