@@ -18,6 +18,7 @@ from cluster.cluster_name import NAMESPACE, claim, submission_id
 from cluster.config import ClusterConfig
 from cluster.demands import pairing, router_demand, worker_demand
 from cluster.errors import NameTaken, StartFailed
+from cluster.light_ray import start_light_ray
 from cluster.placement import Node, Placed, home_again, ranked
 from cluster.pools import Pool
 from cluster.ray_processes import RayRouter, RayWorker, first_line
@@ -140,12 +141,7 @@ class RayLauncher:
                 ray.init(address=address, **options)
                 self._name_actor = claim(self._config.name)
                 return
-            ray.init(
-                num_cpus=self._cpus_wanted(),
-                include_dashboard=False,
-                _node_ip_address="127.0.0.1",
-                **options,
-            )
+            start_light_ray(num_cpus=self._cpus_wanted(), **options)
         except NameTaken:
             ray.shutdown()
             raise

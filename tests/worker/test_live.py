@@ -109,7 +109,7 @@ async def test_a_link_whose_session_ends_leaves_nothing_open() -> None:
         assert isinstance(await router.first(Leg("x"), Handed, Kept), Handed)
         (link,) = prefill._peers._sessions
         prefill._peers.hang_up(link, "for the test")
-        await until(lambda: not PROCESS_FABRIC.doors)
+        await until(lambda: not PROCESS_FABRIC.doors and not prefill._peers._sessions)
         router.sessions[0].send(a_submit("y", decode.card))
         assert isinstance(await router.first(Leg("y"), Handed, Kept), Handed)
 

@@ -1,0 +1,59 @@
+"""A Ray of this process's own, for a cluster on one machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from cluster.errors import StartFailed
+
+ATTEMPTS = 3
+LOGS = "/tmp/ray/session_latest/logs"
+
+
+def start_light_ray(init: Callable[..., Any] = ray.init, **options: Any) -> None:
+    """Start Ray without a dashboard, on loopback only.
+
+    On a busy machine Ray's own processes may not find each other in the time that it gives them
+    (30 s), or meet on a port; what did start is ended then, and Ray is started anew.
+
+    Args:
+        init: What starts it.
+        options: For it, beyond those above.
+
+    Raises:
+        StartFailed: It did not start in `ATTEMPTS` attempts.
+    """
+    for attempt in range(1, ATTEMPTS + 1):
+        before = _children()
+        try:
+            init(include_dashboard=False, _node_ip_address="127.0.0.1", **options)
+            return
+        except (TypeError, ValueError):
+            raise  # an option that it does not take is none the next time either
+        except Exception as error:  # Ray raises nothing narrower
+            ray.shutdown()
+            _end(_children() - before)
+            if attempt == ATTEMPTS:
+                raise StartFailed(
+                    f"Ray did not start on this machine in {ATTEMPTS} attempts: {error} "
+                    f"(its logs are in {LOGS}; `--without-ray` starts without it)"
+                ) from error
+
+
+def _children() -> set[int]:
+    lists = Path("/proc/self/task").glob("*/children")
+    return {int(child) for one in lists for child in one.read_text().split()}
+
+
+def _end(process_ids: set[int]) -> None:
+    for process_id in process_ids:
+        with suppress(ProcessLookupError, ChildProcessError):
+            os.kill(process_id, signal.SIGKILL)
+            os.waitpid(process_id, 0)
