@@ -205,6 +205,7 @@ class Worker:
             content=self._content,
             num_blocks=self._engine.pool.num_blocks,
             max_model_len=self._engine.max_sequence_tokens,
+            chunk_tokens=self.config.chunk_tokens,
             transport=self._endpoint.transport_name,
             process=this_process(),
             metrics_address=self._metrics_address,

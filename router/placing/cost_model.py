@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
-from router.placing.fleet_table import CHUNK_TOKENS, HOST_BYTES_PER_S, FleetTable, Floats
+from router.placing.fleet_table import HOST_BYTES_PER_S, FleetTable, Floats
 
 RISK_BEGINS, RISK_WIDTH = 0.85, 0.3
 """Of a target: below the first nothing is at risk, beyond both together all is lost."""
@@ -55,6 +55,8 @@ class Costs:
     """From its first step to its last, with what runs beside it."""
     queue_s: Floats
     """Prompts that come before."""
+    queued_steps: Floats
+    """The same in steps; below 1, a step has room for more beside them."""
     ttft_s: Floats
     """From now to the first token."""
     step_s: Floats
@@ -86,15 +88,16 @@ def estimate(table: FleetTable, work: Work, hits: Hits, now: float) -> Costs:
     beside = table.chunk_beside
     if table.step_target_s.any():
         left = (table.step_target_s - running_s) / np.maximum(each_s, 1e-9)
-        within = _between(left, LEAST_CHUNK, CHUNK_TOKENS)
+        within = np.minimum(np.maximum(left, LEAST_CHUNK), table.chunk_tokens)
         beside = np.where(table.step_target_s > 0, within, beside)
-    chunk = np.where(num_decoding > 0, beside, CHUNK_TOKENS)
+    chunk = np.where(num_decoding > 0, beside, table.chunk_tokens)
     num_steps = np.ceil(uncached / chunk)
     prefill_s = prompt_s + num_steps * running_s
+    queued_steps = table.queued_tokens / chunk
     queue_s = (
         table.prompt_token_s * table.queued_tokens
         + table.prompt_pair_s * table.queued_pairs
-        + table.queued_tokens / chunk * running_s
+        + queued_steps * running_s
     )
     alone_s = np.where(num_decoding > 0, 0.0, num_steps * table.step_s)
     growth_s = table.sequence_s + table.context_token_s * (prompt + answer / 2)
@@ -105,6 +108,7 @@ def estimate(table: FleetTable, work: Work, hits: Hits, now: float) -> Costs:
         machine_s=prompt_s + alone_s,
         prefill_s=prefill_s,
         queue_s=queue_s,
+        queued_steps=queued_steps,
         ttft_s=_overtaking(table, uncached, queue_s, prefill_s),
         step_s=running_s + growth_s,
         mixed_s=running_s + growth_s + beside * each_s,

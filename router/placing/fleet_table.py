@@ -30,12 +30,10 @@ UNKNOWN_LINK = (1e-3, 5e9)
 """Latency in seconds and bytes per second of a way that nobody has measured yet."""
 HOST_BYTES_PER_S = 10e9
 """How fast blocks come back from a host tier."""
-CHUNK_TOKENS = 512
-"""Prompt tokens of a step without decoding sequences."""
-CHUNK_BESIDE = {Role.PREFILL: 512, Role.DECODE: 128}
-"""The same beside decoding sequences, as the workers' policies have it by default."""
+DECODE_CHUNK_BESIDE = 128
+"""Prompt tokens of a decode worker's step beside decoding sequences, as its policy has it."""
 
-_EMPTY = {"block_size": 1, "chunk_beside": 1}
+_EMPTY = {"block_size": 1, "chunk_tokens": 1, "chunk_beside": 1}
 
 _Kind = tuple[str, KvLayout, str]
 
@@ -61,6 +59,8 @@ class FleetTable:
         self.context_token_s: Floats = np.zeros(num_rows)
         self.prompt_token_s: Floats = np.zeros(num_rows)
         self.prompt_pair_s: Floats = np.zeros(num_rows)
+        self.chunk_tokens: Floats = np.ones(num_rows)
+        """Of prompts, in a step without decoding sequences."""
         self.chunk_beside: Floats = np.ones(num_rows)
         self.step_target_s: Floats = np.zeros(num_rows)
         """What steps with prompts may take beside decoding sequences; 0 where nothing limits it."""
@@ -118,7 +118,9 @@ class FleetTable:
         self.capacity_tokens[row] = min(card.max_model_len, self.pool_tokens[row])
         self.token_bytes[row] = layout.token_bytes
         self.block_size[row] = layout.block_size
-        self.chunk_beside[row] = CHUNK_BESIDE[card.role]
+        self.chunk_tokens[row] = self.chunk_beside[row] = card.chunk_tokens
+        if card.role is Role.DECODE:
+            self.chunk_beside[row] = min(DECODE_CHUNK_BESIDE, card.chunk_tokens)
         self.kind[row] = self._kind_of(card)
         drawn = hashlib.blake2b(str(card.ref).encode(), digest_size=8).digest()
         self.lot[row] = int.from_bytes(drawn, "big") | 1

@@ -81,6 +81,8 @@ class Placement(msgspec.Struct, frozen=True):
     """What prompts wait where this one would."""
     num_queued: float = 0.0
     """Prompts there that are not computed yet."""
+    queued_steps: float = 0.0
+    """For how many steps they are enough."""
     prefill_s: float = 0.0
     """The prompt, the steps' own time and what runs beside it: what a place in line is worth."""
     relief_s: float = 0.0
@@ -247,6 +249,7 @@ def _placement(
         prefill_s=float(prices.costs.prefill_s[first]),
         queue_s=float(prices.costs.queue_s[first]),
         num_queued=float(table.num_prompts[first]),
+        queued_steps=float(prices.costs.queued_steps[first]),
         relief_s=_relief_s(table, need.slo.tpot_s, prices, home),
     )
 

@@ -158,5 +158,9 @@ class Admission:
 def has_room(found: Placement) -> bool:
     """The worker that was found has little to do, and keeps the target of the tokens, or would not
     even if they waited."""
-    room = found.queue_s <= HOLD_S or found.num_queued < ALWAYS_QUEUED
+    room = (
+        found.queue_s <= HOLD_S
+        or found.num_queued < ALWAYS_QUEUED
+        or found.queued_steps < 1  # its next step would be partly empty, and take as long
+    )
     return room and found.relief_s == 0

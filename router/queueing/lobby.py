@@ -19,7 +19,7 @@ from router.queueing.fair_queue import Waiter
 from router.requests import GenerateRequest
 
 ROUND_S = 0.002
-"""Between two looks at the queue; who was admitted in one has been placed before the next."""
+"""Between news of room and a look at the queue: news come in swarms."""
 LONG_PROMPT_TOKENS = 16384
 """Longer prompts are hashed in a thread, so that other streams do not wait for them."""
 
@@ -42,7 +42,7 @@ class Lobby:
         self._config = config
         self._admission = Admission(config.max_queued)
         self._guests: dict[str, _Guest] = {}
-        self._round: asyncio.TimerHandle | None = None
+        self._round: asyncio.Handle | None = None
         fleet.on_room = self._look_soon
 
     def __len__(self) -> int:
@@ -94,7 +94,8 @@ class Lobby:
             self._round = loop.call_later(ROUND_S, self._look)
 
     def _look(self) -> None:
-        """One request may go on; others have their turn in the next round."""
+        """One request may go on. The next has its turn when the loop comes round again: the first
+        has been placed by then, and counts."""
         self._round = None
         turn = self._admission.next(self._find, self._now)
         if turn is None:
@@ -104,7 +105,8 @@ class Lobby:
             self._admit(guest, turn.found)
         else:
             self._refuse(guest, turn.judged)
-        self._look_soon()
+        if self._guests:
+            self._round = asyncio.get_running_loop().call_soon(self._look)
 
     def _find(self, waiter: Waiter) -> Placement | None:
         guest = self._guests[waiter.key]

@@ -9,7 +9,7 @@ from router.queueing.admission import ALWAYS_QUEUED, HOLD_S, LEAST_RETRY_S, Admi
 from router.queueing.fair_queue import Waiter
 from wire.identity import WorkerRef
 
-BUSY = {"queue_s": HOLD_S * 2, "num_queued": ALWAYS_QUEUED}
+BUSY = {"queue_s": HOLD_S * 2, "num_queued": ALWAYS_QUEUED, "queued_steps": 3.0}
 
 
 def way(ttft_s: float = 0.5, **options: float) -> Placement:
@@ -33,6 +33,9 @@ def arrive(admission: Admission, found: Placement, who: Waiter | None = None) ->
         pytest.param(way(**BUSY), Verdict.WAIT, id="every worker has enough to do"),
         pytest.param(
             way(queue_s=9.0, num_queued=1.0), Verdict.ADMIT, id="a worker would run dry behind one"
+        ),
+        pytest.param(
+            way(**{**BUSY, "queued_steps": 0.9}), Verdict.ADMIT, id="a step would be partly empty"
         ),
         pytest.param(way(relief_s=0.4), Verdict.WAIT, id="no worker is fast enough yet"),
         pytest.param(way(relief_s=4.0), Verdict.REFUSE, id="no worker will be fast enough in time"),
@@ -140,7 +143,7 @@ def test_who_was_let_in_is_served_late_rather_than_refused_unless_it_is_very_lat
 
 def test_without_targets_only_a_full_queue_refuses() -> None:
     admission = Admission(max_queued=3)
-    slow = way(ttft_s=500.0, queue_s=400.0, num_queued=9.0)
+    slow = way(ttft_s=500.0, queue_s=400.0, num_queued=9.0, queued_steps=40.0)
     verdicts = []
     for number in range(4):
         judged = admission.arrive(Waiter(key=f"w{number}", work_s=100.0), slow, 1, 0.0)

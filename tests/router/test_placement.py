@@ -357,3 +357,21 @@ def test_a_long_answer_goes_where_no_prompts_wait_for_its_steps() -> None:
     )
     assert chosen(made, need(num_new_tokens=1.0))[0] == "d0"
     assert chosen(made, need(num_new_tokens=3000.0))[0] == "d1"
+
+
+def test_a_worker_that_takes_more_of_prompts_in_a_step_makes_them_wait_for_fewer_steps() -> None:
+    told = {"waiting_tokens": 2048, "waiting_prompts": 8}
+    long_steps = StepCosts(
+        step_s=0.2, sequence_s=0.0, context_token_s=0.0, prompt_token_s=0.0, prompt_pair_s=0.0
+    )
+    made = scene(
+        ("short", P, {"chunk_tokens": 512, "told": told}),
+        ("long", P, {"chunk_tokens": 4096, "told": told}),
+        costs=long_steps,
+    )
+    found = made.ledger.place(need(single_token=True), made.hits, now=0.0)
+    assert isinstance(found, Placement)
+    assert found.first.worker_id == "long"
+    assert found.queued_steps == pytest.approx(0.5)
+    assert found.queue_s == pytest.approx(0.1)
+    assert found.prefill_s == pytest.approx(0.2)
