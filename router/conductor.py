@@ -11,6 +11,7 @@ from router.access.caller import CALLER
 from router.answer import Answer
 from router.branches import branch_out
 from router.config import RouterConfig
+from router.direct import Direct, Way, may_go_direct
 from router.ending import Watch, make_ending
 from router.errors import Overloaded, Unavailable
 from router.journey import Journey
@@ -54,11 +55,12 @@ class Conductor:
         draft: RequestDraft,
         first_index: int = 0,
         prepared: GenerateRequest | None = None,
+        way: Way | None = None,
     ) -> AsyncGenerator[Delta, None]:
         """One delta per message to the client, the last of each answer with an ending.
 
         Answers are numbered from `first_index`; `prepared` is what `prepare` made of the draft, if
-        it has been asked. Raises RouterError.
+        it has been asked. Deltas that take the `way` are not yielded. Raises RouterError.
         """
         arrived_s = time.monotonic()
         model = self.models.find(draft.model)
@@ -66,7 +68,6 @@ class Conductor:
         def start(
             request: GenerateRequest, branch: int, at: WorkerRef | None
         ) -> tuple[Journey, AsyncGenerator[Delta, None]]:
-            journey = Journey(request, model.fleet, model.config, at, entry)
             answer = Answer(
                 request,
                 model.tokenizer,
@@ -74,7 +75,11 @@ class Conductor:
                 model.structured.parser(request),
                 model.structured.shown_tokens(request),
             )
-            return journey, self._serve(model, request, journey, answer, arrived_s, branch)
+            watch, direct = Watch(arrived_s), None
+            if way is not None and may_go_direct(request):
+                direct = Direct(way, answer, watch, spend)
+            journey = Journey(request, model.fleet, model.config, at, entry, direct)
+            return journey, self._serve(model, request, journey, answer, watch, branch)
 
         with self.permit(model, draft.n or 1):
             caller = CALLER.get()
@@ -134,10 +139,9 @@ class Conductor:
         request: GenerateRequest,
         journey: Journey,
         answer: Answer,
-        arrived_s: float,
+        watch: Watch,
         branch: int,
     ) -> AsyncGenerator[Delta, None]:
-        watch = Watch(arrived_s)
         last: Tokens | None = None
         with self._listed(journey):
             async with aclosing(journey.tokens()) as stream:

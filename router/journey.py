@@ -10,12 +10,14 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
+from functools import partial
 
 from router.config import RouterConfig
+from router.direct import Direct
 from router.errors import Internal, InvalidRequest, Unavailable
 from router.fleet import Fleet
 from router.leg_news import LegNews, too_late
-from router.mailbox import DeadlinePassed, Mailbox, RouterStops
+from router.mailbox import DeadlinePassed, Mailbox, News, RouterStops
 from router.member import Member, MemberState
 from router.merge import TokenMerger, Tokens
 from router.placing.cost_model import Hits
@@ -54,8 +56,10 @@ class Journey:
         config: RouterConfig,
         at: WorkerRef | None = None,
         entry: Entry | None = None,
+        direct: Direct | None = None,
     ) -> None:
-        """`at` is a worker that has the whole prompt: it is tried first, alone."""
+        """`at` is a worker that has the whole prompt: it is tried first, alone. What can goes
+        `direct` to the client, and is not yielded."""
         self._request = request
         self._at = at
         self._fleet = fleet
@@ -63,6 +67,7 @@ class Journey:
         self._leg_id = draw_leg_id(request.request_id, request.trace_id)
         self._merger = TokenMerger(request.prompt_tokens)
         self._mailbox = Mailbox()
+        self._direct = direct
         self._avoid: set[WorkerRef] = set()
         began_s = asyncio.get_running_loop().time()
         self._entry = entry or Entry(PromptHashes(request.cache_salt), began_s)
@@ -113,6 +118,8 @@ class Journey:
         log.debug("leg %s goes to %s, then to %s", leg, placement.first, placement.destination)
         refused: set[WorkerRef] = set()
         finished = False
+        if self._direct is not None:
+            self._mailbox.direct = partial(self._pass_on, self._direct, news)
         try:
             if placement.first != self._at:
                 await self._fetch_prefix(leg, members[0])
@@ -131,11 +138,19 @@ class Journey:
             if not self.record.complete:
                 await news.wait_until_complete(self._config.report_wait_s)
         finally:
+            self._mailbox.direct = None
             for member in members:
                 if not finished:
                     member.cancel(leg)
                 member.detach(leg)
                 self._fleet.ledger.ended(member.ref, leg)
+
+    def _pass_on(self, direct: Direct, news: LegNews, sender: WorkerRef | None, item: News) -> bool:
+        tokens = news.next_tokens(sender, item) if direct.ready() else None
+        if tokens is None:
+            return False
+        direct.take(tokens)
+        return True
 
     async def _place(self) -> Placement:
         """Waits a little when nobody can serve: a worker may be about to join."""

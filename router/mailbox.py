@@ -7,6 +7,7 @@ the answer, and leave as one message.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import msgspec
 
@@ -46,14 +47,25 @@ class Mailbox:
 
     def __init__(self) -> None:
         self._news: list[tuple[WorkerRef | None, News]] = []
+        # A future for its one reader: an asyncio.Event takes three times as long for each token.
         self._reader: asyncio.Future[None] | None = None
+        self.direct: Callable[[WorkerRef | None, News], bool] | None = None
+        """Asked first while the reader waits and nothing else is new: True when it took the news.
+        The reader raises what this raises."""
 
     def put(self, sender: WorkerRef | None, news: News) -> None:
+        reader = self._reader
+        if reader is None or reader.done():
+            self._news.append((sender, news))
+            return
+        try:
+            if self.direct is not None and self.direct(sender, news):
+                return
+        except Exception as error:  # noqa: BLE001  # of the reader's request, not of the sender
+            reader.set_exception(error)
+            return
         self._news.append((sender, news))
-        # A future for its one reader: an asyncio.Event takes three times as long for each token.
-        reader, self._reader = self._reader, None
-        if reader is not None and not reader.done():
-            reader.set_result(None)
+        reader.set_result(None)
 
     async def take(self) -> list[tuple[WorkerRef | None, News]]:
         """All news since the last call, in order; waits when there is none."""

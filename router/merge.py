@@ -33,6 +33,11 @@ class TokenMerger:
         return tuple(self._sequence)
 
     @property
+    def num_tokens(self) -> int:
+        """Of the prompt and the answer: the position of the next."""
+        return len(self._sequence)
+
+    @property
     def num_output(self) -> int:
         return len(self._sequence) - self.num_prompt
 

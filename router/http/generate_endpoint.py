@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 import msgspec
@@ -14,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 from router.access.caller import CALLER, Prepaid
 from router.branches import Streams
 from router.conductor import Conductor
+from router.direct import Way
 from router.errors import (
     ClientGone,
     Internal,
@@ -22,9 +22,9 @@ from router.errors import (
     TooLarge,
     depth_is_the_clients,
 )
+from router.http.answer import HttpAnswer, StreamWay
 from router.http.asgi import (
     Headers,
-    discard_body,
     read_body,
     send_chunk,
     send_json,
@@ -37,11 +37,10 @@ from router.openai.api import ChatBody, CommonBody, CompletionBody
 from router.openai.chat import ChatStyle
 from router.openai.completions import CompletionStyle
 from router.openai.requests import chat_draft, completion_drafts, parse_body
-from router.openai.responses import Form, Style, error_body, server_sent_event
+from router.openai.responses import Form, Style
 from router.pacing import paced
 from router.requests import Delta, GenerateRequest, RequestDraft
 
-DISCARD_S = 1.0
 EVENT_STREAM: Headers = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -76,7 +75,7 @@ class GenerateEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         head = read_head(scope["headers"])
-        answer = _Answer(send, head)
+        answer = HttpAnswer(scope, send, head)
         try:
             with self._conductor.metrics.request("http") as counted, depth_is_the_clients():
                 limit = self._conductor.config.max_body_bytes
@@ -93,13 +92,14 @@ class GenerateEndpoint:
             await answer.fail(Internal(f"the router failed: {type(error).__name__}"))
 
     async def _serve(
-        self, content: bytes, head: RequestHead, answer: _Answer, counted: Counted
+        self, content: bytes, head: RequestHead, answer: HttpAnswer, counted: Counted
     ) -> None:
         job = self._parse(content, head)
         counted.model = job.model
         answer.request_id = job.request_id
         answer.names = job.names
-        async with aclosing(await self._deltas(job)) as deltas:
+        way = StreamWay(answer, job.style) if job.stream else None
+        async with aclosing(await self._deltas(job, way)) as deltas:
             if job.stream:
                 await _stream(deltas, job.style, answer)
             else:
@@ -137,10 +137,11 @@ class GenerateEndpoint:
             names=_names(body),
         )
 
-    async def _deltas(self, job: Job) -> AsyncGenerator[Delta, None]:
+    async def _deltas(self, job: Job, way: Way | None) -> AsyncGenerator[Delta, None]:
         """Of several prompts none begins before all of them are known to be sound."""
         if len(job.drafts) == 1:
-            deltas = self._conductor.generate(job.drafts[0])
+            own = way if job.interval == 1 else None
+            deltas = self._conductor.generate(job.drafts[0], way=own)
         else:
             deltas = self._together(job, [await self._prepare(draft) for draft in job.drafts])
         return paced(deltas, job.interval) if job.interval > 1 else deltas
@@ -166,7 +167,7 @@ class GenerateEndpoint:
         return await self._conductor.prepare(draft)
 
 
-async def _stream(deltas: AsyncGenerator[Delta, None], style: Style, answer: _Answer) -> None:
+async def _stream(deltas: AsyncGenerator[Delta, None], style: Style, answer: HttpAnswer) -> None:
     """The headers leave with the first token: until then an error can still be a status."""
     send = answer.send
     async for delta in deltas:
@@ -198,35 +199,3 @@ def _form(body: CommonBody, drafts: list[RequestDraft], n: int, *, echo: bool) -
         prompts=tuple(draft.prompt for draft in drafts if draft.prompt is not None),
         n=n,
     )
-
-
-class _Answer:
-    """Knows whether the status line has left, which decides how an error is told."""
-
-    def __init__(self, send: Send, head: RequestHead) -> None:
-        self.send = send
-        self.request_id = head.request_id
-        self.names: dict[str, str] = {}
-        self.started = False
-
-    async def fail(self, error: RouterError) -> None:
-        error.field = self.names.get(error.field or "", error.field)
-        status, body = error_body(error)
-        if self.started:
-            await send_chunk(self.send, server_sent_event(body), more=False)
-        else:
-            headers = [*_error_headers(error), *echoed_id(self.request_id)]
-            await send_json(self.send, status, body, *headers)
-
-    async def fail_early(self, error: RouterError, receive: Receive) -> None:
-        """The client is still sending, and will not be read to the end."""
-        status, body = error_body(error)
-        headers = [(b"connection", b"close"), *echoed_id(self.request_id)]
-        await send_json(self.send, status, body, *headers, more=True)
-        await discard_body(receive, DISCARD_S)
-        await send_chunk(self.send, b"", more=False)
-
-
-def _error_headers(error: RouterError) -> Iterator[tuple[bytes, bytes]]:
-    if error.retry_after_s is not None:
-        yield b"retry-after", str(max(1, math.ceil(error.retry_after_s))).encode()

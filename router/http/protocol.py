@@ -20,6 +20,10 @@ LINGER_S = 1.0
 """An answer that came before the request was complete is left on the wire that long."""
 
 
+WRITABLE = "tandem.writable"
+"""An extension of the scope; `now` is a function which says that `send` would not wait."""
+
+
 class BoundedProtocol(HttpToolsProtocol):
     """Connections that take too long, or send endless headers, are closed."""
 
@@ -61,6 +65,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._head_timer.cancel()
             self._head_timer = None
         self._in_head, self._in_body = False, True
+        self.scope.setdefault("extensions", {})[WRITABLE] = {"now": self._writable}
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -84,6 +89,9 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._stall_timer is not None:
             self._stall_timer.cancel()
             self._stall_timer = None
+
+    def _writable(self) -> bool:
+        return not self.flow.write_paused and not self.transport.is_closing()
 
     def _end_after(self, seconds: float) -> asyncio.TimerHandle:
         return self.loop.call_later(seconds, self.transport.abort)

@@ -1,0 +1,51 @@
+"""The short way of tokens: to the client in the same call that brings them from the worker.
+
+Nearly every output of a worker is the next token of an answer whose client keeps up and whose
+journey waits for nothing else. Then no task has to be woken to hand it on. Everything else (the
+first token and the last, lost workers, slow readers, stop strings) goes the way of the generators,
+in which a journey is written down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from router.answer import Answer
+from router.ending import Watch
+from router.merge import Tokens
+from router.requests import Delta, GenerateRequest
+
+
+class Way(Protocol):
+    """To one client; a door has it."""
+
+    def ready(self) -> bool:
+        """The client has had the first delta, has read enough, and is there."""
+
+    def take(self, delta: Delta) -> None:
+        """Send it now."""
+
+
+class Direct:
+    """What becomes of tokens between a journey and the way to its client."""
+
+    def __init__(
+        self, way: Way, answer: Answer, watch: Watch, spend: Callable[[int], None]
+    ) -> None:
+        self._way = way
+        self._answer = answer
+        self._watch = watch
+        self._spend = spend
+        self.ready = way.ready
+
+    def take(self, tokens: Tokens) -> None:
+        delta = self._answer.delta(tokens)
+        self._watch.see(len(delta.tokens))
+        self._spend(len(delta.tokens))
+        self._way.take(delta)
+
+
+def may_go_direct(request: GenerateRequest) -> bool:
+    """Several answers are read as one stream; a stop string can end an answer at any token."""
+    return request.n == 1 and not request.stop

@@ -1,0 +1,139 @@
+"""The short way of tokens, past the tasks that wait for them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from itertools import chain
+from typing import Any
+
+import httpx2
+import pytest
+from tokenizers import Tokenizer
+
+from router.direct import Direct
+from router.mailbox import Mailbox, RouterStops
+from router.merge import Tokens
+from tests.router.conftest import Stage
+from tests.router.test_generate import ids
+from tests.router.test_invalid_requests import http_client
+from wire.messages import Submit
+
+TEXT = "two wheels 😀 and two riders"
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """What went the short way."""
+    found: list[list[int]] = []
+    take = Direct.take
+
+    def record(direct: Direct, tokens: Tokens) -> None:
+        found.append(list(tokens.tokens))
+        take(direct, tokens)
+
+    monkeypatch.setattr(Direct, "take", record)
+    return found
+
+
+def body(**fields: Any) -> dict[str, Any]:
+    return {"model": "tiny", "prompt": "a", "max_tokens": 99, "stream": True, **fields}
+
+
+async def pieces(response: httpx2.Response) -> AsyncIterator[str]:
+    async for line in response.aiter_lines():
+        if line.startswith("data: {"):
+            yield json.loads(line[6:])["choices"][0]["text"]
+
+
+async def answer(stage: Stage, **fields: Any) -> str:
+    async with (
+        http_client(stage) as http,
+        http.stream("POST", "/v1/completions", json=body(**fields)) as response,
+    ):
+        return "".join([piece async for piece in pieces(response)])
+
+
+async def test_tokens_in_the_middle_take_it_and_all_are_told(
+    stage: Stage, backend: Tokenizer, taken: list[list[int]]
+) -> None:
+    script = ids(backend, TEXT)
+    _, decode = await stage.add_pair(script)
+    decode.hold_after = 2
+    async with (
+        http_client(stage) as http,
+        http.stream("POST", "/v1/completions", json=body()) as response,
+    ):
+        told = pieces(response)
+        text = await anext(told)  # the client has had the first, so its journey waits for more
+        decode.release.set()
+        text += "".join([piece async for piece in told])
+    assert text == TEXT
+    direct = list(chain(*taken))
+    assert direct == script[-len(direct) :], "all but the first, and the end"
+
+
+async def test_a_stop_string_keeps_all_tokens_on_the_long_way(
+    stage: Stage, backend: Tokenizer, taken: list[list[int]]
+) -> None:
+    await stage.add_pair(ids(backend, TEXT))
+    assert await answer(stage, stop=["and"]) == TEXT.split("and")[0]
+    assert not taken
+
+
+async def test_after_a_loss_the_answer_goes_on_where_it_was(
+    stage: Stage, backend: Tokenizer, taken: list[list[int]]
+) -> None:
+    script = ids(backend, TEXT)
+    prefill, decode = await stage.add_pair(script)
+    decode.hold_after = 6
+    call = asyncio.create_task(answer(stage))
+    await prefill.hears(Submit)
+    await stage.until(lambda: decode.num_sent >= 6)
+    await decode.die()
+    assert await call == TEXT
+    assert (await prefill.hears(Submit, 2)).leg.attempt == 1
+
+
+async def test_an_error_on_the_short_way_is_the_request_s_own(
+    stage: Stage, backend: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(direct: Direct, tokens: Tokens) -> None:
+        raise RuntimeError("for the test")
+
+    monkeypatch.setattr(Direct, "take", fail)
+    script = ids(backend, TEXT)
+    _, decode = await stage.add_pair(script)
+    decode.hold_after = 2
+    async with (
+        http_client(stage) as http,
+        http.stream("POST", "/v1/completions", json=body()) as response,
+    ):
+        lines = response.aiter_lines()
+        first = await anext(lines)
+        decode.release.set()
+        rest = [line async for line in lines if line.startswith("data: ")]
+    assert first.startswith("data: {")
+    assert "RuntimeError" in json.loads(rest[-1][6:])["error"]["message"]
+    assert await stage.server.conductor.wait_idle(5)
+
+
+async def test_a_mailbox_offers_news_directly_only_to_a_reader_who_has_read_all() -> None:
+    mailbox, offered = Mailbox(), []
+
+    def take(sender: object, news: object) -> bool:
+        offered.append(news)
+        return len(offered) < 3
+
+    mailbox.direct = take
+    first, *others = [RouterStops() for _ in range(5)]
+    mailbox.put(None, first)
+    assert await mailbox.take() == [(None, first)]
+    assert not offered, "nobody waited"
+    reading = asyncio.create_task(mailbox.take())
+    await asyncio.sleep(0)
+    for news in others:
+        mailbox.put(None, news)
+    assert len(offered) == 3
+    assert await reading == [(None, others[2]), (None, others[3])], "what came behind waits too"
