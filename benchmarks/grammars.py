@@ -25,7 +25,7 @@ from engine.engine import Engine
 from engine.grammar.grammars import Grammars
 from engine.grammar.masks import apply_masks
 from engine.sequence import Sequence
-from engine.torch_runner import TorchRunner
+from engine.torch_loading import load_torch_runner
 from grammar.compiler import compile_grammar
 from grammar.vocabulary import Vocabulary, read_vocabulary
 from wire.identity import Leg
@@ -114,7 +114,7 @@ def measure_steps(batch: int) -> None:
 
 def an_engine(batch: int, grammar: Grammar | None) -> Engine:
     """All of whose sequences decode."""
-    runner = TorchRunner.load(BUNDLED_MODEL, device="cpu", threads=1)
+    runner = load_torch_runner(BUNDLED_MODEL, device="cpu", threads=1)
     runner.allocate(4096)
     tokenizer_file, ends = BUNDLED_MODEL / "tokenizer.json", runner.eos_token_ids
     grammars = Grammars(lambda: read_vocabulary(tokenizer_file, runner.vocab_size, ends), ends)

@@ -21,7 +21,7 @@ from decode_worker.scheduler import DecodePolicy
 from engine.blocks import BlockPool
 from engine.engine import Engine
 from engine.sequence import Sequence
-from engine.torch_runner import TorchRunner
+from engine.torch_loading import load_torch_runner
 from wire.identity import Leg
 from wire.sampling import SamplingParams
 from worker.host_memory import make_host_tier
@@ -36,7 +36,7 @@ class Bench:
     """One engine, with or without host memory."""
 
     def __init__(self, directory: Path, dtype: str, threads: int, length: int, host: bool) -> None:
-        self._runner = TorchRunner.load(directory, device="cpu", dtype=dtype, threads=threads)
+        self._runner = load_torch_runner(directory, device="cpu", dtype=dtype, threads=threads)
         layout = self._runner.layout
         num_blocks = int(CACHED_PROMPTS * layout.num_blocks(length + 8))
         region, pool = self._runner.allocate(num_blocks), BlockPool(num_blocks)

@@ -47,9 +47,13 @@ def start_light_ray(init: Callable[..., Any] = ray.init, **options: Any) -> None
                 ) from error
 
 
-def _children() -> set[int]:
-    lists = Path("/proc/self/task").glob("*/children")
-    return {int(child) for one in lists for child in one.read_text().split()}
+def _children(threads: Path = Path("/proc/self/task")) -> set[int]:
+    """Of all threads of this process; one may end while it is asked."""
+    found: set[int] = set()
+    for thread in threads.iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):
+            found.update(map(int, thread.joinpath("children").read_text().split()))
+    return found
 
 
 def _end(process_ids: set[int]) -> None:

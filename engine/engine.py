@@ -8,13 +8,14 @@ from itertools import chain
 import msgspec
 
 from engine.blocks import BlockPool
-from engine.errors import SequenceError
+from engine.checks import check_sequence
 from engine.fair_queue import FairQueue
 from engine.grammar.followers import Followers
 from engine.grammar.grammars import Grammars
+from engine.growth import Growth
 from engine.host_tier import HostTier
 from engine.kv_memory import KvMemory
-from engine.policy import Policy, Share
+from engine.policy import Policy
 from engine.runner import OnLayer, Runner, Sampled, Slice
 from engine.sequence import Sequence, Status
 from wire.identity import Leg
@@ -56,10 +57,8 @@ class Engine:
         self.waiting = FairQueue()
         self.running: list[Sequence] = []
         self.held: dict[Leg, Sequence] = {}
-        self._cramped = False
-        """A running sequence waits for blocks; nobody starts before it has them."""
+        self._growth = Growth(self.running, self.waiting, self.memory, runner.layout)
         self.followers = Followers(grammars)
-        self.num_preemptions = 0
         self.block_size = runner.layout.block_size
         self.landed: list[Slice] = []
         """What the step computed whose end was told last; empty when none ended then."""
@@ -70,28 +69,16 @@ class Engine:
         return min(self.runner.max_model_len, self.pool.num_blocks * self.block_size)
 
     @property
+    def num_preemptions(self) -> int:
+        return self._growth.num_preemptions
+
+    @property
     def busy(self) -> bool:
         return bool(self.running or self.waiting or self.followers.unready or self.memory.busy)
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence. Raises SequenceError when it could never run, GrammarsBusy."""
-        if not 0 < sequence.num_prompt <= len(sequence.tokens):
-            raise SequenceError(
-                f"{sequence.leg}: num_prompt is {sequence.num_prompt} of {len(sequence.tokens)} "
-                "tokens, must be at least 1"
-            )
-        longest = sequence.num_prompt + sequence.sampling.max_tokens
-        if longest > self.max_sequence_tokens:
-            raise SequenceError(
-                f"{sequence.leg}: {sequence.num_prompt} prompt tokens and "
-                f"{sequence.sampling.max_tokens} new ones are more than the "
-                f"{self.max_sequence_tokens} that this worker can hold"
-            )
-        if max(sequence.tokens) >= self.runner.vocab_size or min(sequence.tokens) < 0:
-            raise SequenceError(
-                f"{sequence.leg}: its token ids go from {min(sequence.tokens)} to "
-                f"{max(sequence.tokens)}, the model's from 0 to {self.runner.vocab_size - 1}"
-            )
+        check_sequence(sequence, self.max_sequence_tokens, self.runner.vocab_size)
         if sequence.sampling.grammar is not None:
             self.followers.open(sequence)
         else:
@@ -171,7 +158,7 @@ class Engine:
         for arrived in filled:
             self._take_filled(arrived)
         started: list[Sequence] = []
-        while not self._cramped and (sequence := self.waiting.first()) is not None:
+        while not self._growth.cramped and (sequence := self.waiting.first()) is not None:
             if not self._try_start(sequence, len(self.running) + len(started)):
                 break
             if sequence.status is Status.WAITING:
@@ -197,10 +184,11 @@ class Engine:
     def schedule(self) -> list[Slice]:
         """What the policy wants computed next, with blocks to hold it."""
         slices: list[Slice] = []
-        self._cramped = False
+        growth = self._growth
+        growth.cramped = False
         for share in self.policy.plan(self._ready()):
             sequence = share.sequence
-            if sequence.status is Status.RUNNING and self._try_grow(share, slices):
+            if sequence.status is Status.RUNNING and growth.try_grow(share, slices):
                 slices.append(Slice(sequence, sequence.num_computed, share.count))
         return slices
 
@@ -236,41 +224,6 @@ class Engine:
             self.waiting.charge(sequence.tenant, sequence.num_uncomputed)
         sequence.preempted = False
         sequence.move(Status.RUNNING)
-
-    def _try_grow(self, share: Share, slices: list[Slice]) -> bool:
-        """Make the blocks cover the share; others, or at last the sequence itself, give way."""
-        sequence = share.sequence
-        end = sequence.num_computed + share.count
-        if end <= len(sequence.blocks) * self.block_size:
-            return True
-        missing = self.runner.layout.num_blocks(end) - len(sequence.blocks)
-        while (new := self.pool.try_allocate(missing)) is None:
-            if self.memory.room_is_coming(missing):
-                self._cramped = True
-                return False
-            victim = self._victim(sequence, slices)
-            if victim is None:
-                return False
-            self._preempt(victim)
-            if victim is sequence:
-                return False
-        sequence.blocks += new
-        return True
-
-    def _victim(self, wanting: Sequence, slices: list[Slice]) -> Sequence | None:
-        """The one admitted last, of the least urgent, that no transfer reads and no step needs."""
-        scheduled = {s.sequence.leg for s in slices}
-        scheduled |= {s.leg for s in self.running if s.pinned or s.num_flights}
-        free = (s for s in reversed(self.running) if s.leg not in scheduled)
-        return max(free, key=lambda sequence: sequence.priority, default=None)
-
-    def _preempt(self, sequence: Sequence) -> None:
-        self.num_preemptions += 1
-        sequence.move(Status.WAITING)
-        self.running.remove(sequence)
-        self.waiting.put_back(sequence)
-        if not self.memory.try_swap_out(sequence):
-            self._release(sequence)
 
     def _advance(self, piece: Slice, sampled: Sampled | None) -> Progress:
         sequence, end = piece.sequence, piece.start + piece.count

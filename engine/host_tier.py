@@ -16,14 +16,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 
 from engine.blocks import BlockPool
-from engine.copier import BlockCopier, Copied, Copy
+from engine.copier import BlockCopier
+from engine.copies import Copies
 from engine.copy_costs import CopyCosts
 from engine.saving import Save, Saving
 from engine.sequence import Sequence
-from wire.identity import Leg
+from engine.swapping import Swapping
 from wire.layout import KvLayout
 
 LEAST_PATIENCE_S = 0.25
@@ -40,19 +42,6 @@ class Load:
     num_tokens: int
     """So many are computed when all are there."""
     deadline: float
-
-
-@dataclass(slots=True, eq=False)
-class _Swapped:
-    """A sequence's state, in `slots`; some of them may have been here before."""
-
-    num_tokens: int
-    slots: list[int]
-    leaving: list[int] = field(default_factory=list)
-    """Cache blocks that are given back when the copy is made."""
-    names: list[tuple[int, bytes]] = field(default_factory=list)
-    """Of the slots that the copy fills."""
-    dropped: bool = False
 
 
 class HostTier:
@@ -73,39 +62,39 @@ class HostTier:
         self.costs = CopyCosts()
         self._cache = cache
         self._layout = layout
-        self._copier = copier
         self._clock = clock
+        self._copies = Copies(copier, layout.block_bytes, self.costs)
         self._saving = Saving(cache, self.pool)
-        self._sizes: dict[int, int] = {}  # blocks of each copy under way
-        self._saves: dict[int, Save] = {}
-        self._loads: dict[int, Load] = {}
-        self._leaving: dict[int, _Swapped] = {}
-        self._swapped: dict[Leg, _Swapped] = {}
-        self._num_copies = 0
+        self._swapping = Swapping(cache, self.pool, layout, self._copies, self.costs)
+        self.is_leaving = self._swapping.is_leaving
+        self.try_swap_out = self._swapping.try_swap_out
+        self._saves: list[Save] = []
+        self._loads: list[Load] = []
+        self._arrived: list[Load] = []
 
     @property
     def busy(self) -> bool:
         """Copies are under way."""
-        return bool(self._sizes)
+        return len(self._copies) > 0
 
     @property
     def num_loading(self) -> int:
         """Sequences that wait for their blocks."""
-        return sum(load.sequence is not None for load in self._loads.values())
+        return sum(load.sequence is not None for load in self._loads)
 
     @property
     def num_leaving(self) -> int:
         """Cache blocks that will be free without anybody's giving way."""
-        swapping = sum(len(swapped.leaving) for swapped in self._leaving.values())
-        return swapping + self._saving.num_aside
+        return self._swapping.num_leaving + self._saving.num_aside
 
     def poll(self) -> list[Load]:
         """Look after the copies. Returns the loads that are through, of sequences that wait."""
-        copied = self._copier.take_copied()
-        arrived = [load for each in copied if (load := self._ended(each)) is not None]
+        self._copies.poll()
         save = self._saving.try_begin()
         if save is not None:
-            self._saves[self._start(save.blocks, save.slots, up=False)] = save
+            self._saves.append(save)
+            self._copies.start(save.blocks, save.slots, partial(self._saved, save), up=False)
+        arrived, self._arrived = self._arrived, []
         return arrived
 
     def overdue(self) -> list[Load]:
@@ -113,13 +102,8 @@ class HostTier:
         if not self._loads:
             return []
         now = self._clock()
-        waited_for = (load for load in self._loads.values() if load.sequence is not None)
+        waited_for = (load for load in self._loads if load.sequence is not None)
         return [load for load in waited_for if now >= load.deadline]
-
-    def is_leaving(self, sequence: Sequence) -> bool:
-        """Its blocks are still being copied here."""
-        swapped = self._swapped.get(sequence.leg)
-        return swapped is not None and bool(swapped.leaving)
 
     def try_load(self, sequence: Sequence) -> bool:
         """Have the blocks behind the sequence's computed ones filled, as far as they are here.
@@ -128,7 +112,7 @@ class HostTier:
         computing them is quicker.
         """
         first = sequence.num_computed // self._layout.block_size
-        swapped = self._swapped.pop(sequence.leg, None)
+        swapped = self._swapping.take(sequence)
         if swapped is not None:
             self.pool.release(swapped.slots[:first])
             slots, num_tokens = swapped.slots[first:], swapped.num_tokens
@@ -149,34 +133,10 @@ class HostTier:
         self.pool.note_hits(slots)
         self._load(sequence, slots, first, len(sequence.tokens), patience_s=math.inf)
 
-    def try_swap_out(self, sequence: Sequence) -> bool:
-        """Take over a sequence's blocks, and give them back when its state is safe here.
-
-        False when computing it again is quicker, or there is no room.
-        """
-        num_blocks = self._layout.num_blocks(sequence.num_computed)
-        names = [*sequence.hashes[: sequence.num_published]]
-        slots = [self.pool.try_acquire(name) for name in names]
-        slots += [None] * (num_blocks - len(slots))
-        num_missing = slots.count(None)
-        num_bytes = (num_blocks + num_missing) * self._layout.block_bytes
-        new = None
-        if num_blocks and self.costs.copying_is_quicker(num_bytes, sequence.num_computed):
-            new = self.pool.try_allocate(num_missing)
-        if new is None:
-            self.pool.release(slot for slot in slots if slot is not None)
-            return False
-        self._swap_out(sequence, slots, new)
-        return True
-
     def forget(self, sequence: Sequence) -> None:
         """It ended while it was here, or on its way."""
-        swapped = self._swapped.pop(sequence.leg, None)
-        if swapped is not None:
-            swapped.dropped = True
-            if not swapped.leaving:
-                self.pool.release(swapped.slots)
-        for load in self._loads.values():
+        self._swapping.forget(sequence)
+        for load in self._loads:
             if load.sequence is sequence:
                 sequence.blocks = [b for b in sequence.blocks if b not in set(load.blocks)]
                 self.give_up(load)
@@ -186,25 +146,20 @@ class HostTier:
         load.sequence = None
 
     def close(self) -> None:
-        self._copier.close()
+        self._copies.close()
 
     def check_integrity(self) -> None:
         """Raises AssertionError when a host block is lost, or one that travels is free."""
         self.pool.check_integrity()
-        owned = [save.slots for save in self._saves.values()]
-        owned += [load.slots for load in self._loads.values()]
-        owned += [swapped.slots for swapped in self._swapped.values()]
-        owned += [swapped.slots for swapped in self._leaving.values()]
-        ours = {slot for slots in owned for slot in slots}
+        ours = self._swapping.owned_slots()
+        travelling = self._swapping.travelling_blocks()
+        copied: list[Save | Load] = [*self._saves, *self._loads]
+        ours.update(slot for each in copied for slot in each.slots)
+        travelling.update(block for each in copied for block in each.blocks)
         assert ours == self.pool.used_blocks(), "a host block is used by nobody, or has no owner"
-        travelling = {block for save in self._saves.values() for block in save.blocks}
-        for load in self._loads.values():
-            travelling.update(load.blocks)
-        for swapped in self._leaving.values():
-            travelling.update(swapped.leaving)
         assert travelling <= self._cache.used_blocks(), "a block is free while it is copied"
-        under_way = self._saves.keys() | self._loads.keys() | self._leaving.keys()
-        assert under_way == self._sizes.keys(), "a copy is under way for nobody"
+        num_under_way = len(self._saves) + len(self._loads) + self._swapping.num_copies
+        assert num_under_way == len(self._copies), "a copy is under way for nobody"
 
     def _try_find(self, sequence: Sequence, first: int) -> list[int]:
         size, names = self._layout.block_size, sequence.hashes[first:]
@@ -228,54 +183,17 @@ class HostTier:
     ) -> None:
         blocks = sequence.blocks[first : first + len(slots)]
         load = Load(sequence, blocks, slots, num_tokens, self._clock() + patience_s)
-        self._loads[self._start(blocks, slots, up=True)] = load
+        self._loads.append(load)
+        self._copies.start(blocks, slots, partial(self._loaded, load), up=True)
 
-    def _swap_out(self, sequence: Sequence, slots: list[int | None], new: list[int]) -> None:
-        filled = iter(new)
-        all_slots = [next(filled) if slot is None else slot for slot in slots]
-        swapped = _Swapped(sequence.num_computed, all_slots)
-        self._swapped[sequence.leg] = swapped
-        self._cache.release(sequence.blocks[len(slots) :])
-        if not new:
-            self._cache.release(sequence.blocks[: len(slots)])
-            return
-        swapped.leaving = sequence.blocks[: len(slots)]
-        missing = [index for index, slot in enumerate(slots) if slot is None]
-        named = [index for index in missing if index < sequence.num_published]
-        swapped.names = [(all_slots[index], sequence.hashes[index]) for index in named]
-        blocks = [swapped.leaving[index] for index in missing]
-        self._leaving[self._start(blocks, new, up=False)] = swapped
+    def _saved(self, save: Save) -> None:
+        self._saves.remove(save)
+        self._saving.end(save)
 
-    def _start(self, blocks: list[int], slots: list[int], *, up: bool) -> int:
-        self._num_copies += 1
-        self._sizes[self._num_copies] = len(blocks)
-        ends = sorted(zip(blocks, slots, strict=True))  # neighbours are one copy
-        copied = tuple(block for block, _ in ends), tuple(slot for _, slot in ends)
-        self._copier.start(Copy(self._num_copies, *copied, up))
-        return self._num_copies
-
-    def _ended(self, copied: Copied) -> Load | None:
-        number = copied.number
-        self.costs.observe_copy(self._sizes.pop(number) * self._layout.block_bytes, copied.seconds)
-        if number in self._saves:
-            self._saving.end(self._saves.pop(number))
-        elif number in self._leaving:
-            self._swapped_out(self._leaving.pop(number))
-        else:
-            return self._loaded(self._loads.pop(number))
-        return None
-
-    def _swapped_out(self, swapped: _Swapped) -> None:
-        for slot, name in swapped.names:
-            self.pool.publish(slot, name)
-        self._cache.release(swapped.leaving)
-        swapped.leaving = []
-        if swapped.dropped:
-            self.pool.release(swapped.slots)
-
-    def _loaded(self, load: Load) -> Load | None:
+    def _loaded(self, load: Load) -> None:
+        self._loads.remove(load)
         self.pool.release(load.slots)
         if load.sequence is None:
             self._cache.release(load.blocks)
-            return None
-        return load
+        else:
+            self._arrived.append(load)

@@ -231,7 +231,8 @@ class Courier:
             used = in_flight[part.way.name]
             in_flight[part.way.name] += len(part.passage.blocks)
             full = used and in_flight[part.way.name] > self._max_blocks_in_flight
-            if full or part.link in opening or not self._try_post(part):
+            waits = part.link in self._ways and (full or part.link in opening)
+            if waits or not self._try_post(part):
                 self._waiting.append(part)
 
     def _next_job(self) -> Callable[[], None] | None:
@@ -262,7 +263,6 @@ class Courier:
                 opening.found[number] = end.value
             except TransferError as error:
                 self._fail(opening.link, str(error))
-                opening.on_result(str(error))
                 return
         if not opening.probes:
             self._openings.remove(opening)
@@ -314,6 +314,7 @@ class Courier:
         """After this, nothing reads the blocks of any write over the link."""
         for way in self._ways.pop(link, ()):
             self._transport.disconnect(way.name)
+        given_up = [opening for opening in self._openings if opening.link == link]
         self._openings = [opening for opening in self._openings if opening.link != link]
         lost = [flight for flight in self._flights if flight.part.link == link]
         unsent = [part for part in self._waiting if part.link == link]
@@ -323,6 +324,8 @@ class Courier:
             flight.posted.release()
         for part in [*(flight.part for flight in lost), *unsent]:
             part.progress.ended(self._clock(), 0, cause)
+        for opening in given_up:
+            opening.on_result(cause)
 
 
 def _look_again() -> None:

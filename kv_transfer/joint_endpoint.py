@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -14,6 +16,7 @@ from kv_transfer.endpoint import OnCrash, OnLinkFailed, PeerPool, TellAdmissions
 from kv_transfer.exchange import strands
 from kv_transfer.probe import LinkSpeed
 from kv_transfer.rank_endpoint import RankEndpoint
+from kv_transfer.rank_messages import PagesDigest
 from kv_transfer.remote_rank import RemoteRank
 from kv_transfer.traffic import together
 from wire.layout import KvLayout
@@ -26,6 +29,14 @@ DIGEST_S = 30.0
 """How long another rank may take to read pages that have arrived."""
 
 
+@dataclass(slots=True)
+class _Link:
+    """The ranks that write over it, and why it failed, as the first of its strands that did."""
+
+    ranks: tuple[Rank, ...]
+    cause: str | None = None
+
+
 class JointEndpoint:
     """Implements `kv_transfer.endpoint.Endpoint` for rank 0 and the other ranks, in their order."""
 
@@ -34,8 +45,7 @@ class JointEndpoint:
         self._own = own
         self._others = others
         self._ranks: tuple[Rank, ...] = (own, *others)
-        self._feeding: dict[str, tuple[Rank, ...]] = {}
-        """By link, the ranks that write over it."""
+        self._links: dict[str, _Link] = {}
 
     @property
     def transport_name(self) -> str:
@@ -64,42 +74,46 @@ class JointEndpoint:
     def connect(self, link: str, peer: PeerPool, on_result: TellSpeed) -> None:
         sources = {strand.source_rank for strand in strands(self.layout, peer.layout)}
         feeding = tuple(self._ranks[number] for number in sorted(sources))
-        self._feeding[link] = feeding
+        self._links[link] = opened = _Link(feeding)
 
         def all_told(found: list[LinkSpeed | str]) -> None:
-            on_result(_slowest(found))
+            on_result(_slowest(found, opened.cause))
 
         for rank, told in zip(feeding, gather(len(feeding), all_told), strict=True):
             rank.connect(link, peer, told)
 
     def write(self, job: WriteJob) -> None:
-        feeding = self._feeding.get(job.link, ())
-        if not feeding:
+        link = self._links.get(job.link)
+        if link is None:
             now = time.monotonic()
             job.on_done(Written(now, now, cause=f"{job.link} is not connected"))
             return
 
         def all_ended(parts: list[Written]) -> None:
-            job.on_done(_whole(parts))
+            job.on_done(_whole(parts, link.cause))
 
-        for rank, ended in zip(feeding, gather(len(feeding), all_ended), strict=True):
+        for rank, ended in zip(link.ranks, gather(len(link.ranks), all_ended), strict=True):
             rank.write(WriteJob(job.link, job.passage, ended, job.latest_start))
 
     def disconnect(self, link: str, then: Callable[[], None]) -> None:
         self._tear_down(link, then)
-        self._feeding.pop(link, None)
+        self._links.pop(link, None)
 
     def traffic(self, link: str) -> Traffic | None:
-        return together(rank.traffic(link) for rank in self._feeding.get(link, ()))
+        return together(rank.traffic(link) for rank in self._feeding(link))
 
     def digest(self, source: KvLayout) -> Digest:
-        """The others read their pages while this rank reads its own. Raises what they raise."""
+        """The others read their pages while this rank reads its own.
+
+        Raises what they raise, and TimeoutError.
+        """
         own = self._own.digest(source)
 
         def digest(pages: Sequence[int], first: int) -> int:
             theirs = [rank.start_digest(source, pages, first) for rank in self._others]
             total = own(pages, first)
-            return (total + sum(it.result(DIGEST_S).checksum for it in theirs)) & MASK
+            checksums = [_awaited(number, it, pages) for number, it in enumerate(theirs, 1)]
+            return (total + sum(checksums)) & MASK
 
         return digest
 
@@ -109,11 +123,18 @@ class JointEndpoint:
 
     def _link_failed(self, link: str, cause: str) -> None:
         """Called in any thread, for the first strand that fails; the others follow."""
+        failed = self._links.get(link)
+        if failed is not None and failed.cause is None:
+            failed.cause = cause
         self._on_link_failed(link, cause)
         self._tear_down(link, _nothing)
 
+    def _feeding(self, link: str) -> tuple[Rank, ...]:
+        found = self._links.get(link)
+        return () if found is None else found.ranks
+
     def _tear_down(self, link: str, then: Callable[[], None]) -> None:
-        feeding = self._feeding.get(link, ())
+        feeding = self._feeding(link)
         if not feeding:
             then()
         for rank, ended in zip(feeding, _countdown(len(feeding), then), strict=True):
@@ -150,22 +171,34 @@ def _countdown(count: int, then: Callable[[], None]) -> list[Callable[[], None]]
     return [partial(end, None) for end in gather(count, all_ended)]
 
 
-def _slowest(found: Sequence[LinkSpeed | str]) -> LinkSpeed | str:
-    """Each rank tells what the whole link would give if all were like its strands."""
+def _awaited(rank: int, answer: Future[PagesDigest], pages: Sequence[int]) -> int:
+    try:
+        return answer.result(DIGEST_S).checksum
+    except TimeoutError as error:
+        late = f"rank {rank} has not read {len(pages)} pages within {DIGEST_S:g} s"
+        raise TimeoutError(late) from error
+
+
+def _slowest(found: Sequence[LinkSpeed | str], failure: str | None) -> LinkSpeed | str:
+    """Each rank tells what the whole link would give if all were like its strands.
+
+    When one has failed, the others only know that theirs were torn down.
+    """
     speeds = [speed for speed in found if isinstance(speed, LinkSpeed)]
     if len(speeds) < len(found):
-        return next(cause for cause in found if isinstance(cause, str))
+        return failure or next(cause for cause in found if isinstance(cause, str))
     rate = min(speed.bytes_per_s for speed in speeds)
     return LinkSpeed(max(speed.latency_s for speed in speeds), rate)
 
 
-def _whole(parts: Sequence[Written]) -> Written:
+def _whole(parts: Sequence[Written], failure: str | None) -> Written:
     """A write is over when the last rank's part is, and failed when any has failed."""
+    cause = next((part.cause for part in parts if part.cause is not None), None)
     return Written(
         min(part.started for part in parts),
         max(part.ended for part in parts),
         sum(part.checksum for part in parts) & MASK,
-        next((part.cause for part in parts if part.cause is not None), None),
+        cause and (failure or cause),
     )
 
 

@@ -149,8 +149,9 @@ class Conductor:
                     delta = answer.delta(last)
                     watch.see(len(last.tokens))
                     yield delta
+                    if answer.text.finish is not None:
+                        journey.learn(answer.text.num_tokens)
                     if answer.text.stop_text is not None:
-                        journey.learn()
                         break  # the workers hear of it as the journey closes
         assert last is not None, "a journey ends with a finish reason or an error"
         ending = make_ending(

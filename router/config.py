@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from router.placing.placement import Split
+from router.placing.need import Split
 from runtime.tls import DoorTls, MutualTls
 
 MIB = 1024 * 1024

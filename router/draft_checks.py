@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from router.errors import InvalidRequest
-from router.placing.placement import Split
+from router.placing.need import Split
 from router.prompts import ChatPrompt, ToolMode
 from router.requests import RequestDraft
 

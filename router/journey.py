@@ -20,15 +20,9 @@ from router.leg_news import LegNews, too_late
 from router.mailbox import DeadlinePassed, Mailbox, News, RouterStops
 from router.member import Member, MemberState
 from router.merge import TokenMerger, Tokens
-from router.placing.cost_model import Hits
+from router.needs import Needs
 from router.placing.ledger import Ledger, PromptHashes
-from router.placing.placement import (
-    Need,
-    Placement,
-    Refusal,
-    RefusalReason,
-    Slo,
-)
+from router.placing.need import Placement, Refusal, RefusalReason
 from router.placing.prefix_fetch import fetch_prefix
 from router.queueing.entry import Entry
 from router.record import LegFailed, Record
@@ -70,8 +64,8 @@ class Journey:
         self._direct = direct
         self._avoid: set[WorkerRef] = set()
         began_s = asyncio.get_running_loop().time()
-        self._entry = entry or Entry(PromptHashes(request.cache_salt), began_s)
-        self._first_s: float | None = None
+        entry = entry or Entry(PromptHashes(request.cache_salt), began_s)
+        self._needs = Needs(self._leg_id, request, config, fleet.ledger, entry, self._merger)
         self._deadline = began_s + request.timeout_s
         self.record = Record()
 
@@ -128,7 +122,7 @@ class Journey:
                 tokens = await news.tokens()
                 finished = tokens.finish is not None
                 if tokens.tokens or finished:
-                    self._count(finished)
+                    self._needs.came(tell_lobby=self._at is None)
                     yield tokens
                 if self.record.kept is not None and not finished:
                     self._try_another_destination(leg, members, refused)
@@ -171,10 +165,7 @@ class Journey:
             member = self._fleet.member(self._at)
             if member is not None and member.state is MemberState.READY:
                 return Placement(self._at, None)
-        judged_best = self._entry.placement(self._ledger)
-        if judged_best is not None:
-            return judged_best
-        return self._ledger.place(self._need(self._avoid), self._hits(), self._now)
+        return self._needs.place(self._avoid)
 
     def _try_another_destination(
         self, leg: Leg, members: list[Member], refused: set[WorkerRef]
@@ -188,14 +179,14 @@ class Journey:
             return
         refused.add(former)
         self._ledger.ended(former, leg)
-        need = self._need(self._avoid | refused)
-        found = self._ledger.another_destination(need, self._hits(), first.ref, self._now)
+        avoid = self._avoid | refused
+        found = self._needs.another_destination(first.ref, avoid)
         member = None if found is None else self._fleet.member(found)
         if member is None:
             return
         member.attach(leg, self._mailbox)
         members.append(member)
-        self._ledger.expect(member.ref, leg, need)
+        self._ledger.expect(member.ref, leg, self._needs.need(avoid))
         self.record.go_to(member.ref)
         with suppress(SessionClosed):  # its loss is among the news that come next
             first.send(Move(leg=leg, destination=_destination(member)))
@@ -204,51 +195,10 @@ class Journey:
     def _ledger(self) -> Ledger:
         return self._fleet.ledger
 
-    @property
-    def _now(self) -> float:
-        return asyncio.get_running_loop().time()
-
-    def _hits(self) -> Hits:
-        return self._ledger.hits(self._merger.sequence, self._entry.hashes)
-
-    def _need(self, avoid: set[WorkerRef]) -> Need:
-        request, num_output = self._request, self._merger.num_output
-        expected = self._ledger.lengths.expected(request.tenant, request.sampling.max_tokens)
-        return Need(
-            key=self._leg_id,
-            num_prompt_tokens=len(self._merger.sequence),
-            num_tokens=request.num_tokens,
-            num_new_tokens=max(1.0, expected - num_output),
-            single_token=request.sampling.max_tokens - num_output == 1,
-            avoid=frozenset(avoid),
-            slo=self._slo(),
-            split=request.split or self._config.split,
-        )
-
-    def _slo(self) -> Slo:
-        """What is left of its targets; none for a first token that is out already."""
-        ttft_s = self._request.ttft_target_s
-        if ttft_s is not None:
-            waited_s = self._now - self._entry.arrived_s
-            ttft_s = max(1e-3, ttft_s - waited_s) if self._first_s is None else None
-        return Slo(ttft_s, self._request.tpot_target_s)
-
-    def learn(self) -> None:
-        """The answer is complete: how long it is, and how long it took, is worth knowing.
-
-        Called from outside where its reader knows that before its workers do.
-        """
-        assert self._first_s is not None
-        decode_s = self._now - self._first_s
-        self._ledger.answered(self._request.tenant, self._merger.num_output, decode_s)
-
-    def _count(self, finished: bool) -> None:
-        if self._first_s is None:
-            self._first_s = self._now
-            if self._at is None:
-                self._entry.came(self._first_s)
-        if finished:
-            self.learn()
+    def learn(self, num_tokens: int) -> None:
+        """The answer is complete with so many tokens: its reader tells, who may know it before the
+        workers do."""
+        self._needs.answered(num_tokens)
 
     def _attach(self, leg: Leg, placement: Placement) -> list[Member]:
         """Both ends listen before anything is sent: the second may speak before the first."""
@@ -257,12 +207,15 @@ class Journey:
         assert len(members) == len(refs), "the fleet changed without an await"
         for member in members:
             member.attach(leg, self._mailbox)
-        self._ledger.placed(leg, placement, self._need(self._avoid), self._hits(), self._now)
+        need, hits = self._needs.need(self._avoid), self._needs.hits()
+        self._ledger.placed(leg, placement, need, hits, asyncio.get_running_loop().time())
         return members
 
     async def _fetch_prefix(self, leg: Leg, first: Member) -> None:
         """What another worker has cached need not be computed again."""
-        holder = self._ledger.prefix_holder(self._hits(), first.ref, self._config.fetch_min_tokens)
+        holder = self._ledger.prefix_holder(
+            self._needs.hits(), first.ref, self._config.fetch_min_tokens
+        )
         source = None if holder is None else self._fleet.member(holder)
         if source is None:
             return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from router.mailbox import WorkerLost
-from router.placing.placement import Placement
+from router.placing.need import Placement
 from wire.handoff import Moved
 from wire.identity import WorkerRef
 from wire.messages import Handed, Kept, Prefilled

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from router.placing.placement import Split
+from router.placing.need import Split
 from router.prompts import Constraint, Prompt, ToolChoice
 from wire.messages import FinishReason
 from wire.sampling import SamplingParams, TokenLogprob

@@ -49,6 +49,9 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Ranks among which the model is divided, each a process on this machine with a GPU of its own:
     the first so many that are visible; or all on the CPU. It must divide the model's heads and its
     feed-forward's width. KV heads that are fewer are copied."""
+    rank_silence_s: float = 15.0
+    """How long a rank may stand still until the worker ends, as it does when a rank dies; 15 s are
+    also what routers allow a whole worker. A long step, or a model that is read, is no silence."""
     device: str = "auto"
     """"auto", "cpu", "cuda", or "cuda:N", which several ranks cannot have."""
     dtype: str = "auto"
@@ -70,9 +73,9 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     block_size: int = 16
     """Tokens in a block of the KV cache."""
     cache_bytes: int | None = None
-    """For the KV cache, of each rank."""
+    """For the KV cache on the device of each rank: a worker of several takes as many times this."""
     cache_fraction: float = 0.2
-    """Share of the device's free memory for the KV cache, where `cache_bytes` is None."""
+    """Share of each device's free memory for the KV cache, where `cache_bytes` is None."""
     host_cache_bytes: int = 0
     """Host memory for blocks that do not fit into the KV cache any more; 0 does without."""
     max_model_len: int | None = None
@@ -84,6 +87,9 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     tpot_target_s: float | None = None
     """Time per output token that prompts, computed beside decoding sequences, may not push steps
     beyond; None lets them take a chunk, or on decode workers 128 tokens."""
+    step_timeout_s: float = 300.0
+    """Longest that a step may take, the first ones too; a worker whose step takes longer ends, for
+    a device hangs that computes it, or a rank."""
     drain_timeout_s: float = 30.0
     """How long sequences may take to end after the first signal."""
     overlap: bool = True

@@ -22,14 +22,9 @@ from runtime.session import SERVER_OPTIONS, OpenedSession, Session, SessionServi
 from wire.handoff import Handoff
 from wire.identity import Role, WorkerRef, draw_incarnation
 from wire.messages import (
-    Cancel,
     Hello,
     Link,
-    Move,
     Report,
-    Share,
-    Submit,
-    WantSnapshot,
     Welcome,
     WorkerCard,
 )
@@ -41,7 +36,9 @@ from worker.links import Links
 from worker.loop import StepLoop
 from worker.outbox import SessionOutbox
 from worker.peers import PeerBook
+from worker.routers import Routers
 from worker.sources import Sources
+from worker.standstill import watch_turns
 from worker.status import Phase, StatusPort
 from worker.tickets import Peer
 
@@ -116,8 +113,12 @@ class Worker:
             self._tell_link,
             self._peers.hang_up,
         )
+        self._routers = Routers(self._steps, self._outbox, self._links, self._joined)
         await self._server.start()
         self._steps.start()
+        self._watching = asyncio.create_task(
+            watch_turns(lambda: self._steps.num_turns, self.config.step_timeout_s, self._crashed)
+        )
         self.known, self.phase = self.card, Phase.JOINING
         self._join(self.config.routers)
         return self.card
@@ -135,6 +136,7 @@ class Worker:
         return drained.is_set()
 
     async def stop(self) -> None:
+        self._watching.cancel()
         for task in self._announcements:
             task.cancel()
         await asyncio.gather(*self._announcements, return_exceptions=True)
@@ -240,37 +242,10 @@ class Worker:
             await self._sources.serve(hello, session, self.card)
         else:
             session.send(Welcome(card=self.card))
-            await self._serve_router(hello.caller_id, session)
-
-    async def _serve_router(self, router_id: str, session: Session) -> None:
-        steps = self._steps
-        former = self._outbox.routers.get(router_id)
-        if former is not None:
-            former.close("the same router has opened another session")
-            steps.call(lambda: steps.router_lost(router_id))
-        self._outbox.routers[router_id] = session
-        async for message in session.messages():
-            match message:
-                case Submit():
-                    steps.call(lambda m=message: steps.submit(router_id, m))  # type: ignore[misc]
-                case Cancel():
-                    steps.call(lambda m=message: steps.cancel(m.leg))  # type: ignore[misc]
-                case Move():
-                    steps.call(lambda m=message: steps.move(m.leg, m.destination))  # type: ignore[misc]
-                case Share():
-                    steps.call(lambda m=message: steps.share(router_id, m))  # type: ignore[misc]
-                case WantSnapshot():
-                    self._joined()
-                    links = self._links.measured
-                    steps.call(lambda links=links: steps.send_snapshot(router_id, links))  # type: ignore[misc]
-                case _:
-                    log.warning("router %s sent %s", router_id, type(message).__name__)
-        if self._outbox.routers.get(router_id) is session:
-            del self._outbox.routers[router_id]
-            steps.call(lambda: steps.router_lost(router_id))
+            await self._routers.serve(hello.caller_id, session)
 
     def _crashed(self, error: Exception) -> None:
-        """Called in the step loop's or a courier's thread."""
+        """Called in any thread."""
 
         def tell() -> None:
             if not self._broken.is_set():

@@ -66,6 +66,7 @@ class Links:
 
     async def close(self, peer: Peer) -> None:
         """Returns when no write over the link is under way any more."""
+        self._ways.pop(peer.link, None)
         self._measured.pop(peer.ref, None)
         over = asyncio.Event()
 
@@ -76,12 +77,13 @@ class Links:
         await over.wait()
 
     def _opened(self, peer: Peer, found: LinkSpeed | str) -> None:
+        way = self._ways.pop(peer.link, None)
+        if way is None:
+            return  # closed in the meantime
         if isinstance(found, str):
-            self._ways.pop(peer.link, None)
             log.warning("no link to %s: %s", peer.ref, found)
             self._hang_up(peer.link, found)
             return
-        way = self._ways.pop(peer.link)
         # Blocks that are very small take their time for each, whatever the link gives.
         least = min(way.least_bytes_per_s, self._card.layout.of_rank(0).block_bytes / BLOCK_S)
         least = self._config.slow_link_bytes_per_s or least

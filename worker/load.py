@@ -10,6 +10,7 @@ import torch
 from engine.collective import Collective
 from engine.device import choose_device
 from engine.errors import ConfigError
+from engine.torch_loading import load_torch_runner
 from engine.torch_runner import TorchRunner
 from worker.config import WorkerConfig
 from worker.ranks.settings import rank_threads
@@ -24,7 +25,7 @@ def load_runner(
     device = config.device
     if collective is not None:
         device = rank_device(config.device, collective.rank, collective.size)
-    return TorchRunner.load(
+    return load_torch_runner(
         Path(config.model),
         device=device,
         dtype=config.dtype,

@@ -7,8 +7,6 @@ from collections.abc import Callable
 from engine.engine import Engine, Progress
 from engine.runner import OnLayer, Slice
 from engine.sequence import Status
-from kv_transfer.courier import WriteJob, Written
-from kv_transfer.crossing import Passage
 from kv_transfer.effects import (
     CutLink,
     Effect,
@@ -22,23 +20,10 @@ from kv_transfer.endpoint import Endpoint
 from kv_transfer.source import Final, SourceHandoff
 from wire.handoff import Abort, Grant, Handoff, Offer, Quiesced
 from wire.identity import Leg, WorkerRef
-from wire.layout import KvLayout
 from wire.messages import Destination, Failed, Kept, Released
 from worker.config import WorkerConfig
+from worker.leaving import Call, Leaving, layers_per_write
 from worker.tickets import Outbox, Peer, Ticket
-
-NOMINAL_RATE = 2e9
-"""Bytes per second, by which flows over one link are weighed against each other."""
-
-LAYERS_BYTES = 1 << 18
-"""Layers that leave before others are at least so many bytes: every write has its fixed cost."""
-
-Call = Callable[[Callable[[], None]], None]
-
-
-def layers_per_write(layout: KvLayout, num_tokens: int) -> int:
-    """How many layers of a chunk are worth a write of their own."""
-    return max(1, -(-LAYERS_BYTES // (layout.num_blocks(num_tokens) * layout.layer_bytes)))
 
 
 class Outgoing:
@@ -67,7 +52,7 @@ class Outgoing:
         self._engine = engine
         self._endpoint = endpoint
         self._outbox = outbox
-        self._call = call
+        self._leaving = Leaving(engine.runner.layout, endpoint, call, clock)
         self._on_over = on_over
         self._clock = clock
         self._legs: dict[Leg, Ticket] = {}
@@ -222,7 +207,7 @@ class Outgoing:
                 case Send():
                     self._send(ticket, effect.message)
                 case Write():
-                    self._write(ticket, effect)
+                    self._leaving.post(ticket, effect, self._perform)
                 case HandedOver():
                     self._handed_over(ticket)
                 case NotHandedOver():
@@ -239,41 +224,6 @@ class Outgoing:
             self._outbox.to_worker(ticket.destination, message)
         else:
             self._outbox.over_link(ticket.link, message)
-
-    def _write(self, ticket: Ticket, write: Write) -> None:
-        """Post the copy; its end comes back into this thread, and through `_perform`."""
-        handoff = ticket.handoff
-        assert handoff is not None
-        assert ticket.link is not None
-
-        def ended(written: Written) -> None:
-            if written.cause is None:
-                times = written.started, written.ended
-                effects = handoff.wrote(write.write_id, *times, written.checksum)
-            else:
-                effects = handoff.write_failed(write.write_id, written.cause)
-            self._perform(ticket, effects)
-
-        passage = Passage(
-            write.blocks, write.pages, write.num_tokens, write.first_page, write.layers
-        )
-        job = WriteJob(
-            ticket.link,
-            passage,
-            lambda written: self._call(lambda: ended(written)),
-            self._latest_start(ticket),
-        )
-        self._endpoint.write(job)
-
-    def _latest_start(self, ticket: Ticket) -> float:
-        """When a write must start for the rest to have arrived as soon as prefill has ended."""
-        sequence, now = ticket.sequence, self._clock()
-        num_done = sequence.num_computed - sequence.num_cached
-        if ticket.started_at is None or num_done <= 0:
-            return now
-        s_per_token = (now - ticket.started_at) / num_done
-        left_s = sequence.num_uncomputed * self._engine.runner.layout.token_bytes / NOMINAL_RATE
-        return now + sequence.num_uncomputed * s_per_token - left_s
 
     def _over(self, ticket: Ticket) -> None:
         ticket.wanted = False

@@ -89,7 +89,7 @@ async def run(config: WorkerConfig, role: Role, policy: Policy) -> int:
     await asyncio.wait((stopping, crash), return_when=asyncio.FIRST_COMPLETED)
     announcing.cancel()
     if crash.done():
-        return 1  # every router and peer sees the connections break, and acts
+        os._exit(1)  # every router and peer sees the connections break; a thread may hang for ever
     await worker.drain(config.drain_timeout_s)
     await worker.stop()
     return 0

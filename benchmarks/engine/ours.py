@@ -13,7 +13,7 @@ from decode_worker.scheduler import DecodePolicy
 from engine.blocks import BlockPool
 from engine.engine import Engine
 from engine.sequence import Sequence
-from engine.torch_runner import TorchRunner
+from engine.torch_loading import load_torch_runner
 from wire.identity import Leg
 from wire.sampling import SamplingParams
 
@@ -33,7 +33,7 @@ class Ours:
 
     def __init__(self, directory: Path, dtype: str, threads: int, num_blocks: int = 4096) -> None:
         started = time.perf_counter()
-        self.runner = TorchRunner.load(directory, device="cpu", dtype=dtype, threads=threads)
+        self.runner = load_torch_runner(directory, device="cpu", dtype=dtype, threads=threads)
         self.load_s = time.perf_counter() - started
         self.runner.allocate(num_blocks)
         self._engine = Engine(

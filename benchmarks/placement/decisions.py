@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from router.placing.ledger import Ledger, PromptHashes
-from router.placing.placement import Need, Placement, Slo
+from router.placing.need import Need, Placement, Slo
 from wire.identity import Leg, ProcessRef, Role, WorkerRef
 from wire.layout import KvLayout
 from wire.messages import CacheEvents, Report, StepCosts, WorkerCard, WorkerState

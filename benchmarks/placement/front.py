@@ -11,7 +11,7 @@ from benchmarks.placement.ride import Ride, Served
 from benchmarks.placement.worker import Machine
 from router.placing.cost_model import Hits
 from router.placing.ledger import Ledger, PromptHashes
-from router.placing.placement import Need, Placement, Slo, Split
+from router.placing.need import Need, Placement, Slo, Split
 from router.queueing.admission import Admission, Verdict
 from router.queueing.fair_queue import Waiter
 from wire.identity import Leg, WorkerRef

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from benchmarks.placement.traces import Arrival
 from router.placing.ledger import PromptHashes
-from router.placing.placement import Need, Placement, Slo
+from router.placing.need import Need, Placement, Slo
 from wire.identity import Leg, WorkerRef
 
 

@@ -19,7 +19,7 @@ from benchmarks.placement.worker import ROUTER, Machine
 from engine.sequence import Sequence, Status
 from router.placing.cost_model import Hits, exposed_s
 from router.placing.ledger import Ledger
-from router.placing.placement import Need, Placement, Slo, Split
+from router.placing.need import Need, Placement, Slo, Split
 from router.queueing.admission import Admission
 from wire.identity import Leg, Role, WorkerRef
 from wire.messages import CacheEvents

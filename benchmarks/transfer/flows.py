@@ -14,9 +14,9 @@ from kv_transfer.courier import Courier, Way, WriteJob, Written
 from kv_transfer.crossing import DirectCrossing, Passage
 from kv_transfer.nixl_link import NixlLink
 from kv_transfer.probe import LinkSpeed, Probe
+from kv_transfer.rank_endpoint import MAX_PART_BYTES
 from kv_transfer.transport import Transport
 from wire.layout import KvLayout
-from worker.links import MAX_PART_BYTES
 
 NUM_FLOWS = (1, 2, 4, 8)
 FLOW_BYTES = 64 << 20

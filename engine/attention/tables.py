@@ -108,7 +108,10 @@ class GatheredBatch(TableBatch):
 
     @cached_property
     def _reading(self) -> Tensor:
-        return self._paged.reading(self._tables.t().long())
+        """What lies in a table behind its row's end is left of other steps, and names no block."""
+        firsts = torch.arange(len(self._tables), device=self.cache.device) * self._paged.block_size
+        there = firsts[:, None] <= self._positions
+        return self._paged.reading(self._tables.where(there, 0).t().long())
 
     @cached_property
     def _seen(self) -> dict[int | None, Tensor]:

@@ -44,11 +44,12 @@ C* slots(const Model& m, const Cache& cache, long layer, const int32_t* blocks, 
 constexpr long KEYS = 32;  // keys that are gathered at once
 constexpr long ROWS = 48;  // queries that share them, about
 
-// Queries that attend together: the heads that share a key head, of some tokens in a row.
+// Queries that attend together: those that share some key heads, of some tokens in a row.
 struct Task {
     const Span* span;
-    long first, tokens, head;  // `first` counts within the span
-    long begin, end;           // keys that some of them see
+    long first, tokens;  // `first` counts within the span
+    long head, heads;    // from key head `head` on
+    long begin, end;     // keys that some of them see
 };
 
 template <typename C> struct Attention {
@@ -61,38 +62,57 @@ template <typename C> struct Attention {
 
     void run(Team team) {
         gathered.resize(KEYS * padded);
-        long tile = std::max(1L, ROWS / group), number = 0;
+        long tile = std::max(1L, ROWS / group), number = 0, most = heads_for(team);
         for (long i = 0; i < step.num_spans; ++i)
-            for (long first = 0; first < step.spans[i].count; first += tile)
-                for (long head = 0; head < m.kv_heads; ++head)
+            for (long first = 0; first < step.spans[i].count; first += tile) {
+                long rows = std::min(tile, step.spans[i].count - first) * group;
+                long heads = std::max(1L, std::min(most, ROWS / rows));
+                for (long head = 0; head < m.kv_heads; head += heads)
                     if (number++ % team.size == team.rank)
-                        attend(task(step.spans[i], first, tile, head));
+                        attend(task(step.spans[i], first, tile, head, heads));
+            }
     }
 
-    Task task(const Span& span, long first, long tile, long head) const {
+    // A block's heads lie in a row. Few queries mostly wait for memory, and long runs are read
+    // faster than short ones, so they take heads together; not so many that threads go idle.
+    long heads_for(Team team) const {
+        if (team.size == 1) return m.kv_heads;
+        return step.num_spans * m.kv_heads / (4 * team.size);
+    }
+
+    Task task(const Span& span, long first, long tile, long head, long heads) const {
         long tokens = std::min(tile, span.count - first), start = span.start + first;
         // A key has the same lane in every tile, and so one order of sums.
         long begin = window ? std::max(0L, start + 1 - window) / KEYS * KEYS : 0;
-        return {&span, first, tokens, head, begin, start + tokens};
+        heads = std::min(heads, m.kv_heads - head);
+        return {&span, first, tokens, head, heads, begin, start + tokens};
     }
 
     void attend(const Task& task) {
-        long rows = task.tokens * group, start = task.span->start + task.first;
+        long of_head = task.tokens * group, rows = task.heads * of_head;
+        long start = task.span->start + task.first;
         long width = (task.end - task.begin + KEYS - 1) / KEYS * KEYS;
         gather_queries(task, rows);
         scores.resize(rows * width);
         sums.resize(rows);
         mixed.assign(rows * padded, 0.0f);
-        for (long key = 0; key < width; key += KEYS) {
-            gather_keys(task, task.begin + key);
-            by_tiles<8>(rows, [&](auto R, long row) { score<R>(row, width, key); });
+        for (long key = 0; key < width; key += KEYS)
+            for (long head = 0; head < task.heads; ++head) {
+                gather_keys(task, head, task.begin + key);
+                by_tiles<8>((head + 1) * of_head, [&](auto R, long row) { score<R>(row, width, key); },
+                            head * of_head);
+            }
+        for (long row = 0; row < rows; ++row) {
+            long self = start + row % of_head / group - task.begin;
+            sums[row] = soften(scores.data() + row * width, self, width);
         }
-        for (long row = 0; row < rows; ++row)
-            sums[row] = soften(scores.data() + row * width, start + row / group - task.begin, width);
-        for (long key = 0; key < width; key += KEYS) {
-            long count = gather_values(task, task.begin + key);
-            by_tiles<6>(rows, [&](auto R, long row) { mix<R>(row, width, key, count); });
-        }
+        for (long key = 0; key < width; key += KEYS)
+            for (long head = 0; head < task.heads; ++head) {
+                long count = gather_values(task, head, task.begin + key);
+                by_tiles<6>((head + 1) * of_head,
+                            [&](auto R, long row) { mix<R>(row, width, key, count); },
+                            head * of_head);
+            }
         for (long row = 0; row < rows; ++row) {
             float* to = place(task, row, step.narrow, m.heads);
             for (long i = 0; i < m.head_size; ++i)
@@ -101,8 +121,9 @@ template <typename C> struct Attention {
     }
 
     float* place(const Task& task, long row, float* base, long num_heads) const {
-        long token = task.span->row + task.first + row / group;
-        return base + (token * num_heads + task.head * group + row % group) * m.head_size;
+        long head = row / (task.tokens * group), of_head = row % (task.tokens * group);
+        long token = task.span->row + task.first + of_head / group;
+        return base + (token * num_heads + (task.head + head) * group + row % group) * m.head_size;
     }
 
     void gather_queries(const Task& task, long rows) {
@@ -116,35 +137,39 @@ template <typename C> struct Attention {
     }
 
     // Keys or values of [first, first + KEYS), null beyond the end; what follows is fetched.
-    long find(const Task& task, long first, long part, const C** found) const {
+    long find(const Task& task, long head, long first, long part, const C** found) const {
         long count = std::min(KEYS, task.end - first);
-        by_blocks(task, first, part, count, [&](long i, const C* run, long length) {
+        by_blocks(task, head, first, part, count, [&](long i, const C* run, long length) {
             for (long j = 0; j < length; ++j) found[i + j] = run + j * m.head_size;
         });
         std::fill(found + count, found + KEYS, nullptr);
-        long following = std::min(KEYS, task.end - first - count);
-        by_blocks(task, first + count, part, following, [&](long, const C* run, long length) {
+        if (head + 1 < task.heads) fetch(task, head + 1, first, part, count);
+        else fetch(task, 0, first + count, part, std::min(KEYS, task.end - first - count));
+        return count;
+    }
+
+    void fetch(const Task& task, long head, long first, long part, long count) const {
+        by_blocks(task, head, first, part, count, [&](long, const C* run, long length) {
             for (long byte = 0; byte < length * m.head_size * long(sizeof(C)); byte += 64)
                 __builtin_prefetch((const char*)run + byte);
         });
-        return count;
     }
 
     // Call use(i, run, length) for keys that lie in a row, from number first + i on.
     template <typename Use>
-    void by_blocks(const Task& task, long first, long part, long count, Use use) const {
+    void by_blocks(const Task& task, long head, long first, long part, long count, Use use) const {
         for (long i = 0, length; i < count; i += length) {
             long left = cache.block_size - ((first + i) & (cache.block_size - 1));
             length = std::min(left, count - i);
             auto blocks = step.blocks + task.span->blocks;
-            use(i, slots<C>(m, cache, layer, blocks, first + i, part, task.head), length);
+            use(i, slots<C>(m, cache, layer, blocks, first + i, part, task.head + head), length);
         }
     }
 
     // gathered [head_size, KEYS]
-    void gather_keys(const Task& task, long first) {
+    void gather_keys(const Task& task, long head, long first) {
         const C* keys[KEYS];
-        find(task, first, 0, keys);
+        find(task, head, first, 0, keys);
         for (long half = 0; half < KEYS; half += LANES) {
             long at = 0;
             if constexpr (sizeof(C) == 2)
@@ -173,9 +198,9 @@ template <typename C> struct Attention {
     }
 
     // gathered [KEYS, padded]
-    long gather_values(const Task& task, long first) {
+    long gather_values(const Task& task, long head, long first) {
         const C* values[KEYS];
-        long count = find(task, first, 1, values);
+        long count = find(task, head, first, 1, values);
         for (long i = 0; i < count; ++i)
             for (long at = 0; at < m.head_size; at += LANES)
                 store(gathered.data() + i * padded + at, load_upto(values[i] + at, m.head_size - at));

@@ -2,7 +2,8 @@
 
 The job is `python -m cluster up -c cluster.yaml`, on Ray's head. Its log is there; this process
 tells what becomes of the job. When the job ends by itself, this process ends too, and Kubernetes
-starts another one, later and later where that happens again and again.
+starts another one, later and later where that happens again and again. That one would stop a job
+which still runs: therefore a head that does not answer for a while is asked again, for some time.
 """
 
 import os
@@ -19,6 +20,8 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 ENTRYPOINT = "python -m cluster up -c cluster.yaml"
 CONNECT_S = 600.0
 WATCH_S = 2.0
+SILENT_S = 60.0
+UNKNOWN = "status code 404"
 CLUSTER = "tandem/cluster"
 
 
@@ -31,6 +34,7 @@ class Driver:
         self._state = Path(environ["TANDEM_STATE_DIR"])
         self._stop_s = float(environ["TANDEM_STOP_S"])
         self._stopping = stopping
+        self._silent_since = None
 
     def run(self):
         """Until the job ends or this process is told to stop; the exit status."""
@@ -46,9 +50,9 @@ class Driver:
         say(f"{job} submitted to {self._address}: {ENTRYPOINT}")
         while not self._stopping.wait(WATCH_S):
             self._mark("alive", True)
-            status = client.get_job_status(job)
+            status = self._status(client, job)
             self._mark("running", status == JobStatus.RUNNING)
-            if status.is_terminal():
+            if status is not None and status.is_terminal():
                 say(f"{job} {status}: {client.get_job_info(job).message}")
                 say(client.get_job_logs(job)[-4000:])
                 return 1
@@ -67,9 +71,23 @@ class Driver:
             except (ConnectionError, RuntimeError) as error:
                 if time.monotonic() > deadline:
                     raise
-                say(f"{self._address} does not answer yet: {str(error).splitlines()[0]}")
+                say(f"{self._address} does not answer yet: {first_line(error)}")
             self._stopping.wait(WATCH_S)
         return None
+
+    def _status(self, client, job):
+        """None when Ray's head does not say it, which it may not for SILENT_S in a row."""
+        try:
+            status = client.get_job_status(job)
+        except (OSError, RuntimeError) as error:
+            now = time.monotonic()
+            self._silent_since = now if self._silent_since is None else self._silent_since
+            if UNKNOWN in str(error) or now - self._silent_since > SILENT_S:
+                raise
+            say(f"{self._address} does not tell of {job}: {first_line(error)}")
+            return None
+        self._silent_since = None
+        return status
 
     def _running_jobs(self, client):
         return [
@@ -97,7 +115,8 @@ class Driver:
         deadline = time.monotonic() + self._stop_s + 5
         while time.monotonic() < deadline:
             self._mark("alive", True)
-            if client.get_job_status(job).is_terminal():
+            status = self._status(client, job)
+            if status is not None and status.is_terminal():
                 say(f"{job} stopped")
                 return
             time.sleep(0.5)
@@ -107,6 +126,10 @@ class Driver:
         """A file that the pod's probes look for."""
         file = self._state / name
         file.touch() if wanted else file.unlink(missing_ok=True)
+
+
+def first_line(error):
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def say(line):

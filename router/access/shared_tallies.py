@@ -28,6 +28,8 @@ NAME_BYTES = 16
 PATIENCE_S = 0.005
 """A router that was stopped while it held the lock is not waited for: a count may be off then."""
 _NUM_DOUBLES = 2 * NUM_CELLS + MAX_ROUTERS
+_SHAPE = (MAX_KEYS, NAME_BYTES, _NUM_DOUBLES)
+"""Of the file: only those share one that read it alike."""
 _FILE_BYTES = MAX_KEYS * (NAME_BYTES + 8 * _NUM_DOUBLES)
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -37,11 +39,8 @@ class SharedTallies:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._fd = _open(path)
-        self._map = mmap.mmap(self._fd, _FILE_BYTES)
-        self._names = memoryview(self._map)[: MAX_KEYS * NAME_BYTES]
-        self._counts = memoryview(self._map)[MAX_KEYS * NAME_BYTES :].cast("d")
-        self._column = self._claim_column()
+        while not self._try_join(_open(path)):
+            pass  # the last of the others has just taken the file along
 
     def tally(self, name: str) -> SharedTally | None:
         """Of the key of that name, from now on; None when the file is full."""
@@ -64,6 +63,33 @@ class SharedTallies:
         finally:
             fcntl.flock(self._fd, fcntl.LOCK_UN)
 
+    def _try_join(self, fd: int) -> bool:
+        """False when the file is nobody's any more. Who has a column keeps the others from that."""
+        self._fd = fd
+        try:
+            with self.held():
+                if self._is_there():
+                    self._join()
+                    return True
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
+        return False
+
+    def _join(self) -> None:
+        self._column = self._claim_column()
+        # All of it now: where memory ends later, writing there would end the process.
+        os.posix_fallocate(self._fd, 0, _FILE_BYTES)
+        self._map = mmap.mmap(self._fd, _FILE_BYTES)
+        self._names = memoryview(self._map)[: MAX_KEYS * NAME_BYTES]
+        self._counts = memoryview(self._map)[MAX_KEYS * NAME_BYTES :].cast("d")
+        self._clear_column()
+
+    def _is_there(self) -> bool:
+        """Others can still find the file."""
+        return os.fstat(self._fd).st_nlink > 0
+
     def is_gone(self, column: int) -> bool:
         """No router that lives has this column."""
         return column != self._column and _lock(self._fd, fcntl.F_OFD_GETLK, column)
@@ -72,7 +98,8 @@ class SharedTallies:
         """The last router takes the file along."""
         with self.held():
             self._clear_column()
-            if all(map(self.is_gone, set(range(MAX_ROUTERS)) - {self._column})):
+            others = set(range(MAX_ROUTERS)) - {self._column}
+            if self._is_there() and all(map(self.is_gone, others)):
                 with suppress(FileNotFoundError):
                     self._path.unlink()
         _lock(self._fd, fcntl.F_OFD_SETLK, self._column, fcntl.F_UNLCK)  # the map keeps it open
@@ -81,9 +108,6 @@ class SharedTallies:
     def _claim_column(self) -> int:
         for column in range(MAX_ROUTERS):
             if _lock(self._fd, fcntl.F_OFD_SETLK, column):
-                self._column = column
-                with self.held():
-                    self._clear_column()
                 return column
         raise OSError(errno.EUSERS, f"{MAX_ROUTERS} routers share it already", str(self._path))
 
@@ -132,30 +156,18 @@ def path_for(*identity: object) -> Path:
     memory = Path("/dev/shm")
     folder = memory if os.access(memory, os.W_OK) else Path(tempfile.gettempdir())
     boot = _BOOT_ID.read_text() if _BOOT_ID.exists() else ""
-    named = hashlib.blake2b(repr((boot, os.geteuid(), identity)).encode(), digest_size=8)
+    meeting = repr((boot, os.geteuid(), _SHAPE, identity))
+    named = hashlib.blake2b(meeting.encode(), digest_size=8)
     return folder / f"tandem-keys-{named.hexdigest()}"
 
 
 def _open(path: Path) -> int:
-    """A file of this user's, which nobody has just taken away."""
-    while True:
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.open(path, flags, 0o600)
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        try:
-            status = os.fstat(fd)
-            if status.st_uid != os.geteuid():
-                raise PermissionError(errno.EPERM, "belongs to somebody else", str(path))
-            if status.st_nlink:
-                os.ftruncate(fd, _FILE_BYTES)
-                return fd
-        except BaseException:
-            os.close(fd)
-            raise
-        finally:
-            with suppress(OSError):
-                fcntl.flock(fd, fcntl.LOCK_UN)
+    """A file of this user's."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    if os.fstat(fd).st_uid != os.geteuid():
         os.close(fd)
+        raise PermissionError(errno.EPERM, "belongs to somebody else", str(path))
+    return fd
 
 
 def _try_flock(fd: int) -> bool:

@@ -12,14 +12,8 @@ from router.placing.cost_model import Hits
 from router.placing.fleet_table import FleetTable, Floats
 from router.placing.lengths import Lengths
 from router.placing.load import Load
-from router.placing.placement import (
-    Need,
-    Placement,
-    Refusal,
-    another_destination,
-    place,
-    prefix_holder,
-)
+from router.placing.need import Need, Placement, Refusal
+from router.placing.placement import another_destination, place, prefix_holder
 from router.placing.prefix_index import PrefixIndex
 from wire.identity import Leg, WorkerRef
 from wire.messages import CacheEvents, Link, Report, WorkerCard

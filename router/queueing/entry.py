@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from router.placing.ledger import Ledger, PromptHashes
-from router.placing.placement import Placement
+from router.placing.need import Placement
 
 
 @dataclass(frozen=True, slots=True)

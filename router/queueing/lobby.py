@@ -12,7 +12,7 @@ from router.errors import DeadlineExceeded, Overloaded
 from router.fleet import Fleet
 from router.placing.cost_model import Hits
 from router.placing.ledger import PromptHashes
-from router.placing.placement import Need, Placement, Refusal, Slo
+from router.placing.need import Need, Placement, Refusal, Slo
 from router.queueing.admission import Admission, Judgement, Verdict
 from router.queueing.entry import Entry
 from router.queueing.fair_queue import Waiter

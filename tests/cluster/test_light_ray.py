@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cluster.errors import StartFailed
-from cluster.light_ray import ATTEMPTS, start_light_ray
+from cluster.light_ray import ATTEMPTS, _children, start_light_ray
 
 
 class Attempts:
@@ -47,3 +48,13 @@ def test_an_option_that_ray_does_not_take_is_not_tried_again() -> None:
     assert len(init.options) == 1
     init.left[0].kill()
     init.left[0].wait()
+
+
+def test_a_thread_that_ends_while_it_is_asked_for_its_children_is_no_failure(
+    tmp_path: Path,
+) -> None:
+    lives, has_ended = tmp_path / "1", tmp_path / "2"
+    for thread in (lives, has_ended):
+        thread.mkdir()
+    (lives / "children").write_text("17 18 ")
+    assert _children(tmp_path) == {17, 18}

@@ -18,7 +18,7 @@ LANGUAGES = {SHELL, TRANSCRIPT, "text", "yaml", "json", "python", "toml"}
 FIRST, RUN, RUN_BY, NOT_RUN = "run first", "run", "run by ", "not run: "
 RUN_HERE = sorted({block.page for block in ALL if block.mark in (FIRST, RUN)})
 PORTS = ("8000", "8001", "9000")
-TIMEOUT_S = 150
+TIMEOUT_S = 300
 PREAMBLE = """
 set -euo pipefail
 stop() { kill "$(cat up.pid)" && while kill -0 "$(cat up.pid)"; do sleep 0.1; done; }
@@ -93,7 +93,7 @@ def _step(block: Block) -> str:
     return f"(\n{block.text})\n"
 
 
-@pytest.mark.timeout(TIMEOUT_S)
+@pytest.mark.timeout(TIMEOUT_S + 30)
 def test_the_demo_streams_an_answer_and_tells_where_its_time_went() -> None:
     makefile = (ROOT / "Makefile").read_text()
     assert "$(BIN)/tandem demo\n" in makefile

@@ -24,7 +24,7 @@ from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 from cluster.bundled import BUNDLED_MODEL
 from engine.kernels.build import default_cache
 from tests.docs.blocks import ROOT, TRANSCRIPT, blocks
-from tests.system.shells import BIN, Shell, a_free_port
+from tests.system.shells import BIN, Shell, a_free_port, ray_head
 
 PAGE = ROOT / "docs" / "walkthrough.md"
 HOST, MODEL = "10.0.0.1", "/srv/models/my-model"
@@ -33,7 +33,7 @@ HERE = "127.0.0.2"
 PORTS = (6379, 8265, 8000, 8001)
 INSTALLS = "pip install"
 STARTS_RAY = "ray start --head"
-PATIENCE_S = 90.0
+PATIENCE_S = 250.0
 NOISE = re.compile(
     r"\x1b\[[0-9;]*m"  # colours
     r"|^.*(?:packaging|working_dir)\.py.*\n"  # which files the job does not need
@@ -101,8 +101,7 @@ class Walk:
             *(f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=4"),
             *("--disable-usage-stats", f"--temp-dir={self._folder}/ray"),
         ]
-        self._head = Shell(words, self._environment)
-        self._head.line_with("Ray runtime started")
+        self._head = ray_head(lambda: words, self._environment)
         return "…\nRay runtime started.\n…\n"
 
     def _here(self, text: str) -> str:

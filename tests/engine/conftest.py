@@ -10,6 +10,7 @@ import pytest
 import torch
 import transformers
 
+from engine.torch_loading import load_torch_runner
 from engine.torch_runner import TorchRunner
 from tests.engine.checkpoints import write_checkpoint
 from tests.engine.reference import Reference
@@ -37,7 +38,7 @@ def runner(checkpoint: Callable[[str], Path]) -> Callable[[str], TorchRunner]:
     """A float32 runner with blocks of 4 tokens. Tests share it, and each overwrites its cache."""
 
     def load(name: str) -> TorchRunner:
-        loaded = TorchRunner.load(checkpoint(name), device="cpu", block_size=4)
+        loaded = load_torch_runner(checkpoint(name), device="cpu", block_size=4)
         loaded.allocate(128)
         return loaded
 

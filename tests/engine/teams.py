@@ -14,6 +14,7 @@ from torch.distributed import HashStore
 
 from engine.runner import Collect, OnLayer, Sampled, Slice
 from engine.torch_collective import TorchCollective
+from engine.torch_loading import load_torch_runner
 from engine.torch_runner import TorchRunner
 
 CPU = torch.device("cpu")
@@ -64,7 +65,7 @@ def a_team(directory: Path, size: int, num_blocks: int = 128, **settings: Any) -
     """`size` ranks of a checkpoint, with a cache each."""
     collectives = connected(size)
     runners = [
-        TorchRunner.load(directory, device="cpu", block_size=4, collective=each, **settings)
+        load_torch_runner(directory, device="cpu", block_size=4, collective=each, **settings)
         for each in collectives
     ]
     for runner in runners:

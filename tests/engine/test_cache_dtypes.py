@@ -22,6 +22,7 @@ from engine.model.config import read_config
 from engine.model.parameters import allocate_parameters, checkpoint_targets
 from engine.model.transformer import Transformer
 from engine.model.weights import find_weights, load_weights
+from engine.torch_loading import load_torch_runner
 from engine.torch_runner import StepSettings, TorchRunner
 from tests.engine.driver import give_blocks, make_sequence, step
 from tests.engine.reference import prompt
@@ -86,7 +87,7 @@ def test_a_narrow_cache_computes_about_the_same(
 
 
 def test_a_loaded_model_takes_a_cache_of_eight_bits(checkpoint: Callable[[str], Path]) -> None:
-    loaded = TorchRunner.load(
+    loaded = load_torch_runner(
         checkpoint("llama"), device="cpu", cache_dtype="float8_e4m3fn", block_size=4
     )
     region = loaded.allocate(24)

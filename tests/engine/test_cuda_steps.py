@@ -18,7 +18,7 @@ from engine.blocks import BlockPool
 from engine.cuda.triton_there import has_triton
 from engine.engine import Engine
 from engine.model.rope import rotate
-from engine.torch_runner import TorchRunner
+from engine.torch_loading import load_torch_runner
 from tests.engine.driver import make_sequence
 from tests.engine.reference import Reference, prompt
 from wire.sampling import SamplingParams
@@ -51,7 +51,7 @@ def test_float32_gives_the_tokens_of_the_reference(
     checkpoint: Callable[[str], Path],
     reference: Callable[[str], Reference],
 ) -> None:
-    runner = TorchRunner.load(
+    runner = load_torch_runner(
         checkpoint(name),
         device="cuda:0",
         dtype="float32",
@@ -71,7 +71,7 @@ def test_drawn_tokens_are_those_of_a_cpu(checkpoint: Callable[[str], Path]) -> N
     sampling = SamplingParams(max_tokens=24, seed=3, temperature=1.2, top_p=0.9, top_k=40)
     made = []
     for device in ("cpu", "cuda:0"):
-        runner = TorchRunner.load(checkpoint("llama"), device=device, dtype="float32")
+        runner = load_torch_runner(checkpoint("llama"), device=device, dtype="float32")
         runner.allocate(NUM_BLOCKS)
         kind = AheadEngine if runner.runs_ahead else Engine
         engine = kind(runner, BlockPool(NUM_BLOCKS), DecodePolicy(chunk_tokens=11))

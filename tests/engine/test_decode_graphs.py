@@ -112,7 +112,7 @@ def test_rows_that_are_left_over_touch_nobody_s_block(checkpoint: Callable[[str]
     pool = BlockPool(NUM_BLOCKS)
     engine = Engine(runner, pool, DecodePolicy())
     answers(engine, [(prompt(6), greedy(6)) for _ in range(3)])
-    memory = runner._memory.view(NUM_BLOCKS + 1, -1)
+    memory = runner.cache.memory.view(NUM_BLOCKS + 1, -1)
     used = {block for block in range(NUM_BLOCKS) if memory[block].any()}
     assert used == set(range(len(used)))  # the pool gives low numbers first
     assert memory[NUM_BLOCKS].any()
@@ -123,10 +123,24 @@ def test_nan_of_a_former_owner_is_not_seen(
 ) -> None:
     runner = a_runner(checkpoint("llama"))
     runner.record_steps(repeat_eagerly, spare_block=NUM_BLOCKS)
-    runner._memory.view(torch.float32)[: NUM_BLOCKS * 512].fill_(float("nan"))
+    runner.cache.memory.view(torch.float32)[: NUM_BLOCKS * 512].fill_(float("nan"))
     engine = Engine(runner, BlockPool(NUM_BLOCKS), DecodePolicy())
     [made] = answers(engine, [(prompt(6), greedy(20))])
     assert made[6:] == reference("llama").greedy(prompt(6), 20)
+
+
+def test_what_larger_steps_left_in_the_buffer_is_taken_for_no_block(
+    checkpoint: Callable[[str], Path], reference: Callable[[str], Reference]
+) -> None:
+    runner = a_runner(checkpoint("llama"), max_sequences=8)
+    runner.record_steps(repeat_eagerly, spare_block=NUM_BLOCKS)
+    engine = Engine(runner, BlockPool(NUM_BLOCKS), DecodePolicy())
+    alone = [(prompt(14), greedy(8))]  # a table of five blocks, where there is room for eight
+    [before] = answers(engine, alone)
+    assert runner._graphs is not None
+    runner._graphs._buffer.fill_(1 << 20)  # as token ids are
+    [after] = answers(engine, alone)
+    assert before == after == [*prompt(14), *reference("llama").greedy(prompt(14), 8)]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from engine.engine import Engine
 from engine.errors import ConfigError
 from engine.kernels import library
 from engine.runner import Sampled
-from engine.torch_runner import TorchRunner
+from engine.torch_loading import load_torch_runner
 from tests.engine.driver import make_sequence
 from tests.engine.reference import prompt
 from wire.sampling import SamplingParams
@@ -26,7 +26,7 @@ SAMPLING = SamplingParams(
 
 def answer(directory: Path, dtype: str, num_others: int, chunk_tokens: int) -> list[Sampled]:
     """What is drawn for one request, with its log-probabilities to the last bit."""
-    runner = TorchRunner.load(
+    runner = load_torch_runner(
         directory, device="cpu", dtype=dtype, block_size=4, deterministic=True
     )
     runner.allocate(512)
@@ -55,4 +55,4 @@ def test_a_crowd_changes_no_bit(checkpoint: Checkpoints, name: str, dtype: str) 
 
 def test_where_it_cannot_be_had_it_is_refused(checkpoint: Checkpoints) -> None:
     with pytest.raises(ConfigError, match="compiled kernels"):
-        TorchRunner.load(checkpoint("llama"), device="cpu", dtype="float16", deterministic=True)
+        load_torch_runner(checkpoint("llama"), device="cpu", dtype="float16", deterministic=True)

@@ -77,7 +77,7 @@ def wait_for_grammars(engine: Engine) -> None:
     for sequence in engine.followers.unready.values():
         assert sequence.grammar is not None
         assert sequence.grammar.job is not None
-        sequence.grammar.job.wait(10)
+        sequence.grammar.job.wait(60)
 
 
 def text(vocabulary: Vocabulary, sequence: Sequence) -> str:
@@ -213,7 +213,7 @@ def test_a_slow_grammar_keeps_nobody_else_waiting(vocabulary: Vocabulary) -> Non
     may_compile = threading.Event()
 
     def read() -> Vocabulary:
-        assert may_compile.wait(10)
+        assert may_compile.wait(60)
         return vocabulary
 
     engine = an_engine(vocabulary)
@@ -241,7 +241,7 @@ def test_a_sequence_that_is_dropped_while_its_grammar_compiles_is_gone(
 def test_so_many_sequences_may_wait_for_their_grammars(vocabulary: Vocabulary) -> None:
     never: Future[Vocabulary] = Future()
     engine = an_engine(vocabulary)
-    engine.followers.grammars = Grammars(lambda: never.result(10), vocabulary.eos_token_ids)
+    engine.followers.grammars = Grammars(lambda: never.result(60), vocabulary.eos_token_ids)
     for number in range(MAX_UNREADY):
         engine.add(a_sequence(str(number)))
     with pytest.raises(GrammarsBusy, match=f"{MAX_UNREADY} sequences wait"):
@@ -252,7 +252,7 @@ def test_so_many_sequences_may_wait_for_their_grammars(vocabulary: Vocabulary) -
 def test_who_is_dropped_keeps_no_place_before_the_compilers(vocabulary: Vocabulary) -> None:
     never: Future[Vocabulary] = Future()
     engine = an_engine(vocabulary)
-    engine.followers.grammars = Grammars(lambda: never.result(10), vocabulary.eos_token_ids)
+    engine.followers.grammars = Grammars(lambda: never.result(60), vocabulary.eos_token_ids)
     num_left = 0
     for number in range(10):
         sequence = a_sequence(str(number))

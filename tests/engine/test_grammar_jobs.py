@@ -23,12 +23,12 @@ def executor() -> Iterator[ThreadPoolExecutor]:
 
 def test_a_job_that_nobody_began_is_done_by_who_needs_it(executor: ThreadPoolExecutor) -> None:
     busy, doers = threading.Event(), list[threading.Thread]()
-    executor.submit(busy.wait, 10)
+    executor.submit(busy.wait, 60)
     job = Job(executor, lambda: doers.append(threading.current_thread()))
     job.finish()
     job.finish()
     busy.set()
-    executor.submit(int).result(10)
+    executor.submit(int).result(60)
     assert doers == [threading.current_thread()]
 
 
@@ -37,11 +37,11 @@ def test_a_job_that_another_thread_began_is_waited_for(executor: ThreadPoolExecu
 
     def work() -> None:
         begun.set()
-        assert go_on.wait(10)
+        assert go_on.wait(60)
         doers.append(threading.current_thread())
 
     job = Job(executor, work)
-    assert begun.wait(10)
+    assert begun.wait(60)
     assert not job.done
     go_on.set()
     job.finish()
@@ -60,12 +60,12 @@ def test_what_goes_wrong_in_a_job_is_heard(executor: ThreadPoolExecutor) -> None
 
 def test_a_job_that_nobody_wants_any_more_is_not_begun(executor: ThreadPoolExecutor) -> None:
     busy, doers = threading.Event(), list[threading.Thread]()
-    executor.submit(busy.wait, 10)
+    executor.submit(busy.wait, 60)
     job = Job(executor, lambda: doers.append(threading.current_thread()))
     job.cancel()
     assert job.done
     busy.set()
-    executor.submit(int).result(10)
+    executor.submit(int).result(60)
     assert doers == []
 
 
@@ -76,7 +76,7 @@ def test_a_path_is_followed_either_way(path_s: float, monkeypatch: pytest.Monkey
     monkeypatch.setattr(grammars, "_path_s", path_s)
     path = grammars.open(Grammar(GrammarKind.REGEX, "ab"), [])
     assert path.job is not None
-    path.job.wait(10)
+    path.job.wait(60)
     first = path.job
     (token,) = vocabulary.tokenizer.tokenize_str("ab")[:1]
     assert token in path.allowed.members()

@@ -33,7 +33,7 @@ def following(vocabulary: Vocabulary, pattern: str | None, **fields: object) -> 
     if grammar is not None:
         grammars = Grammars(lambda: vocabulary, vocabulary.eos_token_ids)
         sequence.grammar = grammars.open(grammar, [])
-        sequence.grammar.job.wait(10)
+        sequence.grammar.job.wait(60)
         assert sequence.grammar.error is None
     return sequence
 

@@ -16,7 +16,7 @@ from engine.copier import Copy, runs
 from engine.cuda_copier import CudaCopier
 from engine.engine import Engine
 from engine.sequence import Sequence
-from engine.torch_runner import TorchRunner
+from engine.torch_loading import load_torch_runner
 from tests.engine.driver import make_sequence, output
 from tests.engine.reference import prompt
 from wire.sampling import SamplingParams
@@ -29,7 +29,7 @@ NAN_BYTE = 0xFF
 
 def an_engine(directory: Path, num_blocks: int, num_host_blocks: int, device: str) -> Engine:
     """Its cache is full of NaN at first."""
-    runner = TorchRunner.load(directory, device=device, dtype="float32", block_size=4)
+    runner = load_torch_runner(directory, device=device, dtype="float32", block_size=4)
     region, pool = runner.allocate(num_blocks), BlockPool(num_blocks)
     assert isinstance(region.keepalive, Tensor)
     region.keepalive.fill_(NAN_BYTE)

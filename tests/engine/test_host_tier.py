@@ -149,7 +149,7 @@ def test_what_is_computed_sooner_than_copied_is_not_swapped() -> None:
     while tiered.engine.num_preemptions == 0:
         tiered.step()
     assert not tiered.tier.pool.used_blocks() - {
-        slot for save in tiered.tier._saves.values() for slot in save.slots
+        slot for save in tiered.tier._saves for slot in save.slots
     }
     tiered.finish()
     assert [answer(s) for s in sequences] == [expected(s.tokens[:3], 25) for s in sequences]

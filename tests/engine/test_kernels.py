@@ -140,7 +140,7 @@ def test_a_cache_of_bfloat16_rounds_in_kernels_as_in_torch(
             assert (found - without).norm() <= 0.015 * without.norm()
 
 
-@pytest.mark.parametrize("name", ["llama", "mistral", "qwen3-windows"])
+@pytest.mark.parametrize("name", ["llama", "llama-mha", "mistral", "qwen3-windows"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_in_steps_of_few_rows_neither_batch_nor_chunks_change_a_bit(
     name: str, dtype: torch.dtype, kernels: Kernels, checkpoint: Callable[[str], Path]
@@ -166,7 +166,7 @@ def _three_threads() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen3-windows"])
+@pytest.mark.parametrize("name", ["llama", "llama-mha", "qwen3-windows"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_threads_change_no_bit(
     name: str,
@@ -175,11 +175,13 @@ def test_threads_change_no_bit(
     checkpoint: Callable[[str], Path],
     request: pytest.FixtureRequest,
 ) -> None:
+    row_by_row = [(2, at, at + 1) for at in range(9)]  # many spans: heads go together
+    steps = [[(0, 0, 40)], [(0, 40, 41), (1, 0, 9)], row_by_row]
     alone = Decoder(checkpoint(name), dtype, native=True)
-    expected = [alone.run((0, 0, 40)), alone.run((0, 40, 41), (1, 0, 9))]
+    expected = [alone.run(*step) for step in steps]
     request.getfixturevalue("_three_threads")
     together = Decoder(checkpoint(name), dtype, native=True)
-    for logits, step in zip(expected, [[(0, 0, 40)], [(0, 40, 41), (1, 0, 9)]], strict=True):
+    for logits, step in zip(expected, steps, strict=True):
         assert all(map(torch.equal, together.run(*step), logits))
 
 

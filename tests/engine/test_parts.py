@@ -21,6 +21,7 @@ from engine.errors import ConfigError
 from engine.model.config import read_config
 from engine.model.part import kv_heads_of, model_part
 from engine.runner import Slice
+from engine.torch_loading import load_torch_runner
 from engine.torch_runner import TorchRunner
 from tests.engine.checkpoints import RECIPES
 from tests.engine.driver import decode, give_blocks, make_sequence, output, step
@@ -66,7 +67,7 @@ def test_a_block_s_heads_lie_on_their_ranks(
     size: int, team: Teams, checkpoint: Checkpoints
 ) -> None:
     """Together the ranks hold what one rank holds alone."""
-    whole = TorchRunner.load(checkpoint("llama-mha"), device="cpu", block_size=4)
+    whole = load_torch_runner(checkpoint("llama-mha"), device="cpu", block_size=4)
     whole.allocate(8)
     for runner in (whole, team("llama-mha", size)):
         sequence = make_sequence(prompt(9))
@@ -81,7 +82,7 @@ def blocks_of(runner: TorchRunner) -> torch.Tensor:
     """[blocks, layers, 2, kv_heads, slots, head_size]"""
     layout = runner.layout
     shape = layout.num_layers, 2, layout.num_kv_heads, layout.block_size, layout.head_size
-    return runner._memory.view(torch.float32).view(-1, *shape)
+    return runner.cache.memory.view(torch.float32).view(-1, *shape)
 
 
 def test_ranks_of_one_head_hold_the_same(team: Teams) -> None:
@@ -89,7 +90,7 @@ def test_ranks_of_one_head_hold_the_same(team: Teams) -> None:
     sequence = make_sequence(prompt(9))
     sequence.blocks = [5, 2, 7]
     step(ranks, [(sequence, 9)])
-    first, second, third, fourth = (runner._memory for runner in ranks.runners)
+    first, second, third, fourth = (runner.cache.memory for runner in ranks.runners)
     assert torch.equal(first, second)
     assert torch.equal(third, fourth)
     assert not torch.equal(second, third)
@@ -109,7 +110,7 @@ def test_layouts_say_which_heads_a_rank_holds(team: Teams) -> None:
 def test_models_are_the_same_whatever_the_number_of_ranks(
     team: Teams, checkpoint: Checkpoints
 ) -> None:
-    whole = TorchRunner.load(checkpoint("qwen3"), device="cpu")
+    whole = load_torch_runner(checkpoint("qwen3"), device="cpu")
     ranks = [runner for size in (2, 4) for runner in team("qwen3", size).runners]
     assert {runner.model_hash for runner in ranks} == {whole.model_hash}
     assert {runner.vocab_size for runner in ranks} == {whole.vocab_size}
@@ -117,7 +118,7 @@ def test_models_are_the_same_whatever_the_number_of_ranks(
 
 def test_seeded_draws_are_those_of_one_rank(team: Teams, checkpoint: Checkpoints) -> None:
     sampling = SamplingParams(max_tokens=99, seed=7, temperature=1.5, top_p=0.95)
-    whole = TorchRunner.load(checkpoint("qwen2"), device="cpu", block_size=4)
+    whole = load_torch_runner(checkpoint("qwen2"), device="cpu", block_size=4)
     whole.allocate(128)
     made = []
     for runner in (whole, team("qwen2", 2)):
@@ -185,7 +186,7 @@ def test_a_rank_reads_its_part_of_every_tensor_and_no_more(
             loaded.append(progress)
 
         before = bytes_read()
-        runner = TorchRunner.load(directory, device="cpu", collective=collective, progress=note)
+        runner = load_torch_runner(directory, device="cpu", collective=collective, progress=note)
         read = bytes_read() - before
         expected = sum(
             num_bytes_of(tensor, part.cut(key))
@@ -224,7 +225,7 @@ def test_parts_are_what_is_stored_in_any_dtype(dtype: str, checkpoint: Checkpoin
     directory = checkpoint("llama-bf16")
     stored = stored_tensors(directory)
     parts = [
-        TorchRunner.load(directory, device="cpu", dtype=dtype, collective=each)._model._parameters
+        load_torch_runner(directory, device="cpu", dtype=dtype, collective=each)._model._parameters
         for each in connected(2)
     ]
     layers = [part.layers[1] for part in parts]

@@ -13,6 +13,7 @@ from engine.blocks import BlockPool
 from engine.engine import Engine
 from engine.runner import Slice
 from engine.sequence import Sequence
+from engine.torch_loading import load_torch_runner
 from engine.torch_runner import TorchRunner
 from tests.engine.driver import GREEDY, give_blocks, make_sequence
 from tests.engine.reference import Reference, prompt
@@ -23,7 +24,7 @@ NUM_BLOCKS = 96
 
 @pytest.fixture(scope="module")
 def runner(checkpoint: Callable[[str], Path]) -> TorchRunner:
-    loaded = TorchRunner.load(checkpoint("llama"), device="cpu", block_size=4)
+    loaded = load_torch_runner(checkpoint("llama"), device="cpu", block_size=4)
     loaded.allocate(NUM_BLOCKS)
     return loaded
 

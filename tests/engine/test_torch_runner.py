@@ -19,6 +19,7 @@ from engine.errors import ConfigError
 from engine.memory import allocate_zeros, empty, free_host_bytes
 from engine.runner import Runner, Slice
 from engine.sequence import Sequence
+from engine.torch_loading import load_torch_runner
 from engine.torch_runner import TorchRunner
 from tests.engine.driver import GREEDY, decode, give_blocks, make_sequence, output, step
 from tests.engine.reference import Reference, prompt
@@ -29,12 +30,12 @@ MiB = 1 << 20
 
 
 def test_the_runner_describes_its_model(checkpoint: Checkpoints) -> None:
-    runner: Runner = TorchRunner.load(checkpoint("qwen3"), device="cpu", block_size=8)
+    runner: Runner = load_torch_runner(checkpoint("qwen3"), device="cpu", block_size=8)
     layout = runner.layout
     assert (layout.num_layers, layout.num_kv_heads, layout.head_size) == (2, 2, 16)
     assert (layout.block_size, layout.dtype) == (8, "float32")
     assert (runner.vocab_size, runner.max_model_len) == (101, 256)
-    assert runner.model_hash == TorchRunner.load(checkpoint("qwen3"), device="cpu").model_hash
+    assert runner.model_hash == load_torch_runner(checkpoint("qwen3"), device="cpu").model_hash
 
 
 def test_no_slices_give_no_results(runner: Callable[[str], TorchRunner]) -> None:
@@ -54,7 +55,7 @@ def test_a_slice_that_does_not_reach_the_end_samples_nothing(
 def test_layers_are_in_the_cache_when_it_says_so(
     checkpoint: Checkpoints,
 ) -> None:
-    runner = TorchRunner.load(checkpoint("llama"), device="cpu", block_size=4)
+    runner = load_torch_runner(checkpoint("llama"), device="cpu", block_size=4)
     memory, sequence = runner.allocate(8).keepalive, make_sequence(prompt(9))
     assert isinstance(memory, Tensor)
     give_blocks(sequence, BlockPool(8), 9)
@@ -93,7 +94,7 @@ def test_sampled_sequences_do_not_depend_on_their_batch(
 def test_sixteen_bits_compute_about_the_same(
     dtype: str, tolerance: float, checkpoint: Checkpoints, runner: Callable[[str], TorchRunner]
 ) -> None:
-    narrow = TorchRunner.load(checkpoint("llama"), device="cpu", dtype=dtype, block_size=4)
+    narrow = load_torch_runner(checkpoint("llama"), device="cpu", dtype=dtype, block_size=4)
     assert narrow.layout.dtype == dtype
     region = narrow.allocate(16)
     assert region.num_bytes == 16 * narrow.layout.block_bytes
@@ -111,7 +112,7 @@ def test_sixteen_bits_compute_about_the_same(
 
 
 def test_the_region_is_the_cache(checkpoint: Checkpoints) -> None:
-    runner = TorchRunner.load(checkpoint("llama"), device="cpu", block_size=4)
+    runner = load_torch_runner(checkpoint("llama"), device="cpu", block_size=4)
     region = runner.allocate(8)
     assert region.device == "cpu"
     assert region.address % mmap.PAGESIZE == 0
@@ -163,7 +164,7 @@ def test_not_one_block_is_an_error_that_says_what_one_takes(
 
 
 def test_a_cache_larger_than_the_address_space_is_an_error(checkpoint: Checkpoints) -> None:
-    runner = TorchRunner.load(checkpoint("llama"), device="cpu")
+    runner = load_torch_runner(checkpoint("llama"), device="cpu")
     with pytest.raises(ConfigError, match=r"blocks, \d+ bytes, cannot be allocated on cpu"):
         runner.allocate(1 << 40)
 
@@ -229,12 +230,12 @@ def test_settings_that_cannot_work_are_named(
     settings: dict[str, object], reason: str, checkpoint: Checkpoints
 ) -> None:
     with pytest.raises(ConfigError) as caught:
-        TorchRunner.load(checkpoint("llama"), **{"device": "cpu", **settings})
+        load_torch_runner(checkpoint("llama"), **{"device": "cpu", **settings})
     assert reason in str(caught.value)
 
 
 def test_a_shorter_length_is_taken(checkpoint: Checkpoints) -> None:
-    runner = TorchRunner.load(checkpoint("llama-linear"), device="cpu", max_model_len=1000)
+    runner = load_torch_runner(checkpoint("llama-linear"), device="cpu", max_model_len=1000)
     assert runner.max_model_len == 1000
 
 
@@ -286,7 +287,7 @@ def test_auto_is_the_cpu_without_a_gpu() -> None:
 def test_a_gpu_in_bfloat16_follows_the_reference(
     name: str, checkpoint: Checkpoints, reference: Callable[[str], Reference]
 ) -> None:
-    runner = TorchRunner.load(checkpoint(name), device="cuda:0", dtype="bfloat16", block_size=16)
+    runner = load_torch_runner(checkpoint(name), device="cuda:0", dtype="bfloat16", block_size=16)
     region = runner.allocate(64)
     assert region.device == "cuda:0"
     sampling = SamplingParams(max_tokens=99, temperature=0.0, ignore_eos=True, logprobs=101)
@@ -313,7 +314,7 @@ def test_a_gpu_in_bfloat16_follows_the_reference(
 def test_a_gpu_in_float32_gives_the_same_tokens(
     name: str, checkpoint: Checkpoints, reference: Callable[[str], Reference]
 ) -> None:
-    runner = TorchRunner.load(checkpoint(name), device="cuda:0", dtype="float32", block_size=16)
+    runner = load_torch_runner(checkpoint(name), device="cuda:0", dtype="float32", block_size=16)
     runner.allocate(64)
     sequence = make_sequence(prompt(70), GREEDY)
     give_blocks(sequence, BlockPool(64), 200)

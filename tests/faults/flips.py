@@ -11,6 +11,7 @@ from kv_transfer.nixl_link import NixlLink
 from kv_transfer.region import CacheRegion
 from kv_transfer.reshard import Offsets
 from kv_transfer.transport import Transfer
+from tests.faults.scene import Scene
 from tests.faults.survivor import Survivor
 from tests.faults.victim import Victim
 from wire.identity import Leg, Role
@@ -61,9 +62,10 @@ class FlippingLink(NixlLink):
 
 async def run(num_flips: int, ucx_tls: str | None) -> int:
     """How many of so many flipped bits were caught, each in a handoff of its own."""
-    survivor = Survivor(Role.PREFILL, ucx_tls)
+    scene = Scene(ucx_tls)
+    survivor = scene.survivor(Role.PREFILL)
     await survivor.start()
-    decode = await Victim.start(Role.DECODE, ucx_tls)
+    decode = await Victim.start(Role.DECODE, scene.settings(Role.DECODE))
     card = decode.opened.card
     num_caught = 0
     for number in range(num_flips + 1):
@@ -80,7 +82,7 @@ async def run(num_flips: int, ucx_tls: str | None) -> int:
             )
         )
         num_caught += await _is_kept(leg, survivor, decode) and FlippingLink.armed
-        await survivor.until_whole(10)
+        await survivor.until_whole(60)
     await decode.kill()
     await survivor.worker.stop()
     return num_caught

@@ -1,25 +1,27 @@
-"""SIGKILL and SIGSTOP at random moments of real transfers between processes."""
+"""SIGKILL and SIGSTOP, to any rank, at random moments of real transfers between processes."""
 
 from __future__ import annotations
 
 import asyncio
 import random
+import signal
 import time
 from collections import Counter
 from dataclasses import dataclass, field
 
 from runtime.session import Session
-from tests.faults.survivor import Survivor
-from tests.faults.victim import STAMPS, Victim
-from tests.worker.bench import expected
+from tests.faults.scene import Scene
+from tests.faults.victim import Victim
 from wire.identity import Leg, Role
 from wire.messages import Destination, Failed, Handed, Kept, Message, Step, Submit
 from wire.sampling import SamplingParams
 
-WHOLE_IN_S = 12.0
+WHOLE_IN_S = 60.0
 """All deadlines of the settings, one after the other, with room for a busy machine."""
-NUM_PROMPT_TOKENS = 2000
+NEVER_WAKES = 0.5
+"""How often a rank that is not the worker's first stands still until it is ended."""
 NUM_NEW_TOKENS = 3
+GREEDY = SamplingParams(max_tokens=NUM_NEW_TOKENS, temperature=0.0, ignore_eos=True)
 
 
 @dataclass
@@ -34,9 +36,9 @@ class Findings:
 class Moments:
     """The worker of one role survives what befalls the other."""
 
-    def __init__(self, victim_role: Role, ucx_tls: str | None, seed: int) -> None:
+    def __init__(self, victim_role: Role, scene: Scene, seed: int) -> None:
         self._victim_role = victim_role
-        self._ucx_tls = ucx_tls
+        self._scene = scene
         self._draw = random.Random(seed)
         self._survivor_role = Role.DECODE if victim_role is Role.PREFILL else Role.PREFILL
         self._victim: Victim | None = None
@@ -47,39 +49,42 @@ class Moments:
         self.findings = Findings()
 
     async def run(self, num_moments: int) -> Findings:
-        self._survivor = Survivor(self._survivor_role, self._ucx_tls)
+        self._survivor = self._scene.survivor(self._survivor_role)
         await self._survivor.start()
         for number in range(num_moments):
             victim = await self._living_victim()
-            await self._one_moment(victim, stop=bool(number % 2))
+            rank = self._draw.randrange(len(victim.ranks))
+            await self._one_moment(victim, rank, stop=bool(number % 2))
         if self._victim is not None:
-            await self._victim.kill()
+            await self._bury(self._victim)
         await self._survivor.worker.stop()
         return self.findings
 
     async def _living_victim(self) -> Victim:
         if self._victim is None:
-            self._victim = await Victim.start(self._victim_role, self._ucx_tls)
+            settings = self._scene.settings(self._victim_role)
+            self._victim = await Victim.start(self._victim_role, settings)
             await self._check_next_handoff("of a new process")
-            asking = asyncio.create_task(self._ask(NUM_PROMPT_TOKENS))
+            asking = asyncio.create_task(self._ask(self._scene.num_prompt_tokens))
             await self._until_blocks_are_held(asking)
             started = time.monotonic()
             await asking
             self._span_s = time.monotonic() - started
         return self._victim
 
-    async def _one_moment(self, victim: Victim, *, stop: bool) -> None:
-        asking = asyncio.create_task(self._ask(NUM_PROMPT_TOKENS))
+    async def _one_moment(self, victim: Victim, rank: int, *, stop: bool) -> None:
+        asking = asyncio.create_task(self._ask(self._scene.num_prompt_tokens))
         await self._until_blocks_are_held(asking)
         await asyncio.sleep(self._draw.uniform(0, self._span_s))  # the moment is the experiment
-        if stop:
-            victim.stop()
-        else:
-            await victim.kill()
-        what = f"{'SIGSTOP' if stop else 'SIGKILL'} of the {self._victim_role.value} worker"
+        blow = signal.SIGSTOP if stop else signal.SIGKILL
+        victim.strike(rank, blow)
+        which = f"rank {rank} of the" if len(victim.ranks) > 1 else "the"
+        what = f"{blow.name} of {which} {self._victim_role.value} worker"
         self.findings.seen[what] += 1
         try:
-            await self._see_it_through(victim, what, stop=stop)
+            if not stop:
+                await asyncio.wait_for(victim.end(), WHOLE_IN_S)
+            await self._see_it_through(victim, rank, what, stop=stop)
         except TimeoutError:
             self.findings.problems.append(f"{what}: not over in {WHOLE_IN_S} s")
         asking.cancel()
@@ -90,23 +95,29 @@ class Moments:
         while await self._survivor.is_whole() and not asking.done():
             pass
 
-    async def _see_it_through(self, victim: Victim, what: str, *, stop: bool) -> None:
+    async def _see_it_through(self, victim: Victim, rank: int, what: str, *, stop: bool) -> None:
         survivor, findings = self._survivor, self.findings
         started = time.monotonic()
         findings.seen["blocks were held then"] += not await survivor.is_whole()
         await survivor.until_whole(WHOLE_IN_S)
         findings.whole_s.append(time.monotonic() - started)
         blocks = await survivor.occupy()
-        woke = stop and await victim.wake(WHOLE_IN_S)
-        num_changed = await survivor.changed(blocks)
-        if num_changed:
-            findings.problems.append(f"{what}: {num_changed} numbers of the next owner changed")
+        if stop and rank and self._draw.random() < NEVER_WAKES:
+            await asyncio.wait_for(victim.end(), WHOLE_IN_S)
+        woke = stop and await victim.wake(rank, WHOLE_IN_S)
+        if await survivor.is_changed(blocks):
+            findings.problems.append(f"{what}: what the next owner wrote was changed")
         if survivor.crashed.done():
             findings.problems.append(f"{what}: the survivor crashed: {survivor.crashed.result()}")
         if not woke:
             findings.seen["ended while stopped"] += stop
-            await victim.kill()
+            await self._bury(victim)
             self._victim = None
+
+    async def _bury(self, victim: Victim) -> None:
+        await victim.kill()
+        for pid in await asyncio.to_thread(victim.left_behind, WHOLE_IN_S):
+            self.findings.problems.append(f"process {pid} outlives its worker")
 
     async def _check_next_handoff(self, when: str) -> None:
         if self._victim is None:
@@ -132,7 +143,7 @@ class Moments:
                 leg=leg,
                 tokens=tuple(prompt),
                 num_prompt=num_tokens,
-                sampling=SamplingParams(max_tokens=NUM_NEW_TOKENS),
+                sampling=GREEDY,
                 destination=destination,
             )
         )
@@ -143,9 +154,7 @@ class Moments:
         finally:
             for ear in ears:
                 ear.cancel()
-        made_by = [token % 4 for token in tokens]
-        right = tokens == expected(prompt, made_by) and made_by[0] == STAMPS[Role.PREFILL]
-        return heard if right else f"wrong tokens {tokens}"
+        return heard if self._scene.is_right(prompt, tokens) else f"wrong tokens {tokens}"
 
     async def _listen(self, session: Session) -> None:
         async for message in session.messages():

@@ -11,7 +11,7 @@ import msgspec
 from decode_worker.scheduler import DecodePolicy
 from engine.policy import Policy
 from prefill_worker.scheduler import PrefillPolicy
-from tests.faults.victim import call, settings
+from tests.faults.victim import call
 from wire.identity import Role
 from worker.config import WorkerConfig
 from worker.host import Worker
@@ -23,9 +23,9 @@ CANARY = 0x5A5A5A5A
 class Survivor:
     """`session` is a router's."""
 
-    def __init__(self, role: Role, ucx_tls: str | None) -> None:
+    def __init__(self, role: Role, settings: dict[str, Any]) -> None:
         policy: Policy = PrefillPolicy() if role is Role.PREFILL else DecodePolicy()
-        config = msgspec.convert(settings(role, ucx_tls), WorkerConfig)
+        config = msgspec.convert(settings, WorkerConfig)
         self.crashed: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
         self.worker = Worker(config, role, policy, on_crash=self.crashed.set_result)
 
@@ -47,9 +47,15 @@ class Survivor:
         """Become the next owner of every block, and write into each."""
         return await self.in_steps(self._occupy)
 
-    async def changed(self, blocks: list[int]) -> int:
-        """How many numbers in those blocks are not what their owner wrote; the blocks go back."""
-        return await self.in_steps(lambda: self._changed(blocks))
+    async def is_changed(self, blocks: list[int]) -> bool:
+        """Whether anything in those blocks is not what their owner wrote; the blocks go back."""
+
+        def look() -> bool:
+            changed = self._is_changed(blocks)
+            self.worker.engine.pool.release(blocks)
+            return changed
+
+        return await self.in_steps(look)
 
     async def in_steps(self, work: Callable[[], T]) -> T:
         """In the thread that owns the pool."""
@@ -61,23 +67,28 @@ class Survivor:
             loop.call_soon_threadsafe(lambda: done.done() or done.set_result(result))
 
         self.worker._steps.call(run)
-        return await done
+        await asyncio.wait((done, self.crashed), return_when=asyncio.FIRST_COMPLETED)
+        if not done.done():
+            raise RuntimeError("the survivor crashed") from self.crashed.result()
+        return done.result()
 
     def _is_whole(self) -> bool:
         pool = self.worker.engine.pool
         return self.worker.idle and pool.num_free == pool.num_blocks
 
-    def _occupy(self) -> list[int]:
+    def _allocate(self) -> list[int]:
         pool = self.worker.engine.pool
         blocks = pool.try_allocate(pool.num_free)
         assert blocks is not None
+        return blocks
+
+    def _occupy(self) -> list[int]:
+        blocks = self._allocate()
         self._cache[blocks] = CANARY
         return blocks
 
-    def _changed(self, blocks: list[int]) -> int:
-        num_changed = int((self._cache[blocks] != CANARY).sum())
-        self.worker.engine.pool.release(blocks)
-        return num_changed
+    def _is_changed(self, blocks: list[int]) -> bool:
+        return bool((self._cache[blocks] != CANARY).any())
 
     @property
     def _cache(self) -> Any:

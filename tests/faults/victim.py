@@ -1,44 +1,25 @@
-"""A worker process that is stopped and killed, and the settings that both sides share."""
+"""A worker, of one process or of several, that is stopped and killed."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
+import select
 import signal
 import sys
+import time
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from runtime.session import OpenedSession, SessionClosed, open_session
+from tests.system.shells import children_of
 from wire.identity import Role
 from wire.messages import Hello, Report, WantSnapshot
 
 ROOT = Path(__file__).resolve().parents[2]
-STAMPS = {Role.PREFILL: 1, Role.DECODE: 2}
-NUM_LAYERS, WIDTH = 4, 256
-"""16 KiB of cache for a token: a prompt of 2,000 is 32 MB, which takes a while to travel."""
-MIB = 1024 * 1024
-
-
-def settings(role: Role, ucx_tls: str | None) -> dict[str, Any]:
-    """Of a worker with short deadlines and large blocks."""
-    ucx_env = {"UCX_NET_DEVICES": "lo"} | ({"UCX_TLS": ucx_tls} if ucx_tls else {})
-    return {
-        "model": "m",
-        "runner": "arithmetic",
-        "worker_id": role.value,
-        "stamp": STAMPS[role],
-        "width": WIDTH,
-        "num_layers": NUM_LAYERS,
-        "cache_bytes": 96 * MIB,
-        "max_model_len": 4096,
-        "ucx_env": ucx_env,
-        "handoff_deadline_s": 3.0,
-        "transfer_deadline_s": 1.5,
-        "fence_deadline_s": 1.0,
-    }
 
 
 class Victim:
@@ -48,13 +29,15 @@ class Victim:
         self.process = process
         self.address = address
         self.opened = opened
+        self.ranks = [process.pid, *sorted(children_of(process.pid))]
+        """Process ids."""
+        self._pidfds = [os.pidfd_open(pid) for pid in self.ranks]
 
     @classmethod
-    async def start(cls, role: Role, ucx_tls: str | None) -> Victim:
-        given = settings(role, ucx_tls)
+    async def start(cls, role: Role, settings: dict[str, Any]) -> Victim:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", f"{role.value}_worker", "--model", "m"),
-            *("--runner", "arithmetic", "--settings", json.dumps(given)),
+            *(sys.executable, "-m", f"{role.value}_worker", "--model", settings["model"]),
+            *("--settings", json.dumps(settings)),
             cwd=ROOT,
             stdout=PIPE,
             stderr=DEVNULL,
@@ -63,19 +46,34 @@ class Victim:
         address = json.loads(await process.stdout.readline())["address"]
         return cls(process, address, await call(address))
 
-    def stop(self) -> None:
-        self.process.send_signal(signal.SIGSTOP)
+    def strike(self, rank: int, number: signal.Signals) -> None:
+        """Also one that has ended."""
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfds[rank], number)
 
     async def kill(self) -> None:
-        with suppress(ProcessLookupError):
-            self.process.kill()
+        self.strike(0, signal.SIGKILL)
+        await self.end()
+
+    async def end(self) -> None:
+        """Returns when it has ended, by itself."""
         await self.process.wait()
         self.opened.session.close()
 
-    async def wake(self, deadline_s: float) -> bool:
+    def left_behind(self, deadline_s: float) -> list[int]:
+        """Process ids, of a worker that has ended; may be called once."""
+        left, give_up_at = [], time.monotonic() + deadline_s
+        for pid, pidfd in zip(self.ranks, self._pidfds, strict=True):
+            patience_s = max(0.0, give_up_at - time.monotonic())
+            if not select.select([pidfd], [], [], patience_s)[0]:
+                left.append(pid)
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            os.close(pidfd)
+        return left
+
+    async def wake(self, rank: int, deadline_s: float) -> bool:
         """Go on; True when it is idle again and its pool is whole, False when it was ended."""
-        with suppress(ProcessLookupError):
-            self.process.send_signal(signal.SIGCONT)
+        self.strike(rank, signal.SIGCONT)
         async with asyncio.timeout(deadline_s):
             while self.process.returncode is None:
                 try:
@@ -97,4 +95,4 @@ class Victim:
 
 
 async def call(address: str) -> OpenedSession:
-    return await open_session(address, Hello(caller_id="router"), timeout_s=5)
+    return await open_session(address, Hello(caller_id="router"), timeout_s=60)

@@ -19,8 +19,9 @@ from typing import Any
 
 from tests.helm.documents import PodTemplate
 from tests.helm.engines import ROOT
+from tests.system.shells import a_free_port
 
-START_S = 100.0
+START_S = 200.0
 STEP_S = 0.2
 
 
@@ -71,12 +72,12 @@ class Pod:
         port = self._port(way["port"])
         try:
             if "tcpSocket" in probe:
-                socket.create_connection((self._address, port), timeout=1).close()
+                socket.create_connection((self._address, port), timeout=30).close()
                 return True
             scheme = way.get("scheme", "HTTP").lower()
             url = f"{scheme}://{self._address}:{port}{way['path']}"
             context = _trusting() if scheme == "https" else None
-            with urllib.request.urlopen(url, timeout=2, context=context) as response:
+            with urllib.request.urlopen(url, timeout=30, context=context) as response:
                 return 200 <= int(response.status) < 400
         except (OSError, urllib.error.HTTPError):
             return False
@@ -150,13 +151,7 @@ def started(*pods: Pod) -> Iterator[None]:
 
 
 def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("0.0.0.0", 0))
-    ports = [int(one.getsockname()[1]) for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
+    return [a_free_port() for _ in range(count)]
 
 
 def pod_of(pods: list[PodTemplate], owner: str) -> PodTemplate:

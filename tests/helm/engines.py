@@ -15,7 +15,7 @@ CHART = ROOT / "helm"
 HELM3 = Path(sys.executable).with_name("helm")
 RELEASE, NAMESPACE = "rel", "serving"
 KUBE_VERSIONS = ("1.28", "1.31", "1.34", "1.37")
-LIMIT_S = 90
+LIMIT_S = 250
 
 
 class HelmFailed(Exception):
@@ -98,7 +98,7 @@ class Helm4:
         assert self._child.stdin is not None
         assert self._child.stdout is not None
         self._child.stdin.close()
-        self._child.wait(timeout=10)
+        self._child.wait(timeout=60)
         self._child.stdout.close()
 
 

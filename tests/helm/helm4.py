@@ -46,25 +46,25 @@ class Cluster:
             namespace=self._namespace,
             create_namespace=True,
             wait="watcher",
-            timeout=60,
+            timeout=200,
         )["name"]
 
     def upgrade(self, chart: str, name: str, values: dict[str, Any]) -> Any:
         return self._config.upgrade(
-            chart, name, values, namespace=self._namespace, wait="watcher", timeout=60
+            chart, name, values, namespace=self._namespace, wait="watcher", timeout=200
         )["name"]
 
     def test(self, name: str) -> None:
-        self._config.test(name, timeout=60)
+        self._config.test(name, timeout=200)
 
     def rollback(self, name: str, version: int) -> None:
-        self._config.rollback(name, version=version, wait="watcher", timeout=60)
+        self._config.rollback(name, version=version, wait="watcher", timeout=200)
 
     def history(self, name: str) -> list[str]:
         return [f"{it['revision']} {it['status']}" for it in self._config.history(name)]
 
     def uninstall(self, name: str) -> None:
-        self._config.uninstall(name, wait="watcher", timeout=60)
+        self._config.uninstall(name, wait="watcher", timeout=200)
 
 
 def main() -> None:

@@ -41,7 +41,7 @@ def test_an_image_has_whatever_its_processes_import(image: str) -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=250,
     )
     assert ended.returncode == 0, ended.stderr
 

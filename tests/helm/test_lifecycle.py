@@ -48,21 +48,21 @@ class Release3:
         self._apply("upgrade", values, "--atomic")
 
     def test(self) -> None:
-        self._run("test", RELEASE, "--timeout=60s")
+        self._run("test", RELEASE, "--timeout=200s")
 
     def rollback(self, version: int) -> None:
-        self._run("rollback", RELEASE, str(version), "--wait", "--timeout=60s")
+        self._run("rollback", RELEASE, str(version), "--wait", "--timeout=200s")
 
     def history(self) -> list[str]:
         told = json.loads(self._run("history", RELEASE, "-o", "json"))
         return [f"{it['revision']} {it['status']}" for it in told]
 
     def uninstall(self) -> None:
-        self._run("uninstall", RELEASE, "--wait", "--timeout=60s")
+        self._run("uninstall", RELEASE, "--wait", "--timeout=200s")
 
     def _apply(self, verb: str, values: dict[str, Any], *flags: str) -> None:
         with values_file(values) as file:
-            self._run(verb, RELEASE, str(CHART), "-f", file, "--wait", "--timeout=60s", *flags)
+            self._run(verb, RELEASE, str(CHART), "-f", file, "--wait", "--timeout=200s", *flags)
 
     def _run(self, *arguments: str) -> str:
         return self._helm.run(*arguments, "-n", NAMESPACE, env=self._env)

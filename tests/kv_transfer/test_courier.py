@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from engine.arithmetic import ArithmeticRunner
 from kv_transfer.courier import Courier, Way, WriteJob, Written
@@ -167,6 +168,22 @@ def test_a_failed_write_takes_its_link_down_and_says_so_first() -> None:
     assert bench.done == ["a 1 is dead", "a 1 is dead"]
 
 
+def test_a_link_that_fails_while_it_is_written_to_leaves_no_write_waiting() -> None:
+    bench = Bench(max_blocks_in_flight=5)
+    bench.fabric.stall()
+    bench.write("x", "a", 2)
+    bench.run()
+
+    def break_off(peer: str, blocks: Sequence[int], pages: Sequence[int]) -> NoReturn:
+        raise LinkFailed("cut")
+
+    bench.link.write = break_off  # type: ignore[method-assign]
+    bench.write("y", "a", 2)
+    bench.write("z", "a", 4)
+    bench.run()
+    assert bench.done == ["cut", "cut", "a is not connected"]
+
+
 def test_a_write_over_a_link_that_is_gone_fails() -> None:
     bench = Bench(max_blocks_in_flight=4)
     bench.courier.disconnect("a", lambda: None)
@@ -205,3 +222,18 @@ def test_a_link_that_fails_while_it_is_measured_is_told_with_its_cause() -> None
     bench.run()
     assert found == ["cut"]
     assert bench.failed == [("broken", "cut")]
+
+
+def test_a_link_that_is_given_up_while_it_is_measured_is_told_once() -> None:
+    bench = Bench(max_blocks_in_flight=4)
+
+    def endless(transport: Transport) -> Probe:
+        while True:
+            yield
+
+    found = bench.connect("slow", bench.peers["a"].admit("slow"), endless)
+    bench.courier.disconnect("slow", lambda: None)
+    bench.run()
+    bench.run()
+    assert found == ["the session ended"]
+    assert bench.failed == []

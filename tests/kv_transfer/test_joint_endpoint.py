@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from itertools import product
 
 import msgspec
@@ -10,14 +11,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kv_transfer import received
+from kv_transfer import joint_endpoint, received
 from kv_transfer.crossing import Passage
 from kv_transfer.endpoint import PeerPool
 from kv_transfer.exchange import strands
 from kv_transfer.joint_endpoint import JointEndpoint, gather
-from kv_transfer.probe import LinkSpeed
+from kv_transfer.probe import LinkSpeed, Probe, Scratch
 from kv_transfer.traffic import together
-from kv_transfer.transport import BadPeer
+from kv_transfer.transport import BadPeer, LinkFailed, Transport
 from tests.kv_transfer.in_process import HandEndpoint, InProcessCalls
 from tests.kv_transfer.pools import some_tokens
 from tests.kv_transfer.sides import NUM_BLOCKS, Ends, Side
@@ -183,6 +184,7 @@ def test_a_strand_that_fails_takes_the_link_down_on_all_ranks_and_says_so_first(
     assert ends.source.failed[0][0] == "link"
     assert "is dead" in ends.source.failed[0][1]
     assert ends.written[0].cause is not None
+    assert "is dead" in ends.written[0].cause
     assert not any(ends.source.under_way)
     ends.write(a_passage(ends))
     assert ends.written[1].cause is not None
@@ -215,6 +217,45 @@ def test_a_rank_that_is_lost_ends_its_part_of_everything() -> None:
     assert ended == ["evicted"]
     with pytest.raises(ConnectionError):
         endpoint.digest(over(1))([1], 0)
+
+
+def test_a_strand_that_fails_while_it_is_measured_is_why_there_is_no_link() -> None:
+    ends, found = Ends(over(1), over(2)), list[LinkSpeed | str]()
+    source = Side("new", over(2), ends.fabric)
+    told: list[tuple[bytes, ...]] = []
+    ends.destination.endpoint.admit("second", over(2), told.append)
+    ends.destination.turn()
+    for rank, probe in zip(source.ranks, (endless, cut), strict=True):
+        rank._start_probe = probe
+    source.endpoint.connect("second", PeerPool(over(2), NUM_BLOCKS, told[0]), found.append)
+    while not found:
+        source.turn()
+    assert found == ["cut"]
+    source.turn()
+    assert found == ["cut"]
+
+
+def endless(transport: Transport, name: str, scratch: Scratch) -> Probe:
+    while True:
+        yield
+
+
+def cut(transport: Transport, name: str, scratch: Scratch) -> Probe:
+    yield
+    raise LinkFailed("cut")
+
+
+def test_a_rank_that_does_not_read_its_pages_in_time_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ends = Ends(over(1), over(1))
+    ranks = Side("own", over(2), ends.fabric).ranks
+    other = InProcessCalls(ranks[1])
+    endpoint = JointEndpoint(ranks[0], [other.rank])
+    monkeypatch.setattr(joint_endpoint, "DIGEST_S", 0.0)
+    monkeypatch.setattr(other, "call", lambda message, answer: Future())
+    with pytest.raises(TimeoutError, match="rank 1 has not read 2 pages within 0 s"):
+        endpoint.digest(over(1))([1, 2], 0)
 
 
 def test_what_is_gathered_is_in_order_and_told_once() -> None:

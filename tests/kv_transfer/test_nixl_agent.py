@@ -48,7 +48,7 @@ def connected(
 
 
 def finish(transfer: Transfer) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not transfer.done():
         assert time.monotonic() < deadline, "the write does not end"
 
@@ -105,7 +105,7 @@ def test_what_went_over_a_link_is_counted(tls: str, monkeypatch: pytest.MonkeyPa
         assert traffic is not None
         assert (traffic.num_writes, traffic.num_bytes) == (2, 3 * BLOCK_BYTES + 64)
         assert traffic.num_descriptors == 3, "neighbours are one"
-        assert 0 <= traffic.post_s <= traffic.fabric_s < 20
+        assert 0 <= traffic.post_s <= traffic.fabric_s < 60
         link.disconnect("peer")
         assert link.traffic("peer") is None
 
@@ -115,8 +115,9 @@ def test_a_write_under_way_is_given_up_with_its_link(monkeypatch: pytest.MonkeyP
     with connected(NixlBackend(telemetry=True), width=4096) as (link, _):
         finish(link.write("peer", (1,), (3,)))
         blocks = tuple(range(NUM_BLOCKS))
-        transfer = link.write("peer", blocks, blocks[::-1])
-        assert not transfer.done()
+        # NIXL writes on while nobody looks: a write that a late look finds over is made again.
+        while (transfer := link.write("peer", blocks, blocks[::-1])).done():
+            pass
         link.disconnect("peer")
         with pytest.raises(LinkFailed, match="disconnected"):
             transfer.done()

@@ -96,7 +96,7 @@ class Stage:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Until the fleet is such that the condition holds."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not condition():
                 await self.model.fleet.wait_changed(0.02)
 

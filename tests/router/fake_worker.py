@@ -127,7 +127,7 @@ class FakeWorker:
 
     async def hears(self, kind: type[AnyMessage], nth: int = 1) -> AnyMessage:
         """The `nth` message of this kind; waits for it."""
-        async with asyncio.timeout(10), self._heard:
+        async with asyncio.timeout(60), self._heard:
             await self._heard.wait_for(lambda: self.count(kind) >= nth)
         return [message for message in self.received if isinstance(message, kind)][nth - 1]
 

@@ -78,7 +78,7 @@ async def test_a_prompt_goes_where_its_prefix_is(stage: Stage, backend: Tokenize
     for _ in range(5):
         await generate(stage, text=prompt)
     assert [worker.count(Submit) for worker in workers] == [0, 5, 0]
-    for _ in range(20):
+    for _ in range(60):  # equals share by lot: that one of them gets none would be a miracle
         await generate(stage, text=prompt, cache_salt="another tenant")
     assert all(worker.count(Submit) for worker in workers)
 
@@ -95,5 +95,5 @@ async def test_load_that_was_placed_counts_until_it_is_computed(stage: Stage) ->
     assert stage.view(first).num_queued_tokens == 3 * num_tokens
     for call in calls:
         call.cancel()
-    assert await stage.server.conductor.wait_idle(5)
+    assert await stage.server.conductor.wait_idle(60)
     assert stage.view(first).num_queued_tokens == 0

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 import grpc
+import msgspec
 import pytest
 from tokenizers import Tokenizer
 
@@ -162,6 +163,28 @@ async def test_stop_strings_end_the_text_and_the_work(stage: Stage, backend: Tok
     assert (await prefill.hears(Cancel)).leg == leg
     assert (await decode.hears(Cancel)).leg == leg
     # How long answers are is learned from these, too.
+    assert stage.model.fleet.ledger.lengths.expected("", 1000) == num_tokens
+
+
+async def test_what_is_learned_of_an_answer_ends_with_its_stop_string(
+    stage: Stage, backend: Tokenizer
+) -> None:
+    """All of it came at once, the worker's own end as well."""
+    script = ids(backend, "two wheels and two riders")
+    worker = await stage.add("lone", Role.DECODE, script=script)
+
+    async def at_once(submit: Submit) -> None:
+        outputs = worker.answer(submit)
+        tokens = tuple(token for output in outputs for token in output.tokens)
+        position = outputs[0].position
+        worker.send(
+            Step(outputs=(msgspec.structs.replace(outputs[-1], tokens=tokens, position=position),))
+        )
+
+    worker.serve = at_once
+    responses = await generate(stage, stop=["els an"])
+    num_tokens = responses[-1].usage.completion_tokens
+    assert num_tokens < len(script)
     assert stage.model.fleet.ledger.lengths.expected("", 1000) == num_tokens
 
 

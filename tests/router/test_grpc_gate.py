@@ -21,7 +21,7 @@ async def forever(request: Any, context: grpc.aio.ServicerContext) -> None:
 
 async def test_a_call_that_outlives_its_longest_time_is_ended() -> None:
     fleet = Fleet("router", "model", open_timeout_s=1, index_max_entries=1)
-    gate = GrpcGate(Gate(None), RouterMetrics(fleet), request_timeout_s=0.05 - SLACK_S)
+    gate = GrpcGate(Gate(None), RouterMetrics(fleet), request_timeout_s=1.0 - SLACK_S)
     server = grpc.aio.server(interceptors=[gate])
     handlers = {"Generate": grpc.unary_stream_rpc_method_handler(forever)}
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("a.Service", handlers)])
@@ -43,7 +43,7 @@ async def test_a_connection_that_says_nothing_is_closed() -> None:
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await reader.read()
     writer.close()
     await server.stop(0)

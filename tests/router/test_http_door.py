@@ -61,7 +61,7 @@ def a_context(authority: Authority, client: tuple[str, str] | None = None) -> ss
 
 
 async def said(port: int, context: ssl.SSLContext) -> str:
-    async with httpx2.AsyncClient(verify=context, timeout=10) as http:
+    async with httpx2.AsyncClient(verify=context, timeout=60) as http:
         return (await http.post(f"https://localhost:{port}/", content=b"hello")).text
 
 
@@ -76,7 +76,7 @@ async def test_who_speaks_plain_http_to_a_tls_door_is_cut_off_with_a_log(
     authority: Authority, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with a_door(authority.door()) as port:
-        async with httpx2.AsyncClient() as http:
+        async with httpx2.AsyncClient(timeout=60) as http:
             with pytest.raises(httpx2.HTTPError):
                 await http.get(f"http://localhost:{port}/")
         assert await said(port, a_context(authority)) == "hello"
@@ -141,7 +141,7 @@ async def closed_by_server(port: int, *pieces: bytes) -> bytes:
         for piece in pieces:
             writer.write(piece)
             await writer.drain()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while piece := await reader.read(65536):
                 received += piece
     except ConnectionError:
@@ -177,7 +177,7 @@ async def test_endless_headers_are_not_collected() -> None:
 async def test_large_bodies_in_one_piece_are_no_headers() -> None:
     async with a_door() as port:
         body = b"a" * 500_000
-        async with httpx2.AsyncClient() as http:
+        async with httpx2.AsyncClient(timeout=60) as http:
             for _ in range(3):
                 response = await http.post(f"http://localhost:{port}/", content=body)
                 assert response.content == body
@@ -196,7 +196,7 @@ async def test_an_upload_that_is_complete_by_then_keeps_its_connection(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(http_protocol, "LINGER_S", 0.0)
-    async with a_door() as port, httpx2.AsyncClient() as http:
+    async with a_door() as port, httpx2.AsyncClient(timeout=60) as http:
         for _ in range(3):
             response = await http.post(f"http://localhost:{port}/early", content=b"a" * 1000)
             assert response.text == "no"
@@ -221,7 +221,7 @@ async def test_a_client_that_does_not_read_is_let_go(monkeypatch: pytest.MonkeyP
     async with a_door(app=endless) as port:
         with socket.create_connection(("127.0.0.1", port)) as client:
             client.sendall(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
-            await asyncio.wait_for(gone.wait(), 10)
+            await asyncio.wait_for(gone.wait(), 60)
 
 
 async def test_idle_connections_end_after_those_of_clients(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,6 +231,6 @@ async def test_idle_connections_end_after_those_of_clients(monkeypatch: pytest.M
     async with a_door() as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"GET /early HTTP/1.1\r\nhost: a\r\n\r\n")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             assert (await reader.read()).endswith(b"no")  # to the connection's end
         writer.close()

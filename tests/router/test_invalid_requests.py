@@ -368,4 +368,6 @@ async def test_a_body_over_the_limit_is_refused_before_it_is_read(
 
 
 def http_client(stage: Stage) -> httpx2.AsyncClient:
-    return httpx2.AsyncClient(base_url=f"http://{stage.addresses.http}", trust_env=False)
+    return httpx2.AsyncClient(
+        base_url=f"http://{stage.addresses.http}", trust_env=False, timeout=60
+    )

@@ -9,7 +9,7 @@ from router.placing.cost_model import Hits
 from router.placing.fleet_table import UNKNOWN_COSTS
 from router.placing.ledger import Ledger, PromptHashes
 from router.placing.lengths import FIRST_GUESS, MOST_TENANTS, Lengths
-from router.placing.placement import Need, Placement
+from router.placing.need import Need, Placement
 from tests.router.ledgers import COSTS, LAYOUT, Scene, card, report
 from wire.identity import Leg, Role, WorkerRef
 from wire.messages import CacheEvents, StepCosts

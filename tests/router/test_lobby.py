@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from router.placing.ledger import Ledger
-from router.placing.placement import Placement, Refusal
+from router.placing.need import Placement, Refusal
 from tests.router.conftest import Stage, StartStage
 from tests.router.fake_worker import FakeWorker
 from tests.router.ledgers import COSTS
@@ -56,7 +56,7 @@ async def test_a_request_that_would_be_too_late_is_refused_at_once(
     assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert "target" in (refused.value.details() or "")
     assert worker.count(Submit) == 0
-    assert await stage.server.conductor.wait_idle(5)
+    assert await stage.server.conductor.wait_idle(60)
 
 
 async def test_a_client_that_leaves_leaves_the_queue(start_stage: StartStage) -> None:
@@ -67,7 +67,7 @@ async def test_a_client_that_leaves_leaves_the_queue(start_stage: StartStage) ->
     await stage.until(lambda: len(stage.model.lobby) == 3)
     for call in calls:
         call.cancel()
-    assert await stage.server.conductor.wait_idle(5)
+    assert await stage.server.conductor.wait_idle(60)
     assert len(stage.model.lobby) == 0
     worker.report(costs=COSTS)
     assert ids_of(await generate(stage, text="a")) == [65, EOS]
@@ -105,7 +105,7 @@ async def test_a_request_is_placed_once_when_nothing_changes(
 
 
 async def test_a_request_whose_time_is_over_waits_no_longer(start_stage: StartStage) -> None:
-    stage = await start_stage(request_timeout_s=0.05)
+    stage = await start_stage(request_timeout_s=1.0)
     worker = await calibrated(stage)
     await fill(stage, worker)
     with pytest.raises(grpc.aio.AioRpcError) as over:

@@ -16,7 +16,7 @@ from kv_transfer.hashing import block_hashes
 from router.config import ModelConfig, RouterConfig, SamplingDefaults
 from router.errors import StartError
 from router.placing.ledger import PromptHashes
-from router.placing.placement import Split
+from router.placing.need import Split
 from router.server import RouterServer
 from tests.router.conftest import Stage, StartStage
 from tests.router.fake_worker import LAYOUT, FakeWorker

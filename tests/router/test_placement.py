@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.placing.placement import Need, Placement, Refusal, RefusalReason, Slo, Split
+from router.placing.need import Need, Placement, Refusal, RefusalReason, Slo, Split
 from tests.router.ledgers import COSTS, LAYOUT, Scene
 from wire.identity import Role, WorkerRef
 from wire.layout import KvLayout

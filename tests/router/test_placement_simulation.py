@@ -16,7 +16,7 @@ from benchmarks.placement.policies import (
     run,
 )
 from benchmarks.placement.simulation import Cluster
-from router.placing.placement import Split
+from router.placing.need import Split
 from router.queueing.admission import Admission
 
 SETTING = Setting(Device(), num_prefill=2, num_decode=2)

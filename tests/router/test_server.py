@@ -175,7 +175,7 @@ async def test_draining_refuses_new_requests_and_lets_the_others_end(stage: Stag
     decode.hold_after = 2
     call = aiter(stage.stub.Generate(pb.GenerateRequest(text="a", max_tokens=9)))
     await anext(call)
-    drain = asyncio.create_task(stage.server.drain(10))
+    drain = asyncio.create_task(stage.server.drain(60))
     await stage.until(lambda: stage.server.conductor.draining)
     assert await health(stage) == NOT_SERVING
     error = await failure(stage.stub.Generate(pb.GenerateRequest(text="a")))

@@ -50,6 +50,10 @@ def meters(routers: list[SharedTallies], limits: KeyLimits = LIMITS) -> list[Met
     return [Meter(limits, 0.0, each.tally("alice")) for each in routers]
 
 
+def num_open(path: Path) -> int:
+    return sum(file.resolve() == path for file in Path("/proc/self/fd").iterdir())
+
+
 def test_requests_and_tokens_are_of_one_bucket(routers: list[SharedTallies]) -> None:
     first, second, third = meters(routers)
     for meter in (first, second, third, first):
@@ -133,6 +137,7 @@ def test_a_router_that_stands_still_with_the_lock_holds_nobody_up(path: Path) ->
     fcntl.flock(stuck, fcntl.LOCK_EX)
     meter.enter(0.0)
     meter.leave()
+    SharedTallies(path).close()
     os.close(stuck)
     tallies.close()
 
@@ -143,6 +148,53 @@ def test_the_last_router_takes_the_file_along(path: Path) -> None:
     assert path.exists()
     second.close()
     assert not path.exists()
+
+
+def test_a_router_that_comes_as_the_last_one_goes_counts_with_the_next(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last, opened = SharedTallies(path), shared_tallies._open
+
+    def open_late(path: Path) -> int:
+        fd = opened(path)
+        monkeypatch.undo()
+        last.close()
+        return fd
+
+    monkeypatch.setattr(shared_tallies, "_open", open_late)
+    first, second = SharedTallies(path), SharedTallies(path)
+    ours, theirs = first.tally("alice"), second.tally("alice")
+    assert ours is not None
+    assert theirs is not None
+    ours.add_running(1)
+    assert theirs.num_running(9) == 1
+    first.close()
+    second.close()
+
+
+def test_a_router_takes_no_file_along_but_its_own(path: Path) -> None:
+    first = SharedTallies(path)
+    path.unlink()
+    second = SharedTallies(path)
+    first.close()
+    assert path.exists()
+    second.close()
+
+
+def test_the_file_has_all_its_memory_before_anybody_counts(path: Path) -> None:
+    tallies = SharedTallies(path)
+    assert path.stat().st_blocks * 512 >= shared_tallies._FILE_BYTES
+    tallies.close()
+
+
+def test_a_router_too_many_leaves_nothing_open(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_tallies, "MAX_ROUTERS", 1)
+    tallies = SharedTallies(path)
+    before = num_open(path)
+    with pytest.raises(OSError, match="1 routers share it already"):
+        SharedTallies(path)
+    assert num_open(path) == before
+    tallies.close()
 
 
 def test_the_file_is_its_users_alone(path: Path) -> None:

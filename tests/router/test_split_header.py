@@ -6,7 +6,7 @@ import grpc
 import pytest
 
 from router.placing.cost_model import Hits
-from router.placing.placement import Need, Placement, Refusal, Split
+from router.placing.need import Need, Placement, Refusal, Split
 from tests.router.conftest import Stage
 from tests.router.test_invalid_requests import http_client
 from wire import inference_pb2 as pb

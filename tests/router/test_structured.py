@@ -7,6 +7,7 @@ import threading
 from typing import Any
 
 import grpc
+import msgspec
 import openai
 import pytest
 from tokenizers import Tokenizer
@@ -198,7 +199,7 @@ async def test_a_grammar_that_takes_too_long_is_refused_and_others_are_not(
     start_stage: StartStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     finish = threading.Event()
-    monkeypatch.setattr(router.structured, "compile_grammar", lambda *_: finish.wait(10))
+    monkeypatch.setattr(router.structured, "compile_grammar", lambda *_: finish.wait(60))
     stage = await start_stage(grammar_timeout_s=0.01)
     body = {"structured_outputs": {"regex": "x"}}
     async with openai_client(stage) as client:
@@ -206,6 +207,9 @@ async def test_a_grammar_that_takes_too_long_is_refused_and_others_are_not(
             await client.chat.completions.create(model="tiny", messages=MESSAGES, extra_body=body)
     finish.set()
     monkeypatch.undo()
+    structured = stage.model.structured
+    patient = msgspec.structs.replace(structured._config, grammar_timeout_s=60.0)
+    monkeypatch.setattr(structured, "_config", patient)
     submit = await submitted(stage, extra_body={"structured_outputs": {"regex": "y"}})
     assert submit.sampling.grammar == Grammar(GrammarKind.REGEX, "y")
 

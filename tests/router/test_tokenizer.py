@@ -6,6 +6,7 @@ import asyncio
 import json
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -101,16 +102,25 @@ def test_a_model_without_template_refuses_chats(directory: Path) -> None:
 
 
 async def test_a_long_text_in_a_thread_holds_nobody_up(model_dir: Path) -> None:
+    """Who held everybody up would do so every time; a busy machine does it now and then."""
     tokenizer = Tokenizer(read_model_card(model_dir))
     text = "the quick brown fox jumps " * 20_000
+    for _ in range(5):
+        if (stall := await longest_stall(lambda: tokenizer.encode_text(text))) < 0.5:
+            break
+    assert stall < 0.5
+
+
+async def longest_stall(work: Callable[[], object]) -> float:
+    """Of the time that the work takes in a thread, the part that the loop once stood still."""
     began = last = time.perf_counter()
     longest = 0.0
-    encoding = asyncio.create_task(asyncio.to_thread(tokenizer.encode_text, text))
-    while not encoding.done():
+    working = asyncio.create_task(asyncio.to_thread(work))
+    while not working.done():
         await asyncio.sleep(0)
         now = time.perf_counter()
         longest, last = max(longest, now - last), now
-    assert longest < (last - began) / 2
+    return longest / (last - began)
 
 
 def test_text_that_spells_a_special_token_decodes_without_it(model_dir: Path) -> None:

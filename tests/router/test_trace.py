@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 
-import httpx2
 import pytest
 
 from router.trace import draw_leg_id, draw_request_id, trace_id
 from tests.router.conftest import Stage
 from tests.router.test_generate import generate
+from tests.router.test_invalid_requests import http_client
 from wire.messages import Submit
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -56,7 +56,7 @@ async def test_workers_clients_and_logs_hear_of_the_trace(
     prefill, _ = await stage.add_pair([65])
     caplog.set_level(logging.DEBUG, "tandem.router")
     body = {"model": "tiny", "prompt": "a", "max_tokens": 2}
-    async with httpx2.AsyncClient(base_url=f"http://{stage.addresses.http}") as http:
+    async with http_client(stage) as http:
         for named in ({}, {"x-request-id": "mine"}):
             headers = {"traceparent": PARENT, **named}
             answer = await http.post("/v1/completions", json=body, headers=headers)

@@ -71,7 +71,7 @@ async def a_server(service: grpc.GenericRpcHandler, tls: MutualTls | None) -> As
 
 
 async def greeting(address: str, tls: MutualTls | None) -> WorkerCard:
-    opened = await open_session(address, HELLO, timeout_s=5, tls=tls)
+    opened = await open_session(address, HELLO, timeout_s=60, tls=tls)
     opened.session.close()
     return opened.card
 
@@ -175,7 +175,7 @@ async def _announced(address: str, tls: MutualTls) -> bool:
     hear: Callable[[bool], None] = lambda ok: result.done() or result.set_result(ok)  # noqa: E731
     announcing = asyncio.create_task(announce(address, lambda: CARD, hear, tls))
     try:
-        return await asyncio.wait_for(result, 10)
+        return await asyncio.wait_for(result, 60)
     finally:
         announcing.cancel()
         await asyncio.gather(announcing, return_exceptions=True)

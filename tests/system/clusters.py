@@ -19,6 +19,12 @@ from wire.messages import Hello, Report
 
 LOOPBACK = {"UCX_NET_DEVICES": "lo"}
 PREFILL_STAMP, DECODE_STAMP = 1, 2
+ROUTER: dict[str, Any] = {
+    "router.split": "always",
+    "router.report_wait_s": 10.0,
+    "router.fetch_wait_s": 60.0,
+}
+"""What a router does without when it takes long, it waits for here: machines may be busy."""
 ARITHMETIC: dict[str, Any] = {
     "worker.runner": "arithmetic",
     "worker.ucx_env": LOOPBACK,
@@ -26,12 +32,12 @@ ARITHMETIC: dict[str, Any] = {
     "prefill.worker.stamp": PREFILL_STAMP,
     "prefill.worker.chunk_tokens": 64,
     "decode.worker.stamp": DECODE_STAMP,
-    "router.split": "always",
+    **ROUTER,
 }
 BUNDLED: dict[str, Any] = {
     "worker.ucx_env": LOOPBACK,
     "worker.threads": 1,
-    "router.split": "always",
+    **ROUTER,
 }
 
 
@@ -42,6 +48,15 @@ def a_cluster(settings: dict[str, Any]) -> Iterator[RunningCluster]:
     config = load_config(None, settings)
     with running(config, ProcessLauncher(), lines.append) as cluster:
         yield cluster
+
+
+def wait_until_replaced(cluster: RunningCluster, name: str) -> None:
+    """That it died is noticed, and another one serves in its place."""
+    (place,) = [place for place in cluster._workers if place.name == name]
+    num_starts = place.num_starts
+    while place.num_starts == num_starts:
+        cluster.watch()
+    cluster.wait_ready()
 
 
 @asynccontextmanager
@@ -67,13 +82,13 @@ async def answer(
     return tokens, last
 
 
-async def reports_when_idle(cluster: RunningCluster, timeout_s: float = 30) -> list[Report]:
+async def reports_when_idle(cluster: RunningCluster, timeout_s: float = 100) -> list[Report]:
     """Each worker's own account of itself, as soon as it has nothing left to do."""
     return [await _report_when_idle(address, timeout_s) for address in cluster.worker_addresses]
 
 
 async def _report_when_idle(address: str, timeout_s: float) -> Report:
-    opened = await open_session(address, Hello(caller_id="probe"), timeout_s=10)
+    opened = await open_session(address, Hello(caller_id="probe"), timeout_s=60)
     try:
         async with asyncio.timeout(timeout_s):
             async for message in opened.session.messages():

@@ -85,7 +85,7 @@ def _plug_in(host: Host, bridge: str) -> None:
 def _remove(host: Host) -> None:
     if not Path(f"/var/run/netns/{host.name}").exists():
         return
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while (left := host.process_ids()) and time.monotonic() < deadline:
         for process_id in left:
             try:

@@ -8,17 +8,27 @@ import signal
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
+ATTEMPTS = 3
+
+
+FREE_PORTS = iter(range(20_000 + os.getpid() % 10_000, 32_000))
+"""Below those that the kernel gives to whoever asks for any."""
 
 
 def a_free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """One that nobody is given by chance before it is used."""
+    for port in FREE_PORTS:
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("", port))
+            return port
+    raise AssertionError("no port is free")
 
 
 class Shell:
@@ -59,6 +69,46 @@ class Shell:
         except ProcessLookupError:
             return status
         return status
+
+
+def ray_head(arguments: Callable[[], list[str]], environment: dict[str, str]) -> Shell:
+    """Started anew when Ray's own processes did not find each other in the 30 s that it gives
+    them; `arguments` gives those of each attempt, which may need other ports."""
+    for _ in range(ATTEMPTS - 1):
+        head = Shell(arguments(), environment)
+        try:
+            head.line_with("Ray runtime started")
+            return head
+        except AssertionError:
+            head.end(signal.SIGKILL)
+    head = Shell(arguments(), environment)
+    head.line_with("Ray runtime started")
+    return head
+
+
+def wait_until_ended(process_ids: Iterable[int]) -> None:
+    """Of processes that somebody else has started, and will end."""
+    deadline, left = time.monotonic() + 60, list(process_ids)
+    while left := [each for each in left if runs(each)]:
+        assert time.monotonic() < deadline, f"left behind: {left}"
+        time.sleep(0.1)
+
+
+def runs(process_id: int) -> bool:
+    """Also False once it has ended and nobody has asked how."""
+    try:
+        stat = Path(f"/proc/{process_id}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] not in "ZX"
+
+
+def command_of(process_id: int) -> bytes:
+    """Its words, each with a zero byte behind it; nothing once it has ended."""
+    try:
+        return Path(f"/proc/{process_id}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def children_of(process_id: int) -> set[int]:

@@ -22,7 +22,7 @@ def tandem(*arguments: str) -> tuple[int, str]:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=250,
         check=False,
     )
     lines = ended.stderr.strip().splitlines()

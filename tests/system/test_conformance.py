@@ -108,7 +108,7 @@ def moved_bytes(cluster: RunningCluster) -> float:
     """KV cache that has travelled; at least one prompt of this call's own."""
     asked = {"prompt": "y = 2\n" * 40, "max_tokens": 4, "temperature": 0}
     assert hear_http(cluster, (COMPLETION, asked), stream=False).status == 200
-    metrics = httpx2.get(f"http://{cluster.addresses.http}/metrics", timeout=10).text
+    metrics = httpx2.get(f"http://{cluster.addresses.http}/metrics", timeout=60).text
     name = "tandem_transfer_bytes_total"
     counted = [line for line in metrics.splitlines() if line.startswith(name)]
     assert counted

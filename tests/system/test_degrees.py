@@ -8,17 +8,32 @@ import signal
 from itertools import product
 from pathlib import Path
 
+import pytest
+
 from cluster.bundled import BUNDLED_MODEL
+from cluster.running import RunningCluster
 from tests.engine.checkpoints import write
-from tests.system.clusters import BUNDLED, a_client, a_cluster, a_request, answer
+from tests.system.clusters import (
+    BUNDLED,
+    a_client,
+    a_cluster,
+    a_request,
+    answer,
+    wait_until_replaced,
+)
+from tests.system.shells import children_of
 from tests.system.workers import RunningWorker, handed_over, start_worker, workers
 from tests.worker.conftest import GROUPED
 from tests.worker.models import NUM_OUTPUT, PROMPT, Model, one_thread
+from tests.worker.test_tensor_parallel import wait_gone
 from wire import inference_pb2 as pb
 from wire.identity import Leg, Role
 from wire.messages import Failed, Kept, Link
 from wire.sampling import SamplingParams
 
+PATIENCE_S = 500
+"""Two dozen processes, each of which reads PyTorch, may take minutes where other things run."""
+pytestmark = pytest.mark.timeout(2 * PATIENCE_S)
 DEGREES = (1, 2, 4)
 GREEDY = SamplingParams(max_tokens=NUM_OUTPUT, temperature=0.0, ignore_eos=True)
 
@@ -32,7 +47,7 @@ async def test_all_pairs_of_degrees_give_the_tokens_of_no_handoff(tmp_path: Path
         for role, size in ((Role.PREFILL, 4), (Role.DECODE, 16))
         for degree in DEGREES
     ]
-    async with asyncio.timeout(240), workers(*starting) as running:
+    async with asyncio.timeout(PATIENCE_S), workers(*starting) as running:
         prefill, decode = running[:3], running[3:]
         for number, (source, to) in enumerate(product(prefill, decode)):
             leg = Leg(f"r{number}")
@@ -48,42 +63,51 @@ async def test_all_pairs_of_degrees_give_the_tokens_of_no_handoff(tmp_path: Path
             await worker.is_whole()
 
 
+killed_or_not = pytest.mark.parametrize("killed", [True, False], ids=["killed", "stopped"])
+
+
+@killed_or_not
 async def test_a_source_loses_a_rank_in_the_middle_and_the_destination_is_whole(
-    tmp_path: Path,
+    killed: bool, tmp_path: Path
 ) -> None:
     """The rank stands still before it ends, so that the handoff cannot be over by then."""
     directory = write(GROUPED, tmp_path)
+    two = {"tensor_parallel_size": 2, "rank_silence_s": 60.0 if killed else 2.0}
     starting = [
-        start_worker(Role.PREFILL, directory, tensor_parallel_size=2, chunk_tokens=16),
+        start_worker(Role.PREFILL, directory, chunk_tokens=16, **two),
         start_worker(Role.DECODE, directory, tensor_parallel_size=1),
     ]
-    async with asyncio.timeout(120), workers(*starting) as (prefill, decode):
+    async with asyncio.timeout(PATIENCE_S), workers(*starting) as (prefill, decode):
         await handed_over(Leg("first"), list(PROMPT), GREEDY, prefill, decode)
         (other,) = prefill.children
         os.kill(other, signal.SIGSTOP)
         prefill.submit(Leg("second"), list(PROMPT), GREEDY, decode)
-        await decode.takes_part_in_a_handoff()
-        os.kill(other, signal.SIGKILL)
+        if killed:
+            await decode.takes_part_in_a_handoff()
+            os.kill(other, signal.SIGKILL)
         assert await prefill.ends() == 1
         await serves_alone(decode)
 
 
+@killed_or_not
 async def test_a_destination_loses_a_rank_in_the_middle_and_the_source_is_whole(
-    tmp_path: Path,
+    killed: bool, tmp_path: Path
 ) -> None:
     directory = write(GROUPED, tmp_path)
+    two = {"tensor_parallel_size": 2, "rank_silence_s": 60.0 if killed else 2.0}
     starting = [
         start_worker(Role.PREFILL, directory, tensor_parallel_size=1, block_size=4),
-        start_worker(Role.DECODE, directory, tensor_parallel_size=2),
+        start_worker(Role.DECODE, directory, **two),
     ]
-    async with asyncio.timeout(120), workers(*starting) as (prefill, decode):
+    async with asyncio.timeout(PATIENCE_S), workers(*starting) as (prefill, decode):
         await handed_over(Leg("first"), list(PROMPT), GREEDY, prefill, decode)
         (other,) = decode.children
         await decode.is_whole()
         os.kill(other, signal.SIGSTOP)
         prefill.submit(Leg("second"), list(PROMPT), GREEDY, decode)
-        await prefill.takes_part_in_a_handoff()
-        os.kill(other, signal.SIGKILL)
+        if killed:
+            await prefill.takes_part_in_a_handoff()
+            os.kill(other, signal.SIGKILL)
         assert await decode.ends() == 1
         await prefill.hears(Leg("second"), Failed, Kept)
         await serves_alone(prefill)
@@ -103,6 +127,40 @@ async def test_a_router_pairs_workers_of_different_degrees() -> None:
             tokens, last = await answer(stub, a_request([*PROMPT], NUM_OUTPUT, sampling=greedy))
     assert tokens == expected
     assert last.timing.transfer.num_bytes > 0
+
+
+async def test_a_rank_that_stands_still_costs_no_token_and_its_worker_is_replaced() -> None:
+    settings = {
+        **BUNDLED,
+        "decode.worker.tensor_parallel_size": 2,
+        "decode.worker.rank_silence_s": 2.0,
+    }
+    request = a_request([*PROMPT], 200, sampling=pb.Sampling(temperature=0.0))
+    with a_cluster(settings) as cluster:
+        async with a_client(cluster) as stub:
+            expected, _ = await answer(stub, request)
+            stopped: list[int] = []
+            tokens: list[int] = []
+            async for message in stub.Generate(request, timeout=120):
+                tokens += message.token_ids
+                if len(tokens) > 5 and not stopped:
+                    stopped = stop_another_rank(cluster, "decode-0")
+            assert tokens == expected
+            wait_until_replaced(cluster, "decode-0")
+            wait_gone(stopped)
+            _, last = await answer(stub, request)
+    assert last.served_by.decode_worker_id == "decode-0.2"
+
+
+def stop_another_rank(cluster: RunningCluster, name: str) -> list[int]:
+    """Its process."""
+    (place,) = [place for place in cluster._workers if place.name == name]
+    process_id = place.worker.status().process_id
+    assert process_id is not None
+    found = list(children_of(process_id))
+    for pid in found:
+        os.kill(pid, signal.SIGSTOP)
+    return found
 
 
 async def serves_alone(worker: RunningWorker) -> None:

@@ -77,7 +77,7 @@ async def answers(settings: dict[str, Any]) -> list[str | None]:
             return await asyncio.gather(*map(answer, range(24)))
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(600)
 async def test_a_split_cluster_gives_the_json_of_one_worker_alone() -> None:
     together = await answers(BUNDLED)
     alone = await answers({**BUNDLED, "prefill.replicas": 0})
@@ -102,13 +102,13 @@ async def numbers(client: openai.AsyncOpenAI, cluster: RunningCluster, victim: s
     return text
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(600)
 async def test_a_worker_that_dies_within_the_json_costs_nothing() -> None:
-    with a_cluster({**ARITHMETIC, "worker.step_s": 0.002}) as cluster:
+    with a_cluster({**ARITHMETIC, "worker.step_s": 0.005}) as cluster:
         async with a_client(cluster) as client:
             undisturbed = await numbers(client, cluster, None)
             again = await numbers(client, cluster, "decode-0")
-        metrics = httpx2.get(f"http://{cluster.addresses.http}/metrics").text
+        metrics = httpx2.get(f"http://{cluster.addresses.http}/metrics", timeout=60).text
     assert len(json.loads(undisturbed)) == 150
     assert again == undisturbed
     assert "tandem_resubmissions_total 1.0" in metrics

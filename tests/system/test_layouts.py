@@ -37,7 +37,7 @@ async def test_two_dtypes_give_the_tokens_of_a_cache_that_was_merely_cast() -> N
     with a_cluster(pools(wide, narrow)) as cluster:
         async with a_client(cluster) as stub:
             tokens, last = await answer(stub, a_request([*PROMPT], NUM_OUTPUT, sampling=greedy))
-        metrics = httpx2.get(f"http://{cluster.addresses.http}/metrics").text
+        metrics = httpx2.get(f"http://{cluster.addresses.http}/metrics", timeout=60).text
     with one_thread():
         assert tokens == model.converted("float32", "bfloat16", 16)
     pages = msgspec.structs.replace(model.layout, **narrow)

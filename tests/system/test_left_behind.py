@@ -10,6 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.system.shells import children_of
+
 ROOT = Path(__file__).resolve().parents[2]
 UP = ("-m", "cluster", "up", "--without-ray", "--set", "worker.runner=arithmetic")
 GONE_MS = 60_000
@@ -31,9 +33,8 @@ def _children_once_it_serves(parent: subprocess.Popen[str]) -> list[int]:
     for line in parent.stdout:
         if re.match(r"ready +grpc", line):
             break
-    tasks = Path(f"/proc/{parent.pid}/task").glob("*/children")
     # Opened while they live: a number alone might be another process's by the time one waits.
-    return [os.pidfd_open(int(pid)) for task in tasks for pid in task.read_text().split()]
+    return [os.pidfd_open(pid) for pid in children_of(parent.pid)]
 
 
 def _wait_until_gone(child: int) -> None:

@@ -27,13 +27,13 @@ from wire import inference_pb2_grpc as rpc
 
 PLACES = 4
 LONG = 1500
-"""Tokens of answers that nobody will wait for: at 5 ms each."""
+"""Tokens of answers that nobody will wait for: at 10 ms each."""
 SETTINGS: dict[str, Any] = {
     "worker": {
         "runner": "arithmetic",
         "ucx_env": LOOPBACK,
         "cache_bytes": 4 * 1024 * 1024,
-        "step_s": 0.005,
+        "step_s": 0.01,
         "metrics_port": 0,
     },
     "router": {"admin_port": 0, "max_waiting": PLACES, "max_attempts": 1, "split": "always"},
@@ -54,11 +54,15 @@ class Doors:
         return {} if name is None else {"authorization": f"Bearer {self.keys[name]}"}
 
     def scrape(self) -> str:
-        return httpx2.get(f"http://{self.admin}/metrics", trust_env=False).text
+        return _page(f"http://{self.admin}/metrics")
 
     def worker_scrapes(self) -> list[str]:
         pages = re.findall(r'tandem_worker_info\{.*metrics_address="([^"]+)"', self.scrape())
-        return [httpx2.get(f"http://{page}/metrics", trust_env=False).text for page in pages]
+        return [_page(f"http://{page}/metrics") for page in pages]
+
+
+def _page(url: str) -> str:
+    return httpx2.get(url, trust_env=False, timeout=60).text
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +97,8 @@ class HttpClient:
 
     def __init__(self, doors: Doors) -> None:
         self._doors = doors
-        self._http = httpx2.AsyncClient(base_url=f"http://{doors.http}", trust_env=False)
+        base_url = f"http://{doors.http}"
+        self._http = httpx2.AsyncClient(base_url=base_url, trust_env=False, timeout=60)
 
     async def close(self) -> None:
         await self._http.aclose()

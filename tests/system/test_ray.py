@@ -22,10 +22,10 @@ from cluster.errors import StartFailed
 from cluster.ray_launcher import RayLauncher
 from cluster.running import running
 from tests.system.clusters import ARITHMETIC, a_client, a_request
-from tests.system.shells import BIN, Shell, a_free_port, children_of
+from tests.system.shells import BIN, Shell, a_free_port, children_of, ray_head, wait_until_ended
 from wire import inference_pb2_grpc as rpc
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 JOB = "tandem-test"
 
 
@@ -35,8 +35,8 @@ def a_ray_head(folder: Path) -> Iterator[dict[str, str]]:
     token = secrets.token_hex(16)
     dashboard = a_free_port()
     environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
-    head = Shell(
-        [
+    head = ray_head(
+        lambda: [
             *(str(BIN / "ray"), "start", "--head", "--block", "--disable-usage-stats"),
             *("--node-ip-address=127.0.0.1", "--num-cpus=4", "--include-dashboard=true"),
             *(f"--port={a_free_port()}", f"--dashboard-port={dashboard}"),
@@ -45,7 +45,6 @@ def a_ray_head(folder: Path) -> Iterator[dict[str, str]]:
         environment,
     )
     try:
-        head.line_with("Ray runtime started")
         yield {**environment, "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}
     finally:
         head.end(signal.SIGTERM)
@@ -116,13 +115,13 @@ def test_up_serves_and_leaves_no_process_behind(number: signal.Signals) -> None:
     http = up.line_with(r"router-0\s+ready.*http (\S+)").group(1)
     up.line_with("ready.*Ctrl-C stops")
     body = {"model": "tiny-python", "prompt": [1, 2, 3], "max_tokens": 4}
-    response = httpx2.post(f"http://{http}/v1/completions", json=body)
+    response = httpx2.post(f"http://{http}/v1/completions", json=body, timeout=60)
     assert response.json()["usage"]["completion_tokens"] == 4
     descendants = children_of(up.process.pid)
     assert descendants
     assert up.end(number) == 0
     assert "".join(up.seen).rstrip().endswith("stopped")
-    assert not [child for child in descendants if Path(f"/proc/{child}").exists()]
+    wait_until_ended(descendants)
 
 
 async def test_what_the_cluster_has_no_room_for_is_named() -> None:

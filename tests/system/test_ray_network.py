@@ -26,10 +26,10 @@ from engine.arithmetic import next_token
 from tests.system import namespaces
 from tests.system.clusters import a_request, answer
 from tests.system.namespaces import INTERFACE, Host
-from tests.system.shells import BIN, Shell
+from tests.system.shells import BIN, Shell, command_of, ray_head
 from wire import inference_pb2_grpc as rpc
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 NUM_REQUESTS, AT_A_TIME = 50, 8
 NUM_TOKENS = 512
 VOCAB = 2048
@@ -84,8 +84,8 @@ def a_ray_of_hosts(folder: Path) -> Iterator[ARayOfHosts]:
             for host, pool, role in zip(hosts, POOLS, roles, strict=True):
                 start = (str(BIN / "ray"), "start", "--block", "--disable-usage-stats", *role)
                 own = (f"--node-ip-address={host.address}", f"--labels=pool={pool}")
-                raylets.append(Shell(host.command(*start, *own, "--num-cpus=1"), environment))
-                raylets[-1].line_with("Ray runtime started")
+                command = host.command(*start, *own, "--num-cpus=1")
+                raylets.append(ray_head(lambda it=command: it, environment))  # type: ignore[misc]
             url = f"http://{head}:8265"
             yield ARayOfHosts(hosts, {**environment, "RAY_API_SERVER_ADDRESS": url})
         finally:
@@ -139,7 +139,7 @@ async def ask_all(addresses: list[str], numbers: range) -> set[tuple[str, str]]:
 
 def moved_bytes(addresses: list[str]) -> float:
     """As the metrics of all routers say."""
-    texts = [httpx2.get(f"http://{address}/metrics").text for address in addresses]
+    texts = [httpx2.get(f"http://{address}/metrics", timeout=60).text for address in addresses]
     found = [re.search(r"^tandem_transfer_bytes_total (\S+)$", it, re.MULTILINE) for it in texts]
     return sum(float(it.group(1)) for it in found if it is not None)
 
@@ -149,14 +149,6 @@ def wait_until_gone(ray: ARayOfHosts, before: set[int], timeout_s: float = 60) -
     while left := [it for it in map(command_of, ray.processes() - before) if not rays_own(it)]:
         assert time.monotonic() < deadline, left
         time.sleep(0.1)
-
-
-def command_of(process_id: int) -> bytes:
-    """Nothing once it has ended."""
-    try:
-        return Path(f"/proc/{process_id}/cmdline").read_bytes()
-    except OSError:
-        return b""
 
 
 def rays_own(command: bytes) -> bool:

@@ -24,7 +24,7 @@ def ask(cluster: RunningCluster) -> str:
     url = f"http://{cluster.addresses.http}/v1/completions"
     headers = {"Content-Type": "application/json"}
     request = urllib.request.Request(url, json.dumps(BODY).encode(), headers)
-    with urllib.request.urlopen(request, timeout=30) as answer:
+    with urllib.request.urlopen(request, timeout=60) as answer:
         return str(json.load(answer)["choices"][0]["text"])
 
 

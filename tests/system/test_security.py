@@ -8,6 +8,7 @@ import signal
 import ssl
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -87,7 +88,7 @@ def test_one_file_sets_up_keys_and_certificates_for_everything(
     with up(config) as doors:
         context = ssl.create_default_context(cafile=str(authority.file))
         url = f"https://{doors['http']}/v1"
-        with httpx2.Client(verify=context, trust_env=False) as http:
+        with httpx2.Client(verify=context, trust_env=False, timeout=60) as http:
             client = openai.OpenAI(base_url=url, api_key=key, http_client=http, max_retries=0)
             done = client.completions.create(model="tiny-python", prompt="a", max_tokens=5)
             assert done.usage is not None
@@ -97,7 +98,7 @@ def test_one_file_sets_up_keys_and_certificates_for_everything(
         with pytest.raises(httpx2.HTTPError):
             httpx2.get(f"http://{doors['http']}/health", trust_env=False)
         _check_grpc(doors["grpc"], authority, key)
-        metrics = httpx2.get(f"http://{doors['admin']}/metrics", trust_env=False).text
+        metrics = httpx2.get(f"http://{doors['admin']}/metrics", trust_env=False, timeout=60).text
         assert 'tandem_requests_total{door="grpc",model="tiny-python",outcome="ok"} 1.0' in metrics
 
 
@@ -126,7 +127,7 @@ async def test_routers_and_workers_speak_to_members_alone(
         for address in [*cluster.worker_addresses, cluster.addresses.fleet]:
             for tls in (None, theirs):
                 with pytest.raises(SessionClosed):
-                    await open_session(address, Hello(caller_id="x"), timeout_s=5, tls=tls)
+                    await open_session(address, Hello(caller_id="x"), timeout_s=60, tls=tls)
 
 
 async def test_no_key_finds_what_another_has_cached_unless_they_share(tmp_path: Path) -> None:
@@ -161,12 +162,14 @@ def test_routers_behind_one_port_count_what_a_key_uses_together(tmp_path: Path) 
     headers = {"authorization": f"Bearer {key}"}
     with a_cluster(settings) as cluster:
         url = f"http://{cluster.addresses.http}/v1/completions"
+        started = time.monotonic()
         codes = [  # each over a connection of its own, which either router may get
-            httpx2.post(url, json=body, headers=headers, trust_env=False).status_code
+            httpx2.post(url, json=body, headers=headers, trust_env=False, timeout=60).status_code
             for _ in range(30)
         ]
+        come_back = (time.monotonic() - started) / 10
     refused = codes.count(429)
-    assert 30 - refused <= 8  # a tenth of a request comes back every second
+    assert 30 - refused <= 7 + come_back  # alone, each of them would let 6 pass
     assert refused + codes.count(200) == 30
 
 
@@ -242,7 +245,7 @@ def _ask_over_grpc(address: str, key: str) -> None:
 
 def _succeed_be_refused_and_fail(logged: Logged, address: str, key: str) -> None:
     headers = {"authorization": f"Bearer {key}"}
-    with httpx2.Client(base_url=f"http://{address}", trust_env=False, timeout=30) as http:
+    with httpx2.Client(base_url=f"http://{address}", trust_env=False, timeout=60) as http:
 
         def status(path: str = "/v1/completions", **body: object) -> int:
             prompt = {"prompt": f"the {MARK} is {MARK}", "max_tokens": 3}

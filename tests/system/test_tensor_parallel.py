@@ -13,24 +13,12 @@ from cluster.config import load_config
 from cluster.ray_launcher import RayLauncher
 from cluster.running import RunningCluster, running
 from tests.system.clusters import BUNDLED, a_client, a_cluster, a_request, answer
+from tests.system.shells import children_of, command_of, wait_until_ended
 from wire import inference_pb2 as pb
 
 GREEDY = pb.Sampling(temperature=0.0)
 PROMPT = [5 * n % 2048 for n in range(100)]
 ALONE = {**BUNDLED, "router.split": "never"}
-
-
-def processes() -> dict[int, list[str]]:
-    """Of this machine, by process id: their command lines."""
-    found = {}
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdecimal():
-            try:
-                words = folder.joinpath("cmdline").read_bytes().decode().split("\0")
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            found[int(folder.name)] = words
-    return found
 
 
 def parent(pid: int) -> int:
@@ -39,14 +27,17 @@ def parent(pid: int) -> int:
 
 def ranks_of(cluster: RunningCluster) -> list[int]:
     """The processes that this cluster's workers have started."""
-    workers = {pid for pid, words in processes().items() if "--until-stdin-ends" in words}
+    workers = [place.worker.status().process_id for place in cluster._workers]
     return [
         pid
-        for pid, words in processes().items()
-        if "worker.ranks" in words and parent(pid) in workers
+        for worker in workers
+        if worker is not None
+        for pid in children_of(worker)
+        if b"worker.ranks" in command_of(pid).split(b"\0")
     ]
 
 
+@pytest.mark.timeout(600)
 async def test_two_ranks_answer_as_one_does_and_a_killed_one_costs_no_token() -> None:
     with a_cluster({**ALONE, "prefill.replicas": 0}) as cluster:
         async with a_client(cluster) as stub:
@@ -59,7 +50,7 @@ async def test_two_ranks_answer_as_one_does_and_a_killed_one_costs_no_token() ->
             assert (await answer(stub, a_request(PROMPT, 60, sampling=GREEDY)))[0] == expected
             worker = os.pidfd_open(parent(before[0]))
             os.kill(before[0], signal.SIGKILL)
-            assert select.select([worker], [], [], 20)[0], "the worker outlives its rank"
+            assert select.select([worker], [], [], 60)[0], "the worker outlives its rank"
             os.close(worker)
             cluster.watch()
             cluster.wait_ready()
@@ -67,11 +58,11 @@ async def test_two_ranks_answer_as_one_does_and_a_killed_one_costs_no_token() ->
         after = ranks_of(cluster)
         assert len(after) == 1
         assert after != before
-    assert not {*before, *after} & processes().keys()
+    wait_until_ended([*before, *after])
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 async def test_on_ray_both_workers_of_a_handoff_may_have_two_ranks() -> None:
     with a_cluster({**ALONE, "prefill.replicas": 0}) as cluster:
         async with a_client(cluster) as stub:
@@ -80,13 +71,8 @@ async def test_on_ray_both_workers_of_a_handoff_may_have_two_ranks() -> None:
     with running(config, RayLauncher(config), lambda line: None) as cluster:
         async with a_client(cluster) as stub:
             found, last = await answer(stub, a_request(PROMPT, 60, sampling=GREEDY))
-        actors = {place.worker.status().process_id for place in cluster._workers}
-        ranks = [
-            pid
-            for pid, words in processes().items()
-            if "worker.ranks" in words and parent(pid) in actors
-        ]
+        ranks = ranks_of(cluster)
         assert len(ranks) == 2
     assert found == expected
     assert last.timing.transfer.num_blocks == -(-len(PROMPT) // 16)
-    assert not set(ranks) & processes().keys()
+    wait_until_ended(ranks)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.session import open_session
+from tests.system.shells import children_of, command_of
 from wire.identity import Leg, Role
 from wire.messages import (
     Destination,
@@ -44,7 +45,7 @@ class RunningWorker:
     async def listen(self) -> None:
         assert self.process.stdout is not None
         address = json.loads(await self.process.stdout.readline())["address"]
-        opened = await open_session(address, Hello(caller_id="router"), timeout_s=10)
+        opened = await open_session(address, Hello(caller_id="router"), timeout_s=60)
         self.card, self.session = opened.card, opened.session
         self._ear = asyncio.create_task(self._hear())
 
@@ -55,9 +56,8 @@ class RunningWorker:
     @property
     def children(self) -> list[int]:
         """Its other ranks, in their order."""
-        path = Path(f"/proc/{self.process.pid}/task")
-        found = [pid for task in path.iterdir() for pid in (task / "children").read_text().split()]
-        return sorted(int(pid) for pid in found if "worker.ranks" in _command(int(pid)))
+        found = children_of(self.process.pid)
+        return sorted(pid for pid in found if b"worker.ranks" in command_of(pid))
 
     def submit(
         self,
@@ -190,9 +190,3 @@ async def handed_over(
     await to.has_answered(leg, sampling.max_tokens)
     merged = {**source.tokens(leg), **to.tokens(leg)}
     return [merged[position] for position in sorted(merged)], message
-
-
-def _command(pid: int) -> str:
-    with suppress(FileNotFoundError, ProcessLookupError):
-        return Path(f"/proc/{pid}/cmdline").read_text()
-    return ""

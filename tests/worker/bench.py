@@ -274,12 +274,12 @@ class Bench:
             destination=None if alone else self.decode.address,
             deadline_s=deadline_s,
         )
-        self.prefill.loop.submit("router", submit)
+        self.prefill.loop.legs.submit("router", submit)
         return leg
 
     def cancel(self, leg: Leg) -> None:
         for station in self.stations:
-            station.loop.cancel(leg)
+            station.loop.legs.cancel(leg)
 
     def run(self, num_turns: int = 1000) -> None:
         """Turn until quiet, or `num_turns` times."""

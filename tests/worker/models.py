@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from engine.torch_loading import load_torch_runner
 from engine.torch_runner import TorchRunner
 from tests.engine.driver import decode, make_sequence, output
 from tests.engine.reference import prompt
@@ -46,7 +47,7 @@ class Model:
         return self.runner().layout
 
     def runner(self, dtype: str = "float32", block_size: int = 16) -> TorchRunner:
-        return TorchRunner.load(self._directory, device="cpu", dtype=dtype, block_size=block_size)
+        return load_torch_runner(self._directory, device="cpu", dtype=dtype, block_size=block_size)
 
     def pool(self, runner: TorchRunner) -> Pool:
         num_blocks = MAX_TOKENS // runner.layout.block_size

@@ -16,7 +16,7 @@ def test_a_leg_is_cancelled_when_the_step_under_way_is_over_and_told() -> None:
     leg = bench.submit("a", PROMPT, alone=True)
     bench.prefill.loop.turn()
     assert bench.prefill.engine.under_way
-    bench.prefill.loop.cancel(leg)
+    bench.prefill.loop.legs.cancel(leg)
     assert bench.prefill.pool.match_prefix(block_hashes(PROMPT, 4)) == 5
     bench.run()
     assert bench.tokens(leg) == expected(PROMPT, [P])
@@ -29,7 +29,7 @@ def test_a_leg_moves_when_the_step_under_way_is_over() -> None:
     while not bench.tokens(leg):
         bench.turn()
     assert bench.prefill.engine.under_way
-    bench.prefill.loop.move(leg, bench.decode.address)
+    bench.prefill.loop.legs.move(leg, bench.decode.address)
     bench.run()
     tokens = bench.tokens(leg)
     assert len(bench.told(Handed)) == 1

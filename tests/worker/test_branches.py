@@ -21,7 +21,7 @@ def branch(station: Station, number: int) -> Leg:
     leg = Leg(f"branch {number}")
     sampling = SamplingParams(max_tokens=NUM_TOKENS, seed=number)
     submit = Submit(leg=leg, tokens=tuple(PROMPT), num_prompt=len(PROMPT), sampling=sampling)
-    station.loop.submit("router", submit)
+    station.loop.legs.submit("router", submit)
     return leg
 
 

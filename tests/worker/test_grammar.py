@@ -56,7 +56,7 @@ def run(bench: Bench) -> None:
         for station in bench.stations:
             for sequence in station.engine.followers.unready.values():
                 assert sequence.grammar is not None
-                sequence.grammar.job.wait(10)
+                sequence.grammar.job.wait(60)
 
 
 def person(vocabulary: Vocabulary, tokens: list[int]) -> dict[str, object]:
@@ -96,7 +96,7 @@ def run_one_turn(bench: Bench) -> None:
     for sequence in bench.prefill.engine.followers.unready.values():
         assert sequence.grammar is not None
         assert sequence.grammar.job is not None
-        sequence.grammar.job.wait(10)
+        sequence.grammar.job.wait(60)
 
 
 def test_a_handoff_that_fails_leaves_the_grammar_where_it_was(vocabulary: Vocabulary) -> None:

@@ -34,13 +34,13 @@ async def test_all_processes_of_a_source_must_have_ended(
     processes: list[subprocess.Popen[bytes]],
 ) -> None:
     guard = Guard(refs(processes), direct_access=True)
-    waiting = asyncio.create_task(guard.wait(30.0))
+    waiting = asyncio.create_task(guard.wait(600.0))
     processes[0].kill()
     processes[0].wait()
     done, _ = await asyncio.wait([waiting], timeout=0.05)
     assert not done
     processes[1].kill()
-    await asyncio.wait_for(waiting, 10)
+    await asyncio.wait_for(waiting, 60)
     guard.close()
 
 
@@ -50,7 +50,7 @@ async def test_those_who_neither_end_nor_speak_are_killed_and_no_others(
     guard = Guard(refs(processes), direct_access=True)
     processes[0].kill()
     processes[1].send_signal(signal.SIGSTOP)
-    await asyncio.wait_for(guard.wait(0.05), 10)
+    await asyncio.wait_for(guard.wait(0.05), 60)
     assert processes[1].wait() == -signal.SIGKILL
     guard.close()
 
@@ -60,7 +60,7 @@ async def test_a_source_that_says_that_it_is_quiet_is_believed(
 ) -> None:
     guard = Guard(refs(processes), direct_access=True)
     guard.told_quiet()
-    await asyncio.wait_for(guard.wait(0.05), 10)
+    await asyncio.wait_for(guard.wait(0.05), 60)
     assert [process.poll() for process in processes] == [None, None]
     guard.close()
 
@@ -69,5 +69,5 @@ async def test_a_source_that_says_that_it_is_quiet_is_believed(
 async def test_elsewhere_there_is_nothing_to_wait_for(direct_access: bool) -> None:
     host = "another" if direct_access else this_process().host
     guard = Guard([ProcessRef(host, 1)], direct_access=direct_access)
-    await asyncio.wait_for(guard.wait(30.0), 1)
+    await asyncio.wait_for(guard.wait(600.0), 60)
     guard.close()

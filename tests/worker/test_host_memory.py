@@ -50,9 +50,13 @@ async def test_what_left_the_cache_is_told_to_be_in_host_memory_and_comes_back()
         again = await router.first(Leg("again"), Prefilled)
         assert isinstance(again, Prefilled)
         assert again.cached_tokens == 96
-        report = await router.first(None, Report)
-        assert isinstance(report, Report)
-        assert (report.num_host_blocks, report.cached_host_blocks) == (100, 12)
+        filled = 0
+        while filled < 12:  # reports from before may still be on their way
+            report = await router.first(None, Report)
+            assert isinstance(report, Report)
+            assert report.num_host_blocks == 100
+            filled = report.cached_host_blocks
+        assert filled == 12
 
 
 async def test_changes_in_host_memory_are_events() -> None:

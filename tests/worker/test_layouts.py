@@ -118,7 +118,7 @@ def test_a_kept_sequence_moves_later_with_all_that_it_has_computed(
     assert len(bench.told(Kept)) == 1
     assert 0 < len(bench.tokens(leg)) < 12
     bench.decode.pool.release(occupied)
-    bench.prefill.loop.move(leg, bench.decode.address)
+    bench.prefill.loop.legs.move(leg, bench.decode.address)
     bench.run()
     stamps = [token % 4 for token in bench.tokens(leg)]
     assert stamps == sorted(stamps)
@@ -139,7 +139,7 @@ def test_a_refused_sequence_is_offered_again_while_it_is_still_computed(
     assert len(bench.told(Kept)) == 1
     assert not bench.tokens(leg)
     bench.decode.pool.release(occupied)
-    bench.prefill.loop.move(leg, bench.decode.address)
+    bench.prefill.loop.legs.move(leg, bench.decode.address)
     bench.run()
     assert bench.tokens(leg) == expected(PROMPT, [P, D, D, D])
     bench.check_nothing_is_held()

@@ -25,7 +25,7 @@ from tests.worker.models import (
 )
 from wire.messages import Handed
 from wire.sampling import SamplingParams
-from worker import outgoing
+from worker import leaving
 from worker.tickets import Peer
 
 SIZES = (4, 16, 64)
@@ -79,7 +79,7 @@ def left(monkeypatch: pytest.MonkeyPatch) -> list[range | None]:
         layers.append(part.layers)
         return post(self, transport, link, part)
 
-    monkeypatch.setattr(outgoing, "LAYERS_BYTES", 1)
+    monkeypatch.setattr(leaving, "LAYERS_BYTES", 1)
     monkeypatch.setattr(DirectCrossing, "try_post", noted)
     return layers
 

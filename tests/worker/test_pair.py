@@ -221,7 +221,7 @@ def test_a_lost_router_s_legs_end() -> None:
     bench.submit("a", PROMPT)
     bench.run(3)
     for station in bench.stations:
-        station.loop.router_lost("router")
+        station.loop.legs.router_lost("router")
     bench.run()
     bench.check_nothing_is_held()
 
@@ -236,7 +236,7 @@ def test_a_kept_sequence_moves_later_with_all_that_it_has_computed() -> None:
     made_here = len(bench.tokens(leg))
     assert 0 < made_here < 12
     bench.decode.pool.release(occupied)
-    bench.prefill.loop.move(leg, bench.decode.address)
+    bench.prefill.loop.legs.move(leg, bench.decode.address)
     bench.run()
     tokens = bench.tokens(leg)
     stamps = [token % 4 for token in tokens]
@@ -253,7 +253,7 @@ def test_a_move_that_is_refused_changes_nothing() -> None:
     assert occupied is not None
     leg = bench.submit("a", PROMPT, max_tokens=12)
     bench.run(6)
-    bench.prefill.loop.move(leg, bench.decode.address)
+    bench.prefill.loop.legs.move(leg, bench.decode.address)
     bench.run()
     assert len(bench.told(Kept)) == 2
     assert bench.tokens(leg) == expected(PROMPT, [P] * 12)
@@ -263,7 +263,7 @@ def test_a_move_that_is_refused_changes_nothing() -> None:
 
 def test_a_move_of_an_unknown_leg_is_ignored() -> None:
     bench = Bench()
-    bench.prefill.loop.move(Leg("nobody"), bench.decode.address)
+    bench.prefill.loop.legs.move(Leg("nobody"), bench.decode.address)
     bench.run()
     bench.check_nothing_is_held()
 
@@ -277,7 +277,7 @@ def test_a_refused_sequence_is_offered_elsewhere_while_it_is_still_computed() ->
     assert len(bench.told(Kept)) == 1
     assert not bench.tokens(leg)
     bench.decode.pool.release(occupied)
-    bench.prefill.loop.move(leg, bench.decode.address)
+    bench.prefill.loop.legs.move(leg, bench.decode.address)
     bench.run()
     assert bench.tokens(leg) == expected(PROMPT, [P, D, D, D, D, D])
     bench.check_nothing_is_held()
@@ -316,7 +316,7 @@ def test_a_late_grant_of_an_earlier_offer_is_not_taken_for_the_present_one_s() -
     bench.prefill.outbox.for_peers.clear()
     bench.now += 31.0
     bench.prefill.loop.turn()
-    bench.prefill.loop.move(leg, bench.decode.address)
+    bench.prefill.loop.legs.move(leg, bench.decode.address)
     late = Grant(
         **offer.ends,
         first_missing_block=0,

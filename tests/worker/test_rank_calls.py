@@ -14,7 +14,7 @@ from worker.ranks.calls import Callee, Caller, Reply
 from worker.ranks.errors import RankLost, RankRefused
 from worker.ranks.line import Line, LineClosed
 
-PATIENCE_S = 10
+PATIENCE_S = 60
 
 
 class Double(msgspec.Struct, frozen=True):

@@ -19,7 +19,7 @@ from tests.worker.spread_runner import SpreadRunner
 from wire.identity import Leg
 from wire.messages import Handed, Kept, Share
 from wire.sampling import SamplingParams
-from worker import outgoing
+from worker import leaving
 
 DEGREES = (1, 2, 4)
 PAIRS = list(product(DEGREES, repeat=2))
@@ -107,7 +107,7 @@ def left(monkeypatch: pytest.MonkeyPatch) -> list[range | None]:
         layers.append(part.layers)
         return post(self, transport, link, part)
 
-    monkeypatch.setattr(outgoing, "LAYERS_BYTES", 1)
+    monkeypatch.setattr(leaving, "LAYERS_BYTES", 1)
     monkeypatch.setattr(DirectCrossing, "try_post", noted)
     return layers
 
@@ -197,7 +197,7 @@ def test_a_cached_prefix_is_copied_to_other_ranks_and_found_there(
     bench.submit("before", list(PROMPT), alone=True)
     bench.run()
     share = Share(leg=Leg("copy"), tokens=tuple(PROMPT), destination=bench.decode.address)
-    bench.prefill.loop.share("router", share)
+    bench.prefill.loop.legs.share("router", share)
     bench.run()
     assert handed(bench).moved.num_blocks == len(PROMPT) // 16
     leg = bench.submit("a", list(PROMPT), sampling=GREEDY)
@@ -215,7 +215,7 @@ def test_a_sequence_that_decodes_moves_to_other_ranks(
     leg = bench.submit("a", list(PROMPT), sampling=GREEDY, alone=True)
     bench.run(12)
     assert 0 < len(bench.tokens(leg)) < NUM_OUTPUT
-    bench.prefill.loop.move(leg, bench.decode.address)
+    bench.prefill.loop.legs.move(leg, bench.decode.address)
     bench.run()
     assert handed(bench).leg == leg
     assert bench.tokens(leg) == model.alone("float32", 16)

@@ -15,7 +15,7 @@ COPY = Leg("copy")
 
 def share(bench: Bench, tokens: list[int]) -> None:
     message = Share(leg=COPY, tokens=tuple(tokens), destination=bench.decode.address)
-    bench.prefill.loop.share("router", message)
+    bench.prefill.loop.legs.share("router", message)
 
 
 def a_bench_that_has_computed(prompt: list[int], **sizes: int) -> Bench:
@@ -87,7 +87,7 @@ def test_what_is_there_already_does_not_travel() -> None:
     share(bench, PROMPT[:8])
     bench.run()
     message = Share(leg=Leg("again"), tokens=tuple(PROMPT), destination=bench.decode.address)
-    bench.prefill.loop.share("router", message)
+    bench.prefill.loop.legs.share("router", message)
     bench.run()
     moved = [handed.moved for handed in bench.told(Handed) if isinstance(handed, Handed)]
     assert [(each.num_blocks, each.skipped_blocks) for each in moved] == [(2, 0), (3, 2)]

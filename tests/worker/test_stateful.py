@@ -83,7 +83,7 @@ class Handoffs(RuleBasedStateMachine):
         leg = list(self.answers)[place % len(self.answers)]
         self.cancelled.add(leg)
         for side in sides:
-            self.bench.stations[side].loop.cancel(leg)
+            self.bench.stations[side].loop.legs.cancel(leg)
         self._collect()
 
     @rule(side=SIDES, num_turns=st.integers(1, 4))
@@ -149,9 +149,9 @@ class Handoffs(RuleBasedStateMachine):
 
     @invariant()
     def nothing_runs_twice(self) -> None:
-        for leg, ticket in self.bench.prefill.loop._tickets.items():
+        for leg, ticket in self.bench.prefill.loop.legs._tickets.items():
             if ticket.kept:
-                assert leg not in self.bench.decode.loop._tickets, f"{leg} runs twice"
+                assert leg not in self.bench.decode.loop.legs._tickets, f"{leg} runs twice"
 
     @invariant()
     def what_may_land_goes_to_pages_of_its_leg(self) -> None:

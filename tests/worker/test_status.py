@@ -26,7 +26,7 @@ NUM_TOKENS = 5
 @asynccontextmanager
 async def a_reader(worker: Worker) -> AsyncIterator[httpx2.AsyncClient]:
     base_url = f"http://{worker.card.metrics_address}"
-    async with httpx2.AsyncClient(base_url=base_url, trust_env=False) as http:
+    async with httpx2.AsyncClient(base_url=base_url, trust_env=False, timeout=60) as http:
         yield http
 
 
@@ -49,7 +49,7 @@ async def test_health_follows_a_worker_from_its_start_to_its_drain() -> None:
             await worker.joined.wait()
             assert (await http.get("/health")).json() == {"status": "ready"}
             assert (await http.head("/health")).status_code == 200
-            assert await worker.drain(5)
+            assert await worker.drain(60)
             draining = await http.get("/health")
             assert (draining.status_code, draining.json()["status"]) == (503, "draining")
             assert (await http.get("/ping")).status_code == 200
@@ -85,7 +85,7 @@ async def test_both_ends_count_what_they_did_for_a_sequence_that_moved() -> None
     ):
         handed = [await _served(router, decode, Leg(f"r{n}", 0)) for n in range(2)]
         for worker in (prefill, decode):
-            assert await worker.drain(5)  # and a report with all that was done
+            assert await worker.drain(60)  # and a report with all that was done
         async with a_reader(prefill) as http:
             first = await samples_of(http)
         async with a_reader(decode) as http:

@@ -25,6 +25,7 @@ from runtime.session import open_session
 from tests.engine.checkpoints import Recipe, llama, qwen2, write
 from tests.engine.driver import ChunkPolicy, decode, give_blocks, make_sequence, output
 from tests.engine.reference import Reference, prompt
+from tests.system.shells import children_of
 from wire.identity import Leg, Role
 from wire.messages import Hello, Step, Submit
 from wire.sampling import SamplingParams
@@ -72,7 +73,7 @@ async def a_worker(config: WorkerConfig, lost: Future[Exception]) -> AsyncIterat
 
 async def answers(worker: Worker, prompts: list[tuple[int, ...]], count: int) -> list[list[int]]:
     """Of all prompts at once."""
-    opened = await open_session(worker.card.address, Hello(caller_id="router"), timeout_s=5)
+    opened = await open_session(worker.card.address, Hello(caller_id="router"), timeout_s=60)
     sampling = SamplingParams(max_tokens=count, temperature=0.0, ignore_eos=True)
     made: dict[Leg, list[int]] = {}
     for number, tokens in enumerate(prompts):
@@ -173,7 +174,7 @@ def test_a_rank_that_is_killed_in_the_middle_of_a_step_is_named(
         assert str(caught.value) == (
             f"rank {victim} of 4 (process {pids[victim - 1]}) ended: killed by SIGKILL"
         )
-        assert lost.result(10) is caught.value
+        assert lost.result(60) is caught.value
     assert not any(is_alive(pid) for pid in pids)
 
 
@@ -182,7 +183,7 @@ async def test_an_idle_worker_whose_rank_dies_crashes_at_once(checkpoint: Checkp
     async with a_worker(settings(checkpoint("grouped"), 2), lost) as worker:
         (follower,) = worker.engine.runner.team.followers  # type: ignore[attr-defined]
         os.kill(follower.pid, signal.SIGKILL)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             assert "rank 1 of 2" in str(await asyncio.wrap_future(lost))
 
 
@@ -190,21 +191,18 @@ def a_process(config: WorkerConfig) -> Child:
     """A worker in a process of its own, which serves."""
     given = msgspec.json.encode(config).decode()
     child = Child("worker", ["decode_worker", "--model", config.model, "--settings", given])
-    assert child.wait_ready(60) is not None
+    assert child.wait_ready(200) is not None
     return child
 
 
 def ranks_of(child: Child) -> list[int]:
     """Process ids, in order of rank."""
     pid = child.process.pid
-    children = "".join(
-        task.joinpath("children").read_text() for task in Path(f"/proc/{pid}/task").iterdir()
-    )
     followers = {}
-    for each in children.split():
+    for each in children_of(pid):
         command = Path(f"/proc/{each}/cmdline").read_bytes().split(b"\0")
         if b"worker.ranks" in command:
-            followers[int(command[command.index(b"worker.ranks") + 1])] = int(each)
+            followers[int(command[command.index(b"worker.ranks") + 1])] = each
     return [pid, *(followers[rank] for rank in sorted(followers))]
 
 
@@ -217,7 +215,7 @@ def wait_gone(pids: list[int]) -> None:
             continue
         import select
 
-        assert select.select([fd], [], [], 20)[0], f"process {pid} is left behind"
+        assert select.select([fd], [], [], 60)[0], f"process {pid} is left behind"
         os.close(fd)
 
 
@@ -227,7 +225,7 @@ def test_of_a_worker_process_no_rank_outlives_another(victim: int, checkpoint: C
     pids = ranks_of(child)
     assert len(pids) == 4
     os.kill(pids[victim], signal.SIGKILL)
-    child.stop(20)
+    child.stop(60)
     wait_gone(pids)
     if victim:
         assert child.process.returncode == 1
@@ -239,7 +237,7 @@ def test_a_worker_process_that_is_asked_to_ends_in_peace(checkpoint: Checkpoints
     pids = ranks_of(child)
     os.kill(pids[1], signal.SIGTERM)  # as whoever ends a whole group of processes does
     child.process.terminate()
-    child.stop(20)
+    child.stop(60)
     assert child.process.returncode == 0
     wait_gone(pids)
 

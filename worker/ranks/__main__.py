@@ -1,15 +1,18 @@
-"""`python -m worker.ranks RANK SIZE ORDERS CALLS MEETING`: started by rank 0, with open files."""
+"""`python -m worker.ranks RANK SIZE ORDERS CALLS PULSE MEETING`: started by rank 0, files open."""
 
 import os
 import signal
 import sys
 
 from runtime.logs import start_logging
-from worker.ranks.follow import follow
+from worker.ranks.tether import end_with_parent
 
 if __name__ == "__main__":
+    end_with_parent()
     # Whoever ends a worker by signals means rank 0, which drains first.
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)
     start_logging(os.environ.get("TANDEM_LOG_LEVEL", "info"))
+    from worker.ranks.follow import follow  # loads torch, which takes a while
+
     follow(*map(int, sys.argv[1:]))

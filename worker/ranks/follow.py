@@ -36,6 +36,7 @@ from worker.ranks.orders import (
     Step,
 )
 from worker.ranks.post import Post, Services
+from worker.ranks.pulse import answer
 from worker.ranks.services import make_services
 from worker.ranks.steps import StepReader
 
@@ -45,8 +46,10 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode_order: Callable[[bytes], Order] = msgspec.msgpack.Decoder(Order).decode
 
 
-def follow(rank: int, size: int, orders: int, calls: int, meeting: int) -> NoReturn:
-    """The numbers of the files that rank 0 has opened: two sockets, and where ranks meet."""
+def follow(rank: int, size: int, orders: int, calls: int, pulse: int, meeting: int) -> NoReturn:
+    """The numbers of the files that rank 0 has opened: three sockets, and where ranks meet."""
+    asked = socket.socket(fileno=pulse)
+    threading.Thread(target=answer, args=[asked], name="pulse", daemon=True).start()
     order_line, call_line = (Line(socket.socket(fileno=number)) for number in (orders, calls))
     callee = Callee(call_line)
     threading.Thread(target=_listen, args=[rank, callee], name="calls", daemon=True).start()

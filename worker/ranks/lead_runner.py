@@ -55,12 +55,12 @@ class LeadRunner:
         """All ranks load their parts and meet. `progress` is rank 0's.
 
         Raises ConfigError and CheckpointError, RankRefused with those of others, and RankLost;
-        `on_lost` hears of a rank that ends by itself, then or later.
+        `on_lost` hears of a rank that ends by itself or stands still, then or later.
         """
         size = config.tensor_parallel_size
         rank_device(config.device, 0, size)
         model_part(read_config(Path(config.model)), 0, size)  # before anything is started
-        team = Team(size, on_lost)
+        team = Team(size, config.rank_silence_s, on_lost)
         try:
             return cls(_load(config, progress, team), team)
         except BaseException:
@@ -85,6 +85,7 @@ class LeadRunner:
         with self._together():
             self._own.record_own_steps()
         self.team.answers()
+        self.team.ready()
         return region
 
     def copy_block(self, source: int, target: int) -> None:

@@ -14,6 +14,9 @@ def check_ranks(config: WorkerConfig) -> None:
     size = config.tensor_parallel_size
     if size < 1:
         raise ConfigError(f"tensor_parallel_size is {size}, must be at least 1")
+    for name in ("rank_silence_s", "step_timeout_s"):
+        if (seconds := getattr(config, name)) <= 0:
+            raise ConfigError(f"{name} is {seconds:g}, must be more than 0")
     if size == 1:
         return
     refused = {

@@ -5,83 +5,38 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import signal
-import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
-from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
-from worker.ranks.calls import Caller
 from worker.ranks.errors import RankLost, RankRefused
-from worker.ranks.line import Line, LineClosed
+from worker.ranks.follower import STATUS_S, Follower
+from worker.ranks.line import LineClosed
 from worker.ranks.orders import Answer, Done, Leave, Order, Refused
+from worker.ranks.watch import Watch
 
 T = TypeVar("T")
-ROOT = Path(__file__).resolve().parent.parent.parent
 LEAVE_S = 10.0
 """How long a rank may take to end in peace."""
-STATUS_S = 5.0
-"""How long a process whose lines are closed may take until it is told how it ended."""
 
 log = logging.getLogger(__name__)
 _encode = msgspec.msgpack.Encoder().encode
 _decode_answer: Callable[[bytes], Answer] = msgspec.msgpack.Decoder(Answer).decode
 
 
-class Follower:
-    """One other rank. Orders are for one thread; calls are for any."""
-
-    def __init__(
-        self,
-        rank: int,
-        process: subprocess.Popen[bytes],
-        orders: socket.socket,
-        calls: socket.socket,
-        notices: dict[type[Any], Callable[[int, Any], None]],
-    ) -> None:
-        self.rank = rank
-        self.process = process
-        self.orders = Line(orders)
-        self.calls = Line(calls)
-        self.caller = Caller(rank, self.calls, notices)
-
-    @property
-    def pid(self) -> int:
-        return self.process.pid
-
-    def call(self, message: msgspec.Struct, answer: type[T]) -> Future[T]:
-        """See Caller.call. From any thread."""
-        return self.caller.call(message, answer)
-
-    def tell(self, message: msgspec.Struct) -> None:
-        """See Caller.tell. From any thread."""
-        self.caller.tell(message)
-
-    def how_it_ended(self) -> str:
-        try:
-            status = self.process.wait(STATUS_S)
-        except subprocess.TimeoutExpired:
-            return "does not answer any more"
-        how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
-        return f"ended: {how}"
-
-
 class Team:
     """All other ranks of a worker, as children of this process.
 
-    They end when their lines to this process do, however that comes. When one of them ends,
-    the others are killed at once, for they may wait for it in a collective; then `on_lost(error)`
-    is told, in a thread of the team's.
+    They end when their lines to this process do, however that comes. When one of them ends, or
+    stands still for `silence_s`, all are killed at once, for they may wait for it in a collective;
+    then `on_lost(error)` is told, in a thread of the team's.
     """
 
-    def __init__(self, size: int, on_lost: Callable[[RankLost], None]) -> None:
+    def __init__(self, size: int, silence_s: float, on_lost: Callable[[RankLost], None]) -> None:
         """Starts the processes, which know nothing yet."""
         self.size = size
         self.lost: RankLost | None = None
@@ -93,7 +48,8 @@ class Team:
         # Never closed: torch looks into its store once more when that is collected, whenever that
         # is, and waits for a file that is not there.
         self._meeting = os.memfd_create("ranks")
-        self.followers = tuple(self._start(rank) for rank in range(1, size))
+        self._watch = Watch(self._start, silence_s, self._lose_silent)
+        self.followers = self._watch.followers
         self._listeners = [
             threading.Thread(target=self._listen, args=[each], name=f"rank {each.rank}")
             for each in self.followers
@@ -106,6 +62,10 @@ class Team:
     def meeting_place(self) -> str:
         """A file that all ranks can open, and that is gone when they are."""
         return f"/proc/self/fd/{self._meeting}"
+
+    def ready(self) -> None:
+        """All ranks can compute now, and whoever stands still is missed."""
+        self._watch.tighten()
 
     def on_notice(self, kind: type[T], hear: Callable[[int, T], None]) -> None:
         """`hear(rank, message)` is told what followers say unasked; it must not block."""
@@ -150,51 +110,49 @@ class Team:
             self._bury(follower, deadline - time.monotonic())
         for listener in self._listeners:
             listener.join()
+        self._watch.end()
         for follower in self.followers:
-            follower.orders.free()
-            follower.calls.free()
+            follower.free()
 
-    def _start(self, rank: int) -> Follower:
-        (orders, their_orders), (calls, their_calls) = socket.socketpair(), socket.socketpair()
-        with their_orders, their_calls:
-            numbers = [rank, self.size, their_orders.fileno(), their_calls.fileno(), self._meeting]
-            process = subprocess.Popen(
-                [sys.executable, "-m", "worker.ranks", *map(str, numbers)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,  # rank 0's own tells whoever started it that it serves
-                pass_fds=numbers[2:],
-                start_new_session=True,  # signals are for rank 0, which ends the others
-                env={**os.environ, "PYTHONPATH": _python_path(), "TANDEM_LOG_LEVEL": _log_level()},
-            )
-        return Follower(rank, process, orders, calls, self._notices)
+    def _start(self) -> tuple[Follower, ...]:
+        ranks = range(1, self.size)
+        return tuple(
+            Follower.start(rank, self.size, self._meeting, self._notices) for rank in ranks
+        )
 
     def _listen(self, follower: Follower) -> None:
         try:
             follower.caller.listen()
         except Exception:  # what is heard must not fail, and if it does, the worker has
             log.exception("rank %d is not listened to any more", follower.rank)
-        self._lose(follower)
-
-    def _lose(self, follower: Follower) -> None:
-        with self._lock:
-            first = self.lost is None and not self._closing
-            if first:
-                self.lost = RankLost(f"rank {follower.rank} (process {follower.pid}) is gone")
-        if first:
-            self.lost = lost = self._end_the_others(follower)
-            self._told.set()
+        self._lose(follower, follower.how_it_ended)
+        # Only now is it certain that it reads and writes nothing any more.
         follower.caller.lose(self.lost or RankLost(f"rank {follower.rank} has ended"))
-        if first:
-            log.error("%s", lost)
-            self._on_lost(lost)
 
-    def _end_the_others(self, follower: Follower) -> RankLost:
+    def _lose_silent(self, follower: Follower, silence_s: float) -> None:
+        def killed() -> str:
+            ended = "was killed" if follower.try_kill() else "cannot be killed"
+            return f"has not answered for {silence_s:g} s, and {ended}"
+
+        self._lose(follower, killed)
+
+    def _lose(self, follower: Follower, how: Callable[[], str]) -> None:
+        with self._lock:
+            if self._closing or self.lost is not None:
+                return
+            self.lost = RankLost(f"rank {follower.rank} (process {follower.pid}) is gone")
+        self.lost = lost = self._end_all(follower, how)
+        self._told.set()
+        log.error("%s", lost)
+        self._on_lost(lost)
+
+    def _end_all(self, follower: Follower, how: Callable[[], str]) -> RankLost:
         for other in self.followers:
             if other is not follower:
                 other.process.kill()
-        how = follower.how_it_ended()
+        what = f"rank {follower.rank} of {self.size} (process {follower.pid}) {how()}"
         follower.process.kill()
-        return RankLost(f"rank {follower.rank} of {self.size} (process {follower.pid}) {how}")
+        return RankLost(what)
 
     def _answer(self, follower: Follower) -> Answer:
         frame = follower.orders.receive()
@@ -207,16 +165,6 @@ class Team:
             follower.process.wait(max(0.0, patience_s))
         except subprocess.TimeoutExpired:
             log.info("rank %d has not ended, and is killed", follower.rank)
-            follower.process.kill()
-            follower.process.wait()
-        follower.calls.close()
-        follower.orders.close()
-
-
-def _log_level() -> str:
-    return logging.getLevelName(logging.getLogger().getEffectiveLevel()).lower()
-
-
-def _python_path() -> str:
-    inherited = os.environ.get("PYTHONPATH")
-    return f"{ROOT}{os.pathsep}{inherited}" if inherited else str(ROOT)
+            if not follower.try_kill():
+                log.error("rank %d (process %d) cannot be killed", follower.rank, follower.pid)
+        follower.hang_up()

@@ -1,0 +1,86 @@
+"""What becomes of links whose session ends while they are made."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from kv_transfer.endpoint import PeerPool, TellSpeed
+from kv_transfer.probe import LinkSpeed
+from wire.identity import ProcessRef, Role, WorkerRef
+from wire.layout import KvLayout
+from wire.messages import Link, Traffic, WorkerCard
+from worker.config import WorkerConfig
+from worker.links import Links
+from worker.tickets import Peer
+
+LAYOUT = KvLayout(num_layers=1, num_kv_heads=1, head_size=2, block_size=4, dtype="float32")
+PEER = Peer(WorkerRef("decode", 1), "decode/1")
+CARD = WorkerCard(
+    ref=PEER.ref,
+    role=Role.DECODE,
+    address="there:1",
+    model="m",
+    model_hash="h",
+    layout=LAYOUT,
+    content="c",
+    num_blocks=8,
+    max_model_len=32,
+    transport="memory",
+    process=ProcessRef("here", 1),
+)
+
+
+class SlowEndpoint:
+    """Of kv_transfer.endpoint.Endpoint what links need; when it has measured, the test says."""
+
+    direct_access = False
+
+    def connect(self, link: str, peer: PeerPool, on_result: TellSpeed) -> None:
+        self.measured = on_result
+
+    def disconnect(self, link: str, then: Callable[[], None]) -> None:
+        then()
+
+    def traffic(self, link: str) -> Traffic | None:
+        return None
+
+
+class Bench:
+    def __init__(self) -> None:
+        self.told: list[Link] = []
+        self.hung_up: list[str] = []
+        self.endpoint = SlowEndpoint()
+        self.links = Links(
+            WorkerConfig(model="m"),
+            CARD,
+            self.endpoint,  # type: ignore[arg-type]
+            self.told.append,
+            lambda link, cause: self.hung_up.append(cause),
+        )
+
+
+async def test_a_link_that_was_measured_is_there_until_it_is_closed() -> None:
+    bench = Bench()
+    bench.links.open(PEER, CARD, (b"",))
+    bench.endpoint.measured(LinkSpeed(1e-6, 1e9))
+    await asyncio.sleep(0)
+    assert bench.links.measured == tuple(bench.told) != ()
+    await bench.links.close(PEER)
+    assert bench.links.measured == ()
+
+
+async def test_a_link_that_is_closed_before_it_is_known_how_fast_it_is_is_not_there() -> None:
+    bench = Bench()
+    bench.links.open(PEER, CARD, (b"",))
+    bench.endpoint.measured(LinkSpeed(1e-6, 1e9))
+    await bench.links.close(PEER)
+    assert (bench.links.measured, bench.told) == ((), [])
+
+
+async def test_a_link_that_could_not_be_made_ends_its_session() -> None:
+    bench = Bench()
+    bench.links.open(PEER, CARD, (b"",))
+    bench.endpoint.measured("no way there")
+    await asyncio.sleep(0)
+    assert bench.hung_up == ["no way there"]
