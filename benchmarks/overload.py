@@ -4,8 +4,8 @@
 
 Router and workers are processes of their own; this one is the client. Workers compute the
 arithmetic model in steps of a fixed length, so that what they can serve is known: each takes a
-chunk of prompt tokens a step. Their caches hold 64 prompts each, so that the router's index is
-soon full. First the light tenant comes alone, for a quarter of the time, then beside the heavy
+chunk of prompt tokens a step. Their caches hold 64 prompts each, and before anything is measured so
+many have come that they are full, and with them the router's index. First the light tenant comes alone, for a quarter of the time, then beside the heavy
 one. A request is good when it is complete, and its first token and the mean of the others came
 within their targets. The router's memory is its resident set.
 """
@@ -43,7 +43,7 @@ FULL_PER_S = 2 * POOL * CHUNK_TOKENS / STEP_S / PROMPT_TOKENS
 LIGHT_PER_S = 1.0
 TTFT_TARGET_S, TPOT_TARGET_S = 2.0, 0.1
 TIMES = 3.0
-WARM_S = 8.0
+WARM_S = 24.0
 KEPT, LIGHT_KEPT, REFUSED_WITHIN_S, GROWTH = 0.95, 0.9, 0.05, 1.1
 
 
@@ -107,7 +107,7 @@ async def _measure(target: Target, seconds: float) -> tuple[Seen, Seen, Seen, li
     async with grpc.aio.insecure_channel(target.address) as channel:
         stub = rpc.InferenceStub(channel)  # type: ignore[no-untyped-call]
         warm, alone, beside, heavy = Seen(), Seen(), Seen(), Seen()
-        await _load(stub, target.keys["heavy"], FULL_PER_S / 2, WARM_S, warm)
+        await _load(stub, target.keys["heavy"], FULL_PER_S, WARM_S, warm)
         await _load(stub, target.keys["light"], LIGHT_PER_S, seconds / 4, alone)
         async with asyncio.TaskGroup() as tasks:
             rate = TIMES * FULL_PER_S

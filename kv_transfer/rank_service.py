@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import msgspec
 
+from kv_transfer.calls import Handler, Reply
 from kv_transfer.courier import WriteJob, Written
 from kv_transfer.endpoint import OnCrash
 from kv_transfer.probe import LinkSpeed
@@ -29,9 +29,6 @@ from kv_transfer.rank_messages import (
 )
 
 log = logging.getLogger(__name__)
-
-Reply = Callable[[msgspec.Struct], None]
-Handler = Callable[[Any, Reply], None]
 
 
 class RankService:

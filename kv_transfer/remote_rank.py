@@ -6,10 +6,11 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import msgspec
 
+from kv_transfer.calls import Calls
 from kv_transfer.courier import WriteJob, Written
 from kv_transfer.endpoint import OnCrash, OnLinkFailed, PeerPool, TellAdmissions, TellSpeed
 from kv_transfer.rank_messages import (
@@ -32,14 +33,6 @@ from wire.messages import Traffic
 T = TypeVar("T", bound=msgspec.Struct)
 
 log = logging.getLogger(__name__)
-
-
-class Calls(Protocol):
-    """How another rank is spoken to, in order, from any thread."""
-
-    def call(self, message: msgspec.Struct, answer_type: type[T], /) -> Future[T]:
-        """The future fails when the rank is dead, or could not do it."""
-        ...
 
 
 class RemoteRank:

@@ -16,10 +16,10 @@ from router.metrics import RouterMetrics
 
 HEALTH = "/grpc.health.v1.Health/"
 """For load balancers and probes, which have no keys."""
-COUNTED = ("/Generate", "/Tokenize", "/Detokenize")
-"""Calls that compute something: the others are free, as GET is at the HTTP door."""
 ANSWERS = "/Generate"
 """Whose calls the metrics count."""
+COUNTED = (ANSWERS, "/Tokenize", "/Detokenize")
+"""Calls that compute something: the others are free, as GET is at the HTTP door."""
 SLACK_S = 10.0
 Method = Callable[[Any, grpc.aio.ServicerContext], Awaitable[Any]]
 

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from router.conductor import Conductor
 from router.errors import Internal, NoSuchRoute, RouterError
+from router.http.gate import ANSWER_PATHS
 from router.http.generate_endpoint import GenerateEndpoint
 from router.http.headers import echoed_id, read_head
 from router.http.text_endpoints import TextEndpoints
@@ -40,8 +41,7 @@ class App:
 
 def build_app(conductor: Conductor) -> App:
     generating: dict[str, ASGIApp] = {
-        "/v1/completions": GenerateEndpoint(conductor, chat=False),
-        "/v1/chat/completions": GenerateEndpoint(conductor, chat=True),
+        path: GenerateEndpoint(conductor, chat=chat) for path, chat in ANSWER_PATHS.items()
     }
     return App(generating, _framework(conductor, generating))
 

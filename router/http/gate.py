@@ -21,8 +21,8 @@ OPEN_PATHS = frozenset({"/health", "/ping"})
 ADMIN_PATHS = frozenset({"/metrics", "/load"})
 """What tells of all clients: these move to the admin port where there is one, and otherwise need a
 key with `admin: true`, where keys are asked for."""
-ANSWER_PATHS = frozenset({"/v1/completions", "/v1/chat/completions"})
-"""Whose requests the metrics count."""
+ANSWER_PATHS = {"/v1/completions": False, "/v1/chat/completions": True}
+"""Whose requests the metrics count, and whether they are chats."""
 
 
 class PublicGate:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import msgspec
 import pytest
 
-from worker.ranks.calls import Callee, Caller, Reply
+from kv_transfer.calls import Reply
+from worker.ranks.calls import Callee, Caller
 from worker.ranks.errors import RankLost, RankRefused
 from worker.ranks.line import Line, LineClosed
 

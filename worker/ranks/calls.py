@@ -11,14 +11,11 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from kv_transfer.calls import Handler
 from worker.ranks.errors import RankLost, RankRefused
 from worker.ranks.line import Line, LineClosed
 
 T = TypeVar("T")
-Handler = Callable[[Any, "Reply"], None]
-"""Of a message in the rank that was called. It must not block; `reply` may come later."""
-Reply = Callable[[msgspec.Struct], None]
-"""From any thread, once; of a message that wants no answer it does nothing."""
 Notices = Mapping[type[msgspec.Struct], Callable[[int, Any], None]]
 """What rank 0 does with a message that a rank says unasked, called with the rank."""
 

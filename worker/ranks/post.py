@@ -10,8 +10,8 @@ import msgspec
 
 from engine.runner import CacheRegion
 from engine.torch_runner import TorchRunner
+from kv_transfer.calls import Handler
 from worker.config import WorkerConfig
-from worker.ranks.calls import Handler
 
 
 @dataclass(frozen=True, slots=True)
