@@ -11,6 +11,10 @@ from router.config import RouterConfig
 from router.server import RouterAddresses
 from worker.config import WorkerConfig
 
+ROUTER_START_S = 300.0
+"""How long a router may take to start. A few seconds are usual; on a busy machine, where Ray has
+yet to start a process and to unpack the job's files for it, they become minutes."""
+
 
 class WorkerStatus(msgspec.Struct, frozen=True):
     """How far a worker has come. `address` is set when it is ready, `error` when it failed."""

@@ -16,13 +16,12 @@ import msgspec
 
 from cluster.config import at_home
 from cluster.errors import StartFailed
-from cluster.launcher import WorkerStatus
+from cluster.launcher import ROUTER_START_S, WorkerStatus
 from cluster.pools import Pool
 from router.config import RouterConfig
 from router.server import RouterAddresses
 from worker.config import WorkerConfig
 
-ROUTER_START_S = 60.0
 LOOPBACK = "127.0.0.1"
 WORTH_HEARING = re.compile(r" (WARNING|ERROR|CRITICAL) ")
 """Of what a child logs; the rest is kept for its last words."""

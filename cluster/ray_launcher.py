@@ -18,6 +18,7 @@ from cluster.cluster_name import NAMESPACE, claim, submission_id
 from cluster.config import ClusterConfig
 from cluster.demands import pairing, router_demand, worker_demand
 from cluster.errors import NameTaken, StartFailed
+from cluster.launcher import ROUTER_START_S
 from cluster.light_ray import start_light_ray
 from cluster.placement import Node, Placed, home_again, ranked
 from cluster.pools import Pool
@@ -28,7 +29,6 @@ from router.config import RouterConfig
 from router.server import RouterAddresses
 from worker.config import WorkerConfig
 
-ROUTER_START_S = 60.0
 JOB_STOP_S = 3.0
 """How long Ray lets a stopped job end, unless it is told otherwise."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import secrets
@@ -163,8 +164,10 @@ def test_the_kv_bytes_of_the_metrics_are_those_that_crossed_the_network(tmp_path
     with a_ray_of_hosts(folder) as ray:
         before = ray.processes()
         up = (sys.executable, "-m", "cluster", "up", "-c", settings(tmp_path))
-        submit = ("job", "submit", "--submission-id", JOB, "--working-dir", ".", "--", *up)
-        job = Shell([str(BIN / "ray"), *submit], ray.environment)
+        patience = json.dumps({"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "60"}})
+        submit = ("job", "submit", "--submission-id", JOB, "--working-dir", ".")
+        runtime = ("--runtime-env-json", patience)
+        job = Shell([str(BIN / "ray"), *submit, *runtime, "--", *up], ray.environment)
         ready = [job.line_with(rf"router-{n}\s+ready\s+grpc (\S+)\s+http (\S+)") for n in range(2)]
         doors, scrapes = [it.group(1) for it in ready], [it.group(2) for it in ready]
         assert {it.rpartition(":")[0] for it in doors} == {it.address for it in ray.on("prefill")}
