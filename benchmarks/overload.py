@@ -4,10 +4,11 @@
 
 Router and workers are processes of their own; this one is the client. Workers compute the
 arithmetic model in steps of a fixed length, so that what they can serve is known: each takes a
-chunk of prompt tokens a step. Their caches hold 64 prompts each, and before anything is measured so
-many have come that they are full, and with them the router's index. First the light tenant comes alone, for a quarter of the time, then beside the heavy
-one. A request is good when it is complete, and its first token and the mean of the others came
-within their targets. The router's memory is its resident set.
+chunk of prompt tokens a step. Their caches hold 64 prompts each, and before anything is measured
+so many have come that they are full, and with them the router's index. First the light tenant
+comes alone, for a quarter of the time, then beside the heavy one. A request is good when it is
+complete, and its first token and the mean of the others came within their targets. The router's
+memory is its resident set.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from engine.collective import Alone, Collective
 from engine.device import Precision, choose_device, choose_precision
 from engine.errors import ConfigError
 from engine.model.config import ModelConfig, read_config
-from engine.model.parameters import allocate_part, part_targets
+from engine.model.parameters import Parameters, allocate_part, part_targets
 from engine.model.part import ModelPart, model_part
 from engine.model.transformer import Transformer
 from engine.model.vocabulary import SharedVocabulary
@@ -60,23 +60,12 @@ def load_torch_runner(
     part = model_part(config, ranks.rank, ranks.size)
     precision = _choose_precision(dtype, cache_dtype, chosen, weights.dtype, part)
     length = _choose_max_model_len(config, max_model_len)
-    scaled = str(precision.cache).removeprefix("torch.") in SCALED_DTYPES
-    kernels = choose_attention(attention, chosen, scaled=scaled)
+    kernels = choose_attention(attention, chosen, scaled=_is_scaled(precision))
     settings = StepSettings(kernels, graphs, max_sequences)
     layout = part_layout(part, block_size, precision.cache)
     parameters = allocate_part(part, precision.weights, chosen, ranks)
     load_weights(weights, part_targets(part, parameters), progress, part.cut)
-    shared = part.size > 1
-    model = Transformer(
-        part.config,
-        parameters,
-        chosen,
-        compute=precision.compute,
-        native=not (scaled and chosen.type == "cpu"),  # those kernels know no scales
-        deterministic=deterministic,
-        vocabulary=SharedVocabulary(parameters, part, ranks) if shared else None,
-        shared=shared,
-    )
+    model = _make_model(part, parameters, chosen, precision, ranks, deterministic=deterministic)
     model.take_idle_cores(Threads(torch.get_num_threads(), most_threads))
     return TorchRunner(
         config,
@@ -89,6 +78,34 @@ def load_torch_runner(
         part=part,
         collective=ranks,
     )
+
+
+def _make_model(
+    part: ModelPart,
+    parameters: Parameters,
+    device: torch.device,
+    precision: Precision,
+    ranks: Collective,
+    *,
+    deterministic: bool,
+) -> Transformer:
+    shared = part.size > 1
+    return Transformer(
+        part.config,
+        parameters,
+        device,
+        compute=precision.compute,
+        # Compiled kernels know no scales.
+        native=not (_is_scaled(precision) and device.type == "cpu"),
+        deterministic=deterministic,
+        vocabulary=SharedVocabulary(parameters, part, ranks) if shared else None,
+        shared=shared,
+    )
+
+
+def _is_scaled(precision: Precision) -> bool:
+    """The cache's values have scales."""
+    return str(precision.cache).removeprefix("torch.") in SCALED_DTYPES
 
 
 def _choose_precision(

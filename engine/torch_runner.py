@@ -193,8 +193,8 @@ class TorchRunner:
         graphs = self._graphs
         if graphs is not None and on_layer is None and graphs.fits(pieces, self._last):
             return graphs.run(pieces, self._last)
-        hidden = self._forward(pieces, on_layer)
         rows = last_rows(pieces)
+        hidden = self._forward(pieces, on_layer, rows)
         if not rows:
             return hidden[:0]
         if len(rows) < len(hidden):
@@ -206,8 +206,8 @@ class TorchRunner:
     ) -> Tensor:
         return self._model.logits(self._model.forward(ids, positions, lengths, batch))
 
-    def _forward(self, pieces: Seq[Piece], on_layer: OnLayer | None) -> Tensor:
-        """Hidden states [tokens, hidden_size] of all pieces, one after the other."""
+    def _forward(self, pieces: Seq[Piece], on_layer: OnLayer | None, drawn: Seq[int]) -> Tensor:
+        """Hidden states [tokens, hidden_size] of all pieces, or of the rows `drawn` alone."""
         assert self._attention is not None, "allocate comes before run"
         batch = self._attention.steps.prepare(pieces)
         inputs = step_inputs(pieces)
@@ -215,7 +215,7 @@ class TorchRunner:
         if inputs.unknown:
             ids = self._last.fill(ids, inputs.unknown)
         if on_layer is None or self.device.type == "cpu":
-            return self._model.forward(ids, positions, lengths, batch, on_layer)
+            return self._model.forward(ids, positions, lengths, batch, on_layer, drawn)
         marks = LayerMarks(self.device)
         hidden = self._model.forward(ids, positions, lengths, batch, marks.mark)
         marks.tell(on_layer)

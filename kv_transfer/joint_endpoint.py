@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import partial
-from typing import TypeVar
 
 from kv_transfer.checksum import MASK, Digest
 from kv_transfer.courier import WriteJob, Written
 from kv_transfer.endpoint import OnCrash, OnLinkFailed, PeerPool, TellAdmissions, TellSpeed
 from kv_transfer.exchange import strands
+from kv_transfer.gather import countdown, gather
 from kv_transfer.probe import LinkSpeed
 from kv_transfer.rank_endpoint import RankEndpoint
 from kv_transfer.rank_messages import PagesDigest
@@ -22,7 +20,6 @@ from kv_transfer.traffic import together
 from wire.layout import KvLayout
 from wire.messages import Traffic
 
-T = TypeVar("T")
 Rank = RankEndpoint | RemoteRank
 
 DIGEST_S = 30.0
@@ -68,7 +65,7 @@ class JointEndpoint:
             rank.admit(link, source, told)
 
     def evict(self, link: str, then: Callable[[], None]) -> None:
-        for rank, ended in zip(self._ranks, _countdown(len(self._ranks), then), strict=True):
+        for rank, ended in zip(self._ranks, countdown(len(self._ranks), then), strict=True):
             rank.evict(link, ended)
 
     def connect(self, link: str, peer: PeerPool, on_result: TellSpeed) -> None:
@@ -137,38 +134,8 @@ class JointEndpoint:
         feeding = self._feeding(link)
         if not feeding:
             then()
-        for rank, ended in zip(feeding, _countdown(len(feeding), then), strict=True):
+        for rank, ended in zip(feeding, countdown(len(feeding), then), strict=True):
             rank.disconnect(link, ended)
-
-
-def gather(count: int, done: Callable[[list[T]], None]) -> list[Callable[[T], None]]:
-    """As many functions, each to be called once, from any thread; `done(results)` after the last.
-
-    The results are in the order of the functions.
-    """
-    results: dict[int, T] = {}
-    lock = threading.Lock()
-
-    def one(number: int) -> Callable[[T], None]:
-        def tell(result: T) -> None:
-            with lock:
-                results[number] = result
-                complete = len(results) == count
-            if complete:
-                done([results[number] for number in range(count)])
-
-        return tell
-
-    return [one(number) for number in range(count)]
-
-
-def _countdown(count: int, then: Callable[[], None]) -> list[Callable[[], None]]:
-    """The same where there is nothing to tell."""
-
-    def all_ended(ends: list[None]) -> None:
-        then()
-
-    return [partial(end, None) for end in gather(count, all_ended)]
 
 
 def _awaited(rank: int, answer: Future[PagesDigest], pages: Sequence[int]) -> int:

@@ -80,10 +80,31 @@ class Worker:
         """Raises EngineError for a model or settings that cannot work, PortTaken for the port,
         BadCertificate for a file of `tls`."""
         await self._show_status()
-        self._loop = loop = asyncio.get_running_loop()
+        self._loop = asyncio.get_running_loop()
         await self._make_machine()
+        self._make_loop()
+        self.card = self._make_card(f"{self.config.host}:{self._bind()}")
+        self._links = Links(
+            self.config,
+            self.card,
+            self._endpoint,
+            self._tell_link,
+            self._peers.hang_up,
+        )
+        self._routers = Routers(self._steps, self._outbox, self._links, self._joined)
+        await self._server.start()
+        self._steps.start()
+        self._watching = asyncio.create_task(
+            watch_turns(lambda: self._steps.num_turns, self.config.step_timeout_s, self._crashed)
+        )
+        self.known, self.phase = self.card, Phase.JOINING
+        self._join(self.config.routers)
+        return self.card
+
+    def _make_loop(self) -> None:
+        """The step loop, and those through whom it speaks to other workers."""
         self._peers = PeerBook(self._hello, self, self.config.tls)
-        self._outbox = SessionOutbox(loop, self._peers)
+        self._outbox = SessionOutbox(self._loop, self._peers)
         self._endpoint.start(self._link_failed, self._crashed)
         self._steps = StepLoop(
             self.ref,
@@ -101,27 +122,13 @@ class Worker:
             self._steps.call,
             fence_deadline_s=self.config.fence_deadline_s,
         )
+
+    def _bind(self) -> int:
+        """The port at which the server will listen."""
         self._server = grpc.aio.server(options=SERVER_OPTIONS)
         service = SessionService(self._on_session, self.config.tls)
         self._server.add_generic_rpc_handlers((service,))
-        port = bind(self._server, self.config.host, self.config.port, "port", self.config.tls)
-        self.card = self._make_card(f"{self.config.host}:{port}")
-        self._links = Links(
-            self.config,
-            self.card,
-            self._endpoint,
-            self._tell_link,
-            self._peers.hang_up,
-        )
-        self._routers = Routers(self._steps, self._outbox, self._links, self._joined)
-        await self._server.start()
-        self._steps.start()
-        self._watching = asyncio.create_task(
-            watch_turns(lambda: self._steps.num_turns, self.config.step_timeout_s, self._crashed)
-        )
-        self.known, self.phase = self.card, Phase.JOINING
-        self._join(self.config.routers)
-        return self.card
+        return bind(self._server, self.config.host, self.config.port, "port", self.config.tls)
 
     async def drain(self, timeout_s: float) -> bool:
         """Take no new work and wait until all is done; False when time ran out."""

@@ -84,6 +84,13 @@ class Links:
             log.warning("no link to %s: %s", peer.ref, found)
             self._hang_up(peer.link, found)
             return
+        link = self._describe(peer, way, found)
+        self._measured[peer.ref] = link
+        self._on_measured(link)
+        if link.traffic is not None:
+            self._loop.call_later(TRAFFIC_PERIOD_S, self._tell_traffic, peer)
+
+    def _describe(self, peer: Peer, way: LinkWay, found: LinkSpeed) -> Link:
         # Blocks that are very small take their time for each, whatever the link gives.
         least = min(way.least_bytes_per_s, self._card.layout.of_rank(0).block_bytes / BLOCK_S)
         least = self._config.slow_link_bytes_per_s or least
@@ -105,10 +112,7 @@ class Links:
             if link.slow
             else "",
         )
-        self._measured[peer.ref] = link
-        self._on_measured(link)
-        if link.traffic is not None:
-            self._loop.call_later(TRAFFIC_PERIOD_S, self._tell_traffic, peer)
+        return link
 
     def _tell_traffic(self, peer: Peer) -> None:
         """Now and then, for as long as the link is there."""

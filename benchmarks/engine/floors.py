@@ -28,6 +28,10 @@ class Work:
     """Elements of one token's keys and values."""
     attention_flops: int
     """For each pair of a token and one that it sees."""
+    last_weights: int
+    """Of the last layer's, those that only a prompt's last token must pass through."""
+    last_flops: int
+    """Of `attention_flops`, those of the last layer, where only that token attends."""
 
     @staticmethod
     def of(config: ModelConfig) -> Work:
@@ -40,6 +44,8 @@ class Work:
             head_weights=config.vocab_size * config.hidden_size,
             token_elements=config.num_layers * 2 * cached,
             attention_flops=config.num_layers * 4 * query,
+            last_weights=inner + 2 * config.hidden_size * query,
+            last_flops=4 * query,
         )
 
     def decode_s(self, rates: Rates, element_bytes: int, batch: int, context: int) -> float:
@@ -52,6 +58,8 @@ class Work:
 
     def prefill_s(self, rates: Rates, num_tokens: int) -> float:
         """One prompt, and its first token."""
-        pairs = num_tokens * (num_tokens + 1) // 2
-        products = 2 * (num_tokens * self.layer_weights + self.head_weights)
-        return (products + pairs * self.attention_flops) / rates.flops_per_s
+        pairs, others = num_tokens * (num_tokens + 1) // 2, num_tokens - 1
+        spared = others * self.last_weights
+        products = 2 * (num_tokens * self.layer_weights - spared + self.head_weights)
+        attention = pairs * self.attention_flops - (pairs - num_tokens) * self.last_flops
+        return (products + attention) / rates.flops_per_s

@@ -90,20 +90,32 @@ void attend(const Model& m, const Layer& layer, const Cache& cache, const Step& 
     team.wait();
 }
 
+template <typename W>
+void multiply(const Linear& linear, const float* x, const Step& step, float* y, bool add,
+              Team team) {
+    apply<W>(linear, x, step.rows, step.packed, y, add, team);
+}
+
+// What follows when queries are in `wide`, and all keys and values that they see in the cache.
+template <typename W, typename C>
+void complete_layer(const Model& m, const Layer& layer, const Cache& cache, const Step& step,
+                    long number, Team team) {
+    Attention<C>{m, cache, step, number, layer.window}.run(team);
+    team.wait();
+    multiply<W>(layer.output, step.narrow, step, step.hidden, true, team);
+    normalize_rows<W>(m, step, layer.post_attention_norm, step.narrow, team);
+    multiply<W>(layer.gate_up, step.narrow, step, step.wide, false, team);
+    gate(m, step, team);
+    multiply<W>(layer.down, gated(m, step), step, step.hidden, true, team);
+}
+
 template <typename W, typename C>
 void run_layer(const Model& m, const Layer& layer, const Cache& cache, const Step& step,
                long number, Team team) {
-    auto multiply = [&](const Linear& linear, const float* x, float* y, bool add) {
-        apply<W>(linear, x, step.rows, step.packed, y, add, team);
-    };
     normalize_rows<W>(m, step, layer.input_norm, step.narrow, team);
-    multiply(layer.qkv, step.narrow, step.wide, false);
-    attend<W, C>(m, layer, cache, step, number, team);
-    multiply(layer.output, step.narrow, step.hidden, true);
-    normalize_rows<W>(m, step, layer.post_attention_norm, step.narrow, team);
-    multiply(layer.gate_up, step.narrow, step.wide, false);
-    gate(m, step, team);
-    multiply(layer.down, gated(m, step), step.hidden, true);
+    multiply<W>(layer.qkv, step.narrow, step, step.wide, false, team);
+    place_heads<W, C>(m, layer, cache, step, number, team);
+    complete_layer<W, C>(m, layer, cache, step, number, team);
 }
 
 extern "C" {
@@ -144,6 +156,25 @@ extern "C" void tandem_attend(const Model* m, const Layer* layer, const Cache* c
     with_types(*m, *cache, [&](auto W, auto C) {
         with_team(step->num_threads, [&](Team team) {
             attend<decltype(W), decltype(C)>(*m, *layer, *cache, *step, number, team);
+        });
+    });
+}
+
+extern "C" void tandem_place(const Model* m, const Layer* layer, const Cache* cache,
+                             const Step* step, long number) {
+    with_types(*m, *cache, [&](auto W, auto C) {
+        with_team(step->num_threads, [&](Team team) {
+            place_heads<decltype(W), decltype(C)>(*m, *layer, *cache, *step, number, team);
+        });
+    });
+}
+
+// All that is left of a layer after `tandem_place`, for some of its rows, and few.
+extern "C" void tandem_complete(const Model* m, const Layer* layer, const Cache* cache,
+                                const Step* step, long number) {
+    with_types(*m, *cache, [&](auto W, auto C) {
+        with_team(step->num_threads, [&](Team team) {
+            complete_layer<decltype(W), decltype(C)>(*m, *layer, *cache, *step, number, team);
         });
     });
 }

@@ -108,6 +108,8 @@ class Kernels:
         whole = (model, layer, POINTER(Cache), step, c_long)
         self.layers = _function(library.tandem_layers, *whole, c_long)
         self.attend = _function(library.tandem_attend, *whole)
+        self.place = _function(library.tandem_place, *whole)
+        self.complete = _function(library.tandem_complete, *whole)
         self.normalize = _function(library.tandem_normalize, model, c_void_p, step, c_void_p)
         self.gate = _function(library.tandem_gate, model, step)
         linear = (POINTER(Linear), c_long, c_void_p, c_long, c_void_p, c_void_p, c_long)

@@ -3,14 +3,17 @@
 Steps of few rows are one call for all layers. There each row is computed for itself, in an order of
 operations that depends on its own sequence alone: neither how tokens were cut into steps nor what
 else is in the batch changes a bit. Steps of more rows leave their products to PyTorch, whose
-results differ from these by float32 rounding; attention is the same in both.
+results differ from these by float32 rounding; attention is the same in both. Of their last layer,
+rows that nobody samples from need keys and values only.
 """
 
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_right
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -35,6 +38,7 @@ class Turns:
 class NativeStep:
     """Float32 `hidden` [tokens, hidden_size], which each layer in turn changes in place.
 
+    The last layer may leave nothing but the rows `drawn`, which are sampled from, in order.
     See engine.model.transformer.Computation.
     """
 
@@ -45,24 +49,33 @@ class NativeStep:
         turns: Turns,
         spans: Seq[Span],
         cache: Tensor,
+        drawn: Seq[int] | None = None,
     ) -> None:
         self._decoder = decoder
-        self._hidden = hidden
-        rows = len(hidden)
-        self._has_few_rows = rows <= decoder.few_rows
-        narrow, wide = rows * decoder.narrow, rows * decoder.wide
-        packed = rows * decoder.packed if self._has_few_rows else 0
-        self._memory = decoder.scratch(narrow + wide + packed)
+        self._turns = turns
+        self._spans = spans
         self._cache = decoder.cache_structure(cache)
-        self._kept = turns, *_span_table(spans)
+        self._has_few_rows = len(hidden) <= decoder.few_rows
+        prunes = drawn is not None and not self._has_few_rows and len(drawn) <= decoder.few_rows
+        self._drawn = drawn if prunes else None
+        self._take(hidden, spans, packs=self._has_few_rows)
+
+    def _take(self, hidden: Tensor, spans: Seq[Span], *, packs: bool) -> None:
+        """Compute these rows from now on; `packs` says that kernels make their products."""
+        decoder, turns, rows = self._decoder, self._turns, len(hidden)
+        self._hidden = hidden
+        narrow, wide = rows * decoder.narrow, rows * decoder.wide
+        packed = rows * decoder.packed if packs else 0
+        self._memory = decoder.scratch(narrow + wide + packed)
+        self._tables = _span_table(spans)
         begin = self._memory.data_ptr()
         self._step = library.Step(
             rows,
             len(spans),
             torch.get_num_threads(),
             turns.by_position,
-            self._kept[1].buffer_info()[0],
-            self._kept[2].buffer_info()[0],
+            self._tables[0].buffer_info()[0],
+            self._tables[1].buffer_info()[0],
             turns.cosines.data_ptr(),
             turns.sines.data_ptr(),
             hidden.data_ptr(),
@@ -78,7 +91,10 @@ class NativeStep:
             decoder.kernels.layers(*whole)
         else:
             for number in range(begin, end):
-                self._layer_of_many_rows(number)
+                if self._drawn is not None and number == len(decoder.layers) - 1:
+                    self._last_layer(number, self._drawn)
+                else:
+                    self._layer_of_many_rows(number)
 
     def finish(self) -> Tensor:
         decoder, hidden = self._decoder, self._hidden
@@ -92,18 +108,50 @@ class NativeStep:
         kernels, model, rows = decoder.kernels, decoder.model, len(self._hidden)
         layer, structure = decoder.parameters.layers[number], decoder.layers[number]
         narrow, wide = self._memory, self._memory[rows * decoder.narrow :]
-        normed, attended = _rows(narrow, rows, layer.qkv), _rows(narrow, rows, layer.output)
+        normed, attended = _rows(narrow, rows, layer.gate_up), _rows(narrow, rows, layer.output)
         gated = _rows(wide[rows * 2 * inner :], rows, layer.down)
 
-        step.num_threads = decoder.threads.adjust()
-        kernels.normalize(model, structure.input_norm, step, normed.data_ptr())
-        decoder.add_product(layer.qkv, normed, _outputs(wide, rows, layer.qkv), keep=False)
+        self._make_queries(number)
         kernels.attend(model, structure, self._cache, step, number)
         decoder.add_product(layer.output, attended, self._hidden, keep=True)
         kernels.normalize(model, structure.post_attention_norm, step, normed.data_ptr())
         decoder.add_product(layer.gate_up, normed, _outputs(wide, rows, layer.gate_up), keep=False)
         kernels.gate(model, step)
         decoder.add_product(layer.down, gated, self._hidden, keep=True)
+
+    def _last_layer(self, number: int, drawn: Seq[int]) -> None:
+        """Keys and values of all rows; what follows of those alone that are sampled from."""
+        decoder, structure = self._decoder, self._decoder.layers[number]
+        made = self._make_queries(number)
+        decoder.kernels.place(decoder.model, structure, self._cache, self._step, number)
+        chosen = torch.tensor(drawn, dtype=torch.int64)
+        queries, hidden = made[chosen], self._hidden[chosen]
+        self._take(hidden, _spans_of(drawn, self._spans), packs=True)
+        self._memory[len(chosen) * decoder.narrow :][: queries.numel()] = queries.flatten()
+        if drawn:
+            decoder.kernels.complete(decoder.model, structure, self._cache, self._step, number)
+
+    def _make_queries(self, number: int) -> Tensor:
+        """Queries, keys and values of all rows, [rows, outputs], where kernels find them."""
+        decoder, rows, step = self._decoder, len(self._hidden), self._step
+        layer, norm = decoder.parameters.layers[number].qkv, decoder.layers[number].input_norm
+        normed = _rows(self._memory, rows, layer)
+        made = _outputs(self._memory[rows * decoder.narrow :], rows, layer)
+        step.num_threads = decoder.threads.adjust()
+        decoder.kernels.normalize(decoder.model, norm, step, normed.data_ptr())
+        decoder.add_product(layer, normed, made, keep=False)
+        return made
+
+
+def _spans_of(rows: Seq[int], spans: Seq[Span]) -> list[Span]:
+    """Each of these rows of the step as a span of its own."""
+    ends = list(accumulate(span.count for span in spans))
+    found = []
+    for row in rows:
+        number = bisect_right(ends, row)
+        span = spans[number]
+        found.append(Span(span.end - (ends[number] - row), 1, span.blocks))
+    return found
 
 
 def _rows(memory: Tensor, rows: int, linear: Linear) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from collections.abc import Sequence as Seq
 from dataclasses import replace
 from typing import Protocol
 
@@ -31,7 +32,7 @@ class Computation(Protocol):
         ...
 
     def finish(self) -> Tensor:
-        """The hidden states [tokens, hidden_size] after the final norm."""
+        """The hidden states [rows, hidden_size] after the final norm; see Transformer.forward."""
         ...
 
 
@@ -87,13 +88,15 @@ class Transformer:
         lengths: Tensor,
         batch: AttentionBatch,
         on_layer: Callable[[int], None] | None = None,
+        drawn: Seq[int] | None = None,
     ) -> Tensor:
         """Token ids, positions and RoPE lengths, each [tokens] -> hidden [tokens, hidden_size].
 
         The tokens' keys and values are left in the batch's cache; `on_layer(n)` is called after n
-        layers.
+        layers. Where `drawn` names the rows that are sampled from, in order, those alone may be
+        what is returned, for the last layer then takes a fraction of the time.
         """
-        computation = self._begin(token_ids, positions, lengths, batch)
+        computation = self._begin(token_ids, positions, lengths, batch, drawn)
         num_layers = len(self._parameters.layers)
         if on_layer is None:
             computation.layers(0, num_layers)
@@ -127,7 +130,12 @@ class Transformer:
         self._native.few_rows = sys.maxsize
 
     def _begin(
-        self, token_ids: Tensor, positions: Tensor, lengths: Tensor, batch: AttentionBatch
+        self,
+        token_ids: Tensor,
+        positions: Tensor,
+        lengths: Tensor,
+        batch: AttentionBatch,
+        drawn: Seq[int] | None,
     ) -> Computation:
         hidden = self._vocabulary.embed(token_ids)
         if self._native is None:
@@ -138,7 +146,7 @@ class Transformer:
         turns = self._turns(
             positions, lengths, max([span.start + span.count for span in batch.spans])
         )
-        return NativeStep(self._native, hidden.float(), turns, batch.spans, batch.cache)
+        return NativeStep(self._native, hidden.float(), turns, batch.spans, batch.cache, drawn)
 
     def _fused(
         self, hidden: Tensor, positions: Tensor, lengths: Tensor, batch: AttentionBatch

@@ -67,6 +67,21 @@ def test_float32_gives_the_tokens_of_the_reference(
         assert answer == reference(name).greedy(prompt(length), 24)
 
 
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+@pytest.mark.parametrize("graphs", ["start", "off"])
+def test_a_model_need_not_be_on_the_device_that_the_thread_has_chosen(
+    graphs: str, checkpoint: Callable[[str], Path], reference: Callable[[str], Reference]
+) -> None:
+    runner = load_torch_runner(
+        checkpoint("llama"), device="cuda:1", dtype="float32", graphs=graphs, max_sequences=5
+    )
+    runner.allocate(NUM_BLOCKS)
+    assert torch.cuda.current_device() == 0
+    engine = AheadEngine(runner, BlockPool(NUM_BLOCKS), DecodePolicy(chunk_tokens=11))
+    sampling = SamplingParams(max_tokens=24, temperature=0.0, ignore_eos=True)
+    assert answers(engine, (21,), sampling) == [reference("llama").greedy(prompt(21), 24)]
+
+
 def test_drawn_tokens_are_those_of_a_cpu(checkpoint: Callable[[str], Path]) -> None:
     sampling = SamplingParams(max_tokens=24, seed=3, temperature=1.2, top_p=0.9, top_k=40)
     made = []

@@ -27,6 +27,7 @@ DTYPES = [torch.float32, torch.bfloat16]
 SHAPES = ["llama", "llama-mqa", "llama-mha", "llama-biased", "llama-wide-heads", "llama-tied"]
 OTHERS = ["llama-dynamic", "llama-yarn", "mistral", "qwen2-windows", "qwen3", "qwen3-windows"]
 
+Checkpoints = Callable[[str], Path]
 Piece = tuple[int, int, int]
 """Sequence, and the tokens [start, end) of it."""
 
@@ -64,13 +65,18 @@ class Decoder:
 
     def run(self, *pieces: Piece) -> list[Tensor]:
         """Float32 logits of each piece's tokens, after one step over all of them."""
+        with torch.inference_mode():
+            logits = self.model.logits(self.draw(None, *pieces))
+            return list(logits.split([end - start for _, start, end in pieces]))
+
+    def draw(self, drawn: list[int] | None, *pieces: Piece) -> Tensor:
+        """Hidden states of such a step, of all its rows or of those that are sampled from."""
         spans = [Span(start, end - start, self._blocks[i]) for i, start, end in pieces]
         tokens = torch.cat([self._tokens[i, start:end] for i, start, end in pieces])
         positions = torch.cat([torch.arange(start, end) for _, start, end in pieces])
         batch = self._backend.prepare(spans)
         with torch.inference_mode():
-            hidden = self.model.forward(tokens, positions, positions + 1, batch)
-            return list(self.model.logits(hidden).split([span.count for span in spans]))
+            return self.model.forward(tokens, positions, positions + 1, batch, drawn=drawn)
 
 
 def _load(
@@ -156,6 +162,22 @@ def test_in_steps_of_few_rows_neither_batch_nor_chunks_change_a_bit(
         together.run((2, 5, 9), (0, 14, 45))[1],
     ]
     assert torch.equal(torch.cat(found), expected)
+
+
+@pytest.mark.parametrize("name", ["llama", "llama-biased", "mistral", "qwen3-windows"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("drawn", [[], [149], [39, 40, 149]])
+def test_rows_that_nobody_draws_from_are_left_out_at_last(
+    name: str, dtype: torch.dtype, drawn: list[int], kernels: Kernels, checkpoint: Checkpoints
+) -> None:
+    step = (0, 0, 40), (1, 0, 1), (2, 0, 109)
+    whole = Decoder(checkpoint(name), dtype, native=True, cached=torch.float32)
+    few = Decoder(checkpoint(name), dtype, native=True, cached=torch.float32)
+    expected, found = whole.draw(None, *step)[drawn], few.draw(drawn, *step)
+    assert found.shape == expected.shape
+    assert (found - expected).norm() <= 1e-5 * expected.norm()
+    following = (0, 40, 41), (1, 1, 2), (2, 109, 110)
+    assert torch.equal(few.draw(None, *following), whole.draw(None, *following))
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ class Moments:
         await self._survivor.start()
         for number in range(num_moments):
             victim = await self._living_victim()
-            rank = self._draw.randrange(len(victim.ranks))
+            rank = -(1 + number // 2) % len(victim.ranks)  # in turn, the last one first
             await self._one_moment(victim, rank, stop=bool(number % 2))
         if self._victim is not None:
             await self._bury(self._victim)

@@ -12,7 +12,7 @@ from tests.faults.scene import MIB, Scene
 from tests.faults.survivor import Survivor
 from wire.identity import Role
 
-SILENCE_S = 2.0
+SILENCE_S = 4.0
 CACHE_BYTES = 32 * MIB
 """Of all ranks of a worker."""
 MODEL = Recipe(
@@ -29,7 +29,7 @@ MODEL = Recipe(
 
 
 class RankScene(Scene):
-    num_prompt_tokens = 600
+    num_prompt_tokens = 1200
 
     def __init__(self, ucx_tls: str | None, degrees: dict[Role, int], directory: Path) -> None:
         super().__init__(ucx_tls)
@@ -45,7 +45,7 @@ class RankScene(Scene):
             "model": str(self._directory),
             "device": "cpu",
             "threads": 1,
-            "chunk_tokens": 64,
+            "chunk_tokens": 32,
             "tensor_parallel_size": degree,
             "cache_bytes": CACHE_BYTES // degree,
             "rank_silence_s": SILENCE_S,

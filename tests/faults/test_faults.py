@@ -16,8 +16,22 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_a_worker_survives_what_befalls_its_peer_in_the_middle_of_a_transfer(
     fabric: list[str],
 ) -> None:
-    command = [sys.executable, "-m", "tests.faults", *fabric, "--moments", "8", "--flips", "25"]
+    found = faults(*fabric, "--moments", "8", "--flips", "25")
+    assert "25 of 25 caught" in found
+
+
+@pytest.mark.timeout(660)
+def test_a_worker_survives_what_befalls_one_rank_of_its_peer() -> None:
+    found = faults("--ranks", "2:2", "--moments", "4", "--flips", "0")
+    for role in ("prefill", "decode"):
+        assert f"SIGKILL of rank 1 of the {role} worker: 1" in found
+        assert f"SIGSTOP of rank 1 of the {role} worker: 1" in found
+
+
+def faults(*options: str) -> str:
+    """What was found, all of it well, with either worker as the victim."""
+    command = [sys.executable, "-m", "tests.faults", *options]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert run.returncode == 0, run.stdout + run.stderr
     assert run.stdout.count("0 problems") == 2
-    assert "25 of 25 caught" in run.stdout
+    return run.stdout

@@ -28,7 +28,7 @@ class HandEndpoint(RankEndpoint):
 
 
 class InProcessCalls:
-    """Implements `kv_transfer.remote_rank.Calls`. A rank that was killed answers nobody."""
+    """Implements `kv_transfer.calls.Calls`. A rank that was killed answers nobody."""
 
     def __init__(self, endpoint: RankEndpoint) -> None:
         self.rank = RemoteRank(self)

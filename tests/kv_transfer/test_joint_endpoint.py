@@ -15,7 +15,8 @@ from kv_transfer import joint_endpoint, received
 from kv_transfer.crossing import Passage
 from kv_transfer.endpoint import PeerPool
 from kv_transfer.exchange import strands
-from kv_transfer.joint_endpoint import JointEndpoint, gather
+from kv_transfer.gather import gather
+from kv_transfer.joint_endpoint import JointEndpoint
 from kv_transfer.probe import LinkSpeed, Probe, Scratch
 from kv_transfer.traffic import together
 from kv_transfer.transport import BadPeer, LinkFailed, Transport

@@ -72,7 +72,7 @@ async def test_a_source_loses_a_rank_in_the_middle_and_the_destination_is_whole(
 ) -> None:
     """The rank stands still before it ends, so that the handoff cannot be over by then."""
     directory = write(GROUPED, tmp_path)
-    two = {"tensor_parallel_size": 2, "rank_silence_s": 60.0 if killed else 2.0}
+    two = {"tensor_parallel_size": 2, "rank_silence_s": 60.0 if killed else 4.0}
     starting = [
         start_worker(Role.PREFILL, directory, chunk_tokens=16, **two),
         start_worker(Role.DECODE, directory, tensor_parallel_size=1),
@@ -80,7 +80,7 @@ async def test_a_source_loses_a_rank_in_the_middle_and_the_destination_is_whole(
     async with asyncio.timeout(PATIENCE_S), workers(*starting) as (prefill, decode):
         await handed_over(Leg("first"), list(PROMPT), GREEDY, prefill, decode)
         (other,) = prefill.children
-        os.kill(other, signal.SIGSTOP)
+        stop(other)
         prefill.submit(Leg("second"), list(PROMPT), GREEDY, decode)
         if killed:
             await decode.takes_part_in_a_handoff()
@@ -94,7 +94,7 @@ async def test_a_destination_loses_a_rank_in_the_middle_and_the_source_is_whole(
     killed: bool, tmp_path: Path
 ) -> None:
     directory = write(GROUPED, tmp_path)
-    two = {"tensor_parallel_size": 2, "rank_silence_s": 60.0 if killed else 2.0}
+    two = {"tensor_parallel_size": 2, "rank_silence_s": 60.0 if killed else 4.0}
     starting = [
         start_worker(Role.PREFILL, directory, tensor_parallel_size=1, block_size=4),
         start_worker(Role.DECODE, directory, **two),
@@ -103,7 +103,7 @@ async def test_a_destination_loses_a_rank_in_the_middle_and_the_source_is_whole(
         await handed_over(Leg("first"), list(PROMPT), GREEDY, prefill, decode)
         (other,) = decode.children
         await decode.is_whole()
-        os.kill(other, signal.SIGSTOP)
+        stop(other)
         prefill.submit(Leg("second"), list(PROMPT), GREEDY, decode)
         if killed:
             await prefill.takes_part_in_a_handoff()
@@ -133,7 +133,7 @@ async def test_a_rank_that_stands_still_costs_no_token_and_its_worker_is_replace
     settings = {
         **BUNDLED,
         "decode.worker.tensor_parallel_size": 2,
-        "decode.worker.rank_silence_s": 2.0,
+        "decode.worker.rank_silence_s": 4.0,
     }
     request = a_request([*PROMPT], 200, sampling=pb.Sampling(temperature=0.0))
     with a_cluster(settings) as cluster:
@@ -159,8 +159,19 @@ def stop_another_rank(cluster: RunningCluster, name: str) -> list[int]:
     assert process_id is not None
     found = list(children_of(process_id))
     for pid in found:
-        os.kill(pid, signal.SIGSTOP)
+        stop(pid)
     return found
+
+
+def stop(pid: int) -> None:
+    """Returns when all its threads stand still: on a busy machine some go on for a while."""
+    os.kill(pid, signal.SIGSTOP)
+    while not all(is_stopped(thread) for thread in Path(f"/proc/{pid}/task").iterdir()):
+        os.sched_yield()
+
+
+def is_stopped(thread: Path) -> bool:
+    return thread.joinpath("stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
 async def serves_alone(worker: RunningWorker) -> None:

@@ -1,0 +1,40 @@
+"""Several answers as one: they are told when the last of them is there, from whichever thread."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def gather(count: int, done: Callable[[list[T]], None]) -> list[Callable[[T], None]]:
+    """As many functions, each to be called once, from any thread; `done(results)` after the last.
+
+    The results are in the order of the functions.
+    """
+    results: dict[int, T] = {}
+    lock = threading.Lock()
+
+    def one(number: int) -> Callable[[T], None]:
+        def tell(result: T) -> None:
+            with lock:
+                results[number] = result
+                complete = len(results) == count
+            if complete:
+                done([results[number] for number in range(count)])
+
+        return tell
+
+    return [one(number) for number in range(count)]
+
+
+def countdown(count: int, then: Callable[[], None]) -> list[Callable[[], None]]:
+    """The same where there is nothing to tell."""
+
+    def all_ended(ends: list[None]) -> None:
+        then()
+
+    return [partial(end, None) for end in gather(count, all_ended)]
