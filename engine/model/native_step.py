@@ -24,6 +24,8 @@ from engine.model.linear import Linear
 from engine.model.native import NativeDecoder
 
 _FLOAT_BYTES = 4
+_WIDE_ROWS = 48
+"""More are prompts, which are worth cores that stand idle; batches that decode are mostly fewer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +87,14 @@ class NativeStep:
         )
 
     def layers(self, begin: int, end: int) -> None:
-        decoder = self._decoder
-        if self._has_few_rows:
-            whole = decoder.model, decoder.layers, self._cache, self._step, begin, end
-            decoder.kernels.layers(*whole)
+        decoder, step = self._decoder, self._step
+        structures = decoder.model, decoder.layers, self._cache, step
+        if self._has_few_rows and len(self._hidden) <= _WIDE_ROWS:
+            decoder.kernels.layers(*structures, begin, end)
+        elif self._has_few_rows:
+            for number in range(begin, end):
+                step.num_threads = decoder.threads.adjust()
+                decoder.kernels.layers(*structures, number, number + 1)
         else:
             for number in range(begin, end):
                 if self._drawn is not None and number == len(decoder.layers) - 1:

@@ -20,6 +20,7 @@ from engine.model.linear import Linear
 from engine.model.parameters import Parameters, allocate_parameters, checkpoint_targets
 from engine.model.transformer import Transformer
 from engine.model.weights import find_weights, load_weights
+from engine.threads import Threads
 from tests.engine.reference import VOCAB_SIZE
 
 CPU = torch.device("cpu")
@@ -56,6 +57,7 @@ class Decoder:
         cached = cached or dtype
         config, parameters = _load(directory, dtype, stored)
         shape = (120, config.num_layers, 2, config.num_kv_heads, 4, config.head_size)
+        self.num_layers = config.num_layers
         self._cache = torch.full(shape, float("nan"), dtype=cached)
         self._backend = TorchBackend(self._cache, config.windows, dtype)
         self.model = Transformer(config, parameters, CPU, compute=cached, native=native)
@@ -298,3 +300,25 @@ def test_workers_that_start_together_share_one_library(
 
 def test_other_dtypes_are_left_to_torch(checkpoint: Callable[[str], Path]) -> None:
     assert not Decoder(checkpoint("llama"), torch.float16, native=True).model.native
+
+
+@pytest.mark.parametrize(("num_rows", "looks"), [(3, 0), (100, 1), (150, 1)])
+def test_prompts_take_idle_cores_in_each_layer_and_small_batches_in_none(
+    num_rows: int, looks: int, kernels: Kernels, checkpoint: Checkpoints
+) -> None:
+    decoder = Decoder(checkpoint("llama"), torch.bfloat16, native=True, cached=torch.float32)
+    layers = decoder.num_layers
+    taken: list[int] = []
+
+    def count() -> int:
+        taken.append(torch.get_num_threads())
+        return taken[-1]
+
+    before = torch.get_num_threads()
+    try:
+        decoder.model.take_idle_cores(Threads(1, 2, count, num_cores=2))
+        decoder.run((0, 0, num_rows))
+        assert len(taken) == looks * layers
+        assert not taken or torch.get_num_threads() == 1, "given back"
+    finally:
+        torch.set_num_threads(before)
