@@ -148,9 +148,9 @@ class Conductor:
                 async for last in stream:
                     delta = answer.delta(last)
                     watch.see(len(last.tokens))
-                    yield delta
                     if answer.text.finish is not None:
                         journey.learn(answer.text.num_tokens)
+                    yield delta
                     if answer.text.stop_text is not None:
                         break  # the workers hear of it as the journey closes
         assert last is not None, "a journey ends with a finish reason or an error"

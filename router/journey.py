@@ -21,6 +21,7 @@ from router.mailbox import DeadlinePassed, Mailbox, News, RouterStops
 from router.member import Member, MemberState
 from router.merge import TokenMerger, Tokens
 from router.needs import Needs
+from router.placing.cost_model import Hits
 from router.placing.ledger import Ledger, PromptHashes
 from router.placing.need import Placement, Refusal, RefusalReason
 from router.placing.prefix_fetch import fetch_prefix
@@ -108,7 +109,8 @@ class Journey:
         leg = Leg(self._leg_id, attempt)
         self.record = Record(attempts=attempt + 1, placement=placement)
         news = LegNews(leg, self._request, self.record, self._merger, self._mailbox)
-        members = self._attach(leg, placement)
+        hits = self._needs.hits()
+        members = self._attach(leg, placement, hits)
         log.debug("leg %s goes to %s, then to %s", leg, placement.first, placement.destination)
         refused: set[WorkerRef] = set()
         finished = False
@@ -116,7 +118,7 @@ class Journey:
             self._mailbox.direct = partial(self._pass_on, self._direct, news)
         try:
             if placement.first != self._at:
-                await self._fetch_prefix(leg, members[0])
+                await self._fetch_prefix(leg, members[0], hits)
             self._submit(leg, members)
             while not finished:
                 tokens = await news.tokens()
@@ -200,22 +202,20 @@ class Journey:
         workers do."""
         self._needs.answered(num_tokens)
 
-    def _attach(self, leg: Leg, placement: Placement) -> list[Member]:
+    def _attach(self, leg: Leg, placement: Placement, hits: Hits) -> list[Member]:
         """Both ends listen before anything is sent: the second may speak before the first."""
         refs = [ref for ref in (placement.first, placement.destination) if ref is not None]
         members = [member for ref in refs if (member := self._fleet.member(ref)) is not None]
         assert len(members) == len(refs), "the fleet changed without an await"
         for member in members:
             member.attach(leg, self._mailbox)
-        need, hits = self._needs.need(self._avoid), self._needs.hits()
-        self._ledger.placed(leg, placement, need, hits, asyncio.get_running_loop().time())
+        need, now = self._needs.need(self._avoid), asyncio.get_running_loop().time()
+        self._ledger.placed(leg, placement, need, hits, now)
         return members
 
-    async def _fetch_prefix(self, leg: Leg, first: Member) -> None:
+    async def _fetch_prefix(self, leg: Leg, first: Member, hits: Hits) -> None:
         """What another worker has cached need not be computed again."""
-        holder = self._ledger.prefix_holder(
-            self._needs.hits(), first.ref, self._config.fetch_min_tokens
-        )
+        holder = self._ledger.prefix_holder(hits, first.ref, self._config.fetch_min_tokens)
         source = None if holder is None else self._fleet.member(holder)
         if source is None:
             return

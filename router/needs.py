@@ -51,17 +51,14 @@ class Needs:
         return self._ledger.hits(self._merger.sequence, self._entry.hashes)
 
     def need(self, avoid: set[WorkerRef]) -> Need:
-        request, num_output = self._request, self._merger.num_output
-        expected = self._ledger.lengths.expected(request.tenant, request.sampling.max_tokens)
-        return Need(
-            key=self._key,
-            num_prompt_tokens=self._merger.num_tokens,
-            num_tokens=request.num_tokens,
-            num_new_tokens=max(1.0, expected - num_output),
-            single_token=request.sampling.max_tokens - num_output == 1,
+        return need_of(
+            self._request,
+            self._config,
+            self._ledger,
+            self._key,
+            self._slo(),
+            num_output=self._merger.num_output,
             avoid=frozenset(avoid),
-            slo=self._slo(),
-            split=request.split or self._config.split,
         )
 
     def came(self, *, tell_lobby: bool) -> None:
@@ -88,3 +85,27 @@ class Needs:
     @property
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
+
+
+def need_of(
+    request: GenerateRequest,
+    config: RouterConfig,
+    ledger: Ledger,
+    key: str,
+    slo: Slo,
+    *,
+    num_output: int = 0,
+    avoid: frozenset[WorkerRef] = frozenset(),
+) -> Need:
+    """Of a request with `num_output` tokens of its answer; `key` breaks ties between workers."""
+    max_tokens = request.sampling.max_tokens
+    return Need(
+        key=key,
+        num_prompt_tokens=len(request.prompt_tokens) + num_output,
+        num_tokens=request.num_tokens,
+        num_new_tokens=max(1.0, ledger.lengths.expected(request.tenant, max_tokens) - num_output),
+        single_token=max_tokens - num_output == 1,
+        avoid=avoid,
+        slo=slo,
+        split=request.split or config.split,
+    )

@@ -87,20 +87,17 @@ class NativeStep:
         )
 
     def layers(self, begin: int, end: int) -> None:
-        decoder, step = self._decoder, self._step
-        structures = decoder.model, decoder.layers, self._cache, step
         if self._has_few_rows and len(self._hidden) <= _WIDE_ROWS:
-            decoder.kernels.layers(*structures, begin, end)
-        elif self._has_few_rows:
-            for number in range(begin, end):
-                step.num_threads = decoder.threads.adjust()
-                decoder.kernels.layers(*structures, number, number + 1)
-        else:
-            for number in range(begin, end):
-                if self._drawn is not None and number == len(decoder.layers) - 1:
-                    self._last_layer(number, self._drawn)
-                else:
-                    self._layer_of_many_rows(number)
+            self._layers_of_few_rows(begin, end)
+            return
+        for number in range(begin, end):
+            self._step.num_threads = self._decoder.threads.adjust()
+            if self._has_few_rows:
+                self._layers_of_few_rows(number, number + 1)
+            elif self._drawn is not None and number == len(self._decoder.layers) - 1:
+                self._last_layer(number, self._drawn)
+            else:
+                self._layer_of_many_rows(number)
 
     def finish(self) -> Tensor:
         decoder, hidden = self._decoder, self._hidden
@@ -108,6 +105,10 @@ class NativeStep:
         weight = decoder.parameters.final_norm.data_ptr()
         decoder.kernels.normalize(decoder.model, weight, self._step, hidden.data_ptr())
         return hidden
+
+    def _layers_of_few_rows(self, begin: int, end: int) -> None:
+        decoder = self._decoder
+        decoder.kernels.layers(decoder.model, decoder.layers, self._cache, self._step, begin, end)
 
     def _layer_of_many_rows(self, number: int) -> None:
         decoder, step, inner = self._decoder, self._step, self._decoder.config.intermediate_size
@@ -143,7 +144,6 @@ class NativeStep:
         layer, norm = decoder.parameters.layers[number].qkv, decoder.layers[number].input_norm
         normed = _rows(self._memory, rows, layer)
         made = _outputs(self._memory[rows * decoder.narrow :], rows, layer)
-        step.num_threads = decoder.threads.adjust()
         decoder.kernels.normalize(decoder.model, norm, step, normed.data_ptr())
         decoder.add_product(layer, normed, made, keep=False)
         return made

@@ -10,9 +10,10 @@ from functools import partial
 from router.config import RouterConfig
 from router.errors import DeadlineExceeded, Overloaded
 from router.fleet import Fleet
+from router.needs import need_of
 from router.placing.cost_model import Hits
 from router.placing.ledger import PromptHashes
-from router.placing.need import Need, Placement, Refusal, Slo
+from router.placing.need import Placement, Refusal, Slo
 from router.queueing.admission import Admission, Judgement, Verdict
 from router.queueing.entry import Entry
 from router.queueing.fair_queue import Waiter
@@ -131,16 +132,8 @@ class Lobby:
     def _place(
         self, request: GenerateRequest, hashes: PromptHashes, slo: Slo
     ) -> Placement | Refusal:
-        ledger, max_tokens = self._fleet.ledger, request.sampling.max_tokens
-        need = Need(
-            key=request.request_id,
-            num_prompt_tokens=len(request.prompt_tokens),
-            num_tokens=request.num_tokens,
-            num_new_tokens=ledger.lengths.expected(request.tenant, max_tokens),
-            single_token=max_tokens == 1,
-            slo=slo,
-            split=request.split or self._config.split,
-        )
+        ledger = self._fleet.ledger
+        need = need_of(request, self._config, ledger, request.request_id, slo)
         return ledger.place(need, self._hits(request, hashes), self._now)
 
     def _hits(self, request: GenerateRequest, hashes: PromptHashes) -> Hits:

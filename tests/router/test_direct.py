@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from itertools import chain
 from typing import Any
 
@@ -37,8 +38,14 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     return found
 
 
-def body(**fields: Any) -> dict[str, Any]:
-    return {"model": "tiny", "prompt": "a", "max_tokens": 99, "stream": True, **fields}
+@asynccontextmanager
+async def streamed(stage: Stage, **fields: Any) -> AsyncIterator[httpx2.Response]:
+    body = {"model": "tiny", "prompt": "a", "max_tokens": 99, "stream": True, **fields}
+    async with (
+        http_client(stage) as http,
+        http.stream("POST", "/v1/completions", json=body) as response,
+    ):
+        yield response
 
 
 async def pieces(response: httpx2.Response) -> AsyncIterator[str]:
@@ -48,10 +55,7 @@ async def pieces(response: httpx2.Response) -> AsyncIterator[str]:
 
 
 async def answer(stage: Stage, **fields: Any) -> str:
-    async with (
-        http_client(stage) as http,
-        http.stream("POST", "/v1/completions", json=body(**fields)) as response,
-    ):
+    async with streamed(stage, **fields) as response:
         return "".join([piece async for piece in pieces(response)])
 
 
@@ -61,10 +65,7 @@ async def test_tokens_in_the_middle_take_it_and_all_are_told(
     script = ids(backend, TEXT)
     _, decode = await stage.add_pair(script)
     decode.hold_after = 2
-    async with (
-        http_client(stage) as http,
-        http.stream("POST", "/v1/completions", json=body()) as response,
-    ):
+    async with streamed(stage) as response:
         told = pieces(response)
         text = await anext(told)
         await stage.until(lambda: waits_for_its_destination_alone(stage, num_tokens=2))
@@ -120,10 +121,7 @@ async def test_an_error_on_the_short_way_is_the_request_s_own(
     script = ids(backend, TEXT)
     _, decode = await stage.add_pair(script)
     decode.hold_after = 2
-    async with (
-        http_client(stage) as http,
-        http.stream("POST", "/v1/completions", json=body()) as response,
-    ):
+    async with streamed(stage) as response:
         lines = response.aiter_lines()
         first = await anext(lines)
         decode.release.set()
