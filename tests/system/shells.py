@@ -32,7 +32,10 @@ def a_free_port() -> int:
 
 
 class Shell:
-    """A child in a process group of its own, whose output is read line by line."""
+    """A child in a process group of its own, whose output is read line by line.
+
+    As a context it is killed at the end, with its group, unless it was ended before.
+    """
 
     def __init__(self, arguments: list[str], environment: dict[str, str]) -> None:
         self.process = subprocess.Popen(
@@ -46,6 +49,14 @@ class Shell:
             start_new_session=True,
         )
         self.seen: list[str] = []
+
+    def __enter__(self) -> Shell:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self.process.returncode is None:
+            os.killpg(self.process.pid, signal.SIGKILL)  # no descendant keeps the output open
+            self.end(signal.SIGKILL)
 
     def line_with(self, pattern: str) -> re.Match[str]:
         """The next line that matches; fails with all output when the process ends before."""

@@ -111,15 +111,15 @@ def test_a_job_submitted_to_a_ray_head_serves_drains_and_stops(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_up_serves_and_leaves_no_process_behind(number: signal.Signals) -> None:
-    up = Shell([str(BIN / "tandem"), "up", "--set", "worker.runner=arithmetic"], {})
-    http = up.line_with(r"router-0\s+ready.*http (\S+)").group(1)
-    up.line_with("ready.*Ctrl-C stops")
-    body = {"model": "tiny-python", "prompt": [1, 2, 3], "max_tokens": 4}
-    response = httpx2.post(f"http://{http}/v1/completions", json=body, timeout=60)
-    assert response.json()["usage"]["completion_tokens"] == 4
-    descendants = children_of(up.process.pid)
-    assert descendants
-    assert up.end(number) == 0
+    with Shell([str(BIN / "tandem"), "up", "--set", "worker.runner=arithmetic"], {}) as up:
+        http = up.line_with(r"router-0\s+ready.*http (\S+)").group(1)
+        up.line_with("ready.*Ctrl-C stops")
+        body = {"model": "tiny-python", "prompt": [1, 2, 3], "max_tokens": 4}
+        response = httpx2.post(f"http://{http}/v1/completions", json=body, timeout=60)
+        assert response.json()["usage"]["completion_tokens"] == 4
+        descendants = children_of(up.process.pid)
+        assert descendants
+        assert up.end(number) == 0
     assert "".join(up.seen).rstrip().endswith("stopped")
     wait_until_ended(descendants)
 

@@ -161,34 +161,40 @@ def test_the_kv_bytes_of_the_metrics_are_those_that_crossed_the_network(tmp_path
     if (reason := namespaces.why_not()) is not None:
         pytest.skip(reason)
     folder = Path("/tmp") / f"tandem-{secrets.token_hex(4)}"  # Ray's socket paths must be short
+    up = (sys.executable, "-m", "cluster", "up", "-c", settings(tmp_path))
+    patience = json.dumps({"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "60"}})
+    submit = ("job", "submit", "--submission-id", JOB, "--working-dir", ".")
+    submit_up = [str(BIN / "ray"), *submit, "--runtime-env-json", patience, "--", *up]
     with a_ray_of_hosts(folder) as ray:
         before = ray.processes()
-        up = (sys.executable, "-m", "cluster", "up", "-c", settings(tmp_path))
-        patience = json.dumps({"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "60"}})
-        submit = ("job", "submit", "--submission-id", JOB, "--working-dir", ".")
-        runtime = ("--runtime-env-json", patience)
-        job = Shell([str(BIN / "ray"), *submit, *runtime, "--", *up], ray.environment)
-        ready = [job.line_with(rf"router-{n}\s+ready\s+grpc (\S+)\s+http (\S+)") for n in range(2)]
-        doors, scrapes = [it.group(1) for it in ready], [it.group(2) for it in ready]
-        assert {it.rpartition(":")[0] for it in doors} == {it.address for it in ray.on("prefill")}
-        job.line_with("ready.*Ctrl-C stops")
-
-        asyncio.run(ask_all(doors, range(1000, 1000 + 2 * AT_A_TIME)))  # every link is made
-        moved = -moved_bytes(scrapes)
-        seen = -sum(host.received_bytes() for host in ray.on("decode"))
-        pairs = asyncio.run(ask_all(doors, range(NUM_REQUESTS)))
-        seen += sum(host.received_bytes() for host in ray.on("decode"))
-        moved += moved_bytes(scrapes)
-
-        workers = {"prefill-0", "prefill-1", "decode-0", "decode-1"}
-        assert {worker for pair in pairs for worker in pair} == workers
-        assert moved == NUM_REQUESTS * NUM_TOKENS * 4096
-        print(f"{moved / 1e6:.1f} MB in the metrics, {seen / moved:.4f} of that on the network")
-        assert 1 <= seen / moved < 1.05
-
-        ray.command("job", "stop", JOB)
-        job.end(signal.SIGTERM)
+        with Shell(submit_up, ray.environment) as job:
+            ready = [
+                job.line_with(rf"router-{n}\s+ready\s+grpc (\S+)\s+http (\S+)") for n in range(2)
+            ]
+            doors, scrapes = [it.group(1) for it in ready], [it.group(2) for it in ready]
+            homes = {it.rpartition(":")[0] for it in doors}
+            assert homes == {it.address for it in ray.on("prefill")}
+            job.line_with("ready.*Ctrl-C stops")
+            assert_moved_as_told(ray, doors, scrapes)
+            ray.command("job", "stop", JOB)
+            job.end(signal.SIGTERM)
         assert "draining" in ray.command("job", "logs", JOB).stdout
         wait_until_gone(ray, before)
         assert ray.states("actors") == {"DEAD"}
         assert ray.states("placement_groups") == {"REMOVED"}
+
+
+def assert_moved_as_told(ray: ARayOfHosts, doors: list[str], scrapes: list[str]) -> None:
+    """All prompts' blocks cross the network once: as the metrics say, and as the hosts count."""
+    asyncio.run(ask_all(doors, range(1000, 1000 + 2 * AT_A_TIME)))  # every link is made
+    moved = -moved_bytes(scrapes)
+    seen = -sum(host.received_bytes() for host in ray.on("decode"))
+    pairs = asyncio.run(ask_all(doors, range(NUM_REQUESTS)))
+    seen += sum(host.received_bytes() for host in ray.on("decode"))
+    moved += moved_bytes(scrapes)
+
+    workers = {"prefill-0", "prefill-1", "decode-0", "decode-1"}
+    assert {worker for pair in pairs for worker in pair} == workers
+    assert moved == NUM_REQUESTS * NUM_TOKENS * 4096
+    print(f"{moved / 1e6:.1f} MB in the metrics, {seen / moved:.4f} of that on the network")
+    assert 1 <= seen / moved < 1.05

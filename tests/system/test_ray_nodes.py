@@ -9,7 +9,7 @@ import re
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -250,17 +250,19 @@ def an_up_once_its_name_is_free(ray: ARay, name: str) -> Shell:
 
 
 def test_a_ray_has_one_cluster_of_each_name_and_a_killed_one_leaves_nothing(ray: ARay) -> None:
-    first = an_up(ray, "one")
-    worker = int(first.line_with(r"decode-0\s+ready.*process (\d+)").group(1))
-    first.line_with("ready.*Ctrl-C stops")
-    second = an_up(ray, "one")
-    said = second.line_with("error: ").string
-    assert second.process.wait() == second.end(signal.SIGTERM) == 2
-    assert re.search(rf"a cluster named 'one' runs on this Ray .*kill {first.process.pid}`", said)
-    assert "--set name=one-2" in said
-    other = an_up(ray, "two")
-    other.line_with("ready.*Ctrl-C stops")
-    first.end(signal.SIGKILL)
-    wait_until_ended([worker])
-    again = an_up_once_its_name_is_free(ray, "one")
-    assert again.end(signal.SIGTERM) == other.end(signal.SIGTERM) == 0
+    with ExitStack() as ups:
+        first = ups.enter_context(an_up(ray, "one"))
+        worker = int(first.line_with(r"decode-0\s+ready.*process (\d+)").group(1))
+        first.line_with("ready.*Ctrl-C stops")
+        second = ups.enter_context(an_up(ray, "one"))
+        said = second.line_with("error: ").string
+        assert second.process.wait() == second.end(signal.SIGTERM) == 2
+        mine = rf"a cluster named 'one' runs on this Ray .*kill {first.process.pid}`"
+        assert re.search(mine, said)
+        assert "--set name=one-2" in said
+        other = ups.enter_context(an_up(ray, "two"))
+        other.line_with("ready.*Ctrl-C stops")
+        first.end(signal.SIGKILL)
+        wait_until_ended([worker])
+        again = ups.enter_context(an_up_once_its_name_is_free(ray, "one"))
+        assert again.end(signal.SIGTERM) == other.end(signal.SIGTERM) == 0
