@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import msgspec
 import numpy as np
 
 from router.placing.fleet_table import HOST_BYTES_PER_S, FleetTable, Floats
+from router.placing.need import Work
 
 RISK_BEGINS, RISK_WIDTH = 0.85, 0.3
 """Of a target: below the first nothing is at risk, beyond both together all is lost."""
@@ -19,14 +19,6 @@ MUCH_SHORTER = 4
 """Than those that wait; see engine.policy."""
 LEAST_CHUNK = 16
 """Prompt tokens of a step, however long it takes without them."""
-
-
-class Work(msgspec.Struct, frozen=True, kw_only=True):
-    """What a request will ask of its workers."""
-
-    num_prompt_tokens: int
-    num_new_tokens: float
-    """The answer's length, as expected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +107,7 @@ def estimate(table: FleetTable, work: Work, hits: Hits, now: float) -> Costs:
         interrupted_s=table.interruptions(now),
         growth_s=growth_s,
         num_decoding=num_decoding,
-        missing=_between((wanted - free) / wanted, 0.0, 1.0),
+        missing=_share((wanted - free) / wanted),
     )
 
 
@@ -133,7 +125,9 @@ def risk(seconds: Floats, target_s: float | None) -> Floats:
     """0 well within the target, 1 well beyond it; predictions are never exact."""
     if target_s is None:
         return np.zeros_like(seconds)
-    return _between(seconds * (1 / (target_s * RISK_WIDTH)) - RISK_BEGINS / RISK_WIDTH, 0.0, 1.0)
+    scaled = seconds * (1 / (target_s * RISK_WIDTH))
+    scaled -= RISK_BEGINS / RISK_WIDTH
+    return _share(scaled)
 
 
 def exposed_s(num_bytes: float, prefill_s: float, latency_s: float, bytes_per_s: float) -> float:
@@ -142,7 +136,7 @@ def exposed_s(num_bytes: float, prefill_s: float, latency_s: float, bytes_per_s:
     return latency_s + max(transfer_s / 8, transfer_s - 0.8 * prefill_s)
 
 
-def _between(values: Floats, low: float, high: float) -> Floats:
-    """np.clip, which is slow for few values."""
-    bounded: Floats = np.minimum(np.maximum(values, low), high)
-    return bounded
+def _share(values: Floats) -> Floats:
+    """They themselves, from 0 to 1; np.clip is slow for few values."""
+    np.maximum(values, 0.0, out=values)
+    return np.minimum(values, 1.0, out=values)

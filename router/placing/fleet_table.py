@@ -186,8 +186,6 @@ class FleetTable:
     def link(self, source: int, destination: int) -> tuple[float, float]:
         """Latency in seconds, bytes per second."""
         ends = self.refs[source], self.refs[destination]
-        if None in ends:
-            return UNKNOWN_LINK
         return self._links.get(ends, UNKNOWN_LINK)  # type: ignore[arg-type]
 
     def can_exchange(self, row: int) -> Flags:

@@ -6,7 +6,6 @@ import enum
 
 import msgspec
 
-from router.placing.cost_model import Work
 from wire.identity import WorkerRef
 
 
@@ -23,6 +22,14 @@ class Split(enum.Enum):
     AUTO = "auto"  # where it pays
     ALWAYS = "always"  # wherever there is a pair
     NEVER = "never"
+
+
+class Work(msgspec.Struct, frozen=True, kw_only=True):
+    """What a request will ask of its workers."""
+
+    num_prompt_tokens: int
+    num_new_tokens: float
+    """The answer's length, as expected."""
 
 
 class Need(msgspec.Struct, frozen=True, kw_only=True):

@@ -30,7 +30,7 @@ def place(table: FleetTable, need: Need, hits: Hits, now: float) -> Placement | 
         return _refusal(table, need)
     prices = _price(table, need, hits, now)
     avoided_s = avoided(table, need)
-    known = bool(table.calibrated[fits].all())
+    known = bool((table.calibrated | ~fits).all())
     pair = None
     if not need.single_token and (need.split is not Split.NEVER or not known):
         pair = best_pair(table, need, hits, prices, fits, avoided_s)

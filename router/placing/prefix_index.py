@@ -12,10 +12,10 @@ from wire.identity import WorkerRef
 from wire.messages import CacheEvents
 
 EXACT = 16
-"""Beyond so many blocks a prompt is looked up in strides."""
+"""So many leading blocks of a prompt are looked up one by one, the rest by halving."""
 STRIDE = 128
-MOST_CHANGES = 32
-"""Strides in which the exact depth is searched, for one prompt."""
+MOST_ENDS = 32
+"""So many depths of one prompt are exact; the others, which are seldom so many, to STRIDE."""
 
 Counts = npt.NDArray[np.int64]
 
@@ -28,24 +28,27 @@ def depths(lookup: Lookup, hashes: Sequence[bytes]) -> Depths:
     """(mask, depth) for each group of workers that have equally many leading blocks.
 
     `lookup` gives the mask of those who have a block, or None. Who has a block has its predecessors
-    too, for tails leave a cache before heads; so of a long prompt only each STRIDE-th block is
-    looked up, and strides in which somebody's prefix ends are halved until the end is found. A hole
-    within a stride is not seen.
+    too, for tails leave a cache before heads; so of a long prompt the last block is looked up, and
+    where somebody's prefix ends before it, a middle one, until the end is found. A hole in what
+    lies between two blocks that a worker has is not seen.
     """
     found: Depths = []
-    alive, depth, num_searched = -1, 0, 0
-    while alive and depth < len(hashes):
-        step = 1 if depth < EXACT else min(STRIDE, len(hashes) - depth)
-        after = alive & (lookup(hashes[depth + step - 1]) or 0)
+    alive, depth = -1, 0
+    for block in hashes[:EXACT]:
+        after = alive & (lookup(block) or 0)
+        if after != alive and depth:
+            found.append((alive & ~after, depth))
+        alive = after
+        if not alive:
+            return found
+        depth += 1
+    if depth < len(hashes):
+        after = alive & (lookup(hashes[-1]) or 0)
         if after != alive:
-            num_searched += 1
-            if step > 1 and num_searched <= MOST_CHANGES:
-                _search(lookup, hashes, (depth, depth + step), (alive, after), found)
-            elif depth:
-                found.append((alive & ~after, depth))
-        alive, depth = after, depth + step
+            _search(lookup, hashes, (depth, len(hashes)), (alive, after), found)
+        alive = after
     if alive > 0:
-        found.append((alive, depth))
+        found.append((alive, len(hashes)))
     return found
 
 
@@ -56,11 +59,15 @@ def _search(
     masks: tuple[int, int],
     found: Depths,
 ) -> None:
-    """Of the two masks the first have span[0] blocks, and of them only the second have span[1]."""
+    """Of the two masks the first have span[0] blocks, and of them only the second have span[1].
+
+    Of that group, `found` hears who has how many blocks.
+    """
     left = [(*span, *masks)]
     while left:
         low, high, alive, after = left.pop()
-        if high - low == 1:
+        length = high - low
+        if length == 1 or (length <= STRIDE and len(found) >= MOST_ENDS):
             found.append((alive & ~after, low))
             continue
         middle = (low + high) // 2

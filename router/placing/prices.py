@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from router.placing.cost_model import Costs, Hits, Work, estimate, risk
+from router.placing.cost_model import Costs, Hits, estimate, risk
 from router.placing.fleet_table import FleetTable, Floats
+from router.placing.need import Work
 
 LOST_S = 100.0
 """What a request is worth that meets its targets."""
@@ -28,10 +29,8 @@ class Prices:
     costs: Costs
     first_s: Floats
     """Computing the prompt there."""
-    first_lost: Floats
     destination_s: Floats
     """Decoding the answer there."""
-    destination_lost: Floats
     tpot_s: Floats
     draw: Floats
     """About 1: among equal costs, it tells who is taken; by request and worker alone."""
@@ -51,56 +50,48 @@ def price(
     patience = 1.0 if tpot_target_s is None else PATIENCE
     answer = work.num_new_tokens
     tpot_s = np.minimum(costs.mixed_s, costs.step_s + costs.interrupted_s / answer)
-    destination_lost = _lost_tokens(costs, tpot_s, tpot_target_s)
-    first_lost = risk(costs.ttft_s, ttft_target_s)
-    return Prices(
-        costs=costs,
-        first_s=costs.ttft_s
-        + LOST_S * first_lost
-        + _held_up(table, costs, costs.machine_s)
-        + _harm(costs, answer, tpot_target_s, patience),
-        first_lost=first_lost,
-        destination_s=patience * answer * (tpot_s + costs.num_decoding * costs.growth_s / 2)
-        + FULL_S * costs.missing
-        + _held_up(table, costs, costs.growth_s * answer)
-        + LOST_S * destination_lost,
-        destination_lost=destination_lost,
-        tpot_s=tpot_s,
-        draw=_draw(table, key),
-    )
+    first_s, destination_s = _held_up(table, costs, answer)
+    first_s += costs.ttft_s
+    first_s += (patience * costs.prompt_s) * costs.num_decoding  # those who decode there wait
+    destination_s += patience * answer * (tpot_s + costs.num_decoding * costs.growth_s / 2)
+    destination_s += FULL_S * costs.missing
+    if ttft_target_s is not None:
+        first_s += LOST_S * risk(costs.ttft_s, ttft_target_s)
+    if tpot_target_s is not None:
+        by_prompt, by_answer = _lost_tokens(costs, tpot_s, answer, tpot_target_s)
+        first_s += LOST_S * by_prompt
+        destination_s += LOST_S * by_answer
+    return Prices(costs, first_s, destination_s, tpot_s, draw=_draw(table, key))
 
 
-def _held_up(table: FleetTable, costs: Costs, machine_s: Floats) -> Floats:
-    """What prompts behind this work lose: those that wait, and those that come meanwhile.
+def _held_up(table: FleetTable, costs: Costs, answer: float) -> tuple[Floats, Floats]:
+    """What prompts behind this one lose, and what they lose by its answer: those that wait, and
+    those that come meanwhile.
 
     The latter meet a longer queue; one that is too long already gets no worse.
     """
-    held_up_s: Floats = machine_s * table.num_prompts
+    works = costs.machine_s, costs.growth_s * answer
     usual_s = table.usual_ttft_s
     if usual_s is None:
-        return held_up_s
-    more = risk(costs.queue_s + machine_s, usual_s) - risk(costs.queue_s, usual_s)
-    return held_up_s + LOST_S * table.requests_per_s * machine_s * more
+        return works[0] * table.num_prompts, works[1] * table.num_prompts
+    lost_s, before = LOST_S * table.requests_per_s, risk(costs.queue_s, usual_s)
+    prompt_s, answer_s = (
+        work_s * (table.num_prompts + lost_s * (risk(costs.queue_s + work_s, usual_s) - before))
+        for work_s in works
+    )
+    return prompt_s, answer_s
 
 
-def _harm(costs: Costs, answer: float, target_s: float | None, patience: float) -> Floats:
-    """What this prompt takes from the sequences that decode where it is computed."""
-    harm: Floats = patience * costs.prompt_s * costs.num_decoding
-    if target_s is None:
-        return harm
-    most_s = costs.mixed_s - costs.growth_s
-    before_s = np.minimum(most_s, costs.step_s - costs.growth_s + costs.interrupted_s / answer)
-    after_s = np.minimum(most_s, before_s + costs.prompt_s / answer)
-    more = risk(after_s, target_s) - risk(before_s, target_s)
-    return harm + LOST_S * more * costs.num_decoding
-
-
-def _lost_tokens(costs: Costs, tpot_s: Floats, target_s: float | None) -> Floats:
-    """How many sequences would miss their target: this one, and others because of it."""
-    if target_s is None:
-        return np.zeros_like(tpot_s)
-    lost = risk(tpot_s, target_s)
-    return lost + costs.num_decoding * (lost - risk(tpot_s - costs.growth_s, target_s))
+def _lost_tokens(
+    costs: Costs, tpot_s: Floats, answer: float, target_s: float
+) -> tuple[Floats, Floats]:
+    """How many sequences would miss their target: of those that decode where this prompt is
+    computed; and where its answer is written, of them and itself."""
+    before_s = tpot_s - costs.growth_s
+    after_s = np.minimum(costs.mixed_s - costs.growth_s, before_s + costs.prompt_s / answer)
+    before, lost = risk(before_s, target_s), risk(tpot_s, target_s)
+    by_prompt = (risk(after_s, target_s) - before) * costs.num_decoding
+    return by_prompt, lost + costs.num_decoding * (lost - before)
 
 
 def _draw(table: FleetTable, key: str) -> Floats:

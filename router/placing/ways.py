@@ -69,18 +69,18 @@ def best_pair(
         left = np.maximum(0.0, need.num_prompt_tokens - hits.device[others]).tolist()
         costs = destination_s[others].tolist()
         for row in rows:
-            token_bytes, prefill_s = table.token_bytes[row], float(prices.costs.prefill_s[row])
+            own_s, prefill_s = float(first_s[row]), float(prices.costs.prefill_s[row])
+            token_bytes = float(table.token_bytes[row])
             for other, tokens, cost in zip(others, left, costs, strict=True):
-                way = table.link(row, other)
-                moved_s = exposed_s(tokens * float(token_bytes), prefill_s, *way)
-                total = float(first_s[row]) + cost + moved_s
+                moved_s = exposed_s(tokens * token_bytes, prefill_s, *table.link(row, other))
+                total = own_s + cost + moved_s
                 if best is None or total < best[0]:
                     best = (total, row, other, moved_s)
     return best
 
 
 def _best_rows(total: Floats, among: Flags) -> list[int]:
-    rows = np.flatnonzero(among)
+    (rows,) = among.nonzero()
     if len(rows) > NUM_BEST:
         rows = rows[np.argpartition(total[rows], NUM_BEST)[:NUM_BEST]]
     found: list[int] = rows.tolist()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.placing.prefix_index import PrefixIndex
+from router.placing.prefix_index import MOST_ENDS, STRIDE, PrefixIndex, depths
 from wire.identity import WorkerRef
 from wire.messages import CacheEvents
 
@@ -95,6 +95,23 @@ def test_a_long_prefix_is_measured_to_the_block(depth: int) -> None:
     index.apply(A, CacheEvents(number=1, stored=tuple(blocks[:depth])))
     index.apply(B, CacheEvents(number=1, stored=tuple(blocks[:40])))
     assert hits(index, blocks) == {A: depth, B: 40}
+
+
+def test_however_many_have_a_part_of_a_long_prompt_few_of_its_blocks_are_looked_up() -> None:
+    blocks = [i.to_bytes(16, "big") for i in range(8192)]
+    ends = [1 + 41 * row for row in range(200)]
+    asked: list[bytes] = []
+
+    def holders(block: bytes) -> int:
+        asked.append(block)
+        number = int.from_bytes(block, "big")
+        return sum(1 << row for row, end in enumerate(ends) if number < end)
+
+    told = dict(depths(holders, blocks))
+    assert len(asked) < 400
+    found = [next(it for mask, it in told.items() if mask >> row & 1) for row in range(200)]
+    assert all(end - STRIDE < depth <= end for depth, end in zip(found, ends, strict=True))
+    assert found[:MOST_ENDS] == ends[:MOST_ENDS]
 
 
 def test_what_is_in_host_memory_continues_what_is_on_the_device() -> None:
