@@ -1,10 +1,11 @@
-{{/* The directory that processes are given. */}}
+{{/* The directory that processes are given. Another revision has another, so that it can be
+     fetched while processes still read the one before. */}}
 {{- define "tandem.modelDir" -}}
 {{- $m := .Values.model -}}
 {{- if eq $m.source "pvc" -}}
 /models/{{ include "tandem.modelName" . }}
 {{- else if eq $m.source "hf" -}}
-/models/{{ base $m.hf.repo }}
+/models/{{ $m.hf.repo | replace "/" "--" }}/{{ $m.hf.revision | replace "/" "-" }}
 {{- else -}}
 {{- $m.path -}}
 {{- end -}}
@@ -86,7 +87,7 @@
   args:
     - until test -e "$1"; do echo "waiting for $1"; sleep 5; done
     - await-model
-    - {{ include "tandem.downloadMark" .root }}
+    - {{ include "tandem.modelDir" .root }}.complete
   env:
     - {name: HOME, value: /tmp}
   {{- end }}
@@ -98,20 +99,17 @@
 {{- end }}
 {{- end -}}
 
-{{- define "tandem.downloadMark" -}}
-{{- printf "/models/.%s-%s.complete" (base .Values.model.hf.repo) (.Values.model.hf.revision | replace "/" "-") -}}
-{{- end -}}
-
 {{/* Command, arguments and environment of a download. Takes {root, tokenizer}. */}}
 {{- define "tandem.download" -}}
 {{- $hf := .root.Values.model.hf -}}
 command: [sh, -ec]
 args:
-  - repo=$1; revision=$2; shift 2; hf download "$repo" --revision "$revision" --local-dir "/models/${repo##*/}" "$@";
-    touch {{ include "tandem.downloadMark" .root }}
+  - repo=$1; revision=$2; folder=$3; shift 3; hf download "$repo" --revision "$revision" --local-dir "$folder" "$@";
+    touch "$folder.complete"
   - download-model
   - {{ $hf.repo | quote }}
   - {{ $hf.revision | quote }}
+  - {{ include "tandem.modelDir" .root }}
   {{- if .tokenizer }}
   - --include=*.json
   - --include=*.jinja

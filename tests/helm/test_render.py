@@ -99,3 +99,21 @@ def test_rdma_reaches_the_pods_of_its_pool_alone(helm3: Helm3) -> None:
     assert with_rdma.annotations["k8s.v1.cni.cncf.io/networks"] == "ib0"
     assert other["securityContext"]["capabilities"] == {"drop": ["ALL"]}
     assert without.annotations == {}
+
+
+def test_another_revision_is_fetched_beside_what_pods_still_read(helm3: Helm3) -> None:
+    folders = set()
+    for revision in ("main", "refs/pr/7"):
+        hf = {"repo": "owner/model", "revision": revision, "storage": "claim"}
+        values = {"launcher": "pods", "model": {"source": "hf", "hf": hf}}
+        arguments = {
+            container["name"]: container.get("args", [])
+            for pod in pods(rendered(helm3, CHART, values))
+            for container in pod.all_containers
+        }
+        _, _, *asked, folder = arguments["download-model"]
+        assert asked == ["owner/model", revision]
+        assert arguments["await-model"][-1] == f"{folder}.complete"
+        assert f"--model={folder}" in arguments["worker"]
+        folders.add(folder)
+    assert len(folders) == 2
