@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 
@@ -19,6 +20,7 @@ from runtime.process import keep_what_is_loaded
 from wire.identity import Role
 from wire.messages import WorkerCard
 from worker.config import WorkerConfig
+from worker.standstill import end_when_held_up
 
 
 class RouterActor:
@@ -77,6 +79,7 @@ class WorkerActor:
 
     async def _start(self) -> WorkerCard:
         card = await self._worker.start()
+        self._watching = asyncio.create_task(end_when_held_up(self._worker.config.step_timeout_s))
         await self._worker.joined.wait()
         return card
 

@@ -22,6 +22,7 @@ from wire.identity import Role
 from wire.messages import WorkerCard
 from worker.config import RunnerKind, WorkerConfig
 from worker.host import Worker
+from worker.standstill import end_when_held_up
 
 MakePolicy = Callable[[WorkerConfig], Policy]
 
@@ -85,6 +86,7 @@ async def run(config: WorkerConfig, role: Role, policy: Policy) -> int:
         leave(str(error))
     keep_what_is_loaded()
     announcing = asyncio.create_task(_say_ready(worker, card))
+    watching = asyncio.create_task(end_when_held_up(config.step_timeout_s))
     crash: asyncio.Task[object] = asyncio.create_task(_result(crashed))
     await asyncio.wait((stopping, crash), return_when=asyncio.FIRST_COMPLETED)
     announcing.cancel()
@@ -92,6 +94,7 @@ async def run(config: WorkerConfig, role: Role, policy: Policy) -> int:
         os._exit(1)  # every router and peer sees the connections break; a thread may hang for ever
     await worker.drain(config.drain_timeout_s)
     await worker.stop()
+    watching.cancel()
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import logging
 from collections.abc import Callable
 
@@ -44,3 +45,19 @@ async def watch_turns(
     hangs = StepHangs(f"a step has not ended after {timeout_s:g} s (step_timeout_s)")
     log.error("%s", hangs)
     on_hang(hangs)
+
+
+async def end_when_held_up(timeout_s: float) -> None:
+    """End this process with status 1 once its interpreter has run no task for so long; runs until
+    it is cancelled.
+
+    A call of a driver that never returns may hold the interpreter's lock: then nothing here can
+    say so, while threads that are not Python's go on answering pings. Who watches is a thread
+    without the lock, which writes to stderr where each thread stood.
+    """
+    try:
+        while True:
+            faulthandler.dump_traceback_later(timeout_s, exit=True)
+            await asyncio.sleep(timeout_s / NUM_LOOKS)
+    finally:
+        faulthandler.cancel_dump_traceback_later()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 from typing import Any
 
@@ -17,6 +19,21 @@ from wire.messages import Hello
 from worker.config import RunnerKind, WorkerConfig
 from worker.host import Worker
 from worker.standstill import Standstill, StepHangs
+
+HELD_UP = """
+import asyncio, ctypes
+from worker.standstill import end_when_held_up
+
+async def main():
+    asyncio.create_task(end_when_held_up(0.5))
+    await asyncio.sleep(0)
+    await asyncio.to_thread(call_of_a_driver)
+
+def call_of_a_driver():
+    ctypes.PyDLL(None).pause()  # holds the interpreter's lock until a signal comes
+
+asyncio.run(main())
+"""
 
 
 def test_looks_at_one_turn_are_counted_from_its_first() -> None:
@@ -48,3 +65,10 @@ async def test_a_worker_whose_device_hangs_in_a_step_ends(monkeypatch: pytest.Mo
     release.set()
     opened.session.close()
     await worker.stop()
+
+
+def test_a_process_ends_when_a_call_keeps_the_interpreter_s_lock_and_says_which() -> None:
+    command = [sys.executable, "-c", HELD_UP]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
+    assert ended.returncode == 1
+    assert "in call_of_a_driver" in ended.stderr
