@@ -11,6 +11,7 @@ from router.requests import Delta, GenerateRequest, ToolCallDelta
 from router.text.stops import StopMatcher
 from router.text.text_stream import TextStream
 from router.text.tokenizer import Tokenizer
+from wire.messages import Output
 
 
 class Parsed(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,6 +62,16 @@ class Answer:
             logprobs=tuple(tokens.logprobs),
             index=self.index,
             prompt_tokens=prompt_tokens,
+        )
+        return plain if self._parser is None else self._parsed(plain)
+
+    def next_delta(self, output: Output) -> Delta:
+        """The same for tokens in the middle of an answer without stop strings."""
+        plain = Delta(
+            text=self.text.middle(output.tokens),
+            tokens=output.tokens,
+            logprobs=output.logprobs,
+            index=self.index,
         )
         return plain if self._parser is None else self._parsed(plain)
 

@@ -13,8 +13,8 @@ from typing import Protocol
 
 from router.answer import Answer
 from router.ending import Watch
-from router.merge import Tokens
 from router.requests import Delta, GenerateRequest
+from wire.messages import Output
 
 
 class Way(Protocol):
@@ -39,11 +39,12 @@ class Direct:
         self._spend = spend
         self.ready = way.ready
 
-    def take(self, tokens: Tokens) -> None:
-        delta = self._answer.delta(tokens)
-        self._watch.see(len(delta.tokens))
-        self._spend(len(delta.tokens))
-        self._way.take(delta)
+    def take(self, output: Output) -> None:
+        """What the merger has found to be next, in the middle of the answer."""
+        num_tokens = len(output.tokens)
+        self._watch.see(num_tokens)
+        self._spend(num_tokens)
+        self._way.take(self._answer.next_delta(output))
 
 
 def may_go_direct(request: GenerateRequest) -> bool:

@@ -142,10 +142,10 @@ class Journey:
                 self._fleet.ledger.ended(member.ref, leg)
 
     def _pass_on(self, direct: Direct, news: LegNews, sender: WorkerRef | None, item: News) -> bool:
-        tokens = news.next_tokens(sender, item) if direct.ready() else None
-        if tokens is None:
+        output = news.next_output(sender, item) if direct.ready() else None
+        if output is None:
             return False
-        direct.take(tokens)
+        direct.take(output)
         return True
 
     async def _place(self) -> Placement:

@@ -39,14 +39,14 @@ class LegNews:
         Unavailable."""
         return self._fold(await self._mailbox.take())
 
-    def next_tokens(self, sender: WorkerRef | None, item: News) -> Tokens | None:
-        """Those of an output in the middle of the answer, when that is all that is new."""
+    def next_output(self, sender: WorkerRef | None, item: News) -> Output | None:
+        """Merged already, when it is one in the middle of the answer, and all of it is new."""
         if not isinstance(item, Output) or item.leg != self._leg or item.finish is not None:
             return None
-        if not item.tokens or item.position != self._merger.num_tokens:
+        if not item.tokens or not self._merger.follow(item):
             return None
         self._hear_from(sender)
-        return self._merger.merge((item,))
+        return item
 
     async def wait_until_complete(self, timeout_s: float) -> None:
         """What the stages took may be told after the last token: it is worth a moment."""

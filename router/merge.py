@@ -41,10 +41,17 @@ class TokenMerger:
     def num_output(self) -> int:
         return len(self._sequence) - self.num_prompt
 
+    def follow(self, output: Output) -> bool:
+        """Takes an output all of whose tokens are new; False when it is another."""
+        if output.position != len(self._sequence):
+            return False
+        self._sequence.extend(output.tokens)
+        return True
+
     def merge(self, outputs: Sequence[Output]) -> Tokens:
         """What is new in `outputs`, up to the first gap."""
-        if len(outputs) == 1 and outputs[0].position == len(self._sequence):
-            return self._next(outputs[0])
+        if len(outputs) == 1 and self.follow(outputs[0]):
+            return _all_of(outputs[0])
         new = Tokens(tokens=[], logprobs=[])
         for output in outputs:
             known = len(self._sequence) - output.position
@@ -54,16 +61,6 @@ class TokenMerger:
             self._take(output, known, new)
         return new
 
-    def _next(self, output: Output) -> Tokens:
-        """Of an output all of whose tokens are new, as nearly all are."""
-        self._sequence.extend(output.tokens)
-        return Tokens(
-            tokens=list(output.tokens),
-            logprobs=list(output.logprobs),
-            finish=output.finish,
-            stop_token=output.stop_token,
-        )
-
     def _take(self, output: Output, known: int, new: Tokens) -> None:
         fresh = output.tokens[known:]
         self._sequence.extend(fresh)
@@ -72,3 +69,12 @@ class TokenMerger:
         if output.finish is not None:
             new.finish = output.finish
             new.stop_token = output.stop_token
+
+
+def _all_of(output: Output) -> Tokens:
+    return Tokens(
+        tokens=list(output.tokens),
+        logprobs=list(output.logprobs),
+        finish=output.finish,
+        stop_token=output.stop_token,
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from functools import partial
 from typing import Any, TypeVar
@@ -23,8 +23,10 @@ from router.grpc_api.gate import GrpcGate, connection_options
 from router.grpc_api.requests import draft_from, prompt_from
 from router.grpc_api.responses import Responses
 from router.grpc_api.status import abort
+from router.grpc_api.way import GrpcWay
 from router.models import ServedModel
 from router.pacing import paced
+from router.requests import Delta
 from router.trace import trace_id
 from runtime.listen import bind
 from wire import inference_pb2 as pb
@@ -91,12 +93,9 @@ class _Servicer:
             model = self._conductor.models.find(draft.model)
             counted.model = model.name
             responses = Responses(request, draft.request_id, draft.prompt, model.tokenizer)
-            stream = self._conductor.generate(draft)
-            if request.stream_interval > 1:
-                stream = paced(stream, request.stream_interval)
-            async with aclosing(stream) as deltas:
-                async for delta in deltas:
-                    await context.write(responses.response(delta))
+            way, interval = GrpcWay(context, responses), request.stream_interval
+            deltas = self._conductor.generate(draft, way=None if interval > 1 else way)
+            await _stream(paced(deltas, interval) if interval > 1 else deltas, way)
 
     async def tokenize(
         self, request: pb.TokenizeRequest | None, context: grpc.aio.ServicerContext
@@ -135,6 +134,17 @@ class _Servicer:
 
     def _model(self, request: pb.TokenizeRequest | pb.DetokenizeRequest) -> ServedModel:
         return self._conductor.models.find(request.model if request.HasField("model") else None)
+
+
+async def _stream(deltas: AsyncGenerator[Delta, None], way: GrpcWay) -> None:
+    """What is being written leaves before an error does."""
+    async with aclosing(deltas):
+        try:
+            async for delta in deltas:
+                await way.write(delta)
+        except RouterError:
+            await way.rest()
+            raise
 
 
 def _options(config: RouterConfig) -> list[tuple[str, int]]:

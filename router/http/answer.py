@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import suppress
-from typing import Any, cast
+from collections.abc import Iterator
 
 from starlette.types import Receive, Scope, Send
 
 from router.errors import RouterError
 from router.http.asgi import discard_body, send_chunk, send_json
 from router.http.headers import RequestHead, echoed_id
-from router.http.protocol import WRITABLE
+from router.http.protocol import CHUNKS, Chunks
 from router.openai.responses import Style, error_body, server_sent_event
 from router.requests import Delta
 
 DISCARD_S = 1.0
-_NEVER = {"now": lambda: False}
 
 
 class HttpAnswer:
@@ -25,18 +22,10 @@ class HttpAnswer:
 
     def __init__(self, scope: Scope, send: Send, head: RequestHead) -> None:
         self.send = send
-        self.writable: Callable[[], bool] = scope.get("extensions", {}).get(WRITABLE, _NEVER)["now"]
+        self.chunks: Chunks | None = scope.get("extensions", {}).get(CHUNKS, {}).get("way")
         self.request_id = head.request_id
         self.names: dict[str, str] = {}
         self.started = False
-
-    def send_now(self, content: bytes) -> None:
-        """Where it is `writable`: sending does not wait then, and needs no task."""
-        message = {"type": "http.response.body", "body": content, "more_body": True}
-        sending = cast(Coroutine[Any, Any, None], self.send(message))
-        with suppress(StopIteration):
-            sending.send(None)
-            raise AssertionError("the client's buffer was full after all")
 
     async def fail(self, error: RouterError) -> None:
         error.field = self.names.get(error.field or "", error.field)
@@ -59,16 +48,17 @@ class HttpAnswer:
 class StreamWay:
     """Implements `router.direct.Way` on a stream of events."""
 
-    def __init__(self, answer: HttpAnswer, style: Style) -> None:
+    def __init__(self, answer: HttpAnswer, style: Style, chunks: Chunks) -> None:
         self._answer = answer
-        self._style = style
+        self._events = style.events
+        self._has_room, self._write = chunks
 
     def ready(self) -> bool:
-        return self._answer.started and self._answer.writable()
+        return self._answer.started and self._has_room()
 
     def take(self, delta: Delta) -> None:
-        if events := self._style.events(delta):
-            self._answer.send_now(events)
+        if events := self._events(delta):
+            self._write(events)
 
 
 def _error_headers(error: RouterError) -> Iterator[tuple[bytes, bytes]]:

@@ -98,7 +98,9 @@ class GenerateEndpoint:
         counted.model = job.model
         answer.request_id = job.request_id
         answer.names = job.names
-        way = StreamWay(answer, job.style) if job.stream else None
+        way = None
+        if job.stream and answer.chunks is not None:
+            way = StreamWay(answer, job.style, answer.chunks)
         async with aclosing(await self._deltas(job, way)) as deltas:
             if job.stream:
                 await _stream(deltas, job.style, answer)

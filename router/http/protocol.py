@@ -7,7 +7,8 @@ point, cost everybody else: each state in which a connection waits for its clien
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -20,8 +21,16 @@ LINGER_S = 1.0
 """An answer that came before the request was complete is left on the wire that long."""
 
 
-WRITABLE = "tandem.writable"
-"""An extension of the scope; `now` is a function which says that `send` would not wait."""
+CHUNKS = "tandem.chunks"
+"""An extension of the scope; its `way` is of the class below."""
+
+
+class Chunks(NamedTuple):
+    """A short way for the chunks of a body that has begun: `write` does what `send` would do, as
+    long as that would not wait, which is when they are `ready`."""
+
+    ready: Callable[[], bool]
+    write: Callable[[bytes], None]
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -65,7 +74,8 @@ class BoundedProtocol(HttpToolsProtocol):
             self._head_timer.cancel()
             self._head_timer = None
         self._in_head, self._in_body = False, True
-        self.scope.setdefault("extensions", {})[WRITABLE] = {"now": self._writable}
+        chunks = Chunks(self._writable, self._write_chunk)
+        self.scope.setdefault("extensions", {})[CHUNKS] = {"way": chunks}
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -92,6 +102,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _writable(self) -> bool:
         return not self.flow.write_paused and not self.transport.is_closing()
+
+    def _write_chunk(self, content: bytes) -> None:
+        self.transport.write(b"%x\r\n%b\r\n" % (len(content), content))
 
     def _end_after(self, seconds: float) -> asyncio.TimerHandle:
         return self.loop.call_later(seconds, self.transport.abort)

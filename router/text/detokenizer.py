@@ -10,9 +10,17 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 REPLACEMENT = "\ufffd"
+
+
+class Piece(NamedTuple):
+    """What a token stands for."""
+
+    content: bytes
+    text: str | None
+    """None where it is not the same text wherever the token stands: not all of it is ASCII."""
 
 
 class Detokenizer(Protocol):
@@ -28,17 +36,17 @@ class Detokenizer(Protocol):
 class ByteDetokenizer:
     """For tokenizers whose tokens are byte strings; constant work per token."""
 
-    def __init__(self, token_bytes: Callable[[int], bytes]) -> None:
-        self._token_bytes = token_bytes
+    def __init__(self, pieces: Callable[[int], Piece]) -> None:
+        self._pieces = pieces
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._between = True
         """No character is half done."""
 
     def push(self, token: int) -> str:
-        piece = self._token_bytes(token)
-        if self._between and piece.isascii():  # nearly always, and three times as fast
-            return piece.decode("ascii")
-        text = self._decoder.decode(piece)
+        content, text = self._pieces(token)
+        if text is not None and self._between:  # nearly always, and several times as fast
+            return text
+        text = self._decoder.decode(content)
         self._between = not self._decoder.getstate()[0]
         return text
 
@@ -122,6 +130,10 @@ def byte_alphabet() -> dict[str, int]:
     alphabet = {chr(byte): byte for byte in printable}
     alphabet.update({chr(0x100 + index): byte for index, byte in enumerate(others)})
     return alphabet
+
+
+def piece_of(content: bytes) -> Piece:
+    return Piece(content, content.decode("ascii") if content.isascii() else None)
 
 
 def bytes_of(token: str, alphabet: dict[str, int]) -> bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from router.merge import Tokens
 from router.text.detokenizer import Detokenizer
 from router.text.stops import StopMatcher
@@ -27,8 +29,7 @@ class TextStream:
         """Text to show now. `finish` is set when the answer is complete; the tokens that came
         after a stop string are removed from `tokens`."""
         if tokens.finish is None and not self._stops:
-            self.num_tokens += len(tokens.tokens)
-            return "".join(map(self._detokenizer.push, tokens.tokens))
+            return self.middle(tokens.tokens)
         pieces = []
         for index, token in enumerate(tokens.tokens):
             last = index == len(tokens.tokens) - 1
@@ -46,6 +47,11 @@ class TextStream:
             pieces.append(self._flush())
             self.finish = FinishReason.STOP if self.stop_text else tokens.finish
         return "".join(pieces)
+
+    def middle(self, tokens: Sequence[int]) -> str:
+        """The same for tokens that are not the last, where there are no stop strings."""
+        self.num_tokens += len(tokens)
+        return "".join(map(self._detokenizer.push, tokens))
 
     def _push(self, token: int) -> str:
         text = self._detokenizer.push(token)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tokenizers import Tokenizer as Backend
 
@@ -14,9 +14,11 @@ from router.text.chat_template import ChatTemplate, model_template, request_temp
 from router.text.detokenizer import (
     ByteDetokenizer,
     Detokenizer,
+    Piece,
     WindowDetokenizer,
     byte_alphabet,
     bytes_of,
+    piece_of,
 )
 from router.text.length_bound import LengthBound, length_bound
 from router.text.model_card import ModelCard
@@ -37,6 +39,7 @@ class Tokenizer:
         self._template = _template(card.chat_template, card)
         self._tool_template = _template(card.tool_template, card) or self._template
         self.token_bytes = functools.cache(self._token_bytes)
+        self._pieces = functools.cache(self._make_pieces)
 
     def encode_text(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """With the special tokens (a beginning of sequence) that the tokenizer itself adds, or
@@ -93,12 +96,16 @@ class Tokenizer:
         """A fresh stream of text. Special tokens that are `shown` are never skipped."""
         silent = self._special - shown if skip_special_tokens else frozenset[int]()
         if self._alphabet is not None:
-            return ByteDetokenizer(
-                lambda token: b"" if token in silent else self.token_bytes(token)
-            )
+            return ByteDetokenizer(self._pieces(silent))
         if silent == self._special:
             return WindowDetokenizer(self._decode_window, silent)
         return WindowDetokenizer(self._decode_all, silent)
+
+    def _make_pieces(self, silent: frozenset[int]) -> Callable[[int], Piece]:
+        """Of streams in which these tokens say nothing."""
+        return functools.cache(
+            lambda token: piece_of(b"" if token in silent else self.token_bytes(token))
+        )
 
     def _token_bytes(self, token: int) -> bytes:
         text = self._backend.id_to_token(token)

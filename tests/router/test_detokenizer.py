@@ -16,6 +16,7 @@ from router.text.detokenizer import (
     byte_alphabet,
     bytes_of,
     detokenize,
+    piece_of,
 )
 from tests.router.tiny_model import train_tokenizer
 
@@ -53,7 +54,9 @@ SENTENCEPIECE, METASPACE = sentencepiece_like(), metaspace()
 
 
 def byte_stream() -> Detokenizer:
-    return ByteDetokenizer(lambda token: bytes_of(BYTE_LEVEL.id_to_token(token), ALPHABET))
+    return ByteDetokenizer(
+        lambda token: piece_of(bytes_of(BYTE_LEVEL.id_to_token(token), ALPHABET))
+    )
 
 
 def window_stream(tokenizer: Tokenizer) -> Detokenizer:

@@ -15,11 +15,10 @@ from tokenizers import Tokenizer
 
 from router.direct import Direct
 from router.mailbox import Mailbox, RouterStops
-from router.merge import Tokens
 from tests.router.conftest import Stage
 from tests.router.test_generate import ids
 from tests.router.test_invalid_requests import http_client
-from wire.messages import Submit
+from wire.messages import Output, Submit
 
 TEXT = "two wheels 😀 and two riders"
 
@@ -30,9 +29,9 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     found: list[list[int]] = []
     take = Direct.take
 
-    def record(direct: Direct, tokens: Tokens) -> None:
-        found.append(list(tokens.tokens))
-        take(direct, tokens)
+    def record(direct: Direct, output: Output) -> None:
+        found.append(list(output.tokens))
+        take(direct, output)
 
     monkeypatch.setattr(Direct, "take", record)
     return found
@@ -76,6 +75,22 @@ async def test_tokens_in_the_middle_take_it_and_all_are_told(
     assert list(chain(*taken)) == script[2:], "all of them, and not the end"
 
 
+async def test_over_grpc_they_take_it_too(
+    stage: Stage, backend: Tokenizer, taken: list[list[int]]
+) -> None:
+    script = ids(backend, TEXT)
+    _, decode = await stage.add_pair(script)
+    decode.hold_after = 2
+    told = aiter(stage.call(text="a", max_tokens=99))
+    responses = [await anext(told)]
+    await stage.until(lambda: waits_for_its_destination_alone(stage, num_tokens=2))
+    taken.clear()
+    decode.release.set()
+    responses += [response async for response in told]
+    assert "".join(response.text for response in responses) == TEXT
+    assert taken[0] == script[2:3], "those behind it may have waited for its write"
+
+
 def waits_for_its_destination_alone(stage: Stage, num_tokens: int) -> bool:
     """The one journey has all that was said so far, the first worker's last word included."""
     (journey,) = stage.server.conductor._journeys
@@ -114,7 +129,7 @@ async def test_after_a_loss_the_answer_goes_on_where_it_was(
 async def test_an_error_on_the_short_way_is_the_request_s_own(
     stage: Stage, backend: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(direct: Direct, tokens: Tokens) -> None:
+    def fail(direct: Direct, output: Output) -> None:
         raise RuntimeError("for the test")
 
     monkeypatch.setattr(Direct, "take", fail)
