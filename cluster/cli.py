@@ -13,13 +13,13 @@ import typer
 from rich.console import Console
 
 from cluster.config import ClusterConfig, load_config, parse_override
-from cluster.demo import DEFAULT_PROMPT, check_open, run_demo
 from cluster.errors import ClusterError
 from cluster.keys import keys_app
 from cluster.launcher import Launcher
 from cluster.running import RunningCluster, running
 
 WATCH_S = 1.0
+DEFAULT_PROMPT = "Write a function that returns the lines of a text."
 
 app = typer.Typer(
     add_completion=False,
@@ -89,6 +89,8 @@ def demo(
     without_ray: WithoutRay = False,
 ) -> None:
     """Start a cluster, stream one chat, show what each stage took, stop."""
+    from cluster.demo import check_open, run_demo  # other commands need not wait for gRPC's stubs
+
     with _reporting_errors():
         settings = _load(config, overrides, {})
         check_open(settings)

@@ -15,7 +15,6 @@ from cluster.running import RunningCluster
 from wire import inference_pb2 as pb
 from wire import inference_pb2_grpc as rpc
 
-DEFAULT_PROMPT = "Write a function that returns the lines of a text."
 MAX_TOKENS = 160
 NUM_CONTEXT_LINES = 40
 TIMEOUT_S = 120.0

@@ -7,8 +7,8 @@ from typing import Protocol
 import msgspec
 
 from cluster.pools import Pool
+from router.addresses import RouterAddresses
 from router.config import RouterConfig
-from router.server import RouterAddresses
 from worker.config import WorkerConfig
 
 ROUTER_START_S = 300.0
@@ -43,9 +43,15 @@ class RunningProcess(Protocol):
 
 
 class RunningRouter(RunningProcess, Protocol):
-    """A router that has started."""
+    """A router that was launched, and may still load."""
 
-    addresses: RouterAddresses
+    fleet: str
+    """host:port where workers announce themselves, from now on: it will listen there."""
+
+    @property
+    def addresses(self) -> RouterAddresses:
+        """Once it listens. Raises StartFailed."""
+        ...
 
     def error(self) -> str | None:
         """Why it has died; None while it lives."""
@@ -62,7 +68,7 @@ class Launcher(Protocol):
     """Raises StartFailed for whatever keeps a process from starting."""
 
     def start_router(self, name: str, config: RouterConfig) -> RunningRouter:
-        """Returns when it listens."""
+        """Returns when it is known where workers find it."""
         ...
 
     def start_worker(self, pool: Pool, name: str, config: WorkerConfig) -> RunningWorker:

@@ -6,9 +6,11 @@ import os
 import queue
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,8 @@ from cluster.config import at_home
 from cluster.errors import StartFailed
 from cluster.launcher import ROUTER_START_S, WorkerStatus
 from cluster.pools import Pool
+from router.addresses import RouterAddresses
 from router.config import RouterConfig
-from router.server import RouterAddresses
 from worker.config import WorkerConfig
 
 LOOPBACK = "127.0.0.1"
@@ -99,12 +101,22 @@ class Child:
 
 
 class ChildRouter:
-    """Implements `cluster.launcher.RunningRouter`."""
+    """Implements `cluster.launcher.RunningRouter`; `reserved` is the port `fleet` until then."""
 
-    def __init__(self, child: Child, addresses: RouterAddresses) -> None:
+    def __init__(self, child: Child, fleet: str, reserved: socket.socket) -> None:
         self.name = child.name
-        self.addresses = addresses
+        self.fleet = fleet
         self._child = child
+        self._reserved = reserved
+
+    @cached_property
+    def addresses(self) -> RouterAddresses:
+        with self._reserved:
+            ready = self._child.wait_ready(ROUTER_START_S)
+        if ready is None:
+            self._child.stop(0)
+            raise StartFailed(f"{self.name} did not start within {ROUTER_START_S:.0f} s")
+        return msgspec.json.decode(ready, type=RouterAddresses)
 
     def error(self) -> str | None:
         return None if self._child.process.poll() is None else self._child.last_words()
@@ -114,6 +126,7 @@ class ChildRouter:
 
     def wait_stopped(self, timeout_s: float) -> None:
         self._child.stop(timeout_s)
+        self._reserved.close()
 
 
 class ChildWorker:
@@ -149,14 +162,13 @@ class ProcessLauncher:
         self._children: list[Child] = []
 
     def start_router(self, name: str, config: RouterConfig) -> ChildRouter:
-        settings = msgspec.json.encode(at_home(config, LOOPBACK)).decode()
-        arguments = ["router", "--settings", settings]
-        child = self._spawn(name, arguments)
-        ready = child.wait_ready(ROUTER_START_S)
-        if ready is None:
-            child.stop(0)
-            raise StartFailed(f"{name} did not start within {ROUTER_START_S:.0f} s")
-        return ChildRouter(child, msgspec.json.decode(ready, type=RouterAddresses))
+        """Its workers may load while it does: that is where most of a start goes."""
+        config = at_home(config, LOOPBACK)
+        reserved = reserve(config.host, config.fleet_port)
+        port = reserved.getsockname()[1]
+        settings = msgspec.json.encode(msgspec.structs.replace(config, fleet_port=port)).decode()
+        child = self._spawn(name, ["router", "--settings", settings])
+        return ChildRouter(child, f"{config.host}:{port}", reserved)
 
     def start_worker(self, pool: Pool, name: str, config: WorkerConfig) -> ChildWorker:
         threads = config.threads or max(1, (os.cpu_count() or 2) // 2)
@@ -179,6 +191,22 @@ class ProcessLauncher:
         child = Child(name, arguments)
         self._children.append(child)
         return child
+
+
+def reserve(host: str, port: int) -> socket.socket:
+    """A port, any free one when it is 0, that nobody is given but who asks for it by number.
+
+    Nobody listens there: a process may, while this is held. Raises StartFailed.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    reserved = socket.socket(family)
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        reserved.bind((host, port))
+    except OSError as error:
+        reserved.close()
+        raise StartFailed(f"{host}:{port} cannot be the fleet's: {error.strerror}") from error
+    return reserved
 
 
 def _python_path() -> str:

@@ -25,8 +25,8 @@ from cluster.pools import Pool
 from cluster.ray_processes import RayRouter, RayWorker, first_line
 from cluster.ray_rooms import Room, Rooms, nodes
 from cluster.shortage import explain
+from router.addresses import RouterAddresses
 from router.config import RouterConfig
-from router.server import RouterAddresses
 from worker.config import WorkerConfig
 
 JOB_STOP_S = 3.0

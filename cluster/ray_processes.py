@@ -12,7 +12,7 @@ from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayActorError
 
 from cluster.launcher import WorkerStatus
 from cluster.ray_rooms import Room, Rooms
-from router.server import RouterAddresses
+from router.addresses import RouterAddresses
 
 ANSWER_S = 1.0
 PATIENCE_S = 2.0
@@ -25,6 +25,7 @@ class RayRouter:
     def __init__(self, name: str, actor: Any, addresses: RouterAddresses) -> None:
         self.name = name
         self.addresses = addresses
+        self.fleet = addresses.fleet
         self._actor = actor
         self._stopping: Any = None
 

@@ -17,8 +17,8 @@ from cluster.launcher import Launcher, RunningWorker
 from cluster.places import RouterPlace, WorkerPlace
 from cluster.pools import Pool
 from router.access.exposure import warnings
+from router.addresses import RouterAddresses
 from router.config import RouterConfig
-from router.server import RouterAddresses
 
 POLL_S = 0.1
 SLACK_S = 5.0
@@ -60,6 +60,8 @@ class RunningCluster:
             worker = self._start_worker(pool, name, 1)
             backoff = Backoff(self._clock())
             self._workers.append(WorkerPlace(name, backoff, pool=pool, worker=worker))
+        for place in self._routers:
+            self._tell_ready(place)
         self.wait_ready()
 
     def wait_ready(self) -> None:
@@ -134,10 +136,13 @@ class RunningCluster:
             config = msgspec.structs.replace(config, admin_port=_nth_port(admin_port, index))
             router = self._launcher.start_router(name, config)
             self._routers.append(RouterPlace(name, Backoff(self._clock()), router=router))
-            addresses = router.addresses
-            admin = "" if addresses.admin is None else f"   admin {addresses.admin}"
-            self._tell(f"{name}   ready   grpc {addresses.grpc}   http {addresses.http}{admin}")
-            config = msgspec.structs.replace(_at(config, addresses), fleet_port=0)
+            if index + 1 < self.config.num_routers:
+                config = msgspec.structs.replace(_at(config, router.addresses), fleet_port=0)
+
+    def _tell_ready(self, place: RouterPlace) -> None:
+        at = place.router.addresses
+        admin = "" if at.admin is None else f"   admin {at.admin}"
+        self._tell(f"{place.name}   ready   grpc {at.grpc}   http {at.http}{admin}")
 
     def _watch_router(self, place: RouterPlace) -> None:
         """Another one listens where the dead one did: clients and workers find it again."""
@@ -149,8 +154,9 @@ class RunningCluster:
             config = _at(self.config.router, place.router.addresses)
             shared = self.config.num_routers > 1
             config = msgspec.structs.replace(config, share_ports=shared)
-            place.router = self._launcher.start_router(place.name, config)
-            self._tell(f"{place.name}   ready   again")
+            router = self._launcher.start_router(place.name, config)
+            self._tell(f"{place.name}   ready   again   http {router.addresses.http}")
+            place.router = router
 
         place.try_again(start, self._clock(), self._tell)
 
@@ -174,7 +180,7 @@ class RunningCluster:
         config = msgspec.structs.replace(
             config,
             worker_id=name if num_starts == 1 else f"{name}.{num_starts}",
-            routers=(*config.routers, *(it.router.addresses.fleet for it in self._routers)),
+            routers=(*config.routers, *(it.router.fleet for it in self._routers)),
         )
         return self._launcher.start_worker(pool, name, config)
 

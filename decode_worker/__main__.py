@@ -1,8 +1,11 @@
 """`python -m decode_worker --model DIR --router HOST:PORT`"""
 
-from decode_worker.scheduler import make_policy
-from wire.identity import Role
-from worker.process import make_app
+import gc
 
 if __name__ == "__main__":
+    gc.disable()  # until all is loaded: it would look through it again and again, for nothing
+    from decode_worker.scheduler import make_policy
+    from wire.identity import Role
+    from worker.process import make_app
+
     make_app(Role.DECODE, make_policy)()

@@ -9,11 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
-import msgspec
 
 from router.access.exposure import warnings
 from router.access.gate import Gate
 from router.access.keys import KeyFile
+from router.addresses import RouterAddresses
 from router.conductor import Conductor
 from router.config import RouterConfig
 from router.doors import Doors
@@ -29,17 +29,6 @@ from runtime.listen import bind
 from runtime.session import SERVER_OPTIONS
 
 log = logging.getLogger("tandem.router")
-
-
-class RouterAddresses(msgspec.Struct, frozen=True, kw_only=True):
-    """host:port of each listener."""
-
-    router_id: str
-    models: tuple[str, ...]
-    grpc: str
-    http: str
-    fleet: str
-    admin: str | None = None
 
 
 class RouterServer:

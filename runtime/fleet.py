@@ -19,6 +19,8 @@ from wire.messages import Join, Joined, WorkerCard
 
 METHOD = "/tandem.internal.v1.Fleet/Join"
 ANNOUNCE_EVERY_S = 1.0
+FIRST_RETRY_S = 0.1
+"""A router that starts together with its workers is there soon; each further wait is longer."""
 log = logging.getLogger(__name__)
 
 
@@ -58,10 +60,11 @@ async def announce(
 ) -> None:
     """Announce a worker to one router until cancelled; `on_result` hears how each try went."""
     told: str | None = None
+    wait_s = FIRST_RETRY_S
 
     def heard() -> None:
-        nonlocal told
-        told = None
+        nonlocal told, wait_s
+        told, wait_s = None, FIRST_RETRY_S
         on_result(True)
 
     while True:
@@ -73,7 +76,8 @@ async def announce(
             if cause != told:
                 log.warning("router %s does not hear this worker: %s", fleet_address, cause)
                 told = cause
-        await asyncio.sleep(ANNOUNCE_EVERY_S)
+        await asyncio.sleep(wait_s)
+        wait_s = min(2 * wait_s, ANNOUNCE_EVERY_S)
 
 
 async def _announce_while_heard(

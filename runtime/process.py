@@ -27,10 +27,12 @@ def keep_what_is_loaded() -> None:
     """To be called once, when the process is about to serve.
 
     Modules, models and tokenizers stay until the end: were the garbage collector to look through
-    them again and again, nothing would move for a tenth of a second each time.
+    them again and again, nothing would move for a tenth of a second each time. It may have been
+    disabled while they were loaded.
     """
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 def end_with_stdin() -> None:

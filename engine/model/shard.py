@@ -19,11 +19,13 @@ import torch
 from torch import Tensor
 
 from engine.errors import CheckpointError
+from engine.memory import empty
 from engine.model.part import Cut
 
 _DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+_HOST = torch.device("cpu")
 _HEADER_LIMIT = 100_000_000
-_PIECE_BYTES = 8 << 20
+_PIECE_BYTES = 4 << 20
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -80,24 +82,31 @@ class Shard:
             raise self.error(f"tensor '{name}': expected shape {wanted}, found {found}")
         if entry.num_bytes != math.prod(found) * dtype.itemsize:
             raise self.error(f"tensor '{name}': {entry.num_bytes} bytes do not fit {found}")
+        pieces = list(_pieces(target, cut, dtype.itemsize))
+        between: Tensor | None = None
+        if target.dtype != dtype or target.device.type != "cpu":
+            most = max((piece.numel() for piece, _ in pieces), default=0)
+            between = empty((most,), dtype, _HOST)
         try:
             with self.path.open("rb", buffering=0) as file:
-                for piece, reads in _pieces(target, cut, dtype.itemsize):
-                    progress(self._read_piece(file, name, piece, dtype, reads))
+                for piece, reads in pieces:
+                    progress(self._read_piece(file, name, piece, between, reads))
         except OSError as error:
             raise self.error(f"cannot be read: {error.strerror}") from error
 
     def _read_piece(
-        self, file: BinaryIO, name: str, piece: Tensor, dtype: torch.dtype, offsets: range
+        self, file: BinaryIO, name: str, piece: Tensor, between: Tensor | None, offsets: range
     ) -> int:
-        """Of equal runs of bytes, one at each of these offsets in the tensor."""
-        direct = piece.dtype == dtype and piece.device.type == "cpu"
-        buffer = piece if direct else torch.empty(piece.shape, dtype=dtype)
+        """Of equal runs of bytes, one at each of these offsets in the tensor.
+
+        They come by way of `between`, where they are not as they are wanted.
+        """
+        buffer = piece if between is None else between[: piece.numel()].view(piece.shape)
         window = memoryview(buffer.view(-1).view(torch.uint8).numpy().data)
         run, begin = len(window) // len(offsets), self.offset(name)
         for index, offset in enumerate(offsets):
             self._read_run(file, name, window[index * run : (index + 1) * run], begin + offset)
-        if not direct:
+        if between is not None:
             piece.copy_(buffer)
         return buffer.nbytes
 

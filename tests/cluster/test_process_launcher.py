@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 
-from cluster.process_launcher import Child
+from cluster.errors import StartFailed
+from cluster.process_launcher import Child, reserve
 
 
 def test_of_a_killed_child_the_signal_is_told_and_not_what_it_said_before() -> None:
@@ -30,3 +33,13 @@ def test_what_a_child_warns_of_is_heard_with_its_name(capsys: pytest.CaptureFixt
     child.process.kill()
     child.stop(60)
     assert capsys.readouterr().err == "talker   12:01 WARNING mind the gap\n"
+
+
+def test_a_reserved_port_can_be_listened_at_and_then_be_reserved_by_nobody() -> None:
+    with reserve("127.0.0.1", 0) as reserved, socket.socket() as listener:
+        port = reserved.getsockname()[1]
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", port))
+        listener.listen()
+        with pytest.raises(StartFailed, match=f"127.0.0.1:{port} .*in use"):
+            reserve("127.0.0.1", port)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
@@ -12,8 +13,8 @@ from cluster.errors import StartFailed
 from cluster.launcher import WorkerStatus
 from cluster.pools import Pool
 from cluster.running import RunningCluster
+from router.addresses import RouterAddresses
 from router.config import RouterConfig
-from router.server import RouterAddresses
 from worker.config import WorkerConfig
 
 
@@ -23,10 +24,20 @@ class APretender:
 
     name: str
     config: RouterConfig | WorkerConfig
-    addresses: RouterAddresses
+    at: RouterAddresses
+    on_wait: Callable[[], None]
     error_text: str | None = None
     waits_for: str | None = None
     stopped: bool = False
+
+    @property
+    def fleet(self) -> str:
+        return self.at.fleet
+
+    @property
+    def addresses(self) -> RouterAddresses:
+        self.on_wait()
+        return self.at
 
     def error(self) -> str | None:
         return self.error_text
@@ -50,6 +61,8 @@ class APretendingLauncher:
     started: list[APretender] = field(default_factory=list)
     broken: str | None = None
     last_port: int = 4999
+    started_before_waits: list[list[str]] = field(default_factory=list)
+    """Whom it had started, each time that somebody waited for a router."""
 
     def start_router(self, name: str, config: RouterConfig) -> APretender:
         addresses = RouterAddresses(
@@ -60,14 +73,17 @@ class APretendingLauncher:
             fleet=self._at(config.fleet_port),
             admin=None if config.admin_port is None else self._at(config.admin_port),
         )
-        return self._start(APretender(name, config, addresses))
+        return self._start(APretender(name, config, addresses, self._waited_for))
 
     def start_worker(self, pool: Pool, name: str, config: WorkerConfig) -> APretender:
         nowhere = RouterAddresses(router_id="", models=(), grpc="", http="", fleet="")
-        return self._start(APretender(name, config, nowhere))
+        return self._start(APretender(name, config, nowhere, self._waited_for))
 
     def close(self) -> None:
         pass
+
+    def _waited_for(self) -> None:
+        self.started_before_waits.append([process.name for process in self.started])
 
     def _at(self, port: int) -> str:
         self.last_port += port == 0
@@ -104,6 +120,11 @@ def test_a_dead_worker_is_replaced_at_once_under_another_id() -> None:
     assert isinstance(second.config, WorkerConfig)
     assert second.config.worker_id == "decode-0.2"
     assert "decode-0   died: killed by signal 9; another starts now" in run.told
+
+
+def test_workers_load_while_the_router_does() -> None:
+    first_wait = ACluster().launcher.started_before_waits[0]
+    assert first_wait == ["router-0", "prefill-0", "decode-0"]
 
 
 def test_every_router_has_an_admin_port_of_its_own_and_keeps_it() -> None:

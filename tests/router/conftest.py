@@ -12,10 +12,11 @@ import pytest
 import pytest_asyncio
 from tokenizers import Tokenizer
 
+from router.addresses import RouterAddresses
 from router.config import RouterConfig
 from router.models import ServedModel
 from router.placing.ledger import PromptHashes
-from router.server import RouterAddresses, RouterServer
+from router.server import RouterServer
 from tests.router.fake_worker import FakeWorker
 from tests.router.tiny_model import one_model, write_model
 from wire import inference_pb2 as pb

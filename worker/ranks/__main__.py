@@ -1,5 +1,6 @@
 """`python -m worker.ranks RANK SIZE ORDERS CALLS PULSE MEETING`: started by rank 0, files open."""
 
+import gc
 import os
 import signal
 import sys
@@ -8,6 +9,7 @@ from runtime.logs import start_logging
 from worker.ranks.tether import end_with_parent
 
 if __name__ == "__main__":
+    gc.disable()  # until all is loaded: it would look through it again and again, for nothing
     end_with_parent()
     # Whoever ends a worker by signals means rank 0, which drains first.
     for each in (signal.SIGINT, signal.SIGTERM):

@@ -1,0 +1,50 @@
+"""Announcements to routers that are not there yet."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import pytest
+
+from runtime.fleet import ANNOUNCE_EVERY_S, FIRST_RETRY_S, announce
+from wire.identity import ProcessRef, Role, WorkerRef
+from wire.layout import KvLayout
+from wire.messages import WorkerCard
+
+CARD = WorkerCard(
+    ref=WorkerRef("decode-0", 1),
+    role=Role.DECODE,
+    address="127.0.0.1:1",
+    model="m",
+    model_hash="h",
+    layout=KvLayout(num_layers=1, num_kv_heads=1, head_size=4, block_size=4, dtype="float32"),
+    content="c",
+    num_blocks=1,
+    max_model_len=1,
+    transport="memory",
+    process=ProcessRef("host", 1),
+)
+
+
+async def test_a_router_that_starts_beside_its_workers_is_soon_asked_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waits: list[float] = []
+
+    async def note(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 6:
+            raise asyncio.CancelledError
+
+    heard: list[bool] = []
+    monkeypatch.setattr("runtime.fleet.asyncio.sleep", note)
+    with socket.socket() as nobody_listens:
+        nobody_listens.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{nobody_listens.getsockname()[1]}"
+        with pytest.raises(asyncio.CancelledError):
+            await announce(address, lambda: CARD, heard.append)
+    assert heard == [False] * 6
+    assert waits[0] == FIRST_RETRY_S
+    assert waits == sorted(waits)
+    assert waits[-2:] == [ANNOUNCE_EVERY_S] * 2
