@@ -68,9 +68,6 @@ class AheadEngine(Engine):
             return self.running
         return [sequence for sequence in self.running if not will_end(sequence)]
 
-    def _reach(self, sequence: Sequence, end: int) -> None:
-        """It counted as that far when it was launched."""
-
     def _release(self, sequence: Sequence) -> None:
         if sequence.num_flights:
             assert self._flight is not None

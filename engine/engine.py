@@ -196,6 +196,8 @@ class Engine:
         """Compute the slices as one batch, and note how far each sequence has come."""
         self.landed = slices
         sampled = self.runner.run(slices, on_layer) if slices else []
+        for piece in slices:
+            piece.sequence.num_computed = piece.start + piece.count
         progress = [self._advance(*pair) for pair in zip(slices, sampled, strict=True)]
         self.followers.follow()
         return progress
@@ -227,16 +229,16 @@ class Engine:
 
     def _advance(self, piece: Slice, sampled: Sampled | None) -> Progress:
         sequence, end = piece.sequence, piece.start + piece.count
-        self._reach(sequence, end)
-        finish = stop_token = None
-        if sequence.grammar is not None and sequence.grammar.error is not None:
+        grammar, finish, stop_token = sequence.grammar, None, None
+        if grammar is not None and grammar.error is not None:
             return self._break(piece)
         if sampled is not None:
             sequence.tokens.append(sampled.token)
             finish, stop_token = sequence.ending(self.runner.eos_token_ids)
-            if finish is None:
-                self.followers.drew(sequence, sampled.token)
-        self.memory.publish(sequence, end)
+            if grammar is not None and finish is None:
+                self.followers.drew(grammar, sampled.token)
+        if end // self.block_size > sequence.num_published:
+            self.memory.publish(sequence, end)
         if finish is not None:
             self._end(sequence)
         return Progress(sequence, piece.start, end, sampled, finish, stop_token)
@@ -262,9 +264,6 @@ class Engine:
     def _ready(self) -> Seq[Sequence]:
         """Who can take part in the next step."""
         return self.running
-
-    def _reach(self, sequence: Sequence, end: int) -> None:
-        sequence.num_computed = end
 
     def _end(self, sequence: Sequence) -> None:
         """A finished sequence that a transfer still reads is held until its owner drops it."""

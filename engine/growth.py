@@ -25,6 +25,7 @@ class Growth:
         self._waiting = waiting
         self._memory = memory
         self._layout = layout
+        self._block_size = layout.block_size
 
     def try_grow(self, share: Share, slices: Seq[Slice]) -> bool:
         """Make the blocks cover the share; others, or at last the sequence itself, give way.
@@ -33,7 +34,7 @@ class Growth:
         """
         sequence = share.sequence
         end = sequence.num_computed + share.count
-        if end <= len(sequence.blocks) * self._layout.block_size:
+        if end <= len(sequence.blocks) * self._block_size:
             return True
         missing = self._layout.num_blocks(end) - len(sequence.blocks)
         while (new := self._memory.pool.try_allocate(missing)) is None:

@@ -54,6 +54,7 @@ class Sequence:
         "priority",
         "sampling",
         "status",
+        "takes_best",
         "tenant",
         "tokens",
     )
@@ -95,6 +96,8 @@ class Sequence:
         self.status = Status.WAITING
         self.grammar: GrammarPath | None = None
         """Where it stands in the grammar that its request asked for, if it did."""
+        self.takes_best = _takes_best(sampling)
+        """True when a token of it is the best of its logits as they come, and that is all."""
 
     @property
     def num_output(self) -> int:
@@ -112,8 +115,9 @@ class Sequence:
     @property
     def decoding(self) -> bool:
         """True when one token is missing: the next step is a decode step."""
-        num_tokens = len(self.tokens) + self.num_unknown
-        return num_tokens - self.num_computed == 1 and num_tokens > self.num_prompt
+        num_computed = self.num_computed
+        missing = len(self.tokens) + self.num_unknown - num_computed
+        return missing == 1 and num_computed >= self.num_prompt
 
     def move(self, status: Status) -> None:
         assert status in _TRANSITIONS[self.status], f"{self.leg}: {self.status} -> {status}"
@@ -132,11 +136,25 @@ class Sequence:
 
     def ending(self, eos_token_ids: frozenset[int]) -> tuple[FinishReason | None, int | None]:
         """Why the sequence ends with its last token, which may be what ends it; or None, None."""
-        num_output, sampling, last = self.num_output, self.sampling, self.tokens[-1]
+        num_output = len(self.tokens) - self.num_prompt
+        sampling, last = self.sampling, self.tokens[-1]
         if self.grammar is not None and last in self.grammar.eos_token_ids:
             return FinishReason.STOP, last  # nothing is allowed behind it
-        if num_output >= max(1, sampling.min_tokens):
+        if num_output >= sampling.min_tokens:
             ends = last in eos_token_ids and not sampling.ignore_eos
             if ends or last in sampling.stop_token_ids:
                 return FinishReason.STOP, last
         return (FinishReason.LENGTH if num_output >= sampling.max_tokens else None), None
+
+
+def _takes_best(sampling: SamplingParams) -> bool:
+    return (
+        sampling.greedy
+        and sampling.logprobs is None
+        and sampling.grammar is None
+        and sampling.rules is None
+        and sampling.min_tokens == 0
+        and sampling.repetition_penalty == 1.0
+        and sampling.presence_penalty == 0.0
+        and sampling.frequency_penalty == 0.0
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor
 
@@ -26,24 +27,24 @@ class Piece(Span, frozen=True, gc=False):
     samples: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class LastDrawn:
     """The tokens [rows] that the last launched step draws, where they are drawn, and whose."""
 
     tokens: Tensor
-    row_of: dict[Leg, int]
-
-    @staticmethod
-    def of(sequences: Seq[Sequence], tokens: Tensor) -> LastDrawn:
-        return LastDrawn(tokens, {sequence.leg: row for row, sequence in enumerate(sequences)})
+    sequences: Seq[Sequence]
 
     def piece(self, slice: Slice) -> Piece:
         sequence, start, count = slice.sequence, slice.start, slice.count
         tokens = sequence.tokens[start : start + count]
-        source = None if tokens else self.row_of[sequence.leg]
+        source = None if tokens else self._row_of[sequence.leg]
         return Piece(
             start, count, sequence.blocks, tokens, source, sequence.num_prompt, slice.samples
         )
+
+    @cached_property
+    def _row_of(self) -> dict[Leg, int]:
+        return {sequence.leg: row for row, sequence in enumerate(self.sequences)}
 
     def fill(self, token_ids: Tensor, unknown: Seq[tuple[int, int]]) -> Tensor:
         """`token_ids` [tokens] with the drawn ones in the places of those that are unknown."""
@@ -69,19 +70,18 @@ def step_inputs(pieces: Seq[Piece]) -> StepInputs:
     lengths: list[int] = []
     unknown: list[tuple[int, int]] = []
     for piece in pieces:
-        start, end, num_prompt = piece.start, piece.end, piece.num_prompt
-        if piece.count > 1:
-            token_ids += piece.tokens
-            positions += range(start, end)
-            lengths += (max(reached, num_prompt) for reached in range(start + 1, end + 1))
-            continue
+        start, end, num_prompt = piece.start, piece.start + piece.count, piece.num_prompt
         if piece.source is None:
             token_ids += piece.tokens
         else:
             unknown.append((len(token_ids), piece.source))
             token_ids.append(0)
-        positions.append(start)
-        lengths.append(max(end, num_prompt))
+        if piece.count == 1:
+            positions.append(start)
+            lengths.append(end if end > num_prompt else num_prompt)
+        else:
+            positions += range(start, end)
+            lengths += (max(reached, num_prompt) for reached in range(start + 1, end + 1))
     return StepInputs((token_ids, positions, lengths), unknown)
 
 

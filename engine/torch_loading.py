@@ -44,7 +44,7 @@ def load_torch_runner(
     `device` is "auto" (a GPU if there is one), "cpu" or "cuda:N"; `dtype` is "auto",
     "float32", "bfloat16" or "float16", and `cache_dtype` "auto", which is what is computed in,
     "float32", "bfloat16" or "float8_e4m3fn"; `threads` sets torch's for the whole process, and
-    up to `most_threads` compute prompts while cores are idle. With `deterministic`, no bit of
+    up to `most_threads` compute while cores are idle. With `deterministic`, no bit of
     an answer depends on what else is in the batch. On a GPU `attention` is "flashinfer",
     "torch", or "auto", the first of them that can be had, and decode steps of up to
     `max_sequences` are recorded as graphs: "start", "lazy", when a size is first needed, or

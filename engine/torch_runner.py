@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence as Seq
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import compress
 
 import torch
 from torch import Tensor
@@ -87,7 +88,7 @@ class TorchRunner:
         self._settings = settings or StepSettings()
         self._attention: Attention | None = None
         self._graphs: DecodeGraphs | None = None
-        self._last = LastDrawn.of((), torch.empty(0, dtype=torch.int64, device=device))
+        self._last = LastDrawn(torch.empty(0, dtype=torch.int64, device=device), ())
 
     def allocate(self, num_blocks: int) -> CacheRegion:
         """Allocate the cache, zeroed; ConfigError when the device has no memory for it."""
@@ -154,7 +155,8 @@ class TorchRunner:
         self, pieces: Seq[Piece], slices: Seq[Slice], on_layer: OnLayer | None = None
     ) -> Collect:
         """`launch`, when the slices' pieces are there already."""
-        sampling = [slice.sequence for slice in slices if slice.samples]
+        samples = [piece.samples for piece in pieces]
+        sampling = [slice.sequence for slice in compress(slices, samples)]
         with self._on_device, torch.inference_mode():
             logits = self._logits(pieces, on_layer)
             if not sampling:
@@ -162,10 +164,10 @@ class TorchRunner:
             drawn = self._sampler.draw(logits, sampling)
             if self.runs_ahead:
                 self._collective.hand_out(drawn.tokens)
-        self._last = LastDrawn.of(sampling, drawn.tokens)
+        self._last = LastDrawn(drawn.tokens, sampling)
         if len(sampling) == len(slices):
             return drawn.collect
-        return Among([slice.samples for slice in slices], drawn)
+        return Among(samples, drawn)
 
     def follow(self, pieces: Seq[Piece], *, by_layers: bool) -> None:
         """Compute this rank's part of a step that rank 0 launches, `by_layers` or at once.
@@ -179,7 +181,7 @@ class TorchRunner:
             if num_drawn and self.runs_ahead:
                 tokens = torch.empty(num_drawn, dtype=torch.int64, device=self.device)
                 self._collective.hand_out(tokens)
-                self._last = LastDrawn(tokens, {})
+                self._last = LastDrawn(tokens, ())
 
     def close(self) -> None:
         """Nothing of it computes elsewhere."""

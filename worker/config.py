@@ -67,7 +67,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     threads: int | None = None
     """CPU threads of the model, which its ranks share; None takes torch's default."""
     most_threads: int | None = None
-    """Threads for prompts while cores of the machine are idle, if more than `threads`."""
+    """Threads for a step while cores of the machine are idle, if more than `threads`."""
     deterministic: bool = False
     """No bit of an answer depends on what else is computed, or how; prompts take longer."""
     block_size: int = 16

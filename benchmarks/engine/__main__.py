@@ -1,6 +1,7 @@
 """The engine beside the machine's floors and beside transformers, all of it in one run.
 
     python -m benchmarks.engine [--model 125m] [--dtype bfloat16] [--threads 1] [--cache DIR]
+        [--prompt 512] [--batch 1]
 
 Each figure is a median; each fraction is the floor divided by it, so that 1 is the best there is.
 The floor of a decode step is the time to read all weights and the KV cache once, or to multiply
@@ -10,6 +11,7 @@ them, whichever is longer; that of a prompt is its products at the best rate tha
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -27,12 +29,21 @@ from benchmarks.engine.transformers_peer import Transformers
 from cluster.bundled import BUNDLED_MODEL
 from engine.model.config import read_config
 
-PROMPTS = (128, 512, 2048)
-BATCHES = (1, 8, 32)
+PROMPTS = [128, 512, 2048]
+BATCHES = [1, 8, 32]
 CONTEXT = 512
 ELEMENT_BYTES = {"float32": 4, "bfloat16": 2}
 OVERHEAD_US = {1: 150, 32: 400}
 """At most so much, in microseconds, for each batch size."""
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """What is measured, and how often."""
+
+    prompts: list[int]
+    batches: list[int]
+    rounds: int
 
 
 def main(
@@ -44,14 +55,14 @@ def main(
     cache: Annotated[Path | None, typer.Option(help="Where to keep random checkpoints.")] = None,
     rounds: Annotated[int, typer.Option(help="Of each measurement.")] = 10,
     peers: Annotated[bool, typer.Option(help="Measure transformers, too.")] = True,
+    prompt: Annotated[list[int], typer.Option(help="Its tokens. May be repeated.")] = PROMPTS,
+    batch: Annotated[list[int], typer.Option(help="Sequences. May be repeated.")] = BATCHES,
 ) -> None:
     console = Console()
-    for batch, most in OVERHEAD_US.items():  # before peers fill the process with their objects
-        spent = overhead(batch, 20 * rounds).wall_s * 1e6
+    for size, most in OVERHEAD_US.items():  # before peers fill the process with their objects
+        spent = overhead(size, 20 * rounds).wall_s * 1e6
         verdict = "met" if spent < most else "missed"
-        console.print(
-            f"a step without layers, batch {batch}: {spent:.0f} us, bar {most}: {verdict}"
-        )
+        console.print(f"a step without layers, batch {size}: {spent:.0f} us, bar {most}: {verdict}")
     torch.set_num_threads(threads)
     with directory_of(model, cache) as directory:
         config = read_config(directory)
@@ -59,8 +70,9 @@ def main(
         console.print(_rates_line(rates, threads))
         ours = Ours(directory, dtype, threads)
         console.print(f"loaded in {ours.load_s:.1f} s")
+        steps = Steps(prompt, batch, rounds)
         contenders = [ours, *([Transformers(directory, dtype)] if peers else [])]
-        console.print(_table(contenders, Work.of(config), rates, ELEMENT_BYTES[dtype], rounds))
+        console.print(_table(contenders, Work.of(config), rates, ELEMENT_BYTES[dtype], steps))
 
 
 def _rates_line(rates: Rates, threads: int) -> str:
@@ -71,14 +83,18 @@ def _rates_line(rates: Rates, threads: int) -> str:
 
 
 def _table(
-    contenders: list[Ours | Transformers], work: Work, rates: Rates, element_bytes: int, rounds: int
+    contenders: list[Ours | Transformers],
+    work: Work,
+    rates: Rates,
+    element_bytes: int,
+    steps: Steps,
 ) -> Table:
     table = Table("step", "floor ms", title="milliseconds a step")
     for contender in contenders:
         for column in (contender.name, "of floor", "CPU/token"):
             table.add_column(column, justify="right")
     for name, floor_s, num_tokens, costs in _measured(
-        contenders, work, rates, element_bytes, rounds
+        contenders, work, rates, element_bytes, steps
     ):
         cells = [cell for cost in costs for cell in _cells(cost, floor_s, num_tokens)]
         table.add_row(name, f"{floor_s * 1e3:.2f}", *cells)
@@ -91,14 +107,18 @@ def _cells(cost: Cost, floor_s: float, num_tokens: int) -> tuple[str, str, str]:
 
 
 def _measured(
-    contenders: list[Ours | Transformers], work: Work, rates: Rates, element_bytes: int, rounds: int
+    contenders: list[Ours | Transformers],
+    work: Work,
+    rates: Rates,
+    element_bytes: int,
+    steps: Steps,
 ) -> Iterator[tuple[str, float, int, list[Cost]]]:
     """(name, floor in seconds, tokens, each contender's cost) of all steps."""
-    for length in PROMPTS:
-        costs = [it.prefill(length, max(2, rounds // 3)) for it in contenders]
+    for length in steps.prompts:
+        costs = [it.prefill(length, max(2, steps.rounds // 3)) for it in contenders]
         yield f"prefill {length}", work.prefill_s(rates, length), length, costs
-    for batch in BATCHES:
-        costs = [it.decode(batch, CONTEXT, rounds) for it in contenders]
+    for batch in steps.batches:
+        costs = [it.decode(batch, CONTEXT, steps.rounds) for it in contenders]
         floor_s = work.decode_s(rates, element_bytes, batch, CONTEXT)
         yield f"decode, batch {batch}", floor_s, batch, costs
 

@@ -32,7 +32,7 @@ class PagedCache:
 
     def tensor(self, values: list[int] | list[list[int]]) -> Tensor:
         """Integers on the cache's device."""
-        return to_device(values, self.device, torch.int64)
+        return to_device(values, self.device)
 
     def clear(self, blocks: list[int]) -> None:
         """Zero whole blocks, in all layers."""

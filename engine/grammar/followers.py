@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from engine.errors import GrammarsBusy, SequenceError
 from engine.grammar.grammars import Drawn, Grammars
+from engine.grammar.path import GrammarPath
 from engine.sequence import Sequence, Status
 from wire.identity import Leg
 
@@ -51,10 +52,9 @@ class Followers:
         sequence.grammar.give_up()
         return True
 
-    def drew(self, sequence: Sequence, token: int) -> None:
-        """This token goes on, in a grammar if there is one."""
-        if sequence.grammar is not None:
-            self._drawn.append((sequence.grammar, token))
+    def drew(self, grammar: GrammarPath, token: int) -> None:
+        """A sequence goes on in its grammar with this token."""
+        self._drawn.append((grammar, token))
 
     def follow(self) -> None:
         """All tokens of a step are known: what may follow them is looked for from now on."""

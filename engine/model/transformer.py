@@ -107,7 +107,7 @@ class Transformer:
         return computation.finish()
 
     def take_idle_cores(self, threads: Threads) -> None:
-        """Where kernels compute, wide steps use as many threads as these say."""
+        """Where kernels compute, steps use as many threads as these say."""
         if self._native is not None:
             self._native.threads = threads
 

@@ -36,7 +36,7 @@ def apply_filters(logits: Tensor, params: Seq[SamplingParams]) -> None:
     by_ratio = {i: math.log(p.min_p) for i, p in enumerate(params) if p.min_p > 0.0}
     if by_ratio:
         rows = list(by_ratio)
-        ratios = to_device(list(by_ratio.values()), logits.device)
+        ratios = to_device(list(by_ratio.values()), logits.device, torch.float32)
         _exclude(logits, rows, lambda kept: kept.amax(-1) + ratios)
 
 

@@ -31,7 +31,7 @@ def exponential_noise(keys: Seq[int], vocab_size: int, device: torch.device) -> 
     SplitMix64 (Steele, Lea, Flood 2014) with the token id as its counter; 52 bits of it make a
     uniform number strictly between 0 and 1.
     """
-    starts = to_device([_signed(key) for key in keys], device, torch.int64)[:, None]
+    starts = to_device([_signed(key) for key in keys], device)[:, None]
     counters = torch.arange(1, vocab_size + 1, dtype=torch.int64, device=device)
     bits = _mix(starts + counters * _signed(_GOLDEN))
     uniform = (_shift_right(bits, 12).double() + 0.5) * 2.0**-52

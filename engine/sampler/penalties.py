@@ -57,7 +57,7 @@ def _penalize_presence(logits: Tensor, sequence: Sequence) -> None:
 def _apply_rules(logits: Tensor, rules: TokenRules, sequence: Sequence) -> None:
     if rules.bias:
         ids, values = zip(*rules.bias, strict=True)
-        logits[to_device(ids, logits.device)] += to_device(values, logits.device)
+        logits[to_device(ids, logits.device)] += to_device(values, logits.device, torch.float32)
     if rules.allowed is not None:
         allowed = to_device(rules.allowed, logits.device)
         kept = logits[allowed]
@@ -89,4 +89,4 @@ def _ban_stops(logits: Tensor, sequence: Sequence, eos_token_ids: frozenset[int]
 
 
 def _ban(logits: Tensor, ids: list[int]) -> None:
-    logits.index_fill_(0, to_device(ids, logits.device, torch.int64), float("-inf"))
+    logits.index_fill_(0, to_device(ids, logits.device), float("-inf"))

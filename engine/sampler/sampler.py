@@ -30,6 +30,9 @@ class Sampler:
 
     def draw(self, logits: Tensor, sequences: Seq[Sequence]) -> Drawn:
         """The same, where nobody waits for a device before `collect`."""
+        if all(sequence.takes_best for sequence in sequences):
+            chosen = best(logits)
+            return Drawn(chosen, {}, Arriving(chosen.device, chosen))
         wanted = [i for i, s in enumerate(sequences) if s.sampling.logprobs is not None]
         raw = _rows(logits, wanted).log_softmax(-1) if wanted else None
         for row, sequence in enumerate(sequences):
@@ -89,7 +92,7 @@ def _draw(logits: Tensor, sequences: Seq[Sequence]) -> Tensor:
     and logits that differ by rounding differ in a draw only when two tokens tie.
     """
     params = [sequence.sampling for sequence in sequences]
-    temperatures = to_device([p.temperature for p in params], logits.device)
+    temperatures = to_device([p.temperature for p in params], logits.device, torch.float32)
     # Relative to the best, since a tiny temperature would overflow the logits themselves.
     scaled = (logits - logits.amax(-1, keepdim=True)) / temperatures[:, None]
     apply_filters(scaled, params)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from engine.attention.backend import Span
 from engine.attention.torch_backend import TorchBackend
+from engine.cores import Cores, Reading
 from engine.errors import KernelError
 from engine.kernels import build, library
 from engine.kernels.library import Kernels, address, try_load_kernels
@@ -302,23 +303,23 @@ def test_other_dtypes_are_left_to_torch(checkpoint: Callable[[str], Path]) -> No
     assert not Decoder(checkpoint("llama"), torch.float16, native=True).model.native
 
 
-@pytest.mark.parametrize(("num_rows", "looks"), [(3, 0), (100, 1), (150, 1)])
-def test_prompts_take_idle_cores_in_each_layer_and_small_batches_in_none(
-    num_rows: int, looks: int, kernels: Kernels, checkpoint: Checkpoints
+@pytest.mark.parametrize("num_rows", [1, 100, 150])
+def test_steps_take_idle_cores_in_each_layer(
+    num_rows: int, kernels: Kernels, checkpoint: Checkpoints
 ) -> None:
     decoder = Decoder(checkpoint("llama"), torch.bfloat16, native=True, cached=torch.float32)
-    layers = decoder.num_layers
-    taken: list[int] = []
+    num_threads: list[int] = []
 
-    def count() -> int:
-        taken.append(torch.get_num_threads())
-        return taken[-1]
+    def read() -> Reading:
+        num_threads.append(torch.get_num_threads())
+        at = float(len(num_threads))  # a second has passed, in which nobody used a core
+        return Reading(at, 2 * at, 0.0, num_running=1)
 
     before = torch.get_num_threads()
     try:
-        decoder.model.take_idle_cores(Threads(1, 2, count, num_cores=2))
+        threads = Threads(1, 2, Cores(2, 2), read=read, clock=lambda: float(len(num_threads)))
+        decoder.model.take_idle_cores(threads)
         decoder.run((0, 0, num_rows))
-        assert len(taken) == looks * layers
-        assert not taken or torch.get_num_threads() == 1, "given back"
+        assert num_threads == [before, *[2] * (decoder.num_layers - 1)]
     finally:
         torch.set_num_threads(before)
