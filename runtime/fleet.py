@@ -21,6 +21,8 @@ METHOD = "/tandem.internal.v1.Fleet/Join"
 ANNOUNCE_EVERY_S = 1.0
 FIRST_RETRY_S = 0.1
 """A router that starts together with its workers is there soon; each further wait is longer."""
+NUM_QUIET = 8
+"""So many times nobody may listen there, in some 5 s, until that is worth a line."""
 log = logging.getLogger(__name__)
 
 
@@ -60,11 +62,11 @@ async def announce(
 ) -> None:
     """Announce a worker to one router until cancelled; `on_result` hears how each try went."""
     told: str | None = None
-    wait_s = FIRST_RETRY_S
+    num_refused, wait_s = 0, FIRST_RETRY_S
 
     def heard() -> None:
-        nonlocal told, wait_s
-        told, wait_s = None, FIRST_RETRY_S
+        nonlocal told, num_refused, wait_s
+        told, num_refused, wait_s = None, 0, FIRST_RETRY_S
         on_result(True)
 
     while True:
@@ -73,7 +75,9 @@ async def announce(
         except (grpc.RpcError, BadCertificate) as error:
             on_result(False)  # the router is not there yet, or not any more: try again
             cause = _cause(error)
-            if cause != told:
+            num_refused += 1
+            may_start = "Connection refused" in cause and num_refused <= NUM_QUIET
+            if cause != told and not may_start:
                 log.warning("router %s does not hear this worker: %s", fleet_address, cause)
                 told = cause
         await asyncio.sleep(wait_s)

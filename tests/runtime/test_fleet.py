@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from runtime.fleet import ANNOUNCE_EVERY_S, FIRST_RETRY_S, announce
+from runtime.fleet import ANNOUNCE_EVERY_S, FIRST_RETRY_S, NUM_QUIET, announce
 from wire.identity import ProcessRef, Role, WorkerRef
 from wire.layout import KvLayout
 from wire.messages import WorkerCard
@@ -28,13 +28,15 @@ CARD = WorkerCard(
 
 
 async def test_a_router_that_starts_beside_its_workers_is_soon_asked_again(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     waits: list[float] = []
 
     async def note(seconds: float) -> None:
         waits.append(seconds)
-        if len(waits) == 6:
+        if len(waits) == NUM_QUIET:
+            assert not caplog.records, "it may be about to listen"
+        if len(waits) == NUM_QUIET + 3:
             raise asyncio.CancelledError
 
     heard: list[bool] = []
@@ -44,7 +46,9 @@ async def test_a_router_that_starts_beside_its_workers_is_soon_asked_again(
         address = f"127.0.0.1:{nobody_listens.getsockname()[1]}"
         with pytest.raises(asyncio.CancelledError):
             await announce(address, lambda: CARD, heard.append)
-    assert heard == [False] * 6
+    assert heard == [False] * (NUM_QUIET + 3)
     assert waits[0] == FIRST_RETRY_S
     assert waits == sorted(waits)
     assert waits[-2:] == [ANNOUNCE_EVERY_S] * 2
+    (warning,) = caplog.messages
+    assert f"router {address} does not hear this worker" in warning
