@@ -171,8 +171,7 @@ class ProcessLauncher:
         return ChildRouter(child, f"{config.host}:{port}", reserved)
 
     def start_worker(self, pool: Pool, name: str, config: WorkerConfig) -> ChildWorker:
-        threads = config.threads or max(1, (os.cpu_count() or 2) // 2)
-        config = msgspec.structs.replace(at_home(config, LOOPBACK), threads=threads)
+        config = share_cores(at_home(config, LOOPBACK), os.cpu_count() or 2)
         settings = msgspec.json.encode(config).decode()
         room = f"{pool.role.value}_worker"
         arguments = [room, "--model", config.model, "--settings", settings]
@@ -207,6 +206,14 @@ def reserve(host: str, port: int) -> socket.socket:
         reserved.close()
         raise StartFailed(f"{host}:{port} cannot be the fleet's: {error.strerror}") from error
     return reserved
+
+
+def share_cores(config: WorkerConfig, num_cores: int) -> WorkerConfig:
+    """Unless its threads were given: half of the cores, and all of them while others are idle."""
+    if config.threads is not None:
+        return config
+    most = config.most_threads or num_cores
+    return msgspec.structs.replace(config, threads=max(1, num_cores // 2), most_threads=most)
 
 
 def _python_path() -> str:

@@ -65,9 +65,11 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """When decode steps on a GPU are recorded as CUDA graphs: at the "start", "lazy", as their
     sizes come up, or not at all, "off"."""
     threads: int | None = None
-    """CPU threads of the model, which its ranks share; None takes torch's default."""
+    """CPU threads of the model, which its ranks share; None takes torch's default, and of workers
+    that `up` starts without Ray each has half of the machine's cores."""
     most_threads: int | None = None
-    """Threads for a step while cores of the machine are idle, if more than `threads`."""
+    """Threads for a step while cores of the machine are idle, if more than `threads`; None takes
+    all cores where `threads` has the default of `up` without Ray, and elsewhere `threads`."""
     deterministic: bool = False
     """No bit of an answer depends on what else is computed, or how; prompts take longer."""
     block_size: int = 16

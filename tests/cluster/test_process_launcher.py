@@ -7,7 +7,8 @@ import socket
 import pytest
 
 from cluster.errors import StartFailed
-from cluster.process_launcher import Child, reserve
+from cluster.process_launcher import Child, reserve, share_cores
+from worker.config import WorkerConfig
 
 
 def test_of_a_killed_child_the_signal_is_told_and_not_what_it_said_before() -> None:
@@ -43,3 +44,14 @@ def test_a_reserved_port_can_be_listened_at_and_then_be_reserved_by_nobody() -> 
         listener.listen()
         with pytest.raises(StartFailed, match=f"127.0.0.1:{port} .*in use"):
             reserve("127.0.0.1", port)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, (3, 6)), ({"most_threads": 4}, (3, 4)), ({"threads": 2}, (2, None))],
+)
+def test_workers_of_one_machine_share_its_cores_and_take_those_that_are_idle(
+    given: dict[str, int], expected: tuple[int, int | None]
+) -> None:
+    config = share_cores(WorkerConfig(model="m", **given), num_cores=6)
+    assert (config.threads, config.most_threads) == expected
