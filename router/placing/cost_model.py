@@ -7,6 +7,7 @@ tells its own coefficients. What is predicted here is compared with targets else
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -137,6 +138,13 @@ def exposed_s(num_bytes: float, prefill_s: float, latency_s: float, bytes_per_s:
 
 
 def _share(values: Floats) -> Floats:
-    """They themselves, from 0 to 1; np.clip is slow for few values."""
-    np.maximum(values, 0.0, out=values)
-    return np.minimum(values, 1.0, out=values)
+    """They themselves, from 0 to 1."""
+    nothing, all_of_it = _bounds(len(values))
+    np.maximum(values, nothing, out=values)
+    return np.minimum(values, all_of_it, out=values)
+
+
+@lru_cache(8)
+def _bounds(num_rows: int) -> tuple[Floats, Floats]:
+    """Zeros and ones: beside numbers NumPy's bounds take twice as long, and np.clip thrice."""
+    return np.zeros(num_rows), np.ones(num_rows)
