@@ -45,6 +45,9 @@ class NativeDecoder:
                 for layer, window in zip(parameters.layers, config.windows, strict=True)
             )
         )
+        layer = parameters.layers[0]
+        products = layer.qkv, layer.output, layer.gate_up, layer.down
+        self.layer_bytes = sum(each.weight.nbytes for each in products)
         self._head = _linear_structure(parameters.head)
         # A row of a step needs this many floats: for hidden or attended states, and for queries,
         # keys and values, or gate and up with their product behind them.

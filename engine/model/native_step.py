@@ -25,6 +25,9 @@ from engine.model.linear import Linear
 from engine.model.native import NativeDecoder
 
 _FLOAT_BYTES = 4
+_WORTH_SHARING = 8 << 20
+"""Bytes of a layer's weights, times rows: with less, threads wait for each other longer than they
+compute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +89,10 @@ class NativeStep:
         )
 
     def layers(self, begin: int, end: int) -> None:
-        threads = self._decoder.threads
-        if self._has_few_rows and not threads.may_grow:
+        threads, rows = self._decoder.threads, len(self._hidden)
+        worth_sharing = threads.may_grow and rows * self._decoder.layer_bytes >= _WORTH_SHARING
+        if self._has_few_rows and not worth_sharing:
+            self._step.num_threads = threads.settle()
             self._layers_of_few_rows(begin, end)
             return
         for number in range(begin, end):

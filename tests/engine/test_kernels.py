@@ -16,6 +16,7 @@ from engine.cores import Cores, Reading
 from engine.errors import KernelError
 from engine.kernels import build, library
 from engine.kernels.library import Kernels, address, try_load_kernels
+from engine.model import native_step
 from engine.model.config import ModelConfig, read_config
 from engine.model.linear import Linear
 from engine.model.parameters import Parameters, allocate_parameters, checkpoint_targets
@@ -303,11 +304,8 @@ def test_other_dtypes_are_left_to_torch(checkpoint: Callable[[str], Path]) -> No
     assert not Decoder(checkpoint("llama"), torch.float16, native=True).model.native
 
 
-@pytest.mark.parametrize("num_rows", [1, 100, 150])
-def test_steps_take_idle_cores_in_each_layer(
-    num_rows: int, kernels: Kernels, checkpoint: Checkpoints
-) -> None:
-    decoder = Decoder(checkpoint("llama"), torch.bfloat16, native=True, cached=torch.float32)
+def threads_by_layer(decoder: Decoder, num_rows: int) -> list[int]:
+    """What torch had when a step looked for idle cores; there is one beside its own."""
     num_threads: list[int] = []
 
     def read() -> Reading:
@@ -317,9 +315,26 @@ def test_steps_take_idle_cores_in_each_layer(
 
     before = torch.get_num_threads()
     try:
+        torch.set_num_threads(1)
         threads = Threads(1, 2, Cores(2, 2), read=read, clock=lambda: float(len(num_threads)))
         decoder.model.take_idle_cores(threads)
         decoder.run((0, 0, num_rows))
-        assert num_threads == [before, *[2] * (decoder.num_layers - 1)]
+        return num_threads
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("num_rows", [1, 100, 150])
+def test_steps_take_idle_cores_in_each_layer(
+    num_rows: int, kernels: Kernels, checkpoint: Checkpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native_step, "_WORTH_SHARING", 0)
+    decoder = Decoder(checkpoint("llama"), torch.bfloat16, native=True, cached=torch.float32)
+    assert threads_by_layer(decoder, num_rows) == [1, *[2] * (decoder.num_layers - 1)]
+
+
+def test_a_step_that_computes_little_looks_for_no_cores(
+    kernels: Kernels, checkpoint: Checkpoints
+) -> None:
+    decoder = Decoder(checkpoint("llama"), torch.bfloat16, native=True, cached=torch.float32)
+    assert threads_by_layer(decoder, 3) == []

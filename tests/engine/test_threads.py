@@ -197,6 +197,12 @@ def test_thin_layers_look_once_in_a_while() -> None:
     assert worker.num_looks <= 20
 
 
+def test_a_step_that_is_too_small_for_more_has_our_share_alone() -> None:
+    worker = Worker(Machine(4), least=2, most=4)
+    worker.threads.adjust()
+    assert worker.threads.settle() == worker.threads.number == torch.get_num_threads() == 2
+
+
 def test_without_a_most_nothing_changes_and_nobody_looks() -> None:
     worker = Worker(Machine(), least=2, most=None)
     assert not worker.threads.may_grow
