@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -61,6 +62,8 @@ def why_not() -> str | None:
     """What keeps this machine from having any; None where it may."""
     if os.geteuid() != 0:
         return "network namespaces need root"
+    if shutil.which("ss") is None:
+        return "`ss` (iproute2) counts what crosses them"
     try:
         with hosts(1):
             return None
