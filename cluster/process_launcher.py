@@ -22,6 +22,7 @@ from cluster.launcher import ROUTER_START_S, WorkerStatus
 from cluster.pools import Pool
 from router.addresses import RouterAddresses
 from router.config import RouterConfig
+from runtime.listen import PortTaken, reserve_port
 from worker.config import WorkerConfig
 
 LOOPBACK = "127.0.0.1"
@@ -164,7 +165,10 @@ class ProcessLauncher:
     def start_router(self, name: str, config: RouterConfig) -> ChildRouter:
         """Its workers may load while it does: that is where most of a start goes."""
         config = at_home(config, LOOPBACK)
-        reserved = reserve(config.host, config.fleet_port)
+        try:
+            reserved = reserve_port(config.host, config.fleet_port, "router.fleet_port")
+        except PortTaken as error:
+            raise StartFailed(f"{name}: {error}") from error
         port = reserved.getsockname()[1]
         settings = msgspec.json.encode(msgspec.structs.replace(config, fleet_port=port)).decode()
         child = self._spawn(name, ["router", "--settings", settings])
@@ -190,22 +194,6 @@ class ProcessLauncher:
         child = Child(name, arguments)
         self._children.append(child)
         return child
-
-
-def reserve(host: str, port: int) -> socket.socket:
-    """A port, any free one when it is 0, that nobody is given but who asks for it by number.
-
-    Nobody listens there: a process may, while this is held. Raises StartFailed.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    reserved = socket.socket(family)
-    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        reserved.bind((host, port))
-    except OSError as error:
-        reserved.close()
-        raise StartFailed(f"{host}:{port} cannot be the fleet's: {error.strerror}") from error
-    return reserved
 
 
 def share_cores(config: WorkerConfig, num_cores: int) -> WorkerConfig:

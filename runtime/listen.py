@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import grpc
 
@@ -44,6 +46,18 @@ def open_listener(host: str, port: int, key: str, *, shared: bool = False) -> so
 
     With `shared` others who say so may listen on the same port: each gets some connections.
     """
+    listener = reserve_port(host, port, key, shared=shared)
+    with _claiming(listener, host, port, key):
+        listener.listen(2048)
+    return listener
+
+
+def reserve_port(host: str, port: int, key: str, *, shared: bool = False) -> socket.socket:
+    """A TCP socket with a port, any free one when it is 0, at which nobody listens yet.
+
+    While it is held, nobody is given the port but who asks for it by number, as a process may that
+    is to listen there. Raises PortTaken.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # asyncio turns Nagle's algorithm off only for sockets that say that they are TCP.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -51,13 +65,18 @@ def open_listener(host: str, port: int, key: str, *, shared: bool = False) -> so
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if shared:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    try:
+    with _claiming(listener, host, port, key):
         listener.bind((host, port))
-        listener.listen(2048)
+    return listener
+
+
+@contextmanager
+def _claiming(listener: socket.socket, host: str, port: int, key: str) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         listener.close()
         raise PortTaken(_explain(host, port, key)) from error
-    return listener
 
 
 def is_loopback(host: str) -> bool:

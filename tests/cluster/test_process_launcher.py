@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import socket
-
 import pytest
 
 from cluster.errors import StartFailed
-from cluster.process_launcher import Child, reserve, share_cores
+from cluster.process_launcher import Child, ProcessLauncher, share_cores
+from router.config import RouterConfig
+from runtime.listen import reserve_port
 from worker.config import WorkerConfig
 
 
@@ -36,14 +36,13 @@ def test_what_a_child_warns_of_is_heard_with_its_name(capsys: pytest.CaptureFixt
     assert capsys.readouterr().err == "talker   12:01 WARNING mind the gap\n"
 
 
-def test_a_reserved_port_can_be_listened_at_and_then_be_reserved_by_nobody() -> None:
-    with reserve("127.0.0.1", 0) as reserved, socket.socket() as listener:
-        port = reserved.getsockname()[1]
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("127.0.0.1", port))
-        listener.listen()
-        with pytest.raises(StartFailed, match=f"127.0.0.1:{port} .*in use"):
-            reserve("127.0.0.1", port)
+def test_a_router_whose_fleet_port_is_taken_does_not_start_and_says_what_to_set() -> None:
+    with reserve_port("127.0.0.1", 0, "port") as taken:
+        taken.listen()
+        port = taken.getsockname()[1]
+        config = RouterConfig(models={}, fleet_port=port)
+        with pytest.raises(StartFailed, match=f"router-0: .*127.0.0.1:{port}.*router.fleet_port"):
+            ProcessLauncher().start_router("router-0", config)
 
 
 @pytest.mark.parametrize(

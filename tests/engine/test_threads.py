@@ -53,6 +53,14 @@ class Machine:
                 worker.threads.adjust()
             self.run(LAYER_S, *stepping)
 
+    def numbers(self, *stepping: Worker) -> set[int]:
+        """Of threads that each of them uses, after any of fifty layers."""
+        found: set[int] = set()
+        for _ in range(50):
+            self.work(LAYER_S, *stepping)
+            found |= {worker.threads.number for worker in stepping}
+        return found
+
 
 class Worker:
     """Has `least` threads and takes up to `most`."""
@@ -86,9 +94,7 @@ def test_threads_that_run_for_an_instant_are_taken_for_nobody_soon() -> None:
     assert worker.threads.adjust() == 1, "somebody runs"
     machine.work(A_MOMENT_S, worker)
     assert worker.threads.number == 2, "but used no time"
-    for _ in range(50):
-        machine.work(LAYER_S, worker)
-        assert worker.threads.number == 2
+    assert machine.numbers(worker) == {2}
 
 
 def test_a_little_work_of_others_is_no_reason_to_leave_them_a_core() -> None:
@@ -109,9 +115,7 @@ def test_cores_that_others_want_are_given_back_within_a_moment(num_wanted: int) 
     machine.others = num_wanted
     machine.work(A_MOMENT_S, worker)
     assert worker.threads.number == torch.get_num_threads() == 1
-    for _ in range(50):
-        machine.work(LAYER_S, worker)
-        assert worker.threads.number == 1, "and not taken again"
+    assert machine.numbers(worker) == {1}, "and not taken again"
     machine.others = 0
     machine.work(A_MOMENT_S, worker)
     assert worker.threads.number == 2
@@ -121,9 +125,7 @@ def test_most_of_a_core_is_left_to_others() -> None:
     machine = Machine()
     worker = Worker(machine)
     machine.others = 0.9
-    for _ in range(50):
-        machine.work(LAYER_S, worker)
-        assert worker.threads.number == 1
+    assert machine.numbers(worker) == {1}
 
 
 def test_of_many_cores_those_are_taken_that_are_left() -> None:
@@ -143,9 +145,7 @@ def test_two_workers_share_the_cores_while_both_compute() -> None:
     machine.work(A_MOMENT_S, one)
     assert one.threads.number == 2
     machine.work(3 * A_MOMENT_S, one, two)
-    for _ in range(50):
-        machine.work(LAYER_S, one, two)
-        assert one.threads.number == two.threads.number == 1
+    assert machine.numbers(one, two) == {1}
     machine.work(A_MOMENT_S, two)
     assert two.threads.number == 2
 
@@ -171,9 +171,7 @@ def test_who_waits_while_others_compute_begins_with_its_share() -> None:
     machine.work(A_MOMENT_S, worker)
     machine.others = 1
     machine.run(3)
-    for _ in range(50):
-        machine.work(LAYER_S, worker)
-        assert worker.threads.number == 1
+    assert machine.numbers(worker) == {1}
 
 
 def test_in_long_layers_nobody_running_for_an_instant_is_no_reason_to_take_cores() -> None:

@@ -8,23 +8,7 @@ import socket
 import pytest
 
 from runtime.fleet import ANNOUNCE_EVERY_S, FIRST_RETRY_S, NUM_QUIET, announce
-from wire.identity import ProcessRef, Role, WorkerRef
-from wire.layout import KvLayout
-from wire.messages import WorkerCard
-
-CARD = WorkerCard(
-    ref=WorkerRef("decode-0", 1),
-    role=Role.DECODE,
-    address="127.0.0.1:1",
-    model="m",
-    model_hash="h",
-    layout=KvLayout(num_layers=1, num_kv_heads=1, head_size=4, block_size=4, dtype="float32"),
-    content="c",
-    num_blocks=1,
-    max_model_len=1,
-    transport="memory",
-    process=ProcessRef("host", 1),
-)
+from tests.runtime.cards import CARD
 
 
 async def test_a_router_that_starts_beside_its_workers_is_soon_asked_again(

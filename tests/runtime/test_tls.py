@@ -17,24 +17,10 @@ from runtime.listen import bind
 from runtime.session import SERVER_OPTIONS, Session, SessionClosed, SessionService, open_session
 from runtime.tls import BadCertificate, DoorTls, MutualTls, server_credentials
 from tests.certificates import Authority, remove, spoil
-from wire.identity import ProcessRef, Role, WorkerRef
-from wire.layout import KvLayout
+from tests.runtime.cards import CARD
 from wire.messages import Hello, Welcome, WorkerCard
 
 HELLO = Hello(caller_id="router")
-CARD = WorkerCard(
-    ref=WorkerRef("decode-0", 1),
-    role=Role.DECODE,
-    address="127.0.0.1:1",
-    model="m",
-    model_hash="h",
-    layout=KvLayout(num_layers=1, num_kv_heads=1, head_size=4, block_size=4, dtype="float32"),
-    content="c",
-    num_blocks=1,
-    max_model_len=1,
-    transport="memory",
-    process=ProcessRef("host", 1),
-)
 
 
 @pytest.fixture
