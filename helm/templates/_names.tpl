@@ -28,6 +28,16 @@ app.kubernetes.io/part-of: tandem
 {{- end }}
 {{- end -}}
 
+{{/* Labels of pods. Not the chart's version: another label is another template, and replaces every pod.
+Takes {root, component}. */}}
+{{- define "tandem.podLabels" -}}
+{{ include "tandem.selector" . }}
+app.kubernetes.io/part-of: tandem
+{{- with .root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
 {{/* What never changes, for selectors. Labels of our own, because the operator writes others. */}}
 {{- define "tandem.selector" -}}
 app.kubernetes.io/name: {{ include "tandem.name" .root }}

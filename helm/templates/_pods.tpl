@@ -137,7 +137,7 @@ affinity:
 {{/* Metadata of a worker's pod. Takes {root, name, pool}. */}}
 {{- define "tandem.workerMeta" -}}
 labels:
-  {{- include "tandem.labels" (dict "root" .root "component" (printf "worker-%s" .name)) | nindent 2 }}
+  {{- include "tandem.podLabels" (dict "root" .root "component" (printf "worker-%s" .name)) | nindent 2 }}
   {{- include "tandem.marks" (dict "root" .root "component" "worker") | nindent 2 }}
   tandem/pool: {{ .name }}
   tandem/role: {{ .pool.role }}

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+from pathlib import Path
+
 import pytest
 
-from tests.helm.documents import ci_values, name_of, of_kind, pods
+from tests.helm.documents import PodTemplate, ci_values, name_of, of_kind, pods
 from tests.helm.engines import CHART, KUBE_VERSIONS, Engine, Helm3, Helm4
 from tests.helm.gates import chart_problems, rendered
 from tests.helm.schemas import CRDS_VARIABLE, crds_folder, schema_problems
@@ -79,6 +83,26 @@ def test_a_change_of_settings_replaces_the_pods_that_read_them(helm3: Helm3) -> 
     assert before[driver] != slower[driver]
     assert before[router] == slower[router]
     assert before[router] != other[router]
+
+
+def test_another_version_of_the_chart_replaces_no_pod(helm3: Helm3, tmp_path: Path) -> None:
+    newer = tmp_path / "chart"
+    shutil.copytree(CHART, newer)
+    described = (newer / "Chart.yaml").read_text()
+    newer.joinpath("Chart.yaml").write_text(
+        re.sub(r"^(version|appVersion):.*$", r'\1: "9.9.9"', described, flags=re.MULTILINE)
+    )
+    images = {"router": {"tag": "1"}, "worker": {"tag": "1"}}
+
+    def templates(chart: Path, launcher: str) -> list[PodTemplate]:
+        """Of the pods that live on: tests and jobs are made anew each time."""
+        found = pods(rendered(helm3, chart, {"launcher": launcher, "images": images}))
+        return [pod for pod in found if pod.kind in ("Deployment", "RayHead", "RayWorker")]
+
+    for launcher in ("ray", "pods"):
+        before = templates(CHART, launcher)
+        assert len(before) >= 3
+        assert before == templates(newer, launcher)
 
 
 def test_rdma_reaches_the_pods_of_its_pool_alone(helm3: Helm3) -> None:
