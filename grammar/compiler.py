@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 from llguidance import LLMatcher
 
+from grammar.added_tokens import with_token_ids
 from grammar.errors import GrammarInvalid, GrammarTooLarge
 from grammar.limits import DEFAULT_LIMITS, GrammarLimits
 from grammar.matcher import Matcher
@@ -32,7 +36,7 @@ def compile_grammar(
     Raises GrammarInvalid and GrammarTooLarge.
     """
     check_bytes(grammar.text, _NAMES[grammar.kind], limits)
-    definition = _definition(grammar)
+    definition = _definition(grammar, vocabulary)
     matcher = LLMatcher(vocabulary.tokenizer, definition, log_level=0, limits=limits.for_compiler())
     if matcher.is_error():
         raise _invalid(grammar, matcher.get_error())
@@ -48,20 +52,40 @@ def check_bytes(text: str, name: str, limits: GrammarLimits) -> None:
         )
 
 
-def _definition(grammar: Grammar) -> str:
-    """In the form that the library reads."""
+def _definition(grammar: Grammar, vocabulary: Vocabulary) -> str:
+    """In the form that the library reads: what may come first, and the answer.
+
+    Nothing is forced: where only one text can follow, the library would allow its usual tokens
+    alone, among which added tokens are not.
+    """
+    start = "start: preface @answer" if grammar.preface else "start: @answer"
+    lines = [start, grammar.preface, '%llguidance {"no_forcing": true}']
+    main = {"name": "main", "lark_grammar": "\n".join(lines)}
+    answer = {"name": "answer", **_answer(grammar, vocabulary)}
+    return json.dumps({"grammars": [main, answer]})
+
+
+def _answer(grammar: Grammar, vocabulary: Vocabulary) -> dict[str, Any]:
     match grammar.kind:
         case GrammarKind.REGEX:
-            return LLMatcher.grammar_from_regex(grammar.text)
+            return _only(LLMatcher.grammar_from_regex(grammar.text))
         case GrammarKind.LARK:
-            return LLMatcher.grammar_from_lark(grammar.text)
+            return {"lark_grammar": with_token_ids(grammar.text, vocabulary.text_tokens)}
         case GrammarKind.JSON_SCHEMA:
             try:
-                return LLMatcher.grammar_from_json_schema(
-                    grammar.text, defaults={"whitespace_pattern": JSON_SPACE}
+                return _only(
+                    LLMatcher.grammar_from_json_schema(
+                        grammar.text, defaults={"whitespace_pattern": JSON_SPACE}
+                    )
                 )
             except ValueError as error:
                 raise _invalid(grammar, str(error)) from error
+
+
+def _only(definition: str) -> dict[str, Any]:
+    """The grammar of a definition that has one."""
+    (found,) = json.loads(definition)["grammars"]
+    return {key: value for key, value in found.items() if value is not None and key != "name"}
 
 
 def _invalid(grammar: Grammar, complaint: str) -> GrammarInvalid:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
-from llguidance import StructTag
 from llguidance.gbnf_to_lark import any_to_lark
 
 from grammar.errors import GrammarInvalid
@@ -50,10 +50,11 @@ def from_any(grammar: str) -> str:
     return lark
 
 
-def from_structural_tag(tag: str) -> str:
+def from_structural_tag(tag: str, special_tokens: Mapping[str, int]) -> str:
     """From the JSON of a structural tag: {"structures": [{"begin", "schema", "end"}], "triggers"}.
 
-    Raises GrammarInvalid.
+    A trigger may be a special token; so may be parts of what begins and ends a structure. Raises
+    GrammarInvalid.
     """
     try:
         wanted = msgspec.json.decode(tag, type=_StructuralTag)
@@ -61,12 +62,44 @@ def from_structural_tag(tag: str) -> str:
         raise GrammarInvalid(f"the structural tag cannot be read: {error}") from error
     if not wanted.structures:
         raise GrammarInvalid("the structural tag has no structures")
-    return str(StructTag.to_grammar([_tag(each, wanted.triggers) for each in wanted.structures]))
+    rules = [
+        rule
+        for index, structure in enumerate(wanted.structures)
+        for rule in _tag(f"tag_{index}", structure, wanted.triggers, special_tokens)
+    ]
+    tags = " | ".join(f"tag_{index}" for index in range(len(wanted.structures)))
+    return "\n".join([f"start: ({tags})* TEXT", r"TEXT: /(.|\n)*/", *rules]) + "\n"
 
 
-def _tag(structure: _Structure, triggers: list[str]) -> StructTag:
+def spelled(text: str, special_tokens: Mapping[str, int]) -> str:
+    """The text, with special tokens by their ids where it names some: they match no text."""
+    names = sorted(special_tokens, key=len, reverse=True)
+    pieces = re.split(f"({'|'.join(map(re.escape, names))})", text) if names else [text]
+    return " ".join(
+        f"<[{special_tokens[piece]}]>" if piece in special_tokens else quoted(piece)
+        for piece in pieces
+        if piece
+    )
+
+
+def token_ids(lark: str) -> frozenset[int]:
+    """Those that a grammar names by number, one at a time."""
+    return frozenset(map(int, re.findall(r"<\[(\d+)\]>", lark)))
+
+
+def _tag(
+    name: str, structure: _Structure, triggers: list[str], special_tokens: Mapping[str, int]
+) -> list[str]:
+    """Rules of one structure. Text up to a trigger ends with the first one."""
     trigger = next((each for each in triggers if each and structure.begin.startswith(each)), None)
     if trigger is None:
         raise GrammarInvalid(f"no trigger of the structural tag begins {structure.begin!r}")
     schema = structure.schema if isinstance(structure.schema, dict) else {}
-    return StructTag(trigger=trigger, begin=structure.begin, grammar=schema, end=structure.end)
+    begun = spelled(structure.begin.removeprefix(trigger), special_tokens)
+    body = f"{begun} %json {json.dumps(schema)} {spelled(structure.end, special_tokens)}"
+    if trigger in special_tokens:
+        return [f"{name}: TEXT {spelled(trigger, special_tokens)} {body}"]
+    return [
+        f"{name}_trigger[lazy]: TEXT {quoted(trigger)}",
+        f"{name}: {name}_trigger {body}",
+    ]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import json
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from llguidance import LLTokenizer
 
+from grammar.added_tokens import added_tokens, with_plain_text_tokens
 from grammar.errors import VocabularyError
 
 
@@ -17,11 +19,19 @@ class Vocabulary:
     """
 
     def __init__(
-        self, tokenizer: LLTokenizer, vocab_size: int, eos_token_ids: frozenset[int]
+        self,
+        tokenizer: LLTokenizer,
+        vocab_size: int,
+        eos_token_ids: frozenset[int],
+        text_tokens: Mapping[str, int],
+        special_tokens: Mapping[str, int],
     ) -> None:
         self.tokenizer = tokenizer
         self.vocab_size = vocab_size
         self.eos_token_ids = eos_token_ids
+        self.text_tokens = text_tokens
+        """Added tokens that are text, by what they say."""
+        self.special_tokens = special_tokens
 
 
 def read_vocabulary(
@@ -37,10 +47,17 @@ def read_vocabulary(
             "grammar could not end"
         )
     try:
-        text = tokenizer_file.read_text(encoding="utf-8")
+        parsed = json.loads(tokenizer_file.read_text(encoding="utf-8"))
+        text = json.dumps(with_plain_text_tokens(parsed))
         tokenizer = LLTokenizer(text, n_vocab=vocab_size, eos_token=sorted(eos_token_ids))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise VocabularyError(
             f"{tokenizer_file} cannot be matched against grammars: {error}"
         ) from error
-    return Vocabulary(tokenizer, vocab_size, frozenset(eos_token_ids))
+    return Vocabulary(
+        tokenizer,
+        vocab_size,
+        frozenset(eos_token_ids),
+        added_tokens(parsed, special=False),
+        added_tokens(parsed, special=True),
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 from grammar import lark
@@ -32,7 +34,7 @@ def call_grammar(draft: RequestDraft, format_: ToolFormat, spell: Spell) -> Gram
     return Grammar(GrammarKind.LARK, format_.enforce(wanted, spell, several=several))
 
 
-def constraint_grammar(constraint: Constraint) -> Grammar:
+def constraint_grammar(constraint: Constraint, special_tokens: Mapping[str, int]) -> Grammar:
     """Translating a large one takes up to seconds. Raises GrammarInvalid."""
     match constraint.kind:
         case ConstraintKind.JSON_OBJECT:
@@ -46,7 +48,9 @@ def constraint_grammar(constraint: Constraint) -> Grammar:
         case ConstraintKind.GRAMMAR:
             return Grammar(GrammarKind.LARK, lark.from_any(constraint.text))
         case ConstraintKind.STRUCTURAL_TAG:
-            return Grammar(GrammarKind.LARK, lark.from_structural_tag(constraint.text))
+            return Grammar(
+                GrammarKind.LARK, lark.from_structural_tag(constraint.text, special_tokens)
+            )
 
 
 def _choices(text: str) -> list[str]:

@@ -148,13 +148,18 @@ class Structured:
         """In a thread. Raises Internal when the model cannot follow any grammar."""
         try:
             check_bytes(wanted.text, "grammar", self._limits)
-            grammar = constraint_grammar(wanted) if isinstance(wanted, Constraint) else wanted
+            grammar = self._translated(wanted)
             compile_grammar(grammar, self._vocabulary, self._limits).allowed()
         except VocabularyError as error:
             raise Internal(str(error)) from error
         except GrammarError as error:
             return Complaint(str(error))
         return grammar
+
+    def _translated(self, wanted: Wanted) -> Grammar:
+        if isinstance(wanted, Grammar):
+            return wanted
+        return constraint_grammar(wanted, self._vocabulary.special_tokens)
 
     @cached_property
     def _threads(self) -> ThreadPoolExecutor:

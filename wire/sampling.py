@@ -19,6 +19,8 @@ class Grammar(msgspec.Struct, frozen=True):
 
     kind: GrammarKind
     text: str
+    preface: str = ""
+    """What comes before it, such as a thought: a rule of this name in Lark, and those it needs."""
 
 
 class TokenRules(msgspec.Struct, frozen=True, array_like=True):

@@ -130,13 +130,13 @@ def test_what_is_no_ebnf_is_invalid(text: str) -> None:
 )
 def test_a_structural_tag_that_says_too_little_is_invalid(tag: str, complaint: str) -> None:
     with pytest.raises(GrammarInvalid, match=complaint):
-        lark.from_structural_tag(tag)
+        lark.from_structural_tag(tag, {})
 
 
 def test_a_structural_tag_frees_the_text_around_its_structures(vocabulary: Vocabulary) -> None:
     structure = {"begin": "<f=x>", "schema": {"type": "integer"}, "end": "</f>"}
     tag = json.dumps({"structures": [structure], "triggers": ["<f="]})
-    grammar = Grammar(GrammarKind.LARK, lark.from_structural_tag(tag))
+    grammar = Grammar(GrammarKind.LARK, lark.from_structural_tag(tag, {}))
     assert accepts(vocabulary, grammar, "well <f=x>12</f> done")
     assert accepts(vocabulary, grammar, "nothing")
     assert not accepts(vocabulary, grammar, "well <f=x>twelve</f>")

@@ -34,6 +34,8 @@ NUMBERS: dict[str, Any] = {
     "maxItems": 150,
 }
 
+MARKS = ("<tool_call>", "</tool_call>")
+
 
 def a_client(cluster: RunningCluster) -> openai.AsyncOpenAI:
     return openai.AsyncOpenAI(
@@ -115,10 +117,20 @@ async def test_a_worker_that_dies_within_the_json_costs_nothing() -> None:
 
 
 def a_model_with_tools(directory: Path) -> Path:
-    """The bundled one's text side, with a chat template that shows tools."""
+    """The bundled one's text side, with a chat template that shows tools, and the marks of calls
+    as added tokens that are text, as Qwen has them."""
     directory.mkdir()
-    for name in ("config.json", "generation_config.json", "tokenizer.json"):
+    for name in ("config.json", "generation_config.json"):
         shutil.copy(BUNDLED_MODEL / name, directory)
+    tokenizer = json.loads((BUNDLED_MODEL / "tokenizer.json").read_text())
+    model = tokenizer["model"]
+    del model["merges"][-len(MARKS) :]  # they made the last words, whose places are needed
+    words = sorted(model["vocab"], key=model["vocab"].get)
+    for mark, word in zip(MARKS, words[-len(MARKS) :], strict=True):
+        like = {**tokenizer["added_tokens"][0], "special": False}
+        place = model["vocab"].pop(word)
+        tokenizer["added_tokens"].append({**like, "id": place, "content": mark})
+    (directory / "tokenizer.json").write_text(json.dumps(tokenizer))
     settings = json.loads((BUNDLED_MODEL / "tokenizer_config.json").read_text())
     settings["chat_template"] = "{{ tools | tojson }}" + settings["chat_template"]
     (directory / "tokenizer_config.json").write_text(json.dumps(settings))
