@@ -14,6 +14,7 @@ from cluster.launcher import WorkerStatus
 from cluster.roles import make_worker
 from router.config import RouterConfig
 from router.server import RouterServer
+from runtime.address import join_address, reachable, split_address
 from runtime.background import BackgroundLoop
 from runtime.logs import start_logging
 from runtime.process import keep_what_is_loaded
@@ -28,13 +29,16 @@ class RouterActor:
 
     def start(self, settings: bytes) -> bytes:
         """Returns `RouterAddresses`; raises what `RouterServer.start` raises."""
-        config = at_home(msgspec.json.decode(settings, type=RouterConfig), _node_address())
+        own = _node_address()
+        config = at_home(msgspec.json.decode(settings, type=RouterConfig), own)
         start_logging("info", discreet=True)
         self._loop = BackgroundLoop("router")
         self._server = RouterServer(config)
         addresses = self._loop.run(self._server.start())
         keep_what_is_loaded()
-        return msgspec.json.encode(addresses)
+        host, port = split_address(addresses.fleet)
+        fleet = join_address(reachable(host, own), port)
+        return msgspec.json.encode(msgspec.structs.replace(addresses, fleet=fleet))
 
     def ping(self) -> None:
         """An answer says that the process lives."""
@@ -89,7 +93,7 @@ class WorkerActor:
 
 
 def _node_address() -> str:
-    """Of the node this runs on; loopback on a Ray of one laptop."""
+    """Of the node this runs on; loopback on a light Ray."""
     own = ray.get_runtime_context().get_node_id()
     (address,) = [node["NodeManagerAddress"] for node in ray.nodes() if node["NodeID"] == own]
     return str(address)

@@ -17,6 +17,7 @@ from cluster.errors import ClusterError
 from cluster.keys import keys_app
 from cluster.launcher import Launcher
 from cluster.running import RunningCluster, running
+from runtime.address import LOOPBACK, join_address, reachable, split_address
 
 WATCH_S = 1.0
 DEFAULT_PROMPT = "Write a function that returns the lines of a text."
@@ -136,8 +137,8 @@ def _invite(cluster: RunningCluster) -> None:
         console.print(f"[bold yellow]warning[/] {warning}")
     router = cluster.config.router
     scheme = "http" if router.door_tls is None else "https"
-    address = cluster.addresses.http.replace("0.0.0.0:", "localhost:")
-    url = f"{scheme}://{address}/v1/chat/completions"
+    host, port = split_address(cluster.addresses.http)
+    url = f"{scheme}://{join_address(reachable(host, LOOPBACK), port)}/v1/chat/completions"
     key = "" if router.keys_file is None else " -H 'Authorization: Bearer KEY'"
     model = next(iter(cluster.config.models))
     console.print(f"[bold green]ready[/]   grpc {cluster.addresses.grpc}   Ctrl-C stops; try:")

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private import ray_constants
 
 from cluster.errors import StartFailed
+from runtime.address import LOOPBACK
 
 ATTEMPTS = 3
 LOGS = "/tmp/ray/session_latest/logs"
@@ -19,6 +21,10 @@ LOGS = "/tmp/ray/session_latest/logs"
 
 def start_light_ray(init: Callable[..., Any] = ray.init, **options: Any) -> None:
     """Start Ray without a dashboard, on loopback only.
+
+    Ray takes 127.0.0.1 for a name of the machine's other address, and listens everywhere, unless
+    clusters of several machines are switched off, as they are on macOS. Its children are told by
+    the environment.
 
     On a busy machine Ray's own processes may not find each other in the time that it gives them
     (30 s), or meet on a port; what did start is ended then, and Ray is started anew.
@@ -30,10 +36,12 @@ def start_light_ray(init: Callable[..., Any] = ray.init, **options: Any) -> None
     Raises:
         StartFailed: It did not start in `ATTEMPTS` attempts.
     """
+    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
+    ray_constants.ENABLE_RAY_CLUSTER = False
     for attempt in range(1, ATTEMPTS + 1):
         before = _children()
         try:
-            init(include_dashboard=False, _node_ip_address="127.0.0.1", **options)
+            init(include_dashboard=False, _node_ip_address=LOOPBACK, **options)
             return
         except (TypeError, ValueError):
             raise  # an option that it does not take is none the next time either

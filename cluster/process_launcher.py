@@ -22,10 +22,10 @@ from cluster.launcher import ROUTER_START_S, WorkerStatus
 from cluster.pools import Pool
 from router.addresses import RouterAddresses
 from router.config import RouterConfig
+from runtime.address import LOOPBACK, join_address, reachable
 from runtime.listen import PortTaken, reserve_port
 from worker.config import WorkerConfig
 
-LOOPBACK = "127.0.0.1"
 WORTH_HEARING = re.compile(r" (WARNING|ERROR|CRITICAL) ")
 """Of what a child logs; the rest is kept for its last words."""
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,18 +54,20 @@ class Child:
             reader.start()
 
     def wait_ready(self, timeout_s: float) -> bytes | None:
-        """What it printed; None while it has not. Raises StartFailed when it has ended."""
+        """What it printed; None while it has not. Raises StartFailed, with why it ended."""
         try:
             ready = self._ready.get(timeout=timeout_s)
         except queue.Empty:
             return None
         if ready is None:
-            raise StartFailed(f"{self.name} ended: {self.last_words()}")
+            raise StartFailed(self.last_words())
         return ready
 
     def last_words(self) -> str:
         self._readers[1].join(timeout=5)
-        errors = [line for line in self._errors if line.startswith("error:")]
+        errors = [
+            line.removeprefix("error: ") for line in self._errors if line.startswith("error:")
+        ]
         status = self.process.poll()
         if not errors and status == -signal.SIGKILL:
             return "killed by SIGKILL"  # what it wrote before has nothing to do with it
@@ -112,8 +114,11 @@ class ChildRouter:
 
     @cached_property
     def addresses(self) -> RouterAddresses:
-        with self._reserved:
-            ready = self._child.wait_ready(ROUTER_START_S)
+        try:
+            with self._reserved:
+                ready = self._child.wait_ready(ROUTER_START_S)
+        except StartFailed as error:
+            raise StartFailed(f"{self.name}: {error}") from error
         if ready is None:
             self._child.stop(0)
             raise StartFailed(f"{self.name} did not start within {ROUTER_START_S:.0f} s")
@@ -172,7 +177,8 @@ class ProcessLauncher:
         port = reserved.getsockname()[1]
         settings = msgspec.json.encode(msgspec.structs.replace(config, fleet_port=port)).decode()
         child = self._spawn(name, ["router", "--settings", settings])
-        return ChildRouter(child, f"{config.host}:{port}", reserved)
+        fleet = join_address(reachable(config.host, LOOPBACK), port)
+        return ChildRouter(child, fleet, reserved)
 
     def start_worker(self, pool: Pool, name: str, config: WorkerConfig) -> ChildWorker:
         config = share_cores(at_home(config, LOOPBACK), os.cpu_count() or 2)

@@ -15,7 +15,7 @@ from ray.util.scheduling_strategies import (
 
 from cluster.actors import RouterActor, WorkerActor
 from cluster.cluster_name import NAMESPACE, claim, submission_id
-from cluster.config import ClusterConfig
+from cluster.config import ClusterConfig, ProcessConfig, at_home
 from cluster.demands import pairing, router_demand, worker_demand
 from cluster.errors import NameTaken, StartFailed
 from cluster.launcher import ROUTER_START_S
@@ -27,6 +27,7 @@ from cluster.ray_rooms import Room, Rooms, nodes
 from cluster.shortage import explain
 from router.addresses import RouterAddresses
 from router.config import RouterConfig
+from runtime.address import LOOPBACK
 from worker.config import WorkerConfig
 
 JOB_STOP_S = 3.0
@@ -44,6 +45,9 @@ class RayLauncher:
 
     def start_router(self, name: str, config: RouterConfig) -> RayRouter:
         node = self._router_node(name)
+        others = [it for it in self._router_nodes if it != name]
+        joins = any(self._router_nodes[it].node_id == node.node_id for it in others)
+        config = msgspec.structs.replace(config, join_ports=config.join_ports and joins)
         wanted = self._config.ray.routers
         actor = (
             ray.remote(RouterActor)
@@ -55,7 +59,7 @@ class RayLauncher:
             )
             .remote()
         )
-        started = actor.start.remote(msgspec.json.encode(config))
+        started = actor.start.remote(msgspec.json.encode(self._at_home(config)))
         try:
             answer = ray.get(started, timeout=ROUTER_START_S)
         except GetTimeoutError:
@@ -71,7 +75,8 @@ class RayLauncher:
 
     def start_worker(self, pool: Pool, name: str, config: WorkerConfig) -> RayWorker:
         threads = config.threads or max(1, int(pool.num_cpus))
-        settings = msgspec.json.encode(msgspec.structs.replace(config, threads=threads))
+        config = msgspec.structs.replace(self._at_home(config), threads=threads)
+        settings = msgspec.json.encode(config)
 
         def start(room: Room) -> Any:
             actor = (
@@ -107,6 +112,10 @@ class RayLauncher:
     def close(self) -> None:
         ray.shutdown()
 
+    def _at_home(self, config: ProcessConfig) -> ProcessConfig:
+        """On a light Ray, loopback; elsewhere the process's node says what its address is."""
+        return at_home(config, LOOPBACK) if self._is_light else config
+
     def _router_node(self, name: str) -> Node:
         """Where it ran before, since clients and workers know that address; else the best."""
         demand, alive = router_demand(self._config), nodes()
@@ -130,6 +139,7 @@ class RayLauncher:
     def _connect(self) -> None:
         """To the Ray that is named, or the one whose job this is, or else to a new, light one."""
         address = ray_address(self._config)
+        self._is_light = address is None
         options: dict[str, Any] = {
             "namespace": NAMESPACE,
             "runtime_env": self._config.ray.runtime_env or None,

@@ -19,6 +19,7 @@ from cluster.pools import Pool
 from router.access.exposure import warnings
 from router.addresses import RouterAddresses
 from router.config import RouterConfig
+from runtime.address import split_address
 
 POLL_S = 0.1
 SLACK_S = 5.0
@@ -104,7 +105,7 @@ class RunningCluster:
 
     def warnings(self) -> list[str]:
         """What the routers' settings leave open."""
-        host = self.addresses.http.rpartition(":")[0]
+        host, _ = split_address(self.addresses.http)
         doors = [place.router.addresses.http for place in self._routers]
         shared = len(doors) > len(set(doors)) and self.config.router.admin_port is None
         return [*warnings(at_home(self.config.router, host)), *([ONE_OF_SEVERAL] if shared else [])]
@@ -137,7 +138,9 @@ class RunningCluster:
             router = self._launcher.start_router(name, config)
             self._routers.append(RouterPlace(name, Backoff(self._clock()), router=router))
             if index + 1 < self.config.num_routers:
-                config = msgspec.structs.replace(_at(config, router.addresses), fleet_port=0)
+                config = msgspec.structs.replace(
+                    _at(config, router.addresses), fleet_port=0, join_ports=True
+                )
 
     def _tell_ready(self, place: RouterPlace) -> None:
         at = place.router.addresses
@@ -153,7 +156,7 @@ class RunningCluster:
         def start(num_starts: int) -> None:
             config = _at(self.config.router, place.router.addresses)
             shared = self.config.num_routers > 1
-            config = msgspec.structs.replace(config, share_ports=shared)
+            config = msgspec.structs.replace(config, share_ports=shared, join_ports=shared)
             router = self._launcher.start_router(place.name, config)
             self._tell(f"{place.name}   ready   again   http {router.addresses.http}")
             place.router = router
@@ -199,12 +202,12 @@ def _nth_port(first: int | None, index: int) -> int | None:
 
 def _at(config: RouterConfig, addresses: RouterAddresses) -> RouterConfig:
     """The same settings, at the ports that a router has."""
-    ports = (int(at.rpartition(":")[2]) for at in (addresses.grpc, addresses.http, addresses.fleet))
+    ports = (split_address(at)[1] for at in (addresses.grpc, addresses.http, addresses.fleet))
     keys = ("grpc_port", "http_port", "fleet_port")
     config = msgspec.structs.replace(config, **dict(zip(keys, ports, strict=True)))
     if addresses.admin is None:
         return config
-    return msgspec.structs.replace(config, admin_port=int(addresses.admin.rpartition(":")[2]))
+    return msgspec.structs.replace(config, admin_port=split_address(addresses.admin)[1])
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from router.placing.need import Split
+from runtime.address import Port
 from runtime.tls import DoorTls, MutualTls
 
 MIB = 1024 * 1024
@@ -61,14 +62,17 @@ class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """By the names under which clients and workers know them."""
     host: str = "127.0.0.1"
     """Address to listen on; in a cluster's file also "auto", which is the node's own."""
-    grpc_port: int = 0
+    grpc_port: Port = 0
     """For clients."""
-    http_port: int = 0
+    http_port: Port = 0
     """For clients."""
-    fleet_port: int = 0
+    fleet_port: Port = 0
     """Where workers announce themselves."""
     share_ports: bool = False
     """Whether other routers on this machine may listen on the same ports for clients."""
+    join_ports: bool = False
+    """With `share_ports`: such routers are there already. Without this the ports must be free, so
+    that no two clusters share them."""
 
     keys_file: str | None = None
     """API keys, which then every request but health checks needs; see docs/security.md."""
@@ -78,7 +82,7 @@ class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Certificates of the fleet port and of the sessions with workers; None: without TLS."""
     admin_host: str = "127.0.0.1"
     """Address of the admin port."""
-    admin_port: int | None = None
+    admin_port: Port | None = None
     """Where /metrics and /load are, and then no more at the HTTP door; None leaves them there.
     Beyond loopback it has the TLS of the doors, and asks for keys with `admin: true`, if keys are
     asked for."""

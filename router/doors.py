@@ -12,7 +12,8 @@ from router.grpc_api.door import GrpcDoor
 from router.http.app import build_app
 from router.http.door import HttpDoor
 from router.http.gate import ADMIN_PATHS, AdminGate, PublicGate
-from runtime.listen import is_loopback
+from runtime.address import is_loopback
+from runtime.listen import claimed_port
 
 
 class DoorPorts(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,6 +45,16 @@ class Doors:
 
     async def start(self) -> DoorPorts:
         """Raises PortTaken, BadCertificate."""
+        config = self._config
+        if not config.share_ports or config.join_ports:
+            return await self._start()
+        with (
+            claimed_port(config.host, config.http_port, "http_port"),
+            claimed_port(config.host, config.grpc_port, "grpc_port"),
+        ):
+            return await self._start()
+
+    async def _start(self) -> DoorPorts:
         config, admin = self._config, None
         http = await self._http.start(config.host, config.http_port)
         if config.admin_port is not None:

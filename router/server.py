@@ -24,6 +24,7 @@ from router.metrics import RouterMetrics
 from router.models import Models, ServedModel
 from router.text.model_card import read_model_card
 from router.text.tokenizer import Tokenizer
+from runtime.address import join_address
 from runtime.fleet import FleetService
 from runtime.listen import bind
 from runtime.session import SERVER_OPTIONS
@@ -70,10 +71,10 @@ class RouterServer:
         return RouterAddresses(
             router_id=self.router_id,
             models=tuple(model.name for model in self.conductor.models),
-            grpc=f"{config.host}:{ports.grpc}",
-            http=f"{config.host}:{ports.http}",
-            fleet=f"{config.host}:{fleet_port}",
-            admin=None if ports.admin is None else f"{config.admin_host}:{ports.admin}",
+            grpc=join_address(config.host, ports.grpc),
+            http=join_address(config.host, ports.http),
+            fleet=join_address(config.host, fleet_port),
+            admin=None if ports.admin is None else join_address(config.admin_host, ports.admin),
         )
 
     async def drain(self, timeout_s: float) -> bool:

@@ -1,14 +1,15 @@
-"""Binding a port, with an error that says which one and how to choose another."""
+"""Binding a port, with an error that says what is wrong with it and which setting to change."""
 
 from __future__ import annotations
 
-import ipaddress
+import errno
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import grpc
 
+from runtime.address import bare_host, is_wildcard, join_address
 from runtime.tls import DoorTls, MutualTls, server_credentials
 
 
@@ -27,7 +28,7 @@ def bind(
 
     `key` is the setting that the error tells the user to change. Raises PortTaken, BadCertificate.
     """
-    address = f"{host}:{port}"
+    address = join_address(host, port)
     credentials = None if tls is None else server_credentials(tls)
     try:
         if credentials is None:
@@ -35,9 +36,9 @@ def bind(
         else:
             bound = int(server.add_secure_port(address, credentials))
     except RuntimeError as error:
-        raise PortTaken(_explain(host, port, key)) from error
+        raise _grpc_refusal(host, port, key) from error
     if bound == 0:
-        raise PortTaken(_explain(host, port, key))
+        raise _grpc_refusal(host, port, key)
     return bound
 
 
@@ -56,18 +57,47 @@ def reserve_port(host: str, port: int, key: str, *, shared: bool = False) -> soc
     """A TCP socket with a port, any free one when it is 0, at which nobody listens yet.
 
     While it is held, nobody is given the port but who asks for it by number, as a process may that
-    is to listen there. Raises PortTaken.
+    is to listen there. "::" is all addresses of both families. Raises PortTaken.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    family = _family(host, port, key)
     # asyncio turns Nagle's algorithm off only for sockets that say that they are TCP.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     # Without this a restarted process waits for old connections; it shares the port with nobody.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if shared:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    if family == socket.AF_INET6 and is_wildcard(host):
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
     with _claiming(listener, host, port, key):
-        listener.bind((host, port))
+        listener.bind((bare_host(host), port))
     return listener
+
+
+@contextmanager
+def claimed_port(host: str, port: int, key: str) -> Iterator[None]:
+    """Make sure that nobody has a port, then let processes of this user share it.
+
+    To be held while the first of them begins to listen: SO_REUSEPORT asks only whether both sockets
+    have it, so that without this two clusters would share a port and each other's clients. Raises
+    PortTaken.
+    """
+    if port == 0:
+        yield
+        return
+    with reserve_port(host, port, key) as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)  # another claim must fail
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        yield
+
+
+def _family(host: str, port: int, key: str) -> socket.AddressFamily:
+    """IPv4 where a name has both. Raises PortTaken for a name that nobody knows."""
+    try:
+        found = socket.getaddrinfo(bare_host(host), port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise _refusal(error, host, port, key) from error
+    families = {info[0] for info in found}
+    return socket.AF_INET if socket.AF_INET in families else socket.AF_INET6
 
 
 @contextmanager
@@ -76,19 +106,28 @@ def _claiming(listener: socket.socket, host: str, port: int, key: str) -> Iterat
         yield
     except OSError as error:
         listener.close()
-        raise PortTaken(_explain(host, port, key)) from error
+        raise _refusal(error, host, port, key) from error
 
 
-def is_loopback(host: str) -> bool:
-    """Only processes of this machine reach it."""
+def _grpc_refusal(host: str, port: int, key: str) -> PortTaken:
+    """gRPC tells no cause: a plain socket meets the same one."""
     try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
+        reserve_port(host, port, key).close()
+    except PortTaken as error:
+        return error
+    return _refusal(OSError(errno.EADDRINUSE, "taken"), host, port, key)
 
 
-def _explain(host: str, port: int, key: str) -> str:
-    return (
-        f"cannot listen on {host}:{port}: the port is taken, or this machine has no such address; "
-        f"set {key} to another port, or to 0 for any free one"
+def _refusal(error: OSError, host: str, port: int, key: str) -> PortTaken:
+    """One cause, and what to change; `key` is the setting of the port."""
+    another = f"set {key} to another port, or to 0 for any free one"
+    causes = {
+        errno.EADDRINUSE: f"the port is taken; {another}",
+        errno.EACCES: f"only root may take this port; {another}",
+        errno.EADDRNOTAVAIL: f"this machine has no such address; change the host beside {key}",
+        socket.EAI_NONAME: f"there is no such name; change the host beside {key}",
+    }
+    cause = causes.get(
+        error.errno or 0, f"{error.strerror or error}; change {key} or the host beside it"
     )
+    return PortTaken(f"cannot listen on {join_address(host, port)}: {cause}")

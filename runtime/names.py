@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
+
+from runtime.address import is_address, join_address
 
 LOOK_UP_EVERY_S = 5.0
 log = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ async def for_each_address(
     whoever leaves it is no more. While it cannot be looked up, those of before go on.
     """
     host, _, port = target.rpartition(":")
-    if _is_address(host):
+    if is_address(host):
         await serve(target)
         return
     running: dict[str, asyncio.Task[None]] = {}
@@ -43,7 +44,7 @@ async def for_each_address(
                 told = str(error)
             else:
                 told = None
-                _match(running, {f"{address}:{port}" for address in found}, serve)
+                _match(running, {join_address(address, port) for address in found}, serve)
             await asyncio.sleep(every_s if running else min(1.0, every_s))
     finally:
         _match(running, set(), serve)
@@ -61,16 +62,8 @@ def _match(
 
 
 async def _addresses(host: str) -> frozenset[str]:
-    """IPv4 where the name has it, else IPv6, in brackets. Raises OSError."""
+    """IPv4 where the name has it, else IPv6. Raises OSError."""
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     short = {info[4][0] for info in found if info[0] is socket.AF_INET}
-    return frozenset(map(str, short)) or frozenset(f"[{info[4][0]}]" for info in found)
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host.strip("[]"))
-    except ValueError:
-        return False
-    return True
+    return frozenset(map(str, short)) or frozenset(str(info[4][0]) for info in found)

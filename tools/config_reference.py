@@ -172,6 +172,8 @@ def _type_text(kind: Any) -> str:
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         return " or ".join(_type_text(part) for part in parts if part is not type(None))
+    if origin is typing.Annotated:
+        return _type_text(parts[0])
     if origin is dict:
         return "mapping"
     if origin is tuple:

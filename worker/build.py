@@ -20,6 +20,7 @@ from engine.runner import CacheRegion, Runner
 from grammar.vocabulary import read_vocabulary
 from kv_transfer.memory_link import MemoryFabric, MemoryLink
 from kv_transfer.transport import TransferError, Transport
+from runtime.address import is_loopback
 from worker.config import RunnerKind, WorkerConfig
 from worker.host_memory import make_host_tier
 from worker.ranks.settings import check_ranks
@@ -142,6 +143,6 @@ def _make_ucx_link(config: WorkerConfig, own_name: str) -> Transport:
 
 def _ucx_env(config: WorkerConfig) -> dict[str, str]:
     """UCX listens on every interface unless told; a worker on loopback stays there."""
-    if config.host == "127.0.0.1":
+    if is_loopback(config.host):
         return {"UCX_NET_DEVICES": "lo", **config.ucx_env}
     return config.ucx_env

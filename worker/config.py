@@ -6,6 +6,7 @@ import enum
 
 import msgspec
 
+from runtime.address import Port
 from runtime.tls import MutualTls
 
 
@@ -28,9 +29,9 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Drawn when None."""
     host: str = "127.0.0.1"
     """Address to listen on, and under which routers and peers reach this worker."""
-    port: int = 0
+    port: Port = 0
     """For routers and other workers; 0 takes any free one."""
-    metrics_port: int | None = None
+    metrics_port: Port | None = None
     """Where /metrics, /health and /ping of this worker are, without TLS or keys; 0 takes any free
     port, None has none."""
     tls: MutualTls | None = None

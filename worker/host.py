@@ -12,8 +12,10 @@ from typing import Any
 import grpc
 
 from engine.engine import Engine
+from engine.errors import ConfigError
 from engine.policy import Policy
 from kv_transfer.endpoint import Endpoint
+from runtime.address import is_wildcard, join_address
 from runtime.fleet import announce
 from runtime.handoffs import HandoffBook
 from runtime.listen import bind
@@ -79,11 +81,16 @@ class Worker:
     async def start(self) -> WorkerCard:
         """Raises EngineError for a model or settings that cannot work, PortTaken for the port,
         BadCertificate for a file of `tls`."""
+        if is_wildcard(self.config.host):
+            raise ConfigError(
+                f"host is {self.config.host}, where routers and other workers reach nobody: give "
+                "an address of this machine"
+            )
         await self._show_status()
         self._loop = asyncio.get_running_loop()
         await self._make_machine()
         self._make_loop()
-        self.card = self._make_card(f"{self.config.host}:{self._bind()}")
+        self.card = self._make_card(join_address(self.config.host, self._bind()))
         self._links = Links(
             self.config,
             self.card,
@@ -185,7 +192,8 @@ class Worker:
         host, port = self.config.host, self.config.metrics_port
         if port is not None:
             self._status = StatusPort(self)
-            self._metrics_address = f"{host}:{await self._status.start(host, port)}"
+            bound = await self._status.start(host, port)
+            self._metrics_address = join_address(host, bound)
 
     async def _make_machine(self) -> None:
         def make() -> tuple[Engine, Endpoint]:

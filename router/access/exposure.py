@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from router.config import RouterConfig
-from runtime.listen import is_loopback
+from runtime.address import is_loopback
 
 
 def warnings(config: RouterConfig) -> Iterator[str]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ray._private import ray_constants
+from ray._private.services import get_node_ip_address
 
 from cluster.errors import StartFailed
 from cluster.light_ray import ATTEMPTS, _children, start_light_ray
@@ -32,6 +35,15 @@ def test_it_is_started_again_and_what_was_left_is_ended() -> None:
     start_light_ray(init, num_cpus=2)
     assert [it["num_cpus"] for it in init.options] == [2, 2, 2]
     assert [it.poll() is not None for it in init.left] == [True, True]
+
+
+def test_it_stays_on_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's own processes are told by the environment, this one by Ray's constant."""
+    monkeypatch.setattr(ray_constants, "ENABLE_RAY_CLUSTER", True)
+    monkeypatch.setenv(ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, "1")
+    start_light_ray(Attempts())
+    assert os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] == "0"
+    assert get_node_ip_address() == "127.0.0.1"
 
 
 def test_the_last_failure_is_told_with_what_to_do() -> None:

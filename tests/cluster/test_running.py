@@ -193,6 +193,7 @@ def test_several_routers_share_the_doors_and_every_worker_announces_itself_to_ea
     configs = [run.named(f"router-{n}")[0].config for n in range(3)]
     addresses = [run.named(f"router-{n}")[0].addresses for n in range(3)]
     assert all(isinstance(it, RouterConfig) and it.share_ports for it in configs)
+    assert [getattr(it, "join_ports", None) for it in configs] == [False, True, True]
     assert len({it.http for it in addresses}) == len({it.grpc for it in addresses}) == 1
     worker = run.named("prefill-0")[0].config
     assert isinstance(worker, WorkerConfig)

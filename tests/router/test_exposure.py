@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from router.access.exposure import warnings
 from router.config import RouterConfig
 from router.server import RouterServer
+from runtime.address import split_address
 from runtime.tls import DoorTls, MutualTls
 from tests.router.tiny_model import one_model
 
@@ -45,3 +47,17 @@ async def test_the_router_logs_them(model_dir: Path, caplog: pytest.LogCaptureFi
         await server.start()
     await server.stop()
     assert "anybody who reaches 0.0.0.0 may use this model: set keys_file" in caplog.text
+
+
+async def test_the_ipv6_wildcard_serves_both_families(model_dir: Path) -> None:
+    server = RouterServer(RouterConfig(models=one_model(model_dir), host="::"))
+    addresses = await server.start()
+    try:
+        for door in (addresses.http, addresses.grpc, addresses.fleet):
+            host, port = split_address(door)
+            assert host == "::"
+            for each in ("127.0.0.1", "::1"):
+                _, writer = await asyncio.open_connection(each, port)
+                writer.close()
+    finally:
+        await server.stop()

@@ -16,6 +16,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 ATTEMPTS = 3
+LISTENS = "0A"
+LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F"}
+"""127.0.0.1 in /proc/net/tcp and tcp6."""
 
 
 FREE_PORTS = iter(range(20_000 + os.getpid() % 10_000, 32_000))
@@ -120,6 +123,21 @@ def command_of(process_id: int) -> bytes:
         return Path(f"/proc/{process_id}/cmdline").read_bytes()
     except OSError:
         return b""
+
+
+def listens_at(process_ids: Iterable[int]) -> set[str]:
+    """The addresses, as the kernel writes them in hexadecimal, at which any of them listens."""
+    inodes: set[str] = set()
+    for process_id in process_ids:
+        for descriptor in Path(f"/proc/{process_id}/fd").glob("*"):
+            with suppress(OSError):
+                inodes.add(str(descriptor.readlink()).removeprefix("socket:[").removesuffix("]"))
+    lines = [
+        line.split()
+        for table in ("tcp", "tcp6")
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]
+    ]
+    return {it[1].partition(":")[0] for it in lines if it[3] == LISTENS and it[9] in inodes}
 
 
 def children_of(process_id: int) -> set[int]:

@@ -22,7 +22,16 @@ from cluster.errors import StartFailed
 from cluster.ray_launcher import RayLauncher
 from cluster.running import running
 from tests.system.clusters import ARITHMETIC, a_client, a_request
-from tests.system.shells import BIN, Shell, a_free_port, children_of, ray_head, wait_until_ended
+from tests.system.shells import (
+    BIN,
+    LOOPBACK,
+    Shell,
+    a_free_port,
+    children_of,
+    listens_at,
+    ray_head,
+    wait_until_ended,
+)
 from wire import inference_pb2_grpc as rpc
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
@@ -117,8 +126,10 @@ def test_up_serves_and_leaves_no_process_behind(number: signal.Signals) -> None:
         body = {"model": "tiny-python", "prompt": [1, 2, 3], "max_tokens": 4}
         response = httpx2.post(f"http://{http}/v1/completions", json=body, timeout=60)
         assert response.json()["usage"]["completion_tokens"] == 4
+        assert http.startswith("127.0.0.1:")
         descendants = children_of(up.process.pid)
         assert descendants
+        assert listens_at({up.process.pid, *descendants}) <= LOOPBACK
         assert up.end(number) == 0
     assert "".join(up.seen).rstrip().endswith("stopped")
     wait_until_ended(descendants)

@@ -8,9 +8,13 @@ import signal
 import urllib.error
 import urllib.request
 
+import pytest
+
 from cluster.config import load_config
+from cluster.errors import StartFailed
 from cluster.process_launcher import ProcessLauncher
 from cluster.running import RunningCluster, running
+from runtime.address import split_address
 from tests.system.clusters import ARITHMETIC, PREFILL_STAMP
 
 MOST_TRIES = 200
@@ -42,6 +46,29 @@ def test_two_routers_behind_one_port_serve_the_same_answers_and_a_dead_one_comes
             lines.clear()
             assert it.addresses.http == door
             assert _ask_until_both_know_their_workers(it) == expected
+
+
+def test_two_clusters_do_not_share_their_ports() -> None:
+    with running(load_config(None, SETTINGS), ProcessLauncher(), print) as first:
+        ports = {
+            f"router.{door}_port": split_address(getattr(first.addresses, door))[1]
+            for door in ("http", "grpc")
+        }
+        for taken in ports.items():
+            second = load_config(None, dict([*SETTINGS.items(), taken]))
+            with (
+                pytest.raises(StartFailed, match=f"router-0: .*{taken[1]}: the port is taken"),
+                running(second, ProcessLauncher(), print),
+            ):
+                raise AssertionError("two clusters at one port")
+
+
+def test_everything_runs_at_ipv6_addresses() -> None:
+    hosts = {"router.host": "[::1]", "worker.host": "::1", "worker.ucx_env": {}}
+    with running(load_config(None, {**SETTINGS, **hosts}), ProcessLauncher(), print) as it:
+        assert it.addresses.http.startswith("[::1]:")
+        assert all(address.startswith("[::1]:") for address in it.worker_addresses)
+        assert ask(it) == ask(it)
 
 
 def _ask_until_both_know_their_workers(cluster: RunningCluster) -> str:

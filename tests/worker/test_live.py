@@ -13,6 +13,7 @@ import pytest
 import runtime.session
 import worker.links
 from decode_worker.scheduler import DecodePolicy
+from engine.errors import ConfigError
 from engine.policy import Policy
 from prefill_worker.scheduler import PrefillPolicy
 from runtime.session import METHOD, Session, open_session
@@ -268,3 +269,9 @@ async def until(condition: Callable[[], bool]) -> None:
             if condition():
                 return
             await asyncio.sleep(0)
+
+
+async def test_a_worker_that_nobody_could_reach_says_so_before_it_loads() -> None:
+    with pytest.raises(ConfigError, match=r"host is 0\.0\.0\.0.*give an address"):
+        async with a_worker(Role.DECODE, host="0.0.0.0"):
+            raise AssertionError("it started")
