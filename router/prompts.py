@@ -20,11 +20,13 @@ class TokenPrompt(msgspec.Struct, frozen=True):
 
 
 class ToolCall(msgspec.Struct, frozen=True):
-    """A function that the assistant called; `arguments` are JSON text."""
+    """A function that the assistant called; `arguments` are JSON text, as the model wrote it."""
 
     id: str | None
     name: str
     arguments: str
+    keys: tuple[str, ...] = ("id", "type", "function", "name", "arguments")
+    """Of the call and of its function, in the order in which templates show them."""
 
 
 class ChatMessage(msgspec.Struct, frozen=True):

@@ -122,7 +122,8 @@ class ChatBodyMessage(msgspec.Struct, frozen=True, kw_only=True):
     role: str
     content: str | list[ContentPart] | None = None
     name: str | None = None
-    tool_calls: list[ToolCallBody] | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+    """Each a ToolCallBody, whose members keep their order."""
     tool_call_id: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -27,6 +28,8 @@ from router.prompts import (
 )
 
 Piece = int | str | list[int]
+_CALL_KEYS = ("id", "type", "function", "name", "arguments")
+_PATH = re.compile(r" - at `\$\.?(.+?)`$")
 
 
 def completion_prompts(body: CompletionBody) -> list[Prompt]:
@@ -139,16 +142,32 @@ def _chat_message(index: int, message: ChatBodyMessage) -> ChatMessage:
         role=message.role,
         content=_content(message.content, f"{field}.content"),
         name=message.name,
-        tool_calls=tuple(_tool_call(each, field) for each in message.tool_calls or ()),
+        tool_calls=tuple(
+            _tool_call(each, f"{field}.tool_calls[{number}]")
+            for number, each in enumerate(message.tool_calls or ())
+        ),
         tool_call_id=message.tool_call_id,
         reasoning=message.reasoning_content or message.reasoning,
     )
 
 
-def _tool_call(call: ToolCallBody, field: str) -> ToolCall:
+def _tool_call(sent: dict[str, Any], field: str) -> ToolCall:
+    try:
+        call = msgspec.convert(sent, ToolCallBody)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(str(error), inner_field(error, field)) from error
     if call.type != "function":
-        raise InvalidRequest(f"a tool call of type {call.type!r}", f"{field}.tool_calls")
-    return ToolCall(call.id, call.function.name, call.function.arguments)
+        raise InvalidRequest(f"a tool call of type {call.type!r}", field)
+    keys = tuple(dict.fromkeys([*sent, *sent["function"], *_CALL_KEYS]))
+    return ToolCall(call.id, call.function.name, call.function.arguments, keys)
+
+
+def inner_field(error: msgspec.ValidationError, outer: str | None = None) -> str | None:
+    """The path of the member of a wrong type, within `outer`."""
+    path = _PATH.search(str(error))
+    if path is None:
+        return outer
+    return path.group(1) if outer is None else f"{outer}.{path.group(1)}"
 
 
 def _content(content: str | list[ContentPart] | None, field: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -13,7 +12,13 @@ from router.errors import InvalidRequest
 from router.http.headers import RequestHead
 from router.openai.api import ChatBody, CommonBody, CompletionBody
 from router.openai.constraints import constraint_of
-from router.openai.prompts import chat_prompt, checked_tools, completion_prompts, tool_choice
+from router.openai.prompts import (
+    chat_prompt,
+    checked_tools,
+    completion_prompts,
+    inner_field,
+    tool_choice,
+)
 from router.prompts import ToolMode
 from router.requests import RequestDraft
 
@@ -36,7 +41,6 @@ _SAME = (
     "priority",
 )
 Body = TypeVar("Body", bound=msgspec.Struct)
-_PATH = re.compile(r" - at `\$\.?(.+?)`$")
 
 
 def parse_body(content: bytes, kind: type[Body]) -> Body:
@@ -44,8 +48,7 @@ def parse_body(content: bytes, kind: type[Body]) -> Body:
     try:
         return msgspec.json.decode(content, type=kind)
     except msgspec.ValidationError as error:
-        path = _PATH.search(str(error))
-        raise InvalidRequest(str(error), path.group(1) if path else None) from error
+        raise InvalidRequest(str(error), inner_field(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidRequest(f"the body is no valid JSON in UTF-8: {error}") from error
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
+import re
 import secrets
+from collections.abc import Callable
 from typing import Any
 
 import jinja2
@@ -14,10 +17,14 @@ import jinja2.parser
 
 from router.errors import InvalidRequest, StartError
 from router.prompts import ChatMessage, ChatPrompt, ToolCall
-from router.text.sandbox import BoundedSandbox, render
+from router.text.call_arguments import as_object, as_text
+from router.text.sandbox import BoundedSandbox, OutOfBounds, render
 
-GIVEN = frozenset(("messages", "tools", "documents", "add_generation_prompt"))
-"""What a template hears from us, so that no request can say it differently."""
+ShowArguments = Callable[[str], Any]
+"""From the JSON of a call's arguments to what a template is given of it."""
+
+_NO_CONTENT = re.compile(r"content(['\"]\s*\])?\s+is\s+(not\s+)?none", re.IGNORECASE)
+"""Some templates know messages that only call tools by that; others would write "None"."""
 
 _FAILURES = (
     jinja2.TemplateError,
@@ -48,6 +55,7 @@ class ChatTemplate:
         self._special_tokens = special_tokens
         self._knows_tools = "tools" in source
         self._knows_developers = "developer" in source
+        self._asks_for_no_content = _NO_CONTENT.search(source) is not None
         self._template = _environment().from_string(source)
 
     def render(self, prompt: ChatPrompt) -> str:
@@ -55,12 +63,34 @@ class ChatTemplate:
         says against these messages."""
         if prompt.tools and not self._knows_tools:
             raise InvalidRequest("the model's chat template shows no tools to the model", "tools")
-        messages = [self._message(index, each) for index, each in enumerate(prompt.messages)]
+        try:
+            return self._either_way(prompt)
+        except _FAILURES as error:
+            raise InvalidRequest(
+                f"the model's chat template refuses these messages: {error}", "messages"
+            ) from error
+
+    def _either_way(self, prompt: ChatPrompt) -> str:
+        """With arguments of calls as objects; as text where the template can have them only so."""
+        try:
+            return self._continued(prompt, as_object)
+        except OutOfBounds:
+            raise
+        except _FAILURES:
+            if not any(message.tool_calls for message in prompt.messages):
+                raise
+            with contextlib.suppress(*_FAILURES):
+                return self._continued(prompt, as_text)
+            raise
+
+    def _continued(self, prompt: ChatPrompt, arguments: ShowArguments) -> str:
+        """Up to the end of the last message, if the answer continues that."""
+        messages = [self._message(each, arguments) for each in prompt.messages]
         if not prompt.continue_final_message:
-            return self._render(prompt, messages)
+            return self._rendered(prompt, messages)
         mark = secrets.token_hex(16)
-        messages[-1]["content"] += mark
-        before, found, _ = self._render(prompt, messages).rpartition(mark)
+        messages[-1]["content"] = (messages[-1]["content"] or "") + mark
+        before, found, _ = self._rendered(prompt, messages).rpartition(mark)
         if not found:
             raise InvalidRequest(
                 "the model's chat template does not show the last message as it is: it cannot be "
@@ -69,21 +99,17 @@ class ChatTemplate:
             )
         return before
 
-    def _render(self, prompt: ChatPrompt, messages: list[dict[str, Any]]) -> str:
+    def _rendered(self, prompt: ChatPrompt, messages: list[dict[str, Any]]) -> str:
+        """What a template hears from us no request can say differently."""
         given = {
             "messages": messages,
             "tools": list(prompt.tools) or None,
-            "documents": None,
+            "documents": prompt.template_args.get("documents"),
             "add_generation_prompt": prompt.add_generation_prompt,
         }
-        try:
-            return render(self._template, {**self._special_tokens, **prompt.template_args, **given})
-        except _FAILURES as error:
-            raise InvalidRequest(
-                f"the model's chat template refuses these messages: {error}", "messages"
-            ) from error
+        return render(self._template, {**self._special_tokens, **prompt.template_args, **given})
 
-    def _message(self, index: int, message: ChatMessage) -> dict[str, Any]:
+    def _message(self, message: ChatMessage, arguments: ShowArguments) -> dict[str, Any]:
         """As templates expect it; what is absent is left out."""
         renamed = message.role == "developer" and not self._knows_developers
         said: dict[str, Any] = {
@@ -97,8 +123,9 @@ class ChatTemplate:
         }
         said |= {name: value for name, value in optional.items() if value is not None}
         if message.tool_calls:
-            field = f"messages[{index}].tool_calls"
-            said["tool_calls"] = [_tool_call(call, field) for call in message.tool_calls]
+            said["tool_calls"] = [_tool_call(call, arguments) for call in message.tool_calls]
+            if not message.content and self._asks_for_no_content:
+                said["content"] = None
         return said
 
 
@@ -122,15 +149,21 @@ def request_template(source: str, special_tokens: dict[str, str]) -> ChatTemplat
         raise InvalidRequest(text, "chat_template") from error
 
 
-def _tool_call(call: ToolCall, field: str) -> dict[str, Any]:
-    """Templates write arguments as they want: they get an object, not its text."""
+def _tool_call(call: ToolCall, arguments: ShowArguments) -> dict[str, Any]:
+    """In the order in which the client sent it. Raises InvalidRequest."""
     try:
-        arguments = json.loads(call.arguments or "{}")
-    except ValueError as error:
-        text = f"the arguments of {call.name!r} are no JSON: {error}"
-        raise InvalidRequest(text, field) from error
-    function = {"name": call.name, "arguments": arguments}
-    return {"type": "function", "function": function} | ({"id": call.id} if call.id else {})
+        shown = arguments(call.arguments)
+    except RecursionError as error:
+        text = f"the arguments of {call.name!r} are nested too deeply"
+        raise InvalidRequest(text, "messages") from error
+    place = {key: index for index, key in enumerate(call.keys)}
+
+    def ordered(**members: Any) -> dict[str, Any]:
+        return {key: members[key] for key in sorted(members, key=place.__getitem__)}
+
+    function = ordered(name=call.name, arguments=shown)
+    named = {"id": call.id} if call.id else {}
+    return ordered(type="function", function=function, **named)
 
 
 def _environment() -> jinja2.Environment:

@@ -180,13 +180,6 @@ def test_tools_and_their_calls_reach_the_template_as_objects() -> None:
     assert ChatTemplate(source, {}).render(prompt) == text
 
 
-def test_arguments_that_are_no_json_are_the_clients_mistake() -> None:
-    prompt = ChatPrompt((ChatMessage("assistant", tool_calls=(ToolCall("1", "add", "{"),)),))
-    with pytest.raises(InvalidRequest, match="no JSON") as caught:
-        ChatTemplate("", {}).render(prompt)
-    assert caught.value.field == "messages[0].tool_calls"
-
-
 def test_a_template_that_shows_no_tools_refuses_them() -> None:
     with pytest.raises(InvalidRequest, match="no tools") as caught:
         ChatTemplate("x", {}).render(ChatPrompt(USER.messages, tools=({"function": {}},)))
