@@ -42,7 +42,9 @@ class Answer:
     ) -> None:
         self.text = TextStream(
             tokenizer.detokenizer(
-                skip_special_tokens=request.skip_special_tokens, shown=shown_tokens
+                skip_special_tokens=request.skip_special_tokens,
+                shown=shown_tokens,
+                context=request.prompt_tokens,
             ),
             StopMatcher(request.stop, include=request.include_stop),
             request.sampling.min_tokens,

@@ -166,4 +166,6 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True):
     tool_calls: tuple[ToolCallDelta, ...] = ()
     prompt_tokens: tuple[int, ...] | None = None
     """In the first delta of each answer."""
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    """Of the prompt's tokens but the first, in the first delta of the first answer."""
     ending: Ending | None = None

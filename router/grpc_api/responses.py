@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from router.prompts import Prompt, TextPrompt
+from router.prompts import Prompt
 from router.requests import Delta, Ending, ToolCallDelta
 from router.text.tokenizer import Tokenizer
 from wire import inference_pb2 as pb
@@ -52,9 +52,7 @@ class Responses:
         if self._request.return_prompt_token_ids:
             response.prompt_token_ids.extend(tokens)
         if self._request.echo:
-            sent = self._prompt
-            text = sent.text if isinstance(sent, TextPrompt) else self._tokenizer.decode(tokens)
-            response.text = text + response.text
+            response.text = self._tokenizer.echo(self._prompt, tokens) + response.text
 
 
 def _tool_call(call: ToolCallDelta) -> pb.ToolCallDelta:

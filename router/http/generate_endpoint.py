@@ -197,6 +197,7 @@ def _form(body: CommonBody, drafts: list[RequestDraft], n: int, *, echo: bool) -
         running_usage=options is not None and bool(options.continuous_usage_stats),
         token_ids=bool(body.return_token_ids),
         stop_token_ids=tuple(body.stop_token_ids or ()),
+        skip_special_tokens=body.skip_special_tokens is not False,
         echo=echo,
         prompts=tuple(draft.prompt for draft in drafts if draft.prompt is not None),
         n=n,

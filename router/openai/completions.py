@@ -13,8 +13,10 @@ from router.openai.answers import (
     UsageBody,
 )
 from router.openai.joined import Joined
+from router.openai.logprobs import TextOffsets, completion_logprobs, joined_logprobs
 from router.openai.responses import Form, Style, UsageField, finish_reason
 from router.requests import Delta
+from router.text.detokenizer import Detokenizer
 from router.text.tokenizer import Tokenizer
 from wire.sampling import TokenLogprob
 
@@ -25,16 +27,21 @@ class CompletionStyle(Style):
 
     def __init__(self, request_id: str, model: str, tokenizer: Tokenizer, form: Form) -> None:
         super().__init__(request_id, model, tokenizer, form)
-        self._offsets: dict[int, int] = {}
+        self._starts: dict[int, tuple[Sequence[int], int]] = {}
+        self._offsets: dict[int, TextOffsets] = {}
+        self._scored: dict[int, Sequence[TokenLogprob]] = {}
 
     def opening(self, delta: Delta, usage: UsageField) -> CompletionResponse | None:
         """The prompt itself, where it is to be told again."""
         prompt_tokens = delta.prompt_tokens or ()
+        text = self._begin(delta.index, prompt_tokens)
+        told = self._prompt_logprobs(delta.index, prompt_tokens, delta.prompt_logprobs)
         if not (self._form.echo or self._form.token_ids):
             return None
         choice = CompletionChoice(
-            text=self._form.echo_of(delta.index, prompt_tokens, self._tokenizer),
+            text=text,
             index=delta.index,
+            logprobs=told,
             token_ids=() if self._form.token_ids else UNSET,
             prompt_token_ids=prompt_tokens if self._form.token_ids else UNSET,
         )
@@ -47,18 +54,14 @@ class CompletionStyle(Style):
         )
 
     def chunk(self, delta: Delta, usage: UsageField) -> CompletionResponse:
-        offset = self._offsets.get(delta.index, 0)
         choice = CompletionChoice(
             text=delta.text,
             index=delta.index,
-            logprobs=self._logprobs(delta.tokens, delta.logprobs, offset),
+            logprobs=self._logprobs(delta.index, delta.tokens, delta.logprobs),
             finish_reason=finish_reason(delta.ending),
             stop_reason=self.stop_reason(delta.ending),
             token_ids=delta.tokens if self._form.token_ids else UNSET,
         )
-        if choice.logprobs is not None:
-            ends = choice.logprobs.text_offset[-1] + len(choice.logprobs.tokens[-1])
-            self._offsets[delta.index] = ends
         return self._response([choice], usage)
 
     def usage_chunk(self, usage: UsageBody) -> CompletionResponse:
@@ -69,16 +72,35 @@ class CompletionStyle(Style):
 
     def _whole_choice(self, answer: Joined) -> CompletionChoice:
         prompt_tokens = answer.prompt_tokens
-        echo = self._form.echo_of(answer.index, prompt_tokens, self._tokenizer)
+        echo = self._begin(answer.index, prompt_tokens)
+        told = self._prompt_logprobs(answer.index, prompt_tokens, answer.prompt_logprobs)
+        own = self._logprobs(answer.index, answer.tokens, answer.logprobs)
         return CompletionChoice(
             text=echo + answer.text,
             index=answer.index,
-            logprobs=self._logprobs(answer.tokens, answer.logprobs, 0),
+            logprobs=joined_logprobs(told, own) if told and own else told or own,
             finish_reason=finish_reason(answer.ending),
             stop_reason=self.stop_reason(answer.ending),
             token_ids=answer.tokens if self._form.token_ids else UNSET,
             prompt_token_ids=prompt_tokens if self._form.token_ids else UNSET,
         )
+
+    def _begin(self, index: int, prompt_tokens: Sequence[int]) -> str:
+        """The text before an answer; empty where the prompt is not repeated."""
+        echo = self._form.echo_of(index, prompt_tokens, self._tokenizer)
+        self._starts[index] = prompt_tokens, len(echo)
+        return echo
+
+    def _offsets_of(self, index: int) -> TextOffsets:
+        """Of an answer's own tokens."""
+        if index not in self._offsets:
+            context, start = self._starts[index]
+            self._offsets[index] = TextOffsets(self._stream(context), start)
+        return self._offsets[index]
+
+    def _stream(self, context: Sequence[int] = ()) -> Detokenizer:
+        skips = self._form.skip_special_tokens
+        return self._tokenizer.detokenizer(skip_special_tokens=skips, context=context)
 
     def _response(self, choices: list[CompletionChoice], usage: UsageField) -> CompletionResponse:
         return CompletionResponse(
@@ -86,24 +108,19 @@ class CompletionStyle(Style):
         )
 
     def _logprobs(
-        self, tokens: Sequence[int], logprobs: Sequence[TokenLogprob], offset: int
+        self, index: int, tokens: Sequence[int], logprobs: Sequence[TokenLogprob]
     ) -> CompletionLogprobs | None:
         if not logprobs:
             return None
-        texts = [self._tokenizer.token_text(token) for token in tokens]
-        offsets = []
-        for text in texts:
-            offsets.append(offset)
-            offset += len(text)
-        return CompletionLogprobs(
-            tokens=texts,
-            token_logprobs=[each.logprob for each in logprobs],
-            top_logprobs=[
-                {
-                    self._tokenizer.token_text(token): logprob
-                    for token, logprob in zip(each.top_ids, each.top_logprobs, strict=True)
-                }
-                for each in logprobs
-            ],
-            text_offset=offsets,
-        )
+        return completion_logprobs(tokens, logprobs, self._offsets_of(index), self._tokenizer)
+
+    def _prompt_logprobs(
+        self, index: int, tokens: Sequence[int], logprobs: Sequence[TokenLogprob]
+    ) -> CompletionLogprobs | None:
+        """Of an echo. Answers to one prompt share them: they come with the first."""
+        form = self._form
+        if not (form.echo and form.logprobs):
+            return None
+        known = self._scored.setdefault(index // form.n, logprobs)
+        offsets = TextOffsets(self._stream())
+        return completion_logprobs(tokens, [None, *known], offsets, self._tokenizer)

@@ -17,6 +17,7 @@ class Joined(msgspec.Struct, kw_only=True):
     index: int
     ending: Ending
     prompt_tokens: tuple[int, ...]
+    prompt_logprobs: tuple[TokenLogprob, ...]
     text: str
     reasoning: str
     tokens: tuple[int, ...]
@@ -39,6 +40,7 @@ def _joined(deltas: Sequence[Delta]) -> Joined:
         index=deltas[0].index,
         ending=ending,
         prompt_tokens=deltas[0].prompt_tokens or (),
+        prompt_logprobs=deltas[0].prompt_logprobs,
         text="".join(delta.text for delta in deltas),
         reasoning="".join(delta.reasoning for delta in deltas),
         tokens=tuple(token for delta in deltas for token in delta.tokens),

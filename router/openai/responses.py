@@ -23,7 +23,7 @@ from router.openai.answers import (
     UsageBody,
 )
 from router.openai.joined import Joined, UsageTotal, joined
-from router.prompts import Prompt, TextPrompt
+from router.prompts import Prompt
 from router.requests import Delta, Ending
 from router.text.tokenizer import Tokenizer
 from wire.messages import FinishReason
@@ -43,17 +43,19 @@ class Form(msgspec.Struct, frozen=True, kw_only=True):
     token_ids: bool = False
     stop_token_ids: tuple[int, ...] = ()
     """Those that are told when they end an answer; the model's own end is not."""
+    skip_special_tokens: bool = True
+    logprobs: bool = False
+    """Those of an echoed prompt are told with it."""
     echo: bool = False
     prompts: tuple[Prompt, ...] = ()
     """What an echo repeats, each for `n` answers."""
     n: int = 1
 
     def echo_of(self, index: int, tokens: Sequence[int], tokenizer: Tokenizer) -> str:
-        """A prompt's text as it was sent; that of token ids otherwise."""
+        """Empty where none is asked for."""
         if not self.echo:
             return ""
-        prompt = self.prompts[index // self.n]
-        return prompt.text if isinstance(prompt, TextPrompt) else tokenizer.decode(tokens)
+        return tokenizer.echo(self.prompts[index // self.n], tokens)
 
 
 class Style(abc.ABC):

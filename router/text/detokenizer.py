@@ -4,12 +4,16 @@ Two ways, chosen by the tokenizer's decoder. Byte-level decoders (the most commo
 to bytes by a table, so that an incremental UTF-8 decoder is exact. Others (SentencePiece and its
 rules for leading spaces) are decoded over a small window of tokens, and the text that the window
 gave before is cut off.
+
+An answer begins in the middle of a text: decoders drop the blank before the first word of what they
+are given, so a stream starts with the end of the prompt as its context, which is never shown.
 """
 
 from __future__ import annotations
 
 import codecs
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from typing import NamedTuple, Protocol
 
 REPLACEMENT = "\ufffd"
@@ -36,22 +40,34 @@ class Detokenizer(Protocol):
 class ByteDetokenizer:
     """For tokenizers whose tokens are byte strings; constant work per token."""
 
-    def __init__(self, pieces: Callable[[int], Piece]) -> None:
+    CONTEXT_BYTES = 3  # of a character of four bytes, all but the last may end the context
+
+    def __init__(self, pieces: Callable[[int], Piece], context: Sequence[int] = ()) -> None:
+        """`context` are the tokens before the stream: they may end within a character."""
         self._pieces = pieces
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._between = True
         """No character is half done."""
+        before = b""
+        for token in reversed(context):
+            if len(before) >= self.CONTEXT_BYTES:
+                break
+            before = pieces(token).content + before
+        self._decode(before)
 
     def push(self, token: int) -> str:
         content, text = self._pieces(token)
         if text is not None and self._between:  # nearly always, and several times as fast
             return text
-        text = self._decoder.decode(content)
-        self._between = not self._decoder.getstate()[0]
-        return text
+        return self._decode(content)
 
     def flush(self) -> str:
         return self._decoder.decode(b"", final=True)
+
+    def _decode(self, content: bytes) -> str:
+        text = self._decoder.decode(content)
+        self._between = not self._decoder.getstate()[0]
+        return text
 
 
 class WindowDetokenizer:
@@ -64,13 +80,23 @@ class WindowDetokenizer:
     MAX_WINDOW = 12
     MAX_BROKEN = 48  # by then it is no character that is being spelled, but nonsense
     MAX_HELD = 3  # a character has at most four bytes, so at most three can be waiting
+    MIN_CONTEXT = 4
 
-    def __init__(self, decode: Callable[[list[int]], str], silent: frozenset[int]) -> None:
+    def __init__(
+        self,
+        decode: Callable[[list[int]], str],
+        silent: frozenset[int],
+        context: Sequence[int] = (),
+    ) -> None:
+        """`silent` are special tokens: they leave no text, and are never part of the window.
+        `context` are the tokens before the stream."""
         self._decode = decode
-        self._silent = silent  # special tokens, which must not become the window's only context
+        self._silent = silent
         self._window: list[int] = []
         self._boundary = 0
         self._shown = ""
+        if context:
+            self._begin_after(context)
 
     def push(self, token: int) -> str:
         if token in self._silent:
@@ -91,6 +117,21 @@ class WindowDetokenizer:
 
     def flush(self) -> str:
         return self._take(self._decode(self._window)) if self._window else ""
+
+    def _begin_after(self, context: Sequence[int]) -> None:
+        """As many of the last tokens as make whole characters, within bounds."""
+        heard = (token for token in reversed(context) if token not in self._silent)
+        last = [*islice(heard, self.MAX_BROKEN // 2)][::-1]
+        for count in range(self.MIN_CONTEXT, len(last)):
+            if REPLACEMENT not in self._decode(last[-count:]):
+                last = last[-count:]
+                break
+        self._window = last
+        for num_broken in range(min(self.MAX_HELD, len(last)) + 1):
+            self._shown = self._decode(last[: len(last) - num_broken])
+            if not self._shown.endswith(REPLACEMENT):
+                self._boundary = 0 if num_broken else len(last)
+                return
 
     def _take(self, text: str) -> str:
         """What `text` has beyond what was shown."""

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Callable, Sequence
 
 from tokenizers import Tokenizer as Backend
 
 from router.errors import InvalidRequest, StartError
-from router.prompts import ChatPrompt
+from router.prompts import ChatPrompt, Prompt, TextPrompt
 from router.text.chat_template import ChatTemplate, model_template, request_template
 from router.text.detokenizer import (
+    REPLACEMENT,
     ByteDetokenizer,
     Detokenizer,
     Piece,
     WindowDetokenizer,
-    byte_alphabet,
-    bytes_of,
     piece_of,
 )
 from router.text.length_bound import LengthBound, length_bound
 from router.text.model_card import ModelCard
+from router.text.token_bytes import TokenBytes, token_text
 
 
 class Tokenizer:
@@ -35,10 +34,10 @@ class Tokenizer:
             for index, token in self._backend.get_added_tokens_decoder().items()
             if token.special
         )
-        self._alphabet = byte_alphabet() if _is_byte_level(self._backend) else None
+        self.token_bytes = TokenBytes(self._backend)
+        self._alphabet = self.token_bytes.alphabet
         self._template = _template(card.chat_template, card)
         self._tool_template = _template(card.tool_template, card) or self._template
-        self.token_bytes = functools.cache(self._token_bytes)
         self._pieces = functools.cache(self._make_pieces)
 
     def encode_text(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
@@ -81,42 +80,49 @@ class Tokenizer:
         # A batch for the reason of `encode_text`.
         return self._backend.decode_batch([tokens], skip_special_tokens=skip_special_tokens)[0]
 
+    def echo(self, prompt: Prompt | None, tokens: Sequence[int]) -> str:
+        """A prompt's text as it was sent; of token ids what their answer continues, which is
+        without the part of a character at their end."""
+        if isinstance(prompt, TextPrompt):
+            return prompt.text
+        text = self.decode(tokens)
+        if not text.endswith(REPLACEMENT):
+            return text
+        return "".join(map(self.detokenizer().push, tokens))
+
     def token_text(self, token: int) -> str:
-        """One token for display; halves of characters show as U+FFFD."""
-        return self.token_bytes(token).decode("utf-8", "replace")
+        """One token for display; parts of characters are told as bytes."""
+        return token_text(self.token_bytes(token))
 
     def special_token_id(self, text: str) -> int | None:
         """None when there is no special token of that name."""
         token: int | None = self._backend.token_to_id(text)
         return token if token in self._special else None
 
+    @functools.cached_property
+    def special_texts(self) -> dict[int, str]:
+        """The names of special tokens by id, in the order of their ids."""
+        return {token: self.token_text(token) for token in sorted(self._special)}
+
     def detokenizer(
-        self, *, skip_special_tokens: bool = True, shown: frozenset[int] = frozenset()
+        self,
+        *,
+        skip_special_tokens: bool = True,
+        shown: frozenset[int] = frozenset(),
+        context: Sequence[int] = (),
     ) -> Detokenizer:
-        """A fresh stream of text. Special tokens that are `shown` are never skipped."""
+        """A fresh stream of text that follows the tokens of `context`. Special tokens that are
+        `shown` are never skipped."""
         silent = self._special - shown if skip_special_tokens else frozenset[int]()
         if self._alphabet is not None:
-            return ByteDetokenizer(self._pieces(silent))
-        if silent == self._special:
-            return WindowDetokenizer(self._decode_window, silent)
-        return WindowDetokenizer(self._decode_all, silent)
+            return ByteDetokenizer(self._pieces(silent), context)
+        return WindowDetokenizer(self._decode_all, silent, context)
 
     def _make_pieces(self, silent: frozenset[int]) -> Callable[[int], Piece]:
         """Of streams in which these tokens say nothing."""
         return functools.cache(
             lambda token: piece_of(b"" if token in silent else self.token_bytes(token))
         )
-
-    def _token_bytes(self, token: int) -> bytes:
-        text = self._backend.id_to_token(token)
-        if text is None:  # models pad their vocabulary beyond the tokenizer's
-            return b""
-        if self._alphabet is not None:
-            return bytes_of(text, self._alphabet)
-        return self._backend.decode([token], skip_special_tokens=False).encode()
-
-    def _decode_window(self, tokens: list[int]) -> str:
-        return self._backend.decode(tokens, skip_special_tokens=True)
 
     def _decode_all(self, tokens: list[int]) -> str:
         return self._backend.decode(tokens, skip_special_tokens=False)
@@ -137,12 +143,3 @@ def _load(card: ModelCard) -> Backend:
     backend.no_truncation()
     backend.no_padding()
     return backend
-
-
-def _is_byte_level(backend: Backend) -> bool:
-    """True when the decoder is ByteLevel alone: then a token is its bytes, wherever it stands."""
-    decoder = json.loads(backend.to_str())["decoder"]
-    if decoder is None:
-        return False
-    steps = decoder["decoders"] if decoder["type"] == "Sequence" else [decoder]
-    return [step["type"] for step in steps] == ["ByteLevel"]

@@ -120,7 +120,8 @@ def _http_logprobs(body: dict[str, Any] | None) -> list[tuple[str, float, dict[s
             (
                 each["token"],
                 each["logprob"],
-                {top["token"]: top["logprob"] for top in each["top_logprobs"]},
+                {top["token"]: top["logprob"] for top in each["top_logprobs"]}
+                | {each["token"]: each["logprob"]},  # as /v1/completions has it
             )
             for each in body["content"]
         ]
@@ -177,7 +178,7 @@ def _grpc_logprob(each: pb.TokenLogprob) -> tuple[str, float, dict[str, float]]:
     return (
         text(each.token_id),
         each.logprob,
-        {text(top.token_id): top.logprob for top in each.top},
+        {text(top.token_id): top.logprob for top in each.top} | {text(each.token_id): each.logprob},
     )
 
 

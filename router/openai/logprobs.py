@@ -1,0 +1,68 @@
+"""Log-probabilities as /v1/completions tells them: lists with an entry for each token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from router.openai.answers import CompletionLogprobs
+from router.text.detokenizer import Detokenizer
+from router.text.tokenizer import Tokenizer
+from wire.sampling import TokenLogprob
+
+
+class TextOffsets:
+    """Where in a choice's text its tokens begin, counted in characters.
+
+    `stream` is one of the choice's own, `start` the length of the text before. A token within a
+    character has that character's place; one that leaves no text has that of the next.
+    """
+
+    def __init__(self, stream: Detokenizer, start: int = 0) -> None:
+        self._stream = stream
+        self._end = start
+
+    def of(self, tokens: Sequence[int]) -> list[int]:
+        """Of the next tokens."""
+        offsets = []
+        for token in tokens:
+            offsets.append(self._end)
+            self._end += len(self._stream.push(token))
+        return offsets
+
+
+def completion_logprobs(
+    tokens: Sequence[int],
+    logprobs: Sequence[TokenLogprob | None],
+    offsets: TextOffsets,
+    tokenizer: Tokenizer,
+) -> CompletionLogprobs:
+    """None stands for a prompt's first token, which nothing comes before."""
+    return CompletionLogprobs(
+        tokens=[*map(tokenizer.token_text, tokens)],
+        token_logprobs=[None if each is None else each.logprob for each in logprobs],
+        top_logprobs=[
+            None if each is None else _by_text(token, each, tokenizer)
+            for token, each in zip(tokens, logprobs, strict=True)
+        ],
+        text_offset=offsets.of(tokens),
+    )
+
+
+def joined_logprobs(first: CompletionLogprobs, second: CompletionLogprobs) -> CompletionLogprobs:
+    """A prompt's, and those of the answer to it."""
+    return CompletionLogprobs(
+        tokens=first.tokens + second.tokens,
+        token_logprobs=first.token_logprobs + second.token_logprobs,
+        top_logprobs=first.top_logprobs + second.top_logprobs,
+        text_offset=first.text_offset + second.text_offset,
+    )
+
+
+def _by_text(token: int, logprob: TokenLogprob, tokenizer: Tokenizer) -> dict[str, float]:
+    """The best, and the token itself. Of two with one text, such as a letter and its byte, the
+    likelier stands for both."""
+    found: dict[str, float] = {}
+    for top, value in zip(logprob.top_ids, logprob.top_logprobs, strict=True):
+        found.setdefault(tokenizer.token_text(top), value)
+    found.setdefault(tokenizer.token_text(token), logprob.logprob)
+    return found
