@@ -12,6 +12,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY wire ./wire
 COPY kv_transfer ./kv_transfer
 COPY grammar ./grammar
+COPY checkpoint ./checkpoint
 COPY runtime ./runtime
 COPY router ./router
 COPY models ./models

@@ -17,6 +17,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY wire ./wire
 COPY kv_transfer ./kv_transfer
 COPY grammar ./grammar
+COPY checkpoint ./checkpoint
 COPY runtime ./runtime
 COPY engine ./engine
 COPY worker ./worker

@@ -120,9 +120,9 @@ def _choose_precision(
 def _choose_max_model_len(config: ModelConfig, wanted: int | None) -> int:
     if wanted is None:
         return config.max_model_len
-    if not 1 <= wanted <= config.longest_model_len:
+    if not 1 <= wanted <= config.max_model_len:
         raise ConfigError(
-            f"max_model_len {wanted}: this model supports 1 to {config.longest_model_len} tokens"
+            f"max_model_len {wanted}: this model supports 1 to {config.max_model_len} tokens"
         )
     return wanted
 

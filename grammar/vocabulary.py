@@ -8,6 +8,8 @@ from pathlib import Path
 
 from llguidance import LLTokenizer
 
+from checkpoint.errors import BrokenDirectory
+from checkpoint.tokenizer import load_tokenizer
 from grammar.added_tokens import added_tokens, with_plain_text_tokens
 from grammar.errors import VocabularyError
 
@@ -37,7 +39,8 @@ class Vocabulary:
 def read_vocabulary(
     tokenizer_file: Path, vocab_size: int, eos_token_ids: Collection[int]
 ) -> Vocabulary:
-    """From a Hugging Face tokenizer.json; `vocab_size` is the model's, which may be padded.
+    """From a Hugging Face tokenizer.json, with the tokens that files beside it add; `vocab_size`
+    is the model's, which may be padded.
 
     Raises VocabularyError that names the file.
     """
@@ -47,10 +50,10 @@ def read_vocabulary(
             "grammar could not end"
         )
     try:
-        parsed = json.loads(tokenizer_file.read_text(encoding="utf-8"))
+        parsed = json.loads(load_tokenizer(tokenizer_file.parent).to_str())
         text = json.dumps(with_plain_text_tokens(parsed))
         tokenizer = LLTokenizer(text, n_vocab=vocab_size, eos_token=sorted(eos_token_ids))
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (BrokenDirectory, ValueError, LookupError, TypeError) as error:
         raise VocabularyError(
             f"{tokenizer_file} cannot be matched against grammars: {error}"
         ) from error

@@ -66,8 +66,12 @@ class Fleet:
 
     @property
     def max_model_len(self) -> int | None:
-        """Of the worker that holds the longest sequence; None without workers."""
-        return self.ledger.table.longest
+        """What every worker that is ready is set to, and one at least has blocks for; None without
+        workers. Whoever fails, another can take the sequence."""
+        ready = (m.card for m in self._members.values() if m.state is MemberState.READY)
+        shortest = min((card.max_model_len for card in ready), default=None)
+        longest = self.ledger.table.longest
+        return longest if longest is None or shortest is None else min(shortest, longest)
 
     def count(self) -> dict[tuple[str, Role, MemberState], int]:
         """Members by model, role and state, absent ones as 0."""

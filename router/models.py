@@ -53,7 +53,7 @@ class ServedModel:
 
     @property
     def max_model_len(self) -> int:
-        """Of the model, or less when no worker holds that much."""
+        """Of the model, or less: see Fleet.max_model_len."""
         return min(self.card.max_model_len, self.fleet.max_model_len or self.card.max_model_len)
 
     async def prepare(self, draft: RequestDraft) -> GenerateRequest:

@@ -38,6 +38,7 @@ class WorkerCard(msgspec.Struct, frozen=True, kw_only=True):
     """Names the model, and how its blocks are checked; workers exchange blocks of equal content."""
     num_blocks: int
     max_model_len: int
+    """Of the model, or less as the worker is set; its blocks may hold less."""
     chunk_tokens: int = 512
     """Prompt tokens of a step, at most."""
     transport: str

@@ -82,7 +82,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     host_cache_bytes: int = 0
     """Host memory for blocks that do not fit into the KV cache any more; 0 does without."""
     max_model_len: int | None = None
-    """Longest sequence in tokens; None takes the model's own, if the KV cache has room for it."""
+    """Longest sequence in tokens; None takes the model's own, with what its RoPE scaling extends it
+    to. Routers hear of it: requests may be as long as the smallest of a model's workers says."""
     chunk_tokens: int = 512
     """Most prompt tokens that a step computes."""
     max_sequences: int = 256

@@ -221,7 +221,7 @@ class Worker:
             layout=self._endpoint.layout,
             content=self._content,
             num_blocks=self._engine.pool.num_blocks,
-            max_model_len=self._engine.max_sequence_tokens,
+            max_model_len=runner.max_model_len,
             chunk_tokens=self.config.chunk_tokens,
             transport=self._endpoint.transport_name,
             process=this_process(),

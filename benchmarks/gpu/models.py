@@ -31,6 +31,7 @@ def llama(
         head_size=hidden // heads,
         rms_norm_eps=1e-5,
         max_position_embeddings=MAX_MODEL_LEN,
+        max_model_len=MAX_MODEL_LEN,
         rope=DefaultRope(theta=500000.0),
         windows=(None,) * layers,
         tied_embeddings=tied,

@@ -7,9 +7,10 @@ from typing import Literal
 
 import msgspec
 
+from checkpoint.length import model_length
 from engine.errors import CheckpointError
 from engine.model.keys import Keys, read_json
-from engine.model.rope_config import DynamicRope, LinearRope, RopeConfig, YarnRope, read_rope
+from engine.model.rope_config import RopeConfig, read_rope
 
 Architecture = Literal[
     "LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"
@@ -34,6 +35,8 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     head_size: int
     rms_norm_eps: float
     max_position_embeddings: int
+    max_model_len: int
+    """Tokens of the longest sequence that the checkpoint is meant for."""
     rope: RopeConfig
     windows: tuple[int | None, ...]
     tied_embeddings: bool
@@ -46,29 +49,6 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def num_layers(self) -> int:
         return len(self.windows)
-
-    @property
-    def max_model_len(self) -> int:
-        """Tokens of the longest sequence the checkpoint is meant for.
-
-        Checkpoints with dynamic or YaRN scaling often give the length from before it.
-        """
-        if isinstance(self.rope, DynamicRope):
-            return int(self.max_position_embeddings * self.rope.factor)
-        if isinstance(self.rope, YarnRope):
-            extended = int(self.rope.original_max_position * self.rope.factor)
-            return max(self.max_position_embeddings, extended)
-        return self.max_position_embeddings
-
-    @property
-    def longest_model_len(self) -> int:
-        """Tokens of the longest sequence that may be asked for.
-
-        Linear scaling leaves open whether max_position_embeddings was already extended.
-        """
-        if isinstance(self.rope, LinearRope):
-            return int(self.max_position_embeddings * self.rope.factor)
-        return self.max_model_len
 
 
 def read_config(directory: Path) -> ModelConfig:
@@ -84,6 +64,7 @@ def read_config(directory: Path) -> ModelConfig:
     _refuse_unsupported(keys)
     hidden_size, num_heads = keys.integer("hidden_size"), keys.integer("num_attention_heads")
     max_position = keys.integer("max_position_embeddings")
+    rope = read_rope(keys, max_position)
     config = ModelConfig(
         architecture=architecture,
         vocab_size=keys.integer("vocab_size"),
@@ -94,7 +75,8 @@ def read_config(directory: Path) -> ModelConfig:
         head_size=_read_head_size(keys, architecture, hidden_size, num_heads),
         rms_norm_eps=keys.number("rms_norm_eps", 1e-6),
         max_position_embeddings=max_position,
-        rope=read_rope(keys, max_position),
+        max_model_len=_read_length(keys),
+        rope=rope,
         windows=_read_windows(keys, architecture),
         tied_embeddings=keys.flag("tie_word_embeddings", False),
         qkv_bias=_read_bias(keys, architecture, "attention_bias", always=("Qwen2ForCausalLM",)),
@@ -106,6 +88,13 @@ def read_config(directory: Path) -> ModelConfig:
     if config.num_heads % config.num_kv_heads:
         raise keys.invalid("num_key_value_heads", f"a divisor of the {num_heads} attention heads")
     return config
+
+
+def _read_length(keys: Keys) -> int:
+    try:
+        return model_length(keys.values)
+    except ValueError as error:
+        raise CheckpointError(f"{keys.path}: {error}") from error
 
 
 def _read_architecture(keys: Keys) -> Architecture:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from engine.errors import CheckpointError
 from engine.model.config import ModelConfig
-from engine.model.keys import read_json
+from engine.model.keys import Keys, read_json
 from engine.model.part import Cut
 from engine.model.shard import Shard, open_shard
 
@@ -52,12 +52,15 @@ class Weights:
 
 
 def find_weights(directory: Path) -> Weights:
-    """Open all shards' headers; CheckpointError names the file that is missing or broken."""
-    if (directory / _INDEX).exists():
-        return _find_indexed(directory)
+    """Open all shards' headers; CheckpointError names the files that are missing or broken.
+
+    As in transformers a whole file wins: the index beside it is from an earlier save.
+    """
     if (directory / _SINGLE).exists():
         shard = open_shard(directory / _SINGLE)
         return Weights(directory, (shard,), dict.fromkeys(shard.entries, shard))
+    if (directory / _INDEX).exists():
+        return _find_indexed(directory)
     others = ", ".join(sorted(path.name for path in directory.glob("*.safetensors")))
     found = f"only {others}" if others else "no .safetensors file"
     raise CheckpointError(f"{directory}: expected {_SINGLE} or {_INDEX}, found {found}")
@@ -137,11 +140,22 @@ def _find_indexed(directory: Path) -> Weights:
     names = index.mapping("weight_map").values
     if not all(isinstance(file, str) for file in names.values()):
         raise index.invalid("weight_map", "a file name for each tensor")
-    shards = {
-        file: open_shard(directory / str(file)) for file in sorted(set(map(str, names.values())))
-    }
+    files = sorted(set(map(str, names.values())))
+    _check_present(index, files)
+    shards = {file: open_shard(directory / file) for file in files}
     holders = {name: shards[str(file)] for name, file in names.items()}
     for name, shard in holders.items():
         if name not in shard.entries:
             raise shard.error(f"tensor '{name}' is missing, although {_INDEX} names this file")
     return Weights(directory, tuple(shards.values()), holders)
+
+
+def _check_present(index: Keys, files: Sequence[str]) -> None:
+    """Raises CheckpointError that names those that are not there."""
+    missing = [file for file in files if not (index.path.parent / file).exists()]
+    if missing:
+        raise CheckpointError(
+            f"{index.path}: names {len(files)} files, of which {', '.join(missing)} "
+            f"{'is' if len(missing) == 1 else 'are'} missing beside it: download the rest of the "
+            f"model, or delete the index if {_SINGLE} is to take its place"
+        )

@@ -7,6 +7,11 @@ from typing import Any
 
 import msgspec
 
+from checkpoint.errors import BrokenDirectory
+from checkpoint.json_file import read_object
+from checkpoint.length import model_length
+from checkpoint.templates import read_templates
+from checkpoint.tokens import special_tokens
 from router.errors import StartError
 
 
@@ -23,6 +28,8 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     vocab_size: int
     max_model_len: int
     eos_token_ids: tuple[int, ...]
+    generation: dict[str, Any] = {}
+    """generation_config.json as it is."""
 
 
 def read_model_card(directory: Path, name: str | None = None) -> ModelCard:
@@ -35,30 +42,30 @@ def read_model_card(directory: Path, name: str | None = None) -> ModelCard:
             f"{tokenizer_file} is missing: save the model's fast tokenizer there "
             "(AutoTokenizer.from_pretrained(...).save_pretrained(...) writes it)"
         )
-    config = _text_config(_read_json(directory / "config.json", required=True))
-    tokenizer_config = _read_json(directory / "tokenizer_config.json")
-    generation_config = _read_json(directory / "generation_config.json")
-    return ModelCard(
-        name=name or directory.resolve().name,
-        tokenizer_file=tokenizer_file,
-        chat_template=_chat_template(directory, tokenizer_config),
-        tool_template=_named_templates(tokenizer_config).get("tool_use"),
-        special_tokens=_special_tokens(tokenizer_config),
-        vocab_size=_number(config, "vocab_size", directory),
-        max_model_len=_number(config, "max_position_embeddings", directory),
-        eos_token_ids=_eos_token_ids(generation_config, config),
-    )
-
-
-def _read_json(path: Path, *, required: bool = False) -> dict[str, Any]:
-    if not path.is_file():
-        if required:
-            raise StartError(f"{path} is missing: the router reads vocab_size and lengths from it")
-        return {}
     try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise StartError(f"{path} is no JSON object ({error}): download the file again") from error
+        return _read(directory, tokenizer_file, name or directory.resolve().name)
+    except BrokenDirectory as error:
+        raise StartError(str(error)) from error
+
+
+def _read(directory: Path, tokenizer_file: Path, name: str) -> ModelCard:
+    if not (directory / "config.json").is_file():
+        path = directory / "config.json"
+        raise StartError(f"{path} is missing: the router reads vocab_size and lengths from it")
+    config = _text_config(read_object(directory / "config.json"))
+    generation_config = read_object(directory / "generation_config.json")
+    templates = read_templates(directory)
+    return ModelCard(
+        name=name,
+        tokenizer_file=tokenizer_file,
+        chat_template=templates.get("default"),
+        tool_template=templates.get("tool_use"),
+        special_tokens=special_tokens(directory),
+        vocab_size=_number(config, "vocab_size", directory),
+        max_model_len=_length(config, directory),
+        eos_token_ids=_eos_token_ids(generation_config, config),
+        generation=generation_config,
+    )
 
 
 def _text_config(config: dict[str, Any]) -> dict[str, Any]:
@@ -76,30 +83,11 @@ def _number(config: dict[str, Any], key: str, directory: Path) -> int:
     return value
 
 
-def _chat_template(directory: Path, tokenizer_config: dict[str, Any]) -> str | None:
-    """A file of its own wins over the tokenizer's configuration, as elsewhere."""
-    path = directory / "chat_template.jinja"
-    if path.is_file():
-        return path.read_text(encoding="utf-8")
-    return _named_templates(tokenizer_config).get("default")
-
-
-def _named_templates(tokenizer_config: dict[str, Any]) -> dict[str, str]:
-    """A model may have several; one alone is the default."""
-    template = tokenizer_config.get("chat_template")
-    if isinstance(template, list):
-        return {entry["name"]: entry["template"] for entry in template}
-    return {"default": template} if isinstance(template, str) else {}
-
-
-def _special_tokens(tokenizer_config: dict[str, Any]) -> dict[str, str]:
-    """Entries are strings, or objects that hold one as "content"."""
-    tokens = {}
-    for key, value in tokenizer_config.items():
-        content = value.get("content") if isinstance(value, dict) else value
-        if key.endswith("_token") and isinstance(content, str):
-            tokens[key] = content
-    return tokens
+def _length(config: dict[str, Any], directory: Path) -> int:
+    try:
+        return model_length(config)
+    except ValueError as error:
+        raise StartError(f"{directory / 'config.json'}: {error}") from error
 
 
 def _eos_token_ids(*configs: dict[str, Any]) -> tuple[int, ...]:

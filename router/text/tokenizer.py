@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 
 from tokenizers import Tokenizer as Backend
 
+from checkpoint.errors import BrokenDirectory
+from checkpoint.tokenizer import load_tokenizer
 from router.errors import InvalidRequest, StartError
 from router.prompts import ChatPrompt, Prompt, TextPrompt
 from router.text.chat_template import ChatTemplate, model_template, request_template
@@ -134,12 +136,6 @@ def _template(source: str | None, card: ModelCard) -> ChatTemplate | None:
 
 def _load(card: ModelCard) -> Backend:
     try:
-        backend = Backend.from_file(str(card.tokenizer_file))
-    except Exception as error:  # the library raises nothing narrower
-        raise StartError(
-            f"{card.tokenizer_file} is no tokenizer that this release reads ({error}): "
-            "save it again with a current tokenizers library"
-        ) from error
-    backend.no_truncation()
-    backend.no_padding()
-    return backend
+        return load_tokenizer(card.tokenizer_file.parent)
+    except BrokenDirectory as error:
+        raise StartError(str(error)) from error

@@ -174,17 +174,17 @@ def test_eos_comes_from_the_generation_config_first(
 
 
 def test_model_lengths_follow_the_scaling(checkpoint: Checkpoints) -> None:
+    """As vLLM derives them: linear and dynamic scaling multiply what config.json says."""
     lengths = {
-        name: (config.max_model_len, config.longest_model_len)
+        name: read_config(checkpoint(name)).max_model_len
         for name in ("llama", "llama-linear", "llama-dynamic", "llama-yarn", "llama-llama3")
-        for config in [read_config(checkpoint(name))]
     }
     assert lengths == {
-        "llama": (256, 256),
-        "llama-linear": (256, 1024),
-        "llama-dynamic": (192, 192),
-        "llama-yarn": (256, 256),
-        "llama-llama3": (256, 256),
+        "llama": 256,
+        "llama-linear": 1024,
+        "llama-dynamic": 192,
+        "llama-yarn": 256,
+        "llama-llama3": 256,
     }
 
 
@@ -254,9 +254,25 @@ def test_a_corrupt_header_is_named(header: bytes, copy: Callable[[str], Path]) -
 
 def test_a_missing_shard_is_named(copy: Callable[[str], Path]) -> None:
     directory = copy("llama-shards")
-    path = sorted(directory.glob("*.safetensors"))[2]
+    first, _, path, *others = sorted(directory.glob("*.safetensors"))
     path.unlink()
-    assert refusal(directory) == f"{path}: cannot be read: No such file or directory"
+    text = refusal(directory)
+    index = directory / "model.safetensors.index.json"
+    assert text.startswith(f"{index}: names {3 + len(others)} files, of which {path.name} is ")
+    first.unlink()
+    assert f"of which {first.name}, {path.name} are missing" in refusal(directory)
+
+
+def test_a_whole_file_wins_over_the_index_of_an_earlier_save(copy: Callable[[str], Path]) -> None:
+    """As in transformers, whether the index names files that are still there or not."""
+    directory, sharded = copy("llama"), copy("llama-shards")
+    index = "model.safetensors.index.json"
+    (directory / index).write_bytes((sharded / index).read_bytes())
+    weights = find_weights(directory)
+    assert [shard.path.name for shard in weights.shards] == ["model.safetensors"]
+    for shard in sharded.glob("model-*.safetensors"):
+        (directory / shard.name).write_bytes(b"stale")
+    assert find_weights(directory).holders == weights.holders
 
 
 def test_a_missing_index_is_named_with_what_is_there(copy: Callable[[str], Path]) -> None:

@@ -81,6 +81,18 @@ async def test_models_say_whether_they_are_ready(stage: Stage) -> None:
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
+async def test_the_worker_that_is_set_to_the_shortest_sequences_serves(stage: Stage) -> None:
+    """Whoever fails, another can take any request; a worker without room is another thing."""
+    await stage.add("short", Role.DECODE, max_model_len=100)
+    await stage.add("long", Role.PREFILL, max_model_len=200)
+    (model,) = (await stage.stub.ListModels(pb.ListModelsRequest())).models
+    assert model.max_model_len == 100
+    error = await failure(stage.stub.Generate(pb.GenerateRequest(text="a", max_tokens=100)))
+    assert "more than the model's 100" in (error.details() or "")
+    await stage.workers["short"].die()
+    await stage.until(lambda: stage.model.max_model_len == 200)
+
+
 async def test_metrics_count_requests_by_door_and_outcome(stage: Stage) -> None:
     await stage.add_pair([65, 66, 67])
     await generate(stage)

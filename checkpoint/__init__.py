@@ -1,0 +1,1 @@
+"""What a Hugging Face model directory says, for routers and workers alike: both hear the same."""
