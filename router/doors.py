@@ -10,9 +10,9 @@ from router.access.gate import Gate
 from router.conductor import Conductor
 from router.grpc_api.door import GrpcDoor
 from router.http.app import build_app
-from router.http.door import HttpDoor
 from router.http.gate import ADMIN_PATHS, AdminGate, PublicGate
 from runtime.address import is_loopback
+from runtime.http.server import HttpServer
 from runtime.listen import claimed_port
 
 
@@ -36,9 +36,9 @@ class Doors:
             hidden=ADMIN_PATHS if config.admin_port is not None else frozenset(),
         )
         self._grpc = GrpcDoor(conductor, gate)
-        self._http = HttpDoor(public, share_port=config.share_ports, tls=config.door_tls)
+        self._http = HttpServer(public, share_port=config.share_ports, tls=config.door_tls)
         outside = not is_loopback(config.admin_host)
-        self._admin = HttpDoor(
+        self._admin = HttpServer(
             AdminGate(app, gate, asks_for_keys=outside),
             tls=config.door_tls if outside else None,
         )
@@ -56,7 +56,7 @@ class Doors:
 
     async def _start(self) -> DoorPorts:
         config, admin = self._config, None
-        http = await self._http.start(config.host, config.http_port)
+        http = await self._http.start(config.host, config.http_port, "http_port")
         if config.admin_port is not None:
             admin = await self._admin.start(config.admin_host, config.admin_port, "admin_port")
         grpc = await self._grpc.start(config.host, config.grpc_port)

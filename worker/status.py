@@ -12,7 +12,8 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from runtime.handoffs import HandoffBook
-from runtime.http import HttpServer, Receive, Scope, Send
+from runtime.http.asgi import Receive, Scope, Send
+from runtime.http.server import HttpServer
 from runtime.link_families import handoff_families, link_families
 from runtime.worker_families import WorkerFamilies
 from wire.identity import WorkerRef

@@ -5,16 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from starlette.types import Receive, Scope, Send
+from starlette.types import Scope, Send
 
 from router.errors import RouterError
-from router.http.asgi import discard_body, send_chunk, send_json
+from router.http.asgi import send_chunk, send_json
 from router.http.headers import RequestHead, echoed_id
-from router.http.protocol import CHUNKS, Chunks
 from router.openai.responses import Style, error_body, server_sent_event
 from router.requests import Delta
-
-DISCARD_S = 1.0
+from runtime.http.exchange import CHUNKS, Chunks
 
 
 class HttpAnswer:
@@ -35,14 +33,6 @@ class HttpAnswer:
         else:
             headers = [*_error_headers(error), *echoed_id(self.request_id)]
             await send_json(self.send, status, body, *headers)
-
-    async def fail_early(self, error: RouterError, receive: Receive) -> None:
-        """The client is still sending, and will not be read to the end."""
-        status, body = error_body(error)
-        headers = [(b"connection", b"close"), *echoed_id(self.request_id)]
-        await send_json(self.send, status, body, *headers, more=True)
-        await discard_body(receive, DISCARD_S)
-        await send_chunk(self.send, b"", more=False)
 
 
 class StreamWay:

@@ -61,22 +61,10 @@ async def send_chunk(send: Send, content: bytes, *, more: bool) -> None:
     await send({"type": "http.response.body", "body": content, "more_body": more})
 
 
-async def discard_body(receive: Receive, seconds: float) -> None:
-    """Read on without keeping anything, for a while: who closes a connection on which the client
-    still sends, takes back the answer too."""
-    try:
-        async with asyncio.timeout(seconds):
-            while (await receive()).get("more_body", False):
-                pass
-    except TimeoutError:
-        return
-
-
 async def send_json(
-    send: Send, status: int, body: msgspec.Struct, *headers: tuple[bytes, bytes], more: bool = False
+    send: Send, status: int, body: msgspec.Struct, *headers: tuple[bytes, bytes]
 ) -> None:
-    """With `more` the connection stays as it is until an empty last chunk is sent."""
     content = msgspec.json.encode(body)
     length = (b"content-length", str(len(content)).encode())
     await send_start(send, status, [JSON, length, *headers])
-    await send_chunk(send, content, more=more)
+    await send_chunk(send, content, more=False)

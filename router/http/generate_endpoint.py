@@ -19,7 +19,6 @@ from router.errors import (
     Internal,
     InvalidRequest,
     RouterError,
-    TooLarge,
     depth_is_the_clients,
 )
 from router.http.answer import HttpAnswer, StreamWay
@@ -83,8 +82,6 @@ class GenerateEndpoint:
                 await while_connected(receive, self._serve(body, head, answer, counted))
         except ClientGone:
             return
-        except TooLarge as error:
-            await answer.fail_early(error, receive)
         except RouterError as error:
             await answer.fail(error)
         except Exception as error:
