@@ -1,4 +1,10 @@
-"""The workers of this router: they announce themselves, are called back, and may be lost."""
+"""The workers of one model: they announce themselves, are called back, and may be lost.
+
+Workers of several revisions of the model may be here at a time, as they are during an upgrade. Each
+revision has a ledger of its own, with its load, its prefix index and its links; new requests go by
+the ledger of the revision that serves (see router.placing.revisions), and those that have begun an
+answer stay with theirs.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +14,7 @@ from collections.abc import Callable
 
 from router.member import Member, MemberState
 from router.placing.ledger import Ledger
+from router.placing.revisions import Revisions, RevisionView
 from runtime.handoffs import HandoffBook
 from runtime.session import Session, SessionClosed, open_session
 from runtime.tls import MutualTls
@@ -43,14 +50,21 @@ class Fleet:
         open_timeout_s: float,
         index_max_entries: int,
         tls: MutualTls | None = None,
+        tokenizer: str | None = None,
     ) -> None:
+        """`tokenizer` is the router's own, see runtime.tokenizer_hash; None takes any worker's."""
         self._router_id = router_id
         self._tls = tls
+        self._tokenizer = tokenizer
+        self._index_max_entries = index_max_entries
         self.model = model
         self._open_timeout_s = open_timeout_s
         self._members: dict[str, Member] = {}
         self._tasks: dict[WorkerRef, asyncio.Task[None]] = {}
+        self._revisions = Revisions()
+        self._ledgers: dict[str, Ledger] = {}
         self.ledger = Ledger(router_id, index_max_entries)
+        """Of the revision that serves."""
         self.num_kept = 0
         """Handoffs of which nothing came, so that the first worker went on."""
         self.handoffs = HandoffBook()
@@ -80,6 +94,10 @@ class Fleet:
             counts[self.model, member.card.role, member.state] += 1
         return counts
 
+    def revisions(self) -> list[RevisionView]:
+        """Those that have workers, the oldest first."""
+        return self._revisions.views()
+
     def members(self) -> list[Member]:
         """All that are there now."""
         return list(self._members.values())
@@ -106,30 +124,28 @@ class Fleet:
         except TimeoutError:
             return
 
-    def join(self, card: WorkerCard) -> None:
-        """Open a session to a worker that is new.
+    def join(self, card: WorkerCard) -> str | None:
+        """Open a session to a worker that is new. Returns why it is not taken, None when it is.
 
         One that is there already keeps its name: a worker that was born again is taken when the
         session with its former life has broken, and a late announcement of that life never is.
-        Nor is one whose weights are others than those of the workers that are here.
         """
         known = self._members.get(card.ref.worker_id)
         if known is not None:
-            if known.ref != card.ref:
-                log.warning("%s announces itself while %s is here: not taken", card.ref, known.ref)
-            return
-        other = self._with_other_weights(card)
-        if other is not None:
-            log.warning(
-                "worker %s at %s has other weights of model %r (%s) than %s at %s (%s): not taken",
-                card.ref, card.address, self.model, card.model_hash,
-                other.ref, other.address, other.model_hash,
-            )  # fmt: skip
-            return
-        member = Member(card)
+            return None if known.ref == card.ref else taken_id(card, known.card)
+        if None not in (self._tokenizer, card.tokenizer) and card.tokenizer != self._tokenizer:
+            return (
+                f"its tokenizer ({card.tokenizer}) is not this router's ({self._tokenizer}), which "
+                f"would turn text into other tokens than its model was trained on: start routers "
+                f"of model {self.model!r} with the worker's model directory"
+            )
+        member = Member(card, self._ledger_for(card.model_hash))
         self._members[card.ref.worker_id] = member
-        self.ledger.add(card)
+        self._revisions.add(card.ref, card.role, card.model_hash, card.started_at)
+        member.ledger.add(card)
         self._tasks[member.ref] = asyncio.create_task(self._run(member), name=f"member {card.ref}")
+        self._look_at_revisions()
+        return None
 
     async def close(self) -> None:
         """Lose every worker."""
@@ -138,9 +154,48 @@ class Fleet:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _with_other_weights(self, card: WorkerCard) -> WorkerCard | None:
-        cards = (member.card for member in self._members.values())
-        return next((it for it in cards if it.model_hash != card.model_hash), None)
+    def _ledger_for(self, revision: str) -> Ledger:
+        """Where nobody else is here, the ledger that there was: it has learned what requests are
+        like."""
+        ledger = self._ledgers.get(revision)
+        if ledger is not None:
+            return ledger
+        if not len(self._revisions):
+            self._ledgers = {revision: self.ledger}
+            return self.ledger
+        log.info("model %r: workers of another revision, %s, join", self.model, revision)
+        ledger = Ledger(self._router_id, self._index_max_entries, self.ledger.lengths)
+        self._ledgers[revision] = ledger
+        return ledger
+
+    def _look_at_revisions(self) -> None:
+        """After every change of who is ready; traffic goes over, and what is gone is dropped."""
+        former = self._revisions.serving
+        serving = self._revisions.look(asyncio.get_running_loop().time())
+        if serving is not None and serving != former:
+            self._go_over(former, serving)
+        for revision in [it for it in self._ledgers if it not in self._revisions]:
+            if self._ledgers[revision] is not self.ledger:
+                log.info("model %r: the last worker of revision %s left", self.model, revision)
+                del self._ledgers[revision]
+
+    def _go_over(self, former: str | None, serving: str) -> None:
+        """Requests that wait are placed anew; those that have begun stay where they are."""
+        ledger = self._ledgers[serving]
+        if ledger is self.ledger:
+            return  # the first workers, or another revision after all others had left
+        instead = "" if former is None else f" in place of {former}"
+        log.info("model %r: revision %s serves%s", self.model, serving, instead)
+        ledger.follow(self.ledger)
+        self.ledger = ledger
+        self.on_room()
+        self._announce_change()
+
+    def _set_ready(self, member: Member, ready: bool) -> None:
+        member.ledger.set_ready(member.ref, ready)
+        self._revisions.set_ready(member.ref, member.card.model_hash, ready)
+        self._look_at_revisions()
+        self._announce_change()
 
     async def _run(self, member: Member) -> None:
         """The life of one member."""
@@ -168,10 +223,9 @@ class Fleet:
             opened.session.close("another incarnation answered")
             raise SessionClosed(f"{opened.card.ref} answered where {member.ref} was called")
         member.open(opened.session)
-        self.ledger.set_ready(member.ref, True)
         opened.session.send(WantSnapshot())
         log.info("worker %s joined as %s", member.ref, member.card.role.value)
-        self._announce_change()
+        self._set_ready(member, True)
         return opened.session
 
     def _take(self, member: Member, message: Message) -> None:
@@ -179,43 +233,45 @@ class Fleet:
             case Step(outputs=outputs):
                 for output in outputs:
                     if output.finish is not None:
-                        self.ledger.ended(member.ref, output.leg)
+                        member.ledger.ended(member.ref, output.leg)
                         self.on_room()
                     member.deliver(output.leg, output)
             case Prefilled() | Handed() | Released() | Kept() | Failed():
-                self._enter(member.ref, message)
+                self._enter(member, message)
                 member.deliver(message.leg, message)
             case Report():
                 before = member.state
                 member.hear(message)
-                self.ledger.hear(member.ref, message)
+                member.ledger.hear(member.ref, message)
                 self.on_room()
                 if member.state is not before:
-                    self.ledger.set_ready(member.ref, member.state is MemberState.READY)
-                    self._announce_change()
+                    self._set_ready(member, member.state is MemberState.READY)
+                elif len(self._revisions) > 1:
+                    self._look_at_revisions()  # one may have proved itself by now
             case Link():
                 member.links[message.destination] = message
-                self.ledger.measured(member.ref, message)
+                member.ledger.measured(member.ref, message)
             case CacheEvents():
-                if not self.ledger.cached(member.ref, message):
+                if not member.ledger.cached(member.ref, message):
                     member.send(WantSnapshot())
             case _:
                 raise SessionClosed(f"{member.ref} sent {type(message).__name__} to a router")
 
-    def _enter(self, ref: WorkerRef, news: Prefilled | Handed | Released | Kept | Failed) -> None:
+    def _enter(self, member: Member, news: Prefilled | Handed | Released | Kept | Failed) -> None:
         """What became of a leg changes what its worker has to do."""
         self.on_room()
+        ref, ledger = member.ref, member.ledger
         match news:
             case Prefilled():
-                self.ledger.prefilled(ref, news.leg)
+                ledger.prefilled(ref, news.leg)
             case Handed():
                 self.handoffs.add(news.source, ref, news.moved)
-                self.ledger.arrived(ref, news.leg)
+                ledger.arrived(ref, news.leg)
             case Kept():
                 self.num_kept += 1
-                self.ledger.kept(ref, news.leg)
+                ledger.kept(ref, news.leg)
             case Released() | Failed():
-                self.ledger.ended(ref, news.leg)
+                ledger.ended(ref, news.leg)
 
     def _lose(self, member: Member, cause: str) -> None:
         if member.state is MemberState.LOST:
@@ -223,12 +279,23 @@ class Fleet:
         level = logging.INFO if cause == CLOSED else logging.WARNING
         log.log(level, "worker %s is lost: %s", member.ref, cause)
         member.lose(cause)
-        self.ledger.drop(member.ref)
+        member.ledger.drop(member.ref)
         if self.member(member.ref) is member:
             del self._members[member.ref.worker_id]
+        self._revisions.remove(member.ref, member.card.model_hash)
+        self._look_at_revisions()
         self._announce_change()
 
     def _announce_change(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
         self.on_change()
+
+
+def taken_id(card: WorkerCard, other: WorkerCard) -> str:
+    """Why a worker is refused whose id another one has."""
+    return (
+        f"another worker with the id {card.ref.worker_id!r} is here, {other.ref} of model "
+        f"{other.model!r} at {other.address}: end that one, or start this one with another "
+        "worker_id; a former life of this worker is let go by itself, within some 15 s"
+    )

@@ -9,6 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from router.member import Member, MemberState
+from router.placing.revisions import RevisionView
 from runtime.handoffs import HandoffBook
 from runtime.link_families import handoff_families, link_families
 from runtime.worker_families import WorkerFamilies
@@ -28,6 +29,8 @@ class FleetView(Protocol):
 
     def members(self) -> list[Member]: ...
 
+    def revisions(self) -> list[tuple[str, RevisionView]]: ...
+
     def links(self) -> list[tuple[WorkerRef, Link]]: ...
 
     def block_size(self, ref: WorkerRef) -> int: ...
@@ -46,6 +49,7 @@ class FleetCollector(Collector):
         for (model, role, state), count in self._fleet.count().items():
             workers.add_metric((model, role.value, state.value), count)
         yield workers
+        yield from _revision_families(self._fleet.revisions())
         yield CounterMetricFamily(
             "tandem_handoffs_kept",
             "Handoffs of which nothing came: the first worker went on.",
@@ -62,3 +66,22 @@ class FleetCollector(Collector):
         yield from known.families
         yield from link_families(self._fleet.links())
         yield from handoff_families(self._fleet.handoffs)
+
+
+def _revision_families(revisions: Iterable[tuple[str, RevisionView]]) -> Iterable[Metric]:
+    """Several of a model are there during an upgrade."""
+    ready = GaugeMetricFamily(
+        "tandem_revision_workers",
+        "Ready workers of each revision of a model's weights.",
+        labels=("model", "revision", "role"),
+    )
+    serving = GaugeMetricFamily(
+        "tandem_revision_serving",
+        "1 for the revision of a model to which new requests go, 0 for others that are here.",
+        labels=("model", "revision"),
+    )
+    for model, view in revisions:
+        serving.add_metric((model, view.revision), float(view.serves))
+        for role, count in view.num_ready.items():
+            ready.add_metric((model, view.revision, role.value), count)
+    yield from (ready, serving)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Sequence
 
-from router.fleet import Fleet
+from router.fleet import Fleet, taken_id
 from router.member import Member, MemberState
+from router.placing.revisions import RevisionView
+from router.refusals import Refusals
 from runtime.handoffs import HandoffBook
 from wire.identity import Role, WorkerRef
 from wire.messages import Link, WorkerCard
-
-log = logging.getLogger("tandem.router.fleet")
 
 
 class Fleets:
@@ -22,27 +21,25 @@ class Fleets:
     def __init__(self, fleets: Sequence[Fleet]) -> None:
         self._by_model = {fleet.model: fleet for fleet in fleets}
         self.handoffs = HandoffBook()
+        self._refusals = Refusals()
         for fleet in fleets:
             fleet.handoffs = self.handoffs
 
-    def join(self, card: WorkerCard) -> None:
-        """To the fleet of its model; a worker without one here is not taken."""
+    def join(self, card: WorkerCard) -> str | None:
+        """To the fleet of its model. Returns why the worker is not taken, None when it is."""
+        refused = self._join(card)
+        self._refusals.note(card, refused)
+        return refused
+
+    def _join(self, card: WorkerCard) -> str | None:
         fleet = self._by_model.get(card.model)
         if fleet is None:
             served = ", ".join(map(repr, self._by_model))
-            log.warning(
-                "worker %s at %s serves model %r, this router serves %s: not taken",
-                card.ref, card.address, card.model, served,
-            )  # fmt: skip
-            return
+            return f"it serves model {card.model!r}, this router serves {served}"
         namesake = self._find(card.ref.worker_id)
         if namesake is not None and namesake.card.model != card.model:
-            log.warning(
-                "%s of model %r announces itself while %s of model %r is here: not taken",
-                card.ref, card.model, namesake.ref, namesake.card.model,
-            )  # fmt: skip
-            return
-        fleet.join(card)
+            return taken_id(card, namesake.card)
+        return fleet.join(card)
 
     @property
     def num_kept(self) -> int:
@@ -57,6 +54,10 @@ class Fleets:
 
     def members(self) -> list[Member]:
         return [member for fleet in self._by_model.values() for member in fleet.members()]
+
+    def revisions(self) -> list[tuple[str, RevisionView]]:
+        """Of all models, with the model's name."""
+        return [(fleet.model, it) for fleet in self._by_model.values() for it in fleet.revisions()]
 
     def links(self) -> list[tuple[WorkerRef, Link]]:
         """What every worker measured of its ways to others: (source, link)."""

@@ -139,7 +139,7 @@ class Journey:
                 if not finished:
                     member.cancel(leg)
                 member.detach(leg)
-                self._fleet.ledger.ended(member.ref, leg)
+                member.ledger.ended(member.ref, leg)
 
     def _pass_on(self, direct: Direct, news: LegNews, sender: WorkerRef | None, item: News) -> bool:
         output = news.next_output(sender, item) if direct.ready() else None
@@ -166,8 +166,16 @@ class Journey:
         if self._at is not None and self.record.attempts == 0:
             member = self._fleet.member(self._at)
             if member is not None and member.state is MemberState.READY:
+                self._needs.ledger = member.ledger
                 return Placement(self._at, None)
-        return self._needs.place(self._avoid)
+        if self._merger.num_output == 0:
+            self._needs.ledger = self._fleet.ledger
+        found = self._needs.place(self._avoid)
+        nobody = isinstance(found, Refusal) and found.reason is RefusalReason.NO_WORKERS
+        if nobody and self._ledger is not self._fleet.ledger:
+            text = "no worker is left of the model's revision that began the answer"
+            return Refusal(RefusalReason.NO_WORKERS, f"{text}, and no other can go on with it")
+        return found
 
     def _try_another_destination(
         self, leg: Leg, members: list[Member], refused: set[WorkerRef]
@@ -195,7 +203,8 @@ class Journey:
 
     @property
     def _ledger(self) -> Ledger:
-        return self._fleet.ledger
+        """Of the revision that answers: once it has begun to, no other one can go on."""
+        return self._needs.ledger
 
     def learn(self, num_tokens: int) -> None:
         """The answer is complete with so many tokens: its reader tells, who may know it before the

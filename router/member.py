@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 
 from router.mailbox import Mailbox, News, WorkerLost
+from router.placing.ledger import Ledger
 from runtime.session import Session, SessionClosed
 from wire.identity import Leg, WorkerRef
 from wire.messages import (
@@ -27,8 +28,10 @@ class MemberState(enum.Enum):
 class Member:
     """Owned by the fleet; journeys hold legs on it."""
 
-    def __init__(self, card: WorkerCard) -> None:
+    def __init__(self, card: WorkerCard, ledger: Ledger) -> None:
         self.card = card
+        self.ledger = ledger
+        """Of its revision."""
         self.state = MemberState.JOINING
         self.report: Report | None = None
         self.links: dict[WorkerRef, Link] = {}

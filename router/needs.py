@@ -18,6 +18,7 @@ class Needs:
     """Changes with every token: what is generated is prompt to the next attempt.
 
     It also remembers when the first token came, and tells the ledger what became of the request.
+    `ledger` is that of the revision whose workers are asked.
     """
 
     def __init__(
@@ -32,29 +33,29 @@ class Needs:
         self._key = key
         self._request = request
         self._config = config
-        self._ledger = ledger
+        self.ledger = ledger
         self._entry = entry
         self._merger = merger
         self._first_s: float | None = None
 
     def place(self, avoid: set[WorkerRef]) -> Placement | Refusal:
         """What the lobby has found holds while nothing has changed since."""
-        judged_best = self._entry.placement(self._ledger)
+        judged_best = self._entry.placement(self.ledger)
         if judged_best is not None:
             return judged_best
-        return self._ledger.place(self.need(avoid), self.hits(), self._now)
+        return self.ledger.place(self.need(avoid), self.hits(), self._now)
 
     def another_destination(self, first: WorkerRef, avoid: set[WorkerRef]) -> WorkerRef | None:
-        return self._ledger.another_destination(self.need(avoid), self.hits(), first, self._now)
+        return self.ledger.another_destination(self.need(avoid), self.hits(), first, self._now)
 
     def hits(self) -> Hits:
-        return self._ledger.hits(self._merger.sequence, self._entry.hashes)
+        return self.ledger.hits(self._merger.sequence, self._entry.hashes)
 
     def need(self, avoid: set[WorkerRef]) -> Need:
         return need_of(
             self._request,
             self._config,
-            self._ledger,
+            self.ledger,
             self._key,
             self._slo(),
             num_output=self._merger.num_output,
@@ -72,7 +73,7 @@ class Needs:
         """The answer is complete: how long it is, and how long it took, is worth knowing."""
         assert self._first_s is not None
         decode_s = self._now - self._first_s
-        self._ledger.answered(self._request.tenant, num_tokens, decode_s)
+        self.ledger.answered(self._request.tenant, num_tokens, decode_s)
 
     def _slo(self) -> Slo:
         """What is left of its targets; none for a first token that is out already."""

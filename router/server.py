@@ -28,6 +28,7 @@ from runtime.address import join_address
 from runtime.fleet import FleetService
 from runtime.listen import bind
 from runtime.session import SERVER_OPTIONS
+from runtime.tokenizer_hash import tokenizer_hash
 
 log = logging.getLogger("tandem.router")
 
@@ -113,6 +114,7 @@ def load_models(config: RouterConfig, router_id: str) -> Models:
             open_timeout_s=config.open_timeout_s,
             index_max_entries=config.index_max_entries,
             tls=config.tls,
+            tokenizer=tokenizer_hash(Path(config.models[name].path)),
         )
         return ServedModel(config.for_model(name), card, Tokenizer(card), fleet)
 

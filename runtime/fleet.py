@@ -14,11 +14,13 @@ import grpc
 
 from runtime.session import open_channel, refuse_strangers
 from runtime.tls import BadCertificate, MutualTls
-from wire.codec import decode, encode
+from wire.codec import BadMessage, decode, encode
 from wire.messages import Join, Joined, WorkerCard
 
 METHOD = "/tandem.internal.v1.Fleet/Join"
 ANNOUNCE_EVERY_S = 1.0
+REFUSED_EVERY_S = 5.0
+"""A worker that is not taken asks less often: what keeps it out has to end first."""
 FIRST_RETRY_S = 0.1
 """A router that starts together with its workers is there soon; each further wait is longer."""
 NUM_QUIET = 8
@@ -27,12 +29,13 @@ log = logging.getLogger(__name__)
 
 
 class FleetService(grpc.GenericRpcHandler):  # type: ignore[misc]
-    """The router's side: `on_join(card)` is called for every announcement, also repeated ones."""
+    """The router's side: `on_join(card)` is called for every announcement, also repeated ones. It
+    returns why the worker is not taken, None when it is."""
 
     def __init__(
         self,
         router_id: str,
-        on_join: Callable[[WorkerCard], None],
+        on_join: Callable[[WorkerCard], str | None],
         tls: MutualTls | None = None,
     ) -> None:
         self._router_id = router_id
@@ -50,8 +53,42 @@ class FleetService(grpc.GenericRpcHandler):  # type: ignore[misc]
         if not isinstance(message, Join):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the fleet port takes only Join")
         assert isinstance(message, Join)
-        self._on_join(message.card)
-        return encode(Joined(router_id=self._router_id))
+        refused = self._on_join(message.card)
+        return encode(Joined(router_id=self._router_id, refused=refused))
+
+
+class Announcements:
+    """What one worker has told of one router that does not hear it, or does not take it: each cause
+    once."""
+
+    def __init__(self, fleet_address: str) -> None:
+        self._address = fleet_address
+        self._told: str | None = None
+        self._num_failed = 0
+        self._retry_s = FIRST_RETRY_S
+        self.refused: str | None = None
+        """Why the router does not take the worker; None when it does, or has not answered."""
+
+    def failed(self, cause: str) -> float:
+        """Nobody answered; seconds until the next try."""
+        self._num_failed += 1
+        may_start = "Connection refused" in cause and self._num_failed <= NUM_QUIET
+        if cause != self._told and not may_start:
+            log.warning("router %s does not hear this worker: %s", self._address, cause)
+            self._told = cause
+        wait_s, self._retry_s = self._retry_s, min(2 * self._retry_s, ANNOUNCE_EVERY_S)
+        return wait_s
+
+    def answered(self, answer: Joined) -> float:
+        """The router heard it; seconds until the next announcement, more while it is refused."""
+        why = answer.refused
+        self._num_failed, self._retry_s, self._told = 0, FIRST_RETRY_S, None
+        if why is not None and why != self.refused:
+            log.warning("router %s does not take this worker: %s", self._address, why)
+        if why is None and self.refused is not None:
+            log.info("router %s takes this worker now", self._address)
+        self.refused = why
+        return ANNOUNCE_EVERY_S if why is None else REFUSED_EVERY_S
 
 
 async def announce(
@@ -59,44 +96,44 @@ async def announce(
     card: Callable[[], WorkerCard],
     on_result: Callable[[bool], None],
     tls: MutualTls | None = None,
+    on_refused: Callable[[str | None], None] = lambda why: None,
 ) -> None:
-    """Announce a worker to one router until cancelled; `on_result` hears how each try went."""
-    told: str | None = None
-    num_refused, wait_s = 0, FIRST_RETRY_S
+    """Announce a worker to one router until cancelled.
 
-    def heard() -> None:
-        nonlocal told, num_refused, wait_s
-        told, num_refused, wait_s = None, 0, FIRST_RETRY_S
+    `on_result` hears how each try went, `on_refused` after each answer why the router does not take
+    the worker, or None.
+    """
+    told = Announcements(fleet_address)
+
+    def heard(answer: Joined) -> float:
+        wait_s = told.answered(answer)
         on_result(True)
+        on_refused(answer.refused)
+        return wait_s
 
     while True:
         try:
             await _announce_while_heard(fleet_address, card, heard, tls)
-        except (grpc.RpcError, BadCertificate) as error:
+        except (grpc.RpcError, BadCertificate, BadMessage) as error:
             on_result(False)  # the router is not there yet, or not any more: try again
-            cause = _cause(error)
-            num_refused += 1
-            may_start = "Connection refused" in cause and num_refused <= NUM_QUIET
-            if cause != told and not may_start:
-                log.warning("router %s does not hear this worker: %s", fleet_address, cause)
-                told = cause
-        await asyncio.sleep(wait_s)
-        wait_s = min(2 * wait_s, ANNOUNCE_EVERY_S)
+            await asyncio.sleep(told.failed(_cause(error)))
 
 
 async def _announce_while_heard(
     fleet_address: str,
     card: Callable[[], WorkerCard],
-    heard: Callable[[], None],
+    heard: Callable[[Joined], float],
     tls: MutualTls | None,
 ) -> None:
     """Over one channel, whose certificates are those of now."""
     async with open_channel(fleet_address, tls) as channel:
         join = channel.unary_unary(METHOD)
         while True:
-            await join(encode(Join(card=card())), timeout=ANNOUNCE_EVERY_S * 5)
-            heard()
-            await asyncio.sleep(ANNOUNCE_EVERY_S)
+            frame = await join(encode(Join(card=card())), timeout=ANNOUNCE_EVERY_S * 5)
+            answer = decode(frame)
+            if not isinstance(answer, Joined):
+                raise BadMessage(f"{fleet_address} answered {type(answer).__name__}, not Joined")
+            await asyncio.sleep(heard(answer))
 
 
 def _cause(error: Exception) -> str:

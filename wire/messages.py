@@ -47,6 +47,11 @@ class WorkerCard(msgspec.Struct, frozen=True, kw_only=True):
     """That of its first rank."""
     metrics_address: str | None = None
     """host:port of its /metrics and /health, where it has them."""
+    tokenizer: str | None = None
+    """Equal for equal tokenizers, see runtime.tokenizer_hash; None where it is not known."""
+    started_at: float = 0.0
+    """When its process started, in seconds since 1970 by its own clock: of two revisions of a
+    model, the one whose workers started later is newer."""
 
 
 class Hello(msgspec.Struct, frozen=True, tag="hello", kw_only=True):
@@ -338,7 +343,11 @@ class Join(msgspec.Struct, frozen=True, tag="join", kw_only=True):
 
 
 class Joined(msgspec.Struct, frozen=True, tag="joined", kw_only=True):
+    """Router to worker: the announcement was heard."""
+
     router_id: str
+    refused: str | None = None
+    """Why this router does not take the worker, and what to do; None when it takes it."""
 
 
 Message = (

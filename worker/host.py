@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 import uuid
 from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from runtime.handoffs import HandoffBook
 from runtime.listen import bind
 from runtime.names import for_each_address
 from runtime.session import SERVER_OPTIONS, OpenedSession, Session, SessionService
+from runtime.tokenizer_hash import tokenizer_hash
 from wire.handoff import Handoff
 from wire.identity import Role, WorkerRef, draw_incarnation
 from wire.messages import (
@@ -77,6 +80,8 @@ class Worker:
         self.known: WorkerCard | None = None
         self._status: StatusPort | None = None
         self._metrics_address: str | None = None
+        self._started_at = time.time()
+        self._refused_by: dict[str, str] = {}
 
     async def start(self) -> WorkerCard:
         """Raises EngineError for a model or settings that cannot work, PortTaken for the port,
@@ -176,6 +181,10 @@ class Worker:
     # What `worker.status.Watched` asks for.
 
     @property
+    def refusal(self) -> str | None:
+        return next(iter(self._refused_by.values()), None)
+
+    @property
     def last_report(self) -> Report | None:
         return self._steps.last_report
 
@@ -209,6 +218,7 @@ class Worker:
         self._engine, self._endpoint = await asyncio.to_thread(make)
         runner = self._engine.runner
         self._content = f"{runner.model_hash} checked by {runner.digest_kind}"
+        self._tokenizer = await asyncio.to_thread(tokenizer_hash, Path(self.config.model))
 
     def _make_card(self, address: str) -> WorkerCard:
         runner = self._engine.runner
@@ -226,6 +236,8 @@ class Worker:
             transport=self._endpoint.transport_name,
             process=this_process(),
             metrics_address=self._metrics_address,
+            tokenizer=self._tokenizer,
+            started_at=self._started_at,
         )
 
     def _hello(self) -> Hello:
@@ -239,12 +251,24 @@ class Worker:
 
     def _join(self, routers: tuple[str, ...]) -> None:
         def announce_to(address: str) -> Coroutine[Any, Any, None]:
-            return announce(address, lambda: self.card, lambda ok: None, self.config.tls)
+            return announce(
+                address,
+                lambda: self.card,
+                lambda ok: None,
+                self.config.tls,
+                partial(self._refused, address),
+            )
 
         for address in routers:
             announcing = for_each_address(address, announce_to)
             task = asyncio.create_task(announcing, name=f"join {address}")
             self._announcements.append(task)
+
+    def _refused(self, router: str, why: str | None) -> None:
+        if why is None:
+            self._refused_by.pop(router, None)
+        else:
+            self._refused_by[router] = why
 
     def _joined(self) -> None:
         """A router has taken this worker into its fleet."""

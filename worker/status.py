@@ -43,6 +43,11 @@ class Watched(Protocol):
         ...
 
     @property
+    def refusal(self) -> str | None:
+        """Why a router does not take it; None where none refuses."""
+        ...
+
+    @property
     def last_report(self) -> Report | None: ...
 
     @property
@@ -88,7 +93,10 @@ class StatusPort:
 
     def _health(self) -> tuple[int, bytes, bytes]:
         phase = self._worker.phase
-        body = msgspec.json.encode({"status": phase.value})
+        told = {"status": phase.value}
+        if phase is Phase.JOINING and self._worker.refusal is not None:
+            told["reason"] = self._worker.refusal
+        body = msgspec.json.encode(told)
         return (200 if phase is Phase.READY else 503), b"application/json", body
 
 

@@ -40,11 +40,14 @@ class PromptHashes:
 class Ledger:
     """Rows come with `add` and go with `drop`; legs are entered when placed, until they end."""
 
-    def __init__(self, router_id: str, index_max_entries: int) -> None:
+    def __init__(
+        self, router_id: str, index_max_entries: int, lengths: Lengths | None = None
+    ) -> None:
+        """`lengths` are shared where several ledgers have the same clients."""
         self._router_id = router_id
         self.table = FleetTable()
         self.index = PrefixIndex(index_max_entries)
-        self.lengths = Lengths()
+        self.lengths = lengths or Lengths()
         self._loads: dict[WorkerRef, Load] = {}
         self._arrived_s = 0.0
         self.version = 0
@@ -67,6 +70,11 @@ class Ledger:
         self.table.remove(ref)
         self._loads.pop(ref, None)
         self.version += 1
+
+    def follow(self, former: Ledger) -> None:
+        """Its requests come here from now on: how many, what they want, how long they take."""
+        for learned in ("lifetime_s", "usual_ttft_s", "requests_per_s"):
+            setattr(self.table, learned, getattr(former.table, learned))
 
     @property
     def num_ready(self) -> int:

@@ -17,11 +17,14 @@ class Entry:
     arrived_s: float
     """When it came to the lobby; its target for the first token counts from then."""
     found: Placement | None = None
+    judged_by: Ledger | None = None
+    """Who found that."""
     version: int = 0
-    """Of the ledger, when that was the best."""
+    """Of this ledger, when that was the best."""
     came: Callable[[float], None] = lambda now: None
     """To be told when its first token has come."""
 
     def placement(self, ledger: Ledger) -> Placement | None:
         """Where it was judged to be served best, if nothing has changed since."""
-        return self.found if self.version == ledger.version else None
+        same = self.judged_by is ledger and self.version == ledger.version
+        return self.found if same else None

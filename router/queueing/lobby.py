@@ -12,7 +12,7 @@ from router.errors import DeadlineExceeded, Overloaded
 from router.fleet import Fleet
 from router.needs import need_of
 from router.placing.cost_model import Hits
-from router.placing.ledger import PromptHashes
+from router.placing.ledger import Ledger, PromptHashes
 from router.placing.need import Placement, Refusal, Slo
 from router.queueing.admission import Admission, Judgement, Verdict
 from router.queueing.entry import Entry
@@ -26,12 +26,20 @@ LONG_PROMPT_TOKENS = 16384
 
 
 @dataclass(frozen=True, slots=True)
+class _Found:
+    """Where a request may go, by which ledger, and the ledger's version at that time."""
+
+    placement: Placement | None
+    ledger: Ledger
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
 class _Guest:
     waiter: Waiter
     request: GenerateRequest
     hashes: PromptHashes
-    admitted: asyncio.Future[tuple[Placement | None, int]]
-    """Where it may go, and the ledger's version at that time."""
+    admitted: asyncio.Future[_Found]
 
 
 class Lobby:
@@ -67,15 +75,13 @@ class Lobby:
         judged = self._admission.arrive(waiter, found, ledger.num_ready, self._now)
         if judged.verdict is Verdict.REFUSE:
             raise _refusal(request, judged)
-        version = ledger.version
+        best = _Found(found, ledger, ledger.version)
         if judged.verdict is Verdict.WAIT:
-            place, version = await self._wait(_Guest(waiter, request, hashes, self._future()))
-        else:
-            place = found
+            best = await self._wait(_Guest(waiter, request, hashes, self._future()))
         came = partial(self._came, waiter)
-        return Entry(hashes, arrived_s, place, version, came)
+        return Entry(hashes, arrived_s, best.placement, best.ledger, best.version, came)
 
-    async def _wait(self, guest: _Guest) -> tuple[Placement | None, int]:
+    async def _wait(self, guest: _Guest) -> _Found:
         key, timeout_s = guest.waiter.key, guest.request.timeout_s
         self._guests[key] = guest
         self._look_soon()
@@ -117,7 +123,8 @@ class Lobby:
 
     def _admit(self, guest: _Guest, found: Placement | None) -> None:
         if not guest.admitted.done():
-            guest.admitted.set_result((found, self._fleet.ledger.version))
+            ledger = self._fleet.ledger
+            guest.admitted.set_result(_Found(found, ledger, ledger.version))
         self._guests.pop(guest.waiter.key, None)
 
     def _refuse(self, guest: _Guest, judged: Judgement) -> None:
@@ -149,7 +156,7 @@ class Lobby:
         left_s = None if target_s is None else arrived_s + target_s - self._now
         return Slo(self._admission.forecast.target(left_s), request.tpot_target_s)
 
-    def _future(self) -> asyncio.Future[tuple[Placement | None, int]]:
+    def _future(self) -> asyncio.Future[_Found]:
         return asyncio.get_running_loop().create_future()
 
     @property

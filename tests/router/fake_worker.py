@@ -61,6 +61,8 @@ class FakeWorker:
         model_hash: str = "hash",
         content: str = "same",
         max_model_len: int = MAX_MODEL_LEN,
+        tokenizer: str | None = None,
+        started_at: float = 0.0,
     ) -> None:
         self.ref = WorkerRef(worker_id, draw_incarnation())
         self.role = role
@@ -69,6 +71,10 @@ class FakeWorker:
         self.model_hash = model_hash
         self.content = content
         self.max_model_len = max_model_len
+        self.tokenizer = tokenizer
+        self.started_at = started_at
+        self.answers: asyncio.Queue[str | None] = asyncio.Queue()
+        """What the router said to each announcement: why it does not take the worker, or None."""
         self.cache = CacheEvents(number=0, snapshot=True)
         self.hold_after: int | None = None
         self.release = asyncio.Event()
@@ -96,6 +102,8 @@ class FakeWorker:
             max_model_len=self.max_model_len,
             transport="memory",
             process=ProcessRef("host", 1),
+            tokenizer=self.tokenizer,
+            started_at=self.started_at,
         )
 
     async def start(self, fleet_address: str) -> None:
@@ -105,7 +113,12 @@ class FakeWorker:
         self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
         await self._server.start()
         self._announcing = asyncio.create_task(
-            announce(fleet_address, lambda: self.card, self._on_announced)
+            announce(
+                fleet_address,
+                lambda: self.card,
+                self._on_announced,
+                on_refused=self.answers.put_nowait,
+            )
         )
 
     async def die(self) -> None:

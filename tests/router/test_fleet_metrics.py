@@ -7,6 +7,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from router.fleet_metrics import FleetCollector
 from router.member import Member, MemberState
+from router.placing.ledger import Ledger
+from router.placing.revisions import RevisionView
 from runtime.handoffs import HandoffBook
 from tests.router.fake_worker import FakeWorker
 from wire.identity import Role, WorkerRef
@@ -16,7 +18,7 @@ from wire.messages import Link, Report, WorkerState
 def a_member(role: Role) -> Member:
     worker = FakeWorker(role.value, role, peers={})
     worker.address = "nowhere"
-    return Member(worker.card)
+    return Member(worker.card, Ledger("router", 1))
 
 
 class AFleet:
@@ -37,6 +39,10 @@ class AFleet:
 
     def members(self) -> list[Member]:
         return [self._decode, self._prefill]
+
+    def revisions(self) -> list[tuple[str, RevisionView]]:
+        ready = {Role.PREFILL: 0, Role.DECODE: 1}
+        return [("tiny", RevisionView(revision="hash", serves=True, num_ready=ready))]
 
     def links(self) -> list[tuple[WorkerRef, Link]]:
         return []
@@ -89,3 +95,4 @@ def test_host_memory_is_told_where_there_is_some() -> None:
 
 def test_a_worker_that_has_not_reported_is_counted_and_nothing_more() -> None:
     assert samples_of(a_report())["tandem_workers", "tiny", "joining"] == 1
+    assert samples_of(a_report())["tandem_revision_serving", "tiny", "hash"] == 1

@@ -29,7 +29,7 @@ from tests.router.test_server import NOT_SERVING, SERVING, health
 from tests.router.tiny_model import EOS, MAX_MODEL_LEN, one_model, write_model
 from wire import inference_pb2 as pb
 from wire.identity import Role
-from wire.messages import CacheEvents, Submit, WantSnapshot
+from wire.messages import CacheEvents, Submit
 
 SHORT_LEN = 100
 
@@ -211,23 +211,6 @@ async def test_a_model_that_lost_its_workers_leaves_the_other_serving(stage: Sta
         assert (await http.get("/health")).json() == {"status": "ready"}
 
 
-async def test_a_worker_with_other_weights_is_not_taken_while_the_first_is_here(
-    stage: Stage, caplog: pytest.LogCaptureFixture
-) -> None:
-    first = await stage.add("first", Role.DECODE, script=[65])
-    second = stage.make_worker("second", Role.DECODE, script=[66], model_hash="another")
-    await second.start(stage.addresses.fleet)
-    await second.joined.wait()
-    assert stage.model.fleet.member(second.ref) is None
-    for named in (str(first.ref), "(hash)", str(second.ref), "(another)"):
-        assert named in caplog.text
-    await first.die()
-    await stage.until(lambda: stage.model.fleet.member(first.ref) is None)
-    stage.server.fleets.join(second.card)
-    await second.hears(WantSnapshot)
-    assert ids_of(await generate(stage, model="tiny")) == [66, EOS]
-
-
 async def test_one_id_is_never_that_of_two_workers(
     stage: Stage, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -236,7 +219,8 @@ async def test_one_id_is_never_that_of_two_workers(
     await second.start(stage.addresses.fleet)
     await second.joined.wait()
     assert not stage.server.conductor.models.find("other").ready
-    assert f"{second.ref} of model 'other'" in caplog.text
+    assert f"{second.ref} at {second.address} is not taken" in caplog.text
+    assert f"{first.ref} of model 'tiny'" in caplog.text
     await first.die()
 
 
