@@ -1,6 +1,7 @@
 """Writes docs/configuration.md from the structs that configurations are decoded into.
 
-`python -m tools.config_reference` refreshes the file; tests compare it with what this makes.
+`python -m tools.config_reference` refreshes the file, and the settings in the chart's schema
+(tools/chart_schema.py); tests compare them with what this makes.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from cluster.ray_config import RayConfig, RouterNodes
 from router.access.keys import KeyEntry
 from router.config import ModelConfig, RouterConfig, SamplingDefaults
 from runtime.tls import DoorTls, MutualTls
+from tools import chart_schema
 from worker.config import WorkerConfig
 
 Config = type[msgspec.Struct]
@@ -208,3 +210,4 @@ if __name__ == "__main__":
         FILE.write_text(reference())
     except LookupError as error:
         sys.exit(f"error: {error}")
+    chart_schema.main()

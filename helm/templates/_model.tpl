@@ -1,16 +1,3 @@
-{{/* The directory that processes are given. Another revision has another, so that it can be
-     fetched while processes still read the one before. */}}
-{{- define "tandem.modelDir" -}}
-{{- $m := .Values.model -}}
-{{- if eq $m.source "pvc" -}}
-/models/{{ include "tandem.modelName" . }}
-{{- else if eq $m.source "hf" -}}
-/models/{{ $m.hf.repo | replace "/" "--" }}/{{ $m.hf.revision | replace "/" "-" }}
-{{- else -}}
-{{- $m.path -}}
-{{- end -}}
-{{- end -}}
-
 {{- define "tandem.modelName" -}}
 {{- $m := .Values.model -}}
 {{- if $m.name -}}
@@ -24,10 +11,49 @@
 {{- end -}}
 {{- end -}}
 
+{{/* The directory of `model`. */}}
+{{- define "tandem.modelDir" -}}
+{{- $m := .Values.model -}}
+{{- if eq $m.source "pvc" -}}
+/models/{{ include "tandem.modelName" . }}
+{{- else if eq $m.source "hf" -}}
+{{- include "tandem.hubDir" $m.hf -}}
+{{- else -}}
+{{- $m.path -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Where a revision of a repository lies. Another revision has another place, so that it can be
+fetched while processes still read the one before. */}}
+{{- define "tandem.hubDir" -}}
+/hub/{{ .repo | replace "/" "--" }}/{{ default "main" .revision | replace "/" "-" }}
+{{- end -}}
+
+{{/* All models that come from a hub, by name, as JSON; what a further one leaves out is as model.hf
+has it. */}}
+{{- define "tandem.hfModels" -}}
+{{- $found := dict -}}
+{{- $shared := pick .Values.model.hf "endpoint" "tokenSecret" "include" "exclude" -}}
+{{- if eq .Values.model.source "hf" -}}
+{{- $_ := set $found (include "tandem.modelName" .) (merge (pick .Values.model.hf "repo" "revision") $shared) -}}
+{{- end -}}
+{{- range $name, $model := .Values.models -}}
+{{- if $model.hf -}}
+{{- $_ := set $found $name (mustMergeOverwrite (deepCopy $shared) (dict "revision" "main") (deepCopy $model.hf)) -}}
+{{- end -}}
+{{- end -}}
+{{- toJson $found -}}
+{{- end -}}
+
 {{/* All that are served, as routers have it: {name: {path, …}}, as JSON. */}}
 {{- define "tandem.models" -}}
-{{- $first := dict (include "tandem.modelName" .) (dict "path" (include "tandem.modelDir" .)) -}}
-{{- merge $first (deepCopy .Values.models) | toJson -}}
+{{- $found := dict (include "tandem.modelName" .) (dict "path" (include "tandem.modelDir" .)) -}}
+{{- range $name, $model := .Values.models -}}
+{{- $own := omit $model "hf" -}}
+{{- if $model.hf -}}{{- $own = set $own "path" (include "tandem.hubDir" $model.hf) -}}{{- end -}}
+{{- if not (hasKey $found $name) -}}{{- $_ := set $found $name $own -}}{{- end -}}
+{{- end -}}
+{{- toJson $found -}}
 {{- end -}}
 
 {{/* Name of the model that a pool serves. Takes {root, pool}. */}}
@@ -35,93 +61,71 @@
 {{- default (include "tandem.modelName" .root) .pool.model -}}
 {{- end -}}
 
-{{- define "tandem.modelClaim" -}}
-{{- default (printf "%s-model" (include "tandem.fullname" .)) .Values.model.hf.claim.existing -}}
+{{/* Those of `models` that come from a hub, as JSON. Takes {root, models}; all where models is
+absent. */}}
+{{- define "tandem.hfModelsOf" -}}
+{{- $all := include "tandem.hfModels" .root | fromJson -}}
+{{- $wanted := kindIs "invalid" .models | ternary (keys $all) .models -}}
+{{- $found := dict -}}
+{{- range $name, $model := $all -}}
+{{- if has $name $wanted -}}{{- $_ := set $found $name $model -}}{{- end -}}
+{{- end -}}
+{{- toJson $found -}}
 {{- end -}}
 
-{{- define "tandem.modelVolume" -}}
-{{- $m := .Values.model -}}
-{{- if eq $m.source "pvc" }}
+{{/* A claim's spec can hardly be changed: another spec is another claim. */}}
+{{- define "tandem.modelClaim" -}}
+{{- $suffix := include "tandem.modelClaimSpec" . | sha256sum | trunc 8 -}}
+{{- default (printf "%s-model-%s" (include "tandem.fullname" .) $suffix) .Values.model.hf.claim.existing -}}
+{{- end -}}
+
+{{- define "tandem.modelClaimSpec" -}}
+{{- $claim := .Values.model.hf.claim -}}
+accessModes: {{ toJson $claim.accessModes }}
+{{- with $claim.storageClass }}
+storageClassName: {{ . }}
+{{- end }}
+resources: {requests: {storage: {{ $claim.size }}}}
+{{- end -}}
+
+{{/* Takes {root, models}: names, or absent for all. */}}
+{{- define "tandem.modelVolumes" -}}
+{{- $m := .root.Values.model -}}
+{{- $first := or (kindIs "invalid" .models) (has (include "tandem.modelName" .root) (default list .models)) -}}
+{{- if and $first (eq $m.source "pvc") }}
 - name: model
   persistentVolumeClaim: {claimName: {{ $m.pvc.claim }}, readOnly: true}
-{{- else if and (eq $m.source "path") $m.hostPath }}
+{{- else if and $first (eq $m.source "path") $m.hostPath }}
 - name: model
   hostPath: {path: {{ $m.path }}, type: Directory}
-{{- else if and (eq $m.source "hf") (eq $m.hf.storage "claim") }}
-- name: model
-  persistentVolumeClaim: {claimName: {{ include "tandem.modelClaim" . }}, readOnly: true}
-{{- else if eq $m.source "hf" }}
-- name: model
+{{- end }}
+{{- if include "tandem.hfModelsOf" . | fromJson }}
+{{- if eq $m.hf.storage "claim" }}
+- name: hub
+  persistentVolumeClaim: {claimName: {{ include "tandem.modelClaim" .root }}, readOnly: true}
+{{- else }}
+- name: hub
   emptyDir: {sizeLimit: {{ $m.hf.podLimit }}}
+{{- include "tandem.downloadVolumes" .root }}
+{{- end }}
 {{- end }}
 {{- end -}}
 
-{{- define "tandem.modelMount" -}}
-{{- $m := .Values.model -}}
-{{- if eq $m.source "pvc" }}
+{{/* Takes {root, models}: names, or absent for all. */}}
+{{- define "tandem.modelMounts" -}}
+{{- $m := .root.Values.model -}}
+{{- $first := or (kindIs "invalid" .models) (has (include "tandem.modelName" .root) (default list .models)) -}}
+{{- if and $first (eq $m.source "pvc") }}
 - name: model
-  mountPath: {{ include "tandem.modelDir" . }}
+  mountPath: {{ include "tandem.modelDir" .root }}
   {{- with $m.pvc.subPath }}
   subPath: {{ . }}
   {{- end }}
   readOnly: true
-{{- else if or (eq $m.source "hf") (and (eq $m.source "path") $m.hostPath) }}
-- name: model
-  mountPath: {{ eq $m.source "hf" | ternary "/models" $m.path }}
-  readOnly: true
+{{- else if and $first (eq $m.source "path") $m.hostPath }}
+- {name: model, mountPath: {{ $m.path }}, readOnly: true}
 {{- end }}
-{{- end -}}
-
-{{/* Fetches the model, or waits until the download Job has. Takes {root, image, tokenizer}. */}}
-{{- define "tandem.modelInit" -}}
-{{- $m := .root.Values.model -}}
-{{- if eq $m.source "hf" }}
-{{- $pod := eq $m.hf.storage "pod" }}
-- name: {{ $pod | ternary "download-model" "await-model" }}
-  image: {{ include "tandem.image" (dict "root" .root "image" .image) }}
-  imagePullPolicy: {{ .image.pullPolicy }}
-  {{- if $pod }}
-  {{- include "tandem.download" (dict "root" .root "tokenizer" .tokenizer) | nindent 2 }}
-  {{- else }}
-  command: [sh, -c]
-  args:
-    - until test -e "$1"; do echo "waiting for $1"; sleep 5; done
-    - await-model
-    - {{ include "tandem.modelDir" .root }}.complete
-  env:
-    - {name: HOME, value: /tmp}
-  {{- end }}
-  resources: {requests: {cpu: 100m, memory: 256Mi}, limits: {memory: 2Gi}}
-  securityContext: {{- toYaml .root.Values.containerSecurityContext | nindent 4 }}
-  volumeMounts:
-    - {name: tmp, mountPath: /tmp}
-    - {name: model, mountPath: /models{{ $pod | ternary "" ", readOnly: true" }}}
+{{- if include "tandem.hfModelsOf" . | fromJson }}
+- {name: hub, mountPath: /hub, readOnly: true}
 {{- end }}
-{{- end -}}
-
-{{/* Command, arguments and environment of a download. Takes {root, tokenizer}. */}}
-{{- define "tandem.download" -}}
-{{- $hf := .root.Values.model.hf -}}
-command: [sh, -ec]
-args:
-  - repo=$1; revision=$2; folder=$3; shift 3; hf download "$repo" --revision "$revision" --local-dir "$folder" "$@";
-    touch "$folder.complete"
-  - download-model
-  - {{ $hf.repo | quote }}
-  - {{ $hf.revision | quote }}
-  - {{ include "tandem.modelDir" .root }}
-  {{- if .tokenizer }}
-  - --include=*.json
-  - --include=*.jinja
-  {{- end }}
-env:
-  - {name: HOME, value: /tmp}
-  - {name: HF_HUB_DISABLE_TELEMETRY, value: "1"}
-  {{- with $hf.endpoint }}
-  - {name: HF_ENDPOINT, value: {{ . | quote }}}
-  {{- end }}
-  {{- if $hf.tokenSecret.name }}
-  - name: HF_TOKEN
-    valueFrom: {secretKeyRef: {name: {{ $hf.tokenSecret.name }}, key: {{ $hf.tokenSecret.key }}}}
-  {{- end }}
 {{- end -}}

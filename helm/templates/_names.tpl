@@ -1,34 +1,40 @@
-{{- define "tandem.name" -}}
-{{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" -}}
+{{/* A name of at most `max` characters that starts with a letter and has no dots, as services' names
+must. What had to be changed for that ends with a hash of the whole, so that two names never become
+one. Takes {name, max}. */}}
+{{- define "tandem.dnsName" -}}
+{{- $clean := .name | lower | replace "." "-" | replace "_" "-" | replace "/" "-" -}}
+{{- if not (regexMatch "^[a-z]" $clean) -}}{{- $clean = printf "t-%s" $clean -}}{{- end -}}
+{{- if and (eq $clean .name) (le (len $clean) (int .max)) (not (hasSuffix "-" $clean)) -}}
+{{- $clean -}}
+{{- else -}}
+{{- printf "%s-%s" ($clean | trunc (int (sub .max 9)) | trimSuffix "-") (sha256sum .name | trunc 8) -}}
+{{- end -}}
 {{- end -}}
 
 {{/* Short enough that whatever is appended here, and by the operator, stays within 63. */}}
 {{- define "tandem.fullname" -}}
-{{- if .Values.fullnameOverride -}}
-{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
-{{- else -}}
-{{- $name := include "tandem.name" . -}}
-{{- if contains $name .Release.Name -}}
-{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
-{{- else -}}
-{{- printf "%s-%s" .Release.Name $name | trunc 40 | trimSuffix "-" -}}
+{{- $name := .Values.fullnameOverride -}}
+{{- if not $name -}}
+{{- $chart := default .Chart.Name .Values.nameOverride -}}
+{{- $name = contains $chart .Release.Name | ternary .Release.Name (printf "%s-%s" .Release.Name $chart) -}}
 {{- end -}}
+{{- include "tandem.dnsName" (dict "name" $name "max" 40) -}}
 {{- end -}}
+
+{{/* Name of a pool's objects. Takes {root, name}. */}}
+{{- define "tandem.poolName" -}}
+{{- include "tandem.dnsName" (dict "name" (printf "%s-%s" (include "tandem.fullname" .root) .name) "max" 52) -}}
 {{- end -}}
 
 {{/* Labels of objects. Takes {root, component}. */}}
 {{- define "tandem.labels" -}}
-{{ include "tandem.selector" . }}
-helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
+{{ include "tandem.podLabels" . }}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" | trunc 63 }}
 app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .root.Release.Service }}
-app.kubernetes.io/part-of: tandem
-{{- with .root.Values.commonLabels }}
-{{ toYaml . }}
-{{- end }}
 {{- end -}}
 
-{{/* Labels of pods. Not the chart's version: another label is another template, and replaces every pod.
+{{/* Labels of pods: without versions, for a pod whose label changes is another pod.
 Takes {root, component}. */}}
 {{- define "tandem.podLabels" -}}
 {{ include "tandem.selector" . }}
@@ -38,9 +44,9 @@ app.kubernetes.io/part-of: tandem
 {{- end }}
 {{- end -}}
 
-{{/* What never changes, for selectors. Labels of our own, because the operator writes others. */}}
+{{/* For selectors, which no upgrade can change: so no value does. Takes {root, component}. */}}
 {{- define "tandem.selector" -}}
-app.kubernetes.io/name: {{ include "tandem.name" .root }}
+app.kubernetes.io/name: {{ .root.Chart.Name }}
 app.kubernetes.io/instance: {{ .root.Release.Name }}
 app.kubernetes.io/component: {{ .component }}
 {{- end -}}
@@ -79,8 +85,11 @@ default
 {{- end -}}
 {{- end -}}
 
+{{/* Two fields of a RayCluster can never be changed: with others it is another cluster. */}}
 {{- define "tandem.rayName" -}}
-{{- printf "%s-ray" (include "tandem.fullname" .) -}}
+{{- $fixed := list (dig "managedBy" "" .Values.ray.extraSpec) (dig "gcsFaultToleranceOptions" "backend" "" .Values.ray.extraSpec) -}}
+{{- $suffix := eq (join "" $fixed) "" | ternary "" (printf "-%s" (toJson $fixed | sha256sum | trunc 6)) -}}
+{{- printf "%s-ray%s" (include "tandem.fullname" .) $suffix -}}
 {{- end -}}
 
 {{- define "tandem.headService" -}}
@@ -99,8 +108,15 @@ default
 {{- printf "%s-fleet.%s.svc.%s:%d" (include "tandem.fullname" .) .Release.Namespace .Values.clusterDomain (int .Values.router.ports.fleet) -}}
 {{- end -}}
 
-{{/* A pool's settings over the defaults. Takes {root, name}; gives JSON. */}}
+{{/* A pool's values over the defaults. Without replicas somebody else chooses their number.
+Takes {root, name}; gives JSON. */}}
 {{- define "tandem.pool" -}}
-{{- $merged := mustMergeOverwrite (deepCopy .root.Values.poolDefaults) (deepCopy (index .root.Values.pools .name)) -}}
+{{- $given := index .root.Values.pools .name -}}
+{{- $merged := mustMergeOverwrite (deepCopy .root.Values.poolDefaults) (deepCopy $given) -}}
+{{- if or $merged.autoscaling.enabled (and (hasKey $given "replicas") (kindIs "invalid" $given.replicas)) -}}
+{{- $merged = unset $merged "replicas" -}}
+{{- end -}}
+{{- if not $merged.port -}}{{- $_ := set $merged "port" (int .root.Values.worker.port) -}}{{- end -}}
+{{- if not $merged.metricsPort -}}{{- $_ := set $merged "metricsPort" (int .root.Values.worker.metricsPort) -}}{{- end -}}
 {{- toJson $merged -}}
 {{- end -}}

@@ -23,3 +23,91 @@ exec:
 {{- define "tandem.rayTokenSecret" -}}
 {{- default (include "tandem.rayName" .) .Values.ray.auth.secretName -}}
 {{- end -}}
+
+{{- define "tandem.headPod" -}}
+{{- $head := .Values.ray.head -}}
+{{- include "tandem.podBasics" (dict "root" . "account" (include "tandem.serviceAccount" (dict "root" . "of" "worker")) "grace" .Values.drain.terminationGracePeriodSeconds) }}
+{{- include "tandem.where" (dict "of" $head) }}
+{{- with include "tandem.modelInit" (dict "root" . "image" .Values.images.worker "tokenizer" true) }}
+initContainers: {{- . | nindent 2 }}
+{{- end }}
+containers:
+  - {{- include "tandem.withExtra" (dict "text" (include "tandem.head" .) "extra" $head.extraContainerSpec) | nindent 4 }}
+volumes:
+  - name: shm
+    emptyDir: {medium: Memory, sizeLimit: 1Gi}
+  - name: tmp
+    emptyDir: {sizeLimit: 10Gi}
+  {{- include "tandem.modelVolumes" (dict "root" .) | nindent 2 }}
+  {{- with $head.extraVolumes }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- end -}}
+
+{{- define "tandem.head" -}}
+{{- $head := .Values.ray.head -}}
+name: ray-head
+image: {{ include "tandem.image" (dict "root" . "image" .Values.images.worker) }}
+imagePullPolicy: {{ .Values.images.worker.pullPolicy }}
+env:
+  - {name: HOME, value: /tmp}
+  # How long a job that is stopped may take: the draining of workers.
+  - {name: RAY_JOB_STOP_WAIT_TIME_S, value: {{ add .Values.drain.timeoutSeconds .Values.drain.endpointDelaySeconds | quote }}}
+  - {name: RAY_USAGE_STATS_ENABLED, value: "0"}
+  {{- with $head.extraEnv }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- with $head.extraEnvFrom }}
+envFrom: {{- toYaml . | nindent 2 }}
+{{- end }}
+ports:
+  - {name: gcs-server, containerPort: 6379}
+  - {name: dashboard, containerPort: 8265}
+  - {name: client, containerPort: 10001}
+  - {name: metrics, containerPort: 8080}
+lifecycle:
+  preStop: {{- include "tandem.rayPreStop" (dict "root" . "process" "^ray::.*JobSupervisor") | nindent 4 }}
+resources: {{- toYaml $head.resources | nindent 2 }}
+securityContext: {{- toYaml .Values.containerSecurityContext | nindent 2 }}
+volumeMounts:
+  - {name: shm, mountPath: /dev/shm}
+  - {name: tmp, mountPath: /tmp}
+  {{- include "tandem.modelMounts" (dict "root" .) | nindent 2 }}
+  {{- with $head.extraVolumeMounts }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- end -}}
+
+{{/* A Ray node of a pool. Takes {root, name, pool}. */}}
+{{- define "tandem.rayWorkerPod" -}}
+{{- include "tandem.workerPod" . }}
+containers:
+  - {{- include "tandem.withExtra" (dict "text" (include "tandem.rayWorker" .) "extra" .pool.extraContainerSpec) | nindent 4 }}
+  {{- with .pool.extraContainers }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- end -}}
+
+{{- define "tandem.rayWorker" -}}
+{{- $root := .root }}{{ $pool := .pool -}}
+name: ray-worker
+image: {{ include "tandem.image" (dict "root" $root "image" $root.Values.images.worker) }}
+imagePullPolicy: {{ $root.Values.images.worker.pullPolicy }}
+env:
+  {{- include "tandem.workerEnv" . | nindent 2 }}
+  - {name: RAY_USAGE_STATS_ENABLED, value: "0"}
+  {{- with $pool.extraEnv }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- with $pool.extraEnvFrom }}
+envFrom: {{- toYaml . | nindent 2 }}
+{{- end }}
+ports:
+  - {name: metrics, containerPort: 8080}
+  - {name: status, containerPort: {{ $pool.metricsPort }}}
+lifecycle:
+  preStop: {{- include "tandem.rayPreStop" (dict "root" $root "process" "^ray::WorkerActor") | nindent 4 }}
+resources: {{- include "tandem.workerResources" . | nindent 2 }}
+securityContext: {{- include "tandem.workerSecurity" . | nindent 2 }}
+volumeMounts: {{- include "tandem.workerMounts" . | nindent 2 }}
+{{- end -}}

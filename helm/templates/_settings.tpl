@@ -1,8 +1,14 @@
+{{/* Where to listen for others: every address of the pod, of either family. */}}
+{{- define "tandem.anyAddress" -}}
+{{ .Values.network.listen }}
+{{- end -}}
+
 {{/* RouterConfig, beyond what has a flag of its own, as JSON. */}}
 {{- define "tandem.routerSettings" -}}
 {{- $settings := deepCopy .Values.router.settings -}}
 {{- $_ := set $settings "models" (include "tandem.models" . | fromJson) -}}
-{{- $_ := set $settings "admin_host" "0.0.0.0" -}}
+{{- $_ := set $settings "admin_host" (include "tandem.anyAddress" .) -}}
+{{- $_ := set $settings "drain_timeout_s" (int .Values.drain.timeoutSeconds) -}}
 {{- $_ := set $settings "admin_port" (int .Values.router.ports.admin) -}}
 {{- if .Values.apiKeys.secretName -}}
 {{- $_ := set $settings "keys_file" (printf "/etc/tandem/keys/%s" .Values.apiKeys.key) -}}
@@ -25,7 +31,8 @@
 {{/* WorkerConfig of a pool, as JSON. Takes {root, pool}. */}}
 {{- define "tandem.workerSettings" -}}
 {{- $settings := mustMergeOverwrite (deepCopy .root.Values.worker.settings) (deepCopy .pool.settings) -}}
-{{- if not (hasKey $settings "metrics_port") -}}{{- $_ := set $settings "metrics_port" (int .root.Values.worker.metricsPort) -}}{{- end -}}
+{{- $_ := set $settings "metrics_port" (int .pool.metricsPort) -}}
+{{- $_ := set $settings "drain_timeout_s" (int .root.Values.drain.timeoutSeconds) -}}
 {{- if not (hasKey $settings "threads") -}}{{- $_ := set $settings "threads" (int .pool.cpus) -}}{{- end -}}
 {{- if .root.Values.tls.internal.enabled -}}
 {{- $_ := set $settings "tls" (include "tandem.internalTls" .root | fromJson) -}}

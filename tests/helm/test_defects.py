@@ -6,12 +6,12 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
 from tests.helm.documents import ci_values
-from tests.helm.engines import CHART, Helm3
+from tests.helm.engines import CHART, Helm4
 from tests.helm.gates import chart_problems
 from tests.helm.schemas import CRDS_VARIABLE, crds_folder
 
@@ -24,7 +24,8 @@ class Defect(NamedTuple):
     wrong: str
     gate: str
     """Which finds it: part of what it says."""
-    values: str = "minimal"
+    values: str | dict[str, Any] = "minimal"
+    """A file of ci/, or the values."""
 
 
 DEFECTS = {
@@ -36,8 +37,8 @@ DEFECTS = {
     ),
     "a service of nobody": Defect(
         "router-services.yaml",
-        '(dict "root" . "component" "router") -}}\n{{- $annotations',
-        '(dict "root" . "component" "routers") -}}\n{{- $annotations',
+        '(dict "root" . "component" "router") -}}\n{{- $families',
+        '(dict "root" . "component" "routers") -}}\n{{- $families',
         "references: Service/rel-tandem: no pod has the labels",
     ),
     "a long port name": Defect(
@@ -53,33 +54,33 @@ DEFECTS = {
         "references: Service/rel-tandem-metrics: Deployment/rel-tandem-router has no port metrics",
     ),
     "a worker that is ready before a router has taken it": Defect(
-        "pools.yaml",
+        "_plain_worker.tpl",
         "httpGet: {path: /health, port: status}",
         "tcpSocket: {port: worker}",
         "meaning: Deployment/rel-tandem-decode: is ready before a router has taken it",
         "cpu",
     ),
     "a worker's status at a port that is not declared": Defect(
-        "pools.yaml",
-        "{name: status, containerPort: {{ $root.Values.worker.metricsPort }}}",
+        "_plain_worker.tpl",
+        "{name: status, containerPort: {{ $pool.metricsPort }}}",
         "{name: status, containerPort: 9999}",
         "meaning: Deployment/rel-tandem-decode: declares the port status as 9999, and is told 9091",
         "cpu",
     ),
     "a probe of another port": Defect(
-        "_pods.tpl",
+        "_router.tpl",
         "httpGet: {path: {{ .path }}, port: admin,",
         "httpGet: {path: {{ .path }}, port: health,",
         "references: Deployment/rel-tandem-router: startupProbe asks the port health",
     ),
     "readiness that only says that the process lives": Defect(
-        "router-deployment.yaml",
+        "_router.tpl",
         '"path" "/health"',
         '"path" "/ping"',
         "meaning: Deployment/rel-tandem-router: is ready without workers",
     ),
     "liveness that hangs on workers": Defect(
-        "router-deployment.yaml",
+        "_router.tpl",
         '"path" "/ping"',
         '"path" "/health"',
         "meaning: Deployment/rel-tandem-router: is killed when its workers are away",
@@ -124,28 +125,29 @@ DEFECTS = {
         "meaning: RayCluster/rel-tandem-ray: prefill has no room for its replicas",
     ),
     "GPUs that Ray knows and the pod has not": Defect(
-        "_pods.tpl",
+        "_workers.tpl",
         "{{- $_ := set $devices .pool.gpus.resourceName (int .pool.gpus.count) -}}",
         "",
         "GPUs, and its pod is given 0",
         "one-gpu-node",
     ),
     "devices that are limited and not requested": Defect(
-        "_pods.tpl",
+        "_workers.tpl",
         '{{- $_ := set $resources "requests" (merge (dict) (default dict $resources.requests) $devices) -}}',
         "",
         "requests and limits of rdma/ib differ",
         "infiniband",
     ),
     "a fabric without its capability's reason": Defect(
-        "_pods.tpl",
-        "{{- if .pool.rdma.enabled -}}\n{{- $capabilities",
-        "{{- if true -}}\n{{- $capabilities",
+        "_workers.tpl",
+        "{{- if and .pool.rdma.enabled .pool.rdma.capabilities -}}",
+        "{{- if .pool.rdma.capabilities -}}",
         "has the capabilities ['IPC_LOCK'], and no fabric's device",
+        {"poolDefaults": {"rdma": {"capabilities": ["IPC_LOCK"]}}},
     ),
     "a root file system that may be written to": Defect(
-        "router-deployment.yaml",
-        "securityContext: {{- toYaml .Values.containerSecurityContext | nindent 12 }}",
+        "_router.tpl",
+        "securityContext: {{- toYaml .Values.containerSecurityContext | nindent 2 }}",
         "securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}",
         "may write to its image",
     ),
@@ -168,7 +170,7 @@ DEFECTS = {
         "is killed after 20 s",
     ),
     "no preStop": Defect(
-        "router-deployment.yaml",
+        "_router.tpl",
         "preStop: {exec: {command: [sleep, {{ .Values.drain.endpointDelaySeconds | quote }}]}}",
         'postStart: {exec: {command: [sleep, "1"]}}',
         "load balancers have no time to notice",
@@ -191,12 +193,12 @@ DEFECTS = {
     ),
     "a gRPC service that balances connections": Defect(
         "router-services.yaml",
-        "spec:\n  clusterIP: None\n  selector: {{- $selector | nindent 4 }}\n  ports:\n    - {name: grpc",
+        "spec:\n  clusterIP: None\n  {{- $families | nindent 2 }}\n  selector: {{- $selector | nindent 4 }}\n  ports:\n    - {name: grpc",
         "spec:\n  selector: {{- $selector | nindent 4 }}\n  ports:\n    - {name: grpc",
         "it must be headless",
     ),
     "a port that the process is not told": Defect(
-        "router-deployment.yaml",
+        "_router.tpl",
         "- --http-port={{ $router.ports.http }}",
         "- --http-port=8080",
         "declares the port http as 8000, and is told 8080",
@@ -225,38 +227,38 @@ DEFECTS = {
         "everything",
     ),
     "a volume that is not there": Defect(
-        "_pods.tpl", "- name: cache\n", "- name: caches\n", "mounts cache, which is no volume"
+        "_workers.tpl", "- name: cache\n", "- name: caches\n", "mounts cache, which is no volume"
     ),
     "an autoscaler of nothing": Defect(
-        "router-scaling.yaml",
-        'kind: Deployment, name: {{ include "tandem.fullname" . }}-router',
-        'kind: Deployment, name: {{ include "tandem.fullname" . }}',
+        "_autoscaler.tpl",
+        "kind: Deployment, name: {{ .name }}",
+        'kind: Deployment, name: {{ include "tandem.fullname" .root }}',
         "references: HorizontalPodAutoscaler/rel-tandem-router: there is no Deployment/rel-tandem",
         "everything",
     ),
     "replicas that fight with the autoscaler": Defect(
         "router-deployment.yaml",
-        "{{- if not $router.autoscaling.enabled }}",
-        "{{- if true }}",
+        "$router.autoscaling.enabled | ternary nil $router.replicas",
+        "$router.replicas",
         "an upgrade would undo what its autoscaler chose",
         "everything",
     ),
     "a disruption budget for one": Defect(
         "pools.yaml",
-        "{{- if and $pool.pdb.enabled (gt (int $pool.replicas) 1) }}",
+        '{{- if and $pool.pdb.enabled (gt (include "tandem.fewest" (dict "of" $pool) | int) 1) }}',
         "{{- if $pool.pdb.enabled }}",
         "for a single pod",
     ),
     "Ray's head open to the world": Defect(
         "networkpolicies.yaml",
-        '  ingress:\n    - from:\n        - podSelector:\n            matchLabels: {{- include "tandem.marks" (dict "root" . "component" "worker") | nindent 14 }}\n    - ports: [{port: 8265}]',
-        "  ingress:\n    - ports: [{port: 6379}]\n    - ports: [{port: 8265}]",
+        '    - {{- include "tandem.workerPeers" (dict "root" . "way" "from" "components" (list "worker")) | nindent 6 }}\n    - ports: [{port: 8265}]',
+        "    - ports: [{port: 6379}]\n    - ports: [{port: 8265}]",
         "whoever reaches Ray's head runs code on all nodes",
     ),
     "a policy without DNS": Defect(
-        "networkpolicies.yaml",
-        "{port: 53, protocol: UDP}, {port: 53, protocol: TCP}",
-        "{port: 5353, protocol: UDP}",
+        "_policies.tpl",
+        "range $dns.ports",
+        "range list 5353",
         "from asking DNS",
     ),
     "a driver that looks for another head": Defect(
@@ -267,8 +269,8 @@ DEFECTS = {
     ),
     "a test that is installed": Defect(
         "tests/both-pools.yaml",
-        'tandem.marks" (dict "root" . "component" "test") | nindent 4 }}\n  annotations:\n    helm.sh/hook: test',
-        'tandem.marks" (dict "root" . "component" "test") | nindent 4 }}\n  annotations:\n    helm.sh/hooks: test',
+        'dict "helm.sh/hook" "test"',
+        'dict "helm.sh/hooks" "test"',
         "would be installed, not run as a test",
     ),
     "a monitor of no service": Defect(
@@ -282,7 +284,7 @@ DEFECTS = {
 
 
 @pytest.mark.parametrize("what", DEFECTS)
-def test_a_gate_finds_it(what: str, helm3: Helm3, tmp_path: Path) -> None:
+def test_a_gate_finds_it(what: str, helm4: Helm4, tmp_path: Path) -> None:
     defect = DEFECTS[what]
     if defect.gate.startswith("schema: Ray") and crds_folder() is None:
         pytest.skip(f"KubeRay's CRDs are not at hand: {CRDS_VARIABLE} names their folder")
@@ -292,7 +294,11 @@ def test_a_gate_finds_it(what: str, helm3: Helm3, tmp_path: Path) -> None:
     text = file.read_text()
     assert defect.right in text, "the chart has changed: so must this defect"
     file.write_text(text.replace(defect.right, defect.wrong))
-    for problem in chart_problems(helm3, chart, VALUES[defect.values]):
+    for problem in chart_problems(helm4, chart, _values(defect.values)):
         if defect.gate in problem:
             return
     pytest.fail(f"no gate says {defect.gate!r}")
+
+
+def _values(those: str | dict[str, Any]) -> dict[str, Any]:
+    return VALUES[those] if isinstance(those, str) else those

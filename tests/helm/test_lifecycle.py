@@ -25,6 +25,7 @@ from tests.helm.fake_api.server import fake_api
 from tests.helm.fake_api.store import Store
 
 VALUES = ci_values()
+POD = {"containers": [{"name": "one", "image": "one:1"}]}
 LEFT_BEHIND = ("Namespace", "ReplicaSet", "Secret", "Event", "Pod")
 """Of the namespace, of Kubernetes' garbage collector, and the last test's."""
 
@@ -108,6 +109,14 @@ class Site:
         self.ran.append(pod["metadata"]["name"])
         return self.pods_succeed
 
+    def replicas(self, name: str) -> int:
+        return int(self.objects("Deployment")[name]["spec"]["replicas"])
+
+    def scale(self, name: str, replicas: int) -> None:
+        """As an autoscaler does."""
+        (kind,) = [it for it in KINDS if it.name == "Deployment"]
+        self.store.patch(kind, NAMESPACE, name, {"spec": {"replicas": replicas}})
+
     def objects(self, kind: str) -> dict[str, Document]:
         (found,) = [it for it in KINDS if it.name == kind]
         return {it["metadata"]["name"]: it for it in self.store.list(found, NAMESPACE)}
@@ -163,6 +172,50 @@ def test_an_upgrade_that_the_server_refuses_changes_nothing(site: Site) -> None:
     with pytest.raises(HelmFailed, match="prots"):
         site.release.upgrade({**VALUES["cpu"], "extraObjects": [bad]})
     assert "bad" not in site.objects("Service")
+
+
+def test_an_upgrade_fetches_a_model_anew_where_its_job_or_claim_would_be_another(
+    site: Site,
+) -> None:
+    hf = {"repo": "owner/model", "storage": "claim"}
+    values = {**VALUES["cpu"], "model": {"source": "hf", "hf": hf}}
+    site.release.install(values)
+    (first,), (claim,) = site.objects("Job"), site.objects("PersistentVolumeClaim")
+    values["model"] = {"source": "hf", "hf": {**hf, "tokenSecret": {"name": "token"}}}
+    site.release.upgrade(values)
+    (second,) = site.objects("Job")
+    assert second != first
+    values["model"]["hf"]["claim"] = {"size": "300Gi"}
+    site.release.upgrade(values)
+    assert site.objects("Job").keys().isdisjoint({first, second})
+    claims = site.objects("PersistentVolumeClaim")
+    assert claim in claims  # it is kept
+    assert len(claims) == 2
+
+
+def test_a_server_refuses_what_a_chart_may_not_change(site: Site) -> None:
+    site.release.install(VALUES["cpu"])
+    selector = {"matchLabels": {"app": "other"}}
+    bad = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "fixed"}}
+    template = {"metadata": {"labels": {"app": "other"}}, "spec": POD}
+    other = {"metadata": {"labels": {"app": "one"}}, "spec": POD}
+    one = {**bad, "spec": {"selector": {"matchLabels": {"app": "one"}}, "template": other}}
+    site.release.upgrade({**VALUES["cpu"], "extraObjects": [one]})
+    two = {**bad, "spec": {"selector": selector, "template": template}}
+    with pytest.raises(HelmFailed, match="immutable"):
+        site.release.upgrade({**VALUES["cpu"], "extraObjects": [two]})
+
+
+def test_an_upgrade_leaves_the_number_that_an_autoscaler_chose(site: Site) -> None:
+    by_another = {"autoscaling": {"enabled": True, "external": True}}
+    values = {**VALUES["cpu"], "pools": {"decode": {"role": "decode", "replicas": 3}}}
+    site.release.install(values)
+    values["pools"] = {"decode": {"role": "decode", **by_another}}
+    site.release.upgrade(values)  # hands over, and does not fall to the default of one
+    assert site.replicas("rel-tandem-decode") == 3
+    site.scale("rel-tandem-decode", 5)
+    site.release.upgrade({**values, "commonAnnotations": {"changed": "yes"}})
+    assert site.replicas("rel-tandem-decode") == 5
 
 
 def test_pools_that_are_taken_away_are_gone_after_an_upgrade(site: Site) -> None:

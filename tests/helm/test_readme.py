@@ -10,6 +10,7 @@ import yaml
 
 from tests.helm.engines import CHART
 from tests.helm.values_table import leaves, rows, with_table
+from tools.chart_schema import FILE, with_settings
 
 VALUES = (CHART / "values.yaml").read_text()
 
@@ -35,6 +36,10 @@ def test_the_schema_knows_every_value_and_no_other() -> None:
     assert _unlike(schema, schema, yaml.safe_load(VALUES), "") == []
 
 
+def test_the_schema_has_the_settings_that_processes_have() -> None:
+    assert FILE.read_text() == with_settings(FILE.read_text()), "python -m tools.config_reference"
+
+
 def test_the_schema_refers_to_nothing_elsewhere() -> None:
     references = re.findall(r'"\$ref": "([^"]+)"', (CHART / "values.schema.json").read_text())
     assert references
@@ -50,7 +55,7 @@ def _unlike(schema: Any, root: Any, value: Any, path: str) -> list[str]:
         return []
     found = [f"{path}.{key}: not in the schema" for key in value.keys() - known.keys()]
     found += [f"{path}.{key}: has no default" for key in known.keys() - value.keys() - {"global"}]
-    if path.endswith("resources") or path.endswith("issuerRef"):
+    if path.endswith(("resources", "issuerRef", "settings")):
         found = []
     for key in value.keys() & known.keys():
         found += _unlike(known[key], root, value[key], f"{path}.{key}")

@@ -30,10 +30,6 @@ REFUSED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         {"drain": {"terminationGracePeriodSeconds": 30}},
         ("drain.terminationGracePeriodSeconds is 30", "Set it to 45 or more"),
     ),
-    "a draining time that processes do not know": (
-        {"launcher": "pods", "drain": {"timeoutSeconds": 20}},
-        ("drain.timeoutSeconds is 20", "leave it at 30"),
-    ),
     "a claim without a name": ({"model": {"source": "pvc"}}, ("model.pvc.claim is empty",)),
     "a repository without a name": ({"model": {"source": "hf"}}, ("model.hf.repo is empty",)),
     "a path on nodes, from somewhere else": (
@@ -100,10 +96,6 @@ REFUSED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "a gateway without a parent": (
         {"gateway": {"enabled": True}},
         ("gateway.parentRefs is empty",),
-    ),
-    "a name that leaves no room": (
-        {"fullnameOverride": "a" * 40, "pools": {"twelve-chars": {"role": "prefill"}}},
-        ("is longer than 52 characters",),
     ),
 }
 

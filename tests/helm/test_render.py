@@ -111,6 +111,7 @@ def test_rdma_reaches_the_pods_of_its_pool_alone(helm3: Helm3) -> None:
         "resources": {"rdma/ib": 2},
         "annotations": {"k8s.v1.cni.cncf.io/networks": "ib0"},
         "env": {"UCX_NET_DEVICES": "mlx5_0:1"},
+        "capabilities": ["IPC_LOCK"],
     }
     found = pods(rendered(helm3, CHART, {"pools": {"prefill": {"rdma": rdma}}}))
     by_owner = {pod.owner: pod for pod in found}
@@ -135,9 +136,10 @@ def test_another_revision_is_fetched_beside_what_pods_still_read(helm3: Helm3) -
             for pod in pods(rendered(helm3, CHART, values))
             for container in pod.all_containers
         }
-        _, _, *asked, folder = arguments["download-model"]
-        assert asked == ["owner/model", revision]
-        assert arguments["await-model"][-1] == f"{folder}.complete"
+        _, _, repo, asked, folder, mark, *_ = arguments["download-model"]
+        assert [repo, asked] == ["owner/model", revision]
+        assert arguments["await-model"][-1] == mark
+        assert mark.startswith(f"{folder}.")
         assert f"--model={folder}" in arguments["worker"]
         folders.add(folder)
     assert len(folders) == 2

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from tests.helm.documents import Document
+from tests.helm.fake_api.immutable import refused_changes
 from tests.helm.fake_api.kinds import KINDS, Kind
 from tests.helm.schemas import schema_problems
 
@@ -65,8 +66,7 @@ class Store:
         return self._put(kind, namespace, document, "ADDED")
 
     def replace(self, kind: Kind, namespace: str, document: Document) -> Document:
-        self.get(kind, namespace, document["metadata"]["name"])
-        _admit(document)
+        _admit(document, self.get(kind, namespace, document["metadata"]["name"]))
         return self._put(kind, namespace, document, "MODIFIED")
 
     def patch(
@@ -74,7 +74,7 @@ class Store:
     ) -> Document:
         before = self.get(kind, namespace, name)
         after = (strategically_merged if strategic else merged)(before, patch)
-        _admit(after)
+        _admit(after, before)
         return self._put(kind, namespace, after, "MODIFIED")
 
     def delete(self, kind: Kind, namespace: str, name: str) -> Document:
@@ -222,11 +222,13 @@ def _merged_list(before: list[Any], patch: list[Any], key: str) -> list[Any]:
     return list(after.values())
 
 
-def _admit(document: Document) -> None:
-    """Strictly, as fieldValidation=Strict has it. Raises Refused."""
+def _admit(document: Document, before: Document | None = None) -> None:
+    """Strictly, as fieldValidation=Strict has it, and no change of what is immutable. Raises
+    Refused."""
     if document["kind"] in ("Secret", "Namespace", "Event"):
         return
     shown = {key: value for key, value in document.items() if key != "status"}
     problems = list(schema_problems([shown], CHECKED_AGAINST))
+    problems += [] if before is None else refused_changes(before, document)
     if problems:
         raise Refused(422, "Invalid", "; ".join(problems))

@@ -1,0 +1,65 @@
+"""Writes the settings of processes into helm/values.schema.json, from the structs that read them.
+
+So `helm install` and `helm template` refuse a setting that a process would refuse, before a pod
+starts. `python -m tools.config_reference` refreshes the file; tests compare it with this.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from router.config import ModelConfig, RouterConfig
+from worker.config import WorkerConfig
+
+FILE = Path(__file__).resolve().parent.parent / "helm" / "values.schema.json"
+PREFIX = "Settings of "
+"""Begins the title of the definitions that are made here."""
+HUB_MODEL = {"$ref": "#/definitions/hubModel"}
+IGNORED = ("title", "description", "default")
+
+
+def with_settings(text: str) -> str:
+    """The schema in `text`, its definitions of settings made anew."""
+    schema = json.loads(text)
+    kept = {
+        name: definition
+        for name, definition in schema["definitions"].items()
+        if not definition.get("title", "").startswith(PREFIX)
+    }
+    schema["definitions"] = {**kept, **definitions()}
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+
+
+def definitions() -> dict[str, Any]:
+    """By the names of structs. Nothing is required: the chart gives models and addresses."""
+    kinds = (WorkerConfig, RouterConfig, ModelConfig)
+    _, made = msgspec.json.schema_components(kinds, ref_template="#/definitions/{name}")
+    for kind in kinds:
+        del made[kind.__name__]["required"]
+    model = made["ModelConfig"]["properties"]
+    model["path"]["pattern"] = "^/"
+    model["hf"] = HUB_MODEL
+    return {name: {"title": PREFIX + name, **_plain(one)} for name, one in made.items()}
+
+
+def _plain(schema: Any) -> Any:
+    """Without what only people read, and what a default would say: values have none here."""
+    if isinstance(schema, list):
+        return [_plain(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        key: {name: _plain(one) for name, one in value.items()}
+        if key == "properties"
+        else _plain(value)
+        for key, value in schema.items()
+        if key not in IGNORED
+    }
+
+
+def main() -> None:
+    FILE.write_text(with_settings(FILE.read_text()))
