@@ -20,6 +20,8 @@ class Parsed(msgspec.Struct, frozen=True, kw_only=True):
     text: str = ""
     reasoning: str = ""
     tool_calls: tuple[ToolCallDelta, ...] = ()
+    over: bool = False
+    """Nothing more of the answer is wanted: the router ends it."""
 
 
 class AnswerParser(Protocol):
@@ -81,6 +83,8 @@ class Answer:
         assert self._parser is not None
         parsed = self._parser.push(plain.text, done=self.text.finish is not None)
         self.has_tool_calls |= bool(parsed.tool_calls)
+        if parsed.over:
+            self.text.end()
         return msgspec.structs.replace(
             plain, text=parsed.text, reasoning=parsed.reasoning, tool_calls=parsed.tool_calls
         )

@@ -151,7 +151,7 @@ class Conductor:
                     if answer.text.finish is not None:
                         journey.learn(answer.text.num_tokens)
                     yield delta
-                    if answer.text.stop_text is not None:
+                    if answer.text.ended_here:
                         break  # the workers hear of it as the journey closes
         assert last is not None, "a journey ends with a finish reason or an error"
         ending = make_ending(

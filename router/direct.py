@@ -48,5 +48,7 @@ class Direct:
 
 
 def may_go_direct(request: GenerateRequest) -> bool:
-    """Several answers are read as one stream; a stop string can end an answer at any token."""
-    return request.n == 1 and not request.stop
+    """Several answers are read as one stream; a stop string, or a second call where one is
+    allowed, can end an answer at any token."""
+    one_call = request.tool_choice is not None and not request.parallel_tool_calls
+    return request.n == 1 and not request.stop and not one_call

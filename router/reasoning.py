@@ -6,6 +6,9 @@ Qwen3, DeepSeek-R1 and many others write so. Some templates open the thought in 
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
+
+import msgspec
 
 from router.answer import AnswerParser, Parsed
 from router.errors import StartError
@@ -19,6 +22,9 @@ MARKS = (OPENING, CLOSING)
 TAIL_TOKENS = 16
 """Of a prompt, in which it is seen whether the template has opened the thought."""
 
+DOUBT_CHARS = 256
+"""Of what may be a call within a thought, in which it is seen that it is none."""
+
 
 class Stage(enum.Enum):
     BEGINNING = "nothing but blanks has come"
@@ -27,15 +33,40 @@ class Stage(enum.Enum):
     ANSWERING = "within the answer"
 
 
+class CallsInThoughts(msgspec.Struct, frozen=True):
+    """Calls of tools that a model makes before it has closed its thought."""
+
+    mark: str
+    """With which a call begins."""
+    parser: Callable[[], AnswerParser]
+    """A fresh one, for what follows the thought."""
+
+    def begin(self, text: str, start: int) -> int:
+        """Where a call may begin, from `start` on; -1 where none does."""
+        found = text.find(self.mark, start)
+        while found >= 0:
+            following = text.find(self.mark, found + 1)
+            until = min(len(text) if following < 0 else following, found + DOUBT_CHARS)
+            parsed = self.parser().push(text[found:until], done=False)
+            if parsed.tool_calls or not parsed.text:
+                return found
+            found = following
+        return -1
+
+
 class ReasoningScanner:
     """An AnswerParser: what comes behind the thought goes through `rest`, if there is one.
 
     A thought comes first or not at all; blanks around it are not told. What never ends is a thought
-    to the end.
+    to the end, but for the `calls` in it: what may be one is held back until the thought is closed,
+    which makes it part of that, or the answer ends.
     """
 
-    def __init__(self, rest: AnswerParser | None, *, begun: bool) -> None:
+    def __init__(
+        self, rest: AnswerParser | None, *, begun: bool, calls: CallsInThoughts | None = None
+    ) -> None:
         self._rest = rest
+        self._calls = calls
         self._stage = Stage.THINKING if begun else Stage.BEGINNING
         self._pending = ""
         self._told = False
@@ -46,17 +77,19 @@ class ReasoningScanner:
         self._pending += text
         if self._stage is Stage.BEGINNING:
             self._begin(done)
-        thought = self._think(done) if self._stage is Stage.THINKING else ""
+        thought = Parsed()
+        if self._stage is Stage.THINKING:
+            thought = self._think(done)
         if self._stage is Stage.BETWEEN:
             self._pending = self._pending.lstrip(SPACE)
             self._stage = Stage.ANSWERING if self._pending else Stage.BETWEEN
         answer = ""
         if self._stage is Stage.ANSWERING:
             answer, self._pending = self._pending, ""
-        if self._rest is None:
-            return Parsed(text=answer, reasoning=thought)
+        if self._rest is None or thought.tool_calls:
+            return msgspec.structs.replace(thought, text=answer)
         parsed = self._rest.push(answer, done=done)
-        return Parsed(text=parsed.text, reasoning=thought, tool_calls=parsed.tool_calls)
+        return msgspec.structs.replace(parsed, reasoning=thought.reasoning)
 
     def _begin(self, done: bool) -> None:
         text = self._pending.lstrip(SPACE)
@@ -65,16 +98,35 @@ class ReasoningScanner:
         elif done or not OPENING.startswith(text):
             self._stage = Stage.ANSWERING
 
-    def _think(self, done: bool) -> str:
+    def _think(self, done: bool) -> Parsed:
         text = self._pending if self._told else self._pending.lstrip(SPACE)
         thought, closing, behind = text.partition(CLOSING)
         if closing:
             self._pending, self._stage = behind, Stage.BETWEEN
-            return thought.rstrip(SPACE)
-        kept = 0 if done else num_held(text, CLOSING)
-        cut = len(text) - kept
+            return Parsed(reasoning=thought.rstrip(SPACE))
+        call = -1 if self._calls is None else self._calls.begin(text, 0)
+        if done:
+            self._pending = ""
+            return self._end(text, len(text) if call < 0 else call)
+        cut = len(text) - self._num_held(text) if call < 0 else len(text[:call].rstrip(SPACE))
         self._pending, self._told = text[cut:], self._told or cut > 0
-        return text[:cut].rstrip(SPACE) if done else text[:cut]
+        return Parsed(reasoning=text[:cut])
+
+    def _num_held(self, text: str) -> int:
+        """Of the end of a thought, what may begin a mark."""
+        held = num_held(text, CLOSING)
+        return held if self._calls is None else max(held, num_held(text, self._calls.mark))
+
+    def _end(self, text: str, call: int) -> Parsed:
+        """The thought was never closed: calls from `call` on are made all the same."""
+        thought = text[:call].rstrip(SPACE)
+        if self._calls is None or call == len(text):
+            return Parsed(reasoning=thought)
+        parsed = self._calls.parser().push(text[call:], done=True)
+        if not parsed.tool_calls:
+            return Parsed(reasoning=text.rstrip(SPACE))
+        more = parsed.text.rstrip(SPACE)
+        return Parsed(reasoning=thought + more, tool_calls=parsed.tool_calls, over=parsed.over)
 
 
 def has_reasoning(setting: str, templates: str) -> bool:
@@ -91,6 +143,8 @@ def reasoning_of(prompt: Prompt | None, tail: str) -> Reasoning:
     """How an answer to this prompt begins, of which `tail` is the end as the model sees it."""
     if not isinstance(prompt, ChatPrompt):
         return Reasoning.NONE
+    if tail.rstrip().endswith(CLOSING):
+        return Reasoning.CLOSED
     begun = tail.rstrip().endswith(OPENING)
     if prompt.continue_final_message and prompt.messages:
         said = prompt.messages[-1].content

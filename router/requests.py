@@ -62,6 +62,7 @@ class Reasoning(enum.Enum):
     NONE = "none"  # all of it is the answer
     POSSIBLE = "possible"  # it may begin with one
     BEGUN = "begun"  # the prompt has opened it
+    CLOSED = "closed"  # the prompt has closed one: the answer follows
 
 
 class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,6 +96,8 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     """None without tools."""
     parallel_tool_calls: bool = True
     reasoning: Reasoning = Reasoning.NONE
+    shown_tokens: frozenset[int] = frozenset()
+    """Special tokens that are part of the answer's text, whatever becomes of others."""
 
     @property
     def num_tokens(self) -> int:

@@ -5,23 +5,33 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, partial
 
 import msgspec
 
+from grammar import lark
 from grammar.compiler import check_bytes, compile_grammar
 from grammar.errors import GrammarError, VocabularyError
 from grammar.limits import GrammarLimits
+from grammar.thought import thought
 from grammar.vocabulary import Vocabulary, read_vocabulary
 from router.answer import AnswerParser
 from router.config import RouterConfig
 from router.errors import Internal, InvalidRequest, Overloaded
 from router.grammar_choice import call_grammar, constraint_grammar, must_call
-from router.prompts import Constraint, ToolMode
-from router.reasoning import MARKS, TAIL_TOKENS, ReasoningScanner, has_reasoning, reasoning_of
+from router.prompts import Constraint, ConstraintKind, ToolMode
+from router.reasoning import (
+    MARKS,
+    TAIL_TOKENS,
+    CallsInThoughts,
+    ReasoningScanner,
+    has_reasoning,
+    reasoning_of,
+)
 from router.requests import GenerateRequest, Reasoning, RequestDraft
 from router.text.model_card import ModelCard
 from router.text.tokenizer import Tokenizer
+from router.tool_calls.first_call import FirstCallOnly
 from router.tool_calls.formats import LLAMA3_JSON, ToolFormat, find_format
 from wire.sampling import Grammar
 
@@ -31,8 +41,13 @@ MAX_CHECKS = 64
 """Most requests whose grammars are being checked."""
 NUM_THREADS = 2
 
-Wanted = Constraint | Grammar
-"""As the client said it, or the grammar of a call that must be made."""
+
+class Wanted(msgspec.Struct, frozen=True):
+    """What an answer must follow, as the client said it or as the grammar of a call that must be
+    made; and what may come before it."""
+
+    answer: Constraint | Grammar
+    preface: str
 
 
 class Complaint(msgspec.Struct, frozen=True):
@@ -63,46 +78,70 @@ class Structured:
         self._num_checks = 0
 
     async def apply(self, request: GenerateRequest, draft: RequestDraft) -> GenerateRequest:
-        """The request with the grammar that its answer must follow, if there is one.
+        """The request with the grammar that its answer must follow, if there is one, and with
+        what it may think before that.
 
         Raises InvalidRequest, Overloaded.
         """
+        request = self._thinking(request, draft)
         if must_call(draft.tool_choice):
             try:
                 made = call_grammar(draft, self._format_for(request), self._spell)
             except GrammarError as error:
                 raise InvalidRequest(f"tools: {error}", "tools") from error
-            return _following(request, await self._checked(made), "tools")
+            return await self._following(request, made, "tools")
         wanted = draft.constraint
         if wanted is None:
-            return self._thinking(request, draft)
-        return _following(request, await self._checked(wanted), wanted.field)
+            return request
+        return await self._following(request, wanted, wanted.field)
 
     def parser(self, request: GenerateRequest) -> AnswerParser | None:
         """A fresh one for each answer; None where all of it is text."""
         calls = self._call_parser(request) if _may_call(request) else None
         if request.reasoning is Reasoning.NONE:
             return calls
-        return ReasoningScanner(calls, begun=request.reasoning is Reasoning.BEGUN)
+        mark, early = self._format_for(request).opening, None
+        if calls is not None and mark is not None:
+            early = CallsInThoughts(mark, partial(self._call_parser, request))
+        return ReasoningScanner(calls, begun=request.reasoning is Reasoning.BEGUN, calls=early)
 
     def shown_tokens(self, request: GenerateRequest) -> frozenset[int]:
-        """Special tokens that the parser must see as text."""
+        """Special tokens that the parser must see as text, or the client."""
         marks = self._format_for(request).marks if _may_call(request) else ()
         if request.reasoning is not Reasoning.NONE:
             marks = (*marks, *MARKS)
-        return frozenset(token for mark in marks if (token := self._special(mark)) is not None)
+        seen = {token for mark in marks if (token := self._special(mark)) is not None}
+        return request.shown_tokens | seen
 
     def _call_parser(self, request: GenerateRequest) -> AnswerParser:
-        names = frozenset(tool["function"]["name"] for tool in request.tools)
-        return self._format_for(request).scan(names)
+        scanner = self._format_for(request).scan(request.tools)
+        return scanner if request.parallel_tool_calls else FirstCallOnly(scanner)
 
     def _thinking(self, request: GenerateRequest, draft: RequestDraft) -> GenerateRequest:
-        """An answer that follows a grammar has no room for thoughts: it never comes here."""
         if not self._reasons:
             return request
         ids = request.prompt_tokens[-TAIL_TOKENS:]
         tail = self._tokenizer.decode(ids, skip_special_tokens=False)
         return msgspec.structs.replace(request, reasoning=reasoning_of(draft.prompt, tail))
+
+    async def _following(
+        self, request: GenerateRequest, wanted: Constraint | Grammar, field: str
+    ) -> GenerateRequest:
+        """Raises InvalidRequest, Overloaded."""
+        found = await self._checked(Wanted(wanted, self._preface(request.reasoning)))
+        if isinstance(found, Complaint):
+            raise InvalidRequest(f"{field}: {found.text}", field)
+        sampling = msgspec.structs.replace(request.sampling, grammar=found)
+        tag = isinstance(wanted, Constraint) and wanted.kind is ConstraintKind.STRUCTURAL_TAG
+        shown = lark.token_ids(found.text) if tag else frozenset[int]()
+        return msgspec.structs.replace(request, sampling=sampling, shown_tokens=shown)
+
+    def _preface(self, reasoning: Reasoning) -> str:
+        """What an answer that follows a grammar may think before it."""
+        if reasoning in (Reasoning.NONE, Reasoning.CLOSED):
+            return ""
+        special = {mark: token for mark in MARKS if (token := self._special(mark)) is not None}
+        return thought(*MARKS, special, begun=reasoning is Reasoning.BEGUN)
 
     def _format_for(self, request: GenerateRequest) -> ToolFormat:
         cannot = self.format.enforce is None and must_call(request.tool_choice)
@@ -147,7 +186,7 @@ class Structured:
     def _check(self, wanted: Wanted) -> Grammar | Complaint:
         """In a thread. Raises Internal when the model cannot follow any grammar."""
         try:
-            check_bytes(wanted.text, "grammar", self._limits)
+            check_bytes(wanted.answer.text, "grammar", self._limits)
             grammar = self._translated(wanted)
             compile_grammar(grammar, self._vocabulary, self._limits).allowed()
         except VocabularyError as error:
@@ -157,9 +196,10 @@ class Structured:
         return grammar
 
     def _translated(self, wanted: Wanted) -> Grammar:
-        if isinstance(wanted, Grammar):
-            return wanted
-        return constraint_grammar(wanted, self._vocabulary.special_tokens)
+        answer = wanted.answer
+        if isinstance(answer, Constraint):
+            answer = constraint_grammar(answer, self._vocabulary.special_tokens)
+        return msgspec.structs.replace(answer, preface=wanted.preface)
 
     @cached_property
     def _threads(self) -> ThreadPoolExecutor:
@@ -174,11 +214,3 @@ class Structured:
 def _may_call(request: GenerateRequest) -> bool:
     choice = request.tool_choice
     return choice is not None and choice.mode is not ToolMode.NONE
-
-
-def _following(request: GenerateRequest, found: Grammar | Complaint, field: str) -> GenerateRequest:
-    """Raises InvalidRequest."""
-    if isinstance(found, Complaint):
-        raise InvalidRequest(f"{field}: {found.text}", field)
-    sampling = msgspec.structs.replace(request.sampling, grammar=found)
-    return msgspec.structs.replace(request, sampling=sampling)

@@ -7,7 +7,7 @@ import secrets
 
 import msgspec
 
-PROTOCOL_VERSION = 5
+PROTOCOL_VERSION = 6
 """Version of every message in `wire/`.
 
 1: first release
@@ -15,6 +15,7 @@ PROTOCOL_VERSION = 5
 3: answers may have to follow a grammar
 4: workers count what they have done, and say where a sequence came from
 5: workers may have several ranks, and links a strand for each pair of them
+6: answers that must follow a grammar may begin with a thought
 """
 
 

@@ -19,6 +19,8 @@ class TextStream:
         self._min_tokens = min_tokens
         self.num_tokens = 0
         self.finish: FinishReason | None = None
+        self.ended_here = False
+        """The router ends the answer, at a stop string or of its own; its worker goes on."""
 
     @property
     def stop_text(self) -> str | None:
@@ -41,12 +43,16 @@ class TextStream:
             if self._stops.matched is not None:
                 del tokens.tokens[index + 1 :]
                 del tokens.logprobs[index + 1 :]
-                self.finish = FinishReason.STOP
+                self.end()
                 return "".join(pieces)
         if tokens.finish is not None:
             pieces.append(self._flush())
             self.finish = FinishReason.STOP if self.stop_text else tokens.finish
         return "".join(pieces)
+
+    def end(self) -> None:
+        """The answer is complete, whatever the worker makes after it."""
+        self.finish, self.ended_here = FinishReason.STOP, True
 
     def middle(self, tokens: Sequence[int]) -> str:
         """The same for tokens that are not the last, where there are no stop strings."""

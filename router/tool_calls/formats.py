@@ -7,12 +7,16 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from router.errors import StartError
-from router.tool_calls import enforced
+from router.tool_calls import deepseek, enforced
+from router.tool_calls.deepseek import DeepSeekScanner
 from router.tool_calls.enforced import Spell, Tool
 from router.tool_calls.hermes import HermesScanner
 from router.tool_calls.llama3 import PYTHON_TAG, Llama3Scanner
 from router.tool_calls.mistral import ARGUMENTS, CALL_ID, OPENING, MistralScanner
+from router.tool_calls.nemotron import NemotronScanner
 from router.tool_calls.pythonic import PythonicScanner
+from router.tool_calls.qwen_coder import QwenCoderScanner
+from router.tool_calls.qwen_coder_grammar import qwen_coder
 from router.tool_calls.scanner import CallScanner
 
 
@@ -24,31 +28,89 @@ class Enforce(Protocol):
 
 @dataclass(frozen=True)
 class ToolFormat:
-    """`scan` makes a scanner that knows the tools' names. `marks` are special tokens that it must
-    see in the text. Where calls cannot be enforced in the format, they are in another."""
+    """`scan` makes a scanner of answers that may call these tools. `marks` are special tokens that
+    it must see in the text, and `opening` is the text that begins a call wherever it stands. Where
+    calls cannot be enforced in the format, they are in another."""
 
     name: str
-    scan: Callable[[frozenset[str]], CallScanner]
+    scan: Callable[[Sequence[Tool]], CallScanner]
     enforce: Enforce | None = None
     marks: tuple[str, ...] = ()
+    opening: str | None = None
+
+
+def _names(tools: Sequence[Tool]) -> frozenset[str]:
+    return frozenset(tool["function"]["name"] for tool in tools)
 
 
 HERMES = ToolFormat(
-    "hermes", lambda known: HermesScanner(), enforced.hermes, ("<tool_call>", "</tool_call>")
+    "hermes",
+    lambda tools: HermesScanner(),
+    enforced.hermes,
+    ("<tool_call>", "</tool_call>"),
+    "<tool_call>",
 )
-LLAMA3_JSON = ToolFormat("llama3_json", Llama3Scanner, enforced.llama3_json, (PYTHON_TAG,))
+QWEN_CODER = ToolFormat(
+    "qwen3_coder",
+    QwenCoderScanner,
+    qwen_coder,
+    ("<tool_call>", "</tool_call>"),
+    "<tool_call>",
+)
+DEEPSEEK_V3 = ToolFormat(
+    "deepseek_v3",
+    lambda tools: DeepSeekScanner(),
+    enforced.deepseek_v3,
+    deepseek.MARKS,
+    deepseek.LIST_BEGIN,
+)
+DEEPSEEK_V31 = ToolFormat(
+    "deepseek_v31",
+    lambda tools: DeepSeekScanner(),
+    enforced.deepseek_v31,
+    deepseek.MARKS,
+    deepseek.LIST_BEGIN,
+)
+NEMOTRON = ToolFormat(
+    "nemotron",
+    lambda tools: NemotronScanner(),
+    enforced.nemotron,
+    ("<TOOLCALL>", "</TOOLCALL>"),
+    "<TOOLCALL>",
+)
+LLAMA3_JSON = ToolFormat(
+    "llama3_json",
+    lambda tools: Llama3Scanner(_names(tools)),
+    enforced.llama3_json,
+    (PYTHON_TAG,),
+    PYTHON_TAG,
+)
 MISTRAL_LIST = ToolFormat(
-    "mistral_list", lambda known: MistralScanner(), enforced.mistral_list, (OPENING,)
+    "mistral_list", lambda tools: MistralScanner(), enforced.mistral_list, (OPENING,), OPENING
 )
 MISTRAL_NAMED = ToolFormat(
     "mistral_named",
-    lambda known: MistralScanner(),
+    lambda tools: MistralScanner(),
     enforced.mistral_named,
     (OPENING, ARGUMENTS, CALL_ID),
+    OPENING,
 )
-PYTHONIC = ToolFormat("pythonic", PythonicScanner)
+PYTHONIC = ToolFormat("pythonic", lambda tools: PythonicScanner(_names(tools)))
 
-FORMATS = {each.name: each for each in (HERMES, LLAMA3_JSON, MISTRAL_LIST, MISTRAL_NAMED, PYTHONIC)}
+FORMATS = {
+    each.name: each
+    for each in (
+        HERMES,
+        QWEN_CODER,
+        DEEPSEEK_V3,
+        DEEPSEEK_V31,
+        NEMOTRON,
+        LLAMA3_JSON,
+        MISTRAL_LIST,
+        MISTRAL_NAMED,
+        PYTHONIC,
+    )
+}
 
 
 def find_format(name: str, template: str | None, has_token: Callable[[str], bool]) -> ToolFormat:
@@ -68,6 +130,12 @@ def find_format(name: str, template: str | None, has_token: Callable[[str], bool
 
 def _shown_by(template: str, has_token: Callable[[str], bool]) -> ToolFormat:
     """JSON by itself where nothing is known: only an object that names a tool counts."""
+    if deepseek.LIST_BEGIN in template:
+        return DEEPSEEK_V3 if "```json" in template else DEEPSEEK_V31
+    if "<function=" in template and "<parameter=" in template:
+        return QWEN_CODER
+    if "<TOOLCALL>" in template:
+        return NEMOTRON
     if "<tool_call>" in template:
         return HERMES
     if OPENING in template or has_token(OPENING):

@@ -16,7 +16,7 @@ class HermesScanner(CallScanner):
         self._call = JsonCall(self, OPENING)
 
     def outside(self, done: bool) -> bool:
-        mark = self.tell_up_to(OPENING, done)
+        mark = self.tell_up_to((OPENING,), done)
         if mark is None:
             return False
         self._call = JsonCall(self, mark)
@@ -27,13 +27,4 @@ class HermesScanner(CallScanner):
 
     def _closing(self, done: bool) -> bool:
         """Models forget it now and then."""
-        if not self.skip_blanks():
-            return False
-        if self.pending.startswith(CLOSING):
-            self.drop(len(CLOSING))
-        elif CLOSING.startswith(self.pending) and not done:
-            return False
-        return self.go(self._behind)
-
-    def _behind(self, done: bool) -> bool:
-        return self.skip_blanks() and self.go(self.outside)
+        return self.skip_one_of((CLOSING,), done) and self.go(self.outside)

@@ -21,7 +21,7 @@ class Llama3Scanner(CallScanner):
         self.go(self._beginning)
 
     def outside(self, done: bool) -> bool:
-        mark = self.tell_up_to(PYTHON_TAG, done)
+        mark = self.tell_up_to((PYTHON_TAG,), done)
         return mark is not None and self._expect(mark)
 
     def _beginning(self, done: bool) -> bool:

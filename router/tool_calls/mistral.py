@@ -32,7 +32,7 @@ class MistralScanner(CallScanner):
         self._value = JsonValueReader()
 
     def outside(self, done: bool) -> bool:
-        mark = self.tell_up_to(OPENING, done)
+        mark = self.tell_up_to((OPENING,), done)
         if mark is None:
             return False
         self._mark = mark
@@ -87,13 +87,7 @@ class MistralScanner(CallScanner):
         return self.go(self._arguments)
 
     def _arguments(self, done: bool) -> bool:
-        taken = 0
-        while taken < len(self.pending) and not self._value.done:
-            self._value.read(self.pending[taken])
-            taken += 1
-        self.tell_arguments(self.pending[:taken])
-        self.drop(taken)
-        return self._value.done and self.go(self._behind)
+        return self.tell_value(self._value) and self.go(self._behind)
 
     def _behind(self, done: bool) -> bool:
         return self.skip_blanks() and self.go(self.outside)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from router.answer import Parsed
 from router.requests import ToolCallDelta
-from router.tool_calls.call_reader import SPACE, JsonCallReader
+from router.tool_calls.call_reader import SPACE, JsonCallReader, JsonValueReader
 
 DrawId = Callable[[], str]
 
@@ -74,16 +74,21 @@ class CallScanner(ABC):
         if arguments:
             self._deltas.append(ToolCallDelta(index=self.num_calls - 1, arguments=arguments))
 
-    def tell_up_to(self, mark: str, done: bool) -> str | None:
-        """Tell text until the mark; take the mark away, and return it with the blanks before it.
+    def tell_up_to(self, marks: Sequence[str], done: bool) -> str | None:
+        """Tell text until the first of the marks; take that away, and return it with the blanks
+        before it.
 
-        A tail that may begin the mark is held back, and blanks before it, until that is decided.
+        A tail that may begin a mark is held back, and blanks before it, until that is decided.
         """
-        found = self.pending.find(mark)
-        if found < 0:
-            self.tell_pending(None if done else len(self.pending) - num_held(self.pending, mark))
+        found = {mark: self.pending.find(mark) for mark in marks}
+        mark = min(
+            (each for each in marks if found[each] >= 0), key=found.__getitem__, default=None
+        )
+        if mark is None:
+            held = 0 if done else max(num_held(self.pending, each) for each in marks)
+            self.tell_pending(len(self.pending) - held)
             return None
-        self.tell_pending(len(self.pending[:found].rstrip(SPACE)))
+        self.tell_pending(len(self.pending[: found[mark]].rstrip(SPACE)))
         taken = self.pending[: self.pending.find(mark) + len(mark)]
         self.drop(len(taken))
         return taken
@@ -92,6 +97,25 @@ class CallScanner(ABC):
         """Read more of a call; behind it comes `step`, and outside what was none."""
         complete = call.read(done)
         return complete is not None and self.go(step if complete else self.outside)
+
+    def tell_value(self, value: JsonValueReader) -> bool:
+        """Tell arguments as far as their value goes; True behind its end."""
+        taken = 0
+        while taken < len(self.pending) and not value.done:
+            value.read(self.pending[taken])
+            taken += 1
+        self.tell_arguments(self.pending[:taken])
+        self.drop(taken)
+        return value.done
+
+    def skip_one_of(self, marks: Sequence[str], done: bool) -> bool:
+        """Skip blanks, and these marks in whatever order; False while more text decides."""
+        while self.skip_blanks():
+            mark = next((each for each in marks if self.pending.startswith(each)), None)
+            if mark is None:
+                return done or not any(each.startswith(self.pending) for each in marks)
+            self.drop(len(mark))
+        return False
 
     def skip_blanks(self) -> bool:
         """True when something is left."""

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 from router.config import RouterConfig
 from router.errors import StartError
-from router.reasoning import ReasoningScanner, has_reasoning, reasoning_of
+from router.reasoning import CallsInThoughts, ReasoningScanner, has_reasoning, reasoning_of
 from router.requests import Reasoning
 from router.structured import Structured
 from router.text.model_card import read_model_card
@@ -24,10 +24,17 @@ from tests.router.test_http import MESSAGES, openai_client
 from tests.router.test_structured import ADD
 from tests.router.tiny_model import one_model
 from wire import inference_pb2 as pb
+from wire.messages import Submit
 
 CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
 THOUGHT = "<think>\nthe fox\n</think>\n\n two wheels"
 OPENED = "{% for m in messages %}<|user|>{{ m.content }}{% endfor %}<|assistant|><think>\n"
+CLOSED = OPENED + "\n</think>\n\n"
+PREFACES = (
+    (None, 'preface: (blanks "<think>" thinking blanks)?'),
+    (OPENED, "preface: thinking blanks"),
+    (CLOSED, ""),
+)
 CASES: list[tuple[str, bool, tuple[str, str]]] = [
     (THOUGHT, False, ("the fox", "two wheels")),
     (" \n<think>a <b> </c></think>d</think>", False, ("a <b> </c>", "d</think>")),
@@ -68,11 +75,61 @@ def test_it_does_not_matter_how_the_text_is_cut(text: str, begun: bool, data: An
 
 
 def test_calls_of_tools_come_behind_the_thought() -> None:
-    scanner = ReasoningScanner(HermesScanner(), begun=False)
+    scanner = ReasoningScanner(HermesScanner(), begun=False, calls=CALLS)
     parsed = scanner.push(f"<think>should I? {CALL}</think>\nyes {CALL}", done=True)
     assert parsed.reasoning == f"should I? {CALL}"
     assert parsed.text == "yes"
     assert [call.name for call in parsed.tool_calls] == ["add"]
+
+
+CALLS = CallsInThoughts("<tool_call>", HermesScanner)
+OTHER = CALL.replace('"add"', '"other"')
+UNCLOSED: list[tuple[str, tuple[str, str, list[str]]]] = [
+    (f"I look.\n{CALL}", ("I look.", "", ["add"])),
+    (f"I look. {CALL}\n{OTHER}\n", ("I look.", "", ["add", "other"])),
+    (f"I look. {CALL}</think> so", (f"I look. {CALL}", "so", [])),
+    (f"a <tool_call> of nature {CALL}", ("a <tool_call> of nature", "", ["add"])),
+    ("a <tool_call> of nature </think>yes", ("a <tool_call> of nature", "yes", [])),
+    ("a <tool_call>", ("a <tool_call>", "", [])),
+    ('a <tool_call>{"na', ('a <tool_call>{"na', "", [])),
+    (f"I look.</think> {CALL}", ("I look.", "", ["add"])),
+]
+
+
+def told(pieces: list[str]) -> tuple[str, str, list[str]]:
+    """Thought, answer and names of calls, of an answer that the prompt has opened as a thought."""
+    scanner = ReasoningScanner(HermesScanner(), begun=True, calls=CALLS)
+    thought, answer, names = "", "", list[str]()
+    for index, piece in enumerate(pieces):
+        parsed = scanner.push(piece, done=index == len(pieces) - 1)
+        thought, answer = thought + parsed.reasoning, answer + parsed.text
+        names += [call.name for call in parsed.tool_calls if call.name]
+    return thought, answer, names
+
+
+@pytest.mark.parametrize(("text", "parts"), UNCLOSED)
+def test_calls_in_a_thought_that_is_never_closed_are_made(
+    text: str, parts: tuple[str, str, list[str]]
+) -> None:
+    assert told([text]) == parts
+    assert told([*text, ""]) == parts
+
+
+@given(st.data())
+def test_calls_in_thoughts_do_not_depend_on_how_the_text_is_cut(data: Any) -> None:
+    bits = st.sampled_from(
+        ["<tool_call>", "</tool_call>", "</think>", CALL, CALL[:30], " ", "{", "so"]
+    )
+    text = "".join(data.draw(st.lists(bits, max_size=6)))
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=5)))
+    edges = [0, *cuts, len(text)]
+    pieces = [text[start:end] for start, end in itertools.pairwise(edges)]
+    assert told(pieces) == told([text])
+
+
+def test_a_thought_that_speaks_of_calls_is_told_as_it_comes() -> None:
+    scanner = ReasoningScanner(HermesScanner(), begun=True, calls=CALLS)
+    assert scanner.push("use <tool_call> tags", done=False).reasoning == "use <tool_call> tags"
 
 
 def test_whether_a_model_thinks_is_seen_in_its_template() -> None:
@@ -131,19 +188,44 @@ async def test_grpc_tells_it_in_a_field_of_its_own(
     assert "".join(each.text for each in plain) == THOUGHT
 
 
-async def test_what_follows_a_grammar_and_what_is_no_chat_has_no_thoughts(
+async def test_an_answer_that_follows_a_grammar_may_think_first(
     start_stage: StartStage, backend: Tokenizer
 ) -> None:
-    stage = await start_stage(reasoning_parser="think")
-    await stage.add_pair(ids(backend, THOUGHT))
+    stage = await start_stage(reasoning_parser="think", trust_request_templates=True)
+    prefill, _ = await stage.add_pair(ids(backend, THOUGHT))
     async with openai_client(stage) as client:
-        body = {"structured_outputs": {"regex": ".*"}}
-        answer = await client.chat.completions.create(
-            model="tiny", messages=MESSAGES, extra_body=body
+        for nth, (template, begins) in enumerate(PREFACES):
+            body = {"structured_outputs": {"regex": ".*"}, "chat_template": template}
+            answer = await client.chat.completions.create(
+                model="tiny", messages=MESSAGES, extra_body=body
+            )
+            grammar = (await prefill.hears(Submit, nth + 1)).sampling.grammar
+            assert grammar is not None
+            assert grammar.preface.partition("\n")[0] == begins
+            assert answer.choices[0].message.content == "two wheels"
+        completion = await client.completions.create(
+            model="tiny", prompt="a", max_tokens=60, extra_body={"regex": ".*"}
         )
-        completion = await client.completions.create(model="tiny", prompt="a", max_tokens=60)
-    assert answer.choices[0].message.content == THOUGHT
+        grammar = (await prefill.hears(Submit, len(PREFACES) + 1)).sampling.grammar
+        assert grammar is not None
+        assert grammar.preface == ""
     assert completion.choices[0].text == THOUGHT
+
+
+async def test_a_forced_call_may_think_first(start_stage: StartStage, backend: Tokenizer) -> None:
+    stage = await start_stage(reasoning_parser="think", tool_parser="hermes")
+    prefill, _ = await stage.add_pair(ids(backend, f"<think>the fox</think>\n{CALL}"))
+    async with openai_client(stage) as client:
+        answer = await client.chat.completions.create(
+            model="tiny", messages=MESSAGES, tools=ADD, tool_choice="required", max_tokens=90
+        )
+    submit = await prefill.hears(Submit)
+    assert submit.sampling.grammar is not None
+    assert "preface:" in submit.sampling.grammar.preface
+    message = answer.choices[0].message
+    assert (message.model_extra or {})["reasoning_content"] == "the fox"
+    assert [call.function.name for call in message.tool_calls or ()] == ["add"]  # type: ignore[union-attr]
+    assert answer.choices[0].finish_reason == "tool_calls"
 
 
 async def test_where_the_template_shows_none_all_is_answer(

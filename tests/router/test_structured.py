@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 import router.structured
 from router.config import RouterConfig
 from router.errors import Overloaded, StartError
-from router.structured import MAX_CHECKS, Structured
+from router.structured import MAX_CHECKS, Structured, Wanted
 from router.text.model_card import read_model_card
 from router.text.tokenizer import Tokenizer as RouterTokenizer
 from tests.router.conftest import Stage, StartStage
@@ -220,7 +220,7 @@ async def test_so_many_grammars_are_checked_at_a_time(
     structured = stage.model.structured
     monkeypatch.setattr(structured, "_num_checks", MAX_CHECKS)
     with pytest.raises(Overloaded, match=f"{MAX_CHECKS} grammars"):
-        await structured._checked(Grammar(GrammarKind.REGEX, "z"))
+        await structured._checked(Wanted(Grammar(GrammarKind.REGEX, "z"), ""))
 
 
 async def test_what_only_a_worker_finds_wrong_is_the_clients_fault_too(stage: Stage) -> None:
@@ -348,3 +348,52 @@ async def test_grpc_clients_ask_for_the_same_grammars(stage: Stage) -> None:
     with pytest.raises(grpc.aio.AioRpcError, match="invalid regex") as caught:
         await stage.call(text="the fox", constraint=pb.Constraint(regex="[")).read()
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_with_one_call_at_a_time_a_second_one_ends_the_answer(
+    start_stage: StartStage, backend: Tokenizer, stream: bool
+) -> None:
+    stage = await start_stage(tool_parser="hermes")
+    endless = CALL + "\n" + CALL.partition("\n")[2] + " and more" * 20
+    await stage.add_pair(ids(backend, endless))
+    asked: dict[str, Any] = {
+        "model": "tiny",
+        "messages": MESSAGES,
+        "tools": ADD,
+        "parallel_tool_calls": False,
+        "max_tokens": 180,
+    }
+    names, arguments, reasons = list[str](), "", list[str | None]()
+    async with openai_client(stage) as client:
+        if stream:
+            async for chunk in await client.chat.completions.create(**asked, stream=True):
+                reasons.append(chunk.choices[0].finish_reason)
+                for piece in chunk.choices[0].delta.tool_calls or ():
+                    names += [piece.function.name] if piece.function.name else []
+                    arguments += piece.function.arguments or ""
+        else:
+            answer = await client.chat.completions.create(**asked)
+            calls = answer.choices[0].message.tool_calls or ()
+            names = [call.function.name for call in calls]
+            arguments = "".join(call.function.arguments for call in calls)
+            reasons = [answer.choices[0].finish_reason]
+            assert answer.usage.completion_tokens < len(ids(backend, endless))
+    assert (names, arguments, reasons[-1]) == (["add"], '{"a": 1}', "tool_calls")
+
+
+async def test_a_special_token_of_a_structural_tag_is_part_of_the_answer(
+    stage: Stage, backend: Tokenizer
+) -> None:
+    await stage.add_pair([*ids(backend, "so "), USER, *ids(backend, "12")])
+    tag = {
+        "structures": [{"begin": "<|user|>", "schema": {"type": "integer"}, "end": ""}],
+        "triggers": ["<|user|>"],
+    }
+    async with openai_client(stage) as client:
+        answer = await client.chat.completions.create(
+            model="tiny",
+            messages=MESSAGES,
+            extra_body={"response_format": {"type": "structural_tag", **tag}},
+        )
+    assert answer.choices[0].message.content == "so <|user|>12"
