@@ -4,6 +4,7 @@ RouterError
 ├── InvalidRequest      the client's mistake; names the field
 │   ├── ModelNotFound   the model is not served here
 │   ├── TooLarge        more bytes than the router reads
+│   ├── UnknownEncoding a body in a compression that the router does not read
 │   ├── NoSuchRoute     an HTTP path or method that is not there
 │   └── TooSlow         the client took too long to send its request
 ├── Unauthenticated     no key, or none that is known here
@@ -48,6 +49,10 @@ class ModelNotFound(InvalidRequest):
 
 class TooLarge(InvalidRequest):
     """Names the limit in bytes."""
+
+
+class UnknownEncoding(InvalidRequest):
+    """Names the encoding, and those that are read."""
 
 
 class NoSuchRoute(InvalidRequest):
@@ -142,6 +147,13 @@ FACES: dict[type[RouterError], ErrorFace] = {
         413,
         "invalid_request_error",
         "request_too_large",
+    ),
+    UnknownEncoding: ErrorFace(
+        "invalid",
+        grpc.StatusCode.INVALID_ARGUMENT,
+        415,
+        "invalid_request_error",
+        "unsupported_content_encoding",
     ),
     NoSuchRoute: ErrorFace(
         "not_found", grpc.StatusCode.UNIMPLEMENTED, 404, "invalid_request_error", "unknown_url"

@@ -28,7 +28,16 @@ CACHE_SIDES = ("prefill", "decode", "copied")
 _MODEL = ("model",)
 _TTFT_BUCKETS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 10)
 _TPOT_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2.5)
+_FURTHER = (2.5, 5, 10, 30, 60, 120, 300, 600, 1200, 3600, 7200, 14400, 43200, 86400, float("inf"))
 _STAGE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+
+def reaching_to(longest_s: float, buckets: tuple[float, ...]) -> tuple[float, ...]:
+    """With further buckets, each about twice the one before, the last of `longest_s` or more."""
+    while buckets[-1] < longest_s:
+        last = buckets[-1]
+        buckets += (min(longest_s, next(each for each in _FURTHER if each > last)),)
+    return buckets
 
 
 class Counted:
@@ -44,8 +53,10 @@ class RouterMetrics:
     The fleet is asked at every scrape.
     """
 
-    def __init__(self, fleet: FleetView) -> None:
+    def __init__(self, fleet: FleetView, request_timeout_s: float = 600.0) -> None:
+        """Histograms reach to `request_timeout_s`: nothing of a request takes longer."""
         self._fleet = fleet
+        self._longest_s = request_timeout_s
         self._registry = CollectorRegistry()
         self._registry.register(FleetCollector(fleet))
         ProcessCollector(registry=self._registry)
@@ -92,8 +103,9 @@ class RouterMetrics:
 
     def _make_histograms(self) -> None:
         def seconds(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+            reaching = reaching_to(self._longest_s, buckets)
             return Histogram(
-                f"tandem_{name}_seconds", text, _MODEL, buckets=buckets, registry=self._registry
+                f"tandem_{name}_seconds", text, _MODEL, buckets=reaching, registry=self._registry
             )
 
         self.ttft = seconds("time_to_first_token", "Arrival to first token.", _TTFT_BUCKETS)

@@ -42,7 +42,9 @@ class RouterServer:
         self.router_id = f"router-{secrets.token_hex(4)}"
         models = load_models(config, self.router_id)
         self.fleets = Fleets([model.fleet for model in models])
-        self.conductor = Conductor(config, models, RouterMetrics(self.fleets))
+        self.conductor = Conductor(
+            config, models, RouterMetrics(self.fleets, config.request_timeout_s)
+        )
         keys = None if config.keys_file is None else KeyFile(config.keys_file)
         self._gate = Gate(keys)
         self._tasks: set[asyncio.Task[None]] = set()

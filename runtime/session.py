@@ -29,7 +29,7 @@ KEEPALIVE_OPTIONS = [
     ("grpc.http2.ping_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 2000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 2000),
     # A process that was stopped finds many pings at once when it goes on; they are no attack.
     ("grpc.http2.max_ping_strikes", 0),
 ]

@@ -21,6 +21,8 @@ ANSWERS = "/Generate"
 COUNTED = (ANSWERS, "/Tokenize", "/Detokenize")
 """Calls that compute something: the others are free, as GET is at the HTTP door."""
 SLACK_S = 10.0
+MIN_PING_MS = 1000
+"""Of a connection on which nothing else is sent; one that pings more often is closed."""
 Method = Callable[[Any, grpc.aio.ServicerContext], Awaitable[Any]]
 
 
@@ -32,8 +34,10 @@ def connection_options(request_timeout_s: float) -> list[tuple[str, int]]:
         # Clients that vanished are found out, and those that are merely quiet let go.
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 20_000),
-        # Those that make sure of us in turn are no attackers.
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+        # Clients and proxies ask every 10 s or more whether we live, also between calls: only
+        # floods of pings end a connection. Without the second option the first does not hold there.
+        ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_MS),
+        ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.max_connection_idle_ms", 600_000),
         # Clients connect again, and to routers that are new; what they began comes to its end.
         ("grpc.max_connection_age_ms", 3_600_000),

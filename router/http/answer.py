@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-
 from starlette.types import Scope, Send
 
 from router.errors import RouterError
 from router.http.asgi import send_chunk, send_json
-from router.http.headers import RequestHead, echoed_id
+from router.http.headers import RequestHead, echoed_id, error_headers
 from router.openai.responses import Style, error_body, server_sent_event
 from router.requests import Delta
 from runtime.http.exchange import CHUNKS, Chunks
@@ -31,7 +28,7 @@ class HttpAnswer:
         if self.started:
             await send_chunk(self.send, server_sent_event(body), more=False)
         else:
-            headers = [*_error_headers(error), *echoed_id(self.request_id)]
+            headers = [*error_headers(error), *echoed_id(self.request_id)]
             await send_json(self.send, status, body, *headers)
 
 
@@ -49,8 +46,3 @@ class StreamWay:
     def take(self, delta: Delta) -> None:
         if events := self._events(delta):
             self._write(events)
-
-
-def _error_headers(error: RouterError) -> Iterator[tuple[bytes, bytes]]:
-    if error.retry_after_s is not None:
-        yield b"retry-after", str(max(1, math.ceil(error.retry_after_s))).encode()

@@ -17,7 +17,7 @@ from router.conductor import Conductor
 from router.errors import Internal, NoSuchRoute, RouterError
 from router.http.gate import ANSWER_PATHS
 from router.http.generate_endpoint import GenerateEndpoint
-from router.http.headers import echoed_id, read_head
+from router.http.headers import echoed_id, error_headers, read_head
 from router.http.text_endpoints import TextEndpoints
 from router.metrics import CONTENT_TYPE
 from router.models import ServedModel
@@ -121,7 +121,9 @@ def _json(request: Request, body: msgspec.Struct, status: int = 200) -> Response
 async def _router_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RouterError)
     status, body = error_body(error)
-    return _json(request, body, status)
+    response = _json(request, body, status)
+    response.raw_headers.extend(error_headers(error))
+    return response
 
 
 async def _no_such_route(request: Request, error: Exception) -> Response:

@@ -9,28 +9,34 @@ from typing import Any
 import msgspec
 from starlette.types import Receive, Scope, Send
 
-from router.errors import ClientGone, InvalidRequest, TooLarge
+from router.errors import ClientGone, TooLarge
+from router.http.encoding import decoder
 
 Headers = list[tuple[bytes, bytes]]
 JSON = (b"content-type", b"application/json")
 
 
 async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
-    """Raises TooLarge as soon as that is known, ClientGone when the client goes first."""
-    declared = dict(scope["headers"]).get(b"content-length", b"0")
-    if not declared.isdigit():
-        raise InvalidRequest(f"content-length is {declared!r}")
+    """Decompressed if need be. Raises TooLarge as soon as that is known, ClientGone when the client
+    goes first, UnknownEncoding, InvalidRequest."""
+    declared = int(_header(scope, b"content-length") or b"0")
+    reads = decoder(_header(scope, b"content-encoding"))
     body = bytearray()
     more = True
-    while more and max(len(body), int(declared)) <= max_bytes:
+    while more and max(len(body), declared) <= max_bytes:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientGone
-        body += message.get("body", b"")
+        body += reads.feed(message.get("body", b""), max_bytes - len(body))
         more = message.get("more_body", False)
-    if max(len(body), int(declared)) > max_bytes:
+    if max(len(body), declared) > max_bytes:
         raise TooLarge(f"the request's body is larger than {max_bytes} bytes")
+    reads.end()
     return bytes(body)
+
+
+def _header(scope: Scope, name: bytes) -> bytes:
+    return b", ".join(value for each, value in scope["headers"] if each == name)
 
 
 async def while_connected(receive: Receive, work: Coroutine[Any, Any, None]) -> None:

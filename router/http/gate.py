@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import math
-from collections.abc import Iterator
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from router.access.caller import CALLER, Caller
 from router.access.gate import Gate
-from router.errors import NoSuchRoute, RouterError, TooSlow, Unauthenticated
+from router.errors import NoSuchRoute, RouterError, TooSlow
 from router.http.asgi import send_json
-from router.http.headers import echoed_id, read_head
+from router.http.headers import echoed_id, error_headers, read_head
 from router.metrics import RouterMetrics
 from router.openai.responses import error_body
 
@@ -129,11 +127,4 @@ def _in_time(receive: Receive, timeout_s: float) -> Receive:
 async def _refuse(scope: Scope, send: Send, error: RouterError) -> None:
     status, body = error_body(error)
     name = echoed_id(read_head(scope["headers"]).request_id)
-    await send_json(send, status, body, *name, *_headers(error))
-
-
-def _headers(error: RouterError) -> Iterator[tuple[bytes, bytes]]:
-    if isinstance(error, Unauthenticated):
-        yield b"www-authenticate", b"Bearer"
-    if error.retry_after_s is not None:
-        yield b"retry-after", str(max(1, math.ceil(error.retry_after_s))).encode()
+    await send_json(send, status, body, *name, *error_headers(error))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 
 from router.draft_checks import SPLIT_HEADER
+from router.errors import RouterError, Unauthenticated, UnknownEncoding
 from router.trace import draw_request_id, trace_id
 
 
@@ -28,3 +31,15 @@ def echoed_id(request_id: str) -> list[tuple[bytes, bytes]]:
     if not (request_id.isascii() and request_id.isprintable()):
         return []
     return [(b"x-request-id", request_id.encode())]
+
+
+def error_headers(error: RouterError) -> list[tuple[bytes, bytes]]:
+    """What HTTP says of an error beside its status."""
+    headers = []
+    if isinstance(error, Unauthenticated):
+        headers.append((b"www-authenticate", b"Bearer"))
+    if isinstance(error, UnknownEncoding):
+        headers.append((b"accept-encoding", b"gzip, deflate"))
+    if error.retry_after_s is not None:
+        headers.append((b"retry-after", str(max(1, math.ceil(error.retry_after_s))).encode()))
+    return headers

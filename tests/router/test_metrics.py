@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 
 import grpc
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from router.metrics import reaching_to
 from tests.router.conftest import Stage, StartStage
 from tests.router.fake_worker import LAYOUT
 from tests.router.test_generate import generate
@@ -68,3 +71,23 @@ async def test_a_message_that_grpc_does_not_read_is_no_request(start_stage: Star
     assert counts(stage, "tandem_requests_total", "outcome") == {}
     await stage.stub.Tokenize(pb.TokenizeRequest(text="a"))
     assert counts(stage, "tandem_requests_total", "outcome") == {}
+
+
+async def test_histograms_reach_to_the_longest_time_of_a_request(start_stage: StartStage) -> None:
+    for longest_s in (2.0, 45.0, 600.0, 7000.0):
+        stage = await start_stage(request_timeout_s=longest_s)
+        text = stage.server.conductor.metrics.expose().decode()
+        ends = re.findall(r'(tandem_\w+)_seconds_bucket{le="([0-9.]+)",model="tiny"}', text)
+        last = {name: float(end) for name, end in ends}
+        assert len(last) == 8
+        assert all(end >= longest_s for end in last.values())
+
+
+@pytest.mark.parametrize(
+    ("longest_s", "expected"),
+    [(2.0, (1, 2.5)), (2.5, (1, 2.5)), (45.0, (1, 2.5, 5, 10, 30, 45))],
+)
+def test_further_buckets_end_where_requests_do(
+    longest_s: float, expected: tuple[float, ...]
+) -> None:
+    assert reaching_to(longest_s, (1, 2.5)) == expected
