@@ -13,10 +13,11 @@ import typer
 from rich.console import Console
 
 from cluster.config import ClusterConfig, load_config, parse_override
-from cluster.errors import ClusterError
+from cluster.errors import BadConfig, ClusterError
 from cluster.keys import keys_app
 from cluster.launcher import Launcher
 from cluster.running import RunningCluster, running
+from cluster.watched_file import WatchedFile
 from runtime.address import LOOPBACK, join_address, reachable, split_address
 
 WATCH_S = 1.0
@@ -43,6 +44,13 @@ RayAddress = Annotated[str | None, typer.Option(help="Address of a running Ray c
 HttpPort = Annotated[int | None, typer.Option(help="0 takes any free port.")]
 Keys = Annotated[str | None, typer.Option(help="File of API keys; see `tandem key new`.")]
 GrpcPort = Annotated[int | None, typer.Option(help="0 takes any free port.")]
+Reload = Annotated[
+    bool,
+    typer.Option(
+        "--reload",
+        help="Read the file again when it changes, and add, drain or replace workers accordingly.",
+    ),
+]
 WithoutRay = Annotated[
     bool, typer.Option("--without-ray", help="Plain processes on this machine instead of Ray.")
 ]
@@ -58,6 +66,7 @@ def up(
     grpc_port: GrpcPort = None,
     keys: Keys = None,
     without_ray: WithoutRay = False,
+    reload: Reload = False,
 ) -> None:
     """Start a cluster in the foreground; Ctrl-C or SIGTERM drains and stops it."""
     with _reporting_errors():
@@ -68,6 +77,7 @@ def up(
             "router.grpc_port": grpc_port,
             "router.keys_file": keys,
         }
+        file = _watched_file(config, overrides, given) if reload else None
         settings = _load(config, overrides, given)
         for name, model_config in settings.models.items():
             console.print(f"serving [bold]{name}[/] from {model_config.path}")
@@ -78,6 +88,8 @@ def up(
             _invite(cluster)
             while not stop.wait(WATCH_S):
                 cluster.watch()
+                if file is not None:
+                    _follow(file, cluster)
             console.print("draining: no new requests; those under way may end")
     console.print("stopped")
 
@@ -111,8 +123,32 @@ def _load(
     overrides: list[str] | None,
     given: Mapping[str, object],
 ) -> ClusterConfig:
+    return load_config(path, _values(overrides, given))
+
+
+def _values(overrides: list[str] | None, given: Mapping[str, object]) -> dict[str, object]:
+    """Options of their own win over `--set`."""
     values = {key: value for key, value in given.items() if value is not None}
-    return load_config(path, {**dict(map(parse_override, overrides or [])), **values})
+    return {**dict(map(parse_override, overrides or [])), **values}
+
+
+def _watched_file(
+    path: str | None, overrides: list[str] | None, given: Mapping[str, object]
+) -> WatchedFile:
+    if path is None:
+        raise BadConfig("--reload reads a configuration file again: name one with -c")
+    return WatchedFile(path, _values(overrides, given))
+
+
+def _follow(file: WatchedFile, cluster: RunningCluster) -> None:
+    """What runs becomes like the file; a file that cannot be used changes nothing."""
+    try:
+        config = file.changed()
+    except BadConfig as error:
+        console.print(f"the change is refused: {error}", markup=False)
+        return
+    if config is not None:
+        cluster.change(config)
 
 
 def _launcher(config: ClusterConfig, without_ray: bool) -> Launcher:

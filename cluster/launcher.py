@@ -6,6 +6,7 @@ from typing import Protocol
 
 import msgspec
 
+from cluster.config import ClusterConfig
 from cluster.pools import Pool
 from router.addresses import RouterAddresses
 from router.config import RouterConfig
@@ -63,6 +64,10 @@ class RunningWorker(RunningProcess, Protocol):
 
     def status(self) -> WorkerStatus: ...
 
+    def has_stopped(self) -> bool:
+        """After `drain`: nothing of it is left to wait for."""
+        ...
+
 
 class Launcher(Protocol):
     """Raises StartFailed for whatever keeps a process from starting."""
@@ -73,6 +78,10 @@ class Launcher(Protocol):
 
     def start_worker(self, pool: Pool, name: str, config: WorkerConfig) -> RunningWorker:
         """Of this pool, with the pool's `worker` settings made its own."""
+        ...
+
+    def adopt(self, config: ClusterConfig) -> None:
+        """What is started from now on is of this configuration."""
         ...
 
     def close(self) -> None: ...

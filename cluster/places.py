@@ -50,6 +50,26 @@ class RouterPlace(Place):
     router: RunningRouter
 
 
+@dataclass(slots=True)
+class NotStarted:
+    """In the place of a worker that could not be started: implements `RunningWorker`."""
+
+    name: str
+    why: str
+
+    def status(self) -> WorkerStatus:
+        return WorkerStatus(error=self.why)
+
+    def drain(self, timeout_s: float) -> None:
+        """There is nothing to drain."""
+
+    def has_stopped(self) -> bool:
+        return True
+
+    def wait_stopped(self, timeout_s: float) -> None:
+        """There is nothing to wait for."""
+
+
 @dataclass(slots=True, kw_only=True)
 class WorkerPlace(Place):
     pool: Pool

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from cluster.config import at_home
+from cluster.config import ClusterConfig, at_home
 from cluster.errors import StartFailed
 from cluster.launcher import ROUTER_START_S, WorkerStatus
 from cluster.pools import Pool
@@ -157,6 +157,9 @@ class ChildWorker:
     def drain(self, timeout_s: float) -> None:
         self._child.process.terminate()
 
+    def has_stopped(self) -> bool:
+        return self._child.process.poll() is not None
+
     def wait_stopped(self, timeout_s: float) -> None:
         self._child.stop(timeout_s)
 
@@ -186,6 +189,9 @@ class ProcessLauncher:
         room = f"{pool.role.value}_worker"
         arguments = [room, "--model", config.model, "--settings", settings]
         return ChildWorker(self._spawn(name, arguments))
+
+    def adopt(self, config: ClusterConfig) -> None:
+        """Nothing of it is kept here."""
 
     def pids(self, kind: str) -> tuple[int, ...]:
         """Of the children whose names begin like this."""

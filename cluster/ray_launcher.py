@@ -97,6 +97,9 @@ class RayLauncher:
         timeout_s = self._config.ray.place_timeout_s
         return RayWorker(name, self._rooms, room, start, timeout_s, pool.keys)
 
+    def adopt(self, config: ClusterConfig) -> None:
+        self._config = config
+
     def warnings(self) -> list[str]:
         """What Ray will do that its user may not want."""
         stop_s = float(os.environ.get("RAY_JOB_STOP_WAIT_TIME_S", JOB_STOP_S))

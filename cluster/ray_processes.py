@@ -93,6 +93,13 @@ class RayWorker:
         if self._actor is not None and self.status().address is not None:
             self._stopping = self._actor.drain.remote(timeout_s)
 
+    def has_stopped(self) -> bool:
+        """At once where it had not begun to serve."""
+        if self._stopping is None:
+            return True
+        ended, _ = ray.wait([self._stopping], timeout=0)
+        return bool(ended)
+
     def wait_stopped(self, timeout_s: float) -> None:
         if self._stopping is not None:
             ray.wait([self._stopping], timeout=timeout_s)

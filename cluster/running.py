@@ -7,19 +7,22 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import msgspec
 
 from cluster.backoff import Backoff
+from cluster.changes import HeldPlace, Step, difference, needs_replacing, next_step
 from cluster.config import ClusterConfig, at_home
 from cluster.errors import StartFailed
 from cluster.launcher import Launcher, RunningWorker
-from cluster.places import RouterPlace, WorkerPlace
+from cluster.places import NotStarted, RouterPlace, WorkerPlace
 from cluster.pools import Pool
 from router.access.exposure import warnings
 from router.addresses import RouterAddresses
 from router.config import RouterConfig
 from runtime.address import split_address
+from runtime.tokenizer_hash import tokenizer_hash
 
 POLL_S = 0.1
 SLACK_S = 5.0
@@ -47,6 +50,10 @@ class RunningCluster:
         self._clock = clock
         self._routers: list[RouterPlace] = []
         self._workers: list[WorkerPlace] = []
+        self._leaving: list[tuple[WorkerPlace, float]] = []
+        """Workers that drain while the cluster goes on, and until when."""
+        self._num_starts: dict[str, int] = {}
+        """How often a worker of each name was started, of those that are no more here."""
 
     @property
     def addresses(self) -> RouterAddresses:
@@ -81,15 +88,39 @@ class RunningCluster:
                 time.sleep(POLL_S)
 
     def watch(self) -> None:
-        """Replace what has died. Call it every second or so."""
+        """Replace what has died, and do the next step of a change. Call it every second or so."""
         for router in self._routers:
             self._watch_router(router)
         for worker in self._workers:
             self._watch_worker(worker)
+        self._part_with_those_that_left()
+        self._step()
+
+    def change(self, config: ClusterConfig) -> bool:
+        """Become like this configuration, in steps that `watch` takes: workers are added, drained,
+        or replaced one at a time. False, and nothing changes, when that takes a restart."""
+        found = difference(self.config, config, _same_text)
+        for reason in found.refused:
+            self._tell(f"the change is refused: {reason}")
+        if found.refused:
+            return False
+        self._tell(f"the configuration has changed: it {found}")
+        self.config = config
+        self._launcher.adopt(config)
+        return True
+
+    @property
+    def changing(self) -> bool:
+        """Something is still to be done for the last change."""
+        step = self._next_step()
+        waits = any(not place.told_ready for place in self._workers)
+        return bool(self._leaving or step.start or step.drain or waits)
 
     def stop(self) -> None:
         """Let requests end, then end every process."""
         timeout_s = self.config.drain_timeout_s
+        self._workers += [place for place, _ in self._leaving]
+        self._leaving = []
         for places in (self._routers, self._workers):
             processes = [
                 place.router if isinstance(place, RouterPlace) else place.worker
@@ -177,6 +208,61 @@ class RunningCluster:
 
         place.try_again(start, self._clock(), self._tell)
 
+    def _step(self) -> None:
+        step = self._next_step()
+        for name in step.drain:
+            self._let_go(name)
+        wanted = self._wanted()
+        for name in step.start:
+            self._add(name, wanted[name])
+
+    def _next_step(self) -> Step:
+        wanted = self._wanted()
+        held = [
+            HeldPlace(
+                name=place.name,
+                is_current=place.name in wanted
+                and not needs_replacing(place.pool, wanted[place.name]),
+                serves=place.told_ready and not place.empty,
+            )
+            for place in self._workers
+        ]
+        return next_step([*wanted], held, {place.name for place, _ in self._leaving})
+
+    def _wanted(self) -> dict[str, Pool]:
+        """Pools by the names of their workers."""
+        return {f"{pool.name}-{index}": pool for pool, index in self.config.workers()}
+
+    def _let_go(self, name: str) -> None:
+        """It takes no new requests, and ends when it has no others."""
+        (place,) = [place for place in self._workers if place.name == name]
+        self._workers.remove(place)
+        self._num_starts[name] = place.num_starts
+        if place.empty:
+            return
+        timeout_s = place.pool.worker.drain_timeout_s
+        self._tell(f"{name}   drains: its requests may take {timeout_s:.0f} s to end")
+        place.worker.drain(timeout_s)
+        self._leaving.append((place, self._clock() + timeout_s + SLACK_S))
+
+    def _part_with_those_that_left(self) -> None:
+        for place, until in [*self._leaving]:
+            if place.worker.has_stopped() or self._clock() > until:
+                place.worker.wait_stopped(0)
+                self._leaving.remove((place, until))
+                self._tell(f"{place.name}   left")
+
+    def _add(self, name: str, pool: Pool) -> None:
+        num_starts = self._num_starts.pop(name, 0) + 1
+        nobody = NotStarted(name, "it was not started")
+        backoff = Backoff(self._clock())
+        place = WorkerPlace(name, backoff, num_starts, pool=pool, worker=nobody)
+        self._workers.append(place)
+        try:
+            place.fill(self._start_worker(pool, name, num_starts))
+        except StartFailed as error:
+            place.bury(str(error), self._clock(), self._tell)
+
     def _start_worker(self, pool: Pool, name: str, num_starts: int) -> RunningWorker:
         """Another incarnation of a worker gets another id, so that nobody confuses the two."""
         config = pool.worker
@@ -193,6 +279,12 @@ class RunningCluster:
             raise StartFailed(f"{place.name}: {status.error}")
         place.show(status, self._tell)
         return place.told_ready
+
+
+def _same_text(one: str, other: str) -> bool:
+    """Where a directory cannot be read here, its workers and routers tell."""
+    hashes = [tokenizer_hash(Path(path)) for path in (one, other)]
+    return None in hashes or hashes[0] == hashes[1]
 
 
 def _nth_port(first: int | None, index: int) -> int | None:

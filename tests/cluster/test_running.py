@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from cluster.backoff import FIRST_S, HEALTHY_S, LONGEST_S, Backoff
-from cluster.config import load_config
+from cluster.config import ClusterConfig, load_config
 from cluster.errors import StartFailed
 from cluster.launcher import WorkerStatus
 from cluster.pools import Pool
@@ -29,6 +29,10 @@ class APretender:
     error_text: str | None = None
     waits_for: str | None = None
     stopped: bool = False
+    drained: bool = False
+    busy: bool = False
+    """It drains for as long as this is set."""
+    serves: bool = True
 
     @property
     def fleet(self) -> str:
@@ -44,11 +48,17 @@ class APretender:
 
     def status(self) -> WorkerStatus:
         return WorkerStatus(
-            address="127.0.0.1:1", process_id=1, error=self.error_text, waits_for=self.waits_for
+            address="127.0.0.1:1" if self.serves else None,
+            process_id=1,
+            error=self.error_text,
+            waits_for=self.waits_for,
         )
 
     def drain(self, timeout_s: float) -> None:
-        pass
+        self.drained = True
+
+    def has_stopped(self) -> bool:
+        return self.drained and not self.busy
 
     def wait_stopped(self, timeout_s: float) -> None:
         self.stopped = True
@@ -61,6 +71,7 @@ class APretendingLauncher:
     started: list[APretender] = field(default_factory=list)
     broken: str | None = None
     last_port: int = 4999
+    adopted: list[ClusterConfig] = field(default_factory=list)
     started_before_waits: list[list[str]] = field(default_factory=list)
     """Whom it had started, each time that somebody waited for a router."""
 
@@ -78,6 +89,9 @@ class APretendingLauncher:
     def start_worker(self, pool: Pool, name: str, config: WorkerConfig) -> APretender:
         nowhere = RouterAddresses(router_id="", models=(), grpc="", http="", fleet="")
         return self._start(APretender(name, config, nowhere, self._waited_for))
+
+    def adopt(self, config: ClusterConfig) -> None:
+        self.adopted.append(config)
 
     def close(self) -> None:
         pass
@@ -237,3 +251,94 @@ def test_no_wait_is_longer_than_the_longest() -> None:
 def test_a_number_of_routers_that_makes_no_sense_is_named() -> None:
     with pytest.raises(Exception, match="num_routers is 0, must be 1 to 64"):
         load_config(None, {"num_routers": 0})
+
+
+def changed(run: ACluster, **settings: object) -> bool:
+    return run.cluster.change(load_config(None, settings))
+
+
+def test_a_worker_more_starts_and_one_that_is_too_many_ends_when_it_has_drained() -> None:
+    run = ACluster()
+    assert changed(run, **{"decode.replicas": 2})
+    run.cluster.watch()
+    (added,) = run.named("decode-1")
+    assert not run.named("decode-0")[0].drained
+    assert "the configuration has changed: it adds decode-1" in run.told
+    added.busy = True
+    assert changed(run)
+    run.cluster.watch()
+    run.cluster.watch()
+    assert added.drained
+    assert not added.stopped, "a request runs there"
+    added.busy = False
+    run.cluster.watch()
+    assert added.stopped
+    assert not run.cluster.changing
+
+
+def test_a_worker_that_does_not_end_in_its_time_is_ended() -> None:
+    run = ACluster()
+    run.named("decode-0")[0].busy = True
+    changed(run, **{"decode.replicas": 0})
+    run.cluster.watch()
+    run.now = 29.0
+    run.cluster.watch()
+    assert not run.named("decode-0")[0].stopped
+    run.now = 36.0
+    run.cluster.watch()
+    assert run.named("decode-0")[0].stopped
+
+
+def test_workers_with_other_settings_are_replaced_one_after_the_other_under_new_ids() -> None:
+    run = ACluster(**{"decode.replicas": 2})
+    changed(run, **{"decode.replicas": 2, "decode.worker.max_sequences": 8})
+    first, second = run.named("decode-0")[0], run.named("decode-1")[0]
+    run.cluster.watch()
+    assert (first.drained, second.drained) == (True, False)
+    run.cluster.watch()
+    new = run.named("decode-0")[1]
+    assert isinstance(new.config, WorkerConfig)
+    assert (new.config.worker_id, new.config.max_sequences) == ("decode-0.2", 8)
+    new.serves = False
+    run.cluster._workers[-1].told_ready = False
+    run.cluster.watch()
+    assert not second.drained, "the first of the new ones still loads"
+    new.serves = True
+    run.cluster.watch()
+    run.cluster.watch()
+    assert second.drained
+    while run.cluster.changing:
+        run.cluster.watch()
+    assert len(run.named("decode-1")) == 2
+    assert len(run.named("prefill-0")) == len(run.named("router-0")) == 1
+
+
+def test_a_change_that_takes_a_restart_changes_nothing() -> None:
+    run = ACluster()
+    assert not changed(run, **{"decode.replicas": 2, "router.http_port": 9999})
+    run.cluster.watch()
+    assert run.named("decode-1") == []
+    assert run.launcher.adopted == []
+    assert any("the change is refused: router.http_port" in line for line in run.told)
+
+
+def test_a_worker_without_room_is_tried_again_and_the_others_go_on() -> None:
+    run = ACluster()
+    changed(run, **{"decode.replicas": 2})
+    run.launcher.broken = "no room"
+    run.cluster.watch()
+    assert any("decode-1   died: no room" in line for line in run.told)
+    run.launcher.broken = None
+    run.now = 60.0
+    run.cluster.watch()
+    assert len(run.named("decode-1")) == 1
+    assert run.launcher.adopted == [run.cluster.config]
+
+
+def test_stopping_also_ends_those_that_are_leaving() -> None:
+    run = ACluster()
+    run.named("decode-0")[0].busy = True
+    changed(run, **{"decode.replicas": 0})
+    run.cluster.watch()
+    run.cluster.stop()
+    assert run.named("decode-0")[0].stopped
