@@ -35,6 +35,9 @@ class Conductor:
         self._idle = asyncio.Event()
         self._idle.set()
         self.draining = False
+        """Whether health checks are told to go elsewhere."""
+        self.refuses = False
+        """Whether new requests are refused."""
 
     @property
     def ready(self) -> bool:
@@ -112,7 +115,7 @@ class Conductor:
     def permit(self, model: ServedModel, num_answers: int = 1) -> Iterator[None]:
         """A place in the router for each of a request's answers; each model has its own places.
         Raises Unavailable, Overloaded."""
-        if self.draining:
+        if self.refuses:
             raise Unavailable("this router is draining: use another one", reason="draining")
         num_places = min(max(1, num_answers), self.config.max_n)  # more are refused by name
         most = model.config.max_waiting

@@ -123,6 +123,9 @@ class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """How often a request is placed before its failure is the client's to see."""
     drain_timeout_s: float = 30.0
     """How long requests may take to end after the first signal."""
+    drain_grace_s: float = 2.0
+    """Of that time, how long requests are still served while health checks fail already, for load
+    balancers to notice; less when no HTTP client is connected."""
     join_wait_s: float = 1.0
     """How long a request waits for a worker that can serve it."""
     open_timeout_s: float = 5.0

@@ -66,5 +66,18 @@ class Doors:
         """Who watches the health of the gRPC door hears it."""
         await self._grpc.show_readiness()
 
+    async def announce_drain(self, grace_s: float) -> None:
+        """Health checks fail, and answers ask clients to connect again. Returns after the grace, or
+        when no HTTP client is left: gRPC's are told by `retire`, and lose nothing by it."""
+        await self.show_readiness()
+        self._http.close_after_answers()
+        await self._http.wait_unconnected(grace_s)
+
+    def retire(self, timeout_s: float) -> None:
+        """Clients go elsewhere: nothing listens any more, idle connections are closed, those with
+        requests under way after them; calls may take `timeout_s`. The admin port stays."""
+        self._http.retire()
+        self._grpc.retire(timeout_s)
+
     async def stop(self) -> None:
         await asyncio.gather(self._grpc.stop(0.5), self._http.stop(), self._admin.stop())

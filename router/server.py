@@ -81,14 +81,18 @@ class RouterServer:
         )
 
     async def drain(self, timeout_s: float) -> bool:
-        """Refuse new requests, let the others end. False when some are left after `timeout_s`."""
+        """Fail health checks, after a grace let clients go, and wait for the requests under way.
+        False when some are left after `timeout_s`."""
+        deadline = asyncio.get_running_loop().time() + timeout_s
         self.conductor.draining = True
-        await self._doors.show_readiness()
-        return await self.conductor.wait_idle(timeout_s)
+        await self._doors.announce_drain(min(self._config.drain_grace_s, timeout_s))
+        self.conductor.refuses = True
+        self._doors.retire(timeout_s)
+        return await self.conductor.wait_idle(deadline - asyncio.get_running_loop().time())
 
     async def stop(self) -> None:
         """End everything; requests that still run fail, and are cancelled on their workers."""
-        self.conductor.draining = True
+        self.conductor.draining = self.conductor.refuses = True
         self.conductor.stop_all()
         await self.conductor.wait_idle(1.0)
         await self._doors.stop()

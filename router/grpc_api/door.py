@@ -44,6 +44,7 @@ class GrpcDoor:
     def __init__(self, conductor: Conductor, gate: Gate) -> None:
         self._conductor = conductor
         self._health = health.aio.HealthServicer()
+        self._retiring: asyncio.Task[None] | None = None
         timeout_s = conductor.config.request_timeout_s
         self._server = grpc.aio.server(
             options=_options(conductor.config),
@@ -72,8 +73,15 @@ class GrpcDoor:
         for name, serves in {"": conductor.ready, SERVICE: conductor.ready, **ready}.items():
             await self._health.set(name, status.SERVING if serves else status.NOT_SERVING)
 
+    def retire(self, timeout_s: float) -> None:
+        """Listen no more, and tell clients (GOAWAY) to take new calls elsewhere; those under way
+        may end within `timeout_s`."""
+        self._retiring = asyncio.create_task(self._server.stop(timeout_s), name="gRPC door retires")
+
     async def stop(self, grace_s: float) -> None:
         await self._server.stop(grace_s)
+        if self._retiring is not None:
+            await self._retiring
 
 
 class _Servicer:

@@ -47,6 +47,18 @@ class Shared:
         self.tasks: set[asyncio.Task[None]] = set()
         self.closing = False
         """Whether connections close after the answer that is under way, or the next."""
+        self.unconnected = asyncio.Event()
+        """Set while there is no connection."""
+        self.unconnected.set()
+
+    def add(self, connection: Connection) -> None:
+        self.connections.add(connection)
+        self.unconnected.clear()
+
+    def discard(self, connection: Connection) -> None:
+        self.connections.discard(connection)
+        if not self.connections:
+            self.unconnected.set()
 
 
 class Connection(asyncio.Protocol):
@@ -73,11 +85,11 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
-        self._shared.connections.add(self)
+        self._shared.add(self)
         self._timers.start("head", HEAD_S, self.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._shared.connections.discard(self)
+        self._shared.discard(self)
         self._timers.end()
         self._drops = True
         self._head.clear()
@@ -107,12 +119,17 @@ class Connection(asyncio.Protocol):
         self._is_writable.set()
         self._timers.stop("stall")
 
-    # The server calls this.
+    # The server calls these.
 
     def retire(self) -> None:
-        """Close when nothing is under way; otherwise after the answer. One that has just been
-        opened, or whose request is arriving, may still be answered."""
+        """Close when idle; otherwise after the answer. One that has just been opened, or whose
+        request is arriving, may still be answered."""
         if self._timers.runs("idle"):
+            self._close()
+
+    def finish(self) -> None:
+        """Close unless an answer is under way, and then after it."""
+        if self._exchange is None:
             self._close()
 
     # The exchange calls these.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 from runtime.http.asgi import App
 from runtime.http.connection import Connection, Shared
@@ -11,7 +12,7 @@ from runtime.tls import DoorTls
 from runtime.tls_doors import door_context
 
 STOP_S = 1.0
-"""How long `stop` lets answers end that were told to."""
+"""How long `stop` waits for answers that end, and for clients to read them."""
 
 
 class HttpServer:
@@ -56,12 +57,19 @@ class HttpServer:
         for connection in list(self._shared.connections):
             connection.retire()
 
+    async def wait_unconnected(self, timeout_s: float) -> None:
+        """Until no client is connected, or the time is over."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._shared.unconnected.wait()
+
     async def stop(self) -> None:
         self.retire()
-        if self._shared.tasks:
-            await asyncio.wait(self._shared.tasks, timeout=STOP_S)
+        for connection in list(self._shared.connections):
+            connection.finish()
+        await self.wait_unconnected(STOP_S)  # what was written is still on its way
         for connection in list(self._shared.connections):
             connection.abort()
-        for task in list(self._shared.tasks):
+        for task in self._shared.tasks:
             task.cancel()
         await asyncio.gather(*self._shared.tasks, return_exceptions=True)

@@ -182,24 +182,6 @@ def test_listeners_say_that_they_are_tcp() -> None:
         assert listener.proto == socket.IPPROTO_TCP
 
 
-async def test_draining_refuses_new_requests_and_lets_the_others_end(stage: Stage) -> None:
-    _, decode = await stage.add_pair([65, 66, 67])
-    decode.hold_after = 2
-    call = aiter(stage.stub.Generate(pb.GenerateRequest(text="a", max_tokens=9)))
-    await anext(call)
-    drain = asyncio.create_task(stage.server.drain(60))
-    await stage.until(lambda: stage.server.conductor.draining)
-    assert await health(stage) == NOT_SERVING
-    error = await failure(stage.stub.Generate(pb.GenerateRequest(text="a")))
-    assert error.code() is grpc.StatusCode.UNAVAILABLE
-    async with http_client(stage) as http:
-        assert (await http.get("/health")).json() == {"status": "draining"}
-    decode.release.set()
-    rest = [response async for response in call]
-    assert rest[-1].finish_reason == pb.FINISH_REASON_STOP
-    assert await drain
-
-
 async def test_a_drain_that_takes_too_long_says_so(stage: Stage) -> None:
     prefill, decode = await stage.add_pair([65, 66, 67])
     decode.hold_after = 2
