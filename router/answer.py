@@ -50,6 +50,7 @@ class Answer:
             ),
             StopMatcher(request.stop, include=request.include_stop),
             request.sampling.min_tokens,
+            _hidden_names(request, tokenizer, shown_tokens),
         )
         self.index = index
         self._parser = parser
@@ -88,3 +89,16 @@ class Answer:
         return msgspec.structs.replace(
             plain, text=parsed.text, reasoning=parsed.reasoning, tool_calls=parsed.tool_calls
         )
+
+
+def _hidden_names(
+    request: GenerateRequest, tokenizer: Tokenizer, shown: frozenset[int]
+) -> dict[int, str]:
+    """Special tokens that leave no text, by id, of which a stop string speaks."""
+    if not request.stop or not request.skip_special_tokens:
+        return {}
+    return {
+        token: name
+        for token, name in tokenizer.special_texts.items()
+        if token not in shown and any(name in stop for stop in request.stop)
+    }

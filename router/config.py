@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import enum
+
 import msgspec
 
 from router.placing.need import Split
@@ -9,6 +11,13 @@ from runtime.address import Port
 from runtime.tls import DoorTls, MutualTls
 
 MIB = 1024 * 1024
+
+
+class GenerationConfig(enum.Enum):
+    """Whether sampling defaults are read from a model's generation_config.json."""
+
+    MODEL = "model"
+    IGNORE = "ignore"
 
 
 class SamplingDefaults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -36,7 +45,9 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     path: str
     """A Hugging Face model directory: tokenizer, chat template and config are read, weights not."""
     sampling: SamplingDefaults = SamplingDefaults()
-    """What requests that leave it open have."""
+    """What requests that leave it open have; wins over the model's generation_config.json."""
+    generation_config: GenerationConfig | None = None
+    """In place of `router.generation_config`."""
     tool_parser: str | None = None
     """In place of `router.tool_parser`."""
     reasoning_parser: str | None = None
@@ -115,6 +126,10 @@ class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     call must be made."""
     grammar_timeout_s: float = 5.0
     """How long compiling one may take; the first one also waits for the tokenizer."""
+    generation_config: GenerationConfig = GenerationConfig.MODEL
+    """"model": requests that leave temperature, top_p, top_k, min_p or repetition_penalty open have
+    what the model's generation_config.json says, and max_new_tokens there is the longest answer, as
+    with vLLM; "ignore": they have what the APIs say. Its eos_token_id counts in any case."""
     default_max_tokens: int = 256
     """Length of an answer when the client names none; less when the context has no room."""
     request_timeout_s: float = 600.0

@@ -58,7 +58,7 @@ def check_sampling(draft: RequestDraft, max_n: int) -> None:
     _check_range(draft.min_tokens, "min_tokens", 0, None)
     _check_range(draft.temperature, "temperature", 0, 2)
     _check_range(draft.top_p, "top_p", 0, 1, open_low=True)
-    _check_range(draft.top_k, "top_k", 1, 2**31)
+    _check_range(draft.top_k, "top_k", 0, 2**31)
     _check_range(draft.min_p, "min_p", 0, 1)
     _check_range(draft.repetition_penalty, "repetition_penalty", 0, 10, open_low=True)
     _check_range(draft.presence_penalty, "presence_penalty", -2, 2)

@@ -11,6 +11,7 @@ from router.config import RouterConfig
 from router.draft_checks import check_sampling, check_template, check_token_ids
 from router.errors import InvalidRequest, ModelNotFound, StartError
 from router.fleet import Fleet
+from router.generation_defaults import generation_defaults, tell
 from router.prompts import ChatPrompt, Prompt, num_chars
 from router.queueing.lobby import Lobby
 from router.requests import GenerateRequest, RequestDraft
@@ -40,7 +41,9 @@ class ServedModel:
         self.structured = Structured(config, card, tokenizer)
         self.num_admitted = 0
         """Answers that are being made, or wait."""
-        self._defaults = _sampling_defaults(config, card.name)
+        self._from_model = generation_defaults(card.generation, config.generation_config, card.name)
+        self._defaults = {**self._from_model.sampling, **_sampling_defaults(config, card.name)}
+        tell(self._from_model, card.name)
 
     @property
     def name(self) -> str:
@@ -55,6 +58,11 @@ class ServedModel:
     def max_model_len(self) -> int:
         """Of the model, or less: see Fleet.max_model_len."""
         return min(self.card.max_model_len, self.fleet.max_model_len or self.card.max_model_len)
+
+    @property
+    def sampling_defaults(self) -> Mapping[str, float]:
+        """What requests that leave it open have: of the configuration, or else of the model."""
+        return self._defaults
 
     async def prepare(self, draft: RequestDraft) -> GenerateRequest:
         """Checked and tokenized. Raises InvalidRequest."""
@@ -84,7 +92,7 @@ class ServedModel:
         return await asyncio.to_thread(lambda: [*map(self.tokenizer.token_text, tokens)])
 
     def _with_defaults(self, draft: RequestDraft) -> RequestDraft:
-        """What the client left open is as the configuration says for this model."""
+        """What the client left open is as the configuration says for this model, or the model."""
         left_open = {
             name: value for name, value in self._defaults.items() if getattr(draft, name) is None
         }
@@ -95,6 +103,7 @@ class ServedModel:
             vocab_size=self.card.vocab_size,
             max_model_len=self.max_model_len,
             default_max_tokens=self.config.default_max_tokens,
+            longest_answer=self._from_model.max_tokens,
             request_timeout_s=self.config.request_timeout_s,
             ttft_target_s=self.config.ttft_target_s,
             tpot_target_s=self.config.tpot_target_s,

@@ -24,6 +24,7 @@ class RequestDraft(msgspec.Struct, frozen=True, kw_only=True):
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
+    """0 is all of them, whatever the defaults say."""
     min_p: float | None = None
     repetition_penalty: float | None = None
     presence_penalty: float | None = None

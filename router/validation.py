@@ -29,6 +29,8 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     vocab_size: int
     max_model_len: int
     default_max_tokens: int
+    longest_answer: int | None = None
+    """More than so many tokens are never made, whatever is asked for."""
     request_timeout_s: float
     ttft_target_s: float | None = None
     tpot_target_s: float | None = None
@@ -149,6 +151,8 @@ def _max_tokens(draft: RequestDraft, num_prompt: int, bounds: Bounds, field: str
             f"more than the model's {bounds.max_model_len}: ask for at most {room}",
             "max_tokens",
         )
+    if bounds.longest_answer is not None:
+        wanted = min(wanted, bounds.longest_answer)
     if min_tokens > wanted:
         raise InvalidRequest(f"min_tokens {min_tokens} is over max_tokens {wanted}", "min_tokens")
     return wanted
@@ -195,6 +199,8 @@ def _sampling(draft: RequestDraft, max_tokens: int, rules: TokenRules | None) ->
         )
         if getattr(draft, name) is not None
     }
+    if given.get("top_k") == 0:  # all
+        del given["top_k"]
     return SamplingParams(
         max_tokens=max_tokens,
         seed=secrets.randbits(63) if draft.seed is None else draft.seed,

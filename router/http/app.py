@@ -109,6 +109,7 @@ class _Service:
             created=self._created,
             root=model.name,
             max_model_len=model.max_model_len,
+            sampling_defaults=dict(model.sampling_defaults),
         )
 
 

@@ -128,6 +128,8 @@ class ModelBody(msgspec.Struct, frozen=True, kw_only=True):
     root: str
     parent: None = None
     max_model_len: int
+    sampling_defaults: dict[str, float]
+    """What requests have that leave it open."""
     permission: list[Any] = []
 
 

@@ -91,7 +91,7 @@ def _common(body: CommonBody, head: RequestHead) -> dict[str, Any]:
         "request_id": body.request_id or head.request_id,
         "trace_id": head.trace_id,
         "split": split_asked(head.split),
-        "top_k": None if body.top_k in (-1, 0) else body.top_k,  # both mean "all" to engines
+        "top_k": 0 if body.top_k == -1 else body.top_k,  # both mean "all" to engines
         "logit_bias": _logit_bias(body.logit_bias or {}),
         "allowed_token_ids": None if allowed is None else tuple(allowed),
         "bad_words": tuple(body.bad_words or ()),

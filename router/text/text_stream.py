@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from router.merge import Tokens
 from router.text.detokenizer import Detokenizer
@@ -13,10 +14,18 @@ from wire.messages import FinishReason
 class TextStream:
     """Counts the tokens that belong to the answer: those after a stop string do not."""
 
-    def __init__(self, detokenizer: Detokenizer, stops: StopMatcher, min_tokens: int) -> None:
+    def __init__(
+        self,
+        detokenizer: Detokenizer,
+        stops: StopMatcher,
+        min_tokens: int,
+        hidden: Mapping[int, str] = MappingProxyType({}),
+    ) -> None:
+        """`hidden` are the names of special tokens that leave no text, but can be stops."""
         self._detokenizer = detokenizer
         self._stops = stops
         self._min_tokens = min_tokens
+        self._hidden = hidden
         self.num_tokens = 0
         self.finish: FinishReason | None = None
         self.ended_here = False
@@ -38,6 +47,7 @@ class TextStream:
             ends = last and tokens.finish is not None and token == tokens.stop_token
             if ends and not self._stops.include:
                 self.num_tokens += 1
+                pieces.append(self._push_name(token))
                 break  # a stop token ends the answer and is no part of its text
             pieces.append(self._push(token))
             if self._stops.matched is not None:
@@ -64,7 +74,14 @@ class TextStream:
         self.num_tokens += 1
         if self.num_tokens < self._min_tokens:
             return text  # stops count from min_tokens on
-        return self._stops.push(text)
+        return self._stops.push(text) + self._push_name(token)
+
+    def _push_name(self, token: int) -> str:
+        """What its hidden name, where it has one, shows to be no stop."""
+        name = self._hidden.get(token)
+        if name is None or self.num_tokens < self._min_tokens:
+            return ""
+        return self._stops.push(name, hidden=True)
 
     def _flush(self) -> str:
         return self._stops.push(self._detokenizer.flush()) + self._stops.flush()

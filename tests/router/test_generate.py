@@ -310,3 +310,28 @@ def assert_nothing_is_left(stage: Stage, *workers: FakeWorker) -> None:
     for worker in workers:
         view = stage.view(worker)
         assert (view.num_legs, view.num_queued_tokens) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("stop", "expected"),
+    [
+        ("<|user|>", "fox"),  # in the middle of the answer
+        ("<|user|> jumps", "fox"),
+        ("fox<|user|>", ""),
+        ("<|eos|>", "fox jumps"),  # which ends it in any case, and is told by its name
+        ("<|bos|>", "fox jumps"),
+    ],
+)
+@pytest.mark.parametrize("include", [False, True])
+async def test_a_stop_may_name_a_special_token(
+    stage: Stage, backend: Tokenizer, stop: str, expected: str, include: bool
+) -> None:
+    script = [*ids(backend, "fox"), USER, *ids(backend, " jumps")]
+    await stage.add_pair(script)
+    request = {"text": "a", "stop": [stop], "max_tokens": 50, "include_stop": include}
+    responses = [response async for response in stage.call(**request)]
+    found = stop != "<|bos|>"
+    text = "".join(response.text for response in responses)
+    assert text == expected + (stop if found and include else "")
+    assert responses[-1].finish_reason == pb.FINISH_REASON_STOP
+    assert responses[-1].matched_stop.text == (stop if found else "")

@@ -55,7 +55,6 @@ GRPC_CASES: list[tuple[dict[str, Any], str]] = [
     (sampling(top_p=0), "top_p"),
     (sampling(top_p=1.1), "top_p"),
     (sampling(top_p=NAN), "top_p"),
-    (sampling(top_k=0), "top_k"),
     (sampling(min_p=-0.1), "min_p"),
     (sampling(min_p=1.1), "min_p"),
     (sampling(repetition_penalty=0), "repetition_penalty"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,9 @@ import pytest
 from tokenizers import Tokenizer
 
 from kv_transfer.hashing import block_hashes
-from router.config import ModelConfig, RouterConfig, SamplingDefaults
+from router.config import GenerationConfig, ModelConfig, RouterConfig, SamplingDefaults
 from router.errors import StartError
+from router.generation_defaults import GenerationDefaults, generation_defaults
 from router.placing.ledger import PromptHashes
 from router.placing.need import Split
 from router.server import RouterServer
@@ -242,6 +245,80 @@ async def test_what_a_model_has_of_its_own_wins_over_the_router_s(
         ours = (sampling.temperature, sampling.top_k, sampling.max_tokens)
         assert ours == ((0.25, 7, 2) if model == "other" else (1.0, None, 3))
         assert sampling.top_p == 0.5
+
+
+@pytest.fixture
+def own_dir(model_dir: Path, tmp_path: Path) -> Path:
+    """A model whose authors say how its tokens are to be chosen."""
+    directory = Path(shutil.copytree(model_dir, tmp_path / "own"))
+    said = {
+        "eos_token_id": [EOS],
+        "do_sample": True,
+        "temperature": 0.6,
+        "top_k": 20,
+        "top_p": 0.95,
+        "repetition_penalty": 1.05,
+        "max_new_tokens": 5,
+        "min_p": None,
+    }
+    (directory / "generation_config.json").write_text(json.dumps(said))
+    return directory
+
+
+async def test_the_models_own_sampling_is_the_default(
+    start_stage: StartStage, own_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Requests win over the configuration, and that over the model."""
+    own = ModelConfig(path=str(own_dir), sampling=SamplingDefaults(top_p=0.5))
+    with caplog.at_level(logging.INFO):
+        stage = await start_stage(models={"tiny": own})
+    assert "temperature 0.6, top_p 0.95, top_k 20" in caplog.text
+    assert "generation_config: ignore" in caplog.text
+    prefill, _ = await stage.add_pair([65])
+    async with http_client(stage) as http:
+        await http.post("/v1/completions", json={"prompt": "a", "max_tokens": 100})
+        asked = {"prompt": "a", "top_k": -1, "temperature": 0, "repetition_penalty": 1.0}
+        await http.post("/v1/completions", json=asked)
+        (listed,) = (await http.get("/v1/models")).json()["data"]
+    first, second = [(await prefill.hears(Submit, nth)).sampling for nth in (1, 2)]
+    assert (first.temperature, first.top_k, first.top_p) == (0.6, 20, 0.5)
+    assert (first.repetition_penalty, first.max_tokens) == (1.05, 5)
+    assert (second.temperature, second.top_k, second.top_p) == (0, None, 0.5)
+    assert second.repetition_penalty == 1.0
+    assert listed["sampling_defaults"] == {
+        "temperature": 0.6,
+        "top_p": 0.5,
+        "top_k": 20,
+        "repetition_penalty": 1.05,
+    }
+
+
+@pytest.mark.parametrize("of_the_model", [True, False])
+async def test_the_models_own_sampling_can_be_switched_off(
+    start_stage: StartStage, own_dir: Path, of_the_model: bool
+) -> None:
+    ignore = GenerationConfig.IGNORE
+    own = ModelConfig(path=str(own_dir), generation_config=ignore if of_the_model else None)
+    router = {} if of_the_model else {"generation_config": ignore}
+    stage = await start_stage(models={"tiny": own}, **router)
+    prefill, _ = await stage.add_pair([65])
+    await generate(stage, max_tokens=100)
+    sampling = (await prefill.hears(Submit)).sampling
+    assert (sampling.temperature, sampling.top_k, sampling.top_p) == (1.0, None, 1.0)
+    assert sampling.max_tokens == 100
+    assert stage.model.card.eos_token_ids == (EOS,)
+
+
+def test_what_a_model_says_and_no_request_could_ask_for_is_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    said = {"temperature": 7, "top_k": "all", "top_p": 0, "max_new_tokens": 0, "min_p": 0.1}
+    defaults = generation_defaults(said, GenerationConfig.MODEL, "odd")
+    assert defaults == GenerationDefaults({"min_p": 0.1})
+    for name in ("temperature", "top_k", "top_p", "max_new_tokens"):
+        assert f"model odd: generation_config.json: {name} " in caplog.text
+    unlimited = {"top_k": -1}
+    assert generation_defaults(unlimited, GenerationConfig.MODEL, "m").sampling == {"top_k": 0}
 
 
 def test_a_router_without_a_model_says_so() -> None:

@@ -53,5 +53,26 @@ def test_nothing_is_shown_after_a_stop() -> None:
     assert matcher.flush() == ""
 
 
+@given(TEXT, STOPS, st.lists(st.tuples(st.integers(0, 30), st.sampled_from(["ab", "ca"]))))
+def test_hidden_text_is_matched_and_never_shown(
+    text: str, stops: list[str], names: list[tuple[int, str]]
+) -> None:
+    """Beside the definition for the text with the names in it, of which they are taken out."""
+    matcher, shown, whole, marked = StopMatcher(stops), "", "", ""
+    inserts: dict[int, str] = dict(names)
+    for index in range(len(text) + 1):
+        if index in inserts:
+            shown += matcher.push(inserts[index], hidden=True)
+            whole += inserts[index]
+            marked += "-" * len(inserts[index])
+        shown += matcher.push(text[index : index + 1])
+        whole += text[index : index + 1]
+        marked += text[index : index + 1]
+    shown += matcher.flush()
+    before, stop = expected(whole, stops)
+    assert matcher.matched == stop
+    assert shown == marked[: len(before)].replace("-", "")
+
+
 def test_without_stops_text_passes_untouched() -> None:
     assert StopMatcher([]).push("anything") == "anything"
