@@ -18,10 +18,13 @@ from router.config import RouterConfig
 from tests.helm.documents import Document, PodTemplate, name_of, of_kind, pods
 from tests.helm.engines import NAMESPACE
 from tests.helm.references import within
+from tests.helm.rollouts import rollout_problems
 from worker.config import WorkerConfig
 
 PROCESS_DRAIN_S = 30
 """How long `python -m router` and the workers drain after SIGTERM."""
+SOME = 2
+"""Pods of a Deployment that another autoscaler than the chart's owns."""
 LONG_RUNNING = ("Deployment",)
 
 
@@ -39,6 +42,7 @@ def meaning_problems(documents: list[Document], folder: Path) -> Iterator[str]:
     yield from _policy_problems(documents, templates)
     yield from _ray_problems(documents, folder)
     yield from _hook_problems(documents)
+    yield from rollout_problems(documents)
 
 
 def _hardening_problems(pod: PodTemplate) -> Iterator[str]:
@@ -205,7 +209,8 @@ def _counts(documents: list[Document], selector: dict[str, Any]) -> Iterator[int
     for deployment in of_kind(documents, "Deployment"):
         if within(selector, deployment["spec"]["template"]["metadata"]["labels"]):
             name = deployment["metadata"]["name"]
-            yield deployment["spec"].get("replicas", fewest.get(name, 1))
+            chosen_by_others = fewest.get(name, SOME)
+            yield deployment["spec"].get("replicas", chosen_by_others)
     for cluster in of_kind(documents, "RayCluster"):
         for group in cluster["spec"]["workerGroupSpecs"]:
             if within(selector, group["template"]["metadata"]["labels"]):
@@ -226,7 +231,8 @@ def _address_problems(documents: list[Document], templates: list[PodTemplate]) -
             yield f"{owner}: {host} has no port {port}"
     for service in services.values():
         for port in service["ports"]:
-            if port["name"] == "grpc" and service.get("clusterIP") != "None":
+            inside = service.get("type", "ClusterIP") == "ClusterIP"
+            if port["name"] == "grpc" and inside and service.get("clusterIP") != "None":
                 yield "the gRPC service balances connections, not calls: it must be headless"
             if "appProtocol" not in port:
                 yield f"the port {port['name']} has no appProtocol"
@@ -310,7 +316,7 @@ def _group_problems(
         yield f"{name}: workers want other CPUs or GPUs than nodes have"
     limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
     gpus = sum(int(count) for device, count in limits.items() if device.endswith("/gpu"))
-    if gpus != pool.num_gpus:
+    if gpus != pool.num_gpus and not group["template"]["spec"].get("resourceClaims"):
         yield f"{name}: a worker wants {pool.num_gpus} GPUs, and its pod is given {gpus}"
 
 

@@ -28,6 +28,7 @@ class Defect(NamedTuple):
     """A file of ci/, or the values."""
 
 
+CLAIMS = [{"name": "gpu", "resourceClaimTemplateName": "one-gpu"}]
 DEFECTS = {
     "a selector that matches no pod": Defect(
         "router-deployment.yaml",
@@ -260,6 +261,63 @@ DEFECTS = {
         "range $dns.ports",
         "range list 5353",
         "from asking DNS",
+    ),
+    "a policy without OpenShift's DNS": Defect(
+        "_policies.tpl",
+        "range $dns.ports",
+        "range list 53",
+        "meaning: NetworkPolicy/rel-tandem-driver: DNS answers at [53, 5353]",
+    ),
+    "a policy that keeps downloads from a mirror": Defect(
+        "_policies.tpl",
+        '$urls = append $urls (default "https://the.default" $model.endpoint)',
+        '$urls = append $urls "https://the.default"',
+        "from its download, at port 8443",
+        {"model": {"source": "hf", "hf": {"repo": "o/m", "endpoint": "https://hub.example:8443"}}},
+    ),
+    "a policy that keeps downloads from their proxy": Defect(
+        "_policies.tpl",
+        "list .Values.download.proxy.http .Values.download.proxy.https",
+        "list",
+        "from its download, at port 3128",
+        {
+            "model": {"source": "hf", "hf": {"repo": "o/m"}},
+            "download": {"proxy": {"https": "http://proxy.example:3128"}},
+        },
+    ),
+    "a rollout that fails while a worker loads": Defect(
+        "pools.yaml",
+        'progressDeadlineSeconds: {{ include "tandem.loadBudget" $root }}',
+        "minReadySeconds: 0",
+        "Deployment/rel-tandem-decode: a rollout fails after 600 s, while starting may take 1800 s",
+        "cpu",
+    ),
+    "routers that count as failed before their workers are there": Defect(
+        "router-deployment.yaml",
+        'add $router.startTimeoutSeconds (include "tandem.loadBudget" . | int)',
+        "$router.startTimeoutSeconds",
+        "Deployment/rel-tandem-router: a rollout fails after 120 s, while starting may take 1920 s",
+        "cpu",
+    ),
+    "a download that goes with the release": Defect(
+        "model-download.yaml",
+        'dict "helm.sh/resource-policy" "keep"',
+        'dict "helm.sh/policy" "keep"',
+        "and what was downloaded with it",
+        "efa",
+    ),
+    "routers on IPv4 alone": Defect(
+        "_settings.tpl",
+        "{{ .Values.network.listen }}",
+        "0.0.0.0",
+        "Deployment/rel-tandem-router: router listens on IPv4 alone",
+    ),
+    "claims of devices that no container uses": Defect(
+        "_workers.tpl",
+        '{{- $_ := set $resources "claims" $claims -}}',
+        "",
+        "claims ['gpu'], and its containers use []",
+        {"poolDefaults": {"resourceClaims": CLAIMS, "gpus": {"count": 1, "resourceName": ""}}},
     ),
     "a driver that looks for another head": Defect(
         "_names.tpl",

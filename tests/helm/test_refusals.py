@@ -84,6 +84,87 @@ REFUSED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         },
         ("set monitoring.serviceMonitor.keySecret.name",),
     ),
+    "a misspelt setting of workers": (
+        {"worker": {"settings": {"cache_fracton": 0.5}}},
+        ("worker", "settings", "cache_fracton"),
+    ),
+    "a setting of another type": (
+        {"pools": {"decode": {"settings": {"chunk_tokens": "many"}}}},
+        ("decode", "settings", "chunk_tokens"),
+    ),
+    "a misspelt setting of routers": (
+        {"router": {"settings": {"splt": "always"}}},
+        ("router", "settings", "splt"),
+    ),
+    "a choice that routers do not know": (
+        {"router": {"settings": {"split": "sometimes"}}},
+        ("router", "settings", "split"),
+    ),
+    "a misspelt setting of a model": (
+        {"models": {"small": {"path": "/small", "tool_praser": "hermes"}}},
+        ("small", "tool_praser"),
+    ),
+    "a pool's setting that is the chart's": (
+        {"pools": {"decode": {"settings": {"metrics_port": 1234}}}},
+        ("the settings of pools.decode", "have metrics_port"),
+    ),
+    "a model from two places": (
+        {"models": {"small": {"path": "/small", "hf": {"repo": "o/small"}}}},
+        ("models.small: write either path", "or hf"),
+    ),
+    "GPUs that workers do not use": (
+        {"poolDefaults": {"gpus": {"count": 4}}},
+        ("gpus.count is 4, and its workers use 1", "tensor_parallel_size"),
+    ),
+    "ranks without GPUs of their own": (
+        {"poolDefaults": {"gpus": {"count": 1}, "settings": {"tensor_parallel_size": 2}}},
+        ("gpus.count is 1, and its workers use 2",),
+    ),
+    "an autoscaler of Ray's workers": (
+        {"pools": {"decode": {"replicas": None}}},
+        ("pools.decode: an autoscaler scales Deployments", "set launcher=pods"),
+    ),
+    "an autoscaler without metrics": (
+        {"launcher": "pods", "pools": {"decode": {"autoscaling": {"enabled": True}}}},
+        ("pools.decode.autoscaling has no metrics", "external=true"),
+    ),
+    "fewest workers over most": (
+        {
+            "launcher": "pods",
+            "poolDefaults": {"autoscaling": {"enabled": True, "external": True, "minReplicas": 9}},
+        },
+        ("autoscaling.minReplicas is 9, more than maxReplicas, which is 4",),
+    ),
+    "two pools of one port on one node": (
+        {
+            "launcher": "pods",
+            "poolDefaults": {"hostNetwork": True, "colocateKey": "kubernetes.io/hostname"},
+        },
+        ("share a node's network (hostNetwork) and the port 9000", "prefill.port"),
+    ),
+    "two workers of one port on one node": (
+        {
+            "poolDefaults": {"hostNetwork": True, "colocateKey": "kubernetes.io/hostname"},
+            "pools": {"decode": {"replicas": 2}},
+        },
+        ("pools.decode has 2 workers of one port on the network of one node",),
+    ),
+    "one port for work and metrics": (
+        {"worker": {"metricsPort": 9000}},
+        ("port and metricsPort are both 9000",),
+    ),
+    "two bundles of authorities": (
+        {"download": {"caBundle": {"configMap": "a", "secret": "b"}}},
+        ("download.caBundle names a configMap and a secret",),
+    ),
+    "a label that the chart selects by": (
+        {"poolDefaults": {"podLabels": {"tandem/component": "router"}}},
+        ("podLabels", "component"),
+    ),
+    "containers among further fields of a pod": (
+        {"router": {"extraPodSpec": {"containers": []}}},
+        ("router", "extraPodSpec", "containers"),
+    ),
     "one port for two": ({"router": {"ports": {"grpc": 8000}}}, ("router.ports has a port twice",)),
     "a setting that is the chart's": (
         {"router": {"settings": {"http_port": 1}}},

@@ -67,3 +67,64 @@ def test_the_chart_and_its_images_may_be_of_another_version(
     assert "0.2.0" in str(after["Deployment/serve-router"])
     for name in before.keys() & after.keys():
         assert list(refused_changes(before[name], after[name])) == []
+
+
+DEFECTS: dict[str, tuple[str, str, str, str, str]] = {
+    "a Job of one name": (
+        "model-download.yaml",
+        "-model-{{ $template | sha256sum | trunc 8 }}",
+        "-model",
+        "images.router.tag",
+        "Job/serve-model: spec.template",
+    ),
+    "a Job whose name hashes less than its template": (
+        "model-download.yaml",
+        "{{ $template | sha256sum | trunc 8 }}",
+        "{{ toJson $model | sha256sum | trunc 8 }}",
+        "download.extraEnv",
+        "spec.template",
+    ),
+    "a claim of one name": (
+        "_model.tpl",
+        '(printf "%s-model-%s" (include "tandem.fullname" .) $suffix)',
+        '(printf "%s-model" (include "tandem.fullname" .))',
+        "model.hf.claim.storageClass",
+        "PersistentVolumeClaim/serve-model: spec.storageClassName",
+    ),
+    "a selector that a value changes": (
+        "_names.tpl",
+        "app.kubernetes.io/name: {{ .root.Chart.Name }}",
+        "app.kubernetes.io/name: {{ default .root.Chart.Name .root.Values.nameOverride }}",
+        "nameOverride",
+        "Deployment/serve-router: spec.selector",
+    ),
+    "a service that stops being headless": (
+        "router-services.yaml",
+        "spec:\n  clusterIP: None\n  {{- $families | nindent 2 }}\n  selector",
+        'spec:\n  clusterIP: {{ .Values.router.grpcService.enabled | ternary "" "None" | quote }}\n'
+        "  selector",
+        "router.grpcService.enabled",
+        "Service/serve-grpc: spec.clusterIP",
+    ),
+}
+"""File, what stands there, what is put there, the value that is changed, what the server says."""
+
+
+@pytest.mark.parametrize("what", DEFECTS)
+def test_a_chart_that_would_change_it_is_found_out(what: str, helm4: Helm4, tmp_path: Path) -> None:
+    file, right, wrong, path, said = DEFECTS[what]
+    chart = tmp_path / "tandem"
+    shutil.copytree(CHART, chart)
+    text = (chart / "templates" / file).read_text()
+    assert right in text, "the chart has changed: so must this defect"
+    (chart / "templates" / file).write_text(text.replace(right, wrong, 1))
+    base = BASES["pods"]
+    before, after = (
+        _parsed(helm4.render(chart, values)) for values in (base, over(base, CHANGES[path]))
+    )
+    problems = [
+        it
+        for name in before.keys() & after.keys()
+        for it in refused_changes(before[name], after[name])
+    ]
+    assert any(said in it for it in problems), problems
