@@ -9,7 +9,8 @@ import msgspec
 import yaml
 
 from cluster.errors import BadConfig
-from cluster.pools import POOL_KEYS, Pool, compose_models, compose_pools, mapping
+from cluster.key_errors import explain_key_error, name_origin
+from cluster.pools import MODEL_KEYS, POOL_KEYS, Pool, compose_models, compose_pools, mapping
 from cluster.ray_config import RayConfig, check_name, check_nodes
 from router.config import ModelConfig, RouterConfig
 from runtime.tls import MutualTls
@@ -80,9 +81,16 @@ def at_home(config: ProcessConfig, address: str) -> ProcessConfig:
 def load_config(path: str | None, overrides: dict[str, Any]) -> ClusterConfig:
     """Read `path`, apply dotted overrides such as {"prefill.replicas": 2}, and check everything.
 
-    Raises BadConfig, which names the key.
+    Raises BadConfig, which names the file, the key, and the one that was probably meant.
     """
     tree = _read(path) if path is not None else {}
+    try:
+        return _from_tree(tree, overrides)
+    except BadConfig as error:
+        raise BadConfig(name_origin(str(error), path, overrides)) from error
+
+
+def _from_tree(tree: dict[str, Any], overrides: dict[str, Any]) -> ClusterConfig:
     for key, value in overrides.items():
         _override(tree, key, value)
     models = compose_models(tree)
@@ -91,7 +99,8 @@ def load_config(path: str | None, overrides: dict[str, Any]) -> ClusterConfig:
     try:
         config = msgspec.convert(tree, ClusterConfig)
     except msgspec.ValidationError as error:
-        raise BadConfig(f"{path or 'configuration'}: {error}") from error
+        also = (*MODEL_KEYS, *POOL_KEYS)
+        raise BadConfig(explain_key_error(error, ClusterConfig, also=also)) from error
     config = msgspec.structs.replace(config, pools=compose_pools(pools, models, defaults))
     _check(config)
     return config

@@ -43,6 +43,9 @@ def start_light_ray(init: Callable[..., Any] = ray.init, **options: Any) -> None
         try:
             init(include_dashboard=False, _node_ip_address=LOOPBACK, **options)
             return
+        except KeyboardInterrupt:
+            _end(_children() - before)
+            raise
         except (TypeError, ValueError):
             raise  # an option that it does not take is none the next time either
         except Exception as error:  # Ray raises nothing narrower

@@ -11,6 +11,7 @@ import msgspec
 
 from cluster.bundled import BUNDLED_MODEL, BUNDLED_WORKER
 from cluster.errors import BadConfig
+from cluster.key_errors import explain_key_error
 from cluster.ray_config import Placement
 from router.config import ModelConfig
 from wire.identity import Role
@@ -20,9 +21,9 @@ SHORT_FORM = tuple(role.value for role in Role)
 """Pools at the top level, where there is one model: named after their roles."""
 ROUTER = "router"
 """What routers are called, where pools have names."""
+MODEL_KEYS = ("model", "model_name", "models")
 POOL_KEYS = ("worker", "pools", *SHORT_FORM)
 _POOL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
-_PATH = re.compile(r" - at `\$(.*)`$")
 Section = TypeVar("Section", bound=msgspec.Struct)
 
 
@@ -173,6 +174,4 @@ def decode(tree: Any, kind: type[Section], keys: str) -> Section:
     try:
         return msgspec.convert(tree, kind)
     except msgspec.ValidationError as error:
-        found = _PATH.search(str(error))
-        text = str(error)[: found.start()] if found else str(error)
-        raise BadConfig(f"{text} - at `$.{keys}{found.group(1) if found else ''}`") from error
+        raise BadConfig(explain_key_error(error, kind, keys)) from error

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Any
 
 import msgspec
 import ray
+from ray._private.authentication.authentication_token_setup import (
+    maybe_enable_token_auth_if_token_available,
+)
 from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import (
     NodeAffinitySchedulingStrategy,
@@ -18,10 +22,12 @@ from cluster.cluster_name import NAMESPACE, claim, submission_id
 from cluster.config import ClusterConfig, ProcessConfig, at_home
 from cluster.demands import pairing, router_demand, worker_demand
 from cluster.errors import NameTaken, StartFailed
+from cluster.interruptible import call_interruptibly
 from cluster.launcher import ROUTER_START_S
 from cluster.light_ray import start_light_ray
 from cluster.placement import Node, Placed, home_again, ranked
 from cluster.pools import Pool
+from cluster.ray_address import ray_address
 from cluster.ray_processes import RayRouter, RayWorker, first_line
 from cluster.ray_rooms import Room, Rooms, nodes
 from cluster.shortage import explain
@@ -151,7 +157,9 @@ class RayLauncher:
         }
         try:
             if address is not None:
-                ray.init(address=address, **options)
+                logging.getLogger("ray").setLevel(logging.ERROR)
+                maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+                call_interruptibly(lambda: ray.init(address=address, **options))
                 self._name_actor = claim(self._config.name)
                 return
             start_light_ray(num_cpus=self._cpus_wanted(), **options)
@@ -165,8 +173,3 @@ class RayLauncher:
         """A laptop has fewer cores than a small cluster has workers: let them share."""
         wanted = sum(pool.replicas * pool.num_cpus for pool in self._config.pools)
         return max(os.cpu_count() or 1, int(wanted + 1))
-
-
-def ray_address(config: ClusterConfig) -> str | None:
-    """Of the Ray to run on; None where a light one is to be started."""
-    return config.ray.address or os.environ.get("RAY_ADDRESS")

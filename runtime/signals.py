@@ -7,7 +7,8 @@ import signal
 
 
 async def stop_signal() -> signal.Signals:
-    """Returns when SIGTERM or SIGINT arrives. Runs in the main thread's event loop."""
+    """Returns when SIGTERM, SIGINT or SIGHUP arrives; where SIGHUP is ignored, as under nohup, it
+    stays so. Runs in the main thread's event loop."""
     loop = asyncio.get_running_loop()
     received: asyncio.Future[signal.Signals] = loop.create_future()
 
@@ -15,6 +16,8 @@ async def stop_signal() -> signal.Signals:
         if not received.done():
             received.set_result(number)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if number is signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
+            continue
         loop.add_signal_handler(number, on_signal, number)
     return await received

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from typer.testing import CliRunner
 
-from cluster.cli import app
+from cluster.commands import app
 from cluster.config import load_config
 from cluster.demo import check_open
 from cluster.errors import BadConfig

@@ -24,9 +24,9 @@ set -euo pipefail
 stop() { kill "$(cat up.pid)" && while kill -0 "$(cat up.pid)"; do sleep 0.1; done; }
 trap '[ ! -e up.pid ] || stop 2> /dev/null || true' EXIT
 curl() { command curl --silent --show-error --fail-with-body "$@"; }
-tandem() {  # `up` serves beside what follows, without Ray, which takes its time
+tandem() {  # `up` serves beside what follows
   if [ "$1" != up ]; then command tandem "$@"; return; fi
-  command tandem "$@" --without-ray > up.log 2>&1 &
+  command tandem "$@" > up.log 2>&1 &
   echo $! > up.pid
   until grep -q '^ready' up.log; do
     kill -0 "$(cat up.pid)" || { cat up.log; exit 1; }
@@ -65,14 +65,28 @@ def _with_helpers(test: str) -> str:
 def test_commands_do_what_the_page_says(page: str, tmp_path: Path) -> None:
     given = [block for block in ALL if block.page == page and block.mark in (FIRST, RUN)]
     given.sort(key=lambda block: block.mark != FIRST)
-    script = PREAMBLE + "\n".join(_step(block) for block in given)
-    script = script.replace(".venv/bin/", "")
+    _run("\n".join(_step(block) for block in given), tmp_path)
+
+
+@pytest.mark.timeout(TIMEOUT_S + 30)
+def test_the_readme_serves_without_ray_too(tmp_path: Path) -> None:
+    readme = ROOT / "README.md"
+    given = [block for block in blocks(readme) if block.mark == RUN]
+    with_ray, without = ".venv/bin/tandem up --http-port", "tandem up --without-ray --http-port"
+    assert [with_ray in block.text for block in given].count(True) == 1
+    assert "`tandem up --without-ray`" in readme.read_text()
+    _run("\n".join(map(_step, given)).replace(with_ray, without), tmp_path)
+
+
+def _run(steps: str, folder: Path) -> None:
+    """As they stand, but for ports that are free."""
+    script = (PREAMBLE + steps).replace(".venv/bin/", "")
     for port in PORTS:
         script = re.sub(rf"\b{port}\b", str(a_free_port()), script)
     environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     ended = subprocess.run(
         ["bash", "-c", script],
-        cwd=tmp_path,
+        cwd=folder,
         env=environment,
         text=True,
         stdout=subprocess.PIPE,
@@ -97,9 +111,13 @@ def _step(block: Block) -> str:
 def test_the_demo_streams_an_answer_and_tells_where_its_time_went() -> None:
     makefile = (ROOT / "Makefile").read_text()
     assert "$(BIN)/tandem demo\n" in makefile
-    command = [str(BIN / "python"), "-m", "cluster", "demo", "--without-ray"]
     ended = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S, check=True
+        [str(BIN / "tandem"), "demo"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=True,
     )
     for stage in ("queue", "prefill", "transfer", "decode", "TTFT", "TPOT"):
         assert stage in ended.stdout

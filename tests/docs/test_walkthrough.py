@@ -25,6 +25,13 @@ def test_the_walk_is_short_and_all_of_it_is_in_the_readme() -> None:
     assert [command for command in given if _squeezed(command) not in said] == []
 
 
+def test_no_command_works_only_once() -> None:
+    """Ray never takes an id again that a job had."""
+    (submits,) = [it for it in commands() if "ray job submit" in it]
+    assert "--submission-id $JOB " in submits
+    assert any(it.startswith("export ") and "JOB=main-$(date " in it for it in commands())
+
+
 def test_the_page_and_the_readme_have_the_same_file() -> None:
     (page,) = [it.text for it in blocks(ROOT / "docs" / "walkthrough.md") if it.language == "yaml"]
     assert page in [it.text for it in blocks(README) if it.language == "yaml"]

@@ -37,7 +37,7 @@ PATIENCE_S = 250.0
 NOISE = re.compile(
     r"\x1b\[[0-9;]*m"  # colours
     r"|^.*(?:packaging|working_dir)\.py.*\n"  # which files the job does not need
-    r"|^\d{4}-\S+ \S+\s(?:INFO|SUCC|WARN) \S+ -- (?=\S)",  # who of Ray says so, and when
+    r"|^(?:\x1b\[[0-9;]*m)*\d{4}-\S+ \S+\s(?:INFO|SUCC|WARN) \S+ -- (?=\S)",  # who says so
     re.M,
 )
 LOOK_EVERY_S = 0.5
@@ -49,11 +49,10 @@ class Walk:
     def __init__(self, folder: Path) -> None:
         self.ports = {port: a_free_port() for port in PORTS}
         self._folder = folder
-        self._exports: list[str] = []
         self._head: Shell | None = None
         self._environment = {
             **{"HOME": str(folder), "TANDEM_CACHE_DIR": str(default_cache())},
-            **{"PATH": f"{BIN}:{os.environ['PATH']}", "RAY_AUTH_MODE": "token"},
+            "PATH": f"{BIN}:{os.environ['PATH']}",
         }
         write_checkpoint(folder / "my-model")
 
@@ -65,7 +64,7 @@ class Walk:
         if command.startswith(STARTS_RAY):
             return self._start_ray(command)
         if command.startswith("export "):
-            self._exports.append(self._here(command))
+            self._export(command)
             return ""
         deadline = time.monotonic() + PATIENCE_S
         while until not in (said := self._run_once(command)):
@@ -85,7 +84,7 @@ class Walk:
 
     def _run_once(self, command: str) -> str:
         ended = subprocess.run(
-            ["bash", "-ec", "\n".join([*self._exports, self._here(command)])],
+            ["bash", "-ec", self._here(command)],
             **{"cwd": ROOT, "env": {**os.environ, **self._environment}, "text": True},
             **{"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "timeout": PATIENCE_S},
             check=False,
@@ -93,12 +92,22 @@ class Walk:
         assert ended.returncode == 0, f"{command}: {ended.stdout}"
         return str(ended.stdout)
 
+    def _export(self, command: str) -> None:
+        """Once, as in the terminal where all further commands are given."""
+        script = f"{self._here(command)}; env -0"
+        told = subprocess.run(
+            ["bash", "-ec", script],
+            env={**os.environ, **self._environment},
+            **{"check": True, "capture_output": True, "text": True},
+        )
+        self._environment = dict(it.split("=", 1) for it in told.stdout.split("\0") if it)
+
     def _start_ray(self, command: str) -> str:
         """With ports that nobody else has, and a place that goes away."""
         port, dashboard = self.ports[6379], self.ports[8265]
         words = [
             *self._here(command).split(),
-            *(f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=4"),
+            *(f"--port={port}", f"--dashboard-port={dashboard}"),
             *("--disable-usage-stats", f"--temp-dir={self._folder}/ray"),
         ]
         self._head = ray_head(lambda: words, self._environment)
@@ -159,7 +168,7 @@ def commands() -> list[str]:
 
 def awaited(command: str) -> str:
     """What the page says to wait for."""
-    return {"ray job logs main": "Ctrl-C stops"}.get(command, "")
+    return "Ctrl-C stops" if command.startswith("ray job logs") else ""
 
 
 def _refresh() -> None:

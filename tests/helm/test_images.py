@@ -18,7 +18,7 @@ DOCKER = ROOT / "docker"
 ROOMS = {path.parent.name for path in ROOT.glob("*/__init__.py")}
 START = {
     "router": "import router.__main__, router.server, grammar.compiler",
-    "worker": "import cluster.cli, cluster.ray_launcher\n"
+    "worker": "import cluster.commands, cluster.ray_launcher\n"
     "import prefill_worker.__main__, decode_worker.__main__",
 }
 ONLY_THESE = """

@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,21 @@ def tandem(*arguments: str) -> tuple[int, str]:
 def test_an_unknown_key_is_named() -> None:
     status, error = tandem("up", "--without-ray", "--set", "prefill.replica=2")
     assert status == 2
-    assert "unknown field `replica` - at `$.prefill`" in error
+    assert error == (
+        "error: prefill.replica=2: Object contains unknown field `replica` - at `$.prefill`; "
+        "did you mean `replicas`?"
+    )
+
+
+def test_a_port_that_is_none_is_one_sentence() -> None:
+    status, error = tandem("up", "--http-port", "99999")
+    assert status == 2
+    assert error.startswith("error: router.http_port=99999: Expected `int` <= 65535")
+
+
+def test_the_version_is_that_of_the_project() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert tandem("--version") == (0, f"tandem {project['version']}\n")
 
 
 def test_an_occupied_port_is_named_with_the_key_to_change() -> None:

@@ -1,0 +1,234 @@
+"""The commands of `tandem`: up, demo and key."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from cluster.config import ClusterConfig, load_config, parse_override
+from cluster.errors import BadConfig, ClusterError
+from cluster.keys import keys_app
+from cluster.launcher import Launcher
+from cluster.ray_address import check_that_ray_answers, ray_address
+from cluster.running import RunningCluster, running
+from cluster.stop_signal import INTERRUPTED, StopSignal
+from cluster.watched_file import WatchedFile
+from runtime.address import LOOPBACK, join_address, reachable, split_address
+
+WATCH_S = 1.0
+DISTRIBUTION = "tandem-serve"
+DEFAULT_PROMPT = "Write a function that returns the lines of a text."
+
+app = typer.Typer(
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    help="Serve a language model on two pools of workers, prefill and decode.",
+)
+app.add_typer(keys_app, name="key")
+console = Console(highlight=False, soft_wrap=True)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"tandem {installed_version()}")
+        raise typer.Exit
+
+
+def installed_version() -> str:
+    """Of the distribution; a directory that a Ray job was given has none."""
+    try:
+        return version(DISTRIBUTION)
+    except PackageNotFoundError:
+        return "(not installed)"
+
+
+@app.callback()
+def _general(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show it and exit.", is_eager=True, callback=_show_version),
+    ] = False,
+) -> None:
+    """Serve a language model on two pools of workers, prefill and decode."""
+
+
+ConfigFile = Annotated[
+    str | None, typer.Option("--config", "-c", help="YAML file; without one, the bundled model.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Override a key: --set prefill.replicas=2. May be repeated."),
+]
+Model = Annotated[str | None, typer.Option(help="Hugging Face model directory to serve.")]
+RayAddress = Annotated[str | None, typer.Option(help="Address of a running Ray cluster.")]
+Host = Annotated[
+    str | None,
+    typer.Option(help="Address at which clients reach it; 0.0.0.0 or :: for all. Else 127.0.0.1."),
+]
+HttpPort = Annotated[int | None, typer.Option(help="0 takes any free port.")]
+Keys = Annotated[str | None, typer.Option(help="File of API keys; see `tandem key new`.")]
+GrpcPort = Annotated[int | None, typer.Option(help="0 takes any free port.")]
+Reload = Annotated[
+    bool,
+    typer.Option(
+        "--reload",
+        help="Read the file again when it changes, and add, drain or replace workers accordingly.",
+    ),
+]
+WithoutRay = Annotated[
+    bool, typer.Option("--without-ray", help="Plain processes on this machine instead of Ray.")
+]
+
+
+@app.command()
+def up(
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    model: Model = None,
+    ray_address: RayAddress = None,
+    host: Host = None,
+    http_port: HttpPort = None,
+    grpc_port: GrpcPort = None,
+    keys: Keys = None,
+    without_ray: WithoutRay = False,
+    reload: Reload = False,
+) -> None:
+    """Start a cluster in the foreground; Ctrl-C or SIGTERM drains and stops it."""
+    with _reporting_errors():
+        given = {
+            "model": model,
+            "ray.address": ray_address,
+            "router.host": host,
+            "router.http_port": http_port,
+            "router.grpc_port": grpc_port,
+            "router.keys_file": keys,
+        }
+        file = _watched_file(config, overrides, given) if reload else None
+        settings = _load(config, overrides, given)
+        for name, model_config in settings.models.items():
+            console.print(f"serving [bold]{name}[/] from {model_config.path}")
+        launcher = _launcher(settings, without_ray)
+        stop = StopSignal()  # after the launcher: connecting to Ray puts a handler of its own
+        with running(settings, launcher, console.print) as cluster:
+            stop.wait(0)  # who reads that it is ready may stop it
+            _invite(cluster)
+            while not stop.wait(WATCH_S):
+                cluster.watch()
+                if file is not None:
+                    _follow(file, cluster)
+            console.print("draining: no new requests; those under way may end")
+    console.print("stopped")
+
+
+@app.command()
+def demo(
+    prompt: Annotated[str, typer.Argument(help="What to ask the bundled model.")] = DEFAULT_PROMPT,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    without_ray: WithoutRay = False,
+) -> None:
+    """Start a cluster, stream one chat, show what each stage took, stop."""
+    from cluster.demo import check_open, run_demo  # other commands need not wait for gRPC's stubs
+
+    with _reporting_errors():
+        settings = _load(config, overrides, {})
+        check_open(settings)
+        launcher = _launcher(settings, without_ray)
+        StopSignal()
+        with running(settings, launcher, console.print) as cluster:
+            run_demo(cluster, prompt, console)
+    console.print("stopped")
+
+
+def _load(
+    path: str | None,
+    overrides: list[str] | None,
+    given: Mapping[str, object],
+) -> ClusterConfig:
+    return load_config(path, _values(overrides, given))
+
+
+def _values(overrides: list[str] | None, given: Mapping[str, object]) -> dict[str, object]:
+    """Options of their own win over `--set`."""
+    values = {key: value for key, value in given.items() if value is not None}
+    return {**dict(map(parse_override, overrides or [])), **values}
+
+
+def _watched_file(
+    path: str | None, overrides: list[str] | None, given: Mapping[str, object]
+) -> WatchedFile:
+    if path is None:
+        raise BadConfig("--reload reads a configuration file again: name one with -c")
+    return WatchedFile(path, _values(overrides, given))
+
+
+def _follow(file: WatchedFile, cluster: RunningCluster) -> None:
+    """What runs becomes like the file; a file that cannot be used changes nothing."""
+    try:
+        config = file.changed()
+    except BadConfig as error:
+        console.print(f"the change is refused: {error}", markup=False)
+        return
+    if config is not None:
+        cluster.change(config)
+
+
+def _launcher(config: ClusterConfig, without_ray: bool) -> Launcher:
+    if without_ray:
+        from cluster.process_launcher import ProcessLauncher
+
+        return ProcessLauncher()
+    address = ray_address(config)
+    console.print(f"starting on Ray at {address or 'this machine'}")
+    if address is not None:
+        check_that_ray_answers(address)
+    from cluster.ray_launcher import RayLauncher  # importing Ray takes a second
+
+    launcher = RayLauncher(config)
+    for warning in launcher.warnings():
+        console.print(f"[bold yellow]warning[/] {warning}")
+    return launcher
+
+
+def _invite(cluster: RunningCluster) -> None:
+    if cluster.config.num_routers == 0:
+        console.print("[bold green]ready[/]   clients go to the routers that worker.routers names")
+        return
+    for warning in cluster.warnings():
+        console.print(f"[bold yellow]warning[/] {warning}")
+    router = cluster.config.router
+    scheme = "http" if router.door_tls is None else "https"
+    host, port = split_address(cluster.addresses.http)
+    url = f"{scheme}://{join_address(reachable(host, LOOPBACK), port)}/v1/chat/completions"
+    key = "" if router.keys_file is None else " -H 'Authorization: Bearer KEY'"
+    model = next(iter(cluster.config.models))
+    console.print(f"[bold green]ready[/]   grpc {cluster.addresses.grpc}   Ctrl-C stops; try:")
+    body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "def add(a, b):"}}]}}'
+    curl = f"  curl {url}{key} -H 'Content-Type: application/json' -d '{body}'"
+    console.print(curl, markup=False)
+
+
+class _reporting_errors:  # used like a function
+    """Turns what a user can mend into one readable line and exit status 2."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, ClusterError):
+            _complain(str(error))
+            sys.exit(2)
+        if isinstance(error, KeyboardInterrupt):
+            _complain("interrupted")
+            sys.stdout.flush()
+            os._exit(INTERRUPTED)  # a call into Ray that was left behind would hold the exit up
+
+
+def _complain(message: str) -> None:
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {message}", markup=False)
