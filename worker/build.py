@@ -23,6 +23,7 @@ from kv_transfer.transport import TransferError, Transport
 from runtime.address import is_loopback
 from worker.config import RunnerKind, WorkerConfig
 from worker.host_memory import make_host_tier
+from worker.locked_memory import warn_of_locked_memory
 from worker.ranks.settings import check_ranks
 
 PROCESS_FABRIC = MemoryFabric()
@@ -114,8 +115,10 @@ def make_transport(config: WorkerConfig, own_name: str) -> Transport:
     if config.transport == "memory":
         return MemoryLink(own_name, PROCESS_FABRIC)
     if config.transport == "nixl":
+        warn_of_locked_memory(config)
         return _make_nixl_link(config, own_name)
     if config.transport == "ucx":
+        warn_of_locked_memory(config)
         return _make_ucx_link(config, own_name)
     raise ConfigError(f"transport is {config.transport!r}, must be 'nixl', 'ucx' or 'memory'")
 
