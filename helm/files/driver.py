@@ -1,23 +1,22 @@
 """Runs one cluster as a Ray job: submits it, watches it, and stops it when this pod is stopped.
 
-The job is `python -m cluster up -c cluster.yaml`, on Ray's head. Its log is there; this process
-tells what becomes of the job. When the job ends by itself, this process ends too, and Kubernetes
-starts another one, later and later where that happens again and again. That one would stop a job
-which still runs: therefore a head that does not answer for a while is asked again, for some time.
+The job is `python -m cluster up --reload`, on Ray's head, which has the cluster's file and sees it
+change: a change of pools is the job's to follow, and this process goes on. The job's log is on the
+head; this process tells what becomes of the job. When the job ends by itself, this process ends
+too, and Kubernetes starts another one, later and later where that happens again and again. A job
+that still runs, because the pod of a driver before this one vanished, is watched from then on.
 """
 
 import os
-import shutil
 import signal
 import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
 
 from ray.job_submission import JobStatus, JobSubmissionClient
 
-ENTRYPOINT = "python -m cluster up -c cluster.yaml"
+ENTRYPOINT = "python -m cluster up --reload -c {}"
 CONNECT_S = 600.0
 WATCH_S = 2.0
 SILENT_S = 60.0
@@ -30,7 +29,7 @@ class Driver:
         self._name = environ["TANDEM_CLUSTER"]
         self._pod = environ["POD_NAME"]
         self._address = environ["TANDEM_RAY_JOBS"]
-        self._file = Path(environ["TANDEM_CLUSTER_FILE"])
+        self._entrypoint = ENTRYPOINT.format(environ["TANDEM_CLUSTER_FILE"])
         self._state = Path(environ["TANDEM_STATE_DIR"])
         self._stop_s = float(environ["TANDEM_STOP_S"])
         self._stopping = stopping
@@ -43,11 +42,10 @@ class Driver:
         client = self._connect()
         if client is None:
             return 0
-        for job in self._running_jobs(client):
-            say(f"{job} is of a driver before this one: stopping it")
-            self._stop(client, job)
-        job = self._submit(client)
-        say(f"{job} submitted to {self._address}: {ENTRYPOINT}")
+        job = self._take_over(client)
+        if job is None:
+            job = self._submit(client)
+            say(f"{job} submitted to {self._address}: {self._entrypoint}")
         while not self._stopping.wait(WATCH_S):
             self._mark("alive", True)
             status = self._status(client, job)
@@ -89,26 +87,33 @@ class Driver:
         self._silent_since = None
         return status
 
+    def _take_over(self, client):
+        """The job of a driver before this one, if it runs the same command; others are stopped."""
+        found = None
+        for job in self._running_jobs(client):
+            if found is None and job.entrypoint == self._entrypoint:
+                found = job.submission_id
+                say(f"{found} of a driver before this one runs: it goes on")
+            else:
+                say(f"{job.submission_id} is of a driver before this one: stopping it")
+                self._stop(client, job.submission_id)
+        return found
+
     def _running_jobs(self, client):
         return [
-            job.submission_id
+            job
             for job in client.list_jobs()
             if job.metadata and job.metadata.get(CLUSTER) == self._name
             if job.submission_id and not job.status.is_terminal()
         ]
 
     def _submit(self, client):
-        with tempfile.TemporaryDirectory() as folder:
-            shutil.copyfile(self._file, Path(folder, "cluster.yaml"))
-            return client.submit_job(
-                entrypoint=ENTRYPOINT,
-                submission_id=f"{self._pod}-{time.time_ns() // 1_000_000}",
-                metadata={CLUSTER: self._name},
-                runtime_env={
-                    "working_dir": folder,
-                    "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(int(self._stop_s))},
-                },
-            )
+        return client.submit_job(
+            entrypoint=self._entrypoint,
+            submission_id=f"{self._pod}-{time.time_ns() // 1_000_000}",
+            metadata={CLUSTER: self._name},
+            runtime_env={"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(int(self._stop_s))}},
+        )
 
     def _stop(self, client, job):
         client.stop_job(job)

@@ -13,6 +13,7 @@ containers:
       - {name: POD_NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
       - {name: TANDEM_RAY_JOBS, value: "http://{{ include "tandem.headService" . }}.{{ .Release.Namespace }}.svc.{{ .Values.clusterDomain }}:8265"}
       - {name: TANDEM_CLUSTER, value: {{ include "tandem.fullname" . }}}
+      # On Ray's head, where the job runs.
       - {name: TANDEM_CLUSTER_FILE, value: /etc/tandem/cluster.yaml}
       - {name: TANDEM_STATE_DIR, value: /tmp/driver}
       - {name: TANDEM_STOP_S, value: {{ add .Values.drain.timeoutSeconds .Values.drain.endpointDelaySeconds | quote }}}
@@ -39,10 +40,12 @@ containers:
     securityContext: {{- toYaml .Values.containerSecurityContext | nindent 6 }}
     volumeMounts:
       - {name: tmp, mountPath: /tmp}
-      - {name: config, mountPath: /etc/tandem, readOnly: true}
+      - {name: program, mountPath: /etc/tandem, readOnly: true}
 volumes:
   - name: tmp
     emptyDir: {sizeLimit: 1Gi}
-  - name: config
-    configMap: {name: {{ include "tandem.fullname" . }}-driver}
+  - name: program
+    configMap:
+      name: {{ include "tandem.fullname" . }}-driver
+      items: [{key: driver.py, path: driver.py}]
 {{- end -}}

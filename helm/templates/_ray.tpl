@@ -38,6 +38,11 @@ volumes:
     emptyDir: {medium: Memory, sizeLimit: 1Gi}
   - name: tmp
     emptyDir: {sizeLimit: 10Gi}
+  # The job that the driver submits reads it, again when it changes.
+  - name: cluster
+    configMap:
+      name: {{ include "tandem.fullname" . }}-driver
+      items: [{key: cluster.yaml, path: cluster.yaml}]
   {{- include "tandem.modelVolumes" (dict "root" .) | nindent 2 }}
   {{- with $head.extraVolumes }}
   {{- toYaml . | nindent 2 }}
@@ -72,6 +77,7 @@ securityContext: {{- toYaml .Values.containerSecurityContext | nindent 2 }}
 volumeMounts:
   - {name: shm, mountPath: /dev/shm}
   - {name: tmp, mountPath: /tmp}
+  - {name: cluster, mountPath: /etc/tandem, readOnly: true}
   {{- include "tandem.modelMounts" (dict "root" .) | nindent 2 }}
   {{- with $head.extraVolumeMounts }}
   {{- toYaml . | nindent 2 }}

@@ -14,8 +14,10 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from tests.helm.containers import free_ports, started
 from tests.helm.documents import PodTemplate
@@ -67,7 +69,8 @@ def test_the_driver_runs_the_cluster_on_ray_and_stops_it(
     helm3: Helm3, tmp_path: Path, jobs_url: str
 ) -> None:
     # Here both workers are on one node: they cannot have the same port.
-    decode = {"role": "decode", "settings": {"metrics_port": 0}}
+    (port,) = free_ports(1)
+    decode = {"role": "decode", "metricsPort": port}
     site = Site(helm3, {"router": {"replicas": 1}, "pools": {"decode": decode}}, tmp_path)
     head = f"http://rel-tandem-ray-head-svc.{NAMESPACE}.svc.cluster.local:8265"
     site.moved |= {head: jobs_url, "/tmp/driver": str(tmp_path / "state")}
@@ -83,6 +86,17 @@ def test_the_driver_runs_the_cluster_on_ray_and_stops_it(
             assert _is_waited_for(site.template(owner)), f"{owner} would not wait for its drain"
         ((job, before),) = _jobs(jobs_url).items()
         assert before == "RUNNING"
+        # As `helm upgrade` changes the file that is mounted into the head.
+        file = tmp_path / "cluster.yaml"
+        tree = yaml.safe_load(file.read_text())
+        for replicas, line in ((0, "decode-0   left"), (1, "decode-0   ready")):
+            num_told = _log(jobs_url, job).count(line)
+            tree["pools"]["decode"]["replicas"] = replicas
+            file.write_text(yaml.safe_dump(tree))
+            _await_line(jobs_url, job, line, num_told + 1)
+        with started(test):
+            assert test.process.wait(timeout=200) == 0, test.log.read_text()
+        assert _jobs(jobs_url) == {job: "RUNNING"}, "the same job goes on"
         assert driver.terminate(DRAIN_S) == 0, driver.log.read_text()
         assert not driver.probe("readinessProbe")
         router.await_probe("readinessProbe", False)  # its workers have left
@@ -98,10 +112,25 @@ def _is_waited_for(pod: PodTemplate) -> bool:
 
 
 def _jobs(url: str) -> dict[str, str]:
-    request = urllib.request.Request(f"{url}/api/jobs/")
+    return {job["submission_id"]: job["status"] for job in _ask(url, "")}
+
+
+def _log(url: str, job: str) -> str:
+    return str(_ask(url, f"{job}/logs")["logs"])
+
+
+def _await_line(url: str, job: str, line: str, count: int) -> None:
+    deadline = time.monotonic() + START_S
+    while _log(url, job).count(line) < count:
+        assert time.monotonic() < deadline, _log(url, job)
+        time.sleep(0.5)
+
+
+def _ask(url: str, path: str) -> Any:
+    request = urllib.request.Request(f"{url}/api/jobs/{path}")
     request.add_header("Authorization", f"Bearer {TOKEN}")
     with urllib.request.urlopen(request, timeout=30) as response:
-        return {job["submission_id"]: job["status"] for job in json.load(response)}
+        return json.load(response)
 
 
 def _start_head(

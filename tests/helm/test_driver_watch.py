@@ -47,11 +47,23 @@ class Head:
         self._statuses = driver.JobStatus
         self._answers = list(answers)
         self.stopped: list[str] = []
+        self.submitted: list[dict[str, Any]] = []
+        self.running: list[tuple[str, str, str]] = []
+        """Jobs of drivers before: what they are called, their cluster, and their command."""
 
     def list_jobs(self) -> list[Any]:
-        return []
+        return [
+            SimpleNamespace(
+                submission_id=name,
+                entrypoint=entrypoint,
+                metadata={"tandem/cluster": cluster},
+                status=self._statuses[RUNNING],
+            )
+            for name, cluster, entrypoint in self.running
+        ]
 
     def submit_job(self, **job: Any) -> str:
+        self.submitted.append(job)
         return str(job["submission_id"])
 
     def get_job_status(self, job: str) -> Any:
@@ -68,13 +80,11 @@ class Head:
 def run(
     driver: ModuleType, head: Head, folder: Path, monkeypatch: pytest.MonkeyPatch, num_looks: int
 ) -> int:
-    file = folder / "cluster.yaml"
-    file.touch()
     environ = {
         "TANDEM_CLUSTER": "c",
         "POD_NAME": "pod",
         "TANDEM_RAY_JOBS": "http://head:8265",
-        "TANDEM_CLUSTER_FILE": str(file),
+        "TANDEM_CLUSTER_FILE": "/etc/tandem/cluster.yaml",
         "TANDEM_STATE_DIR": str(folder / "state"),
         "TANDEM_STOP_S": "30",
     }
@@ -108,3 +118,26 @@ def test_a_head_that_has_forgotten_the_job_ends_the_driver_at_once(
     gone = RuntimeError("Request failed with status code 404: no such job")
     with pytest.raises(RuntimeError, match="404"):
         run(driver, Head(driver, RUNNING, gone, RUNNING), tmp_path, monkeypatch, num_looks=5)
+
+
+def test_the_job_reads_the_file_on_the_head_and_follows_it(
+    driver: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head = Head(driver, RUNNING)
+    assert run(driver, head, tmp_path, monkeypatch, num_looks=2) == 0
+    (job,) = head.submitted
+    assert job["entrypoint"] == "python -m cluster up --reload -c /etc/tandem/cluster.yaml"
+    assert "working_dir" not in job["runtime_env"], "a copy would never change"
+
+
+def test_a_job_whose_driver_vanished_goes_on_and_others_of_the_cluster_are_stopped(
+    driver: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head = Head(driver, RUNNING)
+    same = driver.ENTRYPOINT.format("/etc/tandem/cluster.yaml")
+    head.running = [("other", "d", same), ("old", "c", "python -m cluster up"), ("mine", "c", same)]
+    monkeypatch.setattr(driver.Driver, "_stop", lambda self, client, job: head.stop_job(job))
+    head.stop_job = lambda job: head.stopped.append(job)  # type: ignore[method-assign]
+    assert run(driver, head, tmp_path, monkeypatch, num_looks=2) == 0
+    assert head.submitted == []
+    assert head.stopped == ["old", "mine"], "its own at last, when the driver was stopped"

@@ -79,10 +79,21 @@ def test_a_change_of_settings_replaces_the_pods_that_read_them(helm3: Helm3) -> 
     before = sums({})
     slower = sums({"worker": {"settings": {"chunk_tokens": 64}}})
     other = sums({"router": {"settings": {"split": "always"}}})
-    driver, router = "Deployment/rel-tandem-driver", "Deployment/rel-tandem-router"
-    assert before[driver] != slower[driver]
+    router = "Deployment/rel-tandem-router"
     assert before[router] == slower[router]
     assert before[router] != other[router]
+
+
+def test_a_change_of_pools_replaces_no_pod_on_ray(helm3: Helm3) -> None:
+    """The job reads the file anew; Ray's nodes of a pool are as many as it has workers."""
+
+    def templates(values: dict[str, object]) -> dict[str, PodTemplate]:
+        return {pod.owner: pod for pod in pods(rendered(helm3, CHART, values))}
+
+    before = templates({})
+    pool = {"replicas": 3, "settings": {"max_sequences": 8}}
+    after = templates({"pools": {"decode": pool}, "worker": {"settings": {"chunk_tokens": 64}}})
+    assert before == after
 
 
 def test_another_version_of_the_chart_replaces_no_pod(helm3: Helm3, tmp_path: Path) -> None:
