@@ -11,6 +11,7 @@ import msgspec
 from llguidance.gbnf_to_lark import any_to_lark
 
 from grammar.errors import GrammarInvalid
+from grammar.json_schema.prepare import prepared_text
 
 
 class _Structure(msgspec.Struct, frozen=True):
@@ -94,9 +95,9 @@ def _tag(
     trigger = next((each for each in triggers if each and structure.begin.startswith(each)), None)
     if trigger is None:
         raise GrammarInvalid(f"no trigger of the structural tag begins {structure.begin!r}")
-    schema = structure.schema if isinstance(structure.schema, dict) else {}
+    schema = prepared_text(json.dumps(structure.schema))
     begun = spelled(structure.begin.removeprefix(trigger), special_tokens)
-    body = f"{begun} %json {json.dumps(schema)} {spelled(structure.end, special_tokens)}"
+    body = f"{begun} %json {schema} {spelled(structure.end, special_tokens)}"
     if trigger in special_tokens:
         return [f"{name}: TEXT {spelled(trigger, special_tokens)} {body}"]
     return [

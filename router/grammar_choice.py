@@ -8,6 +8,7 @@ import msgspec
 
 from grammar import lark
 from grammar.errors import GrammarInvalid
+from grammar.json_schema.prepare import prepared_text
 from router.prompts import Constraint, ConstraintKind, ToolChoice, ToolMode
 from router.requests import RequestDraft
 from router.tool_calls.enforced import Spell
@@ -40,7 +41,8 @@ def constraint_grammar(constraint: Constraint, special_tokens: Mapping[str, int]
         case ConstraintKind.JSON_OBJECT:
             return Grammar(GrammarKind.JSON_SCHEMA, ANY_OBJECT)
         case ConstraintKind.JSON_SCHEMA:
-            return Grammar(GrammarKind.JSON_SCHEMA, constraint.text)
+            text = prepared_text(constraint.text, lenient=constraint.lenient)
+            return Grammar(GrammarKind.JSON_SCHEMA, text)
         case ConstraintKind.REGEX:
             return Grammar(GrammarKind.REGEX, constraint.text)
         case ConstraintKind.CHOICE:

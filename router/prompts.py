@@ -85,6 +85,8 @@ class Constraint(msgspec.Struct, frozen=True, kw_only=True):
     text: str = ""
     field: str
     """Where the client said it."""
+    lenient: bool = False
+    """What of a schema cannot be enforced is no error."""
 
 
 MESSAGE_CHARS = 16

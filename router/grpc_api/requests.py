@@ -9,7 +9,7 @@ import msgspec
 
 from router.draft_checks import split_asked
 from router.errors import InvalidRequest
-from router.openai.prompts import checked_tools
+from router.openai.tool_choice import checked_tools
 from router.prompts import (
     ChatMessage,
     ChatPrompt,

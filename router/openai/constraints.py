@@ -47,8 +47,12 @@ def _response_format(wanted: ResponseFormat) -> Constraint:
         case "json_schema":
             if wanted.json_schema is None or wanted.json_schema.schema is None:
                 raise InvalidRequest("response_format has no schema", f"{field}.json_schema")
-            text = json_text(wanted.json_schema.schema)
-            return Constraint(kind=ConstraintKind.JSON_SCHEMA, text=text, field=field)
+            return Constraint(
+                kind=ConstraintKind.JSON_SCHEMA,
+                text=json_text(wanted.json_schema.schema),
+                field=field,
+                lenient=wanted.json_schema.strict is False,
+            )
         case "structural_tag":
             return Constraint(
                 kind=ConstraintKind.STRUCTURAL_TAG, text=json_text(wanted), field=field

@@ -16,6 +16,7 @@ from router.openai.api import (
     TokenizeBody,
     ToolCallBody,
 )
+from router.openai.tool_choice import checked_tools
 from router.prompts import (
     ChatMessage,
     ChatPrompt,
@@ -23,8 +24,6 @@ from router.prompts import (
     TextPrompt,
     TokenPrompt,
     ToolCall,
-    ToolChoice,
-    ToolMode,
 )
 
 Piece = int | str | list[int]
@@ -62,9 +61,11 @@ def _token_prompt(ids: list[Piece]) -> TokenPrompt:
 
 
 def chat_prompt(
-    body: ChatBody | TokenizeBody, add_special_tokens: bool | None, *, shows_tools: bool = True
+    body: ChatBody | TokenizeBody,
+    add_special_tokens: bool | None,
+    tools: tuple[dict[str, Any], ...] | None = None,
 ) -> ChatPrompt:
-    """Raises InvalidRequest."""
+    """With these tools, or those of the body. Raises InvalidRequest."""
     if body.messages is None:
         raise InvalidRequest("there are no messages", "messages")
     continues = bool(body.continue_final_message)
@@ -74,10 +75,9 @@ def chat_prompt(
             "continue_final_message and add_generation_prompt exclude each other",
             "continue_final_message",
         )
-    tools = checked_tools(body.tools or ())
     return ChatPrompt(
         messages=tuple(map(_chat_message, range(len(body.messages)), body.messages)),
-        tools=tools if shows_tools else (),
+        tools=checked_tools(body.tools or ()) if tools is None else tools,
         add_generation_prompt=adds,
         continue_final_message=continues,
         template=body.chat_template,
@@ -100,40 +100,6 @@ def tokenize_prompt(body: TokenizeBody) -> Prompt:
     if body.prompt is None:
         raise InvalidRequest("there is neither a prompt nor messages", "prompt")
     return TextPrompt(body.prompt, body.add_special_tokens is not False)
-
-
-def checked_tools(tools: Any) -> tuple[dict[str, Any], ...]:
-    """Raises InvalidRequest that says which tool is no function with a name."""
-    for index, tool in enumerate(tools):
-        field = f"tools[{index}]"
-        if tool.get("type") != "function":
-            kind = tool.get("type")
-            raise InvalidRequest(f"a tool of type {kind!r}: only functions can be called", field)
-        function = tool.get("function")
-        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-            raise InvalidRequest("a function needs a name", f"{field}.function")
-        if not isinstance(function.get("parameters", {}), dict | None):
-            raise InvalidRequest(
-                "a function's parameters are a JSON schema", f"{field}.function.parameters"
-            )
-    return tuple(tools)
-
-
-def tool_choice(choice: str | dict[str, Any] | None) -> ToolChoice | None:
-    """Raises InvalidRequest."""
-    if choice is None:
-        return None
-    if choice in ("none", "auto", "required"):
-        return ToolChoice(ToolMode(choice))
-    function = choice.get("function") if isinstance(choice, dict) else None
-    name = function.get("name") if isinstance(function, dict) else None
-    if not isinstance(name, str):
-        raise InvalidRequest(
-            "tool_choice must be none, auto, required, or name a function as "
-            '{"type": "function", "function": {"name": …}}',
-            "tool_choice",
-        )
-    return ToolChoice(ToolMode.NAMED, name)
 
 
 def _chat_message(index: int, message: ChatBodyMessage) -> ChatMessage:

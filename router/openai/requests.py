@@ -14,11 +14,10 @@ from router.openai.api import ChatBody, CommonBody, CompletionBody
 from router.openai.constraints import constraint_of
 from router.openai.prompts import (
     chat_prompt,
-    checked_tools,
     completion_prompts,
     inner_field,
-    tool_choice,
 )
+from router.openai.tool_choice import chosen_tools
 from router.prompts import ToolMode
 from router.requests import RequestDraft
 
@@ -71,14 +70,14 @@ def completion_drafts(body: CompletionBody, head: RequestHead) -> list[RequestDr
 def chat_draft(body: ChatBody, head: RequestHead) -> RequestDraft:
     """Raises InvalidRequest."""
     _refuse({"prompt_logprobs": body.prompt_logprobs, "functions": body.functions})
-    choice = tool_choice(body.tool_choice)
+    tools, choice = chosen_tools(body.tools or (), body.tool_choice)
     # A model that must not call tools is not told of them.
     shows_tools = choice is None or choice.mode is not ToolMode.NONE
     return RequestDraft(
-        prompt=chat_prompt(body, body.add_special_tokens, shows_tools=shows_tools),
+        prompt=chat_prompt(body, body.add_special_tokens, tools if shows_tools else ()),
         max_tokens=_max_tokens(body),
         logprobs=_chat_logprobs(body),
-        tools=checked_tools(body.tools or ()),
+        tools=tools,
         tool_choice=choice,
         parallel_tool_calls=body.parallel_tool_calls,
         **_common(body, head),

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from grammar.json_schema.prepare import prepared
 from grammar.lark import quoted
 from router.tool_calls import deepseek
 
@@ -128,10 +129,11 @@ def _object(name: str, key: str, arguments: str) -> str:
 def enforced_schema(function: Mapping[str, Any], *, of_object: bool = True) -> dict[str, Any]:
     """Of the arguments, which are an object, or of one value.
 
-    What the compiler cannot enforce is an error only for tools that are `strict`.
+    What the compiler cannot enforce is an error only for tools that are `strict`. Raises
+    GrammarInvalid when nothing could follow it.
     """
     schema = dict(function.get("parameters") or {})
     if of_object:
         schema.setdefault("type", "object")
-    lenient = not function.get("strict")
-    return {**schema, "x-guidance": {"whitespace_pattern": JSON_SPACE, "lenient": lenient}}
+    made = prepared(schema, lenient=not function.get("strict"))
+    return {**made, "x-guidance": {**made.get("x-guidance", {}), "whitespace_pattern": JSON_SPACE}}

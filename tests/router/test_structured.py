@@ -146,7 +146,7 @@ async def test_without_a_grammar_nothing_is_read_or_compiled(
             "invalid regex",
         ),
         (
-            {"extra_body": {"structured_outputs": {"json": {"not": {}}}}},
+            {"extra_body": {"structured_outputs": {"json": {"not": {"pattern": "x"}}}}},
             "structured_outputs.json",
             'Unimplemented keys: ["not"]',
         ),
@@ -397,3 +397,79 @@ async def test_a_special_token_of_a_structural_tag_is_part_of_the_answer(
             extra_body={"response_format": {"type": "structural_tag", **tag}},
         )
     assert answer.choices[0].message.content == "so <|user|>12"
+
+
+async def response_format(stage: Stage, **json_schema: Any) -> Grammar:
+    """The grammar of an answer that must follow this."""
+    wanted = {"type": "json_schema", "json_schema": {"name": "n", **json_schema}}
+    submit = await submitted(stage, response_format=wanted)
+    assert submit.sampling.grammar is not None
+    return submit.sampling.grammar
+
+
+async def test_a_schema_may_be_true_and_have_formats_that_describe(stage: Stage) -> None:
+    assert (await response_format(stage, schema=True)).text == "{}"
+
+
+async def test_a_format_that_describes_is_no_part_of_the_grammar(stage: Stage) -> None:
+    schema = {"type": "string", "format": "password"}
+    assert json.loads((await response_format(stage, schema=schema)).text) == {"type": "string"}
+
+
+UNIQUE = {"type": "array", "items": {"type": "string"}, "uniqueItems": True}
+
+
+async def test_what_is_not_strict_may_hold_what_cannot_be_enforced(stage: Stage) -> None:
+    text = (await response_format(stage, schema=UNIQUE, strict=False)).text
+    assert json.loads(text)["x-guidance"]["lenient"] is True
+
+
+@pytest.mark.parametrize("strict", [True, None])
+async def test_what_cannot_be_enforced_is_refused_unless_it_is_not_strict(
+    stage: Stage, strict: bool | None
+) -> None:
+    with pytest.raises(openai.BadRequestError, match="uniqueItems"):
+        await response_format(stage, schema=UNIQUE, strict=strict)
+
+
+@pytest.mark.parametrize("shape", ["chat", "responses"])
+@pytest.mark.parametrize("mode", ["auto", "required"])
+async def test_only_allowed_tools_may_be_called(stage: Stage, mode: str, shape: str) -> None:
+    allowed: dict[str, Any] = {
+        "mode": mode,
+        "tools": [{"type": "function", "function": {"name": "stop"}}],
+    }
+    choice = {"type": "allowed_tools", "allowed_tools": allowed}
+    if shape == "responses":
+        allowed["tools"] = [{"type": "function", "name": "stop"}]
+        choice = {"type": "allowed_tools", **allowed}
+    submit = await submitted(stage, tools=TOOLS, tool_choice=choice)
+    shown = stage.model.tokenizer.decode(submit.tokens, skip_special_tokens=False)
+    assert '"stop"' in shown
+    assert '"add"' not in shown
+    grammar = submit.sampling.grammar
+    assert (grammar is None) == (mode == "auto")
+    assert grammar is None or grammar.text.count("%json") == 1
+
+
+@pytest.mark.parametrize(
+    "allowed",
+    [
+        {"mode": "auto", "tools": [{"type": "function", "function": {"name": "other"}}]},
+        {"mode": "auto", "tools": []},
+        {"mode": "none", "tools": [{"type": "function", "function": {"name": "add"}}]},
+        {"mode": "auto", "tools": [{"type": "custom", "name": "add"}]},
+        {"mode": "auto"},
+    ],
+    ids=["unknown", "empty", "mode", "kind", "absent"],
+)
+async def test_allowed_tools_that_say_nothing_sensible_are_refused(
+    stage: Stage, allowed: Any
+) -> None:
+    choice: Any = {"type": "allowed_tools", "allowed_tools": allowed}
+    async with openai_client(stage) as client:
+        with pytest.raises(openai.BadRequestError, match="allowed_tools") as caught:
+            await client.chat.completions.create(
+                model="tiny", messages=MESSAGES, tools=TOOLS, tool_choice=choice
+            )
+    assert caught.value.param == "tool_choice"

@@ -336,7 +336,8 @@ def test_strict_tools_are_enforced_to_the_letter_and_others_as_far_as_can_be() -
         tool = {"type": "function", "function": {**function, "strict": strict}}
         enforce = FORMATS["llama3_json"].enforce
         assert enforce is not None
-        assert f'"lenient": {json.dumps(not strict)}' in enforce([tool], json.dumps, several=True)
+        lark = enforce([tool], json.dumps, several=True)
+        assert ('"lenient": true' in lark) is not strict
 
 
 @pytest.mark.parametrize(

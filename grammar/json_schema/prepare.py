@@ -1,0 +1,152 @@
+"""A schema as the compiler can enforce it, wherever that is possible.
+
+Formats that only describe are annotations, as JSON Schema has it. `not`, `if`, `uniqueItems` over
+few values and unions with a discriminator are written as what they mean. What cannot be written
+so stays, and the compiler refuses it by name.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from grammar.errors import GrammarInvalid
+from grammar.json_schema.annotations import only_describes
+from grammar.json_schema.complement import try_complement
+from grammar.json_schema.unique import UniqueArrays
+
+Schema = dict[str, Any]
+
+_OF_ONE = (
+    "items",
+    "additionalItems",
+    "additionalProperties",
+    "contains",
+    "propertyNames",
+    "not",
+    "if",
+    "then",
+    "else",
+    "unevaluatedItems",
+    "unevaluatedProperties",
+)
+_OF_LISTS = ("allOf", "anyOf", "oneOf", "prefixItems", "items")
+_BY_NAME = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+
+
+def prepared_text(text: str, *, lenient: bool = False) -> str:
+    """Of a schema's JSON; text that is none is left to the compiler. With `lenient`, what cannot
+    be enforced is no error.
+
+    Raises GrammarInvalid when nothing could follow it, or it is nested too deeply.
+    """
+    try:
+        schema = json.loads(text)
+    except ValueError:
+        return text
+    except RecursionError as error:
+        raise GrammarInvalid("the JSON schema is nested too deeply") from error
+    if isinstance(schema, bool):
+        schema = {} if schema else {"not": {}}
+    if not isinstance(schema, dict):
+        return text
+    return json.dumps(prepared(schema, lenient=lenient), ensure_ascii=False)
+
+
+def prepared(schema: Schema, *, lenient: bool = False) -> Schema:
+    """Raises GrammarInvalid when nothing could follow it, or it is nested too deeply."""
+    try:
+        found = _prepared(schema, UniqueArrays(schema))
+    except RecursionError as error:
+        raise GrammarInvalid("the JSON schema is nested too deeply") from error
+    except (TypeError, AttributeError):
+        found = schema  # some keyword has no value of its kind, which the compiler names
+    if not isinstance(found, dict):
+        raise GrammarInvalid("the JSON schema cannot be enforced: no value can follow it")
+    if not lenient:
+        return found
+    options = {**found.get("x-guidance", {}), "lenient": True, "coerce_one_of": True}
+    return {**found, "x-guidance": options}
+
+
+def _prepared(schema: Any, arrays: UniqueArrays) -> Any:
+    """Of a part; what is no schema is left to the compiler, and False allows nothing."""
+    if not isinstance(schema, dict):
+        return schema
+    made = _negated(_conditional(_discriminated(_without_annotations(schema))))
+    if made is None:
+        return False
+    made = arrays.listed(made)
+    for key in _OF_ONE:
+        if isinstance(made.get(key), dict):
+            made[key] = _prepared(made[key], arrays)
+    for key in _OF_LISTS:
+        if isinstance(made.get(key), list):
+            made[key] = [_prepared(each, arrays) for each in made[key]]
+    for key in _BY_NAME:
+        if isinstance(made.get(key), dict):
+            made[key] = {name: _prepared(each, arrays) for name, each in made[key].items()}
+    return made
+
+
+def _without_annotations(schema: Schema) -> Schema:
+    """A copy without what demands nothing."""
+    idle = {key for key in schema if only_describes(key, schema[key])}
+    if "if" not in schema:
+        idle |= {"then", "else"}
+    elif not {"then", "else"} & schema.keys():
+        idle.add("if")
+    return _without(schema, *idle)
+
+
+def _discriminated(schema: Schema) -> Schema:
+    """The property that tells the options of a union apart is there: exactly one can match."""
+    discriminator, options = schema.get("discriminator"), schema.get("oneOf")
+    name = discriminator.get("propertyName") if isinstance(discriminator, dict) else None
+    if not isinstance(name, str) or not isinstance(options, list) or "anyOf" in schema:
+        return schema
+    told = [{"allOf": [option, {"required": [name]}]} for option in options]
+    return {**_without(schema, "oneOf", "discriminator"), "anyOf": told}
+
+
+def _conditional(schema: Schema) -> Schema:
+    """`if` and `then`, or not `if` and `else`."""
+    if "if" not in schema:
+        return schema
+    otherwise = try_complement(schema["if"])
+    if otherwise is None:
+        return schema
+    branches = [_both(schema["if"], schema.get("then", True))]
+    if otherwise:
+        branches.append(_both({"anyOf": otherwise}, schema.get("else", True)))
+    return _and_any(_without(schema, "if", "then", "else"), branches)
+
+
+def _negated(schema: Schema) -> Schema | None:
+    """None where nothing is allowed."""
+    if "not" not in schema:
+        return schema
+    others = try_complement(schema["not"])
+    if others is None:
+        return schema
+    return _and_any(_without(schema, "not"), others) if others else None
+
+
+def _and_any(schema: Schema, branches: list[Any]) -> Schema:
+    """The schema, and one of the branches."""
+    if True in branches or {} in branches:
+        return schema
+    branches = [each for each in branches if each is not False]
+    if "anyOf" not in schema:
+        return {**schema, "anyOf": branches}
+    return {**schema, "allOf": [*schema.get("allOf", ()), {"anyOf": branches}]}
+
+
+def _both(first: Any, second: Any) -> Any:
+    if first is True or first == {}:
+        return second
+    return first if second is True or second == {} else {"allOf": [first, second]}
+
+
+def _without(schema: Schema, *keys: str) -> Schema:
+    return {key: value for key, value in schema.items() if key not in keys}

@@ -1,0 +1,74 @@
+"""Arrays whose items differ, where they can only be a few values."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from typing import Any
+
+from grammar.json_schema.annotations import ANNOTATIONS
+
+MAX_ARRAYS = 1000
+"""Alternatives in a whole schema: an array of five values has 326."""
+MAX_VALUES = 32
+"""Of more, even pairs are too many."""
+_OTHERS = [{"type": each} for each in ("string", "number", "boolean", "null", "object")]
+
+
+class UniqueArrays:
+    """Of one schema, whose definitions items may refer to."""
+
+    def __init__(self, root: dict[str, Any]) -> None:
+        self._root = root
+        self._num_left = MAX_ARRAYS
+
+    def listed(self, schema: dict[str, Any]) -> dict[str, Any]:
+        """Without `uniqueItems` where that can be said by all the arrays that there are."""
+        if schema.get("uniqueItems") is not True:
+            return schema
+        rest = {key: value for key, value in schema.items() if key != "uniqueItems"}
+        if rest.get("maxItems") in (0, 1):
+            return rest
+        values = self._values(rest.get("items"))
+        if values is None or len(values) > MAX_VALUES or {"prefixItems", "anyOf"} & rest.keys():
+            return schema
+        least = max(0, rest.pop("minItems", 0))
+        most = min(rest.pop("maxItems", len(values)), len(values))
+        num_arrays = sum(math.perm(len(values), size) for size in range(least, most + 1))
+        if num_arrays > self._num_left:
+            return schema
+        self._num_left -= num_arrays
+        del rest["items"]
+        arrays = [
+            _array(chosen)
+            for size in range(least, most + 1)
+            for chosen in itertools.permutations(values, size)
+        ]
+        others = [] if rest.get("type") == "array" else _OTHERS
+        return {**rest, "anyOf": [*arrays, *others]}
+
+    def _values(self, items: Any) -> list[Any] | None:
+        """All that an item can be; None where those are too many to tell."""
+        if not isinstance(items, dict):
+            return None
+        if isinstance(items.get("$ref"), str):
+            items = self._referred(items["$ref"])
+        if items.get("type") == "boolean" and "enum" not in items:
+            return [True, False]
+        values = [items["const"]] if "const" in items else items.get("enum")
+        known = {*ANNOTATIONS, "type", "enum", "const"}
+        if not isinstance(values, list) or items.keys() - known:
+            return None
+        return list({json.dumps(value): value for value in values}.values())
+
+    def _referred(self, reference: str) -> dict[str, Any]:
+        found: Any = self._root if reference.startswith("#/") else {}
+        for key in reference[2:].split("/"):
+            found = found.get(key) if isinstance(found, dict) else None
+        return found if isinstance(found, dict) else {}
+
+
+def _array(items: tuple[Any, ...]) -> dict[str, Any]:
+    told = {"prefixItems": [{"const": item} for item in items]} if items else {}
+    return {"type": "array", **told, "minItems": len(items), "maxItems": len(items)}
