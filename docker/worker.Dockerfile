@@ -26,6 +26,8 @@ COPY decode_worker ./decode_worker
 COPY router ./router
 COPY cluster ./cluster
 COPY models ./models
+# Kernels for every CPU of this kind: no worker compiles when it starts.
+RUN python -m engine.kernels
 RUN pip install --no-cache-dir --no-deps . && useradd --uid 10001 --no-create-home tandem
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 USER 10001

@@ -72,7 +72,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Threads for a step while cores of the machine are idle, if more than `threads`; None takes
     all cores where `threads` has the default of `up` without Ray, and elsewhere `threads`."""
     deterministic: bool = False
-    """No bit of an answer depends on what else is computed, or how; prompts take longer."""
+    """No bit of an answer depends on what else is computed, or how; needs compiled kernels."""
     block_size: int = 16
     """Tokens in a block of the KV cache."""
     cache_bytes: int | None = None

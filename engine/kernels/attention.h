@@ -1,48 +1,21 @@
 // Attention over the paged cache, block by block where it lies.
 #pragma once
 #include <vector>
-#include "linear.h"
-
-struct Model {
-    long hidden, inner, heads, kv_heads, head_size, is_bf16;
-    float eps;
-};
-
-// The cache, [blocks, layers, 2, kv_heads, block_size, head_size]; block_size is a power of two.
-struct Cache {
-    void* base;
-    long layers, block_size, is_bf16;
-};
-
-// Tokens [start, start + count) of a sequence, from row `row` of the step on.
-struct Span {
-    long row, start, count, blocks;  // its block table begins there among the step's
-};
-
-struct Step {
-    long rows, num_spans, num_threads, by_position;
-    const Span* spans;
-    const int32_t* blocks;
-    const float *cosines, *sines;  // [rows or positions, head_size / 2]
-    float* hidden;  // [rows, hidden]
-    float* narrow;  // [rows, hidden] or [rows, heads * head_size]
-    float* wide;    // [rows, (heads + 2 kv_heads) * head_size], or [rows, 2 inner] and [rows, inner]
-    float* packed;  // [rows, whole chunks of inputs] of the product at work
-};
-
-// Keys (part 0) or values (part 1) of one head from `position` on, up to the block's end.
-template <typename C>
-C* slots(const Model& m, const Cache& cache, long layer, const int32_t* blocks, long position,
-         long part, long head) {
-    // Divisions by a number that only runtime knows would take longer than what they find.
-    long block = blocks[position >> __builtin_ctzl(cache.block_size)];
-    long tile = (block * cache.layers + layer) * 2 + part;
-    long row = (tile * m.kv_heads + head) * cache.block_size + (position & (cache.block_size - 1));
-    return (C*)cache.base + row * m.head_size;
-}
+#include "step.h"
+#include "tile.h"
 
 constexpr long KEYS = 32;  // keys that are gathered at once
-constexpr long ROWS = 48;  // queries that share them, about
+constexpr long QUERIES = 48;  // that share them, about
+constexpr long PAIR = 2 * LANES;  // components that are read at once, where they are bfloat16
+constexpr int MIXED_ROWS = 6, MIXED_VECTORS = REGISTERS == 32 ? 4 : 2;  // sums in registers
+constexpr int SCORED_ROWS = REGISTERS == 32 ? 8 : 6, SCORED_VECTORS = 2;
+
+// Call use(std::integral_constant<int, R>, first) over rows up to `end`, R of them at once.
+template <int R, typename Use> void by_rows(long end, Use use, long first) {
+    for (; end - first >= R; first += R) use(std::integral_constant<int, R>{}, first);
+    if constexpr (R > 1)
+        if (first < end) by_rows<R - 1>(end, use, first);
+}
 
 // Queries that attend together: those that share some key heads, of some tokens in a row.
 struct Task {
@@ -62,11 +35,11 @@ template <typename C> struct Attention {
 
     void run(Team team) {
         gathered.resize(KEYS * padded);
-        long tile = std::max(1L, ROWS / group), number = 0, most = heads_for(team);
+        long tile = std::max(1L, QUERIES / group), number = 0, most = heads_for(team);
         for (long i = 0; i < step.num_spans; ++i)
             for (long first = 0; first < step.spans[i].count; first += tile) {
                 long rows = std::min(tile, step.spans[i].count - first) * group;
-                long heads = std::max(1L, std::min(most, ROWS / rows));
+                long heads = std::max(1L, std::min(most, QUERIES / rows));
                 for (long head = 0; head < m.kv_heads; head += heads)
                     if (number++ % team.size == team.rank)
                         attend(task(step.spans[i], first, tile, head, heads));
@@ -99,8 +72,9 @@ template <typename C> struct Attention {
         for (long key = 0; key < width; key += KEYS)
             for (long head = 0; head < task.heads; ++head) {
                 gather_keys(task, head, task.begin + key);
-                by_tiles<8>((head + 1) * of_head, [&](auto R, long row) { score<R>(row, width, key); },
-                            head * of_head);
+                by_rows<SCORED_ROWS>(
+                    (head + 1) * of_head, [&](auto R, long row) { score<R>(row, width, key); },
+                    head * of_head);
             }
         for (long row = 0; row < rows; ++row) {
             long self = start + row % of_head / group - task.begin;
@@ -109,9 +83,9 @@ template <typename C> struct Attention {
         for (long key = 0; key < width; key += KEYS)
             for (long head = 0; head < task.heads; ++head) {
                 long count = gather_values(task, head, task.begin + key);
-                by_tiles<6>((head + 1) * of_head,
-                            [&](auto R, long row) { mix<R>(row, width, key, count); },
-                            head * of_head);
+                by_rows<MIXED_ROWS>(
+                    (head + 1) * of_head,
+                    [&](auto R, long row) { mix<R>(row, width, key, count); }, head * of_head);
             }
         for (long row = 0; row < rows; ++row) {
             float* to = place(task, row, step.narrow, m.heads);
@@ -170,30 +144,30 @@ template <typename C> struct Attention {
     void gather_keys(const Task& task, long head, long first) {
         const C* keys[KEYS];
         find(task, head, first, 0, keys);
-        for (long half = 0; half < KEYS; half += LANES) {
+        for (long some = 0; some < KEYS; some += LANES) {
             long at = 0;
             if constexpr (sizeof(C) == 2)
-                for (; at + CHUNK <= m.head_size; at += CHUNK) gather_pairs(keys + half, at, half);
+                for (; at + PAIR <= m.head_size; at += PAIR) gather_pairs(keys + some, at, some);
             for (; at < m.head_size; at += LANES) {
                 Vec square[LANES];
                 for (long i = 0; i < LANES; ++i)
-                    square[i] = keys[half + i] ? load_upto(keys[half + i] + at, m.head_size - at) : Vec{};
+                    square[i] = keys[some + i] ? load_upto(keys[some + i] + at, m.head_size - at) : Vec{};
                 transpose(square);
                 for (long i = 0; i < LANES; ++i)
-                    store(gathered.data() + (at + i) * KEYS + half, square[i]);
+                    store(gathered.data() + (at + i) * KEYS + some, square[i]);
             }
         }
     }
 
-    // Components [at, at + CHUNK) of a vector's worth of keys, two of them moving as one number.
-    void gather_pairs(const C* const* keys, long at, long half) {
+    // Components [at, at + PAIR) of a vector's worth of keys, two of them moving as one number.
+    void gather_pairs(const C* const* keys, long at, long some) {
         Vec square[LANES];
         for (long i = 0; i < LANES; ++i) square[i] = keys[i] ? (Vec)load_pairs(keys[i] + at) : Vec{};
         transpose(square);
         for (long i = 0; i < LANES; ++i) {
-            float* to = gathered.data() + (at + 2 * i) * KEYS + half;
-            store(to, (Vec)((Bits)square[i] << 16));
-            store(to + KEYS, (Vec)((Bits)square[i] & 0xffff0000u));
+            float* to = gathered.data() + (at + 2 * i) * KEYS + some;
+            store(to, first_of((Bits)square[i]));
+            store(to + KEYS, second_of((Bits)square[i]));
         }
     }
 
@@ -209,19 +183,21 @@ template <typename C> struct Attention {
 
     // Scores of R queries with the gathered keys.
     template <int R> void score(long row, long width, long key) {
-        Vec low[R] = {}, high[R] = {};
         const float* query = queries.data() + row * m.head_size;
-        for (long i = 0; i < m.head_size; ++i) {
-            Vec first = load(gathered.data() + i * KEYS);
-            Vec second = load(gathered.data() + i * KEYS + LANES);
-            for (int r = 0; r < R; ++r) {
-                low[r] += query[r * m.head_size + i] * first;
-                high[r] += query[r * m.head_size + i] * second;
+        for (long some = 0; some < KEYS; some += SCORED_VECTORS * LANES) {
+            Vec sums[R * SCORED_VECTORS] = {};
+            for (long i = 0; i < m.head_size; ++i) {
+                Vec columns[SCORED_VECTORS];
+                for (int v = 0; v < SCORED_VECTORS; ++v)
+                    columns[v] = load(gathered.data() + i * KEYS + some + v * LANES);
+                for (int r = 0; r < R; ++r)
+                    for (int v = 0; v < SCORED_VECTORS; ++v)
+                        sums[r * SCORED_VECTORS + v] += query[r * m.head_size + i] * columns[v];
             }
-        }
-        for (int r = 0; r < R; ++r) {
-            store(scores.data() + (row + r) * width + key, low[r]);
-            store(scores.data() + (row + r) * width + key + LANES, high[r]);
+            for (int r = 0; r < R; ++r)
+                for (int v = 0; v < SCORED_VECTORS; ++v)
+                    store(scores.data() + (row + r) * width + key + some + v * LANES,
+                          sums[r * SCORED_VECTORS + v]);
         }
     }
 
@@ -260,8 +236,9 @@ template <typename C> struct Attention {
                 for (int c = 0; c < N; ++c) store(to + r * padded + c * LANES, sum[r * N + c]);
         };
         long at = 0;
-        for (; at + 4 * LANES <= padded; at += 4 * LANES) columns(std::integral_constant<int, 4>{}, at);
-        if (at + 2 * LANES <= padded) columns(std::integral_constant<int, 2>{}, at), at += 2 * LANES;
+        constexpr long most = MIXED_VECTORS * LANES;
+        for (; at + most <= padded; at += most)
+            columns(std::integral_constant<int, MIXED_VECTORS>{}, at);
         for (; at < padded; at += LANES) columns(std::integral_constant<int, 1>{}, at);
     }
 };

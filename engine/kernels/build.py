@@ -1,4 +1,4 @@
-"""Compiles the kernels for this machine's CPU, once: the result is kept in a cache folder."""
+"""The compiled kernels as files: shipped with the package, or compiled once into a cache folder."""
 
 from __future__ import annotations
 
@@ -8,16 +8,22 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from engine.errors import KernelError
+from engine.kernels.lock import only_one
+from engine.kernels.targets import Target, targets_here
 
 log = logging.getLogger(__name__)
 
-_SOURCES = ("layer.cpp", "attention.h", "linear.h", "vectors.h")
-_FLAGS = ("-std=c++17", "-O3", "-march=native", "-fPIC", "-fopenmp")
+PREBUILT = Path(__file__).with_name("prebuilt")
+"""Libraries that a wheel or an image brings; `python -m engine.kernels` fills it."""
+
+_FLAGS = ("-std=c++17", "-O3", "-fPIC")
 _COMPILERS = ("g++", "clang++", "c++")
-_LIMIT_S = 120
+_LIMIT_S = 300
 
 
 def default_cache() -> Path:
@@ -32,34 +38,52 @@ def default_cache() -> Path:
         raise KernelError(f"{error} TANDEM_CACHE_DIR may name a folder for them") from error
 
 
-def build(cache: Path) -> Path:
-    """The compiled library in `cache`, made now if it is not there; KernelError says why not."""
+def choose_target() -> Target:
+    """The fastest that this CPU runs, or what TANDEM_KERNELS names; KernelError for other names."""
+    possible = targets_here()
+    wanted = os.environ.get("TANDEM_KERNELS") or possible[0].name
+    for target in possible:
+        if target.name == wanted:
+            return target
+    names = ", ".join(target.name for target in possible)
+    raise KernelError(f'TANDEM_KERNELS is "{wanted}": this CPU runs {names}')
+
+
+def find_or_build(cache: Path, prebuilt: Path = PREBUILT) -> tuple[Path, str]:
+    """The library for this CPU and its target's name; KernelError says why there is none."""
+    target = choose_target()
+    shipped = prebuilt / library_name(target)
+    return (shipped if shipped.exists() else build(cache, target)), target.name
+
+
+def build(cache: Path, target: Target, compiler: str | None = None) -> Path:
+    """The library in `cache`, compiled now if it is not there; KernelError says why not.
+
+    Of processes that need it at once, one compiles and the others wait.
+    """
+    library = cache / library_name(target)
     try:
-        library = cache / f"kernels-{_fingerprint()}.so"
         if not library.exists():
-            compiler = _find_compiler()
-            log.info("compiling kernels for this CPU with %s, once: %s", compiler, library)
+            compiler = compiler or _find_compiler()
             cache.mkdir(parents=True, exist_ok=True)
-            _compile(compiler, library)
+            with only_one(library.with_suffix(".lock"), _LIMIT_S):
+                if not library.exists():
+                    _compile_aloud(compiler, target, library)
     except OSError as error:
         raise KernelError(f"{cache} cannot hold the kernels: {error}") from error
     return library
 
 
-def _fingerprint() -> str:
-    """Changes with the sources, the flags and the CPU: a cache folder may serve many machines."""
-    digest = hashlib.blake2b(" ".join(_FLAGS).encode(), digest_size=12)
-    for name in _SOURCES:
-        digest.update(Path(__file__).with_name(name).read_bytes())
-    digest.update(_cpu())
-    return digest.hexdigest()
+def library_name(target: Target) -> str:
+    """Changes with the sources and the flags: what was made of others is never taken for it."""
+    digest = hashlib.blake2b(" ".join((*_FLAGS, *target.options)).encode(), digest_size=12)
+    for source in _sources("*.h") + _sources("*.cpp"):
+        digest.update(source.name.encode() + source.read_bytes())
+    return f"kernels-{target.name}-{digest.hexdigest()}.so"
 
 
-def _cpu() -> bytes:
-    """The CPU's name and the instructions that it has."""
-    lines = Path("/proc/cpuinfo").read_bytes().split(b"\n\n")[0].splitlines()
-    telling = (b"model name", b"flags", b"Features", b"CPU part")
-    return b"\n".join(line for line in lines if line.startswith(telling))
+def _sources(pattern: str) -> list[Path]:
+    return sorted(Path(__file__).parent.glob(pattern))
 
 
 def _find_compiler() -> str:
@@ -69,20 +93,27 @@ def _find_compiler() -> str:
     raise KernelError(f"none of {', '.join(_COMPILERS)} is installed")
 
 
-def _compile(compiler: str, library: Path) -> None:
-    """Into a folder of its own, then renamed: workers that start together do not meet."""
+def _compile_aloud(compiler: str, target: Target, library: Path) -> None:
+    """Whoever starts a worker for the first time is told why it takes longer."""
+    log.info("compiling CPU kernels (%s) for this machine, once: %s", target.name, library)
+    began = time.monotonic()
+    _compile(compiler, target, library)
+    log.info("compiled CPU kernels in %.1f s", time.monotonic() - began)
+
+
+def _compile(compiler: str, target: Target, library: Path) -> None:
+    """Into a folder of its own, then renamed, so that nobody loads half of one."""
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-        made, source = Path(folder, library.name), Path(__file__).with_name(_SOURCES[0])
-        objects = made.with_suffix(".o")
-        _run([compiler, *_FLAGS, *_widest(), "-c", str(source), "-o", str(objects)])
-        # Linked without -fopenmp: the process has PyTorch's OpenMP, and must not get a second one.
-        _run([compiler, "-shared", str(objects), "-o", str(made)])
+        made, sources = Path(folder, library.name), _sources("*.cpp")
+        objects = [Path(folder, source.stem).with_suffix(".o") for source in sources]
+        commands = [
+            [compiler, *_FLAGS, *target.options, "-c", str(source), "-o", str(made)]
+            for source, made in zip(sources, objects, strict=True)
+        ]
+        with ThreadPoolExecutor(len(commands), "compilers") as compilers:
+            list(compilers.map(_run, commands))
+        _run([compiler, "-shared", *map(str, objects), "-o", str(made)])
         made.replace(library)
-
-
-def _widest() -> list[str]:
-    """Compilers prefer half of AVX-512's width unless told otherwise."""
-    return ["-mprefer-vector-width=512"] if b" avx512f " in _cpu() + b" " else []
 
 
 def _run(command: list[str]) -> None:

@@ -1,5 +1,6 @@
 // Decoder layers as one call: norm, attention, norm, feed-forward, each row for itself.
 #include "attention.h"
+#include "products.h"
 
 struct Layer {
     const void *input_norm, *query_norm, *key_norm, *post_attention_norm;
@@ -66,34 +67,18 @@ void place_heads(const Model& m, const Layer& layer, const Cache& cache, const S
 float* gated(const Model& m, const Step& step) { return step.wide + step.rows * 2 * m.inner; }
 
 void gate(const Model& m, const Step& step, Team team) {
-    for (long row = 0; row < step.rows; ++row) {
+    constexpr long SLICE = 256;
+    long slices = ceil_div(m.inner, SLICE), count = step.rows * slices;
+    for (long i = team.begin(count); i < team.end(count); ++i) {
+        long row = i / slices, first = i % slices * SLICE, end = std::min(first + SLICE, m.inner);
         const float *gates = step.wide + row * 2 * m.inner, *ups = gates + m.inner;
         float* to = gated(m, step) + row * m.inner;
-        for (long at = team.rank * LANES; at < m.inner; at += team.size * LANES) {
-            long count = std::min(LANES, m.inner - at);
-            Vec gate = load_upto(gates + at, count), up = load_upto(ups + at, count);
-            Vec product = gate / (1.0f + exponential(-gate)) * up;
-            if (count == LANES) store(to + at, product);
-            else memcpy(to + at, &product, count * sizeof(float));
+        for (long at = first; at < end; at += LANES) {
+            Vec gate = load_upto(gates + at, end - at), up = load_upto(ups + at, end - at);
+            store_upto(to + at, gate / (1.0f + exponential(-gate)) * up, end - at);
         }
     }
     team.wait();
-}
-
-// From queries, keys and values in `wide` to what was attended, in `narrow`.
-template <typename W, typename C>
-void attend(const Model& m, const Layer& layer, const Cache& cache, const Step& step, long number,
-            Team team) {
-    place_heads<W, C>(m, layer, cache, step, number, team);
-    Attention<C> attention{m, cache, step, number, layer.window};
-    attention.run(team);
-    team.wait();
-}
-
-template <typename W>
-void multiply(const Linear& linear, const float* x, const Step& step, float* y, bool add,
-              Team team) {
-    apply<W>(linear, x, step.rows, step.packed, y, add, team);
 }
 
 // What follows when queries are in `wide`, and all keys and values that they see in the cache.
@@ -102,30 +87,20 @@ void complete_layer(const Model& m, const Layer& layer, const Cache& cache, cons
                     long number, Team team) {
     Attention<C>{m, cache, step, number, layer.window}.run(team);
     team.wait();
-    multiply<W>(layer.output, step.narrow, step, step.hidden, true, team);
+    multiply<W>(m, layer.output, step.narrow, step, step.hidden, true, team);
     normalize_rows<W>(m, step, layer.post_attention_norm, step.narrow, team);
-    multiply<W>(layer.gate_up, step.narrow, step, step.wide, false, team);
+    multiply<W>(m, layer.gate_up, step.narrow, step, step.wide, false, team);
     gate(m, step, team);
-    multiply<W>(layer.down, gated(m, step), step, step.hidden, true, team);
+    multiply<W>(m, layer.down, gated(m, step), step, step.hidden, true, team);
 }
 
+// Queries to `wide`, keys and values to the cache.
 template <typename W, typename C>
-void run_layer(const Model& m, const Layer& layer, const Cache& cache, const Step& step,
-               long number, Team team) {
+void begin_layer(const Model& m, const Layer& layer, const Cache& cache, const Step& step,
+                 long number, Team team) {
     normalize_rows<W>(m, step, layer.input_norm, step.narrow, team);
-    multiply<W>(layer.qkv, step.narrow, step, step.wide, false, team);
+    multiply<W>(m, layer.qkv, step.narrow, step, step.wide, false, team);
     place_heads<W, C>(m, layer, cache, step, number, team);
-    complete_layer<W, C>(m, layer, cache, step, number, team);
-}
-
-extern "C" {
-int omp_get_thread_num();
-int omp_get_num_threads();
-}
-
-template <typename Use> void with_team(long num_threads, Use use) {
-#pragma omp parallel num_threads(num_threads)
-    use(Team{omp_get_thread_num(), omp_get_num_threads()});
 }
 
 // Call use(W{}, C{}) with the weights' type and the cache's.
@@ -134,44 +109,33 @@ template <typename Use> void with_types(const Model& m, const Cache& cache, Use 
     m.is_bf16 ? choose(bf16{}) : choose(float{});
 }
 
-// Layers [begin, end), for steps of few rows.
-extern "C" void tandem_layers(const Model* m, const Layer* layers, const Cache* cache,
-                              const Step* step, long begin, long end) {
+extern "C" {
+
+// Layers [begin, end) of all rows.
+void tandem_layers(const Model* m, const Layer* layers, const Cache* cache, const Step* step,
+                   long begin, long end) {
     with_types(*m, *cache, [&](auto W, auto C) {
         with_team(step->num_threads, [&](Team team) {
-            for (long number = begin; number < end; ++number)
-                run_layer<decltype(W), decltype(C)>(*m, layers[number], *cache, *step, number, team);
+            for (long i = begin; i < end; ++i) {
+                begin_layer<decltype(W), decltype(C)>(*m, layers[i], *cache, *step, i, team);
+                complete_layer<decltype(W), decltype(C)>(*m, layers[i], *cache, *step, i, team);
+            }
         });
     });
 }
 
-// Its parts between the products, for steps of many rows.
-extern "C" void tandem_normalize(const Model* m, const void* weight, const Step* step, float* to) {
-    auto run = m->is_bf16 ? normalize_rows<bf16> : normalize_rows<float>;
-    with_team(step->num_threads, [&](Team team) { run(*m, *step, weight, to, team); });
-}
-
-extern "C" void tandem_attend(const Model* m, const Layer* layer, const Cache* cache,
-                              const Step* step, long number) {
+// Of one layer what all rows need, and what is left of it for those that are sampled from.
+void tandem_begin_layer(const Model* m, const Layer* layer, const Cache* cache, const Step* step,
+                        long number) {
     with_types(*m, *cache, [&](auto W, auto C) {
         with_team(step->num_threads, [&](Team team) {
-            attend<decltype(W), decltype(C)>(*m, *layer, *cache, *step, number, team);
+            begin_layer<decltype(W), decltype(C)>(*m, *layer, *cache, *step, number, team);
         });
     });
 }
 
-extern "C" void tandem_place(const Model* m, const Layer* layer, const Cache* cache,
-                             const Step* step, long number) {
-    with_types(*m, *cache, [&](auto W, auto C) {
-        with_team(step->num_threads, [&](Team team) {
-            place_heads<decltype(W), decltype(C)>(*m, *layer, *cache, *step, number, team);
-        });
-    });
-}
-
-// All that is left of a layer after `tandem_place`, for some of its rows, and few.
-extern "C" void tandem_complete(const Model* m, const Layer* layer, const Cache* cache,
-                                const Step* step, long number) {
+void tandem_complete_layer(const Model* m, const Layer* layer, const Cache* cache,
+                           const Step* step, long number) {
     with_types(*m, *cache, [&](auto W, auto C) {
         with_team(step->num_threads, [&](Team team) {
             complete_layer<decltype(W), decltype(C)>(*m, *layer, *cache, *step, number, team);
@@ -179,12 +143,33 @@ extern "C" void tandem_complete(const Model* m, const Layer* layer, const Cache*
     });
 }
 
-extern "C" void tandem_gate(const Model* m, const Step* step) {
-    with_team(step->num_threads, [&](Team team) { gate(*m, *step, team); });
+void tandem_normalize(const Model* m, const void* weight, const Step* step, float* to) {
+    auto run = m->is_bf16 ? normalize_rows<bf16> : normalize_rows<float>;
+    with_team(step->num_threads, [&](Team team) { run(*m, *step, weight, to, team); });
 }
 
-extern "C" void tandem_linear(const Linear* linear, long is_bf16, const float* x, long rows,
-                              float* packed, float* y, long num_threads) {
-    auto run = is_bf16 ? apply<bf16> : apply<float>;
-    with_team(num_threads, [&](Team team) { run(*linear, x, rows, packed, y, false, team); });
+void tandem_linear(const Model* m, const Linear* linear, const float* x, long rows, float* packed,
+                   float* y, long num_threads) {
+    auto run = m->is_bf16 ? multiply_rows<bf16> : multiply_rows<float>;
+    with_team(num_threads, [&](Team team) {
+        run(*m, *linear, x, rows, packed, y, false, team);
+    });
+}
+
+// Rows of weights, `count` numbers of four bytes each, become panels where they lie.
+void tandem_turn(float* rows, long num_panels, long count, float* spare, long num_threads) {
+    with_team(num_threads, [&](Team team) { turn_weight(rows, num_panels, count, spare, team); });
+}
+
+// Outputs' weights as floats, [num_outputs, inputs].
+void tandem_read(const Linear* linear, long is_bf16, const int64_t* outputs, long num_outputs,
+                 float* to) {
+    auto read = is_bf16 ? read_output<bf16> : read_output<float>;
+    for (long i = 0; i < num_outputs; ++i) read(*linear, outputs[i], to + i * linear->inputs);
+}
+
+long tandem_packed_size(long rows, long inputs) { return packed_size(rows, inputs); }
+
+// Whether products of bfloat16 may be made as such.
+long tandem_can_narrow() { return can_narrow(); }
 }

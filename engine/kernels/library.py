@@ -14,19 +14,20 @@ from pathlib import Path
 from torch import Tensor
 
 from engine.errors import KernelError
-from engine.kernels.build import build, default_cache
+from engine.kernels.build import default_cache, find_or_build
 
 log = logging.getLogger(__name__)
 
-_CHUNK = 32
-"""As in linear.h."""
+PANEL = 16
+"""Outputs of a panel, as in panels.h."""
 
 
 class Linear(Structure):
-    """weight [outputs, inputs], bias [outputs] or null."""
+    """A weight in panels; `tail` is a last one of fewer outputs, bias [outputs] or null."""
 
     _fields_ = (
         ("weight", c_void_p),
+        ("tail", c_void_p),
         ("bias", c_void_p),
         ("inputs", c_long),
         ("outputs", c_long),
@@ -50,7 +51,7 @@ class Layer(Structure):
 
 
 class Model(Structure):
-    """The sizes that all layers share."""
+    """The sizes that all layers share; `narrows` rounds what products read to bfloat16."""
 
     _fields_ = (
         ("hidden", c_long),
@@ -59,6 +60,7 @@ class Model(Structure):
         ("kv_heads", c_long),
         ("head_size", c_long),
         ("is_bf16", c_long),
+        ("narrows", c_long),
         ("eps", c_float),
     )
 
@@ -97,43 +99,48 @@ class Step(Structure):
 
 
 class Kernels:
-    """The functions of one compiled library; KernelError when it cannot be loaded."""
+    """The functions of one compiled library; KernelError when it cannot be loaded.
 
-    def __init__(self, path: Path) -> None:
+    `target` names the instructions that it was compiled for.
+    """
+
+    def __init__(self, path: Path, target: str) -> None:
         try:
             library = ctypes.CDLL(str(path))
         except OSError as error:
             raise KernelError(f"{path} cannot be loaded: {error}") from error
-        model, step, layer = POINTER(Model), POINTER(Step), POINTER(Layer)
+        self.target = target
+        model, step, layer, linear = map(POINTER, (Model, Step, Layer, Linear))
         whole = (model, layer, POINTER(Cache), step, c_long)
         self.layers = _function(library.tandem_layers, *whole, c_long)
-        self.attend = _function(library.tandem_attend, *whole)
-        self.place = _function(library.tandem_place, *whole)
-        self.complete = _function(library.tandem_complete, *whole)
+        self.begin_layer = _function(library.tandem_begin_layer, *whole)
+        self.complete_layer = _function(library.tandem_complete_layer, *whole)
         self.normalize = _function(library.tandem_normalize, model, c_void_p, step, c_void_p)
-        self.gate = _function(library.tandem_gate, model, step)
-        linear = (POINTER(Linear), c_long, c_void_p, c_long, c_void_p, c_void_p, c_long)
-        self.linear = _function(library.tandem_linear, *linear)
+        rows = (c_void_p, c_long, c_void_p)
+        self.linear = _function(library.tandem_linear, model, linear, *rows, c_void_p, c_long)
+        self.turn = _function(library.tandem_turn, c_void_p, c_long, c_long, c_void_p, c_long)
+        self.read = _function(library.tandem_read, linear, c_long, c_void_p, c_long, c_void_p)
+        self.packed_size = _function(library.tandem_packed_size, c_long, c_long, returns=c_long)
+        """Floats that a product needs room for, by its rows and inputs."""
+        self.can_narrow = bool(_function(library.tandem_can_narrow, returns=c_long)())
+        """Whether the CPU multiplies bfloat16 itself."""
 
 
 def try_load_kernels() -> Kernels | None:
-    """Compiled now or earlier; None, with a warning that says why, when that is impossible."""
+    """Shipped, or compiled now or earlier; None, with a warning that says why, without them."""
     try:
-        return Kernels(build(default_cache()))
+        return Kernels(*find_or_build(default_cache()))
     except KernelError as error:
         log.warning("PyTorch's own operations serve, at a fraction of the speed: %s", error)
         return None
-
-
-def packed_size(inputs: int) -> int:
-    """Floats that a row of so many inputs takes where products read it."""
-    return -(-inputs // _CHUNK) * _CHUNK
 
 
 def address(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
-def _function(found: ctypes._NamedFuncPointer, *arguments: type) -> ctypes._NamedFuncPointer:
-    found.argtypes, found.restype = arguments, None
+def _function(
+    found: ctypes._NamedFuncPointer, *arguments: type, returns: type | None = None
+) -> ctypes._NamedFuncPointer:
+    found.argtypes, found.restype = arguments, returns
     return found

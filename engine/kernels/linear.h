@@ -1,196 +1,167 @@
-// y = x W^T + b. Each output is added up in one order, however many rows there are.
+// y = x W^T + b. Each output of a row is added up in one order, whatever rows are beside it.
 #pragma once
-#include <algorithm>
-#include "vectors.h"
+#include "tile.h"
 
-// A step's threads share every loop; `rank` is in [0, size).
-struct Team {
-    long rank, size;
-    long begin(long count) const { return count * rank / size; }
-    long end(long count) const { return count * (rank + 1) / size; }
-    void wait() const {
-#pragma omp barrier
-    }
+constexpr long ROWS = 180;   // that are packed at once: their inputs stay in L2
+constexpr long MOST_ROWS = 2 * ROWS;
+constexpr long DEPTH = 512;  // inputs added up at once: a tile's rows of them stay in L1
+constexpr long GROUP = 4;    // panels whose weights stay in L2 while all tiles pass
+
+
+// Inputs in few parts of about one size.
+struct Depths {
+    long inputs, most, multiple;
+    long size = round_up(ceil_div(inputs, ceil_div(inputs, most)), multiple);
+    long at(long begin) const { return std::min(size, inputs - begin); }
 };
 
-struct Linear {
-    const void *weight, *bias;  // [outputs, inputs], [outputs] or null
-    long inputs, outputs;
-};
-
-#ifdef __AVX512F__
-constexpr int TILE_ROWS = 8, TILE_SUMS = 24, TILE_COLUMNS = 6;  // sums in 24 of 32 registers
-#else
-constexpr int TILE_ROWS = 2, TILE_SUMS = 6, TILE_COLUMNS = 3;  // a Vec takes two of 16 registers
-#endif
-constexpr long CHUNK = 2 * LANES;  // inputs are taken by so many
-constexpr long PANEL = 48;         // outputs whose weights stay in L2 while rows are multiplied
-
-// Inputs added up at once, at most: a tile's rows of them fit into L1, beside weights that pass.
-template <typename W> constexpr long DEPTH = sizeof(W) == 2 ? 768 : 512;
-
-constexpr int columns_beside(int rows) { return std::min(TILE_COLUMNS, TILE_SUMS / rows); }
-
-inline long ceil_div(long number, long by) { return (number + by - 1) / by; }
-inline long whole_chunks(long inputs) { return ceil_div(inputs, CHUNK) * CHUNK; }
-
-// Call use(std::integral_constant<int, R>, first) over `rows`, R of them at once.
-template <int R, typename Use> void by_tiles(long rows, Use use, long first = 0) {
-    for (; rows - first >= R; first += R) use(std::integral_constant<int, R>{}, first);
-    if constexpr (R > 1)
-        if (first < rows) by_tiles<R - 1>(rows, use, first);
+// Two floats as bfloat16, the first of them in the lower half.
+inline Pair pair_of(float first, float second) {
+    bf16 both[2];
+    narrow(first, &both[0]), narrow(second, &both[1]);
+    Pair pair;
+    memcpy(&pair, both, sizeof pair);
+    return pair;
 }
 
-// Rows in as few tiles as there must be, all of about one height.
-struct Tiles {
-    long rows, count = ceil_div(rows, TILE_ROWS);
-    long begin(long tile) const { return rows * tile / count; }
+// Rows [height, inputs] from `x` on, of which those in [at, at + count) become a tile of `depth`.
+inline void pack_tile(const float* x, long inputs, long height, long at, long count, long depth,
+                      float* to) {
+    turn_rows<TILE_ROWS>(x + at, inputs, height, count, to);
+    std::fill(to + count * height, to + depth * height, 0.0f);
+}
 
-    // Call use(std::integral_constant<int, R>, first) for one of them.
-    template <int R = TILE_ROWS, typename Use> void use(long tile, Use call) const {
-        if (R == 1 || begin(tile + 1) - begin(tile) == R)
-            call(std::integral_constant<int, R>{}, begin(tile));
-        else if constexpr (R > 1)
-            use<R - 1>(tile, call);
+inline void pack_tile(const float* x, long inputs, long height, long at, long count, long depth,
+                      Pair* to) {
+    Pair pairs[TILE_ROWS][DEPTH];
+    for (long row = 0; row < height; ++row) {
+        const float* from = x + row * inputs + 2 * at;
+        for (long i = 0; i < count; ++i) {
+            bool is_whole = 2 * (at + i) + 1 < inputs;
+            pairs[row][i] = pair_of(from[2 * i], is_whole ? from[2 * i + 1] : 0.0f);
+        }
     }
-};
+    turn_rows<TILE_ROWS>((const float*)pairs, DEPTH, height, count, (float*)to);
+}
 
-// Rows of x for products: chunk by chunk all rows of a tile, zeros behind the last input. Beside
-// weights of bfloat16, of which two are read as one number, even inputs lie before odd ones.
-template <typename W> void pack(const float* x, long rows, long inputs, float* to, Team team) {
-    long count = ceil_div(inputs, CHUNK);
-    Tiles tiles{rows};
-    for (long tile = 0; tile < tiles.count; ++tile) {
-        long first = tiles.begin(tile), height = tiles.begin(tile + 1) - first;
-        for (long chunk = team.begin(count); chunk < team.end(count); ++chunk)
-            for (long row = 0; row < height; ++row) {
-                long at = chunk * CHUNK;
-                const float* from = x + (first + row) * inputs + at;
-                Vec low = load_upto(from, inputs - at);
-                Vec high = load_upto(from + LANES, inputs - at - LANES);
-                float* place = to + (first * count + chunk * height + row) * CHUNK;
-                store(place, sizeof(W) == 2 ? evens(low, high) : low);
-                store(place + LANES, sizeof(W) == 2 ? odds(low, high) : high);
+// X is what rows are packed to: floats, or where the CPU multiplies bfloat16, pairs of those.
+template <typename X, typename W> struct Product {
+    static constexpr long AT_ONCE = std::is_same_v<X, Pair> ? 2 : 1;  // inputs in an X
+    static constexpr bool WIDENS = AT_ONCE * sizeof(W) == 2;
+
+    const Linear& linear;
+    long inputs = ceil_div(linear.inputs, AT_ONCE);
+    Depths depths{round_up(inputs, WIDENS ? 2 : 1), DEPTH, 2};
+
+    // More rows share what is widened once for all of them.
+    static Tiles blocks_of(long rows) { return {rows, WIDENS ? MOST_ROWS : ROWS}; }
+
+    // x [rows, inputs] to `packed`: part after part of the inputs, in each tile after tile.
+    void pack(const float* x, Tiles tiles, X* packed, Team team) const {
+        long num_parts = ceil_div(depths.inputs, depths.size), count = num_parts * tiles.count;
+        for (long i = team.begin(count); i < team.end(count); ++i) {
+            long at = i / tiles.count * depths.size, depth = depths.at(at);
+            long tile = i % tiles.count, first = tiles.begin(tile);
+            pack_tile(x + first * linear.inputs, linear.inputs, tiles.height(tile), at,
+                      std::min(depth, inputs - at), depth,
+                      packed + at * tiles.rows + first * depth);
+        }
+    }
+
+    // Outputs of panels [begin, end); loops from the outermost: inputs, panels, rows.
+    void run(const X* packed, Tiles tiles, float* y, bool add, long begin, long end) const {
+        for (long at = 0; at < depths.inputs; at += depths.size)
+            for (long first = begin; first < end; first += GROUP)
+                run_group(packed + at * tiles.rows, tiles, y, add || at, at,
+                          first, std::min(first + GROUP, end), end);
+        if (linear.bias) add_bias(y, tiles.rows, begin, end);
+    }
+
+    void run_group(const X* packed, Tiles tiles, float* y, bool add, long at, long begin, long end,
+                   long last) const {
+        alignas(64) float wide[WIDENS ? GROUP * DEPTH * PANEL : 1];
+        long depth = depths.at(at), offset = at * AT_ONCE * PANEL;
+        bool widens = WIDENS && tiles.count >= 3;  // as many find them done
+        if constexpr (WIDENS)
+            for (long p = begin; widens && p < end; ++p)
+                widen(weights(p) + offset, depth, wide + (p - begin) * depth * PANEL);
+        for (long tile = 0; tile < tiles.count; ++tile) {
+            const X* x = packed + tiles.begin(tile) * depth;
+            with_height(tiles.height(tile), [&](auto R) {
+                by_panels<panels_beside(R)>(begin, end, [&](auto N, long p) {
+                    float* to = y + tiles.begin(tile) * linear.outputs + p * PANEL;
+                    Target target{to, linear.outputs, add};
+                    auto ahead = next(tiles, tile, p, N, offset, depth, last);
+                    long columns = linear.outputs - p * PANEL;
+                    if (columns < PANEL)
+                        return multiply_some<R>(x, weights(p) + offset, depth, ahead, target, columns);
+                    if constexpr (WIDENS)
+                        if (widens)
+                            return multiply_tile<R, N>(x, wide + (p - begin) * depth * PANEL,
+                                                       depth * PANEL, depth, ahead, target);
+                    multiply_tile<R, N>(x, weights(p) + offset, panel_size<W>(linear), depth,
+                                        ahead, target);
+                });
+            });
+        }
+    }
+
+    const W* weights(long number) const { return panel<W>(linear, number); }
+
+    // Call use(N, first) for panels that lie side by side, and with 1 for those that are left.
+    template <int N, typename Use> void by_panels(long begin, long end, Use use) const {
+        long whole = std::min(end, linear.outputs / PANEL);
+        for (; begin + N <= whole; begin += N) use(std::integral_constant<int, N>{}, begin);
+        for (; begin < end; ++begin) use(std::integral_constant<int, 1>{}, begin);
+    }
+
+    static void widen(const W* from, long depth, float* to) {
+        for (long at = 0; at < depth * PANEL; at += 2 * PANEL)
+            for (long part = 0; part < PANEL; part += LANES) {
+                Bits pairs = load_pairs(from + at + 2 * part);
+                store(to + at + part, first_of(pairs));
+                store(to + at + PANEL + part, second_of(pairs));
             }
     }
-    team.wait();
-}
 
-// Dot products of R packed rows, of the `height` rows of their tile, with C rows of w: [R, C];
-// `sums` has room for whole eights.
-// Memory works on what lies `ahead` of each row of w meanwhile: they are too short for the CPU to
-// notice by itself where the next ones will be.
-template <int R, int C, typename W>
-void dots(const float* x, long height, const W* w, long stride, long depth,
-          const long* ahead, float* sums) {
-    Vec sum[(R * C + 7) / 8 * 8] = {};
-    auto add_half = [&](const float* rows, auto column) {
-        Vec columns[C];
-        for (int c = 0; c < C; ++c) columns[c] = column(c);
-        for (int r = 0; r < R; ++r) {
-            Vec row = load(rows + r * CHUNK);
-            for (int c = 0; c < C; ++c) sum[r * C + c] += row * columns[c];
-        }
-    };
-    auto add = [&](const float* rows, auto chunk) {
-        add_half(rows, [&](int c) { return first_half(chunk(c)); });
-        add_half(rows + LANES, [&](int c) { return second_half(chunk(c)); });
-    };
-    long whole = depth / CHUNK * CHUNK;
-    for (long at = 0; at < whole; at += CHUNK) {
-        for (int c = 0; c < C; ++c)
-            for (long line = 0; line < CHUNK; line += 64 / long(sizeof(W)))
-                // Few rows are done with these before others push what is fetched out of L1.
-                __builtin_prefetch(w + c * stride + at + line + ahead[c], 0, R <= 4 ? 3 : 2);
-        add(x + at * height, [&](int c) { return w + c * stride + at; });
-    }
-    if (whole < depth) {
-        W rest[C][CHUNK] = {};
-        for (int c = 0; c < C; ++c)
-            memcpy(rest[c], w + c * stride + whole, (depth - whole) * sizeof(W));
-        add(x + whole * height, [&](int c) { return rest[c]; });
-    }
-    for (int i = 0; i < R * C; i += 8) sum_lanes(sum + i, sums + i);
-}
-
-// Outputs [begin, end), and of their inputs those from `at` on.
-struct Block {
-    long begin, end, at;
-};
-
-// Outputs of packed rows of x. Loops, from the outermost: outputs that stay in L2, inputs that
-// stay in L1, tiles of rows, and outputs that stay in registers.
-template <typename W> struct Product {
-    const Linear& linear;
-    const float* packed;
-    Tiles tiles;
-    float* y;
-    bool add;
-    // One row takes weights as they lie; more of them are worth coming back to.
-    long panel = std::min(12 * tiles.rows, PANEL);
-    long depth = whole_chunks(ceil_div(linear.inputs, ceil_div(linear.inputs, DEPTH<W>)));
-
-    void run(long begin, long end) const {
-        for (; begin < end; begin += panel)
-            for (long at = 0; at < linear.inputs; at += depth)
-                for (long tile = 0; tile < tiles.count; ++tile)
-                    tiles.use(tile, [&](auto R, long row) {
-                        multiply<R>({begin, std::min(begin + panel, end), at}, row, tile);
-                    });
+    // One tile alone reads on in its panels; of several each fetches some of the next group.
+    Ahead next(Tiles tiles, long tile, long p, long n, long offset, long depth, long last) const {
+        const W* w = weights(p) + offset;
+        long bytes = AT_ONCE * PANEL * sizeof(W);
+        if (tiles.count == 1) return {(const char*)w + 2048, bytes};
+        if (p + GROUP + n > std::min(last, linear.outputs / PANEL)) return {(const char*)w, 0};
+        long share = bytes * n / tiles.count;
+        w += (GROUP + tile % n) * panel_size<W>(linear);
+        return {(const char*)w + tile / n * share * depth, share};
     }
 
-    template <int R> void multiply(const Block& block, long row, long tile) const {
-        constexpr int C = columns_beside(R);
-        long first = block.begin, fetched[C], ahead[C];
-        for (int c = 0; c < C; ++c) fetched[c] = c % tiles.count == tile;
-        for (; block.end - first >= C; first += C) {
-            for (int c = 0; c < C; ++c) ahead[c] = fetched[c] * distance(block, first, C);
-            group<R, C>(first, block.at, row, ahead);
-        }
-        for (long nothing = 0; first < block.end; ++first)  // so few that it does not matter how
-            for (long i = 0; i < R; ++i) group<1, 1>(first, block.at, row, &nothing, i, R);
-    }
-
-    // How far behind weights of `block` those are that come next: of many tiles, each fetches some
-    // of the next block, and one alone the next columns.
-    long distance(const Block& block, long first, int columns) const {
-        if (tiles.count == 1 && first + columns < block.end) return columns * linear.inputs;
-        bool is_last = block.at + depth >= linear.inputs;
-        long next = is_last ? panel * linear.inputs - block.at : depth;
-        return tiles.count == 1 ? next - (first - block.begin) * linear.inputs : next;
-    }
-
-    // R rows from `row + skipped` on, of a tile that begins with `row`.
-    template <int R, int C>
-    void group(long first, long at, long row, const long* ahead, long skipped = 0,
-               long height = R) const {
-        auto weight = (const W*)linear.weight + first * linear.inputs + at;
-        auto x = packed + row * whole_chunks(linear.inputs) + at * height + skipped * CHUNK;
-        long count = std::min(depth, linear.inputs - at);
-        float sums[(R * C + 7) / 8 * 8];
-        dots<R, C>(x, height, weight, linear.inputs, count, ahead, sums);
-        for (int r = 0; r < R; ++r)
-            finish<C>(sums + r * C, y + (row + skipped + r) * linear.outputs + first, first, !at);
-    }
-
-    template <int C> void finish(const float* sums, float* to, long first, bool begins) const {
-        if (!add && begins)
-            for (int c = 0; c < C; ++c) to[c] = sums[c];
-        else
-            for (int c = 0; c < C; ++c) to[c] += sums[c];
-        if (linear.bias && begins)
-            for (int c = 0; c < C; ++c) to[c] += widened(((const W*)linear.bias)[first + c]);
+    void add_bias(float* y, long rows, long begin, long end) const {
+        long first = begin * PANEL, stop = std::min(end * PANEL, linear.outputs);
+        for (long row = 0; row < rows; ++row)
+            for (long i = first; i < stop; ++i)
+                y[row * linear.outputs + i] += widened(((const W*)linear.bias)[i]);
     }
 };
 
-// y [rows, outputs] from x [rows, inputs]; on top of what y holds when `add` is set. `packed` has
-// room for rows of whole chunks.
-template <typename W>
+// Floats that `apply` needs room for.
+inline long packed_size(long rows, long inputs) {
+    return round_up(std::min(rows, MOST_ROWS), 16) * round_up(inputs, 32);
+}
+
+// y [rows, outputs] from x [rows, inputs]; on top of what y holds when `add` is set.
+template <typename X, typename W>
 void apply(const Linear& linear, const float* x, long rows, float* packed, float* y, bool add,
            Team team) {
-    pack<W>(x, rows, linear.inputs, packed, team);
-    long groups = ceil_div(linear.outputs, TILE_COLUMNS);
-    long end = std::min(team.end(groups) * TILE_COLUMNS, linear.outputs);
-    Product<W>{linear, packed, Tiles{rows}, y, add}.run(team.begin(groups) * TILE_COLUMNS, end);
-    team.wait();
+    Product<X, W> product{linear};
+    Tiles blocks = product.blocks_of(rows);
+    long num_panels = ceil_div(linear.outputs, PANEL);
+    for (long block = 0; block < blocks.count; ++block) {
+        long first = blocks.begin(block);
+        Tiles tiles{blocks.height(block), TILE_ROWS};
+        product.pack(x + first * linear.inputs, tiles, (X*)packed, team);
+        team.wait();
+        product.run((X*)packed, tiles, y + first * linear.outputs, add, team.begin(num_panels),
+                    team.end(num_panels));
+        team.wait();
+    }
 }

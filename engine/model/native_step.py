@@ -1,10 +1,7 @@
 """One step through compiled layers.
 
-Steps of few rows are one call for all layers. There each row is computed for itself, in an order of
-operations that depends on its own sequence alone: neither how tokens were cut into steps nor what
-else is in the batch changes a bit. Steps of more rows leave their products to PyTorch, whose
-results differ from these by float32 rounding; attention is the same in both. Of their last layer,
-rows that nobody samples from need keys and values only.
+All layers are one call, or one call each where threads may come and go between them. Of the last
+layer, rows that nobody samples from need keys and values only.
 """
 
 from __future__ import annotations
@@ -21,7 +18,6 @@ from torch import Tensor
 
 from engine.attention.backend import Span
 from engine.kernels import library
-from engine.model.linear import Linear
 from engine.model.native import NativeDecoder
 
 _FLOAT_BYTES = 4
@@ -59,18 +55,15 @@ class NativeStep:
         self._turns = turns
         self._spans = spans
         self._cache = decoder.cache_structure(cache)
-        self._has_few_rows = len(hidden) <= decoder.few_rows
-        prunes = drawn is not None and not self._has_few_rows and len(drawn) <= decoder.few_rows
-        self._drawn = drawn if prunes else None
-        self._take(hidden, spans, packs=self._has_few_rows)
+        self._drawn = drawn if drawn is not None and len(drawn) < len(hidden) else None
+        self._take(hidden, spans)
 
-    def _take(self, hidden: Tensor, spans: Seq[Span], *, packs: bool) -> None:
-        """Compute these rows from now on; `packs` says that kernels make their products."""
+    def _take(self, hidden: Tensor, spans: Seq[Span]) -> None:
+        """Compute these rows from now on."""
         decoder, turns, rows = self._decoder, self._turns, len(hidden)
         self._hidden = hidden
         narrow, wide = rows * decoder.narrow, rows * decoder.wide
-        packed = rows * decoder.packed if packs else 0
-        self._memory = decoder.scratch(narrow + wide + packed)
+        self._memory = decoder.scratch(narrow + wide + decoder.packed_size(rows))
         self._tables = _span_table(spans)
         begin = self._memory.data_ptr()
         self._step = library.Step(
@@ -90,19 +83,13 @@ class NativeStep:
 
     def layers(self, begin: int, end: int) -> None:
         threads, rows = self._decoder.threads, len(self._hidden)
-        worth_sharing = threads.may_grow and rows * self._decoder.layer_bytes >= _WORTH_SHARING
-        if self._has_few_rows and not worth_sharing:
+        if not threads.may_grow or rows * self._decoder.layer_bytes < _WORTH_SHARING:
             self._step.num_threads = threads.settle()
-            self._layers_of_few_rows(begin, end)
+            self._run(begin, end)
             return
         for number in range(begin, end):
             self._step.num_threads = threads.adjust()
-            if self._has_few_rows:
-                self._layers_of_few_rows(number, number + 1)
-            elif self._drawn is not None and number == len(self._decoder.layers) - 1:
-                self._last_layer(number, self._drawn)
-            else:
-                self._layer_of_many_rows(number)
+            self._run(number, number + 1)
 
     def finish(self) -> Tensor:
         decoder, hidden = self._decoder, self._hidden
@@ -110,47 +97,26 @@ class NativeStep:
         decoder.kernels.normalize(decoder.model, weight, self._step, hidden.data_ptr())
         return hidden
 
-    def _layers_of_few_rows(self, begin: int, end: int) -> None:
-        decoder = self._decoder
-        decoder.kernels.layers(decoder.model, decoder.layers, self._cache, self._step, begin, end)
-
-    def _layer_of_many_rows(self, number: int) -> None:
-        decoder, step, inner = self._decoder, self._step, self._decoder.config.intermediate_size
-        kernels, model, rows = decoder.kernels, decoder.model, len(self._hidden)
-        layer, structure = decoder.parameters.layers[number], decoder.layers[number]
-        narrow, wide = self._memory, self._memory[rows * decoder.narrow :]
-        normed, attended = _rows(narrow, rows, layer.gate_up), _rows(narrow, rows, layer.output)
-        gated = _rows(wide[rows * 2 * inner :], rows, layer.down)
-
-        self._make_queries(number)
-        kernels.attend(model, structure, self._cache, step, number)
-        decoder.add_product(layer.output, attended, self._hidden, keep=True)
-        kernels.normalize(model, structure.post_attention_norm, step, normed.data_ptr())
-        decoder.add_product(layer.gate_up, normed, _outputs(wide, rows, layer.gate_up), keep=False)
-        kernels.gate(model, step)
-        decoder.add_product(layer.down, gated, self._hidden, keep=True)
+    def _run(self, begin: int, end: int) -> None:
+        decoder, last = self._decoder, len(self._decoder.layers) - 1
+        whole = end if self._drawn is None else min(end, last)
+        decoder.kernels.layers(decoder.model, decoder.layers, self._cache, self._step, begin, whole)
+        if self._drawn is not None and end > last:
+            self._last_layer(last, self._drawn)
 
     def _last_layer(self, number: int, drawn: Seq[int]) -> None:
         """Keys and values of all rows; what follows of those alone that are sampled from."""
         decoder, structure = self._decoder, self._decoder.layers[number]
-        made = self._make_queries(number)
-        decoder.kernels.place(decoder.model, structure, self._cache, self._step, number)
-        chosen = torch.tensor(drawn, dtype=torch.int64)
-        queries, hidden = made[chosen], self._hidden[chosen]
-        self._take(hidden, _spans_of(drawn, self._spans), packs=True)
+        kernels, model, cache = decoder.kernels, decoder.model, self._cache
+        kernels.begin_layer(model, structure, cache, self._step, number)
+        chosen, rows = torch.tensor(drawn, dtype=torch.int64), len(self._hidden)
+        made = self._memory[rows * decoder.narrow :]
+        outputs = structure.qkv.outputs
+        queries = made[: rows * outputs].view(rows, outputs)[chosen]
+        self._take(self._hidden[chosen], _spans_of(drawn, self._spans))
         self._memory[len(chosen) * decoder.narrow :][: queries.numel()] = queries.flatten()
         if drawn:
-            decoder.kernels.complete(decoder.model, structure, self._cache, self._step, number)
-
-    def _make_queries(self, number: int) -> Tensor:
-        """Queries, keys and values of all rows, [rows, outputs], where kernels find them."""
-        decoder, rows, step = self._decoder, len(self._hidden), self._step
-        layer, norm = decoder.parameters.layers[number].qkv, decoder.layers[number].input_norm
-        normed = _rows(self._memory, rows, layer)
-        made = _outputs(self._memory[rows * decoder.narrow :], rows, layer)
-        decoder.kernels.normalize(decoder.model, norm, step, normed.data_ptr())
-        decoder.add_product(layer, normed, made, keep=False)
-        return made
+            kernels.complete_layer(model, structure, cache, self._step, number)
 
 
 def _spans_of(rows: Seq[int], spans: Seq[Span]) -> list[Span]:
@@ -162,16 +128,6 @@ def _spans_of(rows: Seq[int], spans: Seq[Span]) -> list[Span]:
         span = spans[number]
         found.append(Span(span.end - (ends[number] - row), 1, span.blocks))
     return found
-
-
-def _rows(memory: Tensor, rows: int, linear: Linear) -> Tensor:
-    """[rows, inputs] at the front of `memory`."""
-    return memory[: rows * linear.inputs].view(rows, linear.inputs)
-
-
-def _outputs(memory: Tensor, rows: int, linear: Linear) -> Tensor:
-    """[rows, outputs] at the front of `memory`."""
-    return memory[: rows * linear.outputs].view(rows, linear.outputs)
 
 
 def _span_table(spans: Seq[Span]) -> tuple[array[int], array[int]]:

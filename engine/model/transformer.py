@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import replace
@@ -127,7 +126,6 @@ class Transformer:
                 "deterministic: this needs the compiled kernels, which there are for float32 and "
                 "bfloat16 on a CPU, with a C++ compiler installed"
             )
-        self._native.few_rows = sys.maxsize
 
     def _begin(
         self,
@@ -137,8 +135,8 @@ class Transformer:
         batch: AttentionBatch,
         drawn: Seq[int] | None,
     ) -> Computation:
-        hidden = self._vocabulary.embed(token_ids)
         if self._native is None:
+            hidden = self._vocabulary.embed(token_ids)
             if self._fuses:
                 return self._fused(hidden, positions, lengths, batch)
             rotation = self._rope.rotation(positions, lengths, hidden.dtype)
@@ -146,7 +144,8 @@ class Transformer:
         turns = self._turns(
             positions, lengths, max([span.start + span.count for span in batch.spans])
         )
-        return NativeStep(self._native, hidden.float(), turns, batch.spans, batch.cache, drawn)
+        hidden = self._native.embed(token_ids)
+        return NativeStep(self._native, hidden, turns, batch.spans, batch.cache, drawn)
 
     def _fused(
         self, hidden: Tensor, positions: Tensor, lengths: Tensor, batch: AttentionBatch

@@ -1,0 +1,44 @@
+"""A lock between processes, which ends with the process that holds it."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+_PAUSE_S = 0.05
+
+
+@contextmanager
+def only_one(path: Path, limit_s: float) -> Iterator[None]:
+    """Held by one at a time, of all that name this file.
+
+    The system gives it back when its holder dies. Whoever has waited for `limit_s` seconds goes on
+    without it: a holder that stands still stops nobody for good. OSError where the file cannot be
+    made; where a file system has no locks there is none.
+    """
+    with path.open("w") as file:
+        _wait(file.fileno(), path, limit_s)
+        yield
+
+
+def _wait(file: int, path: Path, limit_s: float) -> None:
+    end, told = time.monotonic() + limit_s, False
+    while time.monotonic() < end:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if not told:
+                log.info("waiting for the process that holds %s", path)
+            told = True
+            time.sleep(_PAUSE_S)
+        except OSError as error:
+            log.warning("%s cannot be locked: %s", path, error)
+            return
+    log.warning("%s was held for %.0f s: going on without it", path, limit_s)
