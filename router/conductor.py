@@ -19,6 +19,7 @@ from router.merge import Tokens
 from router.metrics import RouterMetrics
 from router.models import Models, ServedModel
 from router.requests import Delta, GenerateRequest, RequestDraft
+from router.unread import Reader, Unread
 from wire.identity import WorkerRef
 
 
@@ -29,6 +30,8 @@ class Conductor:
         self.config = config
         self.models = models
         self.metrics = metrics
+        self.unread = Unread(config.max_unread_bytes, config.max_unread_total_bytes)
+        metrics.show_unread(lambda: self.unread.num_bytes)
         for model in models:
             metrics.add_model(model.name, model.lobby.__len__)
         self._journeys: set[Journey] = set()
@@ -59,11 +62,13 @@ class Conductor:
         first_index: int = 0,
         prepared: GenerateRequest | None = None,
         way: Way | None = None,
+        client: Reader | None = None,
     ) -> AsyncGenerator[Delta, None]:
         """One delta per message to the client, the last of each answer with an ending.
 
         Answers are numbered from `first_index`; `prepared` is what `prepare` made of the draft, if
-        it has been asked. Deltas that take the `way` are not yielded. Raises RouterError.
+        it has been asked. Deltas that take the `way` are not yielded. What waits until they are
+        read is counted with `client`. Raises RouterError.
         """
         arrived_s = time.monotonic()
         model = self.models.find(draft.model)
@@ -81,7 +86,7 @@ class Conductor:
             watch, direct = Watch(arrived_s), None
             if way is not None and may_go_direct(request):
                 direct = Direct(way, answer, watch, spend)
-            journey = Journey(request, model.fleet, model.config, at, entry, direct)
+            journey = Journey(request, model.fleet, model.config, at, entry, direct, client)
             return journey, self._serve(model, request, journey, answer, watch, branch)
 
         with self.permit(model, draft.n or 1):

@@ -104,6 +104,11 @@ class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Largest gRPC request."""
     max_body_bytes: int = 10 * MIB
     """Largest HTTP request."""
+    max_unread_bytes: int = 2 * MIB
+    """How much memory the answers to one request may take because their client does not read; then
+    it ends. Some 50,000 tokens."""
+    max_unread_total_bytes: int = 64 * MIB
+    """The same for all requests together; then the one with the most ends."""
     max_waiting: int = 1024
     """Most answers of one model that are made at a time, or wait; more are refused, with a time to
     return."""

@@ -12,6 +12,7 @@ RouterError
 ├── Overloaded          too many requests; come back after `retry_after_s`
 ├── OverQuota           this key has used what it may; come back after `retry_after_s`
 ├── Unavailable         no worker can serve this now, or all that tried failed
+├── NotRead             the client does not read its answer
 ├── DeadlineExceeded    the request's time is over; names stage and worker
 ├── Internal            our mistake, or a worker's that another would repeat
 └── StartError          the model's directory cannot be read
@@ -110,6 +111,10 @@ class Unavailable(RouterError):
         self.reason = reason
 
 
+class NotRead(RouterError):
+    """Says how much of the answer waits."""
+
+
 class DeadlineExceeded(RouterError):
     """Says which stage was under way, and where."""
 
@@ -198,6 +203,9 @@ FACES: dict[type[RouterError], ErrorFace] = {
     ),
     Unavailable: ErrorFace(
         "unavailable", grpc.StatusCode.UNAVAILABLE, 503, "server_error", "unavailable"
+    ),
+    NotRead: ErrorFace(
+        "not_read", grpc.StatusCode.RESOURCE_EXHAUSTED, 408, "invalid_request_error", "not_read"
     ),
     DeadlineExceeded: ErrorFace(
         "deadline", grpc.StatusCode.DEADLINE_EXCEEDED, 504, "server_error", "deadline_exceeded"

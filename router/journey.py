@@ -29,6 +29,7 @@ from router.queueing.entry import Entry
 from router.record import LegFailed, Record
 from router.requests import GenerateRequest
 from router.trace import draw_leg_id
+from router.unread import Reader
 from runtime.session import SessionClosed
 from wire.identity import Leg, WorkerRef
 from wire.messages import (
@@ -52,16 +53,17 @@ class Journey:
         at: WorkerRef | None = None,
         entry: Entry | None = None,
         direct: Direct | None = None,
+        client: Reader | None = None,
     ) -> None:
         """`at` is a worker that has the whole prompt: it is tried first, alone. What can goes
-        `direct` to the client, and is not yielded."""
+        `direct` to the client, and is not yielded; what waits for it is counted with `client`."""
         self._request = request
         self._at = at
         self._fleet = fleet
         self._config = config
         self._leg_id = draw_leg_id(request.request_id, request.trace_id)
         self._merger = TokenMerger(request.prompt_tokens)
-        self._mailbox = Mailbox()
+        self._mailbox = Mailbox(client)
         self._direct = direct
         self._avoid: set[WorkerRef] = set()
         began_s = asyncio.get_running_loop().time()
@@ -88,6 +90,7 @@ class Journey:
                     self._give_up_unless_retryable(failure, attempt)
         finally:
             timer.cancel()
+            self._mailbox.close()
 
     def stop(self) -> None:
         """Ends it with Unavailable, cancelled on its workers."""

@@ -94,6 +94,11 @@ class RouterMetrics:
             _MODEL,
             registry=self._registry,
         )
+        self._unread = Gauge(
+            "tandem_unread_bytes",
+            "Memory of answers that wait because their clients do not read.",
+            registry=self._registry,
+        )
         self.in_flight = Gauge(
             "tandem_requests_in_flight",
             "Requests in the router now.",
@@ -130,6 +135,10 @@ class RouterMetrics:
             self.exposed,
             self.decode,
         )
+
+    def show_unread(self, num_bytes: Callable[[], int]) -> None:
+        """Asked at every scrape."""
+        self._unread.set_function(num_bytes)
 
     def add_model(self, model: str, queue_length: Callable[[], int]) -> None:
         """Shown from now on; the length of its queue is asked at every scrape."""

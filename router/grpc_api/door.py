@@ -102,8 +102,11 @@ class _Servicer:
             counted.model = model.name
             responses = Responses(request, draft.request_id, draft.prompt, model.tokenizer)
             way, interval = GrpcWay(context, responses), request.stream_interval
-            deltas = self._conductor.generate(draft, way=None if interval > 1 else way)
-            await _stream(paced(deltas, interval) if interval > 1 else deltas, way)
+            async with self._conductor.unread.reader() as client:
+                deltas = self._conductor.generate(
+                    draft, way=None if interval > 1 else way, client=client
+                )
+                await _stream(paced(deltas, interval) if interval > 1 else deltas, way)
 
     async def tokenize(
         self, request: pb.TokenizeRequest | None, context: grpc.aio.ServicerContext

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette.types import Scope, Send
 
-from router.errors import RouterError
+from router.errors import NotRead, RouterError
 from router.http.asgi import send_chunk, send_json
 from router.http.headers import RequestHead, echoed_id, error_headers
 from router.openai.responses import Style, error_body, server_sent_event
@@ -25,7 +25,9 @@ class HttpAnswer:
     async def fail(self, error: RouterError) -> None:
         error.field = self.names.get(error.field or "", error.field)
         status, body = error_body(error)
-        if self.started:
+        if self.started and isinstance(error, NotRead) and self.chunks is not None:
+            self.chunks.end(server_sent_event(body))  # there is no waiting for this client
+        elif self.started:
             await send_chunk(self.send, server_sent_event(body), more=False)
         else:
             headers = [*error_headers(error), *echoed_id(self.request_id)]
@@ -38,7 +40,7 @@ class StreamWay:
     def __init__(self, answer: HttpAnswer, style: Style, chunks: Chunks) -> None:
         self._answer = answer
         self._events = style.events
-        self._has_room, self._write = chunks
+        self._has_room, self._write = chunks.ready, chunks.write
 
     def ready(self) -> bool:
         return self._answer.started and self._has_room()

@@ -39,6 +39,7 @@ from router.openai.requests import chat_draft, completion_drafts, parse_body
 from router.openai.responses import Form, Style
 from router.pacing import paced
 from router.requests import Delta, GenerateRequest, RequestDraft
+from router.unread import Reader
 
 EVENT_STREAM: Headers = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -98,13 +99,11 @@ class GenerateEndpoint:
         way = None
         if job.stream and answer.chunks is not None:
             way = StreamWay(answer, job.style, answer.chunks)
-        async with aclosing(await self._deltas(job, way)) as deltas:
-            if job.stream:
-                await _stream(deltas, job.style, answer)
-            else:
-                whole = job.style.whole_body([delta async for delta in deltas])
-                answer.started = True
-                await send_json(answer.send, 200, whole, *echoed_id(job.request_id))
+        async with (
+            self._conductor.unread.reader() as client,
+            aclosing(await self._deltas(job, way, client)) as deltas,
+        ):
+            await _tell(deltas, job, answer)
 
     def _parse(self, content: bytes, head: RequestHead) -> Job:
         if self._chat:
@@ -136,24 +135,27 @@ class GenerateEndpoint:
             names=_names(body),
         )
 
-    async def _deltas(self, job: Job, way: Way | None) -> AsyncGenerator[Delta, None]:
+    async def _deltas(
+        self, job: Job, way: Way | None, client: Reader
+    ) -> AsyncGenerator[Delta, None]:
         """Of several prompts none begins before all of them are known to be sound."""
         if len(job.drafts) == 1:
             own = way if job.interval == 1 else None
-            deltas = self._conductor.generate(job.drafts[0], way=own)
+            deltas = self._conductor.generate(job.drafts[0], way=own, client=client)
         else:
-            deltas = self._together(job, [await self._prepare(draft) for draft in job.drafts])
+            requests = [await self._prepare(draft) for draft in job.drafts]
+            deltas = self._together(job, requests, client)
         return paced(deltas, job.interval) if job.interval > 1 else deltas
 
     async def _together(
-        self, job: Job, requests: list[GenerateRequest]
+        self, job: Job, requests: list[GenerateRequest], client: Reader
     ) -> AsyncGenerator[Delta, None]:
         """Charged as one: else those that a key can pay for would be lost with those it cannot."""
         caller, generate = CALLER.get(), self._conductor.generate
         with caller.charge(sum(len(request.prompt_tokens) for request in requests)) as spend:
             CALLER.set(Prepaid(caller))
             streams = [
-                generate(draft, number * job.n, request)
+                generate(draft, number * job.n, request, client=client)
                 for number, (draft, request) in enumerate(zip(job.drafts, requests, strict=True))
             ]
             async with aclosing(Streams(streams).read()) as deltas:
@@ -164,6 +166,15 @@ class GenerateEndpoint:
     async def _prepare(self, draft: RequestDraft) -> GenerateRequest:
         await asyncio.sleep(0)  # many prompts take time together: others go between
         return await self._conductor.prepare(draft)
+
+
+async def _tell(deltas: AsyncGenerator[Delta, None], job: Job, answer: HttpAnswer) -> None:
+    if job.stream:
+        await _stream(deltas, job.style, answer)
+        return
+    whole = job.style.whole_body([delta async for delta in deltas])
+    answer.started = True
+    await send_json(answer.send, 200, whole, *echoed_id(job.request_id))
 
 
 async def _stream(deltas: AsyncGenerator[Delta, None], style: Style, answer: HttpAnswer) -> None:

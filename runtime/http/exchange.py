@@ -23,10 +23,12 @@ PHRASES = {status.value: status.phrase.encode() for status in http.HTTPStatus}
 
 class Chunks(NamedTuple):
     """A short way for the pieces of a body that has begun: `write` does what `send` would do, as
-    long as that would not wait, which is when they are `ready`."""
+    long as that would not wait, which is when they are `ready`. `end` takes the last piece of an
+    answer whose client does not read, waits for nothing, and closes the connection."""
 
     ready: Callable[[], bool]
     write: Callable[[bytes], None]
+    end: Callable[[bytes], None]
 
 
 class Wire(Protocol):
@@ -70,7 +72,7 @@ class Exchange:
         self._news = asyncio.Event()
         self._disconnected = False
         self._started = self._complete = self._chunked = self._bodiless = False
-        scope["extensions"] = {CHUNKS: {"way": Chunks(self._ready, self._write)}}
+        scope["extensions"] = {CHUNKS: {"way": Chunks(self._ready, self._write, self._cut)}}
 
     # For the connection.
 
@@ -162,12 +164,17 @@ class Exchange:
         else:
             self._wire.write(self._parser.send(h11.Data(data=content)) or b"")
 
-    def _end(self) -> None:
+    def _cut(self, content: bytes) -> None:
+        if not self._disconnected:
+            self._write(content)
+            self._end(close=True)
+
+    def _end(self, *, close: bool = False) -> None:
         self._wire.write(self._parser.send(h11.EndOfMessage()) or b"")
         self._complete = True
         self._body.clear()
         self._news.set()
-        self._wire.answered(close=self._parser.our_state is h11.MUST_CLOSE)
+        self._wire.answered(close=close or self._parser.our_state is h11.MUST_CLOSE)
 
     async def _send_failure(self) -> None:
         text = b"Internal Server Error"
