@@ -65,7 +65,10 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", help="Override a key: --set prefill.replicas=2. May be repeated."),
 ]
-Model = Annotated[str | None, typer.Option(help="Hugging Face model directory to serve.")]
+Model = Annotated[
+    str | None,
+    typer.Option(help="Hugging Face model directory, or a name on the hub: org/name[@revision]."),
+]
 RayAddress = Annotated[str | None, typer.Option(help="Address of a running Ray cluster.")]
 Host = Annotated[
     str | None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -9,6 +10,7 @@ import msgspec
 import yaml
 
 from cluster.errors import BadConfig
+from cluster.hub import find_model
 from cluster.key_errors import explain_key_error, name_origin
 from cluster.pools import MODEL_KEYS, POOL_KEYS, Pool, compose_models, compose_pools, mapping
 from cluster.ray_config import RayConfig, check_name, check_nodes
@@ -78,14 +80,20 @@ def at_home(config: ProcessConfig, address: str) -> ProcessConfig:
     return msgspec.structs.replace(config, host=address)
 
 
-def load_config(path: str | None, overrides: dict[str, Any]) -> ClusterConfig:
+def load_config(
+    path: str | None, overrides: dict[str, Any], find: Callable[[str], str] = find_model
+) -> ClusterConfig:
     """Read `path`, apply dotted overrides such as {"prefill.replicas": 2}, and check everything.
 
-    Raises BadConfig, which names the file, the key, and the one that was probably meant.
+    At last `find` gives the directory of each model, which may be on a hub. Raises BadConfig, which
+    names the file, the key, and the one that was probably meant.
     """
     tree = _read(path) if path is not None else {}
     try:
-        return _from_tree(tree, overrides)
+        config = _with_directories(_from_tree(tree, overrides), find)
+        for model in config.models:
+            _check_directory(config, model)
+        return config
     except BadConfig as error:
         raise BadConfig(name_origin(str(error), path, overrides)) from error
 
@@ -104,6 +112,17 @@ def _from_tree(tree: dict[str, Any], overrides: dict[str, Any]) -> ClusterConfig
     config = msgspec.structs.replace(config, pools=compose_pools(pools, models, defaults))
     _check(config)
     return config
+
+
+def _with_directories(config: ClusterConfig, find: Callable[[str], str]) -> ClusterConfig:
+    """What processes read: absolute, for those that Ray starts have another working directory."""
+    replace = msgspec.structs.replace
+    models = {name: replace(model, path=find(model.path)) for name, model in config.models.items()}
+    pools = [
+        replace(pool, worker=replace(pool.worker, model=models[pool.model].path))
+        for pool in config.pools
+    ]
+    return replace(config, router=replace(config.router, models=models), pools=tuple(pools))
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -207,14 +226,19 @@ def _check_pool(pool: Pool) -> None:
 
 
 def _check_model(config: ClusterConfig, name: str) -> None:
-    pools, path = config.pools_of(name), config.models[name].path
+    pools = config.pools_of(name)
     if not pools:
         raise BadConfig(f"models.{name}: none of pools has it, so nobody would serve it")
     if not any(pool.replicas for pool in pools):
         replicas = " and ".join(f"{pool.keys}.replicas" for pool in pools)
         raise BadConfig(f"{replicas}: 0, so nobody would serve model {name!r}")
+
+
+def _check_directory(config: ClusterConfig, name: str) -> None:
+    path, pools = config.models[name].path, config.pools_of(name)
     if any(pool.worker.runner is RunnerKind.TORCH for pool in pools) and not Path(path).is_dir():
         raise BadConfig(
             f"model {name!r}: {path!r} is no directory; give the path of a Hugging Face model "
-            "directory (config.json, tokenizer.json, *.safetensors) that every node can read"
+            "directory (config.json, tokenizer.json, *.safetensors) that every node can read, or "
+            "a name on the hub, as org/name"
         )

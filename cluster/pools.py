@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
 from cluster.bundled import BUNDLED_MODEL, BUNDLED_WORKER
 from cluster.errors import BadConfig
+from cluster.hub import served_name
 from cluster.key_errors import explain_key_error
 from cluster.ray_config import Placement
 from router.config import ModelConfig
@@ -70,7 +70,7 @@ def compose_models(tree: dict[str, Any]) -> dict[str, ModelConfig]:
     if tree.get("models") is None:
         tree.pop("models", None)
         path = str(short.get("model", BUNDLED_MODEL))
-        return {str(short.get("model_name") or Path(path).name): ModelConfig(path=path)}
+        return {str(short.get("model_name") or served_name(path)): ModelConfig(path=path)}
     if short:
         raise BadConfig(f"{' and '.join(short)}: models names all of them already, leave one out")
     written = mapping(tree, "models")

@@ -65,7 +65,8 @@ left out.
 One model is written short:
 
 ```yaml
-model: /models/Llama-3.1-8B-Instruct      # a Hugging Face directory; without it, the bundled model
+model: /models/Llama-3.1-8B-Instruct      # a Hugging Face directory, or a name on its hub, as
+                                          # org/name@revision; without it, the bundled model
 model_name: llama                         # what clients call it; the directory's name without it
 worker: {cache_fraction: 0.85}            # of both pools
 prefill: {replicas: 2, num_gpus: 1}       # what its workers do otherwise stands in prefill.worker
