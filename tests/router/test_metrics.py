@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections import Counter
 
@@ -55,11 +56,19 @@ async def test_handoffs_are_added_up_by_their_ends(stage: Stage) -> None:
 
 
 async def test_nobody_to_serve_and_a_router_that_drains_are_reasons_of_their_own(
-    stage: Stage,
+    start_stage: StartStage,
 ) -> None:
+    """Who has connected before is refused; after it nothing listens."""
+    stage = await start_stage(drain_grace_s=0)
     await failure(stage.call(text="a"))
+    host, _, port = stage.addresses.http.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
     await stage.server.drain(1)
-    await failure(stage.call(text="a"))
+    writer.write(
+        b'POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-length: 14\r\n\r\n{"prompt":"a"}'
+    )
+    assert (await reader.read()).startswith(b"HTTP/1.1 503")
+    writer.close()
     assert counts(stage, "tandem_refusals_total", "reason") == {("no_worker",): 1, ("draining",): 1}
     assert counts(stage, "tandem_requests_total", "outcome") == {("unavailable",): 2}
 
