@@ -1,14 +1,21 @@
 # Every target makes what it needs: an environment in .venv, installed from pyproject.toml.
 PYTHON ?= python3
 BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest -q --durations=20
 
-.PHONY: demo test lint check check-chart proto bench clean
+.PHONY: demo quick test test-all lint check check-chart proto bench clean
 
 demo: .venv/.runs           ## start a cluster, stream one chat, show what each stage took
 	$(BIN)/tandem demo
 
-test: .venv/.develops       ## all tests
-	$(BIN)/python -m pytest -q
+quick: .venv/.develops      ## tests that open no socket and start no process: under a minute
+	$(PYTEST) -m quick
+
+test: .venv/.develops       ## what a change can break from day to day, the quick ones included
+	$(PYTEST) -m "not long"
+
+test-all: test              ## and what takes its time: explorations, every fault, Ray on four hosts
+	$(PYTEST) -m long
 
 lint: .venv/.develops       ## style, types, import contracts
 	$(BIN)/ruff check .
@@ -16,7 +23,7 @@ lint: .venv/.develops       ## style, types, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-check: lint test
+check: lint test-all
 
 check-chart: .venv/.develops  ## the gates of helm/; part of `make test`
 	$(BIN)/python -m pytest -q tests/helm

@@ -2,6 +2,8 @@
 
 from hypothesis import HealthCheck, settings
 
+pytest_plugins = ["tests.quick"]
+
 # A busy machine is no failure: what matters is what a test finds, not how long it looked.
 settings.register_profile(
     "unhurried",

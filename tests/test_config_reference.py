@@ -13,6 +13,8 @@ from cluster.config import ClusterConfig, load_config
 from tools import config_reference
 from tools.config_reference import FILE, INTRODUCTION, SECTIONS, docstrings, reference, undocumented
 
+pytestmark = pytest.mark.quick
+
 REFRESH = "run `python -m tools.config_reference`"
 
 

@@ -6,6 +6,8 @@ import pytest
 
 from tests.metric_rules import problems, promtool, promtool_problems
 
+pytestmark = pytest.mark.quick
+
 SOUND = """\
 # HELP tandem_requests_total Requests.
 # TYPE tandem_requests_total counter

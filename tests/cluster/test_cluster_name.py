@@ -8,6 +8,8 @@ import pytest
 
 from cluster.cluster_name import JOB_CONFIG, Holder, refusal, submission_id
 
+pytestmark = pytest.mark.quick
+
 SINCE = "2026-01-02 03:04:05 UTC"
 
 

@@ -9,6 +9,8 @@ from cluster.errors import BadConfig
 from router.config import ModelConfig
 from worker.config import RunnerKind
 
+pytestmark = pytest.mark.quick
+
 
 def a_file(folder: Path, text: str) -> str:
     path = folder / "cluster.yaml"

@@ -14,6 +14,8 @@ from cluster.placement import Demand, Node, Pairing, Placed, home_again, ranked
 from cluster.ray_config import Placement
 from cluster.shortage import explain
 
+pytestmark = pytest.mark.quick
+
 
 def a_node(name: str, cpus: float = 4, **labels: str) -> Node:
     amounts = {"CPU": cpus}

@@ -15,6 +15,8 @@ from cluster.errors import BadConfig
 from router.config import ModelConfig, SamplingDefaults
 from wire.identity import Role
 
+pytestmark = pytest.mark.quick
+
 HERE = str(BUNDLED_MODEL)
 SHORT = "model: /m\nworker: {runner: arithmetic}\n"
 TWO = """

@@ -17,6 +17,8 @@ from router.addresses import RouterAddresses
 from router.config import RouterConfig
 from worker.config import WorkerConfig
 
+pytestmark = pytest.mark.quick
+
 
 @dataclass
 class APretender:

@@ -16,6 +16,8 @@ from cluster.errors import BadConfig
 from router.access.keys import read_keys
 from runtime.tls import MutualTls
 
+pytestmark = pytest.mark.quick
+
 FILES = "{ca: ca.pem, cert: /etc/c.pem, key: /etc/k.pem}"
 
 

@@ -10,6 +10,8 @@ from cluster.config import load_config
 from cluster.demands import worker_demand
 from cluster.errors import BadConfig
 
+pytestmark = pytest.mark.quick
+
 TWO = {"worker.tensor_parallel_size": 2}
 
 

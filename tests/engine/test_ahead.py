@@ -17,6 +17,8 @@ from prefill_worker.scheduler import PrefillPolicy
 from wire.identity import Leg
 from wire.sampling import SamplingParams
 
+pytestmark = pytest.mark.quick
+
 
 def an_engine(num_blocks: int = 64, policy: Policy | None = None) -> AheadEngine:
     runner = ArithmeticRunner(block_size=4, runs_ahead=True)

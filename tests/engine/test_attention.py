@@ -14,6 +14,8 @@ from engine.attention.paged_cache import PagedCache
 from engine.attention.prefill_chunk import plan_prefill_chunks
 from engine.attention.torch_backend import TorchBackend
 
+pytestmark = pytest.mark.quick
+
 HEADS, KV_HEADS, HEAD_SIZE = 6, 2, 8
 
 

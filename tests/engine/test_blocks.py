@@ -4,6 +4,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from engine.blocks import BlockPool
 
+pytestmark = pytest.mark.quick
+
 
 def test_allocating_more_than_is_free_takes_nothing() -> None:
     pool = BlockPool(4)

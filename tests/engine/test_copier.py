@@ -9,6 +9,8 @@ import pytest
 
 from engine.copier import Copied, Copy, HostCopier, allocate_host, rows_of
 
+pytestmark = pytest.mark.quick
+
 BLOCK_BYTES = 32
 
 

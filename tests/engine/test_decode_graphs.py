@@ -26,6 +26,8 @@ from tests.engine.driver import make_sequence
 from tests.engine.reference import Reference, prompt
 from wire.sampling import SamplingParams
 
+pytestmark = pytest.mark.quick
+
 NUM_BLOCKS = 96
 CPU = torch.device("cpu")
 

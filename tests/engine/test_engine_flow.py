@@ -14,6 +14,8 @@ from wire.identity import Leg
 from wire.messages import FinishReason
 from wire.sampling import SamplingParams
 
+pytestmark = pytest.mark.quick
+
 
 def an_engine(num_blocks: int = 64, policy: Policy | None = None) -> Engine:
     runner = ArithmeticRunner(block_size=4)

@@ -2,12 +2,16 @@
 
 from collections import Counter
 
+import pytest
+
 from engine.fair_queue import FairQueue
 from engine.policy import in_turn
 from engine.sequence import Sequence
 from tests.engine.test_engine_flow import an_engine, expected
 from wire.identity import Leg
 from wire.sampling import SamplingParams
+
+pytestmark = pytest.mark.quick
 
 
 def a_sequence(

@@ -24,6 +24,8 @@ from wire.identity import Leg
 from wire.messages import FinishReason
 from wire.sampling import Grammar, GrammarKind, SamplingParams
 
+pytestmark = pytest.mark.quick
+
 TOKENIZER = Path("models/tiny-python/tokenizer.json")
 EOS = 1
 PERSON = Grammar(

@@ -14,6 +14,8 @@ from engine.grammar.job import Job
 from grammar.vocabulary import read_vocabulary
 from wire.sampling import Grammar, GrammarKind
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.fixture
 def executor() -> Iterator[ThreadPoolExecutor]:

@@ -15,6 +15,8 @@ from grammar.vocabulary import Vocabulary, read_vocabulary
 from tests.engine.driver import make_sequence
 from wire.sampling import Grammar, GrammarKind, SamplingParams
 
+pytestmark = pytest.mark.quick
+
 EOS = 1
 VOCAB = 2053
 """More than the tokenizer has, and no whole number of bytes or words."""

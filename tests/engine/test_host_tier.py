@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from decode_worker.scheduler import DecodePolicy
 from engine.blocks import BlockPool
 from engine.saving import Saving
 from engine.sequence import Sequence, Status
 from tests.engine.tiers import Tiered, answer, expected, learn
+
+pytestmark = pytest.mark.quick
 
 PROMPT = list(range(17))
 

@@ -5,6 +5,7 @@ Pools are small, so that blocks are evicted, saved, loaded, shared and swapped a
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -20,6 +21,8 @@ from engine.policy import Policy
 from engine.sequence import Sequence, Status
 from prefill_worker.scheduler import PrefillPolicy
 from tests.engine.tiers import Tiered, answer, expected, learn
+
+pytestmark = pytest.mark.quick
 
 PLACES = st.integers(0, 7)
 

@@ -12,6 +12,8 @@ from engine.step_times import StepTimes, StepWork
 from tests.engine.driver import make_sequence
 from wire.sampling import SamplingParams
 
+pytestmark = pytest.mark.quick
+
 
 def seconds(work: StepWork) -> float:
     """A machine whose steps take 5 ms, 1 ms a sequence, 0.2 ms a prompt token, and for contexts."""

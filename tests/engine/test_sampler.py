@@ -16,6 +16,8 @@ from engine.sequence import Sequence
 from tests.engine.driver import make_sequence
 from wire.sampling import SamplingParams, TokenRules
 
+pytestmark = pytest.mark.quick
+
 VOCAB = 50
 EOS = frozenset({7, VOCAB + 3})
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
+
 from engine.blocks import BlockPool
 from engine.sequence import Sequence
 from engine.tails import MOST_PER_PREFIX, MOST_TAILS, Tails
 from tests.engine.tiers import Tiered, answer, expected
 from wire.identity import Leg
 from wire.sampling import SamplingParams
+
+pytestmark = pytest.mark.quick
 
 
 def roomy() -> Tiered:

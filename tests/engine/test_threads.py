@@ -12,6 +12,8 @@ import torch
 from engine.cores import Cores, Reading, count_cores, read_cores
 from engine.threads import Threads
 
+pytestmark = pytest.mark.quick
+
 LAYER_S = 0.011
 A_MOMENT_S = 0.1
 

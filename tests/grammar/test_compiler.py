@@ -14,6 +14,8 @@ from grammar.limits import GrammarLimits
 from grammar.vocabulary import Vocabulary, read_vocabulary
 from wire.sampling import Grammar, GrammarKind
 
+pytestmark = pytest.mark.quick
+
 TOKENIZER = Path("models/tiny-python/tokenizer.json")
 ENDS = [1, 0]
 

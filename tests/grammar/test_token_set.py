@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from grammar.token_set import TokenSet
+
+pytestmark = pytest.mark.quick
 
 
 @st.composite

@@ -6,11 +6,14 @@ import json
 import re
 from typing import Any
 
+import pytest
 import yaml
 
 from tests.helm.engines import CHART
 from tests.helm.values_table import leaves, rows, with_table
 from tools.chart_schema import FILE, with_settings
+
+pytestmark = pytest.mark.quick
 
 VALUES = (CHART / "values.yaml").read_text()
 

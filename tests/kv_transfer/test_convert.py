@@ -15,6 +15,8 @@ from tests.kv_transfer.ranks import block_ids, model_pairs, ranks, scale_address
 from tests.kv_transfer.ranks import strips as all_strips
 from wire.layout import KvLayout
 
+pytestmark = pytest.mark.quick
+
 FLOATS = ("float32", "bfloat16", "float16", "float8_e4m3fn")
 STEP = {"float32": 0.0, "bfloat16": 2**-8, "float16": 2**-11, "float8_e4m3fn": 2**-4}
 """Half the distance between neighbouring values, relative to the value."""

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+import pytest
+
 from engine.arithmetic import ArithmeticRunner
 from kv_transfer.courier import Courier, Way, WriteJob, Written
 from kv_transfer.crossing import DirectCrossing, Passage
 from kv_transfer.memory_link import MemoryFabric, MemoryLink
 from kv_transfer.probe import LinkSpeed, Probe
 from kv_transfer.transport import LinkFailed, Transport
+
+pytestmark = pytest.mark.quick
 
 NUM_BLOCKS = 32
 LAYOUT = ArithmeticRunner().layout

@@ -30,6 +30,8 @@ from tests.kv_transfer.pools import GARBAGE, Pool, Staged, a_staging, carry, som
 from tests.kv_transfer.ranks import block_ids, ranks
 from wire.layout import KvLayout
 
+pytestmark = pytest.mark.quick
+
 MODEL = KvLayout(num_layers=2, num_kv_heads=2, head_size=2, block_size=4, dtype="float32")
 SIZES = st.sampled_from([1, 2, 4, 8, 16])
 

@@ -1,9 +1,12 @@
 import msgspec
+import pytest
 
 from kv_transfer.destination import DestinationHandoff, DestinationState
 from kv_transfer.effects import Adopt, CutLink, FreePages, LegLost
 from tests.kv_transfer.legs import PROMPT, SAMPLING, a_destination, an_offer, sent
 from wire.handoff import Abort, Accepted, Commit, Grant, Quiesced, Rejected
+
+pytestmark = pytest.mark.quick
 
 
 def a_commit(**changes: object) -> Commit:

@@ -1,7 +1,10 @@
+import pytest
 import torch
 
 from kv_transfer.checksum import MASK
 from kv_transfer.digest import digest_blocks, weighted_sum
+
+pytestmark = pytest.mark.quick
 
 BLOCK_BYTES = 64
 

@@ -1,7 +1,10 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kv_transfer.hashing import block_hashes, extend_hashes
+
+pytestmark = pytest.mark.quick
 
 tokens = st.lists(st.integers(0, 2**32 - 1), max_size=80)
 

@@ -26,6 +26,8 @@ from tests.kv_transfer.sides import NUM_BLOCKS, Ends, Side
 from wire.layout import KvLayout
 from wire.messages import Traffic
 
+pytestmark = pytest.mark.quick
+
 MODEL = KvLayout(num_layers=2, num_kv_heads=4, head_size=2, block_size=4, dtype="float32")
 DEGREES = (1, 2, 4, 8)
 UNEQUAL = [(1, 2), (2, 1), (4, 2), (2, 8), (8, 1)]

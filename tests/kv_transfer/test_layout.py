@@ -11,6 +11,8 @@ from kv_transfer.exchange import can_exchange
 from tests.kv_transfer.ranks import DEGREES, ranks
 from wire.layout import KvLayout
 
+pytestmark = pytest.mark.quick
+
 DTYPES = ("float16", "float8_e4m3fn")
 
 

@@ -1,7 +1,11 @@
 from pathlib import Path
 
+import pytest
+
 from kv_transfer.link_kind import LinkKind, find_way
 from wire.identity import ProcessRef
+
+pytestmark = pytest.mark.quick
 
 US = ProcessRef("here", 1)
 NEIGHBOUR = ProcessRef("here", 2)

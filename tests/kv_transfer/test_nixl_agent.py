@@ -20,6 +20,8 @@ from wire.messages import Traffic
 from worker.build import make_transport
 from worker.config import WorkerConfig
 
+pytestmark = pytest.mark.quick
+
 NUM_BLOCKS = 16
 BLOCK_BYTES = ArithmeticRunner().layout.block_bytes
 LOOPBACK = {"UCX_NET_DEVICES": "lo"}

@@ -11,6 +11,8 @@ from kv_transfer import parcel
 from kv_transfer.parcel import PARCEL_BYTES, BadParcel, Bytes, cut, number_of, pack, unpack
 from kv_transfer.reshard import Offsets
 
+pytestmark = pytest.mark.quick
+
 POOL_BYTES = 3 * PARCEL_BYTES
 WILD = st.sampled_from([0, 1, -1, POOL_BYTES, POOL_BYTES + 1, 2**62, 2**63 - 1, -(2**63)])
 

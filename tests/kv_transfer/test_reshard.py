@@ -22,6 +22,8 @@ from tests.kv_transfer.ranks import (
 )
 from wire.layout import KvLayout
 
+pytestmark = pytest.mark.quick
+
 MODEL = KvLayout(num_layers=2, num_kv_heads=4, head_size=2, block_size=4, dtype="float16")
 BIG = KvLayout(num_layers=8, num_kv_heads=8, head_size=128, block_size=16, dtype="bfloat16")
 

@@ -1,3 +1,4 @@
+import pytest
 from msgspec.structs import replace
 
 from kv_transfer.effects import CutLink, HandedOver, NotHandedOver, SourceClosed, Write
@@ -23,6 +24,8 @@ from wire.handoff import (
     Rejected,
     Stale,
 )
+
+pytestmark = pytest.mark.quick
 
 BLOCKS = (3, 4, 5)
 

@@ -9,6 +9,8 @@ from router.queueing.admission import ALWAYS_QUEUED, HOLD_S, LEAST_RETRY_S, Admi
 from router.queueing.fair_queue import Waiter
 from wire.identity import WorkerRef
 
+pytestmark = pytest.mark.quick
+
 BUSY = {"queue_s": HOLD_S * 2, "num_queued": ALWAYS_QUEUED, "queued_steps": 3.0}
 
 

@@ -21,6 +21,8 @@ from router.text.tokenizer import Tokenizer
 from router.validation import Bounds, build_request, check_draft, tokenize
 from tests.router.tiny_model import MAX_MODEL_LEN, VOCAB_SIZE
 
+pytestmark = pytest.mark.quick
+
 HEAD = RequestHead(request_id="r")
 BOUNDS = Bounds(
     vocab_size=VOCAB_SIZE,

@@ -11,6 +11,8 @@ from google.protobuf.descriptor import Descriptor
 from router.openai.api import ChatBody, CompletionBody
 from wire import inference_pb2 as pb
 
+pytestmark = pytest.mark.quick
+
 DOCUMENT = Path(__file__).parents[2] / "docs" / "clients.md"
 NO_FIELD = ("always", "refused", "`usage` comes")
 

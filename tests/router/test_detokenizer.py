@@ -20,6 +20,8 @@ from router.text.detokenizer import (
 )
 from tests.router.tiny_model import train_tokenizer
 
+pytestmark = pytest.mark.quick
+
 BYTE_LEVEL = train_tokenizer()
 ALPHABET = byte_alphabet()
 

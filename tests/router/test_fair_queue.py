@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from router.queueing.fair_queue import FairQueue, Waiter
+
+pytestmark = pytest.mark.quick
 
 
 def waiter(key: str, tenant: str = "a", **options: float) -> Waiter:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -13,6 +14,8 @@ from runtime.handoffs import HandoffBook
 from tests.router.fake_worker import FakeWorker
 from wire.identity import Role, WorkerRef
 from wire.messages import Link, Report, WorkerState
+
+pytestmark = pytest.mark.quick
 
 
 def a_member(role: Role) -> Member:

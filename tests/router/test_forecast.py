@@ -9,6 +9,8 @@ import pytest
 from router.queueing.fair_queue import FairQueue, Waiter
 from router.queueing.forecast import LEAST_MARGIN, MOST_MARGIN, MOST_STREAMS, SAFE, Forecast
 
+pytestmark = pytest.mark.quick
+
 
 def waiter(key: str, tenant: str = "a", **options: float) -> Waiter:
     return Waiter(key=key, tenant=tenant, **{"work_s": 1.0, "target_s": 10.0, **options})  # type: ignore[arg-type]

@@ -15,6 +15,8 @@ from router.errors import Forbidden, OverQuota, Unauthenticated, Unavailable
 from router.requests import GenerateRequest
 from wire.sampling import SamplingParams
 
+pytestmark = pytest.mark.quick
+
 REQUEST = GenerateRequest(
     request_id="a",
     prompt_tokens=tuple(range(10)),

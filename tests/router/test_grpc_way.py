@@ -12,6 +12,8 @@ from router.grpc_api.responses import Responses
 from router.grpc_api.way import GrpcWay
 from router.requests import Delta
 
+pytestmark = pytest.mark.quick
+
 
 class Context:
     """A call whose writes wait until the test lets each of them go."""

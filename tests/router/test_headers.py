@@ -8,6 +8,8 @@ from router.http.headers import echoed_id, read_head
 from router.openai.api import ChatBody
 from router.openai.requests import chat_draft, parse_body
 
+pytestmark = pytest.mark.quick
+
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = f"00-{TRACE}-00f067aa0ba902b7-01".encode()
 

@@ -10,6 +10,8 @@ import pytest
 from router.access.keys import KeyFile, KeyRing, draw_key, read_keys
 from router.errors import StartError
 
+pytestmark = pytest.mark.quick
+
 
 def a_file(folder: Path, text: str) -> Path:
     path = folder / "keys.yaml"

@@ -14,6 +14,8 @@ from tests.router.ledgers import COSTS, LAYOUT, Scene, card, report
 from wire.identity import Leg, Role, WorkerRef
 from wire.messages import CacheEvents, StepCosts
 
+pytestmark = pytest.mark.quick
+
 
 def need(**options: int) -> Need:
     return Need(key="r", **{"num_prompt_tokens": 1000, "num_tokens": 1200, **options})  # type: ignore[arg-type]

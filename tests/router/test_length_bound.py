@@ -22,6 +22,8 @@ from router.text.tokenizer import Tokenizer
 from router.validation import tokenize
 from tests.router.tiny_model import MAX_MODEL_LEN, train_tokenizer
 
+pytestmark = pytest.mark.quick
+
 Change = Callable[[dict[str, Any]], None]
 BUNDLED = Backend.from_file(str(Path(BUNDLED_MODEL) / "tokenizer.json"))
 TEXTS = st.one_of(

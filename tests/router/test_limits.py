@@ -12,6 +12,8 @@ from router.access.keys import KeyLimits
 from router.access.limits import NUM_CELLS, Bucket, Meter
 from router.errors import OverQuota
 
+pytestmark = pytest.mark.quick
+
 
 def refused(call: Callable[[], None]) -> OverQuota:
     with pytest.raises(OverQuota) as caught:

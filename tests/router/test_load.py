@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from router.placing.load import Load
 from tests.router.ledgers import report
 from wire.identity import Leg
+
+pytestmark = pytest.mark.quick
 
 A, B = Leg("a"), Leg("b")
 

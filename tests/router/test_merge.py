@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -9,6 +10,8 @@ from router.merge import TokenMerger
 from wire.identity import Leg
 from wire.messages import FinishReason, Output
 from wire.sampling import TokenLogprob
+
+pytestmark = pytest.mark.quick
 
 LEG = Leg("r")
 ANSWER = tuple(range(100, 120))

@@ -15,6 +15,8 @@ from router.text.model_card import read_model_card
 from router.text.tokenizer import Tokenizer
 from wire.messages import FinishReason
 
+pytestmark = pytest.mark.quick
+
 ENDING = Ending(
     finish=FinishReason.STOP,
     stop_text=None,

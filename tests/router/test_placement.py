@@ -16,6 +16,8 @@ from wire.identity import Role, WorkerRef
 from wire.layout import KvLayout
 from wire.messages import StepCosts
 
+pytestmark = pytest.mark.quick
+
 SMALLER_BLOCKS = KvLayout(
     num_layers=32, num_kv_heads=8, head_size=128, block_size=4, dtype="bfloat16"
 )

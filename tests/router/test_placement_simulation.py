@@ -19,6 +19,8 @@ from benchmarks.placement.simulation import Cluster
 from router.placing.need import Split
 from router.queueing.admission import Admission
 
+pytestmark = pytest.mark.quick
+
 SETTING = Setting(Device(), num_prefill=2, num_decode=2)
 LOAD = traces.at_rate(traces.synthetic(16), per_s=8.0)
 

@@ -12,6 +12,8 @@ from router.placing.prefix_index import MOST_ENDS, STRIDE, PrefixIndex, depths
 from wire.identity import WorkerRef
 from wire.messages import CacheEvents
 
+pytestmark = pytest.mark.quick
+
 A, B = WorkerRef("a", 1), WorkerRef("b", 1)
 BLOCKS = [bytes([i]) * 16 for i in range(8)]
 ROWS = {"a": 0, "b": 9}

@@ -6,6 +6,8 @@ import pytest
 
 from router.prompts import ChatMessage, ChatPrompt, TextPrompt, ToolCall, num_chars
 
+pytestmark = pytest.mark.quick
+
 LONG = "a" * 10_000
 MESSAGE = ChatMessage("user", "a")
 

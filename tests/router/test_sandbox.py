@@ -9,6 +9,8 @@ import pytest
 
 from router.text.sandbox import BoundedSandbox, OutOfBounds, render
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.mark.parametrize(
     ("source", "text"),

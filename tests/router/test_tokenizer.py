@@ -20,6 +20,8 @@ from router.text.model_card import read_model_card
 from router.text.tokenizer import Tokenizer
 from tests.router.tiny_model import EOS, MAX_MODEL_LEN, VOCAB_SIZE
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.fixture
 def directory(model_dir: Path, tmp_path: Path) -> Path:

@@ -39,6 +39,8 @@ from router.tool_calls.scanner import CallScanner, draw_call_id
 from tests.grammar.families import END, byte_level
 from wire.sampling import Grammar, GrammarKind
 
+pytestmark = pytest.mark.quick
+
 KNOWN = frozenset({"get_weather", "add"})
 Heard = tuple[str, list[tuple[str, str]]]
 """Text, and calls: names and arguments."""

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import logging
 
+import pytest
+
 from runtime.logs import FORMAT, Discreet
+
+pytestmark = pytest.mark.quick
 
 SECRET = "swordfish"
 

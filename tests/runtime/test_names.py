@@ -6,7 +6,11 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import pytest
+
 from runtime.names import for_each_address
+
+pytestmark = pytest.mark.quick
 
 
 class AName:

@@ -10,6 +10,8 @@ import pytest
 
 from runtime.process import keep_what_is_loaded
 
+pytestmark = pytest.mark.quick
+
 
 class Cycle:
     def __init__(self) -> None:

@@ -20,6 +20,8 @@ from tests.certificates import Authority, remove, spoil
 from tests.runtime.cards import CARD
 from wire.messages import Hello, Welcome, WorkerCard
 
+pytestmark = pytest.mark.quick
+
 HELLO = Hello(caller_id="router")
 
 

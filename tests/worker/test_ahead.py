@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from kv_transfer.hashing import block_hashes
 from tests.worker.bench import DECODE_STAMP as D
 from tests.worker.bench import PREFILL_STAMP as P
 from tests.worker.bench import Bench, expected
 from wire.messages import Failed, Handed
+
+pytestmark = pytest.mark.quick
 
 PROMPT = list(range(5, 26))  # 21 tokens: five full blocks of 4 and one token
 

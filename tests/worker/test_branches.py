@@ -11,6 +11,8 @@ from wire.identity import Leg
 from wire.messages import Handed, Prefilled, Submit
 from wire.sampling import SamplingParams
 
+pytestmark = pytest.mark.quick
+
 PROMPT = list(range(5, 26))  # 21 tokens: five full blocks of 4 and one token
 NUM_BRANCHES = 3
 NUM_TOKENS = 20

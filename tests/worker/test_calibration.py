@@ -14,6 +14,8 @@ from wire.messages import StepCosts
 from wire.sampling import SamplingParams
 from worker.calibration import LEARN_EVERY_S, Calibration
 
+pytestmark = pytest.mark.quick
+
 TRUE = StepCosts(
     step_s=5e-3,
     sequence_s=1e-4,

@@ -19,6 +19,8 @@ from wire.handoff import Quiesced
 from wire.messages import Failed, Kept
 from worker.tickets import Peer
 
+pytestmark = pytest.mark.quick
+
 PROMPT = list(range(5, 26))
 
 

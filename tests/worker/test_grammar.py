@@ -17,6 +17,8 @@ from wire.identity import Leg
 from wire.messages import Failed, FinishReason, Handed, Kept
 from wire.sampling import Grammar, GrammarKind, SamplingParams
 
+pytestmark = pytest.mark.quick
+
 PROMPT = list(range(5, 26))
 EOS = 1
 CITY = Grammar(

@@ -12,6 +12,8 @@ from wire.identity import Leg, Role
 from wire.messages import CacheEvents, Prefilled, Report, Submit, WantSnapshot
 from wire.sampling import SamplingParams
 
+pytestmark = pytest.mark.quick
+
 BLOCK_BYTES = 16 * 2 * 8
 PROMPT = tuple(range(100))
 

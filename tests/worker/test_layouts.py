@@ -11,6 +11,8 @@ from tests.worker.bench import PREFILL_STAMP as P
 from tests.worker.bench import Bench, expected
 from wire.messages import Handed, Kept
 
+pytestmark = pytest.mark.quick
+
 SIZES = (1, 2, 4, 8, 16)
 PAIRS = list(product(SIZES, repeat=2))
 UNEQUAL = [(2, 8), (8, 2), (4, 16), (16, 4)]

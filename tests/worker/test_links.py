@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+import pytest
+
 from kv_transfer.endpoint import PeerPool, TellSpeed
 from kv_transfer.probe import LinkSpeed
 from wire.identity import ProcessRef, Role, WorkerRef
@@ -13,6 +15,8 @@ from wire.messages import Link, Traffic, WorkerCard
 from worker.config import WorkerConfig
 from worker.links import Links
 from worker.tickets import Peer
+
+pytestmark = pytest.mark.quick
 
 LAYOUT = KvLayout(num_layers=1, num_kv_heads=1, head_size=2, block_size=4, dtype="float32")
 PEER = Peer(WorkerRef("decode", 1), "decode/1")

@@ -11,6 +11,8 @@ from wire.identity import Leg, WorkerRef
 from wire.messages import Failed, FinishReason, Handed, Kept, Prefilled
 from worker.tickets import Peer
 
+pytestmark = pytest.mark.quick
+
 PROMPT = list(range(5, 26))  # 21 tokens: five full blocks of 4 and one token
 
 

@@ -15,6 +15,8 @@ from worker.ranks.calls import Callee, Caller
 from worker.ranks.errors import RankLost, RankRefused
 from worker.ranks.line import Line, LineClosed
 
+pytestmark = pytest.mark.quick
+
 PATIENCE_S = 60
 
 

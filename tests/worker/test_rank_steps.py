@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,6 +14,8 @@ from wire.identity import Leg
 from wire.sampling import SamplingParams
 from worker.ranks.orders import Order, Step
 from worker.ranks.steps import StepReader, StepWriter
+
+pytestmark = pytest.mark.quick
 
 NAMES = "abcd"
 changes = st.one_of(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
+
 from kv_transfer.hashing import block_hashes
 from tests.worker.bench import DECODE_STAMP as D
 from tests.worker.bench import PREFILL_STAMP as P
 from tests.worker.bench import Bench, expected
 from wire.identity import Leg
 from wire.messages import Handed, Kept, Share
+
+pytestmark = pytest.mark.quick
 
 PROMPT = list(range(5, 26))
 COPY = Leg("copy")
