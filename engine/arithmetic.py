@@ -14,11 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.errors import ConfigError
-from engine.runner import CacheRegion, Collect, OnLayer, Sampled, Slice
+from engine.runner import CacheRegion, Collect, OnLayer, Outcome, Sampled, Scored, Slice
 from engine.sequence import Sequence
 from kv_transfer.checksum import digest_host_blocks
 from wire.identity import Leg
 from wire.layout import KvLayout
+from wire.sampling import TokenLogprob
 
 NUM_STAMPS = 4
 
@@ -34,6 +35,11 @@ def next_token(tokens: Seq[int], stamp: int, vocab_size: int) -> int:
     return stamp + NUM_STAMPS * (total % (vocab_size // NUM_STAMPS))
 
 
+def score(token: int, stamp: int) -> TokenLogprob:
+    """The log-probability of a prompt's token: by its fraction one sees who computed it."""
+    return TokenLogprob(-token - stamp / NUM_STAMPS, (token,), (-token - stamp / NUM_STAMPS,))
+
+
 @dataclass(slots=True)
 class _Work:
     """A slice as it was when its step was launched; `tokens` may lack the one drawn before it."""
@@ -44,13 +50,16 @@ class _Work:
     count: int
     tokens: list[int]
     samples: bool
+    followed_by: list[int]
+    """Tokens whose log-probabilities are wanted."""
 
     @staticmethod
     def of(piece: Slice) -> _Work:
         sequence = piece.sequence
         tokens = sequence.tokens[piece.start : piece.end]
         blocks = list(sequence.blocks)
-        return _Work(sequence, blocks, piece.start, piece.count, tokens, piece.samples)
+        followed_by = sequence.tokens[piece.start + 1 :][: piece.num_scored]
+        return _Work(sequence, blocks, piece.start, piece.count, tokens, piece.samples, followed_by)
 
     @property
     def end(self) -> int:
@@ -60,7 +69,7 @@ class _Work:
 @dataclass(slots=True)
 class _Step:
     works: list[_Work]
-    sampled: list[Sampled | None] | None = None
+    outcomes: list[Outcome] | None = None
 
 
 class ArithmeticRunner:
@@ -134,7 +143,7 @@ class ArithmeticRunner:
     def digest(self, blocks: Seq[int], first: int) -> int:
         return digest_host_blocks(self._memory, self.layout.block_bytes, blocks, first)
 
-    def run(self, slices: Seq[Slice], on_layer: OnLayer | None = None) -> list[Sampled | None]:
+    def run(self, slices: Seq[Slice], on_layer: OnLayer | None = None) -> list[Outcome]:
         return self._compute(_Step([_Work.of(piece) for piece in slices]), on_layer)
 
     def launch(self, slices: Seq[Slice], on_layer: OnLayer | None = None) -> Collect:
@@ -148,13 +157,13 @@ class ArithmeticRunner:
     def close(self) -> None:
         """It computes here."""
 
-    def _compute_to(self, step: _Step, on_layer: OnLayer | None = None) -> list[Sampled | None]:
-        while step.sampled is None:
+    def _compute_to(self, step: _Step, on_layer: OnLayer | None = None) -> list[Outcome]:
+        while step.outcomes is None:
             first = self._steps.popleft()
-            first.sampled = self._compute(first, on_layer if first is step else None)
-        return step.sampled
+            first.outcomes = self._compute(first, on_layer if first is step else None)
+        return step.outcomes
 
-    def _compute(self, step: _Step, on_layer: OnLayer | None) -> list[Sampled | None]:
+    def _compute(self, step: _Step, on_layer: OnLayer | None) -> list[Outcome]:
         for work in step.works:
             if len(work.tokens) < work.count:
                 work.tokens.append(self._drawn[work.sequence.leg])
@@ -164,10 +173,17 @@ class ArithmeticRunner:
             if on_layer is not None:
                 on_layer(layer + 1)
         tokens = [self._next_token(work) if work.samples else None for work in step.works]
-        drawn = zip(step.works, tokens, strict=True)
+        drawn = [*zip(step.works, tokens, strict=True)]
         self._drawn = {work.sequence.leg: token for work, token in drawn if token is not None}
         self._keep_time()
-        return [None if token is None else Sampled(token) for token in tokens]
+        return [self._outcome(*each) for each in drawn]
+
+    def _outcome(self, work: _Work, token: int | None) -> Outcome:
+        sampled = None if token is None else Sampled(token)
+        if not work.followed_by:
+            return sampled
+        scores = (score(followed, self.stamp) for followed in work.followed_by)
+        return Scored(sampled, tuple(scores))
 
     def _keep_time(self) -> None:
         """Whoever gets tokens late can tell by how much: they are made at regular times."""

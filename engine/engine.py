@@ -16,7 +16,7 @@ from engine.growth import Growth
 from engine.host_tier import HostTier
 from engine.kv_memory import KvMemory
 from engine.policy import Policy
-from engine.runner import OnLayer, Runner, Sampled, Slice
+from engine.runner import OnLayer, Outcome, Runner, Sampled, Scored, Slice
 from engine.sequence import Sequence, Status
 from wire.identity import Leg
 from wire.messages import FinishReason
@@ -195,10 +195,10 @@ class Engine:
     def run(self, slices: list[Slice], on_layer: OnLayer | None = None) -> list[Progress]:
         """Compute the slices as one batch, and note how far each sequence has come."""
         self.landed = slices
-        sampled = self.runner.run(slices, on_layer) if slices else []
+        outcomes = self.runner.run(slices, on_layer) if slices else []
         for piece in slices:
             piece.sequence.num_computed = piece.start + piece.count
-        progress = [self._advance(*pair) for pair in zip(slices, sampled, strict=True)]
+        progress = [self._advance(*pair) for pair in zip(slices, outcomes, strict=True)]
         self.followers.follow()
         return progress
 
@@ -227,9 +227,13 @@ class Engine:
         sequence.preempted = False
         sequence.move(Status.RUNNING)
 
-    def _advance(self, piece: Slice, sampled: Sampled | None) -> Progress:
+    def _advance(self, piece: Slice, outcome: Outcome) -> Progress:
         sequence, end = piece.sequence, piece.start + piece.count
         grammar, finish, stop_token = sequence.grammar, None, None
+        if isinstance(outcome, Scored):
+            sequence.take_scores(piece.start, outcome.scores)
+            outcome = outcome.sampled
+        sampled = outcome
         if grammar is not None and grammar.error is not None:
             return self._break(piece)
         if sampled is not None:

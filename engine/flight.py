@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 
-from engine.runner import Collect, Sampled, Slice
+from engine.runner import Collect, Outcome, Slice, drawn
 from engine.sequence import Sequence, Status
 
 
@@ -29,14 +29,14 @@ class Flight:
             sequence.num_flights += 1
         return Flight(slices, collect)
 
-    def land(self) -> Iterator[tuple[Slice, Sampled | None]]:
+    def land(self) -> Iterator[tuple[Slice, Outcome]]:
         """Wait, and tell the results of all sequences that have not ended in the meantime."""
-        for piece, sampled in zip(self.slices, self.collect(), strict=True):
+        for piece, outcome in zip(self.slices, self.collect(), strict=True):
             sequence = piece.sequence
             sequence.num_flights -= 1
-            sequence.num_unknown -= sampled is not None
+            sequence.num_unknown -= drawn(outcome) is not None
             if sequence.status is not Status.FINISHED:
-                yield piece, sampled
+                yield piece, outcome
 
     @property
     def may_be_followed(self) -> bool:

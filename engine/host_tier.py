@@ -162,6 +162,8 @@ class HostTier:
         assert num_under_way == len(self._copies), "a copy is under way for nobody"
 
     def _try_find(self, sequence: Sequence, first: int) -> list[int]:
+        if sequence.wants_scores:
+            return []
         size, names = self._layout.block_size, sequence.hashes[first:]
         num_found = self.pool.match_prefix(names)
         if not num_found or len(sequence.tokens) - first * size <= size:

@@ -67,7 +67,7 @@ class KvMemory:
         if self.tier is not None and self.tier.is_leaving(sequence):
             return False
         hashes = sequence.update_hashes(self._block_size)
-        reusable = hashes[: (len(sequence.tokens) - 1) // self._block_size]
+        reusable = hashes[: sequence.num_reusable // self._block_size]
         prefix = self.pool.acquire_prefix(reusable)
         num_missing = self._layout.num_blocks(len(sequence.tokens)) - len(prefix)
         new = None
@@ -169,6 +169,8 @@ class KvMemory:
             self.tier.close()
 
     def _share_tail(self, sequence: Sequence, neighbours: Iterable[Sequence]) -> None:
+        if sequence.wants_scores:
+            return
         nearest = islice(neighbours, MOST_NEIGHBOURS)
         found = self._tails.try_share(sequence, nearest, self._least_shared)
         if found is None:

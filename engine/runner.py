@@ -13,7 +13,17 @@ from kv_transfer.region import CacheRegion
 from wire.layout import KvLayout
 from wire.sampling import TokenLogprob
 
-__all__ = ["CacheRegion", "Collect", "OnLayer", "Runner", "Sampled", "Slice"]
+__all__ = [
+    "CacheRegion",
+    "Collect",
+    "OnLayer",
+    "Outcome",
+    "Runner",
+    "Sampled",
+    "Scored",
+    "Slice",
+    "drawn",
+]
 
 
 OnLayer = Callable[[int], None]
@@ -39,6 +49,11 @@ class Slice(msgspec.Struct, frozen=True, gc=False):
         sequence = self.sequence
         return self.start + self.count == len(sequence.tokens) + sequence.num_unknown
 
+    @property
+    def num_scored(self) -> int:
+        """Leading tokens of the slice whose successors' log-probabilities are wanted."""
+        return self.sequence.num_scored(self.start, self.end)
+
 
 class Sampled(msgspec.Struct, frozen=True, gc=False):
     """A drawn token, and its log-probability when the request asked for it."""
@@ -47,8 +62,22 @@ class Sampled(msgspec.Struct, frozen=True, gc=False):
     logprob: TokenLogprob | None = None
 
 
-Collect = Callable[[], Seq[Sampled | None]]
-"""Waits for a step; one result a slice, None where it does not sample. Called once."""
+class Scored(msgspec.Struct, frozen=True, gc=False):
+    """What a slice came to of whose prompt log-probabilities are wanted, `num_scored` of them."""
+
+    sampled: Sampled | None
+    scores: tuple[TokenLogprob, ...]
+
+
+Outcome = Sampled | Scored | None
+"""Of a slice; None where it does not sample."""
+
+Collect = Callable[[], Seq[Outcome]]
+"""Waits for a step; one result a slice. Called once."""
+
+
+def drawn(outcome: Outcome) -> Sampled | None:
+    return outcome.sampled if isinstance(outcome, Scored) else outcome
 
 
 class Runner(Protocol):
@@ -87,7 +116,7 @@ class Runner(Protocol):
         sequence; computed where it lies; see kv_transfer.checksum."""
         ...
 
-    def run(self, slices: Seq[Slice], on_layer: OnLayer | None = None) -> list[Sampled | None]:
+    def run(self, slices: Seq[Slice], on_layer: OnLayer | None = None) -> Seq[Outcome]:
         """Compute all slices in one batch; one result a slice, None where it does not sample.
 
         Slices of prefill chunks and of decode steps mix freely; no two share a sequence. When it

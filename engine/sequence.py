@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence as Seq
 
 from engine.grammar.path import GrammarPath
 from kv_transfer.hashing import extend_hashes
 from wire.identity import Leg
 from wire.messages import FinishReason
-from wire.sampling import SamplingParams
+from wire.sampling import SamplingParams, TokenLogprob
 
 
 class Status(enum.Enum):
@@ -53,6 +54,7 @@ class Sequence:
         "preempted",
         "priority",
         "sampling",
+        "scores",
         "status",
         "takes_best",
         "tenant",
@@ -89,6 +91,8 @@ class Sequence:
         """Steps under way that compute some of it."""
         self.num_published = 0
         """Leading blocks whose content the pool knows by name."""
+        self.scores: list[TokenLogprob] = []
+        """Log-probabilities of the prompt's tokens from the second on, where they are wanted."""
         self.pinned = False
         """True while a transfer reads the blocks: they must stay what they are."""
         self.preempted = False
@@ -118,6 +122,31 @@ class Sequence:
         num_computed = self.num_computed
         missing = len(self.tokens) + self.num_unknown - num_computed
         return missing == 1 and num_computed >= self.num_prompt
+
+    @property
+    def wants_scores(self) -> bool:
+        """True while log-probabilities of its prompt's tokens are wanted and not there."""
+        wanted = self.sampling.prompt_logprobs is not None
+        return wanted and len(self.scores) < self.num_prompt - 1
+
+    @property
+    def num_reusable(self) -> int:
+        """Leading tokens whose cache may be found instead of computed: of the last one that is
+        known logits are needed, and of those whose successors' log-probabilities are wanted."""
+        most = len(self.tokens) - 1
+        return min(most, len(self.scores)) if self.wants_scores else most
+
+    def num_scored(self, start: int, end: int) -> int:
+        """Of its tokens start to end, how many leading ones are followed by a token of the prompt
+        whose log-probability is wanted."""
+        if not self.wants_scores:
+            return 0
+        return max(0, min(end, self.num_prompt - 1) - start)
+
+    def take_scores(self, start: int, scores: Seq[TokenLogprob]) -> None:
+        """Of the tokens behind those from `start` on; computed again, they change nothing."""
+        assert start <= len(self.scores), f"{self.leg}: scores from {start} on leave a gap"
+        self.scores += scores[len(self.scores) - start :]
 
     def move(self, status: Status) -> None:
         assert status in _TRANSITIONS[self.status], f"{self.leg}: {self.status} -> {status}"

@@ -25,6 +25,8 @@ class Piece(Span, frozen=True, gc=False):
     source: int | None
     num_prompt: int
     samples: bool
+    num_scored: int = 0
+    """See engine.runner.Slice."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,14 @@ class LastDrawn:
         tokens = sequence.tokens[start : start + count]
         source = None if tokens else self._row_of[sequence.leg]
         return Piece(
-            start, count, sequence.blocks, tokens, source, sequence.num_prompt, slice.samples
+            start,
+            count,
+            sequence.blocks,
+            tokens,
+            source,
+            sequence.num_prompt,
+            slice.samples,
+            slice.num_scored,
         )
 
     @cached_property
@@ -83,6 +92,16 @@ def step_inputs(pieces: Seq[Piece]) -> StepInputs:
             positions += range(start, end)
             lengths += (max(reached, num_prompt) for reached in range(start + 1, end + 1))
     return StepInputs((token_ids, positions, lengths), unknown)
+
+
+def scored_rows(pieces: Seq[Piece]) -> list[int]:
+    """Where the tokens are whose successors' log-probabilities are wanted."""
+    rows: list[int] = []
+    begin = 0
+    for piece in pieces:
+        rows += range(begin, begin + piece.num_scored)
+        begin += piece.count
+    return rows
 
 
 def last_rows(pieces: Seq[Piece]) -> list[int]:

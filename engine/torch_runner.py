@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -22,10 +23,12 @@ from engine.model.config import ModelConfig
 from engine.model.part import ModelPart, model_part
 from engine.model.transformer import Transformer
 from engine.results import Among, Unsampled
-from engine.runner import CacheRegion, Collect, OnLayer, Sampled, Slice
+from engine.runner import CacheRegion, Collect, OnLayer, Outcome, Slice
 from engine.sampler.sampler import Sampler
+from engine.sampler.scores import WithScores, score, score_along
+from engine.sequence import Sequence
 from engine.staging import Arriving, to_device
-from engine.step_inputs import LastDrawn, Piece, last_rows, step_inputs
+from engine.step_inputs import LastDrawn, Piece, last_rows, scored_rows, step_inputs
 from kv_transfer.digest import digest_kind
 from wire.layout import KvLayout
 
@@ -137,7 +140,7 @@ class TorchRunner:
             with self._on_device, torch.inference_mode():
                 self._graphs.record_all()
 
-    def run(self, slices: Seq[Slice], on_layer: OnLayer | None = None) -> list[Sampled | None]:
+    def run(self, slices: Seq[Slice], on_layer: OnLayer | None = None) -> Seq[Outcome]:
         """Compute all slices in one batch; see engine.runner.Runner.run."""
         return list(self.launch(slices, on_layer)())
 
@@ -157,15 +160,30 @@ class TorchRunner:
         """`launch`, when the slices' pieces are there already."""
         samples = [piece.samples for piece in pieces]
         sampling = [slice.sequence for slice in compress(slices, samples)]
+        scores: list[Tensor] = []
+
+        def take_scored(hidden: Tensor) -> None:
+            scores.extend(score(hidden, self._model.logits, slices))
+
         with self._on_device, torch.inference_mode():
-            logits = self._logits(pieces, on_layer)
-            if not sampling:
-                return Unsampled(len(slices), Arriving(self.device))
-            drawn = self._sampler.draw(logits, sampling)
-            if self.runs_ahead:
-                self._collective.hand_out(drawn.tokens)
+            logits = self._logits(pieces, on_layer, take_scored)
+            collect = self._draw(logits, sampling, samples)
+            if not scores:
+                return collect
+            counts = [
+                (piece.num_scored, slice.sequence.sampling.prompt_logprobs or 0)
+                for piece, slice in zip(pieces, slices, strict=True)
+            ]
+            return WithScores(collect, counts, Arriving(self.device, *scores))
+
+    def _draw(self, logits: Tensor, sampling: Seq[Sequence], samples: Seq[bool]) -> Collect:
+        if not sampling:
+            return Unsampled(len(samples), Arriving(self.device))
+        drawn = self._sampler.draw(logits, sampling)
+        if self.runs_ahead:
+            self._collective.hand_out(drawn.tokens)
         self._last = LastDrawn(drawn.tokens, sampling)
-        if len(sampling) == len(slices):
+        if len(sampling) == len(samples):
             return drawn.collect
         return Among(samples, drawn)
 
@@ -176,7 +194,7 @@ class TorchRunner:
         knows it.
         """
         with self._on_device, torch.inference_mode():
-            self._logits(pieces, _nobody if by_layers else None)
+            self._logits(pieces, _nobody if by_layers else None, self._score_along)
             num_drawn = sum(piece.samples for piece in pieces)
             if num_drawn and self.runs_ahead:
                 tokens = torch.empty(num_drawn, dtype=torch.int64, device=self.device)
@@ -190,18 +208,35 @@ class TorchRunner:
         """Embed and draw only: what is left of a step is its overhead."""
         self._model.skip_layers()
 
-    def _logits(self, pieces: Seq[Piece], on_layer: OnLayer | None) -> Tensor:
-        """Of the rows that are sampled from, [rows, vocab_size]."""
+    def _score_along(self, hidden: Tensor) -> None:
+        score_along(hidden, self._model.logits)
+
+    def _logits(
+        self,
+        pieces: Seq[Piece],
+        on_layer: OnLayer | None,
+        take_scored: Callable[[Tensor], None],
+    ) -> Tensor:
+        """Of the rows that are sampled from, [rows, vocab_size]. `take_scored` is given the hidden
+        states [rows, hidden_size] of those whose successors are scored, if there are any."""
         graphs = self._graphs
         if graphs is not None and on_layer is None and graphs.fits(pieces, self._last):
             return graphs.run(pieces, self._last)
-        rows = last_rows(pieces)
+        last, scored = last_rows(pieces), scored_rows(pieces)
+        rows = sorted({*last, *scored}) if scored else last
         hidden = self._forward(pieces, on_layer, rows)
         if not rows:
             return hidden[:0]
         if len(rows) < len(hidden):
-            hidden = hidden.index_select(0, to_device(rows, self.device))
-        return self._model.logits(hidden)
+            hidden = self._rows(hidden, rows)
+        if scored:
+            places = {row: place for place, row in enumerate(rows)}
+            take_scored(self._rows(hidden, [places[row] for row in scored]))
+            hidden = self._rows(hidden, [places[row] for row in last])
+        return self._model.logits(hidden) if last else hidden[:0]
+
+    def _rows(self, hidden: Tensor, rows: list[int]) -> Tensor:
+        return hidden.index_select(0, to_device(rows, self.device))
 
     def _decode_logits(
         self, ids: Tensor, positions: Tensor, lengths: Tensor, batch: AttentionBatch

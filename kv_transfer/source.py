@@ -48,6 +48,7 @@ class Final:
     num_prompt: int
     sampling: SamplingParams
     logprob: TokenLogprob | None = None
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(slots=True)
@@ -297,6 +298,7 @@ class SourceHandoff:
             num_prompt=final.num_prompt,
             sampling=final.sampling,
             logprob=final.logprob,
+            prompt_logprobs=final.prompt_logprobs,
             moved=self.tally.moved(now),
             checksum=self._checksum,
         )

@@ -56,19 +56,34 @@ class Answer:
         self._parser = parser
         self._prompt_tokens: tuple[int, ...] | None = request.prompt_tokens
         self.has_tool_calls = False
+        self._prompt_only = request.prompt_only
 
     def delta(self, tokens: Tokens) -> Delta:
         """What the client is told of these tokens; those after a stop string are taken away."""
-        text = self.text.push(tokens)
         prompt_tokens, self._prompt_tokens = self._prompt_tokens, None
+        if self._prompt_only:
+            return self._without_answer(tokens, prompt_tokens)
+        text = self.text.push(tokens)
         plain = Delta(
             text=text,
             tokens=tuple(tokens.tokens),
             logprobs=tuple(tokens.logprobs),
             index=self.index,
             prompt_tokens=prompt_tokens,
+            prompt_logprobs=() if prompt_tokens is None else tokens.prompt_logprobs,
         )
         return plain if self._parser is None else self._parsed(plain)
+
+    def _without_answer(self, tokens: Tokens, prompt_tokens: tuple[int, ...] | None) -> Delta:
+        """A worker draws one token at least, which nobody asked for."""
+        self.text.end_unsaid()
+        return Delta(
+            text="",
+            tokens=(),
+            index=self.index,
+            prompt_tokens=prompt_tokens,
+            prompt_logprobs=tokens.prompt_logprobs,
+        )
 
     def next_delta(self, output: Output) -> Delta:
         """The same for tokens in the middle of an answer without stop strings."""

@@ -50,7 +50,9 @@ async def branch_out(request: GenerateRequest, start: StartBranch) -> AsyncGener
 def branch_request(request: GenerateRequest, branch: int, elapsed_s: float) -> GenerateRequest:
     """The same request with draws of its own, which its seed and number determine."""
     sampling = msgspec.structs.replace(
-        request.sampling, seed=branch_seed(request.sampling.seed, branch)
+        request.sampling,
+        seed=branch_seed(request.sampling.seed, branch),
+        prompt_logprobs=None,  # those of the first are those of all
     )
     timeout_s = max(0.0, request.timeout_s - elapsed_s)
     return msgspec.structs.replace(request, sampling=sampling, timeout_s=timeout_s)

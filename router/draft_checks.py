@@ -54,7 +54,7 @@ def check_names(draft: RequestDraft) -> None:
 def check_sampling(draft: RequestDraft, max_n: int) -> None:
     """Raises InvalidRequest."""
     _check_range(draft.n, "n", 1, max_n)
-    _check_range(draft.max_tokens, "max_tokens", 1, None)
+    _check_range(draft.max_tokens, "max_tokens", 0 if draft.tells_prompt else 1, None)
     _check_range(draft.min_tokens, "min_tokens", 0, None)
     _check_range(draft.temperature, "temperature", 0, 2)
     _check_range(draft.top_p, "top_p", 0, 1, open_low=True)
@@ -65,6 +65,7 @@ def check_sampling(draft: RequestDraft, max_n: int) -> None:
     _check_range(draft.frequency_penalty, "frequency_penalty", -2, 2)
     _check_range(draft.seed, "seed", -(2**63), 2**63 - 1)
     _check_range(draft.logprobs, "logprobs", 0, MAX_LOGPROBS)
+    _check_range(draft.prompt_logprobs, "prompt_logprobs", 0, MAX_LOGPROBS)
     _check_range(draft.priority, "priority", -(2**31), 2**31 - 1)
     _check_range(draft.ttft_target_s, "slo.ttft_s", 0, MAX_TARGET_S, open_low=True)
     _check_range(draft.tpot_target_s, "slo.tpot_s", 0, MAX_TARGET_S, open_low=True)

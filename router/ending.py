@@ -58,7 +58,7 @@ def make_ending(
     return Ending(
         finish=text.finish,
         stop_text=text.stop_text,
-        stop_token=None if text.stop_text else last.stop_token,
+        stop_token=None if text.stop_text or request.prompt_only else last.stop_token,
         usage=Usage(
             prompt_tokens=len(request.prompt_tokens) if counts_prompt else 0,
             completion_tokens=text.num_tokens,

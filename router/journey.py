@@ -12,6 +12,8 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
 from functools import partial
 
+import msgspec
+
 from router.config import RouterConfig
 from router.direct import Direct
 from router.errors import Internal, InvalidRequest, Unavailable
@@ -38,6 +40,7 @@ from wire.messages import (
     Share,
     Submit,
 )
+from wire.sampling import SamplingParams
 
 log = logging.getLogger("tandem.router.journey")
 
@@ -205,6 +208,14 @@ class Journey:
             first.send(Move(leg=leg, destination=_destination(member)))
 
     @property
+    def _sampling(self) -> SamplingParams:
+        """What came with the first token is not asked for again."""
+        sampling = self._request.sampling
+        if sampling.prompt_logprobs is None or not self._merger.num_output:
+            return sampling
+        return msgspec.structs.replace(sampling, prompt_logprobs=None)
+
+    @property
     def _ledger(self) -> Ledger:
         """Of the revision that answers: once it has begun to, no other one can go on."""
         return self._needs.ledger
@@ -226,7 +237,9 @@ class Journey:
         return members
 
     async def _fetch_prefix(self, leg: Leg, first: Member, hits: Hits) -> None:
-        """What another worker has cached need not be computed again."""
+        """What another worker has cached need not be computed again; logits it has none."""
+        if self._sampling.prompt_logprobs is not None:
+            return
         holder = self._ledger.prefix_holder(hits, first.ref, self._config.fetch_min_tokens)
         source = None if holder is None else self._fleet.member(holder)
         if source is None:
@@ -247,7 +260,7 @@ class Journey:
             leg=leg,
             tokens=self._merger.sequence,
             num_prompt=self._merger.num_prompt,
-            sampling=self._request.sampling,
+            sampling=self._sampling,
             destination=_destination(others[0]) if others else None,
             cache_salt=self._request.cache_salt,
             deadline_s=self._deadline - asyncio.get_running_loop().time(),

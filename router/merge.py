@@ -18,6 +18,7 @@ class Tokens(msgspec.Struct, kw_only=True):
     finish: FinishReason | None = None
     stop_token: int | None = None
     gap: str | None = None
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
 
 
 class TokenMerger:
@@ -66,6 +67,8 @@ class TokenMerger:
         self._sequence.extend(fresh)
         new.tokens.extend(fresh)
         new.logprobs.extend(output.logprobs[known:])
+        if output.prompt_logprobs:
+            new.prompt_logprobs = output.prompt_logprobs
         if output.finish is not None:
             new.finish = output.finish
             new.stop_token = output.stop_token
@@ -77,4 +80,5 @@ def _all_of(output: Output) -> Tokens:
         logprobs=list(output.logprobs),
         finish=output.finish,
         stop_token=output.stop_token,
+        prompt_logprobs=output.prompt_logprobs,
     )

@@ -41,6 +41,9 @@ class RequestDraft(msgspec.Struct, frozen=True, kw_only=True):
     skip_special_tokens: bool = True
     truncate_prompt_tokens: int | None = None
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    tells_prompt: bool = False
+    """Something of the prompt is told, so that max_tokens may be 0."""
     cache_salt: str | None = None
     priority: int | None = None
     ttft_target_s: float | None = None
@@ -77,6 +80,8 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     timeout_s: float
     n: int = 1
     """Number of answers."""
+    prompt_only: bool = False
+    """Of the answer nothing is told: what is asked for is the prompt's."""
     include_stop: bool = False
     """A stop string or token that ends the answer is part of its text."""
     skip_special_tokens: bool = True

@@ -77,7 +77,8 @@ def build_request(
     return GenerateRequest(
         request_id=draft.request_id,
         prompt_tokens=tuple(tokens),
-        sampling=_sampling(draft, max_tokens, _rules(draft, tokenizer)),
+        sampling=_sampling(draft, max(1, max_tokens), _rules(draft, tokenizer)),
+        prompt_only=max_tokens == 0,
         stop=draft.stop,
         cache_salt=draft.cache_salt.encode() if draft.cache_salt else b"",
         timeout_s=min(draft.timeout_s or bounds.request_timeout_s, bounds.request_timeout_s),
@@ -144,7 +145,9 @@ def _max_tokens(draft: RequestDraft, num_prompt: int, bounds: Bounds, field: str
     if room < 1:
         raise _too_long(str(num_prompt), bounds.max_model_len, field)
     min_tokens = draft.min_tokens or 0
-    wanted = draft.max_tokens or min(max(bounds.default_max_tokens, min_tokens), room)
+    wanted = draft.max_tokens
+    if wanted is None:
+        wanted = min(max(bounds.default_max_tokens, min_tokens), room)
     if wanted > room:
         raise InvalidRequest(
             f"the prompt has {num_prompt} tokens and max_tokens is {wanted}, together "
@@ -196,6 +199,7 @@ def _sampling(draft: RequestDraft, max_tokens: int, rules: TokenRules | None) ->
             "frequency_penalty",
             "min_tokens",
             "logprobs",
+            "prompt_logprobs",
         )
         if getattr(draft, name) is not None
     }

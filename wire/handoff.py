@@ -131,6 +131,8 @@ class Commit(HandoffMessage, frozen=True, tag="commit", kw_only=True):
     sampling: SamplingParams
     logprob: TokenLogprob | None = None
     """Of the last token, where the request asked for it."""
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    """The source has them: with the last token they go to the router once more."""
 
     moved: Moved = Moved()
     checksum: int = 0

@@ -381,7 +381,9 @@ global___TokenIds = TokenIds
 
 @typing.final
 class Sampling(google.protobuf.message.Message):
-    """How the next token is chosen."""
+    """How the next token is chosen. What is absent is as the router's configuration or the model's own
+    generation_config.json says, and else as it is said here.
+    """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -417,7 +419,7 @@ class Sampling(google.protobuf.message.Message):
     top_p: builtins.float
     """Probability mass of the nucleus, over 0, at most 1; 1 when absent."""
     top_k: builtins.int
-    """Number of most likely tokens to choose from; all when absent."""
+    """Number of most likely tokens to choose from; 0 is all of them, also when absent."""
     min_p: builtins.float
     """Least probability of a token relative to the likeliest, 0 to 1; 0 when absent."""
     repetition_penalty: builtins.float
@@ -508,6 +510,7 @@ class GenerateRequest(google.protobuf.message.Message):
     RETURN_PROMPT_TOKEN_IDS_FIELD_NUMBER: builtins.int
     ECHO_FIELD_NUMBER: builtins.int
     STREAM_INTERVAL_FIELD_NUMBER: builtins.int
+    PROMPT_LOGPROBS_FIELD_NUMBER: builtins.int
     model: builtins.str
     """The model to use; may be absent where one is served."""
     request_id: builtins.str
@@ -515,7 +518,7 @@ class GenerateRequest(google.protobuf.message.Message):
     text: builtins.str
     """Text, tokenized as the model's tokenizer does, with the special tokens it adds."""
     max_tokens: builtins.int
-    """At most this many tokens are made; the router's default when absent."""
+    """At most this many tokens are made; the router's default when absent. 0 needs prompt_logprobs."""
     min_tokens: builtins.int
     """Nothing ends the generation before this many tokens; 0 when absent."""
     ignore_eos: builtins.bool
@@ -548,6 +551,10 @@ class GenerateRequest(google.protobuf.message.Message):
     """The text of each answer begins with that of the prompt."""
     stream_interval: builtins.int
     """Send a message for every so many tokens instead of each."""
+    prompt_logprobs: builtins.int
+    """Tell the log-probabilities of the prompt's tokens, and of so many alternatives to each. With
+    them max_tokens may be 0: then nothing is generated.
+    """
     @property
     def chat(self) -> global___Chat:
         """A chat."""
@@ -609,9 +616,10 @@ class GenerateRequest(google.protobuf.message.Message):
         return_prompt_token_ids: builtins.bool | None = ...,
         echo: builtins.bool | None = ...,
         stream_interval: builtins.int | None = ...,
+        prompt_logprobs: builtins.int | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_add_special_tokens", b"_add_special_tokens", "_cache_salt", b"_cache_salt", "_echo", b"_echo", "_ignore_eos", b"_ignore_eos", "_include_stop", b"_include_stop", "_logprobs", b"_logprobs", "_max_tokens", b"_max_tokens", "_min_tokens", b"_min_tokens", "_model", b"_model", "_n", b"_n", "_parallel_tool_calls", b"_parallel_tool_calls", "_priority", b"_priority", "_request_id", b"_request_id", "_return_prompt_token_ids", b"_return_prompt_token_ids", "_skip_special_tokens", b"_skip_special_tokens", "_stream_interval", b"_stream_interval", "_truncate_prompt_tokens", b"_truncate_prompt_tokens", "add_special_tokens", b"add_special_tokens", "cache_salt", b"cache_salt", "chat", b"chat", "constraint", b"constraint", "echo", b"echo", "ignore_eos", b"ignore_eos", "include_stop", b"include_stop", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "min_tokens", b"min_tokens", "model", b"model", "n", b"n", "parallel_tool_calls", b"parallel_tool_calls", "priority", b"priority", "prompt", b"prompt", "request_id", b"request_id", "return_prompt_token_ids", b"return_prompt_token_ids", "sampling", b"sampling", "skip_special_tokens", b"skip_special_tokens", "slo", b"slo", "stream_interval", b"stream_interval", "text", b"text", "token_ids", b"token_ids", "tool_choice", b"tool_choice", "truncate_prompt_tokens", b"truncate_prompt_tokens"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_add_special_tokens", b"_add_special_tokens", "_cache_salt", b"_cache_salt", "_echo", b"_echo", "_ignore_eos", b"_ignore_eos", "_include_stop", b"_include_stop", "_logprobs", b"_logprobs", "_max_tokens", b"_max_tokens", "_min_tokens", b"_min_tokens", "_model", b"_model", "_n", b"_n", "_parallel_tool_calls", b"_parallel_tool_calls", "_priority", b"_priority", "_request_id", b"_request_id", "_return_prompt_token_ids", b"_return_prompt_token_ids", "_skip_special_tokens", b"_skip_special_tokens", "_stream_interval", b"_stream_interval", "_truncate_prompt_tokens", b"_truncate_prompt_tokens", "add_special_tokens", b"add_special_tokens", "cache_salt", b"cache_salt", "chat", b"chat", "constraint", b"constraint", "echo", b"echo", "ignore_eos", b"ignore_eos", "include_stop", b"include_stop", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "min_tokens", b"min_tokens", "model", b"model", "n", b"n", "parallel_tool_calls", b"parallel_tool_calls", "priority", b"priority", "prompt", b"prompt", "request_id", b"request_id", "return_prompt_token_ids", b"return_prompt_token_ids", "sampling", b"sampling", "skip_special_tokens", b"skip_special_tokens", "slo", b"slo", "stop", b"stop", "stop_token_ids", b"stop_token_ids", "stream_interval", b"stream_interval", "text", b"text", "token_ids", b"token_ids", "tool_choice", b"tool_choice", "truncate_prompt_tokens", b"truncate_prompt_tokens"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_add_special_tokens", b"_add_special_tokens", "_cache_salt", b"_cache_salt", "_echo", b"_echo", "_ignore_eos", b"_ignore_eos", "_include_stop", b"_include_stop", "_logprobs", b"_logprobs", "_max_tokens", b"_max_tokens", "_min_tokens", b"_min_tokens", "_model", b"_model", "_n", b"_n", "_parallel_tool_calls", b"_parallel_tool_calls", "_priority", b"_priority", "_prompt_logprobs", b"_prompt_logprobs", "_request_id", b"_request_id", "_return_prompt_token_ids", b"_return_prompt_token_ids", "_skip_special_tokens", b"_skip_special_tokens", "_stream_interval", b"_stream_interval", "_truncate_prompt_tokens", b"_truncate_prompt_tokens", "add_special_tokens", b"add_special_tokens", "cache_salt", b"cache_salt", "chat", b"chat", "constraint", b"constraint", "echo", b"echo", "ignore_eos", b"ignore_eos", "include_stop", b"include_stop", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "min_tokens", b"min_tokens", "model", b"model", "n", b"n", "parallel_tool_calls", b"parallel_tool_calls", "priority", b"priority", "prompt", b"prompt", "prompt_logprobs", b"prompt_logprobs", "request_id", b"request_id", "return_prompt_token_ids", b"return_prompt_token_ids", "sampling", b"sampling", "skip_special_tokens", b"skip_special_tokens", "slo", b"slo", "stream_interval", b"stream_interval", "text", b"text", "token_ids", b"token_ids", "tool_choice", b"tool_choice", "truncate_prompt_tokens", b"truncate_prompt_tokens"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_add_special_tokens", b"_add_special_tokens", "_cache_salt", b"_cache_salt", "_echo", b"_echo", "_ignore_eos", b"_ignore_eos", "_include_stop", b"_include_stop", "_logprobs", b"_logprobs", "_max_tokens", b"_max_tokens", "_min_tokens", b"_min_tokens", "_model", b"_model", "_n", b"_n", "_parallel_tool_calls", b"_parallel_tool_calls", "_priority", b"_priority", "_prompt_logprobs", b"_prompt_logprobs", "_request_id", b"_request_id", "_return_prompt_token_ids", b"_return_prompt_token_ids", "_skip_special_tokens", b"_skip_special_tokens", "_stream_interval", b"_stream_interval", "_truncate_prompt_tokens", b"_truncate_prompt_tokens", "add_special_tokens", b"add_special_tokens", "cache_salt", b"cache_salt", "chat", b"chat", "constraint", b"constraint", "echo", b"echo", "ignore_eos", b"ignore_eos", "include_stop", b"include_stop", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "min_tokens", b"min_tokens", "model", b"model", "n", b"n", "parallel_tool_calls", b"parallel_tool_calls", "priority", b"priority", "prompt", b"prompt", "prompt_logprobs", b"prompt_logprobs", "request_id", b"request_id", "return_prompt_token_ids", b"return_prompt_token_ids", "sampling", b"sampling", "skip_special_tokens", b"skip_special_tokens", "slo", b"slo", "stop", b"stop", "stop_token_ids", b"stop_token_ids", "stream_interval", b"stream_interval", "text", b"text", "token_ids", b"token_ids", "tool_choice", b"tool_choice", "truncate_prompt_tokens", b"truncate_prompt_tokens"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_add_special_tokens", b"_add_special_tokens"]) -> typing.Literal["add_special_tokens"] | None: ...
     @typing.overload
@@ -637,6 +645,8 @@ class GenerateRequest(google.protobuf.message.Message):
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_priority", b"_priority"]) -> typing.Literal["priority"] | None: ...
     @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_prompt_logprobs", b"_prompt_logprobs"]) -> typing.Literal["prompt_logprobs"] | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_request_id", b"_request_id"]) -> typing.Literal["request_id"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_return_prompt_token_ids", b"_return_prompt_token_ids"]) -> typing.Literal["return_prompt_token_ids"] | None: ...
@@ -661,7 +671,7 @@ class TokenLogprob(google.protobuf.message.Message):
     LOGPROB_FIELD_NUMBER: builtins.int
     TOP_FIELD_NUMBER: builtins.int
     token_id: builtins.int
-    """The token that was chosen."""
+    """The token that was chosen, or stands in the prompt."""
     logprob: builtins.float
     """Its natural log-probability under the model's raw distribution."""
     @property
@@ -924,6 +934,7 @@ class GenerateResponse(google.protobuf.message.Message):
     REASONING_FIELD_NUMBER: builtins.int
     TOOL_CALLS_FIELD_NUMBER: builtins.int
     PROMPT_TOKEN_IDS_FIELD_NUMBER: builtins.int
+    PROMPT_LOGPROBS_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     """The request's name."""
     text: builtins.str
@@ -968,6 +979,12 @@ class GenerateResponse(google.protobuf.message.Message):
     def prompt_token_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
         """When asked for; set in the first message of an answer only."""
 
+    @property
+    def prompt_logprobs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___TokenLogprob]:
+        """When asked for: an entry for each of the prompt's tokens but the first, which nothing comes
+        before. Set in the first message of the first answer only.
+        """
+
     def __init__(
         self,
         *,
@@ -984,9 +1001,10 @@ class GenerateResponse(google.protobuf.message.Message):
         reasoning: builtins.str = ...,
         tool_calls: collections.abc.Iterable[global___ToolCallDelta] | None = ...,
         prompt_token_ids: collections.abc.Iterable[builtins.int] | None = ...,
+        prompt_logprobs: collections.abc.Iterable[global___TokenLogprob] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_matched_stop", b"_matched_stop", "_served_by", b"_served_by", "_timing", b"_timing", "_usage", b"_usage", "matched_stop", b"matched_stop", "served_by", b"served_by", "timing", b"timing", "usage", b"usage"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_matched_stop", b"_matched_stop", "_served_by", b"_served_by", "_timing", b"_timing", "_usage", b"_usage", "finish_reason", b"finish_reason", "index", b"index", "logprobs", b"logprobs", "matched_stop", b"matched_stop", "prompt_token_ids", b"prompt_token_ids", "reasoning", b"reasoning", "request_id", b"request_id", "served_by", b"served_by", "text", b"text", "timing", b"timing", "token_ids", b"token_ids", "tool_calls", b"tool_calls", "usage", b"usage"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_matched_stop", b"_matched_stop", "_served_by", b"_served_by", "_timing", b"_timing", "_usage", b"_usage", "finish_reason", b"finish_reason", "index", b"index", "logprobs", b"logprobs", "matched_stop", b"matched_stop", "prompt_logprobs", b"prompt_logprobs", "prompt_token_ids", b"prompt_token_ids", "reasoning", b"reasoning", "request_id", b"request_id", "served_by", b"served_by", "text", b"text", "timing", b"timing", "token_ids", b"token_ids", "tool_calls", b"tool_calls", "usage", b"usage"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_matched_stop", b"_matched_stop"]) -> typing.Literal["matched_stop"] | None: ...
     @typing.overload

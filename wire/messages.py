@@ -159,6 +159,8 @@ class Output(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     finish: FinishReason | None = None
     stop_token: int | None = None
     """The token id that ended the sequence, when one did."""
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    """Of the prompt's tokens but the first, where asked for, with the first token of the answer."""
 
 
 class Step(msgspec.Struct, frozen=True, tag="step", kw_only=True):

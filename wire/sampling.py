@@ -56,6 +56,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     ignore_eos: bool = False
     stop_token_ids: tuple[int, ...] = ()
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    """The same of the prompt's tokens; they come with the first token of the answer."""
     grammar: Grammar | None = None
     rules: TokenRules | None = None
 

@@ -236,6 +236,7 @@ class Incoming:
         ticket = Ticket(sequence, offer.router_id, offer.num_tokens, self._clock(), prefilled=True)
         if commit.logprob is not None:
             ticket.unsent_logprobs = (commit.logprob,)
+        ticket.unsent_scores = commit.prompt_logprobs
         self._on_adopt(ticket)
         self._tell_handed(offer, commit)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
+
 from engine.engine import Engine, Progress
 from engine.runner import OnLayer, Slice
 from engine.sequence import Status
@@ -131,8 +133,9 @@ class Outgoing:
         final = Final(
             tuple(sequence.tokens[ticket.handoff.offer.num_tokens :]),
             sequence.num_prompt,
-            sequence.sampling,
+            msgspec.structs.replace(sequence.sampling, prompt_logprobs=None),
             ticket.last_logprob,
+            tuple(sequence.scores),
         )
         self._perform(ticket, ticket.handoff.finish(final, self._clock()))
 

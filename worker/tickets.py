@@ -38,6 +38,8 @@ class Ticket:
     last_logprob: TokenLogprob | None = None
     """Of the sequence's last token, where the request asked for it."""
     unsent_logprobs: tuple[TokenLogprob, ...] = ()
+    unsent_scores: tuple[TokenLogprob, ...] = ()
+    """Log-probabilities of the prompt's tokens, from the worker that computed it."""
 
     @staticmethod
     def of(submit: Submit, router_id: str, now: float) -> Ticket:
@@ -69,6 +71,9 @@ class Ticket:
         logprobs, self.unsent_logprobs = self.unsent_logprobs, ()
         if made.sampled.logprob is not None:
             logprobs = (*logprobs, made.sampled.logprob)
+        scores, self.unsent_scores = self.unsent_scores, ()
+        if not self.prefilled:
+            scores = tuple(self.sequence.scores)
         return Output(
             leg=self.sequence.leg,
             position=position,
@@ -76,6 +81,7 @@ class Ticket:
             logprobs=logprobs,
             finish=made.finish,
             stop_token=made.stop_token,
+            prompt_logprobs=scores,
         )
 
     def times(self, now: float) -> Prefilled:

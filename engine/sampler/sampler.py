@@ -43,7 +43,7 @@ class Sampler:
         if raw is None:
             return Drawn(chosen, {}, Arriving(chosen.device, chosen))
         counts = {i: sequences[i].sampling.logprobs or 0 for i in wanted}
-        described = _describe(raw, _rows(chosen, wanted), max(counts.values()))
+        described = describe(raw, _rows(chosen, wanted), max(counts.values()))
         return Drawn(chosen, counts, Arriving(chosen.device, chosen, *described))
 
     def _choose(self, logits: Tensor, sequences: Seq[Sequence]) -> Tensor:
@@ -101,7 +101,7 @@ def _draw(logits: Tensor, sequences: Seq[Sequence]) -> Tensor:
     return (scaled.double().softmax(-1) / noise).argmax(-1)
 
 
-def _describe(logprobs: Tensor, chosen: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+def describe(logprobs: Tensor, chosen: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """Log-probabilities of the `chosen` [rows], and the best tokens with theirs, [rows, count]."""
     best = logprobs.topk(min(count, logprobs.shape[1]), dim=-1)
     return logprobs.gather(-1, chosen[:, None])[:, 0], best.indices, best.values

@@ -38,6 +38,9 @@ class Responses:
         )
         if delta.prompt_tokens is not None:
             self._add_prompt(response, delta.prompt_tokens)
+        if delta.prompt_logprobs:
+            tokens = (delta.prompt_tokens or ())[1:]
+            response.prompt_logprobs.extend(_logprobs(tokens, delta.prompt_logprobs))
         if delta.logprobs:
             response.logprobs.extend(_logprobs(delta.tokens, delta.logprobs))
         if delta.reasoning:

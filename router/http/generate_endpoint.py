@@ -206,6 +206,8 @@ def _form(body: CommonBody, drafts: list[RequestDraft], n: int, *, echo: bool) -
         token_ids=bool(body.return_token_ids),
         stop_token_ids=tuple(body.stop_token_ids or ()),
         skip_special_tokens=body.skip_special_tokens is not False,
+        logprobs=isinstance(body, CompletionBody) and body.logprobs is not None,
+        prompt_logprobs=body.prompt_logprobs is not None,
         echo=echo,
         prompts=tuple(draft.prompt for draft in drafts if draft.prompt is not None),
         n=n,

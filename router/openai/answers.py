@@ -28,6 +28,18 @@ class CompletionLogprobs(msgspec.Struct, frozen=True, kw_only=True):
     text_offset: list[int]
 
 
+class PromptLogprob(msgspec.Struct, frozen=True, kw_only=True):
+    """`rank` counts from 1, where the token is among the best that were asked for."""
+
+    logprob: float
+    rank: int | None
+    decoded_token: str
+
+
+PromptLogprobs = list[dict[str, PromptLogprob] | None]
+"""By token id as text: the prompt's own and the best; null for the first token."""
+
+
 class CompletionChoice(msgspec.Struct, frozen=True, kw_only=True):
     text: str
     index: int = 0
@@ -36,6 +48,7 @@ class CompletionChoice(msgspec.Struct, frozen=True, kw_only=True):
     stop_reason: str | int | None = None
     token_ids: tuple[int, ...] | UnsetType = UNSET
     prompt_token_ids: tuple[int, ...] | UnsetType = UNSET
+    prompt_logprobs: PromptLogprobs | UnsetType = UNSET
 
 
 class CompletionResponse(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,6 +131,7 @@ class ChatResponse(msgspec.Struct, frozen=True, kw_only=True):
     choices: list[ChatChoice]
     usage: UsageBody | UnsetType | None = UNSET
     prompt_token_ids: tuple[int, ...] | UnsetType = UNSET
+    prompt_logprobs: PromptLogprobs | UnsetType = UNSET
 
 
 class ModelBody(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,12 +13,14 @@ from router.openai.answers import (
     ChatMessageAnswer,
     ChatResponse,
     FunctionBody,
+    PromptLogprobs,
     TokenLogprobBody,
     ToolCallAnswer,
     TopLogprobBody,
     UsageBody,
 )
 from router.openai.joined import Joined
+from router.openai.logprobs import prompt_logprobs
 from router.openai.responses import Style, UsageField, finish_reason
 from router.requests import Delta, ToolCallDelta
 from wire.sampling import TokenLogprob
@@ -64,6 +66,9 @@ class ChatStyle(Style):
             [*map(self._whole_choice, answers)],
             usage,
             first.prompt_tokens if self._form.token_ids else UNSET,
+            prompt_logprobs(first.prompt_tokens, first.prompt_logprobs, self._tokenizer)
+            if self._form.prompt_logprobs
+            else UNSET,
         )
 
     def _whole_choice(self, answer: Joined) -> ChatChoice:
@@ -95,6 +100,7 @@ class ChatStyle(Style):
         choices: list[ChatChoice],
         usage: UsageField,
         prompt_token_ids: tuple[int, ...] | UnsetType = UNSET,
+        prompt_logprobs: PromptLogprobs | UnsetType = UNSET,
     ) -> ChatResponse:
         return ChatResponse(
             id=self._id,
@@ -104,6 +110,7 @@ class ChatStyle(Style):
             choices=choices,
             usage=usage,
             prompt_token_ids=prompt_token_ids,
+            prompt_logprobs=prompt_logprobs,
         )
 
     def _logprobs(self, tokens: Sequence[int], logprobs: Sequence[TokenLogprob]) -> ChatLogprobs:

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from router.openai.answers import (
     CompletionChoice,
     CompletionLogprobs,
     CompletionResponse,
+    PromptLogprobs,
     UsageBody,
 )
 from router.openai.joined import Joined
-from router.openai.logprobs import TextOffsets, completion_logprobs, joined_logprobs
+from router.openai.logprobs import (
+    TextOffsets,
+    completion_logprobs,
+    joined_logprobs,
+    prompt_logprobs,
+)
 from router.openai.responses import Form, Style, UsageField, finish_reason
 from router.requests import Delta
 from router.text.detokenizer import Detokenizer
@@ -83,7 +89,14 @@ class CompletionStyle(Style):
             stop_reason=self.stop_reason(answer.ending),
             token_ids=answer.tokens if self._form.token_ids else UNSET,
             prompt_token_ids=prompt_tokens if self._form.token_ids else UNSET,
+            prompt_logprobs=self._vllm_prompt_logprobs(answer),
         )
+
+    def _vllm_prompt_logprobs(self, answer: Joined) -> PromptLogprobs | UnsetType:
+        if not self._form.prompt_logprobs:
+            return UNSET
+        known = self._scores(answer.index, answer.prompt_logprobs)
+        return prompt_logprobs(answer.prompt_tokens, known, self._tokenizer)
 
     def _begin(self, index: int, prompt_tokens: Sequence[int]) -> str:
         """The text before an answer; empty where the prompt is not repeated."""
@@ -117,10 +130,14 @@ class CompletionStyle(Style):
     def _prompt_logprobs(
         self, index: int, tokens: Sequence[int], logprobs: Sequence[TokenLogprob]
     ) -> CompletionLogprobs | None:
-        """Of an echo. Answers to one prompt share them: they come with the first."""
+        """Of an echo."""
         form = self._form
         if not (form.echo and form.logprobs):
             return None
-        known = self._scored.setdefault(index // form.n, logprobs)
+        known = self._scores(index, logprobs)
         offsets = TextOffsets(self._stream())
         return completion_logprobs(tokens, [None, *known], offsets, self._tokenizer)
+
+    def _scores(self, index: int, logprobs: Sequence[TokenLogprob]) -> Sequence[TokenLogprob]:
+        """Answers to one prompt share them: they come with the first."""
+        return self._scored.setdefault(index // self._form.n, logprobs)

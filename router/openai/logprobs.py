@@ -1,10 +1,10 @@
-"""Log-probabilities as /v1/completions tells them: lists with an entry for each token."""
+"""Log-probabilities as /v1/completions tells them, and those of prompts as vLLM does."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from router.openai.answers import CompletionLogprobs
+from router.openai.answers import CompletionLogprobs, PromptLogprob, PromptLogprobs
 from router.text.detokenizer import Detokenizer
 from router.text.tokenizer import Tokenizer
 from wire.sampling import TokenLogprob
@@ -48,6 +48,16 @@ def completion_logprobs(
     )
 
 
+def prompt_logprobs(
+    tokens: Sequence[int], logprobs: Sequence[TokenLogprob], tokenizer: Tokenizer
+) -> PromptLogprobs:
+    """Of all of a prompt's tokens, of which the first has none."""
+    rest = (
+        _by_id(token, each, tokenizer) for token, each in zip(tokens[1:], logprobs, strict=True)
+    )
+    return [None, *rest]
+
+
 def joined_logprobs(first: CompletionLogprobs, second: CompletionLogprobs) -> CompletionLogprobs:
     """A prompt's, and those of the answer to it."""
     return CompletionLogprobs(
@@ -66,3 +76,16 @@ def _by_text(token: int, logprob: TokenLogprob, tokenizer: Tokenizer) -> dict[st
         found.setdefault(tokenizer.token_text(top), value)
     found.setdefault(tokenizer.token_text(token), logprob.logprob)
     return found
+
+
+def _by_id(token: int, logprob: TokenLogprob, tokenizer: Tokenizer) -> dict[str, PromptLogprob]:
+    best = zip(logprob.top_ids, logprob.top_logprobs, strict=True)
+    told = {token: (logprob.logprob, None)} | {
+        top: (value, rank) for rank, (top, value) in enumerate(best, 1)
+    }
+    return {
+        str(index): PromptLogprob(
+            logprob=value, rank=rank, decoded_token=tokenizer.token_text(index)
+        )
+        for index, (value, rank) in told.items()
+    }

@@ -54,22 +54,22 @@ def parse_body(content: bytes, kind: type[Body]) -> Body:
 
 def completion_drafts(body: CompletionBody, head: RequestHead) -> list[RequestDraft]:
     """One for each prompt. Raises InvalidRequest."""
-    _refuse({"suffix": body.suffix, "prompt_logprobs": body.prompt_logprobs})
-    if body.echo and body.logprobs is not None:
-        raise InvalidRequest("echo with logprobs: a prompt's logprobs are not kept", "echo")
+    _refuse({"suffix": body.suffix})
     if body.best_of not in (None, body.n or 1):
         raise InvalidRequest("best_of must be n: every answer that is made is given", "best_of")
     given = _max_tokens(body)
     common = _common(body, head) | {
         "max_tokens": COMPLETION_MAX_TOKENS if given is None else given,
         "logprobs": body.logprobs,
+        "prompt_logprobs": _prompt_logprobs(body, body.logprobs if body.echo else None),
+        "tells_prompt": bool(body.echo) or body.prompt_logprobs is not None,
     }
     return [RequestDraft(prompt=prompt, **common) for prompt in completion_prompts(body)]
 
 
 def chat_draft(body: ChatBody, head: RequestHead) -> RequestDraft:
     """Raises InvalidRequest."""
-    _refuse({"prompt_logprobs": body.prompt_logprobs, "functions": body.functions})
+    _refuse({"functions": body.functions})
     tools, choice = chosen_tools(body.tools or (), body.tool_choice)
     # A model that must not call tools is not told of them.
     shows_tools = choice is None or choice.mode is not ToolMode.NONE
@@ -77,6 +77,8 @@ def chat_draft(body: ChatBody, head: RequestHead) -> RequestDraft:
         prompt=chat_prompt(body, body.add_special_tokens, tools if shows_tools else ()),
         max_tokens=_max_tokens(body),
         logprobs=_chat_logprobs(body),
+        prompt_logprobs=_prompt_logprobs(body, None),
+        tells_prompt=body.prompt_logprobs is not None,
         tools=tools,
         tool_choice=choice,
         parallel_tool_calls=body.parallel_tool_calls,
@@ -103,6 +105,16 @@ def _common(body: CommonBody, head: RequestHead) -> dict[str, Any]:
         "ttft_target_s": body.slo.ttft_s if body.slo else None,
         "tpot_target_s": body.slo.tpot_s if body.slo else None,
     }
+
+
+def _prompt_logprobs(body: CommonBody, echoed: int | None) -> int | None:
+    """As many of the best as either asks for."""
+    if body.prompt_logprobs is None or body.prompt_logprobs < 0:
+        return echoed if body.prompt_logprobs is None else body.prompt_logprobs
+    if body.stream:
+        text = "prompt_logprobs come with whole answers only: ask for no stream, or for echo"
+        raise InvalidRequest(text, "prompt_logprobs")
+    return max(body.prompt_logprobs, echoed or 0)
 
 
 def _max_tokens(body: CommonBody) -> int | None:

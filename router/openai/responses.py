@@ -46,6 +46,8 @@ class Form(msgspec.Struct, frozen=True, kw_only=True):
     skip_special_tokens: bool = True
     logprobs: bool = False
     """Those of an echoed prompt are told with it."""
+    prompt_logprobs: bool = False
+    """They have a field of their own in whole answers."""
     echo: bool = False
     prompts: tuple[Prompt, ...] = ()
     """What an echo repeats, each for `n` answers."""

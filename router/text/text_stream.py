@@ -64,6 +64,10 @@ class TextStream:
         """The answer is complete, whatever the worker makes after it."""
         self.finish, self.ended_here = FinishReason.STOP, True
 
+    def end_unsaid(self) -> None:
+        """The answer is complete, and has no token."""
+        self.finish = FinishReason.LENGTH
+
     def middle(self, tokens: Sequence[int]) -> str:
         """The same for tokens that are not the last, where there are no stop strings."""
         self.num_tokens += len(tokens)

@@ -188,6 +188,7 @@ class FakeWorker:
                 logprobs=() if logprobs is None else (fake_logprob(token, logprobs),),
                 finish=finish if index == len(tokens) - 1 else None,
                 stop_token=EOS if token == EOS else None,
+                prompt_logprobs=fake_scores(submit) if index == 0 else (),
             )
             for index, token in enumerate(tokens)
         ]
@@ -237,6 +238,13 @@ class FakeWorker:
         task = self.tasks.pop(leg, None)
         if task is not None:
             task.cancel()
+
+
+def fake_scores(submit: Submit) -> tuple[TokenLogprob, ...]:
+    """Of the prompt's tokens but the first, where they are asked for."""
+    count = submit.sampling.prompt_logprobs
+    prompt = submit.tokens[1 : submit.num_prompt]
+    return () if count is None else tuple(fake_logprob(token, count) for token in prompt)
 
 
 def fake_logprob(token: int, num_top: int) -> TokenLogprob:

@@ -28,7 +28,7 @@ steps = st.lists(st.fixed_dictionaries(dict.fromkeys(NAMES, changes)), min_size=
 
 def a_piece(name: str, blocks: list[int]) -> tuple[Piece, Slice]:
     sequence = Sequence(Leg(name), [1, 2, 3], SamplingParams(max_tokens=9))
-    return Piece(2, 1, blocks, [3], None, 3, True), Slice(sequence, 2, 1)
+    return Piece(2, 1, blocks, [3], None, 3, True, len(blocks) % 2), Slice(sequence, 2, 1)
 
 
 def told(writer: StepWriter, step: dict[str, list[int]]) -> tuple[list[Piece], Step]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import torch
 
 from cluster.process_launcher import Child
 from decode_worker.scheduler import DecodePolicy
@@ -71,10 +72,20 @@ async def a_worker(config: WorkerConfig, lost: Future[Exception]) -> AsyncIterat
         await worker.stop()
 
 
-async def answers(worker: Worker, prompts: list[tuple[int, ...]], count: int) -> list[list[int]]:
-    """Of all prompts at once."""
+async def answers(
+    worker: Worker,
+    prompts: list[tuple[int, ...]],
+    count: int,
+    scores: dict[Leg, list[float]] | None = None,
+) -> list[list[int]]:
+    """Of all prompts at once; with `scores` the prompts' own log-probabilities go there."""
     opened = await open_session(worker.card.address, Hello(caller_id="router"), timeout_s=60)
-    sampling = SamplingParams(max_tokens=count, temperature=0.0, ignore_eos=True)
+    sampling = SamplingParams(
+        max_tokens=count,
+        temperature=0.0,
+        ignore_eos=True,
+        prompt_logprobs=None if scores is None else 1,
+    )
     made: dict[Leg, list[int]] = {}
     for number, tokens in enumerate(prompts):
         leg = Leg(str(number))
@@ -86,6 +97,8 @@ async def answers(worker: Worker, prompts: list[tuple[int, ...]], count: int) ->
         async for message in opened.session.messages():
             for each in message.outputs if isinstance(message, Step) else ():
                 made[each.leg] += each.tokens
+                if scores is not None and each.prompt_logprobs:
+                    scores[each.leg] = [score.logprob for score in each.prompt_logprobs]
             if all(len(tokens) >= count for tokens in made.values()):
                 break
     opened.session.close()
@@ -103,10 +116,16 @@ async def test_a_worker_of_any_degree_gives_the_tokens_of_transformers(
     async with a_worker(settings(checkpoint(name), size), Future()) as worker:
         found = await answers(worker, prompts, NUM_NEW)
         again = await answers(worker, prompts, NUM_NEW)  # from the prefix cache
+        scores: dict[Leg, list[float]] = {}
+        scored = await answers(worker, prompts, NUM_NEW, scores)
         worker.engine.pool.check_integrity()
         pids = [each.pid for each in worker.engine.runner.team.followers] if (size > 1) else []
         assert len(pids) == size - 1
-    assert found == again == [reference.greedy(tokens, NUM_NEW) for tokens in prompts]
+    for number, tokens in enumerate(prompts):
+        rows = reference.logits(tokens)[:-1].log_softmax(-1)
+        own = rows.gather(-1, torch.tensor(tokens[1:])[:, None])[:, 0].tolist()
+        assert scores[Leg(str(number))] == pytest.approx(own, abs=1e-4)
+    assert found == again == scored == [reference.greedy(tokens, NUM_NEW) for tokens in prompts]
     assert not any(is_alive(pid) for pid in pids)
 
 

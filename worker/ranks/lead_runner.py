@@ -10,7 +10,7 @@ from typing import Self
 
 from engine.model.config import read_config
 from engine.model.part import model_part
-from engine.runner import CacheRegion, Collect, OnLayer, Sampled, Slice
+from engine.runner import CacheRegion, Collect, OnLayer, Outcome, Slice
 from engine.torch_collective import TorchCollective, open_store
 from engine.torch_runner import TorchRunner
 from worker.config import WorkerConfig
@@ -93,7 +93,7 @@ class LeadRunner:
         self._own.copy_block(source, target)
         self.team.answers()
 
-    def run(self, slices: Seq[Slice], on_layer: OnLayer | None = None) -> list[Sampled | None]:
+    def run(self, slices: Seq[Slice], on_layer: OnLayer | None = None) -> Seq[Outcome]:
         return list(self.launch(slices, on_layer)())
 
     def launch(self, slices: Seq[Slice], on_layer: OnLayer | None = None) -> Collect:
@@ -105,7 +105,7 @@ class LeadRunner:
         with self._together():
             collect = self._own.launch_pieces(pieces, slices, on_layer)
 
-        def collect_together() -> Seq[Sampled | None]:
+        def collect_together() -> Seq[Outcome]:
             with self._together():
                 return collect()
 

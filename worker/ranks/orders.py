@@ -49,6 +49,7 @@ class StepPiece(msgspec.Struct, frozen=True, array_like=True, gc=False):
     samples: bool
     before: int | None
     blocks: list[int]
+    num_scored: int = 0
 
 
 class Step(msgspec.Struct, frozen=True, tag=True, gc=False):

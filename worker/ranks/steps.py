@@ -58,6 +58,7 @@ def _tell(piece: Piece, known: _Told | None) -> StepPiece:
         piece.samples,
         None if known is None else known.number,
         list(piece.blocks[0 if known is None else known.num_blocks :]),
+        piece.num_scored,
     )
 
 
@@ -70,7 +71,16 @@ class StepReader:
     def read(self, step: Step) -> list[Piece]:
         self._tables = [self._table(piece) for piece in step.pieces]
         return [
-            Piece(it.start, it.count, table, it.tokens, it.source, it.num_prompt, it.samples)
+            Piece(
+                it.start,
+                it.count,
+                table,
+                it.tokens,
+                it.source,
+                it.num_prompt,
+                it.samples,
+                it.num_scored,
+            )
             for it, table in zip(step.pieces, self._tables, strict=True)
         ]
 
