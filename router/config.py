@@ -121,8 +121,9 @@ class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     grpc_reflection: bool = True
     """Whether the gRPC door tells its contract to whoever asks."""
     tool_parser: str = "auto"
-    """How the model writes calls of tools: "hermes" (also Qwen), "llama3_json", "mistral" or
-    "pythonic"; "auto" looks at the chat template."""
+    """How the model writes calls of tools: "hermes" (also Qwen), "qwen3_coder", "deepseek_v3",
+    "deepseek_v31", "nemotron", "llama3_json", "mistral" or "pythonic"; "auto" looks at the chat
+    template (docs/tools.md)."""
     reasoning_parser: str = "auto"
     """How the model thinks before it answers: "think" for <think>…</think>, or "none"; "auto" looks
     at the chat template."""

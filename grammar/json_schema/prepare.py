@@ -13,6 +13,7 @@ from typing import Any
 from grammar.errors import GrammarInvalid
 from grammar.json_schema.annotations import only_describes
 from grammar.json_schema.complement import try_complement
+from grammar.json_schema.one_of import with_any_of
 from grammar.json_schema.unique import UniqueArrays
 
 Schema = dict[str, Any]
@@ -31,7 +32,8 @@ _OF_ONE = (
     "unevaluatedProperties",
 )
 _OF_LISTS = ("allOf", "anyOf", "oneOf", "prefixItems", "items")
-_BY_NAME = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+_BY_NAME = ("properties", "patternProperties", "$defs", "definitions")
+_DEPENDENT = ("dependentRequired", "dependentSchemas", "dependencies")
 
 
 def prepared_text(text: str, *, lenient: bool = False) -> str:
@@ -73,7 +75,8 @@ def _prepared(schema: Any, arrays: UniqueArrays) -> Any:
     """Of a part; what is no schema is left to the compiler, and False allows nothing."""
     if not isinstance(schema, dict):
         return schema
-    made = _negated(_conditional(_discriminated(_without_annotations(schema))))
+    plain = with_any_of(_dependent(_without_annotations(schema)), arrays.root)
+    made = _negated(_conditional(plain))
     if made is None:
         return False
     made = arrays.listed(made)
@@ -99,14 +102,16 @@ def _without_annotations(schema: Schema) -> Schema:
     return _without(schema, *idle)
 
 
-def _discriminated(schema: Schema) -> Schema:
-    """The property that tells the options of a union apart is there: exactly one can match."""
-    discriminator, options = schema.get("discriminator"), schema.get("oneOf")
-    name = discriminator.get("propertyName") if isinstance(discriminator, dict) else None
-    if not isinstance(name, str) or not isinstance(options, list) or "anyOf" in schema:
+def _dependent(schema: Schema) -> Schema:
+    """What the presence of a property demands, as a condition."""
+    demands = []
+    for key in _DEPENDENT:
+        for name, wanted in schema.get(key, {}).items():
+            then = {"required": wanted} if isinstance(wanted, list) else wanted
+            demands.append({"if": {"required": [name]}, "then": then})
+    if not demands:
         return schema
-    told = [{"allOf": [option, {"required": [name]}]} for option in options]
-    return {**_without(schema, "oneOf", "discriminator"), "anyOf": told}
+    return {**_without(schema, *_DEPENDENT), "allOf": [*schema.get("allOf", ()), *demands]}
 
 
 def _conditional(schema: Schema) -> Schema:

@@ -8,6 +8,7 @@ import math
 from typing import Any
 
 from grammar.json_schema.annotations import ANNOTATIONS
+from grammar.json_schema.references import resolved
 
 MAX_ARRAYS = 1000
 """Alternatives in a whole schema: an array of five values has 326."""
@@ -20,7 +21,7 @@ class UniqueArrays:
     """Of one schema, whose definitions items may refer to."""
 
     def __init__(self, root: dict[str, Any]) -> None:
-        self._root = root
+        self.root = root
         self._num_left = MAX_ARRAYS
 
     def listed(self, schema: dict[str, Any]) -> dict[str, Any]:
@@ -50,10 +51,9 @@ class UniqueArrays:
 
     def _values(self, items: Any) -> list[Any] | None:
         """All that an item can be; None where those are too many to tell."""
+        items = resolved(items, self.root)
         if not isinstance(items, dict):
             return None
-        if isinstance(items.get("$ref"), str):
-            items = self._referred(items["$ref"])
         if items.get("type") == "boolean" and "enum" not in items:
             return [True, False]
         values = [items["const"]] if "const" in items else items.get("enum")
@@ -61,12 +61,6 @@ class UniqueArrays:
         if not isinstance(values, list) or items.keys() - known:
             return None
         return list({json.dumps(value): value for value in values}.values())
-
-    def _referred(self, reference: str) -> dict[str, Any]:
-        found: Any = self._root if reference.startswith("#/") else {}
-        for key in reference[2:].split("/"):
-            found = found.get(key) if isinstance(found, dict) else None
-        return found if isinstance(found, dict) else {}
 
 
 def _array(items: tuple[Any, ...]) -> dict[str, Any]:

@@ -147,6 +147,48 @@ CASES: dict[str, tuple[Any, list[Any], list[Any]]] = {
         [{"k": "a", "x": 1}, {"k": "b", "x": "s"}],
         [{"k": "a", "x": "s"}, {}],
     ),
+    "one of definitions": (
+        {
+            "oneOf": [{"$ref": "#/$defs/A"}, {"$ref": "#/$defs/B"}],
+            "$defs": {name: {**each, "required": ["k"]} for name, each in OPTIONS.items()},
+        },
+        [{"k": "a", "x": 1}, {"k": "b", "x": "s"}],
+        [{"k": "a", "x": "s"}, {}],
+    ),
+    "one of closed objects": (
+        {
+            "oneOf": [
+                an_object(properties={"a": {"type": "integer"}}, required=["a"]),
+                an_object(properties={"b": {"type": "integer"}}, required=["b"]),
+            ]
+        },
+        [{"a": 1}, {"b": 1}],
+        [{}, {"a": 1, "b": 1}],
+    ),
+    "one of two properties": (
+        an_object(
+            properties={"a": {"type": "integer"}, "b": {"type": "integer"}},
+            oneOf=[{"required": ["a"]}, {"required": ["b"]}],
+        ),
+        [{"a": 1}, {"b": 1}],
+        [{"a": 1, "b": 1}, {}],
+    ),
+    "one of ranges": (
+        {"type": "integer", "oneOf": [{"minimum": 3}, {"maximum": 5}]},
+        [2, 6],
+        [3, 4, 5],
+    ),
+    "one of all and some": ({"type": "string", "oneOf": [True, {"minLength": 1}]}, [""], ["a"]),
+    "one of types": ({"oneOf": [{"type": "string"}, {"const": None}]}, ["a", None], [1]),
+    "dependent": (
+        an_object(
+            properties={"a": {"type": "integer"}, "b": {"type": "integer"}},
+            dependentRequired={"a": ["b"]},
+            dependentSchemas={"b": {"properties": {"b": {"minimum": 3}}}},
+        ),
+        [{}, {"b": 3}, {"a": 1, "b": 3}],
+        [{"a": 1}, {"b": 1}],
+    ),
     "described": ({"type": "string", "format": "password"}, ["x"], [1]),
     "described within": (
         an_object(properties={"a": {"type": ["string", "null"], "format": "binary"}}),
@@ -185,6 +227,8 @@ def test_what_the_compiler_lacks_is_enforced_all_the_same(
         ({"not": {"required": 5}}, 'Unimplemented keys: ["not"]'),
         ({"type": "string", "format": "ipv4", "not": {"format": "ipv4"}}, "not"),
         ({"contains": {}}, 'Unimplemented keys: ["contains"]'),
+        ({"oneOf": [{"pattern": "a"}, {"pattern": "b"}]}, "oneOf constraints are not supported"),
+        ({"oneOf": [True, True]}, "no value can follow it"),
         ({"not": {}}, "no value can follow it"),
         (False, "no value can follow it"),
     ],
