@@ -16,7 +16,12 @@ from tests.helm.documents import Document, as_pod, name_of, pods
 from tests.helm.engines import KUBE_VERSIONS, ROOT
 
 CRDS_VARIABLE = "TANDEM_CRDS"
-UNCHECKED = ("monitoring.coreos.com/", "cert-manager.io/", "gateway.networking.k8s.io/")
+UNCHECKED = (
+    "monitoring.coreos.com/",
+    "cert-manager.io/",
+    "gateway.networking.k8s.io/",
+    "keda.sh/",
+)
 """Kinds whose schemas are not at hand; what they refer to is checked all the same."""
 
 

@@ -130,7 +130,7 @@ DEFECTS = {
         "{{- $_ := set $devices .pool.gpus.resourceName (int .pool.gpus.count) -}}",
         "",
         "GPUs, and its pod is given 0",
-        "one-gpu-node",
+        "infiniband",
     ),
     "devices that are limited and not requested": Defect(
         "_workers.tpl",

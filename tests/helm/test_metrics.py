@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from router.fleet import Fleet
 from router.metrics import OUTCOMES, RouterMetrics
 from tests.helm.documents import ci_values, of_kind, pods
-from tests.helm.engines import CHART, Helm3
+from tests.helm.engines import CHART, ROOT, Helm3
 from tests.helm.gates import rendered
 from tests.metric_rules import promtool
 
@@ -72,6 +72,13 @@ def _failures() -> str:
     failures = ("internal", "unavailable", "deadline")
     assert set(failures) <= set(OUTCOMES)
     return "|".join(failures)
+
+
+def test_the_guide_scales_by_metrics_that_workers_have(known: set[str]) -> None:
+    guide = (ROOT / "docs" / "kubernetes.md").read_text()
+    asked = {it for it in _asked(guide) if it.startswith("tandem_worker_")}
+    assert asked == {"tandem_worker_waiting_tokens", "tandem_worker_kv_used_ratio"}
+    assert asked <= known
 
 
 def test_the_dashboard_asks_for_what_there_is(known: set[str]) -> None:
