@@ -16,11 +16,12 @@ from router.config import RouterConfig
 from router.server import RouterServer
 from runtime.address import join_address, reachable, split_address
 from runtime.background import BackgroundLoop
-from runtime.logs import start_logging
+from runtime.logs import forward_start_lines, start_logging
 from runtime.process import keep_what_is_loaded
 from wire.identity import Role
 from wire.messages import WorkerCard
 from worker.config import WorkerConfig
+from worker.progress import Quarters
 from worker.standstill import end_when_held_up
 
 
@@ -58,12 +59,13 @@ class WorkerActor:
     def start(self, role: str, settings: bytes) -> None:
         """Returns when routers may send work, or when that failed; see `status`."""
         config = at_home(msgspec.json.decode(settings, type=WorkerConfig), _node_address())
+        forward_start_lines(self._add_note)
         self._loop = BackgroundLoop("worker")
         self._worker = make_worker(
             Role(role),
             config,
             on_crash=_die,
-            progress=lambda loaded, total: self._note(loaded_bytes=loaded, total_bytes=total),
+            progress=Quarters(self._add_note).loaded,
         )
         try:
             card = self._loop.run(self._start())
@@ -86,6 +88,11 @@ class WorkerActor:
         self._watching = asyncio.create_task(end_when_held_up(self._worker.config.step_timeout_s))
         await self._worker.joined.wait()
         return card
+
+    def _add_note(self, line: str) -> None:
+        with self._lock:
+            notes = (*self._status.notes, line)
+            self._status = msgspec.structs.replace(self._status, notes=notes)
 
     def _note(self, **changes: object) -> None:
         with self._lock:

@@ -20,8 +20,8 @@ yet to start a process and to unpack the job's files for it, they become minutes
 class WorkerStatus(msgspec.Struct, frozen=True):
     """How far a worker has come. `address` is set when it is ready, `error` when it failed."""
 
-    loaded_bytes: int = 0
-    total_bytes: int = 0
+    notes: tuple[str, ...] = ()
+    """What it had to say of its start so far."""
     address: str | None = None
     process_id: int | None = None
     error: str | None = None

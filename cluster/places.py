@@ -74,25 +74,23 @@ class NotStarted:
 class WorkerPlace(Place):
     pool: Pool
     worker: RunningWorker
-    quarters_told: int = 0
+    num_notes_told: int = 0
     told_ready: bool = False
     told_waiting: bool = False
 
     def fill(self, worker: RunningWorker) -> None:
         """A new incarnation, which loads its weights anew."""
-        self.worker, self.quarters_told = worker, 0
+        self.worker, self.num_notes_told = worker, 0
         self.told_ready = self.told_waiting = False
 
     def show(self, status: WorkerStatus, tell: Callable[[str], None]) -> None:
-        """A line while it has no room, for every quarter of the weights, and when it serves."""
+        """A line while it has no room, for what it says of its start, and when it serves."""
         if status.waits_for is not None and not self.told_waiting:
             self.told_waiting = True
             tell(f"{self.name}   waits for room: it {status.waits_for}")
-        quarter = 4 * status.loaded_bytes // status.total_bytes if status.total_bytes else 0
-        if quarter > self.quarters_told:
-            self.quarters_told = quarter
-            megabytes = status.total_bytes / 1e6
-            tell(f"{self.name}   weights {quarter * 25} % of {megabytes:.1f} MB loaded")
+        for note in status.notes[self.num_notes_told :]:
+            tell(f"{self.name}   {note}")
+        self.num_notes_told = len(status.notes)
         if status.address is not None and not self.told_ready:
             self.told_ready = True
             tell(f"{self.name}   ready   at {status.address}   process {status.process_id}")

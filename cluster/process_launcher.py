@@ -2,105 +2,26 @@
 
 from __future__ import annotations
 
-import os
-import queue
-import re
-import signal
 import socket
-import subprocess
-import sys
-import threading
+from collections.abc import Callable, Mapping
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from cluster.child import Child
 from cluster.config import ClusterConfig, at_home
 from cluster.errors import StartFailed
+from cluster.gpu_shares import GpuShares
 from cluster.launcher import ROUTER_START_S, WorkerStatus
 from cluster.pools import Pool
+from engine.cores import count_cores
+from engine.gpus import visible_gpus
 from router.addresses import RouterAddresses
 from router.config import RouterConfig
 from runtime.address import LOOPBACK, join_address, reachable
 from runtime.listen import PortTaken, reserve_port
 from worker.config import WorkerConfig
-
-WORTH_HEARING = re.compile(r" (WARNING|ERROR|CRITICAL) ")
-"""Of what a child logs; the rest is kept for its last words."""
-ROOT = Path(__file__).resolve().parent.parent
-
-
-class Child:
-    """A child process whose first line of output says that it serves, and where."""
-
-    def __init__(self, name: str, arguments: list[str]) -> None:
-        self.name = name
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", *arguments, "--until-stdin-ends"],
-            stdin=subprocess.PIPE,  # which ends with this process, however that ends
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C is for the parent, which then drains its children
-            env={**os.environ, "PYTHONPATH": _python_path()},
-        )
-        self._ready: queue.Queue[bytes | None] = queue.Queue()
-        self._errors: list[str] = []
-        self._readers = [
-            threading.Thread(target=self._read_output, daemon=True),
-            threading.Thread(target=self._read_errors, daemon=True),
-        ]
-        for reader in self._readers:
-            reader.start()
-
-    def wait_ready(self, timeout_s: float) -> bytes | None:
-        """What it printed; None while it has not. Raises StartFailed, with why it ended."""
-        try:
-            ready = self._ready.get(timeout=timeout_s)
-        except queue.Empty:
-            return None
-        if ready is None:
-            raise StartFailed(self.last_words())
-        return ready
-
-    def last_words(self) -> str:
-        self._readers[1].join(timeout=5)
-        errors = [
-            line.removeprefix("error: ") for line in self._errors if line.startswith("error:")
-        ]
-        status = self.process.poll()
-        if not errors and status == -signal.SIGKILL:
-            return "killed by SIGKILL"  # what it wrote before has nothing to do with it
-        return (errors or self._errors or [f"exit status {status}"])[-1]
-
-    def stop(self, timeout_s: float) -> None:
-        """Terminate gently, then not."""
-        try:
-            self.process.wait(timeout=timeout_s)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        for reader in self._readers:
-            reader.join()
-
-    def _read_output(self) -> None:
-        assert self.process.stdout is not None
-        with self.process.stdout as output:
-            for line in output:
-                if line.startswith(b"{"):
-                    self._ready.put(line)
-        self._ready.put(None)
-
-    def _read_errors(self) -> None:
-        assert self.process.stderr is not None
-        with self.process.stderr as errors:
-            for line in errors:
-                text = line.decode(errors="replace").rstrip()
-                self._errors = [*self._errors[-50:], text]
-                if WORTH_HEARING.search(text):
-                    sys.stderr.write(f"{self.name}   {text}\n")
 
 
 class ChildRouter:
@@ -138,9 +59,10 @@ class ChildRouter:
 class ChildWorker:
     """Implements `cluster.launcher.RunningWorker`."""
 
-    def __init__(self, child: Child) -> None:
+    def __init__(self, child: Child, on_stopped: Callable[[], None]) -> None:
         self.name = child.name
         self._child = child
+        self._on_stopped = on_stopped
         self._address: str | None = None
 
     def status(self) -> WorkerStatus:
@@ -162,6 +84,7 @@ class ChildWorker:
 
     def wait_stopped(self, timeout_s: float) -> None:
         self._child.stop(timeout_s)
+        self._on_stopped()
 
 
 class ProcessLauncher:
@@ -169,6 +92,7 @@ class ProcessLauncher:
 
     def __init__(self) -> None:
         self._children: list[Child] = []
+        self._gpus = GpuShares(visible_gpus())
 
     def start_router(self, name: str, config: RouterConfig) -> ChildRouter:
         """Its workers may load while it does: that is where most of a start goes."""
@@ -184,11 +108,17 @@ class ProcessLauncher:
         return ChildRouter(child, fleet, reserved)
 
     def start_worker(self, pool: Pool, name: str, config: WorkerConfig) -> ChildWorker:
-        config = share_cores(at_home(config, LOOPBACK), os.cpu_count() or 2)
+        """Raises StartFailed where the machine lacks the GPUs that the pool asks for."""
+        config = share_cores(at_home(config, LOOPBACK), count_cores())
+        environment = {}
+        if pool.num_gpus > 0:
+            gpus = self._gpus.take(name, pool.num_gpus, f"{pool.keys}.num_gpus")
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
         settings = msgspec.json.encode(config).decode()
         room = f"{pool.role.value}_worker"
         arguments = [room, "--model", config.model, "--settings", settings]
-        return ChildWorker(self._spawn(name, arguments))
+        child = self._spawn(name, arguments, environment)
+        return ChildWorker(child, lambda: self._gpus.give_back(name))
 
     def adopt(self, config: ClusterConfig) -> None:
         """Nothing of it is kept here."""
@@ -202,8 +132,10 @@ class ProcessLauncher:
         for child in self._children:
             child.stop(0)
 
-    def _spawn(self, name: str, arguments: list[str]) -> Child:
-        child = Child(name, arguments)
+    def _spawn(
+        self, name: str, arguments: list[str], environment: Mapping[str, str] | None = None
+    ) -> Child:
+        child = Child(name, arguments, environment)
         self._children.append(child)
         return child
 
@@ -214,8 +146,3 @@ def share_cores(config: WorkerConfig, num_cores: int) -> WorkerConfig:
         return config
     most = config.most_threads or num_cores
     return msgspec.structs.replace(config, threads=max(1, num_cores // 2), most_threads=most)
-
-
-def _python_path() -> str:
-    inherited = os.environ.get("PYTHONPATH")
-    return f"{ROOT}{os.pathsep}{inherited}" if inherited else str(ROOT)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from engine.errors import ConfigError
+from engine.gpus import visible_gpus
 from engine.kernels.library import try_load_kernels
 
 _DTYPES = {
@@ -41,10 +42,37 @@ class LayerMarks:
             on_layer(number)
 
 
-def choose_device(name: str) -> torch.device:
-    """ "auto", "cpu" or "cuda:N" as a device that exists; ConfigError otherwise."""
+def _why_unusable() -> str | None:
+    """Why PyTorch has no CUDA device, in its own words; None where it has one."""
+    if torch.cuda.is_available():
+        return None
+    if torch.version.cuda is None:
+        return f"PyTorch {torch.__version__} was built without CUDA"
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+    except (RuntimeError, AssertionError) as error:
+        return str(error).strip().splitlines()[0]
+    return "it finds no device"
+
+
+def choose_device(
+    name: str,
+    gpus: Callable[[], list[str]] = visible_gpus,
+    why_unusable: Callable[[], str | None] = _why_unusable,
+) -> torch.device:
+    """ "auto", "cpu" or "cuda:N" as a device that exists; ConfigError otherwise.
+
+    "auto" is no CPU where there are GPUs that PyTorch cannot use: whoever has a GPU did not mean to
+    wait for answers a hundred times as long.
+    """
     if name == "auto":
-        name = "cuda:0" if torch.cuda.is_available() else "cpu"
+        cause = why_unusable()
+        if cause is not None and (found := gpus()):
+            raise ConfigError(
+                f'device "auto": of this machine\'s {len(found)} NVIDIA GPUs PyTorch can use none: '
+                f'{cause}; mend that, or set device to "cpu"'
+            )
+        name = "cuda:0" if cause is None else "cpu"
     if name == "cpu":
         return torch.device("cpu")
     kind, _, number = name.partition(":")

@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
+from collections.abc import Callable
 from types import TracebackType
 from typing import Annotated
 
 import typer
 
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+START_LOGGERS = ("tandem.start", "engine.kernels.build", "engine.kernels.lock")
+"""What they say at "info" is worth a person's while who waits for a process to start."""
 LEVELS = ("debug", "info", "warning", "error")
 ExceptionInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 
@@ -44,3 +47,20 @@ def start_logging(level: str, *, discreet: bool = False) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Discreet(FORMAT) if discreet else logging.Formatter(FORMAT))
     logging.basicConfig(level=level.upper(), handlers=[handler])
+
+
+class _Forwarder(logging.Handler):
+    def __init__(self, hear: Callable[[str], None]) -> None:
+        super().__init__(logging.INFO)
+        self._hear = hear
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._hear(record.getMessage())
+
+
+def forward_start_lines(hear: Callable[[str], None]) -> None:
+    """`hear(line)` is told in any thread what START_LOGGERS say, where nobody reads the log."""
+    for name in START_LOGGERS:
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.INFO)
+        logger.addHandler(_Forwarder(hear))

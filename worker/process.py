@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -22,8 +23,10 @@ from wire.identity import Role
 from wire.messages import WorkerCard
 from worker.config import RunnerKind, WorkerConfig
 from worker.host import Worker
+from worker.progress import Quarters
 from worker.standstill import end_when_held_up
 
+log = logging.getLogger("tandem.start")
 MakePolicy = Callable[[WorkerConfig], Policy]
 
 
@@ -75,7 +78,9 @@ async def run(config: WorkerConfig, role: Role, policy: Policy) -> int:
     """Serve until SIGTERM or SIGINT, then drain; the exit status."""
     stopping: asyncio.Task[object] = asyncio.create_task(stop_signal())
     crashed: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
-    worker = Worker(config, role, policy, on_crash=crashed.set_result)
+    worker = Worker(
+        config, role, policy, on_crash=crashed.set_result, progress=Quarters(log.info).loaded
+    )
     starting = asyncio.create_task(worker.start())
     await asyncio.wait((stopping, starting), return_when=asyncio.FIRST_COMPLETED)
     if not starting.done():

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from cluster.child import Child, worth_hearing
 from cluster.errors import StartFailed
-from cluster.process_launcher import Child, ProcessLauncher, share_cores
+from cluster.process_launcher import ProcessLauncher, share_cores
 from router.config import RouterConfig
 from runtime.listen import reserve_port
 from worker.config import WorkerConfig
@@ -54,3 +57,28 @@ def test_workers_of_one_machine_share_its_cores_and_take_those_that_are_idle(
 ) -> None:
     config = share_cores(WorkerConfig(model="m", **given), num_cores=6)
     assert (config.threads, config.most_threads) == expected
+
+
+@pytest.mark.parametrize(
+    ("line", "heard"),
+    [
+        ("12:01 INFO engine.kernels.build: compiling kernels", "compiling kernels"),
+        ("12:01 INFO tandem.start: weights 25 % of 8.0 MB loaded", "weights 25 % of 8.0 MB loaded"),
+        ("12:01 INFO tandem.router: a session ended", None),
+        ("12:01 WARNING engine.x: mind the gap", "12:01 WARNING engine.x: mind the gap"),
+    ],
+)
+def test_who_waits_for_a_start_reads_what_takes_so_long(line: str, heard: str | None) -> None:
+    assert worth_hearing(line) == heard
+
+
+def test_what_lies_in_the_users_directory_is_not_imported_in_place_of_our_packages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("router.py", "runtime.py", "typer.py"):
+        (tmp_path / name).write_text("raise SystemExit('the wrong one')")
+    monkeypatch.chdir(tmp_path)
+    child = Child("router-0", ["router", "--model", "/no/such/model"])
+    with pytest.raises(StartFailed, match="/no/such/model"):
+        child.wait_ready(60)
+    child.stop(60)

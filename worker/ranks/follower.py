@@ -51,7 +51,13 @@ class Follower:
         with contextlib.ExitStack() as until_it_has_them:
             files = [until_it_has_them.enter_context(their).fileno() for their in theirs]
             process = subprocess.Popen(
-                [sys.executable, "-m", "worker.ranks", *map(str, (rank, size, *files, meeting))],
+                [
+                    sys.executable,
+                    "-P",
+                    "-m",
+                    "worker.ranks",
+                    *map(str, (rank, size, *files, meeting)),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,  # rank 0's own tells whoever started it that it serves
                 pass_fds=[*files, meeting],

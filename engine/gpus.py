@@ -1,0 +1,25 @@
+"""The NVIDIA GPUs that this process may use, without asking PyTorch."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+_DEVICE = re.compile(r"nvidia\d+")
+_NONE = ("", "-1", "NoDevFiles")
+"""What CUDA_VISIBLE_DEVICES says to hide all of them."""
+
+
+def visible_gpus(
+    environment: Mapping[str, str] = os.environ, devices: Path = Path("/dev")
+) -> list[str]:
+    """As CUDA_VISIBLE_DEVICES names them; where it is not set, the numbers of all."""
+    given = environment.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return [] if given.strip() in _NONE else [name.strip() for name in given.split(",")]
+    found = [it for it in devices.glob("nvidia*") if _DEVICE.fullmatch(it.name)]
+    if not found and (devices / "dxg").exists() and Path("/usr/lib/wsl/lib/libcuda.so.1").exists():
+        return ["0"]  # WSL shows them all as one device
+    return [str(number) for number in range(len(found))]

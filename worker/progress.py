@@ -1,0 +1,20 @@
+"""How far the weights have been loaded, as a line for every quarter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+
+class Quarters:
+    """`tell(line)` hears of every quarter; `loaded` may be called as often as one likes."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self._tell = tell
+        self._told = 0
+
+    def loaded(self, num_bytes: int, total_bytes: int) -> None:
+        """So many of so many bytes, so far."""
+        quarter = 4 * num_bytes // total_bytes if total_bytes else 0
+        if quarter > self._told:
+            self._told = quarter
+            self._tell(f"weights {quarter * 25} % of {total_bytes / 1e6:.1f} MB loaded")
