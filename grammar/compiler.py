@@ -35,7 +35,7 @@ def compile_grammar(
 
     Raises GrammarInvalid and GrammarTooLarge.
     """
-    check_bytes(grammar.text, _NAMES[grammar.kind], limits)
+    check_bytes(grammar.text + grammar.calls, _NAMES[grammar.kind], limits)
     definition = _definition(grammar, vocabulary)
     matcher = LLMatcher(vocabulary.tokenizer, definition, log_level=0, limits=limits.for_compiler())
     if matcher.is_error():
@@ -58,11 +58,16 @@ def _definition(grammar: Grammar, vocabulary: Vocabulary) -> str:
     Nothing is forced: where only one text can follow, the library would allow its usual tokens
     alone, among which added tokens are not.
     """
-    start = "start: preface @answer" if grammar.preface else "start: @answer"
+    body = "(@answer | @calls)" if grammar.calls else "@answer"
+    start = f"start: preface {body}" if grammar.preface else f"start: {body}"
     lines = [start, grammar.preface, '%llguidance {"no_forcing": true}']
-    main = {"name": "main", "lark_grammar": "\n".join(lines)}
-    answer = {"name": "answer", **_answer(grammar, vocabulary)}
-    return json.dumps({"grammars": [main, answer]})
+    parts = [
+        {"name": "main", "lark_grammar": "\n".join(lines)},
+        {"name": "answer", **_answer(grammar, vocabulary)},
+    ]
+    if grammar.calls:
+        parts.append({"name": "calls", "lark_grammar": grammar.calls})
+    return json.dumps({"grammars": parts})
 
 
 def _answer(grammar: Grammar, vocabulary: Vocabulary) -> dict[str, Any]:

@@ -24,14 +24,13 @@ def must_call(choice: ToolChoice | None) -> bool:
 
 
 def call_grammar(draft: RequestDraft, format_: ToolFormat, spell: Spell) -> Grammar:
-    """Of an answer that must be a call. Raises GrammarInvalid."""
-    choice = draft.tool_choice
-    assert choice is not None
+    """Of an answer that is a call, or several. Raises GrammarInvalid."""
+    choice = draft.tool_choice or ToolChoice(ToolMode.AUTO)
     assert format_.enforce is not None
     wanted = [tool for tool in draft.tools if choice.name in (None, tool["function"]["name"])]
     if not wanted:
         raise GrammarInvalid(f"there is no tool of the name {choice.name!r} to call")
-    several = draft.parallel_tool_calls is not False and choice.mode is ToolMode.REQUIRED
+    several = draft.parallel_tool_calls is not False and choice.mode is not ToolMode.NAMED
     return Grammar(GrammarKind.LARK, format_.enforce(wanted, spell, several=several))
 
 

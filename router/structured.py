@@ -44,10 +44,11 @@ NUM_THREADS = 2
 
 class Wanted(msgspec.Struct, frozen=True):
     """What an answer must follow, as the client said it or as the grammar of a call that must be
-    made; and what may come before it."""
+    made; what may come before it, and the calls that may come in its place."""
 
     answer: Constraint | Grammar
     preface: str
+    calls: str = ""
 
 
 class Complaint(msgspec.Struct, frozen=True):
@@ -84,16 +85,16 @@ class Structured:
         Raises InvalidRequest, Overloaded.
         """
         request = self._thinking(request, draft)
+        preface = self._preface(request.reasoning)
         if must_call(draft.tool_choice):
-            try:
-                made = call_grammar(draft, self._format_for(request), self._spell)
-            except GrammarError as error:
-                raise InvalidRequest(f"tools: {error}", "tools") from error
-            return await self._following(request, made, "tools")
+            must = self._calls(request, draft)
+            return await self._following(request, Wanted(must, preface), "tools")
         wanted = draft.constraint
         if wanted is None:
             return request
-        return await self._following(request, wanted, wanted.field)
+        may_call = _may_call(request) and self.format.calls_are_marked
+        calls = self._calls(request, draft).text if may_call else ""
+        return await self._following(request, Wanted(wanted, preface, calls), wanted.field)
 
     def parser(self, request: GenerateRequest) -> AnswerParser | None:
         """A fresh one for each answer; None where all of it is text."""
@@ -124,15 +125,23 @@ class Structured:
         tail = self._tokenizer.decode(ids, skip_special_tokens=False)
         return msgspec.structs.replace(request, reasoning=reasoning_of(draft.prompt, tail))
 
+    def _calls(self, request: GenerateRequest, draft: RequestDraft) -> Grammar:
+        """Raises InvalidRequest."""
+        try:
+            return call_grammar(draft, self._format_for(request), self._spell)
+        except GrammarError as error:
+            raise InvalidRequest(f"tools: {error}", "tools") from error
+
     async def _following(
-        self, request: GenerateRequest, wanted: Constraint | Grammar, field: str
+        self, request: GenerateRequest, wanted: Wanted, field: str
     ) -> GenerateRequest:
         """Raises InvalidRequest, Overloaded."""
-        found = await self._checked(Wanted(wanted, self._preface(request.reasoning)))
+        found = await self._checked(wanted)
         if isinstance(found, Complaint):
             raise InvalidRequest(f"{field}: {found.text}", field)
         sampling = msgspec.structs.replace(request.sampling, grammar=found)
-        tag = isinstance(wanted, Constraint) and wanted.kind is ConstraintKind.STRUCTURAL_TAG
+        said = wanted.answer
+        tag = isinstance(said, Constraint) and said.kind is ConstraintKind.STRUCTURAL_TAG
         shown = lark.token_ids(found.text) if tag else frozenset[int]()
         return msgspec.structs.replace(request, sampling=sampling, shown_tokens=shown)
 
@@ -186,7 +195,7 @@ class Structured:
     def _check(self, wanted: Wanted) -> Grammar | Complaint:
         """In a thread. Raises Internal when the model cannot follow any grammar."""
         try:
-            check_bytes(wanted.answer.text, "grammar", self._limits)
+            check_bytes(wanted.answer.text + wanted.calls, "grammar", self._limits)
             grammar = self._translated(wanted)
             compile_grammar(grammar, self._vocabulary, self._limits).allowed()
         except VocabularyError as error:
@@ -199,7 +208,7 @@ class Structured:
         answer = wanted.answer
         if isinstance(answer, Constraint):
             answer = constraint_grammar(answer, self._vocabulary.special_tokens)
-        return msgspec.structs.replace(answer, preface=wanted.preface)
+        return msgspec.structs.replace(answer, preface=wanted.preface, calls=wanted.calls)
 
     @cached_property
     def _threads(self) -> ThreadPoolExecutor:

@@ -21,6 +21,8 @@ class Grammar(msgspec.Struct, frozen=True):
     text: str
     preface: str = ""
     """What comes before it, such as a thought: a rule of this name in Lark, and those it needs."""
+    calls: str = ""
+    """A grammar in Lark of what may come in its place: calls of tools."""
 
 
 class TokenRules(msgspec.Struct, frozen=True, array_like=True):

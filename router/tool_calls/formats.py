@@ -37,6 +37,13 @@ class ToolFormat:
     enforce: Enforce | None = None
     marks: tuple[str, ...] = ()
     opening: str | None = None
+    bare: bool = False
+    """A call looks like any other JSON."""
+
+    @property
+    def calls_are_marked(self) -> bool:
+        """From its first character on a call differs from an answer that follows a grammar."""
+        return self.enforce is not None and not self.bare
 
 
 def _names(tools: Sequence[Tool]) -> frozenset[str]:
@@ -84,6 +91,7 @@ LLAMA3_JSON = ToolFormat(
     enforced.llama3_json,
     (PYTHON_TAG,),
     PYTHON_TAG,
+    bare=True,
 )
 MISTRAL_LIST = ToolFormat(
     "mistral_list", lambda tools: MistralScanner(), enforced.mistral_list, (OPENING,), OPENING

@@ -473,3 +473,19 @@ async def test_allowed_tools_that_say_nothing_sensible_are_refused(
                 model="tiny", messages=MESSAGES, tools=TOOLS, tool_choice=choice
             )
     assert caught.value.param == "tool_choice"
+
+
+async def test_an_answer_with_a_schema_and_tools_may_be_a_call(
+    start_stage: StartStage, backend: Tokenizer
+) -> None:
+    stage = await start_stage(tool_parser="hermes")
+    prefill, _ = await stage.add_pair(ids(backend, CALL.partition("\n")[2]))
+    wanted: Any = {"type": "json_schema", "json_schema": {"name": "n", "schema": SCHEMA}}
+    asked: dict[str, Any] = {"model": "tiny", "messages": MESSAGES, "response_format": wanted}
+    async with openai_client(stage) as client:
+        answer = await client.chat.completions.create(**asked, tools=ADD, max_tokens=90)
+        await client.chat.completions.create(**asked, tools=ADD, tool_choice="none", max_tokens=90)
+        await client.chat.completions.create(**asked, max_tokens=90)
+    assert answer.choices[0].finish_reason == "tool_calls"
+    grammars = [(await prefill.hears(Submit, nth)).sampling.grammar for nth in (1, 2, 3)]
+    assert [bool(grammar and grammar.calls) for grammar in grammars] == [True, False, False]

@@ -469,6 +469,28 @@ def test_the_tokens_that_a_model_writes_a_call_with_follow_its_grammar(
     assert end in matcher.allowed().members()
 
 
+MARKED = [each for each in FORMATS.values() if each.calls_are_marked]
+
+
+@pytest.mark.parametrize("format_", MARKED, ids=lambda each: each.name)
+def test_an_answer_that_follows_a_schema_may_be_a_call_instead(
+    vocabulary: Vocabulary, format_: ToolFormat
+) -> None:
+    assert format_.enforce is not None
+    calls = format_.enforce([ADD], json.dumps, several=False)
+    schema = '{"type": "object", "properties": {"name": {"type": "integer"}}, "required": ["name"]}'
+    grammar = Grammar(GrammarKind.JSON_SCHEMA, schema, calls=calls)
+    for answer in (NATURAL[format_.name], '{"name": 12}'):
+        matcher = compile_grammar(grammar, vocabulary)
+        for token in vocabulary.tokenizer.tokenize_str(answer):
+            assert token in matcher.allowed().members()
+            matcher.consume([token])
+        assert matcher.may_end
+    matcher = compile_grammar(grammar, vocabulary)
+    with pytest.raises(GrammarInvalid):
+        matcher.consume(vocabulary.tokenizer.tokenize_str('{"name": "other"'))
+
+
 @pytest.mark.parametrize("kind", SCANNERS)
 def test_a_name_nested_too_deeply_is_no_call(kind: str) -> None:
     openings = {"hermes": "<tool_call>", "mistral": "[TOOL_CALLS]"}
