@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections import OrderedDict
-from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property, partial
+from functools import partial
 
 import msgspec
 
 from grammar import lark
-from grammar.compiler import check_bytes, compile_grammar
-from grammar.errors import GrammarError, VocabularyError
-from grammar.limits import GrammarLimits
+from grammar.errors import GrammarError
 from grammar.thought import thought
-from grammar.vocabulary import Vocabulary, read_vocabulary
 from router.answer import AnswerParser
 from router.config import RouterConfig
-from router.errors import Internal, InvalidRequest, Overloaded
-from router.grammar_choice import call_grammar, constraint_grammar, must_call
+from router.errors import InvalidRequest
+from router.grammar_checks import Complaint, GrammarChecks, Wanted
+from router.grammar_choice import call_grammar, must_call
 from router.prompts import Constraint, ConstraintKind, ToolMode
 from router.reasoning import (
     MARKS,
@@ -35,27 +30,6 @@ from router.tool_calls.first_call import FirstCallOnly
 from router.tool_calls.formats import LLAMA3_JSON, ToolFormat, find_format
 from wire.sampling import Grammar
 
-NUM_KNOWN = 256
-"""Grammars whose check is remembered: clients come back with the same ones."""
-MAX_CHECKS = 64
-"""Most requests whose grammars are being checked."""
-NUM_THREADS = 2
-
-
-class Wanted(msgspec.Struct, frozen=True):
-    """What an answer must follow, as the client said it or as the grammar of a call that must be
-    made; what may come before it, and the calls that may come in its place."""
-
-    answer: Constraint | Grammar
-    preface: str
-    calls: str = ""
-
-
-class Complaint(msgspec.Struct, frozen=True):
-    """What is wrong with a grammar."""
-
-    text: str
-
 
 class Structured:
     """Makes grammars of requests, and refuses those that no worker could follow.
@@ -65,8 +39,6 @@ class Structured:
     """
 
     def __init__(self, config: RouterConfig, card: ModelCard, tokenizer: Tokenizer) -> None:
-        self._config = config
-        self._card = card
         self._tokenizer = tokenizer
         template = card.tool_template or card.chat_template
         self.format = find_format(
@@ -74,9 +46,7 @@ class Structured:
         )
         templates = f"{card.chat_template}{card.tool_template}"
         self._reasons = has_reasoning(config.reasoning_parser, templates)
-        self._limits = GrammarLimits(max_bytes=config.max_grammar_bytes)
-        self._known: OrderedDict[Wanted, Grammar | Complaint] = OrderedDict()
-        self._num_checks = 0
+        self.checks = GrammarChecks(config, card)
 
     async def apply(self, request: GenerateRequest, draft: RequestDraft) -> GenerateRequest:
         """The request with the grammar that its answer must follow, if there is one, and with
@@ -136,7 +106,7 @@ class Structured:
         self, request: GenerateRequest, wanted: Wanted, field: str
     ) -> GenerateRequest:
         """Raises InvalidRequest, Overloaded."""
-        found = await self._checked(wanted)
+        found = await self.checks.check(wanted)
         if isinstance(found, Complaint):
             raise InvalidRequest(f"{field}: {found.text}", field)
         sampling = msgspec.structs.replace(request.sampling, grammar=found)
@@ -163,61 +133,6 @@ class Structured:
         """In Lark a special token is a number in brackets, and never matches its own text."""
         token = self._special(mark)
         return msgspec.json.encode(mark).decode() if token is None else f"<[{token}]>"
-
-    async def _checked(self, wanted: Wanted) -> Grammar | Complaint:
-        """Translated and compiled in a thread, unless it is known."""
-        if wanted in self._known:
-            self._known.move_to_end(wanted)
-            return self._known[wanted]
-        if self._num_checks >= MAX_CHECKS:
-            text = f"{MAX_CHECKS} grammars are being checked: come back later"
-            raise Overloaded(text, reason="grammars_busy")
-        self._num_checks += 1
-        checking = asyncio.get_running_loop().run_in_executor(self._threads, self._check, wanted)
-        checking.add_done_callback(self._count_down)
-        try:
-            async with asyncio.timeout(self._config.grammar_timeout_s):
-                found = await asyncio.shield(checking)
-        except TimeoutError:
-            limit = self._config.grammar_timeout_s
-            return Complaint(f"the grammar takes longer than {limit:g} s to compile: simplify it")
-        self._known[wanted] = found
-        if len(self._known) > NUM_KNOWN:
-            self._known.popitem(last=False)
-        return found
-
-    def _count_down(self, checking: asyncio.Future[Grammar | Complaint]) -> None:
-        """Also when nobody waits for it any more."""
-        self._num_checks -= 1
-        if not checking.cancelled():
-            checking.exception()  # whoever waited has seen it
-
-    def _check(self, wanted: Wanted) -> Grammar | Complaint:
-        """In a thread. Raises Internal when the model cannot follow any grammar."""
-        try:
-            check_bytes(wanted.answer.text + wanted.calls, "grammar", self._limits)
-            grammar = self._translated(wanted)
-            compile_grammar(grammar, self._vocabulary, self._limits).allowed()
-        except VocabularyError as error:
-            raise Internal(str(error)) from error
-        except GrammarError as error:
-            return Complaint(str(error))
-        return grammar
-
-    def _translated(self, wanted: Wanted) -> Grammar:
-        answer = wanted.answer
-        if isinstance(answer, Constraint):
-            answer = constraint_grammar(answer, self._vocabulary.special_tokens)
-        return msgspec.structs.replace(answer, preface=wanted.preface, calls=wanted.calls)
-
-    @cached_property
-    def _threads(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(NUM_THREADS, "grammars")
-
-    @cached_property
-    def _vocabulary(self) -> Vocabulary:
-        card = self._card
-        return read_vocabulary(card.tokenizer_file, card.vocab_size, card.eos_token_ids)
 
 
 def _may_call(request: GenerateRequest) -> bool:

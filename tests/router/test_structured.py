@@ -7,15 +7,15 @@ import threading
 from typing import Any
 
 import grpc
-import msgspec
 import openai
 import pytest
 from tokenizers import Tokenizer
 
-import router.structured
+import router.grammar_checks
 from router.config import RouterConfig
 from router.errors import Overloaded, StartError
-from router.structured import MAX_CHECKS, Structured, Wanted
+from router.grammar_checks import MAX_CHECKS, Wanted
+from router.structured import Structured
 from router.text.model_card import read_model_card
 from router.text.tokenizer import Tokenizer as RouterTokenizer
 from tests.router.conftest import Stage, StartStage
@@ -122,8 +122,8 @@ async def test_a_structural_tag_is_translated(stage: Stage) -> None:
 async def test_without_a_grammar_nothing_is_read_or_compiled(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(router.structured, "read_vocabulary", None)
-    monkeypatch.setattr(router.structured, "compile_grammar", None)
+    monkeypatch.setattr(router.grammar_checks, "read_vocabulary", None)
+    monkeypatch.setattr(router.grammar_checks, "compile_grammar", None)
     assert (await submitted(stage)).sampling.grammar is None
 
 
@@ -199,7 +199,7 @@ async def test_a_grammar_that_takes_too_long_is_refused_and_others_are_not(
     start_stage: StartStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     finish = threading.Event()
-    monkeypatch.setattr(router.structured, "compile_grammar", lambda *_: finish.wait(60))
+    monkeypatch.setattr(router.grammar_checks, "compile_grammar", lambda *_: finish.wait(60))
     stage = await start_stage(grammar_timeout_s=0.01)
     body = {"structured_outputs": {"regex": "x"}}
     async with openai_client(stage) as client:
@@ -207,9 +207,7 @@ async def test_a_grammar_that_takes_too_long_is_refused_and_others_are_not(
             await client.chat.completions.create(model="tiny", messages=MESSAGES, extra_body=body)
     finish.set()
     monkeypatch.undo()
-    structured = stage.model.structured
-    patient = msgspec.structs.replace(structured._config, grammar_timeout_s=60.0)
-    monkeypatch.setattr(structured, "_config", patient)
+    monkeypatch.setattr(stage.model.structured.checks, "_timeout_s", 60.0)
     submit = await submitted(stage, extra_body={"structured_outputs": {"regex": "y"}})
     assert submit.sampling.grammar == Grammar(GrammarKind.REGEX, "y")
 
@@ -217,10 +215,10 @@ async def test_a_grammar_that_takes_too_long_is_refused_and_others_are_not(
 async def test_so_many_grammars_are_checked_at_a_time(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    structured = stage.model.structured
-    monkeypatch.setattr(structured, "_num_checks", MAX_CHECKS)
+    checks = stage.model.structured.checks
+    monkeypatch.setattr(checks, "_num_checks", MAX_CHECKS)
     with pytest.raises(Overloaded, match=f"{MAX_CHECKS} grammars"):
-        await structured._checked(Wanted(Grammar(GrammarKind.REGEX, "z"), ""))
+        await checks.check(Wanted(Grammar(GrammarKind.REGEX, "z"), ""))
 
 
 async def test_what_only_a_worker_finds_wrong_is_the_clients_fault_too(stage: Stage) -> None:
