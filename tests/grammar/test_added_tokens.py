@@ -16,6 +16,7 @@ from grammar.vocabulary import Vocabulary, read_vocabulary
 from tests.grammar.families import END, FAMILIES
 from wire.sampling import Grammar, GrammarKind
 
+pytestmark = pytest.mark.quick
 OPENING, CLOSING = "<tool_call>", "</tool_call>"
 SPACED = "<a mark>"
 Written = Callable[[str], list[int]]

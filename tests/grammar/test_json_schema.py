@@ -19,6 +19,8 @@ from grammar.json_schema.texts import other_texts
 from grammar.vocabulary import Vocabulary, read_vocabulary
 from wire.sampling import Grammar, GrammarKind
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.fixture(scope="module")
 def vocabulary() -> Vocabulary:

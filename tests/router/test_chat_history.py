@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pytest
 
@@ -14,9 +13,8 @@ from router.openai.requests import parse_body
 from router.prompts import ChatMessage, ChatPrompt, ToolCall
 from router.text.call_arguments import as_object
 from router.text.chat_template import ChatTemplate
-from tests.router.conftest import Stage
-from tests.router.test_http import openai_client
 
+pytestmark = pytest.mark.quick
 ARGUMENTS = '{"city": "Paris",  "days": 2}'
 LOOP = "{% for m in messages %}{% for c in m.tool_calls or [] %}"
 END = "{% endfor %}{% endfor %}"
@@ -138,25 +136,3 @@ def test_documents_reach_the_template() -> None:
     assert ChatTemplate("{{ documents | tojson }}", {}).render(prompt) == json.dumps(documents)
     plain = ChatPrompt((ChatMessage("user", "a"),))
     assert ChatTemplate("{{ documents is none }}", {}).render(plain) == "True"
-
-
-async def test_a_conversation_goes_on_behind_a_call_that_max_tokens_cut(stage: Stage) -> None:
-    await stage.add_pair([7])
-    messages: Any = [
-        {"role": "user", "content": "the fox"},
-        {
-            "role": "assistant",
-            "content": None,
-            "tool_calls": [
-                {
-                    "id": "1",
-                    "type": "function",
-                    "function": {"name": "add", "arguments": '{"a": "the la'},
-                }
-            ],
-        },
-        {"role": "tool", "tool_call_id": "1", "content": "cut"},
-    ]
-    async with openai_client(stage) as client:
-        answer = await client.chat.completions.create(model="tiny", messages=messages)
-    assert answer.choices[0].finish_reason

@@ -487,3 +487,25 @@ async def test_an_answer_with_a_schema_and_tools_may_be_a_call(
     assert answer.choices[0].finish_reason == "tool_calls"
     grammars = [(await prefill.hears(Submit, nth)).sampling.grammar for nth in (1, 2, 3)]
     assert [bool(grammar and grammar.calls) for grammar in grammars] == [True, False, False]
+
+
+async def test_a_conversation_goes_on_behind_a_call_that_max_tokens_cut(stage: Stage) -> None:
+    await stage.add_pair([7])
+    messages: Any = [
+        {"role": "user", "content": "the fox"},
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [
+                {
+                    "id": "1",
+                    "type": "function",
+                    "function": {"name": "add", "arguments": '{"a": "the la'},
+                }
+            ],
+        },
+        {"role": "tool", "tool_call_id": "1", "content": "cut"},
+    ]
+    async with openai_client(stage) as client:
+        answer = await client.chat.completions.create(model="tiny", messages=messages)
+    assert answer.choices[0].finish_reason
