@@ -125,8 +125,8 @@ class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     "deepseek_v31", "nemotron", "llama3_json", "mistral" or "pythonic"; "auto" looks at the chat
     template (docs/tools.md)."""
     reasoning_parser: str = "auto"
-    """How the model thinks before it answers: "think" for <think>…</think>, or "none"; "auto" looks
-    at the chat template."""
+    """How the model thinks before it answers: "think" for <think>…</think>, "mistral" for
+    [THINK]…[/THINK], or "none"; "auto" looks at the chat template."""
     max_grammar_bytes: int = 64 * 1024
     """Largest JSON schema, regular expression or grammar, and all tools' schemas together where a
     call must be made."""

@@ -1,6 +1,7 @@
 """What a model thinks before it answers, told apart from the answer: <think> … </think>.
 
-Qwen3, DeepSeek-R1 and many others write so. Some templates open the thought in the prompt itself.
+Qwen3, DeepSeek-R1 and many others write so, and Mistral's models with marks of their own. Some
+templates open the thought in the prompt itself.
 """
 
 from __future__ import annotations
@@ -17,13 +18,22 @@ from router.requests import Reasoning
 from router.tool_calls.call_reader import SPACE
 from router.tool_calls.scanner import num_held
 
-OPENING, CLOSING = "<think>", "</think>"
-MARKS = (OPENING, CLOSING)
 TAIL_TOKENS = 16
 """Of a prompt, in which it is seen whether the template has opened the thought."""
 
 DOUBT_CHARS = 256
 """Of what may be a call within a thought, in which it is seen that it is none."""
+
+
+class ThoughtMarks(msgspec.Struct, frozen=True):
+    """What stands before a thought, and behind it."""
+
+    opening: str
+    closing: str
+
+
+THINK = ThoughtMarks("<think>", "</think>")
+MARKS = {"think": THINK, "mistral": ThoughtMarks("[THINK]", "[/THINK]")}
 
 
 class Stage(enum.Enum):
@@ -63,9 +73,15 @@ class ReasoningScanner:
     """
 
     def __init__(
-        self, rest: AnswerParser | None, *, begun: bool, calls: CallsInThoughts | None = None
+        self,
+        rest: AnswerParser | None,
+        *,
+        begun: bool,
+        calls: CallsInThoughts | None = None,
+        marks: ThoughtMarks = THINK,
     ) -> None:
         self._rest = rest
+        self._marks = marks
         self._calls = calls
         self._stage = Stage.THINKING if begun else Stage.BEGINNING
         self._pending = ""
@@ -93,14 +109,15 @@ class ReasoningScanner:
 
     def _begin(self, done: bool) -> None:
         text = self._pending.lstrip(SPACE)
-        if text.startswith(OPENING):
-            self._pending, self._stage = text[len(OPENING) :], Stage.THINKING
-        elif done or not OPENING.startswith(text):
+        opening = self._marks.opening
+        if text.startswith(opening):
+            self._pending, self._stage = text[len(opening) :], Stage.THINKING
+        elif done or not opening.startswith(text):
             self._stage = Stage.ANSWERING
 
     def _think(self, done: bool) -> Parsed:
         text = self._pending if self._told else self._pending.lstrip(SPACE)
-        thought, closing, behind = text.partition(CLOSING)
+        thought, closing, behind = text.partition(self._marks.closing)
         if closing:
             self._pending, self._stage = behind, Stage.BETWEEN
             return Parsed(reasoning=thought.rstrip(SPACE))
@@ -114,7 +131,7 @@ class ReasoningScanner:
 
     def _num_held(self, text: str) -> int:
         """Of the end of a thought, what may begin a mark."""
-        held = num_held(text, CLOSING)
+        held = num_held(text, self._marks.closing)
         return held if self._calls is None else max(held, num_held(text, self._calls.mark))
 
     def _end(self, text: str, call: int) -> Parsed:
@@ -129,24 +146,29 @@ class ReasoningScanner:
         return Parsed(reasoning=thought + more, tool_calls=parsed.tool_calls, over=parsed.over)
 
 
-def has_reasoning(setting: str, templates: str) -> bool:
-    """Whether the model marks its thoughts; with "auto" as its chat templates show.
+def find_marks(setting: str, templates: str) -> ThoughtMarks | None:
+    """Those of the setting, or with "auto" those that the chat templates show; None for a model
+    that does not think.
 
     Raises StartError for an unknown setting.
     """
-    if setting not in ("auto", "think", "none"):
-        raise StartError(f"reasoning_parser is {setting!r}: it must be one of auto, think, none")
-    return setting == "think" or (setting == "auto" and CLOSING in templates)
+    if setting == "auto":
+        shown = (marks for marks in MARKS.values() if marks.closing in templates)
+        return next(shown, None)
+    if setting != "none" and setting not in MARKS:
+        known = ", ".join(("auto", *MARKS, "none"))
+        raise StartError(f"reasoning_parser is {setting!r}: it must be one of {known}")
+    return MARKS.get(setting)
 
 
-def reasoning_of(prompt: Prompt | None, tail: str) -> Reasoning:
+def reasoning_of(prompt: Prompt | None, tail: str, marks: ThoughtMarks = THINK) -> Reasoning:
     """How an answer to this prompt begins, of which `tail` is the end as the model sees it."""
     if not isinstance(prompt, ChatPrompt):
         return Reasoning.NONE
-    if tail.rstrip().endswith(CLOSING):
+    if tail.rstrip().endswith(marks.closing):
         return Reasoning.CLOSED
-    begun = tail.rstrip().endswith(OPENING)
+    begun = tail.rstrip().endswith(marks.opening)
     if prompt.continue_final_message and prompt.messages:
         said = prompt.messages[-1].content
-        begun = begun or said.rfind(OPENING) > said.rfind(CLOSING)
+        begun = begun or said.rfind(marks.opening) > said.rfind(marks.closing)
     return Reasoning.BEGUN if begun else Reasoning.POSSIBLE

@@ -16,11 +16,10 @@ from router.grammar_checks import Complaint, GrammarChecks, Wanted
 from router.grammar_choice import call_grammar, must_call
 from router.prompts import Constraint, ConstraintKind, ToolMode
 from router.reasoning import (
-    MARKS,
     TAIL_TOKENS,
     CallsInThoughts,
     ReasoningScanner,
-    has_reasoning,
+    find_marks,
     reasoning_of,
 )
 from router.requests import GenerateRequest, Reasoning, RequestDraft
@@ -45,7 +44,7 @@ class Structured:
             config.tool_parser, template, lambda mark: self._special(mark) is not None
         )
         templates = f"{card.chat_template}{card.tool_template}"
-        self._reasons = has_reasoning(config.reasoning_parser, templates)
+        self._thoughts = find_marks(config.reasoning_parser, templates)
         self.checks = GrammarChecks(config, card)
 
     async def apply(self, request: GenerateRequest, draft: RequestDraft) -> GenerateRequest:
@@ -69,18 +68,19 @@ class Structured:
     def parser(self, request: GenerateRequest) -> AnswerParser | None:
         """A fresh one for each answer; None where all of it is text."""
         calls = self._call_parser(request) if _may_call(request) else None
-        if request.reasoning is Reasoning.NONE:
+        if self._thoughts is None or request.reasoning is Reasoning.NONE:
             return calls
         mark, early = self._format_for(request).opening, None
         if calls is not None and mark is not None:
             early = CallsInThoughts(mark, partial(self._call_parser, request))
-        return ReasoningScanner(calls, begun=request.reasoning is Reasoning.BEGUN, calls=early)
+        begun = request.reasoning is Reasoning.BEGUN
+        return ReasoningScanner(calls, begun=begun, calls=early, marks=self._thoughts)
 
     def shown_tokens(self, request: GenerateRequest) -> frozenset[int]:
         """Special tokens that the parser must see as text, or the client."""
         marks = self._format_for(request).marks if _may_call(request) else ()
-        if request.reasoning is not Reasoning.NONE:
-            marks = (*marks, *MARKS)
+        if self._thoughts is not None and request.reasoning is not Reasoning.NONE:
+            marks = (*marks, self._thoughts.opening, self._thoughts.closing)
         seen = {token for mark in marks if (token := self._special(mark)) is not None}
         return request.shown_tokens | seen
 
@@ -89,11 +89,13 @@ class Structured:
         return scanner if request.parallel_tool_calls else FirstCallOnly(scanner)
 
     def _thinking(self, request: GenerateRequest, draft: RequestDraft) -> GenerateRequest:
-        if not self._reasons:
+        if self._thoughts is None:
             return request
         ids = request.prompt_tokens[-TAIL_TOKENS:]
         tail = self._tokenizer.decode(ids, skip_special_tokens=False)
-        return msgspec.structs.replace(request, reasoning=reasoning_of(draft.prompt, tail))
+        return msgspec.structs.replace(
+            request, reasoning=reasoning_of(draft.prompt, tail, self._thoughts)
+        )
 
     def _calls(self, request: GenerateRequest, draft: RequestDraft) -> Grammar:
         """Raises InvalidRequest."""
@@ -117,10 +119,13 @@ class Structured:
 
     def _preface(self, reasoning: Reasoning) -> str:
         """What an answer that follows a grammar may think before it."""
-        if reasoning in (Reasoning.NONE, Reasoning.CLOSED):
+        marks = self._thoughts
+        if marks is None or reasoning in (Reasoning.NONE, Reasoning.CLOSED):
             return ""
-        special = {mark: token for mark in MARKS if (token := self._special(mark)) is not None}
-        return thought(*MARKS, special, begun=reasoning is Reasoning.BEGUN)
+        tokens = {mark: self._special(mark) for mark in (marks.opening, marks.closing)}
+        special = {mark: token for mark, token in tokens.items() if token is not None}
+        begun = reasoning is Reasoning.BEGUN
+        return thought(marks.opening, marks.closing, special, begun=begun)
 
     def _format_for(self, request: GenerateRequest) -> ToolFormat:
         cannot = self.format.enforce is None and must_call(request.tool_choice)

@@ -12,7 +12,8 @@ from tokenizers import Tokenizer
 
 from router.config import RouterConfig
 from router.errors import StartError
-from router.reasoning import CallsInThoughts, ReasoningScanner, has_reasoning, reasoning_of
+from router.prompts import ChatMessage, ChatPrompt
+from router.reasoning import THINK, CallsInThoughts, ReasoningScanner, find_marks, reasoning_of
 from router.requests import Reasoning
 from router.structured import Structured
 from router.text.model_card import read_model_card
@@ -133,10 +134,26 @@ def test_a_thought_that_speaks_of_calls_is_told_as_it_comes() -> None:
 
 
 def test_whether_a_model_thinks_is_seen_in_its_template() -> None:
-    assert has_reasoning("auto", "… split('</think>') …")
-    assert not has_reasoning("auto", "{{ messages }}")
-    assert has_reasoning("think", "{{ messages }}")
-    assert not has_reasoning("none", "</think>")
+    assert find_marks("auto", "… split('</think>') …") == THINK
+    assert find_marks("auto", "{{ messages }}") is None
+    assert find_marks("think", "{{ messages }}") == THINK
+    assert find_marks("none", "</think>") is None
+
+
+def test_mistrals_thoughts_have_marks_of_their_own() -> None:
+    marks = find_marks("auto", "[THINK]…[/THINK]")
+    assert marks == find_marks("mistral", "")
+    assert marks is not None
+    scanner = ReasoningScanner(None, begun=False, marks=marks)
+    assert heard(scanner, ["[THI", "NK]the fox <think>[/THINK]", "\n\nyes"]) == (
+        "the fox <think>",
+        "yes",
+    )
+    chat = ChatPrompt((ChatMessage("user", "a"),))
+    assert reasoning_of(chat, "[/INST][THINK]", marks) is Reasoning.BEGUN
+
+
+def test_what_is_no_chat_has_no_thoughts() -> None:
     assert reasoning_of(None, "<think>") is Reasoning.NONE
 
 
