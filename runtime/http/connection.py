@@ -18,7 +18,7 @@ from runtime.http.asgi import App, Scope
 from runtime.http.dates import HttpDate
 from runtime.http.errors import BadRequest
 from runtime.http.exchange import PHRASES, Exchange
-from runtime.http.head import MAX_HEAD_BYTES, HeadBuffer
+from runtime.http.received import MAX_HEAD_BYTES, Received
 from runtime.http.timers import Timers
 
 HEAD_S = 10.0
@@ -33,6 +33,8 @@ LINGER_S = 1.0
 connection on which the client still sends takes the answer back."""
 MAX_PIPELINED = 64 * 1024
 """Bytes of further requests that wait for the answer to the first; then no more are read."""
+PIECE_BYTES = 16 * 1024
+"""So much is parsed at a time of what may be a body: what follows it is put back."""
 EVENTS_AT_ONCE = 128
 """Pieces of a body that are read before others have their turn: chunks may be tiny."""
 
@@ -68,7 +70,7 @@ class Connection(asyncio.Protocol):
         self._shared = shared
         self._loop = asyncio.get_running_loop()
         self._timers = Timers(self._loop)
-        self._head = HeadBuffer()
+        self._received = Received()
         self._parser: h11.Connection | None = None
         """Of the request that is being read or answered; None between requests."""
         self._exchange: Exchange | None = None
@@ -92,7 +94,7 @@ class Connection(asyncio.Protocol):
         self._shared.discard(self)
         self._timers.end()
         self._drops = True
-        self._head.clear()
+        self._received.clear()
         self._is_writable.set()
         if self._exchange is not None:
             self._exchange.disconnect()
@@ -101,14 +103,12 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._drops:
             return
-        if self._parser is not None and not self._request_complete:
-            self._parser.receive_data(data)
-            self._read_body()
-            return
-        self._head.add(data)
+        self._received.add(data)
         if self._parser is None:
             self._begin()
-        elif len(self._head) > MAX_PIPELINED:
+        elif not self._request_complete:
+            self._read_body()
+        elif len(self._received) > MAX_PIPELINED:
             self._pause()
 
     def pause_writing(self) -> None:
@@ -173,10 +173,10 @@ class Connection(asyncio.Protocol):
     def _begin(self) -> None:
         """Start the next request if its head is there."""
         try:
-            taken = self._head.take()
-            if taken is not None:
-                self._start(*taken)
-            elif len(self._head):
+            head = self._received.take_head()
+            if head is not None:
+                self._start(head)
+            elif len(self._received):
                 self._timers.stop("idle")
                 self._timers.start("head", HEAD_S, self.abort)
         except BadRequest as error:
@@ -184,15 +184,13 @@ class Connection(asyncio.Protocol):
         except h11.RemoteProtocolError as error:
             self._refuse(BadRequest(str(error), error.error_status_hint))
 
-    def _start(self, head: bytes, rest: bytes) -> None:
+    def _start(self, head: bytes) -> None:
         self._timers.stop("idle", "head")
         self._parser = parser = h11.Connection(h11.SERVER, MAX_HEAD_BYTES)
         parser.receive_data(head)
         request = parser.next_event()
         assert isinstance(request, h11.Request), "the head is complete"
         _check(request)
-        if rest:
-            parser.receive_data(rest)
         self._request_complete = self._answered = False
         self._exchange = Exchange(request, self._scope(request), parser, self)
         task = self._loop.create_task(self._exchange.run(self._shared.app), name="HTTP request")
@@ -210,9 +208,12 @@ class Connection(asyncio.Protocol):
                     self._pause()
                     return
                 event = self._parser.next_event()
-                if event is h11.NEED_DATA:
+                if event is not h11.NEED_DATA:
+                    self._take(event)
+                elif len(self._received):
+                    self._parser.receive_data(self._received.take(PIECE_BYTES))
+                else:
                     return
-                self._take(event)
         except h11.RemoteProtocolError as error:
             self._refuse(BadRequest(str(error), error.error_status_hint))
             return
@@ -226,7 +227,7 @@ class Connection(asyncio.Protocol):
             self._exchange.feed(bytes(event.data))
         elif isinstance(event, h11.EndOfMessage):
             self._request_complete = True
-            self._head.add(self._parser.trailing_data[0])
+            self._received.put_back(self._parser.trailing_data[0])
             self._exchange.end_body()
             if self._answered:
                 self._end_exchange()
@@ -246,7 +247,7 @@ class Connection(asyncio.Protocol):
         """Tell the client, unless an answer has begun; then the connection ends."""
         exchange, self._exchange = self._exchange, None
         self._drops = True
-        self._head.clear()
+        self._received.clear()
         if exchange is not None:
             exchange.disconnect()
             if exchange.started:

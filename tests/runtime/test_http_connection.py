@@ -243,7 +243,7 @@ async def test_a_flood_of_pipelined_requests_is_not_collected(served: Served) ->
                 with contextlib.suppress(BlockingIOError):
                     client.send(GET * 10_000)
                 await asyncio.sleep(0)
-        assert len(connection._head) <= http_connection.MAX_PIPELINED + 2**18
+        assert len(connection._received) <= http_connection.MAX_PIPELINED + 2**18
     served.app.hold.set()
 
 

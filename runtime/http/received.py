@@ -1,4 +1,4 @@
-"""The bytes of a request's head (its line and headers), held until they are complete."""
+"""What a connection has received and no request has taken yet."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _END = b"\r\n\r\n"
 _AMBIGUOUS = re.compile(rb"(?<!\r)\n|\r(?=[^\n])|\n[ \t]|\0")
 
 
-class HeadBuffer:
-    """Collects bytes; `take` splits the next head off."""
+class Received:
+    """Bytes in order. `take_head` waits for a whole head: the line of a request and its headers."""
 
     def __init__(self) -> None:
         self._bytes = bytearray()
@@ -28,12 +28,21 @@ class HeadBuffer:
     def add(self, data: bytes) -> None:
         self._bytes += data
 
+    def take(self, most: int) -> bytes:
+        """Not more than so many of them."""
+        taken = bytes(self._bytes[:most])
+        del self._bytes[:most]
+        return taken
+
+    def put_back(self, data: bytes) -> None:
+        self._bytes[:0] = data
+
     def clear(self) -> None:
         self._bytes.clear()
         self._seen = 0
 
-    def take(self) -> tuple[bytes, bytes] | None:
-        """The head and what follows it; None while it is incomplete. Raises BadRequest."""
+    def take_head(self) -> bytes | None:
+        """None while it is incomplete. Raises BadRequest."""
         if self._seen == 0:  # clients may end a request with an empty line too many
             while self._bytes.startswith(b"\r\n"):
                 del self._bytes[:2]
@@ -47,6 +56,5 @@ class HeadBuffer:
         if end < 0:
             self._seen = size
             return None
-        head, rest = bytes(self._bytes[:size]), bytes(self._bytes[size:])
-        self.clear()
-        return head, rest
+        self._seen = 0
+        return self.take(size)
