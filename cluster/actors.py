@@ -16,6 +16,7 @@ from router.config import RouterConfig
 from router.server import RouterServer
 from runtime.address import join_address, reachable, split_address
 from runtime.background import BackgroundLoop
+from runtime.descriptors import raise_descriptor_limit
 from runtime.logs import forward_start_lines, start_logging
 from runtime.process import keep_what_is_loaded
 from wire.identity import Role
@@ -33,6 +34,7 @@ class RouterActor:
         own = _node_address()
         config = at_home(msgspec.json.decode(settings, type=RouterConfig), own)
         start_logging("info", discreet=True)
+        raise_descriptor_limit()
         self._loop = BackgroundLoop("router")
         self._server = RouterServer(config)
         addresses = self._loop.run(self._server.start())
@@ -60,6 +62,7 @@ class WorkerActor:
         """Returns when routers may send work, or when that failed; see `status`."""
         config = at_home(msgspec.json.decode(settings, type=WorkerConfig), _node_address())
         forward_start_lines(self._add_note)
+        raise_descriptor_limit()
         self._loop = BackgroundLoop("worker")
         self._worker = make_worker(
             Role(role),

@@ -18,6 +18,7 @@ import uvloop
 from router.config import RouterConfig
 from router.errors import StartError
 from router.server import RouterServer
+from runtime.descriptors import raise_descriptor_limit
 from runtime.listen import PortTaken
 from runtime.logs import LogLevel, start_logging
 from runtime.process import UntilStdinEnds, end_with_stdin, keep_what_is_loaded, leave, say_ready
@@ -59,6 +60,7 @@ def main(
     except (msgspec.DecodeError, TypeError) as error:
         leave(f"--model, --settings: {error}")
     start_logging(log_level, discreet=True)
+    raise_descriptor_limit()
     if until_stdin_ends:
         end_with_stdin()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -25,6 +25,7 @@ from router.models import Models, ServedModel
 from router.text.model_card import read_model_card
 from router.text.tokenizer import Tokenizer
 from runtime.address import join_address
+from runtime.descriptors import watch_descriptors
 from runtime.fleet import FleetService
 from runtime.listen import bind
 from runtime.session import SERVER_OPTIONS
@@ -48,6 +49,7 @@ class RouterServer:
         keys = None if config.keys_file is None else KeyFile(config.keys_file)
         self._gate = Gate(keys)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._watching: asyncio.Task[None] | None = None
 
     async def start(self) -> RouterAddresses:
         """Bind all ports and serve. Raises PortTaken, BadCertificate; then nothing stays bound."""
@@ -69,6 +71,7 @@ class RouterServer:
         except BaseException:
             await self.stop()
             raise
+        self._watching = asyncio.create_task(watch_descriptors(), name="watch descriptors")
         for warning in warnings(config):
             log.warning("%s", warning)
         return RouterAddresses(
@@ -95,6 +98,8 @@ class RouterServer:
         self.conductor.draining = self.conductor.refuses = True
         self.conductor.stop_all()
         await self.conductor.wait_idle(1.0)
+        if self._watching is not None:
+            self._watching.cancel()
         await self._doors.stop()
         self._gate.close()
         await self._fleet_server.stop(0)

@@ -14,6 +14,7 @@ import typer
 
 from engine.errors import EngineError
 from engine.policy import Policy
+from runtime.descriptors import raise_descriptor_limit
 from runtime.listen import PortTaken
 from runtime.logs import LogLevel, start_logging
 from runtime.process import UntilStdinEnds, end_with_stdin, keep_what_is_loaded, leave, say_ready
@@ -67,6 +68,7 @@ def make_app(role: Role, make_policy: MakePolicy) -> typer.Typer:
         except (msgspec.DecodeError, TypeError) as error:
             leave(f"--settings: {error}")
         start_logging(log_level, discreet=True)
+        raise_descriptor_limit()
         if until_stdin_ends:
             end_with_stdin()
         sys.exit(asyncio.run(run(config, role, make_policy(config))))

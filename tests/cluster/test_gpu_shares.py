@@ -12,6 +12,8 @@ from cluster.gpu_shares import GpuShares
 from cluster.process_launcher import ProcessLauncher
 from engine.gpus import visible_gpus
 
+pytestmark = pytest.mark.quick
+
 
 def test_workers_get_gpus_of_their_own_and_a_dead_one_gives_them_back() -> None:
     shares = GpuShares(["0", "1", "2"])

@@ -9,6 +9,8 @@ import pytest
 from cluster.config import load_config
 from cluster.errors import BadConfig
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.mark.parametrize(
     ("text", "complaint"),

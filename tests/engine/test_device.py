@@ -8,6 +8,8 @@ import torch
 from engine.device import choose_device
 from engine.errors import ConfigError
 
+pytestmark = pytest.mark.quick
+
 
 def test_auto_is_the_cpu_where_there_is_no_gpu() -> None:
     assert choose_device("auto", list, lambda: "no driver") == torch.device("cpu")

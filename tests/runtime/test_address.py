@@ -13,6 +13,8 @@ from runtime.address import (
     split_address,
 )
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.mark.parametrize(
     ("host", "text"),
