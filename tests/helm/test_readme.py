@@ -15,6 +15,8 @@ from tools.chart_schema import FILE, with_settings
 
 pytestmark = pytest.mark.quick
 
+pytestmark = pytest.mark.quick
+
 VALUES = (CHART / "values.yaml").read_text()
 
 
