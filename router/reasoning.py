@@ -170,5 +170,7 @@ def reasoning_of(prompt: Prompt | None, tail: str, marks: ThoughtMarks = THINK) 
     begun = tail.rstrip().endswith(marks.opening)
     if prompt.continue_final_message and prompt.messages:
         said = prompt.messages[-1].content
-        begun = begun or said.rfind(marks.opening) > said.rfind(marks.closing)
+        if said.rfind(marks.closing) > said.rfind(marks.opening):
+            return Reasoning.CLOSED
+        begun = begun or marks.opening in said
     return Reasoning.BEGUN if begun else Reasoning.POSSIBLE

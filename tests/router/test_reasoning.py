@@ -140,6 +140,22 @@ def test_whether_a_model_thinks_is_seen_in_its_template() -> None:
     assert find_marks("none", "</think>") is None
 
 
+@pytest.mark.parametrize(
+    ("said", "reasoning"),
+    [
+        ("<think>so", Reasoning.BEGUN),
+        ("<think>so</think>\nThe answer", Reasoning.CLOSED),
+        ("The answer", Reasoning.POSSIBLE),
+    ],
+)
+def test_a_message_that_is_continued_says_whether_it_thinks(
+    said: str, reasoning: Reasoning
+) -> None:
+    messages = (ChatMessage("user", "a"), ChatMessage("assistant", said))
+    prompt = ChatPrompt(messages, add_generation_prompt=False, continue_final_message=True)
+    assert reasoning_of(prompt, said) is reasoning
+
+
 def test_mistrals_thoughts_have_marks_of_their_own() -> None:
     marks = find_marks("auto", "[THINK]…[/THINK]")
     assert marks == find_marks("mistral", "")
