@@ -1,15 +1,18 @@
 """The engine beside the machine's floors and beside transformers, all of it in one run.
 
-    python -m benchmarks.engine [--model 125m] [--dtype bfloat16] [--threads 1] [--cache DIR]
-        [--prompt 512] [--batch 1]
+    python -m benchmarks.engine [--model 125m] [--dtype auto] [--instructions avx2] [--threads 1]
+        [--cache DIR] [--prompt 512] [--batch 1] [--products]
 
 Each figure is a median; each fraction is the floor divided by it, so that 1 is the best there is.
 The floor of a decode step is the time to read all weights and the KV cache once, or to multiply
 them, whichever is longer; that of a prompt is its products at the best rate that torch reaches.
+`--dtype auto` keeps weights of bfloat16 and computes in float32, as workers do on CPUs. With
+`--instructions` kernels and torch are held to those. `--products` puts products beside torch's.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,15 +27,24 @@ from benchmarks.checkpoints import SHAPES, directory_of
 from benchmarks.engine.floors import Rates, Work
 from benchmarks.engine.ours import Cost, Ours
 from benchmarks.engine.overhead import overhead
+from benchmarks.engine.products import LEAST, Kind, compare, matrices
 from benchmarks.engine.rates import measure_rates
 from benchmarks.engine.transformers_peer import Transformers
 from cluster.bundled import BUNDLED_MODEL
+from engine.kernels.library import try_load_kernels
+from engine.kernels.targets import TARGETS
 from engine.model.config import read_config
 
 PROMPTS = [128, 512, 2048]
 BATCHES = [1, 8, 32]
 CONTEXT = 512
-ELEMENT_BYTES = {"float32": 4, "bfloat16": 2}
+KINDS = {
+    "float32": Kind(torch.float32, torch.float32),
+    "bfloat16": Kind(torch.bfloat16, torch.bfloat16),
+    "auto": Kind(torch.bfloat16, torch.float32),
+}
+TORCH_INSTRUCTIONS = {"avx2": "avx2", "avx512": "avx512", "generic": "default"}
+"""What torch is held to by a target's name; it takes all that there is beside the others."""
 OVERHEAD_US = {1: 150, 32: 400}
 """At most so much, in microseconds, for each batch size."""
 
@@ -50,15 +62,23 @@ def main(
     model: Annotated[
         str, typer.Option(help=f"Model directory, or {' or '.join(SHAPES)} with random weights.")
     ] = str(BUNDLED_MODEL),
-    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+    dtype: Annotated[str, typer.Option(help=f"One of {', '.join(KINDS)}.")] = "float32",
+    instructions: Annotated[
+        str | None, typer.Option(help=f"One of {', '.join(it.name for it in TARGETS)}.")
+    ] = None,
     threads: Annotated[int, typer.Option(help="Of torch.")] = 1,
     cache: Annotated[Path | None, typer.Option(help="Where to keep random checkpoints.")] = None,
     rounds: Annotated[int, typer.Option(help="Of each measurement.")] = 10,
     peers: Annotated[bool, typer.Option(help="Measure transformers, too.")] = True,
+    products: Annotated[bool, typer.Option(help="Compare single products.")] = False,
     prompt: Annotated[list[int], typer.Option(help="Its tokens. May be repeated.")] = PROMPTS,
     batch: Annotated[list[int], typer.Option(help="Sequences. May be repeated.")] = BATCHES,
 ) -> None:
     console = Console()
+    if instructions is not None:
+        _hold_to(instructions)
+    console.print(_instructions_line())
+    kind = KINDS[dtype]
     for size, most in OVERHEAD_US.items():  # before peers fill the process with their objects
         spent = overhead(size, 20 * rounds).wall_s * 1e6
         verdict = "met" if spent < most else "missed"
@@ -66,13 +86,50 @@ def main(
     torch.set_num_threads(threads)
     with directory_of(model, cache) as directory:
         config = read_config(directory)
-        rates = measure_rates(config)
+        rates = measure_rates(config, {torch.float32, kind.compute})
         console.print(_rates_line(rates, threads))
         ours = Ours(directory, dtype, threads)
         console.print(f"loaded in {ours.load_s:.1f} s")
         steps = Steps(prompt, batch, rounds)
-        contenders = [ours, *([Transformers(directory, dtype)] if peers else [])]
-        console.print(_table(contenders, Work.of(config), rates, ELEMENT_BYTES[dtype], steps))
+        name = str(kind.compute).removeprefix("torch.")
+        contenders = [ours, *([Transformers(directory, name)] if peers else [])]
+        element_bytes = kind.weights.itemsize
+        console.print(_table(contenders, Work.of(config), rates, element_bytes, steps))
+    if products:
+        console.print(_products_table(matrices(config), kind, rounds))
+
+
+def _hold_to(instructions: str) -> None:
+    """Before anything is computed; torch's libraries read these when they are first used."""
+    os.environ["TANDEM_KERNELS"] = instructions
+    if (name := TORCH_INSTRUCTIONS.get(instructions)) is not None:
+        os.environ["ATEN_CPU_CAPABILITY"] = name
+        if name != "default":
+            isa = name if name == "avx2" else "avx512_core"
+            os.environ["MKL_ENABLE_INSTRUCTIONS"] = name.upper()
+            os.environ["ONEDNN_MAX_CPU_ISA"] = isa.upper()
+
+
+def _instructions_line() -> str:
+    kernels = try_load_kernels()
+    ours = "none: torch computes" if kernels is None else kernels.target
+    return f"kernels use {ours}, torch {torch.backends.cpu.get_cpu_capability()}"
+
+
+def _products_table(shapes: list[tuple[int, int]], kind: Kind, rounds: int) -> Table:
+    kernels = try_load_kernels()
+    if kernels is None:
+        raise SystemExit("there are no kernels to compare")
+    table = Table("inputs", "outputs", "rows", title="kernels' speed beside torch's")
+    found = list(compare(kernels, shapes, kind, 3 * rounds))
+    for name in found[0].beside:
+        table.add_column(name, justify="right")
+    for it in found:
+        cells = [f"{speed:.2f}" for speed in it.beside.values()]
+        table.add_row(str(it.inputs), str(it.outputs), str(it.rows), *cells)
+    least = min(speed for it in found for speed in it.beside.values())
+    table.caption = f"least {least:.2f}, bar {LEAST}: {'met' if least >= LEAST else 'missed'}"
+    return table
 
 
 def _rates_line(rates: Rates, threads: int) -> str:

@@ -13,7 +13,7 @@ class Rates:
 
     read_bytes_per_s: float
     flops_per_s: float
-    """Of the dtype in which matrix products are fastest here."""
+    """Of matrix products in torch, in the dtype that is computed in."""
 
 
 @dataclass(frozen=True, slots=True)

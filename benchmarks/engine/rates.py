@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 
@@ -16,9 +16,8 @@ ROWS = 512
 SECONDS = 1.0
 
 
-def measure_rates(config: ModelConfig) -> Rates:
-    """The best of many rounds: on a shared machine, the fastest is the floor."""
-    dtypes = (torch.float32, torch.bfloat16)
+def measure_rates(config: ModelConfig, dtypes: Iterable[torch.dtype]) -> Rates:
+    """The best of many rounds, and of all dtypes that may be computed in, is the floor."""
     return Rates(read_rate(), max(product_rate(config, dtype) for dtype in dtypes))
 
 

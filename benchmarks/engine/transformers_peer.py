@@ -13,11 +13,10 @@ from benchmarks.engine.ours import Cost, median_cost, timed_cost
 class Transformers:
     """Greedy decoding by its model's forward with its own cache."""
 
-    name = "transformers"
-
     def __init__(self, directory: Path, dtype: str) -> None:
         from transformers import AutoModelForCausalLM
 
+        self.name = f"transformers {dtype}"
         wanted = getattr(torch, dtype)
         self._model: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=wanted).eval()
         self._vocab_size = int(self._model.config.vocab_size)
