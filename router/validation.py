@@ -177,13 +177,13 @@ def _rules(draft: RequestDraft, tokenizer: Tokenizer) -> TokenRules | None:
 
 
 def _spellings(words: Sequence[str], tokenizer: Tokenizer) -> list[tuple[int, ...]]:
-    """The tokens of each word, as it begins a text and as it follows another."""
-    texts = [spelled for word in words for spelled in (word, f" {word.lstrip()}")]
-    return [
-        ids
-        for text in texts
-        if (ids := tuple(tokenizer.encode_text(text, add_special_tokens=False)))
-    ]
+    """The tokens of each word, as it begins a text, follows another, and stands within one."""
+    spelled = []
+    for word in words:
+        for text in (word, f" {word.lstrip()}"):
+            spelled.append(tokenizer.encode_text(text, add_special_tokens=False))
+        spelled.append(tokenizer.encode_inside(word))
+    return [tuple(ids) for ids in spelled if ids]
 
 
 def _sampling(draft: RequestDraft, max_tokens: int, rules: TokenRules | None) -> SamplingParams:

@@ -24,6 +24,9 @@ from router.text.length_bound import LengthBound, length_bound
 from router.text.model_card import ModelCard
 from router.text.token_bytes import TokenBytes, token_text
 
+LINE_END = "\n"
+"""No tokenizer takes it together with the word behind it."""
+
 
 class Tokenizer:
     """Raises StartError when the tokenizer's file cannot be read."""
@@ -48,6 +51,13 @@ class Tokenizer:
         # A batch, since `encode` keeps Python's lock; "fast", since nobody asks where tokens stand.
         batch = self._backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
         return batch[0].ids
+
+    def encode_inside(self, text: str) -> list[int]:
+        """As it is in the middle of a text: some tokenizers put a blank before the first word."""
+        before = self.encode_text(LINE_END, add_special_tokens=False)
+        ids = self.encode_text(LINE_END + text, add_special_tokens=False)
+        parted = ids[: len(before)] == before
+        return ids[len(before) :] if parted else self.encode_text(text, add_special_tokens=False)
 
     def encode_chat(self, prompt: ChatPrompt) -> list[int]:
         """As a rule the template writes the special tokens. Raises InvalidRequest."""

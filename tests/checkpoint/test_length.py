@@ -14,6 +14,8 @@ from engine.model.config import read_config
 from router.errors import StartError
 from router.text.model_card import read_model_card
 
+pytestmark = pytest.mark.quick
+
 SHAPE = {
     "architectures": ["LlamaForCausalLM"],
     "vocab_size": 64,

@@ -12,6 +12,8 @@ from checkpoint.errors import BrokenDirectory
 from checkpoint.templates import read_templates
 from tests.router.tokenizers import FAMILIES
 
+pytestmark = pytest.mark.quick
+
 LISTED = [{"name": "default", "template": "listed"}, {"name": "tool_use", "template": "stale"}]
 MESSAGES = [{"role": "user", "content": "a"}]
 TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {}}}]

@@ -16,6 +16,8 @@ from checkpoint.tokens import special_tokens
 from grammar.vocabulary import read_vocabulary
 from tests.router.tokenizers import FAMILIES
 
+pytestmark = pytest.mark.quick
+
 FAST = {"tokenizer_class": "PreTrainedTokenizerFast"}
 TEXT = "<s>a<extra>b <think> c</s>"
 

@@ -18,6 +18,8 @@ from tests.router.families import family_tokenizer
 from wire.messages import FinishReason
 from wire.sampling import TokenLogprob
 
+pytestmark = pytest.mark.quick
+
 ENDING = Ending(
     finish=FinishReason.LENGTH,
     stop_text=None,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers.decoders import DecodeStream
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -16,6 +16,8 @@ from router.text.model_card import read_model_card
 from router.text.tokenizer import Tokenizer
 from tests.router.families import write_family
 from tests.router.tokenizers import BYTES, FAMILIES
+
+pytestmark = pytest.mark.quick
 
 TEXTS = [
     "The capital of France is Paris.",
@@ -71,6 +73,7 @@ def test_an_answer_begins_with_its_blank(ours: dict[str, Tokenizer], family: str
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@settings(max_examples=25, deadline=None)
 @given(text=st.one_of(st.sampled_from(TEXTS), st.text(alphabet=LETTERS, max_size=30)))
 def test_wherever_a_text_is_cut_its_parts_add_up(
     ours: dict[str, Tokenizer], family: str, text: str

@@ -9,6 +9,8 @@ from tests.worker.bench import DECODE_STAMP, PREFILL_STAMP, Bench, expected
 from wire.messages import Handed, Output
 from wire.sampling import SamplingParams
 
+pytestmark = pytest.mark.quick
+
 PROMPT = list(range(5, 26))
 SCORED = SamplingParams(max_tokens=4, prompt_logprobs=1)
 SCORES = tuple(score(token, PREFILL_STAMP) for token in PROMPT[1:])
