@@ -42,7 +42,7 @@ def _parsed(text: str) -> dict[str, Document]:
     return {name_of(document): document for document in found}
 
 
-@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize("base", ["ray", pytest.param("pods", marks=pytest.mark.long)])
 def test_no_value_changes_what_cannot_be_changed(base: str, objects: Objects) -> None:
     before, wrong = objects(BASES[base]), []
     for path, change in CHANGES.items():
