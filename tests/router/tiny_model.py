@@ -55,7 +55,7 @@ def train_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def write_model(directory: Path) -> Path:
+def write_model(directory: Path, max_model_len: int = MAX_MODEL_LEN) -> Path:
     """Everything of a model directory that the router reads."""
     directory.mkdir(parents=True, exist_ok=True)
     train_tokenizer().save(str(directory / "tokenizer.json"))
@@ -67,7 +67,7 @@ def write_model(directory: Path) -> Path:
         directory / "config.json",
         {
             "vocab_size": VOCAB_SIZE,
-            "max_position_embeddings": MAX_MODEL_LEN,
+            "max_position_embeddings": max_model_len,
             "eos_token_id": EOS,
         },
     )
