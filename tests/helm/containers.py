@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from runtime.address import join_address
 from tests.helm.documents import PodTemplate
 from tests.helm.engines import ROOT
 from tests.system.shells import a_free_port
@@ -75,7 +76,7 @@ class Pod:
                 socket.create_connection((self._address, port), timeout=30).close()
                 return True
             scheme = way.get("scheme", "HTTP").lower()
-            url = f"{scheme}://{self._address}:{port}{way['path']}"
+            url = f"{scheme}://{join_address(self._address, port)}{way['path']}"
             context = _trusting() if scheme == "https" else None
             with urllib.request.urlopen(url, timeout=30, context=context) as response:
                 return 200 <= int(response.status) < 400
@@ -148,6 +149,15 @@ def started(*pods: Pod) -> Iterator[None]:
             if hasattr(pod, "process") and pod.process.poll() is None:
                 pod.process.kill()
                 pod.process.wait()
+
+
+def has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as probing:
+            probing.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
 
 
 def free_ports(count: int) -> list[int]:

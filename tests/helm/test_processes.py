@@ -17,7 +17,7 @@ from cluster.bundled import BUNDLED_MODEL
 from engine.kernels.build import default_cache
 from router.access.keys import draw_key
 from tests.certificates import Authority
-from tests.helm.containers import Pod, pod_of, router_ports, started
+from tests.helm.containers import Pod, free_ports, has_ipv6, pod_of, router_ports, started
 from tests.helm.documents import PodTemplate, ci_values, of_kind, pods
 from tests.helm.engines import CHART, NAMESPACE, RELEASE, Helm3, kubeconfig, values_file
 from tests.helm.fake_api.server import fake_api
@@ -30,9 +30,11 @@ SETTINGS = {"ucx_env": {"UCX_NET_DEVICES": "lo"}, "cache_bytes": 64 * 1024 * 102
 
 
 class Site:
-    """The pods of one set of values, on loopback addresses of their own."""
+    """The pods of one set of values, on loopback addresses of their own; services are at `home`."""
 
-    def __init__(self, helm: Helm3, values: dict[str, Any], folder: Path) -> None:
+    def __init__(
+        self, helm: Helm3, values: dict[str, Any], folder: Path, home: str = "127.0.0.1"
+    ) -> None:
         values = copy.deepcopy(values)
         ports = router_ports(values)
         values["worker"]["settings"] = SETTINGS
@@ -45,9 +47,9 @@ class Site:
             "/etc/tandem/both_pools.py": str(folder / "both_pools.py"),
             "/etc/tandem/": f"{folder}/",
             "/cache/tandem": str(default_cache()),  # compiled kernels, as other tests have them
-            f"rel-tandem-fleet.{NAMESPACE}.svc.cluster.local": "127.0.0.1",
-            f"rel-tandem.{NAMESPACE}.svc:80": f"127.0.0.1:{ports['http']}",
-            f"rel-tandem-grpc.{NAMESPACE}.svc:8001": f"127.0.0.1:{ports['grpc']}",
+            f"rel-tandem-fleet.{NAMESPACE}.svc.cluster.local": home,
+            f"rel-tandem.{NAMESPACE}.svc:80": f"{home}:{ports['http']}",
+            f"rel-tandem-grpc.{NAMESPACE}.svc:8001": f"{home}:{ports['grpc']}",
         }
         for config in of_kind(documents, "ConfigMap"):
             for name, text in config["data"].items():
@@ -100,6 +102,27 @@ def _follow_notes(helm: Helm3, site: Site) -> dict[str, Any]:
     with urllib.request.urlopen(request, timeout=60) as response:
         answer: dict[str, Any] = json.load(response)
     return answer
+
+
+@pytest.mark.long
+def test_where_pods_have_ipv6_alone_it_serves_as_well(helm3: Helm3, tmp_path: Path) -> None:
+    if not has_ipv6():
+        pytest.skip("this machine has no IPv6")
+    decode = dict(zip(("port", "metricsPort"), free_ports(2), strict=True))
+    values = {**ci_values()["cpu"], "pools": {"decode": decode}}
+    site = Site(helm3, values, tmp_path, "[::1]")
+    router, test = site.pod(ROUTER, "::1"), site.pod(TEST, "::1")
+    workers = [site.pod(PREFILL, "::1"), site.pod(DECODE, "::1")]
+    with started(router, *workers):
+        router.await_probe("startupProbe")
+        for worker in workers:
+            for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
+                worker.await_probe(kind)
+        router.await_probe("readinessProbe")
+        with started(test):
+            assert test.process.wait(timeout=200) == 0, test.log.read_text()
+        assert router.terminate(DRAIN_S) == 0
+        assert [worker.terminate(DRAIN_S) for worker in workers] == [0, 0]
 
 
 def test_a_router_without_workers_lives_and_is_not_ready(helm3: Helm3, tmp_path: Path) -> None:
