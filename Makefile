@@ -1,7 +1,7 @@
 # Every target makes what it needs: an environment in .venv, installed from pyproject.toml.
 PYTHON ?= python3
 BIN := .venv/bin
-PYTEST := $(BIN)/python -m pytest -q --durations=20
+PYTEST := $(BIN)/python -m pytest -q --durations=20 --numprocesses 2 --dist loadgroup
 
 .PHONY: demo quick test test-all lint check check-chart proto bench clean
 

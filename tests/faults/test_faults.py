@@ -1,4 +1,4 @@
-"""A few of the faults of `python -m tests.faults`, in a process of their own for each fabric."""
+"""The faults of `python -m tests.faults`, a few of them every day, all in the long tier."""
 
 from __future__ import annotations
 
@@ -12,14 +12,22 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.timeout(660)
-@pytest.mark.parametrize("fabric", [[], ["--tcp"]], ids=["default", "tcp"])
+@pytest.mark.parametrize(
+    ("fabric", "moments", "flips"),
+    [
+        pytest.param([], 2, 25, id="default"),
+        pytest.param([], 60, 1000, id="default, all", marks=pytest.mark.long),
+        pytest.param(["--tcp"], 60, 1000, id="tcp, all", marks=pytest.mark.long),
+    ],
+)
 def test_a_worker_survives_what_befalls_its_peer_in_the_middle_of_a_transfer(
-    fabric: list[str],
+    fabric: list[str], moments: int, flips: int
 ) -> None:
-    found = faults(*fabric, "--moments", "8", "--flips", "25")
-    assert "25 of 25 caught" in found
+    found = faults(*fabric, "--moments", str(moments), "--flips", str(flips))
+    assert f"{flips} of {flips} caught" in found
 
 
+@pytest.mark.long
 @pytest.mark.timeout(660)
 def test_a_worker_survives_what_befalls_one_rank_of_its_peer() -> None:
     found = faults("--ranks", "2:2", "--moments", "4", "--flips", "0")

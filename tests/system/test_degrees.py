@@ -38,6 +38,7 @@ DEGREES = (1, 2, 4)
 GREEDY = SamplingParams(max_tokens=NUM_OUTPUT, temperature=0.0, ignore_eos=True)
 
 
+@pytest.mark.long
 async def test_all_pairs_of_degrees_give_the_tokens_of_no_handoff(tmp_path: Path) -> None:
     directory = write(GROUPED, tmp_path)
     with one_thread():
@@ -63,7 +64,10 @@ async def test_all_pairs_of_degrees_give_the_tokens_of_no_handoff(tmp_path: Path
             await worker.is_whole()
 
 
-killed_or_not = pytest.mark.parametrize("killed", [True, False], ids=["killed", "stopped"])
+killed_or_not = pytest.mark.parametrize(
+    "killed",
+    [pytest.param(True, id="killed"), pytest.param(False, id="stopped", marks=pytest.mark.long)],
+)
 
 
 @killed_or_not
@@ -129,6 +133,7 @@ async def test_a_router_pairs_workers_of_different_degrees() -> None:
     assert last.timing.transfer.num_bytes > 0
 
 
+@pytest.mark.long
 async def test_a_rank_that_stands_still_costs_no_token_and_its_worker_is_replaced() -> None:
     settings = {
         **BUNDLED,

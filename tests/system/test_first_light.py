@@ -153,8 +153,11 @@ async def test_a_killed_worker_costs_no_token_and_is_replaced(victim: str) -> No
 
 
 @pytest.mark.timeout(900)
-def test_two_workers_over_nixl_give_the_tokens_of_one_alone() -> None:
-    requests = random_requests(200, 2000)
+@pytest.mark.parametrize(
+    ("count", "longest"), [(24, 300), pytest.param(200, 2000, marks=pytest.mark.long)]
+)
+def test_two_workers_over_nixl_give_the_tokens_of_one_alone(count: int, longest: int) -> None:
+    requests = random_requests(count, longest)
     together = serve(BUNDLED, requests, at_a_time=16)
     alone = serve({**BUNDLED, "prefill.replicas": 0}, requests, at_a_time=16)
     assert {answer.served_by for answer in together} == {("prefill-0", "decode-0")}

@@ -30,7 +30,7 @@ from tests.system.namespaces import INTERFACE, Host
 from tests.system.shells import BIN, Shell, command_of, ray_head
 from wire import inference_pb2_grpc as rpc
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(900)]
 NUM_REQUESTS, AT_A_TIME = 50, 8
 NUM_TOKENS = 512
 VOCAB = 2048

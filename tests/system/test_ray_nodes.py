@@ -30,7 +30,7 @@ from engine.arithmetic import next_token
 from tests.system.clusters import ARITHMETIC, a_client, a_request, answer
 from tests.system.shells import ATTEMPTS, BIN, Shell, children_of, wait_until_ended
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(600)]
 FAST_HEALTH_CHECKS = {
     "health_check_initial_delay_ms": 0,
     "health_check_period_ms": 500,

@@ -95,7 +95,7 @@ def test_ranks_that_cannot_be_started_are_an_error_of_whoever_wants_them() -> No
         Watch(start, 0.01, lambda *what: None)
 
 
-@pytest.mark.parametrize("victim", [1, 3])
+@pytest.mark.parametrize("victim", [1, pytest.param(3, marks=pytest.mark.long)])
 def test_a_rank_that_is_stopped_in_the_middle_of_a_step_is_named_and_killed(
     victim: int, checkpoint: Checkpoints
 ) -> None:
@@ -129,6 +129,7 @@ async def test_an_idle_worker_whose_rank_is_stopped_crashes(checkpoint: Checkpoi
         assert not is_alive(follower.pid)
 
 
+@pytest.mark.long
 def test_a_step_that_takes_longer_is_no_silence(checkpoint: Checkpoints) -> None:
     """Rank 0 stands still within it, and so do the others, who wait for it: all go on."""
     lost: Future[Exception] = Future()
@@ -162,7 +163,7 @@ def test_a_step_that_takes_longer_is_no_silence(checkpoint: Checkpoints) -> None
         assert output(sequence) == Reference(checkpoint("grouped")).greedy(prompt(30), 8)
 
 
-@pytest.mark.parametrize("stopped", [0, 1])
+@pytest.mark.parametrize("stopped", [0, pytest.param(1, marks=pytest.mark.long)])
 def test_no_rank_that_stands_still_outlives_a_killed_rank_0(
     stopped: int, checkpoint: Checkpoints
 ) -> None:

@@ -238,7 +238,7 @@ def wait_gone(pids: list[int]) -> None:
         os.close(fd)
 
 
-@pytest.mark.parametrize("victim", [0, 2])
+@pytest.mark.parametrize("victim", [2, pytest.param(0, marks=pytest.mark.long)])
 def test_of_a_worker_process_no_rank_outlives_another(victim: int, checkpoint: Checkpoints) -> None:
     child = a_process(settings(checkpoint("few-kv-heads"), 4))
     pids = ranks_of(child)
