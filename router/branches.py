@@ -30,8 +30,6 @@ class StartBranch(Protocol):
 
 async def branch_out(request: GenerateRequest, start: StartBranch) -> AsyncGenerator[Delta, None]:
     """All answers, their deltas mixed as they come; the first that fails fails them all."""
-    loop = asyncio.get_running_loop()
-    started_s = loop.time()
     first, deltas = start(request, 0, None)
     streams = Streams([deltas])
     alone = True
@@ -41,7 +39,7 @@ async def branch_out(request: GenerateRequest, start: StartBranch) -> AsyncGener
             if alone and (home is not None or delta.ending is not None):
                 alone = False
                 for branch in range(1, request.n):
-                    own = branch_request(request, branch, loop.time() - started_s)
+                    own = branch_request(request, branch, first.elapsed_s)
                     streams.add(start(own, branch, home)[1])
                     await asyncio.sleep(0)  # a long prompt takes time for each: others go between
             yield delta

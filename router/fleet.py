@@ -15,6 +15,7 @@ from collections.abc import Callable
 from router.member import Member, MemberState
 from router.placing.ledger import Ledger
 from router.placing.revisions import Revisions, RevisionView
+from router.running_clock import RunningClock
 from runtime.handoffs import HandoffBook
 from runtime.session import Session, SessionClosed, open_session
 from runtime.tls import MutualTls
@@ -35,6 +36,8 @@ from wire.messages import (
     WorkerCard,
 )
 
+COME_BACK_S = 10.0
+"""Workers announce themselves every second; one try that a router missed takes 5 s to time out."""
 CLOSED = "this router closed the session"
 log = logging.getLogger("tandem.router.fleet")
 
@@ -51,8 +54,11 @@ class Fleet:
         index_max_entries: int,
         tls: MutualTls | None = None,
         tokenizer: str | None = None,
+        clock: RunningClock | None = None,
     ) -> None:
         """`tokenizer` is the router's own, see runtime.tokenizer_hash; None takes any worker's."""
+        self.clock = clock or RunningClock()
+        """By which all that concerns this model is timed."""
         self._router_id = router_id
         self._tls = tls
         self._tokenizer = tokenizer
@@ -116,6 +122,13 @@ class Fleet:
         member = self.member(ref)
         return 0 if member is None else member.card.layout.block_size
 
+    @property
+    def may_come_back_s(self) -> float:
+        """How long yet workers that are not here may come back by themselves: they take a router
+        that stood still for dead, and find it again."""
+        since_s = self.clock.since_standstill_s()
+        return 0.0 if since_s is None else max(0.0, COME_BACK_S - since_s)
+
     async def wait_changed(self, timeout_s: float) -> None:
         """Until a worker joins, leaves or changes its state, or the time is over."""
         try:
@@ -171,7 +184,7 @@ class Fleet:
     def _look_at_revisions(self) -> None:
         """After every change of who is ready; traffic goes over, and what is gone is dropped."""
         former = self._revisions.serving
-        serving = self._revisions.look(asyncio.get_running_loop().time())
+        serving = self._revisions.look(self.clock.now())
         if serving is not None and serving != former:
             self._go_over(former, serving)
         for revision in [it for it in self._ledgers if it not in self._revisions]:

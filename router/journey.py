@@ -6,7 +6,7 @@ attempt without a result cancels it on both workers.
 
 from __future__ import annotations
 
-import asyncio
+import itertools
 import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
@@ -69,9 +69,13 @@ class Journey:
         self._mailbox = Mailbox(client)
         self._direct = direct
         self._avoid: set[WorkerRef] = set()
-        began_s = asyncio.get_running_loop().time()
+        self._num_failed = 0
+        self._clock = fleet.clock
+        self._began_s = began_s = self._clock.now()
         entry = entry or Entry(PromptHashes(request.cache_salt), began_s)
-        self._needs = Needs(self._leg_id, request, config, fleet.ledger, entry, self._merger)
+        self._needs = Needs(
+            self._leg_id, request, config, fleet.ledger, entry, self._merger, self._clock
+        )
         self._deadline = began_s + request.timeout_s
         self.record = Record()
 
@@ -80,35 +84,45 @@ class Journey:
 
         Raises Unavailable, DeadlineExceeded, InvalidRequest or Internal.
         """
-        loop = asyncio.get_running_loop()
-        timer = loop.call_at(self._deadline, self._mailbox.put, None, DeadlinePassed())
+        timer = self._clock.call_at(
+            self._deadline, partial(self._mailbox.put, None, DeadlinePassed())
+        )
         try:
-            for attempt in range(self._config.max_attempts):
+            for attempt in itertools.count():
                 try:
                     async with aclosing(self._attempt(attempt)) as stream:
                         async for tokens in stream:
                             yield tokens
                     return
                 except LegFailed as failure:
-                    self._give_up_unless_retryable(failure, attempt)
+                    log.info("leg %s/%d failed: %s", self._leg_id, attempt, failure)
+                    self._give_up_unless_retryable(failure)
         finally:
             timer.cancel()
             self._mailbox.close()
+
+    @property
+    def elapsed_s(self) -> float:
+        """Since it began, without the time in which this process stood still."""
+        return self._clock.now() - self._began_s
 
     def stop(self) -> None:
         """Ends it with Unavailable, cancelled on its workers."""
         self._mailbox.put(None, RouterStops())
 
-    def _give_up_unless_retryable(self, failure: LegFailed, attempt: int) -> None:
+    def _give_up_unless_retryable(self, failure: LegFailed) -> None:
+        """Sessions that end after a standstill of this router say nothing against their workers,
+        and may end one after the other."""
+        if failure.lost and self._fleet.may_come_back_s:
+            return
         self._avoid.add(failure.worker)
-        log.info("leg %s/%d failed: %s", self._leg_id, attempt, failure)
+        self._num_failed += 1
         text = f"request {self._request.request_id}: {failure}"
         if not failure.retryable:
             raise Internal(text)
-        if attempt + 1 == self._config.max_attempts:
-            raise Unavailable(
-                f"{text}; gave up after {attempt + 1} attempts", reason="workers_failed"
-            )
+        if self._num_failed == self._config.max_attempts:
+            attempts = f"gave up after {self.record.attempts} attempts"
+            raise Unavailable(f"{text}; {attempts}", reason="workers_failed")
 
     async def _attempt(self, attempt: int) -> AsyncGenerator[Tokens, None]:
         placement = await self._place()
@@ -156,16 +170,17 @@ class Journey:
 
     async def _place(self) -> Placement:
         """Waits a little when nobody can serve: a worker may be about to join."""
-        loop = asyncio.get_running_loop()
-        if loop.time() >= self._deadline:
+        now = self._clock.now
+        if now() >= self._deadline:
             raise too_late(self._request, self.record)
-        until = loop.time() + self._config.join_wait_s
+        away_s = min(self._fleet.may_come_back_s, self._deadline - now())
+        until = now() + max(self._config.join_wait_s, away_s)
         while isinstance(found := self._find_place(), Refusal):
             if found.reason is RefusalReason.TOO_LONG:
                 raise InvalidRequest(found.detail, "prompt")
-            if loop.time() >= until:
+            if now() >= until:
                 raise Unavailable(f"request {self._request.request_id}: {found.detail}")
-            await self._fleet.wait_changed(until - loop.time())
+            await self._fleet.wait_changed(until - now())
         return found
 
     def _find_place(self) -> Placement | Refusal:
@@ -232,7 +247,7 @@ class Journey:
         assert len(members) == len(refs), "the fleet changed without an await"
         for member in members:
             member.attach(leg, self._mailbox)
-        need, now = self._needs.need(self._avoid), asyncio.get_running_loop().time()
+        need, now = self._needs.need(self._avoid), self._clock.now()
         self._ledger.placed(leg, placement, need, hits, now)
         return members
 
@@ -244,7 +259,7 @@ class Journey:
         source = None if holder is None else self._fleet.member(holder)
         if source is None:
             return
-        remaining_s = self._deadline - asyncio.get_running_loop().time()
+        remaining_s = self._deadline - self._clock.now()
         share = Share(
             leg=Leg(f"{leg.request_id}~prefix", leg.attempt),
             tokens=self._merger.sequence,
@@ -263,7 +278,7 @@ class Journey:
             sampling=self._sampling,
             destination=_destination(others[0]) if others else None,
             cache_salt=self._request.cache_salt,
-            deadline_s=self._deadline - asyncio.get_running_loop().time(),
+            deadline_s=self._deadline - self._clock.now(),
             priority=self._request.priority,
             tenant=self._request.tenant,
             number=self._ledger.submitted(first.ref, leg),
@@ -271,7 +286,7 @@ class Journey:
         try:
             first.send(submit)
         except SessionClosed as error:
-            raise LegFailed("submit", first.ref, str(error), retryable=True) from error
+            raise LegFailed("submit", first.ref, str(error), retryable=True, lost=True) from error
 
 
 def _destination(member: Member) -> Destination:

@@ -128,7 +128,7 @@ class LegNews:
         assert lost is not None
         worker = sender if isinstance(item, WorkerLost) else self._record.destination
         assert worker is not None
-        raise LegFailed(self._record.stage, worker, lost.cause, retryable=True)
+        raise LegFailed(self._record.stage, worker, lost.cause, retryable=True, lost=True)
 
 
 def too_late(request: GenerateRequest, record: Record) -> DeadlineExceeded:

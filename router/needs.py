@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from router.config import RouterConfig
 from router.merge import TokenMerger
 from router.placing.cost_model import Hits
@@ -11,6 +9,7 @@ from router.placing.ledger import Ledger
 from router.placing.need import Need, Placement, Refusal, Slo
 from router.queueing.entry import Entry
 from router.requests import GenerateRequest
+from router.running_clock import RunningClock
 from wire.identity import WorkerRef
 
 
@@ -29,6 +28,7 @@ class Needs:
         ledger: Ledger,
         entry: Entry,
         merger: TokenMerger,
+        clock: RunningClock,
     ) -> None:
         self._key = key
         self._request = request
@@ -36,6 +36,7 @@ class Needs:
         self.ledger = ledger
         self._entry = entry
         self._merger = merger
+        self._clock = clock
         self._first_s: float | None = None
 
     def place(self, avoid: set[WorkerRef]) -> Placement | Refusal:
@@ -85,7 +86,7 @@ class Needs:
 
     @property
     def _now(self) -> float:
-        return asyncio.get_running_loop().time()
+        return self._clock.now()
 
 
 def need_of(

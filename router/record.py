@@ -12,12 +12,16 @@ from wire.messages import Handed, Kept, Prefilled
 
 
 class LegFailed(Exception):
-    """An attempt ended without result; `retryable` when another may succeed."""
+    """An attempt ended without result; `retryable` when another may succeed, `lost` when it ended
+    with the session."""
 
-    def __init__(self, stage: str, worker: WorkerRef, cause: str, *, retryable: bool) -> None:
+    def __init__(
+        self, stage: str, worker: WorkerRef, cause: str, *, retryable: bool, lost: bool = False
+    ) -> None:
         super().__init__(f"{stage} on {worker} failed: {cause}")
         self.worker = worker
         self.retryable = retryable
+        self.lost = lost
 
 
 class Record(msgspec.Struct):

@@ -22,6 +22,7 @@ from router.fleet import Fleet
 from router.fleets import Fleets
 from router.metrics import RouterMetrics
 from router.models import Models, ServedModel
+from router.running_clock import RunningClock
 from router.text.model_card import read_model_card
 from router.text.tokenizer import Tokenizer
 from runtime.address import join_address
@@ -41,7 +42,8 @@ class RouterServer:
     def __init__(self, config: RouterConfig) -> None:
         self._config = config
         self.router_id = f"router-{secrets.token_hex(4)}"
-        models = load_models(config, self.router_id)
+        self._clock = RunningClock()
+        models = load_models(config, self.router_id, self._clock)
         self.fleets = Fleets([model.fleet for model in models])
         self.conductor = Conductor(
             config, models, RouterMetrics(self.fleets, config.request_timeout_s)
@@ -50,10 +52,13 @@ class RouterServer:
         self._gate = Gate(keys)
         self._tasks: set[asyncio.Task[None]] = set()
         self._watching: asyncio.Task[None] | None = None
+        self._keeping: asyncio.Task[None] | None = None
 
     async def start(self) -> RouterAddresses:
         """Bind all ports and serve. Raises PortTaken, BadCertificate; then nothing stays bound."""
         config = self._config
+        self._clock.begin()
+        self._keeping = asyncio.create_task(self._clock.keep(), name="clock")
         self._doors = Doors(self.conductor, self._gate)
         self._fleet_server = grpc.aio.server(options=SERVER_OPTIONS)
         service = FleetService(self.router_id, self.fleets.join, config.tls)
@@ -105,6 +110,8 @@ class RouterServer:
         await self._fleet_server.stop(0)
         await self.fleets.close()
         await asyncio.gather(*self._tasks)
+        if self._keeping is not None:
+            self._keeping.cancel()
 
     def _show_readiness(self) -> None:
         task = asyncio.create_task(self._doors.show_readiness())
@@ -112,8 +119,8 @@ class RouterServer:
         task.add_done_callback(self._tasks.discard)
 
 
-def load_models(config: RouterConfig, router_id: str) -> Models:
-    """All tokenizers at once, a thread each. Raises StartError."""
+def load_models(config: RouterConfig, router_id: str, clock: RunningClock) -> Models:
+    """All tokenizers at once, a thread each; all go by one clock. Raises StartError."""
     if not config.models:
         raise StartError("there is no model to serve: give a model directory with --model")
 
@@ -125,6 +132,7 @@ def load_models(config: RouterConfig, router_id: str) -> Models:
             open_timeout_s=config.open_timeout_s,
             index_max_entries=config.index_max_entries,
             tls=config.tls,
+            clock=clock,
             tokenizer=tokenizer_hash(Path(config.models[name].path)),
         )
         return ServedModel(config.for_model(name), card, Tokenizer(card), fleet)

@@ -21,6 +21,8 @@ from router.requests import GenerateRequest
 
 ROUND_S = 0.002
 """Between news of room and a look at the queue: news come in swarms."""
+AWAY_S = 0.1
+"""Between looks at the queue while all workers are away, which come back by themselves."""
 LONG_PROMPT_TOKENS = 16384
 """Longer prompts are hashed in a thread, so that other streams do not wait for them."""
 
@@ -86,11 +88,10 @@ class Lobby:
         self._guests[key] = guest
         self._look_soon()
         try:
-            async with asyncio.timeout(timeout_s):
-                return await guest.admitted
-        except TimeoutError as error:
+            if await self._fleet.clock.wait_for(guest.admitted, timeout_s):
+                return guest.admitted.result()
             text = f"its {timeout_s:.3g} s are over while it waited for a worker with room"
-            raise DeadlineExceeded(f"request {guest.request.request_id}: {text}") from error
+            raise DeadlineExceeded(f"request {guest.request.request_id}: {text}")
         finally:
             self._guests.pop(key, None)
             self._admission.queue.remove(key)
@@ -104,6 +105,10 @@ class Lobby:
         """One request may go on. The next has its turn when the loop comes round again: the first
         has been placed by then, and counts."""
         self._round = None
+        away_s = self._fleet.may_come_back_s
+        if away_s and not self._fleet.ready:
+            self._round = asyncio.get_running_loop().call_later(min(away_s, AWAY_S), self._look)
+            return
         turn = self._admission.next(self._find, self._now)
         if turn is None:
             return  # until somebody has room
@@ -161,7 +166,7 @@ class Lobby:
 
     @property
     def _now(self) -> float:
-        return asyncio.get_running_loop().time()
+        return self._fleet.clock.now()
 
 
 def _waiter(request: GenerateRequest, found: Placement, arrived_s: float) -> Waiter:

@@ -15,6 +15,8 @@ from cluster.config import ClusterConfig, load_config
 from cluster.errors import BadConfig
 from cluster.watched_file import WatchedFile
 
+pytestmark = pytest.mark.quick
+
 ELSEWHERE = {"num_routers": 0, "worker.routers": ["routers.example:8002"]}
 
 

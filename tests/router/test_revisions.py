@@ -5,11 +5,14 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from router.placing.revisions import FIRST_PROBATION_S, LONGEST_PROBATION_S, Revisions
 from wire.identity import Role, WorkerRef
+
+pytestmark = pytest.mark.quick
 
 OLD, NEW = "old", "new"
 STARTED = {OLD: 100.0, NEW: 200.0, "newest": 300.0}

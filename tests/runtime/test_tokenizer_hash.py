@@ -10,6 +10,8 @@ import pytest
 
 from runtime.tokenizer_hash import tokenizer_hash
 
+pytestmark = pytest.mark.quick
+
 TOKENIZER: dict[str, Any] = {
     "version": "1.0",
     "truncation": None,

@@ -15,6 +15,8 @@ from tests.system.shells import BIN, Shell
 from tests.system.test_first_light import expected
 from wire import inference_pb2_grpc as rpc
 
+pytestmark = pytest.mark.long
+
 NUM_TOKENS = 150
 PROMPTS = [[*range(start, start + 60)] for start in range(0, 60, 10)]
 

@@ -20,6 +20,8 @@ from tests.system.revisions import a_revision
 from wire import inference_pb2 as pb
 from wire import inference_pb2_grpc as rpc
 
+pytestmark = pytest.mark.long
+
 PROMPT = list(range(40, 100))
 NUM_TOKENS = 48
 SETTINGS = {
