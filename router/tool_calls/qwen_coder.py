@@ -130,10 +130,12 @@ def kinds(schema: Any) -> set[str]:
     """Types that a value may have; empty where the schema does not say."""
     if not isinstance(schema, Mapping):
         return set()
-    named = schema.get("type", [])
-    found = {named} if isinstance(named, str) else {*named}
-    for each in (*schema.get("anyOf", ()), *schema.get("oneOf", ())):
-        found |= kinds(each)
+    named = schema.get("type")
+    listed = named if isinstance(named, list) else [named]
+    found = {each for each in listed if isinstance(each, str)}
+    for options in (schema.get("anyOf"), schema.get("oneOf")):
+        for each in options if isinstance(options, list) else ():
+            found |= kinds(each)
     return found
 
 

@@ -33,23 +33,28 @@ def qwen_coder(tools: Sequence[Tool], spell: Spell, *, several: bool) -> str:
 
 def _parameters(name: str, tool: Tool) -> Iterator[str]:
     schema = enforced_schema(tool["function"])
-    required, places = schema.get("required") or (), []
-    for index, (key, wanted) in enumerate(properties_of(tool).items()):
+    wanted, places = schema.get("required"), []
+    required = wanted if isinstance(wanted, list) else []
+    for index, (key, value) in enumerate(properties_of(tool).items()):
         rule = f"{name}_{index}"
         places.append(rule if key in required else f"{rule}?")
         shared = {each: defs for each, defs in schema.items() if each in ("$defs", "definitions")}
         head = lark.quoted(f"<parameter={key}>\n")
-        yield f"{rule}: {head} {_value(key, wanted, shared, tool)}"
+        yield f"{rule}: {head} {_value(key, value, shared, tool)}"
     yield f"{name}: {' '.join(places) if places else 'any_parameters'}"
 
 
 def _value(key: str, schema: Any, shared: Mapping[str, Any], tool: Tool) -> str:
-    """With its end."""
+    """With its end. Raises GrammarInvalid."""
+    if isinstance(schema, bool):
+        schema = {} if schema else {"not": {}}
+    if not isinstance(schema, Mapping):
+        raise GrammarInvalid(f"parameter {key!r} has no schema, but {schema!r}")
     if "string" not in kinds(schema):
         wanted = enforced_schema({**tool["function"], "parameters": schema}, of_object=False)
         return f"%json {json.dumps({**shared, **wanted})} {lark.quoted(VALUE_END)}"
     choices = [schema["const"]] if "const" in schema else schema.get("enum")
-    if choices:
+    if isinstance(choices, list) and choices:
         texts = [each if isinstance(each, str) else json.dumps(each) for each in choices]
         return f"({' | '.join(map(lark.quoted, texts))}) {lark.quoted(VALUE_END)}"
     unenforced = [each for each in UNENFORCED if each in schema]

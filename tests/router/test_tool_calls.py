@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 from collections.abc import Callable, Sequence
@@ -467,6 +468,55 @@ def test_the_tokens_that_a_model_writes_a_call_with_follow_its_grammar(
         assert token in matcher.allowed().members(), tokenizer.decode([token])
         matcher.consume([token])
     assert end in matcher.allowed().members()
+
+
+KEYWORDS = [
+    "type",
+    "properties",
+    "required",
+    "items",
+    "enum",
+    "const",
+    "not",
+    "if",
+    "then",
+    "anyOf",
+    "oneOf",
+    "allOf",
+    "uniqueItems",
+    "dependentRequired",
+    "discriminator",
+    "additionalProperties",
+    "$ref",
+    "format",
+    "minItems",
+    "maxItems",
+]
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 3) | st.sampled_from(["string", "object", "#/a"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(KEYWORDS) | st.just("a"), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+PARAMETERS = st.dictionaries(st.sampled_from(KEYWORDS), JSON, max_size=5)
+
+
+@pytest.mark.parametrize("name", ["hermes", "qwen3_coder"])
+@given(parameters=PARAMETERS, strict=st.booleans())
+def test_whatever_stands_in_a_schema_is_a_grammar_or_refused(
+    name: str, parameters: dict[str, Any], strict: bool
+) -> None:
+    function = {"name": "f", "parameters": parameters, "strict": strict}
+    enforce = FORMATS[name].enforce
+    assert enforce is not None
+    with contextlib.suppress(GrammarInvalid):
+        enforce([{"function": function}], json.dumps, several=False)
+    scanner = FORMATS[name].scan([{"function": function}])
+    scanner.push("<tool_call><function=f><parameter=a>1</parameter>", done=True)
 
 
 MARKED = [each for each in FORMATS.values() if each.calls_are_marked]
