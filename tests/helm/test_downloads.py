@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from cluster.hub import NOT_NEEDED
 from tests.helm.changes import over
 from tests.helm.documents import PodTemplate, name_of, of_kind, pods
 from tests.helm.engines import CHART, Helm4
@@ -82,6 +83,7 @@ def test_a_second_copy_of_the_weights_is_not_fetched(helm4: Helm4) -> None:
         for word in container["args"]
         if word.startswith("--exclude=")
     ]
+    assert set(NOT_NEEDED) <= set(excluded)  # as `tandem up --model owner/name` leaves out
     assert not any(fnmatch(file, pattern) for file in FILES for pattern in excluded)
     assert all(any(fnmatch(file, pattern) for pattern in excluded) for file in USELESS)
 

@@ -51,6 +51,14 @@ def test_somebody_else_may_choose_the_number(null: bool, helm3: Helm3, helm4: He
         assert deployments["rel-tandem-prefill"]["spec"]["replicas"] == 1
 
 
+def test_a_pool_may_be_scaled_to_nobody_by_another_autoscaler(helm4: Helm4) -> None:
+    idle = {"autoscaling": {"enabled": True, "external": True, "minReplicas": 0}}
+    values = {"launcher": "pods", "poolDefaults": idle}
+    assert list(chart_problems(helm4, CHART, values)) == []
+    budgets = _named(rendered(helm4, CHART, values), "PodDisruptionBudget")
+    assert budgets.keys() == {"rel-tandem-router"}
+
+
 def test_routers_may_be_scaled_by_other_metrics_than_cpu(helm4: Helm4) -> None:
     scaling = {**SCALED, "behavior": {"scaleUp": {"stabilizationWindowSeconds": 1}}}
     values = {"router": {"autoscaling": scaling}}
