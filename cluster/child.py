@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from cluster.errors import StartFailed
@@ -94,7 +95,8 @@ class Child:
                 text = line.decode(errors="replace").rstrip()
                 self._errors = [*self._errors[-50:], text]
                 if (heard := worth_hearing(text)) is not None:
-                    sys.stderr.write(f"{self.name}   {heard}\n")
+                    with suppress(OSError):  # the terminal may be closed, the child is heard on
+                        sys.stderr.write(f"{self.name}   {heard}\n")
 
 
 def worth_hearing(line: str) -> str | None:

@@ -9,9 +9,9 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from cluster.config import ClusterConfig, load_config, parse_override
+from cluster.console import PatientConsole
 from cluster.errors import BadConfig, ClusterError
 from cluster.keys import keys_app
 from cluster.launcher import Launcher
@@ -31,7 +31,7 @@ app = typer.Typer(
     help="Serve a language model on two pools of workers, prefill and decode.",
 )
 app.add_typer(keys_app, name="key")
-console = Console(highlight=False, soft_wrap=True)
+console = PatientConsole(highlight=False, soft_wrap=True)
 
 
 def _show_version(asked: bool) -> None:
@@ -234,4 +234,6 @@ class _reporting_errors:  # used like a function
 
 
 def _complain(message: str) -> None:
-    Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {message}", markup=False)
+    PatientConsole(stderr=True, highlight=False, soft_wrap=True).print(
+        f"error: {message}", markup=False
+    )

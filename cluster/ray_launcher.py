@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import AbstractContextManager, chdir, nullcontext
 from typing import Any
 
 import msgspec
@@ -30,6 +31,7 @@ from cluster.pools import Pool
 from cluster.ray_address import ray_address
 from cluster.ray_processes import RayRouter, RayWorker, first_line
 from cluster.ray_rooms import Room, Rooms, nodes
+from cluster.shadowing import ROOT
 from cluster.shortage import explain
 from router.addresses import RouterAddresses
 from router.config import RouterConfig
@@ -159,15 +161,22 @@ class RayLauncher:
             if address is not None:
                 logging.getLogger("ray").setLevel(logging.ERROR)
                 maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
-                call_interruptibly(lambda: ray.init(address=address, **options))
+                with self._import_directory():
+                    call_interruptibly(lambda: ray.init(address=address, **options))
                 self._name_actor = claim(self._config.name)
                 return
-            start_light_ray(num_cpus=self._cpus_wanted(), **options)
+            with self._import_directory():
+                start_light_ray(num_cpus=self._cpus_wanted(), **options)
         except NameTaken:
             ray.shutdown()
             raise
         except (ConnectionError, RuntimeError, TypeError, ValueError) as error:
             raise StartFailed(f"Ray at {address or 'this machine'}: {error}") from error
+
+    def _import_directory(self) -> AbstractContextManager[None]:
+        """Ray's workers import first from where the driver is when it connects: rather from ours,
+        than what lies in the user's. A runtime_env may have paths that begin there."""
+        return nullcontext() if self._config.ray.runtime_env else chdir(ROOT)
 
     def _cpus_wanted(self) -> int:
         """A laptop has fewer cores than a small cluster has workers: let them share."""

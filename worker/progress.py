@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+LARGE = 1_000_000_000
+"""Bytes; fewer are loaded in a moment."""
+
 
 class Quarters:
-    """`tell(line)` hears of every quarter; `loaded` may be called as often as one likes."""
+    """`tell(line)` hears of every quarter of large weights, and of the end of any; `loaded` may be
+    called as often as one likes."""
 
     def __init__(self, tell: Callable[[str], None]) -> None:
         self._tell = tell
@@ -15,6 +19,6 @@ class Quarters:
     def loaded(self, num_bytes: int, total_bytes: int) -> None:
         """So many of so many bytes, so far."""
         quarter = 4 * num_bytes // total_bytes if total_bytes else 0
-        if quarter > self._told:
+        if quarter > self._told and (quarter == 4 or total_bytes >= LARGE):
             self._told = quarter
             self._tell(f"weights {quarter * 25} % of {total_bytes / 1e6:.1f} MB loaded")
