@@ -40,6 +40,7 @@ CODED = [
 ]
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(("name", "coded"), CODED)
 @pytest.mark.parametrize("size", [1, 7, 1000])
 def test_pieces_become_the_body(name: bytes, coded: bytes, size: int) -> None:
@@ -49,6 +50,7 @@ def test_pieces_become_the_body(name: bytes, coded: bytes, size: int) -> None:
     reads.end()
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("name", [b"gzip", b"deflate"])
 def test_a_bomb_is_refused_before_it_unfolds(name: bytes) -> None:
     bomb = _gzip(bytes(10**7)) if name == b"gzip" else zlib.compress(bytes(10**7))
@@ -56,6 +58,7 @@ def test_a_bomb_is_refused_before_it_unfolds(name: bytes) -> None:
         decoder(name).feed(bomb, 1000)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("name", "coded"),
     [
@@ -77,6 +80,7 @@ def test_damaged_bodies_are_the_clients_mistake(name: bytes, coded: bytes) -> No
         read()
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("name", [b"br", b"zstd", b"gzip, gzip"])
 def test_other_encodings_are_named_with_those_that_are_read(name: bytes) -> None:
     with pytest.raises(UnknownEncoding, match=f"{name.decode()}.*gzip, deflate"):

@@ -20,12 +20,6 @@ from tests.router.tiny_model import one_model, write_model
 from wire.identity import Role
 from wire.messages import Submit
 
-pydantic_ai = pytest.importorskip(
-    "pydantic_ai", reason="pydantic-ai-slim is not installed: pip install -e '.[dev]'"
-)
-models = pytest.importorskip("pydantic_ai.models.openai")
-providers = pytest.importorskip("pydantic_ai.providers.openai")
-
 CALL = json.dumps({"name": "add", "arguments": {"a": 2, "b": 3}})
 ANSWER = "The sum is 5."
 LONG = 2048
@@ -56,6 +50,10 @@ async def stage_with_tools(start_stage: StartStage, tmp_path: Path) -> Stage:
 async def test_pydantic_ai_runs_an_agent_with_a_tool(
     stage_with_tools: Stage, worker: FakeWorker, backend: Tokenizer, streamed: bool
 ) -> None:
+    missing = "pydantic-ai-slim is not installed: pip install -e '.[dev]'"
+    pydantic_ai = pytest.importorskip("pydantic_ai", reason=missing)
+    models = pytest.importorskip("pydantic_ai.models.openai", reason=missing)
+    providers = pytest.importorskip("pydantic_ai.providers.openai", reason=missing)
     url = f"http://{stage_with_tools.addresses.http}/v1"
     provider = providers.OpenAIProvider(base_url=url, api_key="none")
     agent = pydantic_ai.Agent(models.OpenAIChatModel("tiny", provider=provider))
