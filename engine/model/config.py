@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
+from checkpoint.ends import tokenizer_end
+from checkpoint.errors import BrokenDirectory
 from checkpoint.length import model_length
 from engine.errors import CheckpointError
 from engine.model.keys import Keys, read_json
@@ -65,9 +67,10 @@ def read_config(directory: Path) -> ModelConfig:
     hidden_size, num_heads = keys.integer("hidden_size"), keys.integer("num_attention_heads")
     max_position = keys.integer("max_position_embeddings")
     rope = read_rope(keys, max_position)
+    vocab_size = keys.integer("vocab_size")
     config = ModelConfig(
         architecture=architecture,
-        vocab_size=keys.integer("vocab_size"),
+        vocab_size=vocab_size,
         hidden_size=hidden_size,
         intermediate_size=keys.integer("intermediate_size"),
         num_heads=num_heads,
@@ -83,7 +86,7 @@ def read_config(directory: Path) -> ModelConfig:
         output_bias=_read_bias(keys, architecture, "attention_bias"),
         mlp_bias=architecture == "LlamaForCausalLM" and keys.flag("mlp_bias", False),
         qk_norm=architecture == "Qwen3ForCausalLM",
-        eos_token_ids=_read_eos_token_ids(directory, keys),
+        eos_token_ids=_read_eos_token_ids(directory, keys, vocab_size),
     )
     if config.num_heads % config.num_kv_heads:
         raise keys.invalid("num_key_value_heads", f"a divisor of the {num_heads} attention heads")
@@ -162,13 +165,18 @@ def _read_layer_types(keys: Keys, num_layers: int, window: int | None) -> list[s
     return given
 
 
-def _read_eos_token_ids(directory: Path, keys: Keys) -> tuple[int, ...]:
-    """generation_config.json has the last word, as when Hugging Face generates."""
+def _read_eos_token_ids(directory: Path, keys: Keys, vocab_size: int) -> tuple[int, ...]:
+    """Of generation_config.json, or else config.json, as when Hugging Face generates; and the
+    tokenizer's own, as in vLLM."""
     path = directory / "generation_config.json"
     if path.exists() and "eos_token_id" in (generation := read_json(path)):
         keys = generation
     value = keys.values.get("eos_token_id")
-    ids = value if isinstance(value, list) else [] if value is None else [value]
+    ids: list[Any] = value if isinstance(value, list) else [] if value is None else [value]
     if any(isinstance(id, bool) or not isinstance(id, int) or id < 0 for id in ids):
         raise keys.invalid("eos_token_id", "a token id or a list of token ids")
-    return tuple(ids)
+    try:
+        own = tokenizer_end(directory, vocab_size)
+    except BrokenDirectory as error:
+        raise CheckpointError(str(error)) from error
+    return tuple(ids) if own is None or own in ids else (*ids, own)

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from checkpoint.ends import tokenizer_end
 from checkpoint.errors import BrokenDirectory
 from checkpoint.json_file import read_object
 from checkpoint.length import model_length
@@ -55,15 +56,16 @@ def _read(directory: Path, tokenizer_file: Path, name: str) -> ModelCard:
     config = _text_config(read_object(directory / "config.json"))
     generation_config = read_object(directory / "generation_config.json")
     templates = read_templates(directory)
+    vocab_size = _number(config, "vocab_size", directory)
     return ModelCard(
         name=name,
         tokenizer_file=tokenizer_file,
         chat_template=templates.get("default"),
         tool_template=templates.get("tool_use"),
         special_tokens=special_tokens(directory),
-        vocab_size=_number(config, "vocab_size", directory),
+        vocab_size=vocab_size,
         max_model_len=_length(config, directory),
-        eos_token_ids=_eos_token_ids(generation_config, config),
+        eos_token_ids=_ends(tokenizer_end(directory, vocab_size), generation_config, config),
         generation=generation_config,
     )
 
@@ -88,6 +90,12 @@ def _length(config: dict[str, Any], directory: Path) -> int:
         return model_length(config)
     except ValueError as error:
         raise StartError(f"{directory / 'config.json'}: {error}") from error
+
+
+def _ends(own: int | None, *configs: dict[str, Any]) -> tuple[int, ...]:
+    """As workers have them; `own` is the tokenizer's."""
+    ids = _eos_token_ids(*configs)
+    return ids if own is None or own in ids else (*ids, own)
 
 
 def _eos_token_ids(*configs: dict[str, Any]) -> tuple[int, ...]:
