@@ -22,6 +22,7 @@ from runtime.process import keep_what_is_loaded
 from wire.identity import Role
 from wire.messages import WorkerCard
 from worker.config import WorkerConfig
+from worker.host import Worker
 from worker.progress import Quarters
 from worker.standstill import end_when_held_up
 
@@ -52,7 +53,10 @@ class RouterActor:
 
 
 class WorkerActor:
-    """Hosts one worker. Its methods run beside each other: `status` answers while `start` loads."""
+    """Hosts one worker. Its methods run beside each other: `status` answers while `start` loads.
+
+    None of them may be a coroutine: Ray would run all of an actor that has one on one event loop.
+    """
 
     def __init__(self) -> None:
         self._status = WorkerStatus(process_id=os.getpid())
@@ -71,7 +75,7 @@ class WorkerActor:
             progress=Quarters(self._add_note).loaded,
         )
         try:
-            card = self._loop.run(self._start())
+            card, self._watching = self._loop.run(_start(self._worker))
         except Exception as error:  # noqa: BLE001  # whatever it was, the user has to hear it
             self._note(error=f"{type(error).__name__}: {error}")
         else:
@@ -86,12 +90,6 @@ class WorkerActor:
         self._loop.run(self._worker.drain(timeout_s))
         self._loop.run(self._worker.stop())
 
-    async def _start(self) -> WorkerCard:
-        card = await self._worker.start()
-        self._watching = asyncio.create_task(end_when_held_up(self._worker.config.step_timeout_s))
-        await self._worker.joined.wait()
-        return card
-
     def _add_note(self, line: str) -> None:
         with self._lock:
             notes = (*self._status.notes, line)
@@ -100,6 +98,14 @@ class WorkerActor:
     def _note(self, **changes: object) -> None:
         with self._lock:
             self._status = msgspec.structs.replace(self._status, **changes)
+
+
+async def _start(worker: Worker) -> tuple[WorkerCard, asyncio.Task[None]]:
+    """Once routers may send work: its card, and what watches over its steps."""
+    card = await worker.start()
+    watching = asyncio.create_task(end_when_held_up(worker.config.step_timeout_s))
+    await worker.joined.wait()
+    return card, watching
 
 
 def _node_address() -> str:
