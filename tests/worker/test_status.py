@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import grpc
 import httpx2
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from runtime.fleet import FleetService
 from runtime.handoffs import MOST_PAIRS, HandoffBook
 from runtime.listen import PortTaken
 from tests.worker.test_live import Router, a_router, a_worker
 from wire.handoff import Moved
 from wire.identity import Leg, Role, WorkerRef
-from wire.messages import Destination, Handed, Prefilled, Submit, WantSnapshot
+from wire.messages import Destination, Handed, Prefilled, Submit, WantSnapshot, WorkerCard
 from wire.sampling import SamplingParams
 from worker.host import Worker
 from worker.status import Phase
@@ -53,6 +56,28 @@ async def test_health_follows_a_worker_from_its_start_to_its_drain() -> None:
             draining = await http.get("/health")
             assert (draining.status_code, draining.json()["status"]) == (503, "draining")
             assert (await http.get("/ping")).status_code == 200
+
+
+async def test_a_worker_that_no_router_takes_says_why() -> None:
+    def refuse(card: WorkerCard) -> str:
+        return f"{card.ref.worker_id} is taken"
+
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers([FleetService("router", refuse)])
+    fleet = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    try:
+        async with (
+            a_worker(Role.DECODE, metrics_port=0, routers=(fleet,)) as worker,
+            a_reader(worker) as http,
+            asyncio.timeout(60),
+        ):
+            while "reason" not in (told := (await http.get("/health")).json()):
+                pass
+            assert told["status"] == Phase.JOINING.value
+            assert told["reason"] == f"{worker.ref.worker_id} is taken"
+    finally:
+        await server.stop(0)
 
 
 async def test_while_it_loads_a_worker_is_not_ready_and_has_no_numbers() -> None:
