@@ -63,6 +63,7 @@ def jobs_url() -> Iterator[str]:
             _kill_session(head.pid)
 
 
+@pytest.mark.long
 @pytest.mark.ray
 @pytest.mark.timeout(900)
 def test_the_driver_runs_the_cluster_on_ray_and_stops_it(

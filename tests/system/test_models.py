@@ -80,7 +80,11 @@ def assert_not_found(addresses: tuple[str, str]) -> None:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
-    "where", [pytest.param(["--without-ray"], id="processes"), pytest.param([], id="ray")]
+    "where",
+    [
+        pytest.param(["--without-ray"], id="processes"),
+        pytest.param([], id="ray", marks=pytest.mark.long),
+    ],
 )
 @pytest.mark.ray
 def test_up_serves_both_and_whoever_dies_takes_its_own_model_alone(

@@ -91,6 +91,7 @@ def stop_job(environment: dict[str, str]) -> None:
     assert httpx2.post(url, headers=token, timeout=30).json() == {"stopped": True}
 
 
+@pytest.mark.long
 def test_a_job_submitted_to_a_ray_head_serves_drains_and_stops(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
@@ -118,7 +119,9 @@ def test_a_job_submitted_to_a_ray_head_serves_drains_and_stops(
             asyncio.run(ask(f"127.0.0.1:{grpc_port}", environment))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)]
+)
 def test_up_serves_and_leaves_no_process_behind(number: signal.Signals) -> None:
     with Shell([str(BIN / "tandem"), "up", "--set", "worker.runner=arithmetic"], {}) as up:
         http = up.line_with(r"router-0\s+ready.*http (\S+)").group(1)

@@ -61,6 +61,7 @@ async def test_two_ranks_answer_as_one_does_and_a_killed_one_costs_no_token() ->
     wait_until_ended([*before, *after])
 
 
+@pytest.mark.long
 @pytest.mark.ray
 @pytest.mark.timeout(600)
 async def test_on_ray_both_workers_of_a_handoff_may_have_two_ranks() -> None:
