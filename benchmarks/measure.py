@@ -25,19 +25,21 @@ class Times:
         return statistics.median(theirs / ours for ours, theirs in pairs)
 
 
-def alternate(*actions: Callable[[], object], rounds: int) -> list[Times]:
+def alternate(
+    *actions: Callable[[], object], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> list[Times]:
     """Every action once a round; the first round only warms up."""
     seconds: list[list[float]] = [[] for _ in actions]
     for _ in range(rounds + 1):
         for action, spent in zip(actions, seconds, strict=True):
-            spent.append(timed(action))
+            spent.append(timed(action, clock))
     return [Times(tuple(spent[1:])) for spent in seconds]
 
 
-def timed(action: Callable[[], object]) -> float:
-    started = time.perf_counter()
+def timed(action: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
+    started = clock()
     action()
-    return time.perf_counter() - started
+    return clock() - started
 
 
 def cpu_s(pid: int) -> float:

@@ -1,7 +1,8 @@
-"""Each product of a model beside torch's in float32, and in the weights' own dtype."""
+"""Each product of a model beside torch's: in float32, and in what is computed in."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -62,12 +63,15 @@ def compare(
         count = max(1, min(8, COPIES_BYTES // (4 * inputs * outputs)))
         weights = [torch.randn(outputs, inputs) for _ in range(count)]
         ours = Ours(kernels, weights, kind)
-        dtypes = {torch.float32, kind.weights}
+        dtypes = {torch.float32, kind.compute}
         theirs = {str(it).removeprefix("torch."): Theirs(weights, it) for it in dtypes}
         for rows in ROWS:
             given = torch.randn(rows, inputs)
             actions = (each.action(given) for each in theirs.values())
-            own, *others = alternate(ours.action(given), *actions, rounds=rounds)
+            # Of the CPU's time, so that a busy machine can be told from a slow product.
+            own, *others = alternate(
+                ours.action(given), *actions, rounds=rounds, clock=time.process_time
+            )
             beside = [own.speed_beside(other) for other in others]
             yield Compared(inputs, outputs, rows, dict(zip(theirs, beside, strict=True)))
 
@@ -85,13 +89,16 @@ class Ours:
         rows, inputs = given.shape
         found = torch.empty(rows, self._packed.next().structure.outputs)
         spare = torch.empty(self._kernels.packed_size(rows, inputs))
-        addresses = spare.data_ptr(), found.data_ptr()
 
         def multiply() -> None:
-            structure = self._packed.next().structure
-            threads = torch.get_num_threads()
             self._kernels.linear(
-                self._model, structure, given.data_ptr(), rows, *addresses, threads
+                self._model,
+                self._packed.next().structure,
+                given.data_ptr(),
+                rows,
+                spare.data_ptr(),
+                found.data_ptr(),
+                torch.get_num_threads(),
             )
 
         return multiply

@@ -66,7 +66,8 @@ def build(cache: Path, target: Target, compiler: str | None = None) -> Path:
         if not library.exists():
             compiler = compiler or _find_compiler()
             cache.mkdir(parents=True, exist_ok=True)
-            with only_one(library.with_suffix(".lock"), _LIMIT_S):
+            lock, others = library.with_suffix(".lock"), "a worker that compiles CPU kernels"
+            with only_one(lock, _LIMIT_S, others):
                 if not library.exists():
                     _compile_aloud(compiler, target, library)
     except OSError as error:

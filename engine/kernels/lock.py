@@ -15,19 +15,20 @@ _PAUSE_S = 0.05
 
 
 @contextmanager
-def only_one(path: Path, limit_s: float) -> Iterator[None]:
+def only_one(path: Path, limit_s: float, others: str = "its holder") -> Iterator[None]:
     """Held by one at a time, of all that name this file.
 
     The system gives it back when its holder dies. Whoever has waited for `limit_s` seconds goes on
-    without it: a holder that stands still stops nobody for good. OSError where the file cannot be
+    without it: a holder that stands still stops nobody for good. `others` says who that may be.
+    OSError where the file cannot be
     made; where a file system has no locks there is none.
     """
     with path.open("w") as file:
-        _wait(file.fileno(), path, limit_s)
+        _wait(file.fileno(), path, limit_s, others)
         yield
 
 
-def _wait(file: int, path: Path, limit_s: float) -> None:
+def _wait(file: int, path: Path, limit_s: float, others: str) -> None:
     end, told = time.monotonic() + limit_s, False
     while time.monotonic() < end:
         try:
@@ -35,7 +36,7 @@ def _wait(file: int, path: Path, limit_s: float) -> None:
             return
         except BlockingIOError:
             if not told:
-                log.info("waiting for the process that holds %s", path)
+                log.info("waiting for %s: %s", others, path)
             told = True
             time.sleep(_PAUSE_S)
         except OSError as error:
