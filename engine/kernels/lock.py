@@ -20,8 +20,7 @@ def only_one(path: Path, limit_s: float, others: str = "its holder") -> Iterator
 
     The system gives it back when its holder dies. Whoever has waited for `limit_s` seconds goes on
     without it: a holder that stands still stops nobody for good. `others` says who that may be.
-    OSError where the file cannot be
-    made; where a file system has no locks there is none.
+    OSError where the file cannot be made; where a file system has no locks there is none.
     """
     with path.open("w") as file:
         _wait(file.fileno(), path, limit_s, others)
