@@ -107,7 +107,9 @@ class Exchange:
         except Exception as error:
             log.exception("an HTTP application failed: %s", type(error).__name__)
         finally:
-            self._scope.pop("extensions")  # refers to this object: no collector need find that out
+            self._scope.pop(
+                "extensions", None
+            )  # refers to this object: no collector need find that out
         if self._complete or self._disconnected:
             return
         if self._started:
