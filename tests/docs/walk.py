@@ -32,6 +32,7 @@ HERE = "127.0.0.2"
 """For Ray, 127.0.0.1 is a name of any of this machine's addresses."""
 PORTS = (6379, 8265, 8000, 8001)
 INSTALLS = "pip install"
+NOT_YET = "please try again later"
 STARTS_RAY = "ray start --head"
 PATIENCE_S = 250.0
 NOISE = re.compile(
@@ -67,7 +68,7 @@ class Walk:
             self._export(command)
             return ""
         deadline = time.monotonic() + PATIENCE_S
-        while until not in (said := self._run_once(command)):
+        while (said := self._run_once(command)) is None or until not in said:
             assert time.monotonic() < deadline, said
             time.sleep(LOOK_EVERY_S)
         return self._there(said)
@@ -82,13 +83,16 @@ class Walk:
         if self._head is not None:
             self._head.end(signal.SIGTERM)
 
-    def _run_once(self, command: str) -> str:
+    def _run_once(self, command: str) -> str | None:
+        """None where Ray itself says that it has just started."""
         ended = subprocess.run(
             ["bash", "-ec", self._here(command)],
             **{"cwd": ROOT, "env": {**os.environ, **self._environment}, "text": True},
             **{"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "timeout": PATIENCE_S},
             check=False,
         )
+        if ended.returncode != 0 and NOT_YET in ended.stdout:
+            return None
         assert ended.returncode == 0, f"{command}: {ended.stdout}"
         return str(ended.stdout)
 
