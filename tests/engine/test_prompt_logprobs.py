@@ -18,6 +18,8 @@ from tests.engine.driver import ChunkPolicy, make_sequence
 from tests.engine.reference import Reference, prompt
 from wire.sampling import SamplingParams, TokenLogprob
 
+pytestmark = pytest.mark.quick
+
 Runners = Callable[[str], Runner]
 References = Callable[[str], Reference]
 SCORED = SamplingParams(max_tokens=3, temperature=0.0, ignore_eos=True, prompt_logprobs=2)

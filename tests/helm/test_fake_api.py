@@ -11,6 +11,8 @@ from tests.helm.documents import Document
 from tests.helm.fake_api.kinds import KINDS
 from tests.helm.fake_api.store import Refused, Store
 
+pytestmark = pytest.mark.quick
+
 POD = {"containers": [{"name": "one", "image": "one:1"}]}
 TEMPLATE = {"metadata": {"labels": {"app": "one"}}, "spec": POD}
 JOB_TEMPLATE = {**TEMPLATE, "spec": {**POD, "restartPolicy": "Never"}}
