@@ -138,7 +138,7 @@ async def never_ending(worker: FakeWorker, submit: Submit) -> None:
     while True:
         worker.send(Step(outputs=(output(submit.leg, position, 100),)))
         position += 100
-        await asyncio.sleep(0)
+        await asyncio.sleep(0.001)  # or gRPC's thread has no turn on a busy machine
 
 
 async def a_stage_without_end(start_stage: StartStage, **settings: int) -> tuple[Stage, FakeWorker]:
