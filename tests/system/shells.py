@@ -21,8 +21,11 @@ LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F"}
 """127.0.0.1 in /proc/net/tcp and tcp6."""
 
 
-FREE_PORTS = iter(range(20_000 + os.getpid() % 10_000, 32_000))
-"""Below those that the kernel gives to whoever asks for any."""
+PROCESS = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+"""Which of the processes that run tests beside each other this is."""
+FIRST_PORT = 16_000 + 4_000 * (PROCESS % 4)
+FREE_PORTS = iter(range(FIRST_PORT + os.getpid() % 2_000, FIRST_PORT + 4_000))
+"""Below those that the kernel gives to whoever asks for any; no other process has the same."""
 
 
 def a_free_port() -> int:
