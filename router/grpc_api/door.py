@@ -18,7 +18,13 @@ from router.access.gate import Gate
 from router.conductor import Conductor
 from router.config import RouterConfig
 from router.draft_checks import SPLIT_HEADER
-from router.errors import Internal, InvalidRequest, RouterError, depth_is_the_clients
+from router.errors import (
+    Internal,
+    InvalidRequest,
+    NotRead,
+    RouterError,
+    depth_is_the_clients,
+)
 from router.grpc_api.gate import GrpcGate, connection_options
 from router.grpc_api.requests import draft_from, prompt_from
 from router.grpc_api.responses import Responses
@@ -102,11 +108,15 @@ class _Servicer:
             counted.model = model.name
             responses = Responses(request, draft.request_id, draft.prompt, model.tokenizer)
             way, interval = GrpcWay(context, responses), request.stream_interval
-            async with self._conductor.unread.reader() as client:
-                deltas = self._conductor.generate(
-                    draft, way=None if interval > 1 else way, client=client
-                )
-                await _stream(paced(deltas, interval) if interval > 1 else deltas, way)
+            try:
+                async with self._conductor.unread.reader() as client:
+                    deltas = self._conductor.generate(
+                        draft, way=None if interval > 1 else way, client=client
+                    )
+                    await _stream(paced(deltas, interval) if interval > 1 else deltas, way)
+            except NotRead:
+                await way.headers()
+                raise
 
     async def tokenize(
         self, request: pb.TokenizeRequest | None, context: grpc.aio.ServicerContext

@@ -31,17 +31,31 @@ class GrpcWay:
         self._go_on(self._context.write(self._responses.response(delta)))
 
     async def write(self, delta: Delta) -> None:
-        """When all before it has left. Raises what ended an earlier write."""
+        """When all before it has left. Raises what ended an earlier write.
+
+        The write goes on when whoever waits here is cancelled: gRPC would forget that it has sent a
+        call's headers, send them again with the status, and end the call never.
+        """
         await self.rest()
-        if self._failure is not None:
-            raise self._failure
-        await self._context.write(self._responses.response(delta))
+        self._check()
+        self._go_on(self._context.write(self._responses.response(delta)))
+        await self.rest()
+        self._check()
         self._begun = True
+
+    async def headers(self) -> None:
+        """Until they have been sent, if they are on their way."""
+        if not self._begun:
+            await self.rest()
 
     async def rest(self) -> None:
         """Until nothing is being written."""
         while self._waits_for is not None:
             await asyncio.wait([self._waits_for])  # it is not cancelled with whoever waits here
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise self._failure
 
     def _go_on(self, writing: Coroutine[Any, Any, None]) -> None:
         """To the next point where this write waits, as its task would if it had one."""

@@ -25,6 +25,7 @@ from cluster.stop_signal import (
 @pytest.fixture(autouse=True)
 def handlers_as_they_were() -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # these tests may themselves run under nohup
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
