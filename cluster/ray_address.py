@@ -30,11 +30,14 @@ def ray_address(config: ClusterConfig) -> str | None:
     return config.ray.address or os.environ.get("RAY_ADDRESS")
 
 
-def check_that_ray_answers(address: str, answer_s: float = ANSWER_S) -> None:
-    """Raises StartFailed within twice `answer_s`; Ray itself would try for minutes, deaf to
-    Ctrl-C."""
+def check_that_ray_answers(address: str, answer_s: float = ANSWER_S) -> bool:
+    """Whether it may want a token: False when it answers without one.
+
+    A driver that shows a token to a Ray without them is not heard by it, and loses its actors.
+    Raises StartFailed within twice `answer_s`; Ray itself would try for minutes, deaf to Ctrl-C.
+    """
     if address in ELSEWHERE:
-        return
+        return True
     try:
         host, port = split_address(address.removeprefix(CLIENT_SCHEME))
     except ValueError as error:
@@ -47,20 +50,24 @@ def check_that_ray_answers(address: str, answer_s: float = ANSWER_S) -> None:
             f"no Ray answers at {address} ({cause}): start one there with `ray start --head`, give "
             "another --ray-address, or leave it out for one of this machine's own"
         ) from error
-    if os.environ.get("RAY_USE_TLS", "0") == "0" and not _is_ray(address, answer_s):
+    if os.environ.get("RAY_USE_TLS", "0") != "0":
+        return True
+    code = _code_of(address, answer_s)
+    if code in NO_RAY:
         raise StartFailed(
             f"what listens at {address} is no Ray: give the address that `ray start --head` "
             "printed, whose port is 6379 unless it was told another"
         )
+    return code is not grpc.StatusCode.OK
 
 
-def _is_ray(address: str, answer_s: float) -> bool:
-    """A head has this method, also for those to whom it does not answer without a token."""
+def _code_of(address: str, answer_s: float) -> grpc.StatusCode:
+    """What a head says to a method of its own, asked without a token."""
     method = CLIENT_METHOD if address.startswith(CLIENT_SCHEME) else HEAD_METHOD
     target = address.removeprefix(CLIENT_SCHEME)
     with grpc.insecure_channel(target, options=[("grpc.enable_http_proxy", 0)]) as channel:
         try:
             channel.unary_unary(method)(b"", timeout=answer_s)
         except grpc.RpcError as error:
-            return error.code() not in NO_RAY
-    return True
+            return error.code()
+    return grpc.StatusCode.OK

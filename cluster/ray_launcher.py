@@ -28,7 +28,7 @@ from cluster.launcher import ROUTER_START_S
 from cluster.light_ray import start_light_ray
 from cluster.placement import Node, Placed, home_again, ranked
 from cluster.pools import Pool
-from cluster.ray_address import ray_address
+from cluster.ray_address import check_that_ray_answers, ray_address
 from cluster.ray_processes import RayRouter, RayWorker, first_line
 from cluster.ray_rooms import Room, Rooms, nodes
 from cluster.shadowing import ROOT
@@ -160,7 +160,8 @@ class RayLauncher:
         try:
             if address is not None:
                 logging.getLogger("ray").setLevel(logging.ERROR)
-                maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+                if check_that_ray_answers(address):
+                    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
                 with self._import_directory():
                     call_interruptibly(lambda: ray.init(address=address, **options))
                 self._name_actor = claim(self._config.name)

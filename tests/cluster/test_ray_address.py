@@ -36,23 +36,31 @@ def test_what_is_no_address_is_said_without_asking_anybody(address: str) -> None
         check_that_ray_answers(address)
 
 
-def test_a_head_is_known_by_a_method_also_if_it_asks_for_a_token() -> None:
-    def refuse(request: bytes, context: grpc.ServicerContext) -> bytes:
-        context.abort(grpc.StatusCode.UNAUTHENTICATED, "a token is needed")
+class Head(grpc.GenericRpcHandler):  # type: ignore[misc]
+    """Knows the method of a head, and asks for a token or not."""
+
+    def __init__(self, *, asks: bool) -> None:
+        self._asks = asks
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+        known = details.method == HEAD_METHOD
+        return grpc.unary_unary_rpc_method_handler(self._answer) if known else None
+
+    def _answer(self, request: bytes, context: grpc.ServicerContext) -> bytes:
+        if self._asks:
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, "a token is needed")
         return b""
 
-    class Head(grpc.GenericRpcHandler):  # type: ignore[misc]
-        def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
-            known = details.method == HEAD_METHOD
-            return grpc.unary_unary_rpc_method_handler(refuse) if known else None
 
+@pytest.mark.parametrize("asks", [True, False])
+def test_a_head_is_known_by_a_method_and_may_want_a_token(asks: bool) -> None:
     server = grpc.server(ThreadPoolExecutor(1))
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     with pytest.raises(StartFailed, match="is no Ray"):
         check_that_ray_answers(f"127.0.0.1:{port}")
-    server.add_generic_rpc_handlers((Head(),))
-    check_that_ray_answers(f"127.0.0.1:{port}")
+    server.add_generic_rpc_handlers((Head(asks=asks),))
+    assert check_that_ray_answers(f"127.0.0.1:{port}") is asks
     server.stop(None).wait()
 
 
