@@ -23,6 +23,7 @@ import httpx2
 import pytest
 import yaml
 
+from cluster.bundled import BUNDLED_MODEL
 from engine.arithmetic import next_token
 from tests.system import namespaces
 from tests.system.clusters import a_request, answer
@@ -99,6 +100,8 @@ def settings(folder: Path) -> str:
     """One worker on each host, and a router beside each that prefills."""
     pool = {"replicas": 2, "placement": "one_per_node"}
     tree = {
+        # Not the one that Ray uploads: these hosts share the folder into which each unpacks it.
+        "model": str(BUNDLED_MODEL),
         "worker": WORKER,
         "prefill": {**pool, "labels": {"pool": "prefill"}, "worker": {"stamp": 1}},
         "decode": {**pool, "labels": {"pool": "decode"}, "worker": {"stamp": 2}},
