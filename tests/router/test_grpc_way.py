@@ -132,3 +132,20 @@ async def test_what_cannot_be_written_is_told_at_once(
     with pytest.raises(RuntimeError, match="for the test"):
         way.take(delta("second"))
     assert way.ready(), "nothing is being written"
+
+
+async def test_a_write_goes_on_without_whoever_waited_for_it(
+    way: GrpcWay, context: Context
+) -> None:
+    """Cancelled, it would leave gRPC without knowing that the call's headers have been sent."""
+    writing = asyncio.create_task(way.write(delta("first")))
+    await asyncio.sleep(0)
+    writing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await writing
+    assert not context.waiting[0].cancelled()
+    sent = asyncio.create_task(way.headers())
+    await asyncio.sleep(0)
+    assert not sent.done()
+    context.let_go()
+    await sent
