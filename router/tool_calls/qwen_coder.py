@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from grammar.json_schema.references import resolved
 from router.tool_calls.enforced import Tool
 from router.tool_calls.scanner import CallScanner, DrawId, draw_call_id
 
@@ -157,18 +158,7 @@ def properties_of(tool: Tool) -> Mapping[str, Any]:
     properties = schema.get("properties")
     if not isinstance(properties, Mapping):
         return {}
-    return {key: _resolved(wanted, schema) for key, wanted in properties.items()}
-
-
-def _resolved(wanted: Any, schema: Mapping[str, Any]) -> Any:
-    """As it is where it refers to nothing, or to what is not there."""
-    reference = wanted.get("$ref") if isinstance(wanted, Mapping) else None
-    if not isinstance(reference, str) or not reference.startswith("#/"):
-        return wanted
-    found: Any = schema
-    for key in reference[2:].split("/"):
-        found = found.get(key) if isinstance(found, Mapping) else None
-    return wanted if found is None else found
+    return {key: resolved(wanted, schema) for key, wanted in properties.items()}
 
 
 def _num_of_end(text: str) -> int:
