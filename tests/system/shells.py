@@ -23,9 +23,10 @@ LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F"}
 
 PROCESS = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 """Which of the processes that run tests beside each other this is."""
-FIRST_PORT = 16_000 + 4_000 * (PROCESS % 4)
-FREE_PORTS = iter(range(FIRST_PORT + os.getpid() % 2_000, FIRST_PORT + 4_000))
-"""Below those that the kernel gives to whoever asks for any; no other process has the same."""
+FIRST_PORT = 20_000 + 3_000 * (PROCESS % 4)
+FREE_PORTS = iter(range(FIRST_PORT + os.getpid() % 2_000, FIRST_PORT + 3_000))
+"""Above those of Ray's workers and below those that the kernel gives to whoever asks for any; no
+other process has the same."""
 
 
 def a_free_port() -> int:
@@ -91,14 +92,20 @@ class Shell:
 def ray_head(arguments: Callable[[], list[str]], environment: dict[str, str]) -> Shell:
     """Started anew when Ray's own processes did not find each other in the 30 s that it gives
     them; `arguments` gives those of each attempt, which may need other ports."""
+
+    def start() -> Shell:
+        # Ray's default is a port that the kernel may have given to any connection. A job agent
+        # that finds it taken lives on without its server, and no job can be submitted.
+        return Shell([*arguments(), f"--dashboard-agent-listen-port={a_free_port()}"], environment)
+
     for _ in range(ATTEMPTS - 1):
-        head = Shell(arguments(), environment)
+        head = start()
         try:
             head.line_with("Ray runtime started")
             return head
         except AssertionError:
             head.end(signal.SIGKILL)
-    head = Shell(arguments(), environment)
+    head = start()
     head.line_with("Ray runtime started")
     return head
 
