@@ -17,11 +17,12 @@ test: .venv/.develops       ## what a change can break from day to day, the quic
 test-all: test              ## and what takes its time: explorations, every fault, Ray on four hosts
 	$(PYTEST) -m long
 
-lint: .venv/.develops       ## style, types, import contracts
+lint: .venv/.develops       ## style, types, import contracts, structure
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tools.structure
 
 check: lint test-all
 

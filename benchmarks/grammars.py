@@ -20,15 +20,15 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from benchmarks.engine.ours import Cost, median_cost, timed_cost
 from cluster.bundled import BUNDLED_MODEL
 from decode_worker.scheduler import DecodePolicy
-from engine.blocks import BlockPool
+from engine.cache.block_pool import BlockPool
 from engine.engine import Engine
 from engine.grammar.grammars import Grammars
 from engine.grammar.masks import apply_masks
+from engine.runners.torch_loading import load_torch_runner
 from engine.sequence import Sequence
-from engine.torch_loading import load_torch_runner
 from grammar.compiler import compile_grammar
 from grammar.vocabulary import Vocabulary, read_vocabulary
-from wire.identity import Leg
+from wire.identity import AttemptId
 from wire.sampling import Grammar, GrammarKind, SamplingParams
 
 VOCAB_SIZE = 128_000
@@ -128,7 +128,7 @@ def an_engine(batch: int, grammar: Grammar | None) -> Engine:
 
 def a_sequence(name: str, grammar: Grammar | None) -> Sequence:
     sampling = SamplingParams(max_tokens=400, seed=len(name), ignore_eos=True, grammar=grammar)
-    return Sequence(Leg(name), list(range(10, 50)), sampling)
+    return Sequence(AttemptId(name), list(range(10, 50)), sampling)
 
 
 def tell(name: str, action: Callable[[], object]) -> None:

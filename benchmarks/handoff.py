@@ -21,7 +21,7 @@ from cluster.config import load_config
 from cluster.process_launcher import ProcessLauncher
 from cluster.running import RunningCluster, running
 from runtime.session import OpenedSession, Session, open_session
-from wire.identity import Leg
+from wire.identity import AttemptId
 from wire.messages import Destination, Handed, Hello, Prefilled, Released, Submit
 from wire.sampling import SamplingParams
 
@@ -85,11 +85,13 @@ async def control_s(decode: OpenedSession) -> list[Spent]:
         turns.append(await source.one_turn(number))
     source.close()
     return [
-        Spent("offer to accepted, no data", [sum(leg) for leg in cached]),
+        Spent("offer to accepted, no data", [sum(attempt_id) for attempt_id in cached]),
         Spent("  offer to grant", [granted for granted, _ in cached]),
         Spent("  commit to accepted", [accepted for _, accepted in cached]),
-        Spent("the same with a sequence to go on with", [sum(leg) for leg in sequences]),
-        Spent("there and back: an unknown leg's commit", turns),
+        Spent(
+            "the same with a sequence to go on with", [sum(attempt_id) for attempt_id in sequences]
+        ),
+        Spent("there and back: an unknown attempt's commit", turns),
     ]
 
 
@@ -114,7 +116,7 @@ async def handoff_s(prefill: OpenedSession, decode: OpenedSession) -> list[Spent
 def a_submit(number: int, destination: Destination) -> Submit:
     tokens = tuple((number * 16 + i) % 2048 for i in range(16))
     return Submit(
-        leg=Leg(f"bench-{number}"),
+        attempt_id=AttemptId(f"bench-{number}"),
         tokens=tokens,
         num_prompt=len(tokens),
         sampling=SamplingParams(max_tokens=2),

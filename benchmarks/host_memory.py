@@ -18,13 +18,13 @@ import typer
 from benchmarks.checkpoints import SHAPES, directory_of
 from cluster.bundled import BUNDLED_MODEL
 from decode_worker.scheduler import DecodePolicy
-from engine.blocks import BlockPool
+from engine.cache.block_pool import BlockPool
 from engine.engine import Engine
+from engine.runners.torch_loading import load_torch_runner
 from engine.sequence import Sequence
-from engine.torch_loading import load_torch_runner
-from wire.identity import Leg
+from wire.identity import AttemptId
 from wire.sampling import SamplingParams
-from worker.host_memory import make_host_tier
+from worker.build import make_host_tier
 
 NUM_PROMPTS = 8
 CACHED_PROMPTS = 4.8
@@ -60,7 +60,7 @@ class Bench:
     def _ask(self, prompt: list[int]) -> float:
         self._num_asked += 1
         sampling = SamplingParams(max_tokens=8, temperature=0.0, ignore_eos=True)
-        sequence = Sequence(Leg(str(self._num_asked)), list(prompt), sampling)
+        sequence = Sequence(AttemptId(str(self._num_asked)), list(prompt), sampling)
         started = time.perf_counter()
         self._engine.add(sequence)
         while sequence.num_output == 0:

@@ -12,9 +12,9 @@ from multiprocessing.connection import Connection
 import numpy as np
 import numpy.typing as npt
 
-from kv_transfer.nixl_link import NixlLink
-from kv_transfer.region import CacheRegion
-from kv_transfer.transport import Transfer
+from kv_transfer.layout.region import CacheRegion
+from kv_transfer.transports.nixl.nixl_link import NixlLink
+from kv_transfer.transports.transport import PostedTransfer
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -99,6 +99,6 @@ def connected(
     link.close()
 
 
-def finish(transfer: Transfer) -> None:
+def finish(transfer: PostedTransfer) -> None:
     while not transfer.done():
         pass

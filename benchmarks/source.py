@@ -7,8 +7,8 @@ from typing import Self
 
 from runtime.session import OpenedSession, open_session
 from wire.handoff import Accepted, Commit, Ends, Grant, Offer, Stale
-from wire.identity import Leg, WorkerRef, draw_incarnation
-from wire.messages import Handed, Hello, Message, Step, Submit
+from wire.identity import AttemptId, WorkerRef, draw_incarnation
+from wire.messages import Handed, Hello, Message, StepOutputs, Submit
 from wire.sampling import SamplingParams
 
 TIMEOUT_S = 10.0
@@ -37,16 +37,19 @@ class FakeSource:
 
     async def fill_cache(self) -> None:
         """The worker serves the prompt, and keeps its blocks."""
-        leg = Leg("bench-first")
+        attempt_id = AttemptId("bench-first")
         sampling = SamplingParams(max_tokens=1)
         submit = Submit(
-            leg=leg, tokens=self._tokens, num_prompt=len(self._tokens), sampling=sampling
+            attempt_id=attempt_id,
+            tokens=self._tokens,
+            num_prompt=len(self._tokens),
+            sampling=sampling,
         )
         self._router.session.send(submit)
-        await self._finished(leg)
+        await self._finished(attempt_id)
 
     async def hand_over(self, number: int, *, prefix_only: bool = False) -> tuple[float, float]:
-        """Seconds until the grant and from there until the verdict, of a leg with no pages."""
+        """Seconds until the grant and from there until the verdict, of an attempt with no pages."""
         offer = self._offer(number, prefix_only)
         started = time.perf_counter()
         self._opened.session.send(offer)
@@ -58,12 +61,12 @@ class FakeSource:
         accepted = await self._opened.session.receive()
         ended = time.perf_counter()
         assert isinstance(accepted, Accepted), accepted
-        await (self._handed() if prefix_only else self._finished(offer.leg))
+        await (self._handed() if prefix_only else self._finished(offer.attempt_id))
         return granted - started, ended - granted
 
     async def one_turn(self, number: int) -> float:
         """Seconds until the worker's step loop has answered a message that means nothing."""
-        ends = self._ends(Leg(f"bench-unknown-{number}"))
+        ends = self._ends(AttemptId(f"bench-unknown-{number}"))
         started = time.perf_counter()
         self._opened.session.send(self._commit(ends, 0))
         answer = await self._opened.session.receive()
@@ -77,7 +80,7 @@ class FakeSource:
     def _offer(self, number: int, prefix_only: bool) -> Offer:
         card = self._opened.card
         return Offer(
-            **self._ends(Leg(f"bench-{'prefix' if prefix_only else 'sequence'}-{number}")),
+            **self._ends(AttemptId(f"bench-{'prefix' if prefix_only else 'sequence'}-{number}")),
             tokens=self._tokens,
             max_tokens=len(self._tokens) + 2,
             layout=card.layout,
@@ -97,12 +100,12 @@ class FakeSource:
             checksum=0,
         )
 
-    def _ends(self, leg: Leg) -> Ends:
-        return {"leg": leg, "source": self._ref, "destination": self._opened.card.ref}
+    def _ends(self, attempt_id: AttemptId) -> Ends:
+        return {"attempt_id": attempt_id, "source": self._ref, "destination": self._opened.card.ref}
 
-    async def _finished(self, leg: Leg) -> None:
-        """The sequence has ended, so that the next leg meets an idle worker."""
-        while not _ends_leg(await self._router.session.receive(), leg):
+    async def _finished(self, attempt_id: AttemptId) -> None:
+        """The sequence has ended, so that the next attempt meets an idle worker."""
+        while not _ends_leg(await self._router.session.receive(), attempt_id):
             pass
 
     async def _handed(self) -> None:
@@ -110,7 +113,9 @@ class FakeSource:
             pass
 
 
-def _ends_leg(message: Message, leg: Leg) -> bool:
-    if not isinstance(message, Step):
+def _ends_leg(message: Message, attempt_id: AttemptId) -> bool:
+    if not isinstance(message, StepOutputs):
         return False
-    return any(output.leg == leg and output.finish is not None for output in message.outputs)
+    return any(
+        output.attempt_id == attempt_id and output.finish is not None for output in message.outputs
+    )

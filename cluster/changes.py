@@ -12,8 +12,8 @@ from collections.abc import Callable, Collection, Sequence
 import msgspec
 
 from cluster.config import ClusterConfig
-from cluster.pools import Pool
-from router.config import ModelConfig, RouterConfig
+from cluster.pools import PoolConfig
+from router.config import RouterConfig, ServedModelConfig
 
 SameText = Callable[[str, str], bool]
 """Whether two model directories turn text into the same tokens."""
@@ -47,7 +47,7 @@ class HeldPlace(msgspec.Struct, frozen=True, kw_only=True):
     """Its worker is ready; not while it loads, or is dead."""
 
 
-class Step(msgspec.Struct, frozen=True, kw_only=True):
+class RollingStep(msgspec.Struct, frozen=True, kw_only=True):
     start: tuple[str, ...] = ()
     drain: tuple[str, ...] = ()
 
@@ -66,16 +66,18 @@ def difference(
     )
 
 
-def needs_replacing(running: Pool, wanted: Pool) -> bool:
+def needs_replacing(running: PoolConfig, wanted: PoolConfig) -> bool:
     """A worker with the settings of `running` has to be started anew to have those of `wanted`."""
     return any(
         getattr(running, name) != getattr(wanted, name)
-        for name in Pool.__struct_fields__
+        for name in PoolConfig.__struct_fields__
         if name not in OF_THE_POOL
     )
 
 
-def next_step(wanted: Sequence[str], held: Sequence[HeldPlace], leaving: Collection[str]) -> Step:
+def next_step(
+    wanted: Sequence[str], held: Sequence[HeldPlace], leaving: Collection[str]
+) -> RollingStep:
     """`leaving` are draining; a place is free for another worker when the former has left it.
 
     Workers with other settings than wanted are replaced one at a time, while all others serve;
@@ -88,10 +90,10 @@ def next_step(wanted: Sequence[str], held: Sequence[HeldPlace], leaving: Collect
     idle = [place.name for place in outdated if not place.serves]
     quiet = not (start or leaving or unwanted) and all(place.serves for place in held)
     first = [place.name for place in outdated[:1]] if quiet else []
-    return Step(start=start, drain=(*unwanted, *idle, *first))
+    return RollingStep(start=start, drain=(*unwanted, *idle, *first))
 
 
-def _workers(config: ClusterConfig) -> dict[str, Pool]:
+def _workers(config: ClusterConfig) -> dict[str, PoolConfig]:
     """By name, in the order in which they start."""
     return {f"{pool.name}-{index}": pool for pool, index in config.workers()}
 
@@ -133,7 +135,7 @@ def _router_refusals(old: RouterConfig, new: RouterConfig, same_text: SameText) 
     return refused
 
 
-def _same_for_routers(one: ModelConfig | None, other: ModelConfig | None) -> bool:
+def _same_for_routers(one: ServedModelConfig | None, other: ServedModelConfig | None) -> bool:
     """Apart from the directory: weights are exchanged under routers that go on."""
     if one is None or other is None:
         return False

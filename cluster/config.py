@@ -12,9 +12,9 @@ import yaml
 from cluster.errors import BadConfig
 from cluster.hub import find_model
 from cluster.key_errors import explain_key_error, name_origin
-from cluster.pools import MODEL_KEYS, POOL_KEYS, Pool, compose_models, compose_pools, mapping
+from cluster.pools import MODEL_KEYS, POOL_KEYS, PoolConfig, compose_models, compose_pools, mapping
 from cluster.ray_config import RayConfig, check_name, check_nodes
-from router.config import ModelConfig, RouterConfig
+from router.config import RouterConfig, ServedModelConfig
 from runtime.tls import MutualTls
 from worker.config import RunnerKind, WorkerConfig
 
@@ -44,8 +44,8 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     num_routers: int = 1
     """Router processes on one machine, behind the same ports: more requests than one core can
     serve. Connections are shared out among them, so clients of gRPC want several each.
-    0 where routers run elsewhere, as `worker.routers` says."""
-    pools: tuple[Pool, ...] = ()
+    0 where routers run elsewhere, as `worker.sessions.routers` says."""
+    pools: tuple[PoolConfig, ...] = ()
     ray: RayConfig = RayConfig()
     """Unused with `--without-ray`."""
     start_timeout_s: float = 600.0
@@ -55,18 +55,18 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     says otherwise for its own."""
 
     @property
-    def models(self) -> dict[str, ModelConfig]:
+    def models(self) -> dict[str, ServedModelConfig]:
         """By name."""
         return self.router.models
 
-    def pool(self, name: str) -> Pool:
+    def pool(self, name: str) -> PoolConfig:
         """Raises KeyError."""
         return {pool.name: pool for pool in self.pools}[name]
 
-    def pools_of(self, model: str) -> list[Pool]:
+    def pools_of(self, model: str) -> list[PoolConfig]:
         return [pool for pool in self.pools if pool.model == model]
 
-    def workers(self) -> list[tuple[Pool, int]]:
+    def workers(self) -> list[tuple[PoolConfig, int]]:
         """In the order in which they start: all pools grow evenly, so that each finds room near
         the others."""
         all_of_them = [(pool, index) for pool in self.pools for index in range(pool.replicas)]
@@ -171,7 +171,7 @@ def _first_name(node: dict[str, Any], key: str) -> tuple[str, str, str]:
     return name, ".", key[len(name) + 1 :]
 
 
-def _compose(tree: dict[str, Any], models: dict[str, ModelConfig]) -> dict[str, Any]:
+def _compose(tree: dict[str, Any], models: dict[str, ServedModelConfig]) -> dict[str, Any]:
     """Give the routers what is said once; returns what of it is for every worker."""
     router = mapping(tree, "router")
     if "models" in router:
@@ -209,7 +209,7 @@ def _check(config: ClusterConfig) -> None:
         _check_model(config, model)
 
 
-def _check_pool(pool: Pool) -> None:
+def _check_pool(pool: PoolConfig) -> None:
     if not 0 <= pool.replicas <= MAX_WORKERS:
         raise BadConfig(f"{pool.keys}.replicas is {pool.replicas}, must be 0 to {MAX_WORKERS}")
     if pool.num_cpus < 0 or pool.num_gpus < 0:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from cluster.config import ClusterConfig
 from cluster.placement import Demand, Pairing
-from cluster.pools import ROUTER, Pool
+from cluster.pools import ROUTER, PoolConfig
 
 ACCELERATOR_SHARE = 0.001
 NOTHING = {"CPU": 0.001}
 """A bundle must have something in it."""
 
 
-def worker_demand(pool: Pool) -> Demand:
+def worker_demand(pool: PoolConfig) -> Demand:
     """One bundle: Ray never divides it among nodes, so a worker's GPUs are all on one."""
     bundle = {"CPU": pool.num_cpus, "GPU": pool.num_gpus, **pool.resources}
     if pool.accelerator_type is not None:

@@ -7,9 +7,8 @@ from typing import Protocol
 import msgspec
 
 from cluster.config import ClusterConfig
-from cluster.pools import Pool
-from router.addresses import RouterAddresses
-from router.config import RouterConfig
+from cluster.pools import PoolConfig
+from router.config import RouterAddresses, RouterConfig
 from worker.config import WorkerConfig
 
 ROUTER_START_S = 300.0
@@ -76,7 +75,7 @@ class Launcher(Protocol):
         """Returns when it is known where workers find it."""
         ...
 
-    def start_worker(self, pool: Pool, name: str, config: WorkerConfig) -> RunningWorker:
+    def start_worker(self, pool: PoolConfig, name: str, config: WorkerConfig) -> RunningWorker:
         """Of this pool, with the pool's `worker` settings made its own."""
         ...
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cluster.labels import matches
-from cluster.ray_config import Placement
+from cluster.ray_config import PlacementRule
 
 Amounts = Mapping[str, float]
 ROUNDING = 1e-6
@@ -35,7 +35,7 @@ class Demand:
     kind: str
     bundle: Amounts
     labels: Mapping[str, str] = field(default_factory=dict)
-    placement: Placement = Placement.PACK
+    placement: PlacementRule = PlacementRule.PACK
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ def ranked(
     home: str | None = None,
 ) -> list[Node]:
     """The nodes that have room for it, best first. Among equals the node `home` is the best."""
-    rooms = _Rooms(nodes, placed)
+    rooms = _FreeNodes(nodes, placed)
     open_nodes = [node for node in nodes if _may(demand, node, placed) and rooms.fit(demand, node)]
     paired = pairing if pairing is not None and demand.kind in pairing.shares else None
 
@@ -88,7 +88,7 @@ def home_again(former: Node, nodes: Sequence[Node]) -> Node | None:
 
 def shut_out(demand: Demand, placed: Sequence[Placed]) -> list[str]:
     """Nodes on which there may be no other of this kind."""
-    if demand.placement is not Placement.ONE_PER_NODE:
+    if demand.placement is not PlacementRule.ONE_PER_NODE:
         return []
     return [it.node_id for it in placed if it.demand.kind == demand.kind]
 
@@ -97,7 +97,7 @@ def _may(demand: Demand, node: Node, placed: Sequence[Placed]) -> bool:
     return matches(demand.labels, node.labels) and node.node_id not in shut_out(demand, placed)
 
 
-class _Rooms:
+class _FreeNodes:
     """What is free, were Ray to know at once what this cluster has taken."""
 
     def __init__(self, nodes: Sequence[Node], placed: Sequence[Placed]) -> None:
@@ -127,13 +127,13 @@ class _Rooms:
 
 
 def _policy_key(
-    demand: Demand, node: Node, placed: Sequence[Placed], rooms: _Rooms
+    demand: Demand, node: Node, placed: Sequence[Placed], rooms: _FreeNodes
 ) -> tuple[float, ...]:
     """Smaller is better. GPUs are kept for those that want them."""
     here = [it for it in placed if it.node_id == node.node_id]
     of_kind = sum(it.demand.kind == demand.kind for it in here)
     wastes = node.total.get("GPU", 0.0) > 0 and not demand.bundle.get("GPU")
-    if demand.placement is Placement.PACK:
+    if demand.placement is PlacementRule.PACK:
         return (wastes, -len(here), rooms.left(demand, node))
     return (wastes, of_kind, len(here), -rooms.left(demand, node))
 
@@ -143,7 +143,7 @@ def _distance(
     node: Node,
     nodes: Sequence[Node],
     placed: Sequence[Placed],
-    rooms: _Rooms,
+    rooms: _FreeNodes,
     pairing: Pairing,
 ) -> tuple[float, ...]:
     """First where this kind lags most behind the others, then where they have room to follow."""

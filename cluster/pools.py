@@ -12,8 +12,8 @@ from cluster.bundled import BUNDLED_MODEL, BUNDLED_WORKER
 from cluster.errors import BadConfig
 from cluster.hub import served_name
 from cluster.key_errors import explain_key_error
-from cluster.ray_config import Placement
-from router.config import ModelConfig
+from cluster.ray_config import PlacementRule
+from router.config import ServedModelConfig
 from wire.identity import Role
 from worker.config import WorkerConfig
 
@@ -49,13 +49,13 @@ class PoolSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     labels: dict[str, str] = {}
     """What a node's labels must be, in Ray's words: {"rack": "r1"}, "!r1", "in(r1, r2)",
     "!in(r1, r2)"."""
-    placement: Placement = Placement.PACK
+    placement: PlacementRule = PlacementRule.PACK
     """How the workers share the nodes that have room for them."""
     worker: WorkerConfig
     """Over the settings of all pools."""
 
 
-class Pool(PoolSettings, frozen=True, kw_only=True):
+class PoolConfig(PoolSettings, frozen=True, kw_only=True):
     """One pool. Its workers are called NAME-0, NAME-1, …"""
 
     name: str
@@ -64,13 +64,13 @@ class Pool(PoolSettings, frozen=True, kw_only=True):
     model: str
 
 
-def compose_models(tree: dict[str, Any]) -> dict[str, ModelConfig]:
+def compose_models(tree: dict[str, Any]) -> dict[str, ServedModelConfig]:
     """Takes `model` and `model_name`, or `models`, out of the tree. Raises BadConfig."""
     short = {key: tree.pop(key) for key in ("model", "model_name") if tree.get(key) is not None}
     if tree.get("models") is None:
         tree.pop("models", None)
         path = str(short.get("model", BUNDLED_MODEL))
-        return {str(short.get("model_name") or served_name(path)): ModelConfig(path=path)}
+        return {str(short.get("model_name") or served_name(path)): ServedModelConfig(path=path)}
     if short:
         raise BadConfig(f"{' and '.join(short)}: models names all of them already, leave one out")
     written = mapping(tree, "models")
@@ -81,8 +81,8 @@ def compose_models(tree: dict[str, Any]) -> dict[str, ModelConfig]:
 
 
 def compose_pools(
-    tree: dict[str, Any], models: Mapping[str, ModelConfig], defaults: Mapping[str, Any]
-) -> tuple[Pool, ...]:
+    tree: dict[str, Any], models: Mapping[str, ServedModelConfig], defaults: Mapping[str, Any]
+) -> tuple[PoolConfig, ...]:
     """From POOL_KEYS of the tree. The settings of a worker are, the later the stronger: `defaults`,
     `worker`, the pool's own. Raises BadConfig."""
     shared = mapping(tree, "worker")
@@ -102,15 +102,15 @@ def mapping(tree: dict[str, Any], key: str, keys: str | None = None) -> dict[str
     return value
 
 
-def _model(name: str, value: Any) -> ModelConfig:
+def _model(name: str, value: Any) -> ServedModelConfig:
     """A directory alone, or settings of which it is one."""
     return decode(
-        {"path": value} if isinstance(value, str) else value, ModelConfig, f"models.{name}"
+        {"path": value} if isinstance(value, str) else value, ServedModelConfig, f"models.{name}"
     )
 
 
 def _written_pools(
-    tree: dict[str, Any], models: Mapping[str, ModelConfig]
+    tree: dict[str, Any], models: Mapping[str, ServedModelConfig]
 ) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Name, where it stands, and what it says."""
     short = [key for key in SHORT_FORM if key in tree]
@@ -131,9 +131,9 @@ def _pool(
     name: Any,
     keys: str,
     written: Mapping[str, Any],
-    models: Mapping[str, ModelConfig],
+    models: Mapping[str, ServedModelConfig],
     shared: Mapping[str, Any],
-) -> Pool:
+) -> PoolConfig:
     if not isinstance(name, str) or not _POOL_NAME.fullmatch(name) or name == ROUTER:
         text = f"must be 1 to 63 letters, digits and _ - between them, and not {ROUTER!r}"
         raise BadConfig(f"{keys}: the name of a pool {text}")
@@ -147,7 +147,7 @@ def _pool(
     fields = msgspec.structs.asdict(decoded)
     given = {key: fields[key] for key in settings}
     asked = {**fields, **_rank_shares(decoded.worker), **given}
-    return Pool(**{**asked, "name": name, "keys": keys, "model": model})
+    return PoolConfig(**{**asked, "name": name, "keys": keys, "model": model})
 
 
 def _rank_shares(worker: WorkerConfig) -> dict[str, float]:
@@ -160,7 +160,9 @@ def _rank_shares(worker: WorkerConfig) -> dict[str, float]:
     return {"num_cpus": num_ranks, "num_gpus": num_ranks if on_gpus else 0}
 
 
-def _model_of(settings: Mapping[str, Any], keys: str, models: Mapping[str, ModelConfig]) -> str:
+def _model_of(
+    settings: Mapping[str, Any], keys: str, models: Mapping[str, ServedModelConfig]
+) -> str:
     named = settings.get("model")
     if named is None and len(models) == 1:
         return next(iter(models))

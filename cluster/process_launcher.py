@@ -14,11 +14,10 @@ from cluster.config import ClusterConfig, at_home
 from cluster.errors import StartFailed
 from cluster.gpu_shares import GpuShares
 from cluster.launcher import ROUTER_START_S, WorkerStatus
-from cluster.pools import Pool
-from engine.cores import count_cores
-from engine.gpus import visible_gpus
-from router.addresses import RouterAddresses
-from router.config import RouterConfig
+from cluster.pools import PoolConfig
+from engine.device.cores import count_cores
+from engine.device.visible_gpus import visible_gpus
+from router.config import RouterAddresses, RouterConfig
 from runtime.address import LOOPBACK, join_address, reachable
 from runtime.listen import PortTaken, reserve_port
 from worker.config import WorkerConfig
@@ -107,7 +106,7 @@ class ProcessLauncher:
         fleet = join_address(reachable(config.host, LOOPBACK), port)
         return ChildRouter(child, fleet, reserved)
 
-    def start_worker(self, pool: Pool, name: str, config: WorkerConfig) -> ChildWorker:
+    def start_worker(self, pool: PoolConfig, name: str, config: WorkerConfig) -> ChildWorker:
         """Raises StartFailed where the machine lacks the GPUs that the pool asks for."""
         config = share_cores(at_home(config, LOOPBACK), count_cores())
         environment = {}

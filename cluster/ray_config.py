@@ -13,7 +13,7 @@ from cluster.errors import BadConfig
 from cluster.labels import is_selector
 
 
-class Placement(enum.Enum):
+class PlacementRule(enum.Enum):
     """How the processes of one kind share the nodes that have room for them."""
 
     PACK = "pack"
@@ -33,7 +33,7 @@ class RouterNodes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Custom Ray resources of each router, as {"name": amount}."""
     labels: dict[str, str] = {}
     """What a node's labels must be, as in a pool."""
-    placement: Placement = Placement.PACK
+    placement: PlacementRule = PlacementRule.PACK
     """How routers share the nodes."""
 
 

@@ -27,14 +27,13 @@ from cluster.interruptible import call_interruptibly
 from cluster.launcher import ROUTER_START_S
 from cluster.light_ray import start_light_ray
 from cluster.placement import Node, Placed, home_again, ranked
-from cluster.pools import Pool
+from cluster.pools import PoolConfig
 from cluster.ray_address import check_that_ray_answers, ray_address
+from cluster.ray_bundles import ReservedBundle, ReservedBundles, nodes
 from cluster.ray_processes import RayRouter, RayWorker, first_line
-from cluster.ray_rooms import Room, Rooms, nodes
 from cluster.shadowing import ROOT
 from cluster.shortage import explain
-from router.addresses import RouterAddresses
-from router.config import RouterConfig
+from router.config import RouterAddresses, RouterConfig
 from runtime.address import LOOPBACK
 from worker.config import WorkerConfig
 
@@ -47,7 +46,7 @@ class RayLauncher:
 
     def __init__(self, config: ClusterConfig) -> None:
         self._config = config
-        self._rooms = Rooms(config.name)
+        self._rooms = ReservedBundles(config.name)
         self._router_nodes: dict[str, Node] = {}
         self._connect()
 
@@ -81,12 +80,12 @@ class RayLauncher:
         self._router_nodes[name] = node
         return RayRouter(name, actor, msgspec.json.decode(answer, type=RouterAddresses))
 
-    def start_worker(self, pool: Pool, name: str, config: WorkerConfig) -> RayWorker:
+    def start_worker(self, pool: PoolConfig, name: str, config: WorkerConfig) -> RayWorker:
         threads = config.threads or max(1, int(pool.num_cpus))
         config = msgspec.structs.replace(self._at_home(config), threads=threads)
         settings = msgspec.json.encode(config)
 
-        def start(room: Room) -> Any:
+        def start(room: ReservedBundle) -> Any:
             actor = (
                 ray.remote(WorkerActor)
                 .options(

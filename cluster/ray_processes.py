@@ -11,8 +11,8 @@ import ray
 from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayActorError, RayError
 
 from cluster.launcher import WorkerStatus
-from cluster.ray_rooms import Room, Rooms
-from router.addresses import RouterAddresses
+from cluster.ray_bundles import ReservedBundle, ReservedBundles
+from router.config import RouterAddresses
 
 ANSWER_S = 1.0
 PATIENCE_S = 2.0
@@ -53,9 +53,9 @@ class RayWorker:
     def __init__(
         self,
         name: str,
-        rooms: Rooms,
-        room: Room,
-        start: Callable[[Room], Any],
+        rooms: ReservedBundles,
+        room: ReservedBundle,
+        start: Callable[[ReservedBundle], Any],
         place_timeout_s: float,
         keys: str,
     ) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import decode_worker.scheduler
 import prefill_worker.scheduler
-from engine.policy import Policy
+from engine.schedule.policy import Policy
 from wire.identity import Role
 from worker.config import WorkerConfig
 from worker.host import Worker

@@ -12,15 +12,14 @@ from pathlib import Path
 import msgspec
 
 from cluster.backoff import Backoff
-from cluster.changes import HeldPlace, Step, difference, needs_replacing, next_step
+from cluster.changes import HeldPlace, RollingStep, difference, needs_replacing, next_step
 from cluster.config import ClusterConfig, at_home
 from cluster.errors import StartFailed
 from cluster.launcher import Launcher, RunningWorker
-from cluster.places import NotStarted, RouterPlace, WorkerPlace
-from cluster.pools import Pool
+from cluster.pools import PoolConfig
+from cluster.process_slots import NotStarted, RouterSlot, WorkerSlot
 from router.access.exposure import warnings
-from router.addresses import RouterAddresses
-from router.config import RouterConfig
+from router.config import RouterAddresses, RouterConfig
 from runtime.address import split_address
 from runtime.tokenizer_hash import tokenizer_hash
 
@@ -48,9 +47,9 @@ class RunningCluster:
         self._launcher = launcher
         self._tell = tell
         self._clock = clock
-        self._routers: list[RouterPlace] = []
-        self._workers: list[WorkerPlace] = []
-        self._leaving: list[tuple[WorkerPlace, float]] = []
+        self._routers: list[RouterSlot] = []
+        self._workers: list[WorkerSlot] = []
+        self._leaving: list[tuple[WorkerSlot, float]] = []
         """Workers that drain while the cluster goes on, and until when."""
         self._num_starts: dict[str, int] = {}
         """How often a worker of each name was started, of those that are no more here."""
@@ -67,7 +66,7 @@ class RunningCluster:
             name = f"{pool.name}-{index}"
             worker = self._start_worker(pool, name, 1)
             backoff = Backoff(self._clock())
-            self._workers.append(WorkerPlace(name, backoff, pool=pool, worker=worker))
+            self._workers.append(WorkerSlot(name, backoff, pool=pool, worker=worker))
         for place in self._routers:
             self._tell_ready(place)
         self.wait_ready()
@@ -123,7 +122,7 @@ class RunningCluster:
         self._leaving = []
         for places in (self._routers, self._workers):
             processes = [
-                place.router if isinstance(place, RouterPlace) else place.worker
+                place.router if isinstance(place, RouterSlot) else place.worker
                 for place in places
                 if not place.empty
             ]
@@ -167,18 +166,18 @@ class RunningCluster:
             name = f"router-{index}"
             config = msgspec.structs.replace(config, admin_port=_nth_port(admin_port, index))
             router = self._launcher.start_router(name, config)
-            self._routers.append(RouterPlace(name, Backoff(self._clock()), router=router))
+            self._routers.append(RouterSlot(name, Backoff(self._clock()), router=router))
             if index + 1 < self.config.num_routers:
                 config = msgspec.structs.replace(
                     _at(config, router.addresses), fleet_port=0, join_ports=True
                 )
 
-    def _tell_ready(self, place: RouterPlace) -> None:
+    def _tell_ready(self, place: RouterSlot) -> None:
         at = place.router.addresses
         admin = "" if at.admin is None else f"   admin {at.admin}"
         self._tell(f"{place.name}   ready   grpc {at.grpc}   http {at.http}{admin}")
 
-    def _watch_router(self, place: RouterPlace) -> None:
+    def _watch_router(self, place: RouterSlot) -> None:
         """Another one listens where the dead one did: clients and workers find it again."""
         if not place.empty and (error := place.router.error()) is not None:
             place.router.wait_stopped(0)
@@ -194,7 +193,7 @@ class RunningCluster:
 
         place.try_again(start, self._clock(), self._tell)
 
-    def _watch_worker(self, place: WorkerPlace) -> None:
+    def _watch_worker(self, place: WorkerSlot) -> None:
         if not place.empty:
             status = place.worker.status()
             if status.error is None:
@@ -216,7 +215,7 @@ class RunningCluster:
         for name in step.start:
             self._add(name, wanted[name])
 
-    def _next_step(self) -> Step:
+    def _next_step(self) -> RollingStep:
         wanted = self._wanted()
         held = [
             HeldPlace(
@@ -229,7 +228,7 @@ class RunningCluster:
         ]
         return next_step([*wanted], held, {place.name for place, _ in self._leaving})
 
-    def _wanted(self) -> dict[str, Pool]:
+    def _wanted(self) -> dict[str, PoolConfig]:
         """Pools by the names of their workers."""
         return {f"{pool.name}-{index}": pool for pool, index in self.config.workers()}
 
@@ -252,18 +251,18 @@ class RunningCluster:
                 self._leaving.remove((place, until))
                 self._tell(f"{place.name}   left")
 
-    def _add(self, name: str, pool: Pool) -> None:
+    def _add(self, name: str, pool: PoolConfig) -> None:
         num_starts = self._num_starts.pop(name, 0) + 1
         nobody = NotStarted(name, "it was not started")
         backoff = Backoff(self._clock())
-        place = WorkerPlace(name, backoff, num_starts, pool=pool, worker=nobody)
+        place = WorkerSlot(name, backoff, num_starts, pool=pool, worker=nobody)
         self._workers.append(place)
         try:
             place.fill(self._start_worker(pool, name, num_starts))
         except StartFailed as error:
             place.bury(str(error), self._clock(), self._tell)
 
-    def _start_worker(self, pool: Pool, name: str, num_starts: int) -> RunningWorker:
+    def _start_worker(self, pool: PoolConfig, name: str, num_starts: int) -> RunningWorker:
         """Another incarnation of a worker gets another id, so that nobody confuses the two."""
         config = pool.worker
         config = msgspec.structs.replace(
@@ -273,7 +272,7 @@ class RunningCluster:
         )
         return self._launcher.start_worker(pool, name, config)
 
-    def _is_ready(self, place: WorkerPlace) -> bool:
+    def _is_ready(self, place: WorkerSlot) -> bool:
         status = place.worker.status()
         if status.error is not None:
             raise StartFailed(f"{place.name}: {status.error}")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from cluster.labels import matches
 from cluster.placement import ROUNDING, Amounts, Demand, Node, Placed, shut_out
-from cluster.ray_config import Placement
+from cluster.ray_config import PlacementRule
 
 MOST_NODES_NAMED = 8
 
@@ -30,7 +30,7 @@ def explain(demand: Demand, nodes: Sequence[Node], placed: Sequence[Placed], key
     if shut and all(node.node_id in shut for node in able):
         return (
             f"{wants}, and every node with room for it has a {demand.kind} worker already. Add "
-            f"nodes, or change {keys}.placement, which is {Placement.ONE_PER_NODE.value}, or "
+            f"nodes, or change {keys}.placement, which is {PlacementRule.ONE_PER_NODE.value}, or "
             f"{keys}.replicas"
         )
     return (

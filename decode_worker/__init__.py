@@ -1,1 +1,1 @@
-"""The second leg: policy and process of the workers that write answers."""
+"""The second attempt: policy and process of the workers that write answers."""

@@ -7,22 +7,22 @@ from itertools import chain
 
 import msgspec
 
-from engine.blocks import BlockPool
-from engine.checks import check_sequence
-from engine.fair_queue import FairQueue
-from engine.grammar.followers import Followers
+from engine.cache.block_allocator import BlockAllocator
+from engine.cache.block_pool import BlockPool
+from engine.cache.host_tier import HostTier
+from engine.cache.kv_memory import KvMemory
+from engine.errors import SequenceError
 from engine.grammar.grammars import Grammars
-from engine.growth import Growth
-from engine.host_tier import HostTier
-from engine.kv_memory import KvMemory
-from engine.policy import Policy
+from engine.grammar.sequences import GrammarSequences
 from engine.runner import OnLayer, Outcome, Runner, Sampled, Scored, Slice
+from engine.schedule.policy import Policy
+from engine.schedule.tenant_queue import TenantQueue
 from engine.sequence import Sequence, Status
-from wire.identity import Leg
+from wire.identity import AttemptId
 from wire.messages import FinishReason
 
 
-class Progress(msgspec.Struct, frozen=True, gc=False):
+class SequenceProgress(msgspec.Struct, frozen=True, gc=False):
     """What one step did for one sequence. A finished one has given its blocks back, if unpinned."""
 
     sequence: Sequence
@@ -54,11 +54,11 @@ class Engine:
         self.pool = pool
         self.memory = KvMemory(runner, pool, tier)
         self.policy = policy
-        self.waiting = FairQueue()
+        self.waiting = TenantQueue()
         self.running: list[Sequence] = []
-        self.held: dict[Leg, Sequence] = {}
-        self._growth = Growth(self.running, self.waiting, self.memory, runner.layout)
-        self.followers = Followers(grammars)
+        self.held: dict[AttemptId, Sequence] = {}
+        self._growth = BlockAllocator(self.running, self.waiting, self.memory, runner.layout)
+        self.followers = GrammarSequences(grammars)
         self.block_size = runner.layout.block_size
         self.landed: list[Slice] = []
         """What the step computed whose end was told last; empty when none ended then."""
@@ -113,12 +113,12 @@ class Engine:
         """Take a running sequence out of the steps; its blocks stay."""
         sequence.move(Status.HELD)
         self.running.remove(sequence)
-        self.held[sequence.leg] = sequence
+        self.held[sequence.attempt_id] = sequence
 
     def resume(self, sequence: Sequence) -> None:
         """A held sequence takes part in the steps again."""
         sequence.move(Status.RUNNING)
-        del self.held[sequence.leg]
+        del self.held[sequence.attempt_id]
         self.running.append(sequence)
 
     def drop(self, sequence: Sequence) -> None:
@@ -130,7 +130,7 @@ class Engine:
             case Status.RUNNING:
                 self.running.remove(sequence)
             case Status.HELD:
-                del self.held[sequence.leg]
+                del self.held[sequence.attempt_id]
             case Status.LOADING:
                 pass  # its memory knows it
             case Status.FINISHED:
@@ -142,7 +142,7 @@ class Engine:
         self.policy.observe(self.landed, seconds)
         self.memory.observe(self.landed, seconds)
 
-    def step(self) -> list[Progress]:
+    def step(self) -> list[SequenceProgress]:
         """One batch. Empty when nothing can run: no work, or no room until something ends."""
         self.admit()
         return self.run(self.schedule())
@@ -169,7 +169,7 @@ class Engine:
 
     @property
     def under_way(self) -> bool:
-        """True while a step has been launched whose end was not told; see engine.ahead."""
+        """True while a step has been launched whose end was not told; see engine.async_engine."""
         return False
 
     @property
@@ -177,7 +177,7 @@ class Engine:
         """False when what is under way must be settled before anything else happens."""
         return True
 
-    def settle(self) -> list[Progress]:
+    def settle(self) -> list[SequenceProgress]:
         """Wait for what is under way, and tell how far it has come."""
         return []
 
@@ -192,7 +192,7 @@ class Engine:
                 slices.append(Slice(sequence, sequence.num_computed, share.count))
         return slices
 
-    def run(self, slices: list[Slice], on_layer: OnLayer | None = None) -> list[Progress]:
+    def run(self, slices: list[Slice], on_layer: OnLayer | None = None) -> list[SequenceProgress]:
         """Compute the slices as one batch, and note how far each sequence has come."""
         self.landed = slices
         outcomes = self.runner.run(slices, on_layer) if slices else []
@@ -227,7 +227,7 @@ class Engine:
         sequence.preempted = False
         sequence.move(Status.RUNNING)
 
-    def _advance(self, piece: Slice, outcome: Outcome) -> Progress:
+    def _advance(self, piece: Slice, outcome: Outcome) -> SequenceProgress:
         sequence, end = piece.sequence, piece.start + piece.count
         grammar, finish, stop_token = sequence.grammar, None, None
         if isinstance(outcome, Scored):
@@ -245,13 +245,13 @@ class Engine:
             self.memory.publish(sequence, end)
         if finish is not None:
             self._end(sequence)
-        return Progress(sequence, piece.start, end, sampled, finish, stop_token)
+        return SequenceProgress(sequence, piece.start, end, sampled, finish, stop_token)
 
-    def _break(self, piece: Slice) -> Progress:
+    def _break(self, piece: Slice) -> SequenceProgress:
         """What was drawn follows no grammar, and nothing can follow it."""
         self._end(piece.sequence)
         self.followers.lose(piece.sequence)
-        return Progress(piece.sequence, piece.start, piece.end, None)
+        return SequenceProgress(piece.sequence, piece.start, piece.end, None)
 
     def _queue_ready(self) -> None:
         """Who had to wait for a grammar goes where it belongs."""
@@ -283,3 +283,24 @@ class Engine:
 
     def _release(self, sequence: Sequence) -> None:
         self.memory.release(sequence)
+
+
+def check_sequence(sequence: Sequence, longest: int, vocab_size: int) -> None:
+    """Raises SequenceError for one of more than `longest` tokens in the end, or of tokens that the
+    model does not know."""
+    if not 0 < sequence.num_prompt <= len(sequence.tokens):
+        raise SequenceError(
+            f"{sequence.attempt_id}: num_prompt is {sequence.num_prompt} of {len(sequence.tokens)} "
+            "tokens, must be at least 1"
+        )
+    if sequence.num_prompt + sequence.sampling.max_tokens > longest:
+        raise SequenceError(
+            f"{sequence.attempt_id}: {sequence.num_prompt} prompt tokens and "
+            f"{sequence.sampling.max_tokens} new ones are more than the {longest} that this worker "
+            "can hold"
+        )
+    if max(sequence.tokens) >= vocab_size or min(sequence.tokens) < 0:
+        raise SequenceError(
+            f"{sequence.attempt_id}: its token ids go from {min(sequence.tokens)} to "
+            f"{max(sequence.tokens)}, the model's from 0 to {vocab_size - 1}"
+        )

@@ -4,7 +4,7 @@ EngineError
 ├── CheckpointError    a model directory that cannot be read; names the file, tensor or key
 ├── ConfigError        settings that cannot work together; names them and says what would
 ├── KernelError        compiled kernels that cannot be had here; says why
-├── SequenceError      a sequence that this engine can never run; names its leg
+├── SequenceError      a sequence that this engine can never run; names its attempt
 └── GrammarsBusy       too many sequences wait for their grammars; others may have fewer
 """
 

@@ -9,7 +9,7 @@ from typing import Protocol
 import msgspec
 
 from engine.sequence import Sequence
-from kv_transfer.region import CacheRegion
+from kv_transfer.layout.region import CacheRegion
 from wire.layout import KvLayout
 from wire.sampling import TokenLogprob
 
@@ -90,8 +90,8 @@ class Runner(Protocol):
     model_hash: str
     """Equal on two workers exactly when they hold the same model."""
 
-    digest_kind: str
-    """Equal on two workers exactly when `digest` gives them the same for the same content."""
+    checksum_kind: str
+    """Equal on two workers exactly when `checksum` gives them the same for the same content."""
 
     runs_ahead: bool
     """True when a launched step computes while the caller does something else."""
@@ -111,9 +111,9 @@ class Runner(Protocol):
         """
         ...
 
-    def digest(self, blocks: Seq[int], first: int) -> int:
+    def checksum(self, blocks: Seq[int], first: int) -> int:
         """Checksum of these blocks' content, of which blocks[0] has the place `first` in its
-        sequence; computed where it lies; see kv_transfer.checksum."""
+        sequence; computed where it lies; see kv_transfer.layout.checksum."""
         ...
 
     def run(self, slices: Seq[Slice], on_layer: OnLayer | None = None) -> Seq[Outcome]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence as Seq
 
-from engine.grammar.path import GrammarPath
+from grammar.path import GrammarPath
 from kv_transfer.hashing import extend_hashes
-from wire.identity import Leg
+from wire.identity import AttemptId
 from wire.messages import FinishReason
 from wire.sampling import SamplingParams, TokenLogprob
 
@@ -39,11 +39,11 @@ class Sequence:
     """
 
     __slots__ = (
+        "attempt_id",
         "blocks",
         "cache_salt",
         "grammar",
         "hashes",
-        "leg",
         "num_cached",
         "num_computed",
         "num_flights",
@@ -63,7 +63,7 @@ class Sequence:
 
     def __init__(
         self,
-        leg: Leg,
+        attempt_id: AttemptId,
         tokens: list[int],
         sampling: SamplingParams,
         *,
@@ -72,7 +72,7 @@ class Sequence:
         priority: int = 0,
         tenant: str = "",
     ) -> None:
-        self.leg = leg
+        self.attempt_id = attempt_id
         self.tokens = tokens
         self.num_prompt = len(tokens) if num_prompt is None else num_prompt
         self.sampling = sampling
@@ -145,11 +145,11 @@ class Sequence:
 
     def take_scores(self, start: int, scores: Seq[TokenLogprob]) -> None:
         """Of the tokens behind those from `start` on; computed again, they change nothing."""
-        assert start <= len(self.scores), f"{self.leg}: scores from {start} on leave a gap"
+        assert start <= len(self.scores), f"{self.attempt_id}: scores from {start} on leave a gap"
         self.scores += scores[len(self.scores) - start :]
 
     def move(self, status: Status) -> None:
-        assert status in _TRANSITIONS[self.status], f"{self.leg}: {self.status} -> {status}"
+        assert status in _TRANSITIONS[self.status], f"{self.attempt_id}: {self.status} -> {status}"
         self.status = status
 
     def update_hashes(self, block_size: int) -> list[bytes]:

@@ -1,1 +1,1 @@
-"""The first leg: policy and process of the workers that read prompts."""
+"""The first attempt: policy and process of the workers that read prompts."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Seq
 
-from engine.pace import Pace
-from engine.policy import Room, Share, in_turn
 from engine.runner import Slice
+from engine.schedule.chunk_budget import ChunkBudget
+from engine.schedule.policy import FreeCapacity, ScheduledTokens, in_turn
 from engine.sequence import Sequence
 from worker.config import WorkerConfig
 
@@ -27,14 +27,14 @@ class PrefillPolicy:
     ) -> None:
         self._chunk_tokens = chunk_tokens
         self._max_sequences = max_sequences
-        self._pace = Pace(tpot_target_s, at_first=chunk_tokens, most=chunk_tokens)
+        self._pace = ChunkBudget(tpot_target_s, at_first=chunk_tokens, most=chunk_tokens)
 
-    def admits(self, room: Room, num_new_blocks: int) -> bool:
+    def admits(self, room: FreeCapacity, num_new_blocks: int) -> bool:
         return room.num_running < self._max_sequences and num_new_blocks <= room.free_blocks
 
-    def plan(self, running: Seq[Sequence]) -> list[Share]:
+    def plan(self, running: Seq[Sequence]) -> list[ScheduledTokens]:
         decoding = [sequence for sequence in running if sequence.decoding]
-        shares = [Share(sequence, 1) for sequence in decoding]
+        shares = [ScheduledTokens(sequence, 1) for sequence in decoding]
         prompts = [sequence for sequence in running if not sequence.decoding]
         budget = self._chunk_tokens - len(decoding)
         if decoding and prompts:

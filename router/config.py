@@ -6,7 +6,7 @@ import enum
 
 import msgspec
 
-from router.placing.need import Split
+from router.placing.placement_request import Split
 from runtime.address import Port
 from runtime.tls import DoorTls, MutualTls
 
@@ -39,7 +39,7 @@ class SamplingDefaults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """The same, for each time that it has them."""
 
 
-class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ServedModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One model that a router serves. What is None is as the router's own settings say."""
 
     path: str
@@ -69,7 +69,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Port 0 means any free port; the addresses are known after `RouterServer.start`."""
 
-    models: dict[str, ModelConfig]
+    models: dict[str, ServedModelConfig]
     """By the names under which clients and workers know them."""
     host: str = "127.0.0.1"
     """Address to listen on; in a cluster's file also "auto", which is the node's own."""
@@ -180,4 +180,15 @@ class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         return msgspec.structs.replace(self, **own)
 
 
-_OF_ONE_MODEL = sorted({*ModelConfig.__struct_fields__} - {"path", "sampling"})
+_OF_ONE_MODEL = sorted({*ServedModelConfig.__struct_fields__} - {"path", "sampling"})
+
+
+class RouterAddresses(msgspec.Struct, frozen=True, kw_only=True):
+    """host:port of each listener."""
+
+    router_id: str
+    models: tuple[str, ...]
+    grpc: str
+    http: str
+    fleet: str
+    admin: str | None = None

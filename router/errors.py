@@ -132,7 +132,7 @@ class ClientGone(Exception):
 
 
 @dataclass(frozen=True)
-class ErrorFace:
+class ErrorMapping:
     """How one kind of error looks from outside, at both doors and in the metrics."""
 
     outcome: str
@@ -142,75 +142,75 @@ class ErrorFace:
     openai_code: str | None
 
 
-FACES: dict[type[RouterError], ErrorFace] = {
-    ModelNotFound: ErrorFace(
+FACES: dict[type[RouterError], ErrorMapping] = {
+    ModelNotFound: ErrorMapping(
         "not_found", grpc.StatusCode.NOT_FOUND, 404, "invalid_request_error", "model_not_found"
     ),
-    TooLarge: ErrorFace(
+    TooLarge: ErrorMapping(
         "invalid",
         grpc.StatusCode.RESOURCE_EXHAUSTED,
         413,
         "invalid_request_error",
         "request_too_large",
     ),
-    UnknownEncoding: ErrorFace(
+    UnknownEncoding: ErrorMapping(
         "invalid",
         grpc.StatusCode.INVALID_ARGUMENT,
         415,
         "invalid_request_error",
         "unsupported_content_encoding",
     ),
-    NoSuchRoute: ErrorFace(
+    NoSuchRoute: ErrorMapping(
         "not_found", grpc.StatusCode.UNIMPLEMENTED, 404, "invalid_request_error", "unknown_url"
     ),
-    InvalidRequest: ErrorFace(
+    InvalidRequest: ErrorMapping(
         "invalid", grpc.StatusCode.INVALID_ARGUMENT, 400, "invalid_request_error", None
     ),
-    TooSlow: ErrorFace(
+    TooSlow: ErrorMapping(
         "invalid",
         grpc.StatusCode.DEADLINE_EXCEEDED,
         408,
         "invalid_request_error",
         "request_timeout",
     ),
-    Unauthenticated: ErrorFace(
+    Unauthenticated: ErrorMapping(
         "unauthenticated",
         grpc.StatusCode.UNAUTHENTICATED,
         401,
         "invalid_request_error",
         "invalid_api_key",
     ),
-    Forbidden: ErrorFace(
+    Forbidden: ErrorMapping(
         "forbidden",
         grpc.StatusCode.PERMISSION_DENIED,
         403,
         "permission_error",
         "permission_denied",
     ),
-    OverQuota: ErrorFace(
+    OverQuota: ErrorMapping(
         "over_quota",
         grpc.StatusCode.RESOURCE_EXHAUSTED,
         429,
         "rate_limit_error",
         "rate_limit_exceeded",
     ),
-    Overloaded: ErrorFace(
+    Overloaded: ErrorMapping(
         "overloaded",
         grpc.StatusCode.RESOURCE_EXHAUSTED,
         429,
         "rate_limit_error",
         "too_many_requests",
     ),
-    Unavailable: ErrorFace(
+    Unavailable: ErrorMapping(
         "unavailable", grpc.StatusCode.UNAVAILABLE, 503, "server_error", "unavailable"
     ),
-    NotRead: ErrorFace(
+    NotRead: ErrorMapping(
         "not_read", grpc.StatusCode.RESOURCE_EXHAUSTED, 408, "invalid_request_error", "not_read"
     ),
-    DeadlineExceeded: ErrorFace(
+    DeadlineExceeded: ErrorMapping(
         "deadline", grpc.StatusCode.DEADLINE_EXCEEDED, 504, "server_error", "deadline_exceeded"
     ),
-    Internal: ErrorFace("internal", grpc.StatusCode.INTERNAL, 500, "server_error", "internal"),
+    Internal: ErrorMapping("internal", grpc.StatusCode.INTERNAL, 500, "server_error", "internal"),
 }
 
 
@@ -224,16 +224,16 @@ REASONS = (
 
 def reason_of(error: RouterError) -> str:
     """One of REASONS, or else the outcome."""
-    return error.reason or face_of(error).outcome
+    return error.reason or mapping_of(error).outcome
 
 
-def face_of(error: RouterError) -> ErrorFace:
+def mapping_of(error: RouterError) -> ErrorMapping:
     """The row of `FACES` for this error."""
     return FACES.get(type(error), FACES[Internal])
 
 
 @contextmanager
-def depth_is_the_clients() -> Iterator[None]:
+def nesting_is_invalid_request() -> Iterator[None]:
     """Around a request: JSON that is nested until Python's stack ends is a mistake of the client's,
     whichever parser, template or encoder meets it. Raises InvalidRequest."""
     try:

@@ -15,10 +15,10 @@ from prometheus_client import (
     generate_latest,
 )
 
-from router.errors import FACES, REASONS, ClientGone, Internal, RouterError, face_of, reason_of
-from router.fleet_metrics import FleetCollector, FleetView
-from router.record import Record
-from router.requests import Ending
+from router.errors import FACES, REASONS, ClientGone, Internal, RouterError, mapping_of, reason_of
+from router.fleet.attempt_log import AttemptLog
+from router.fleet.fleet_metrics import FleetCollector, FleetView
+from router.requests.request import Ending
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 OUTCOMES = ("ok", "cancelled", *dict.fromkeys(face.outcome for face in FACES.values()))
@@ -173,10 +173,10 @@ class RouterMetrics:
 
     def refused(self, door: str, error: RouterError, model: str = "") -> None:
         """Counts one request that ends with this error."""
-        self.requests.labels(door, model, face_of(error).outcome).inc()
+        self.requests.labels(door, model, mapping_of(error).outcome).inc()
         self.refusals.labels(reason_of(error)).inc()
 
-    def observe(self, ending: Ending, record: Record, model: str) -> None:
+    def observe(self, ending: Ending, record: AttemptLog, model: str) -> None:
         """Everything that a finished answer tells; of several to a prompt, one has the prompt."""
         usage, timing = ending.usage, ending.timing
         self.resubmissions.inc(ending.attempts - 1)
@@ -197,7 +197,7 @@ class RouterMetrics:
             if value is not None:
                 histogram.labels(model).observe(value)
 
-    def _observe_cached(self, ending: Ending, record: Record, model: str) -> None:
+    def _observe_cached(self, ending: Ending, record: AttemptLog, model: str) -> None:
         found, copied, held = ending.usage.cached_tokens, 0, 0
         assert record.placement is not None
         first, destination = record.placement.first, record.placement.destination

@@ -7,18 +7,18 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
+from router.answers.structured import Structured
 from router.config import RouterConfig
-from router.draft_checks import check_sampling, check_template, check_token_ids
 from router.errors import InvalidRequest, ModelNotFound, StartError
-from router.fleet import Fleet
-from router.generation_defaults import generation_defaults, tell
-from router.prompts import ChatPrompt, Prompt, num_chars
-from router.queueing.lobby import Lobby
-from router.requests import GenerateRequest, RequestDraft
-from router.structured import Structured
+from router.fleet.fleet import Fleet
+from router.intake.draft_checks import check_sampling, check_template, check_token_ids
+from router.intake.generation_defaults import generation_defaults, tell
+from router.intake.validation import Bounds, build_request, check_draft, tokenize
+from router.queueing.admission_queue import AdmissionQueue
+from router.requests.prompts import ChatPrompt, Prompt, num_chars
+from router.requests.request import GenerateRequest, RequestDraft
 from router.text.model_card import ModelCard
 from router.text.tokenizer import Tokenizer
-from router.validation import Bounds, build_request, check_draft, tokenize
 
 LONG_PROMPT_CHARS = 2048
 """Longer prompts are tokenized in a thread, so that other streams do not wait for them."""
@@ -37,7 +37,7 @@ class ServedModel:
         self.card = card
         self.tokenizer = tokenizer
         self.fleet = fleet
-        self.lobby = Lobby(fleet, config)
+        self.admission_queue = AdmissionQueue(fleet, config)
         self.structured = Structured(config, card, tokenizer)
         self.num_admitted = 0
         """Answers that are being made, or wait."""

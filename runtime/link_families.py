@@ -8,7 +8,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from runtime.handoffs import HandoffBook
 from wire.identity import WorkerRef
-from wire.messages import Link
+from wire.reports import LinkReport
 
 _ENDS = ("source", "destination")
 _TRAFFIC = {
@@ -34,7 +34,7 @@ _HANDOFFS = {
 }
 
 
-def link_families(links: Iterable[tuple[WorkerRef, Link]]) -> Iterable[Metric]:
+def link_families(links: Iterable[tuple[WorkerRef, LinkReport]]) -> Iterable[Metric]:
     """What workers measured of their links, given with their sources."""
     rates = GaugeMetricFamily(
         "tandem_link_bytes_per_second", "Measured when the link was made.", labels=_ENDS

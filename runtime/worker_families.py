@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from wire.messages import Report, Totals, WorkerCard
+from wire.messages import WorkerCard
+from wire.reports import Report, WorkerTotals
 
 WORKER = ("worker", "role")
 
@@ -21,7 +22,7 @@ class WorkerFamilies:
             labels=[*WORKER, "model", "address", "metrics_address"],
         )
         self._loads = _Loads()
-        self._totals = _Totals()
+        self._totals = _TotalsFamilies()
 
     @property
     def families(self) -> tuple[Metric, ...]:
@@ -79,14 +80,14 @@ class _Loads:
         self._handoffs.add_metric(names, report.num_handoffs)
 
 
-class _Totals:
+class _TotalsFamilies:
     """What it has done since it started."""
 
     def __init__(self) -> None:
         def counter(name: str, text: str, *labels: str) -> CounterMetricFamily:
             return CounterMetricFamily(f"tandem_worker_{name}", text, labels=(*WORKER, *labels))
 
-        self._plain: list[tuple[CounterMetricFamily, Callable[[Totals], float]]] = [
+        self._plain: list[tuple[CounterMetricFamily, Callable[[WorkerTotals], float]]] = [
             (counter("steps", "Engine steps."), lambda it: it.num_steps),
             (counter("step_seconds", "Time that steps took."), lambda it: it.step_s),
             (

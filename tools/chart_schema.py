@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from router.config import ModelConfig, RouterConfig
+from router.config import RouterConfig, ServedModelConfig
 from worker.config import WorkerConfig
 
 FILE = Path(__file__).resolve().parent.parent / "helm" / "values.schema.json"
@@ -36,11 +36,11 @@ def with_settings(text: str) -> str:
 
 def definitions() -> dict[str, Any]:
     """By the names of structs. Nothing is required: the chart gives models and addresses."""
-    kinds = (WorkerConfig, RouterConfig, ModelConfig)
+    kinds = (WorkerConfig, RouterConfig, ServedModelConfig)
     _, made = msgspec.json.schema_components(kinds, ref_template="#/definitions/{name}")
     for kind in kinds:
         del made[kind.__name__]["required"]
-    model = made["ModelConfig"]["properties"]
+    model = made["ServedModelConfig"]["properties"]
     model["path"]["pattern"] = "^/"
     model["hf"] = HUB_MODEL
     return {name: {"title": PREFIX + name, **_plain(one)} for name, one in made.items()}

@@ -23,7 +23,7 @@ from cluster.config import ClusterConfig
 from cluster.pools import PoolSettings
 from cluster.ray_config import RayConfig, RouterNodes
 from router.access.keys import KeyEntry
-from router.config import ModelConfig, RouterConfig, SamplingDefaults
+from router.config import RouterConfig, SamplingDefaults, ServedModelConfig
 from runtime.tls import DoorTls, MutualTls
 from tools import chart_schema
 from worker.config import WorkerConfig
@@ -33,7 +33,7 @@ FILE = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"
 MIB = 1024 * 1024
 SECTIONS: dict[Config, tuple[str, str]] = {
     ClusterConfig: ("The file", ""),
-    ModelConfig: ("A model", "models.NAME"),
+    ServedModelConfig: ("A model", "models.NAME"),
     SamplingDefaults: ("A model's sampling", "models.NAME.sampling"),
     PoolSettings: ("A pool", "prefill, decode, pools.NAME"),
     WorkerConfig: ("A worker", "worker, prefill.worker, decode.worker, pools.NAME.worker"),

@@ -1,8 +1,9 @@
 """The messages by which a sequence's KV blocks change hands, source to destination and back.
 
-Messages may be lost, repeated or reordered: each names its leg and the incarnations of both ends,
-and every handler is idempotent. All messages of a leg go over the session that its source opened;
-when that ends, so does the leg. Durations are remaining seconds, because clocks differ.
+Messages may be lost, repeated or reordered: each names its attempt and the incarnations of both
+ends, and every handler is idempotent. All messages of an attempt go over the session that its
+source opened; when that ends, so does the attempt. Durations are remaining seconds, because clocks
+differ.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import TypedDict
 
 import msgspec
 
-from wire.identity import Leg, WorkerRef
+from wire.identity import AttemptId, WorkerRef
 from wire.layout import KvLayout
 from wire.sampling import Grammar, SamplingParams, TokenLogprob
 
@@ -26,9 +27,9 @@ class RefuseReason(enum.Enum):
 
 
 class Ends(TypedDict):
-    """What every message of one leg repeats."""
+    """What every message of one attempt repeats."""
 
-    leg: Leg
+    attempt_id: AttemptId
     source: WorkerRef
     destination: WorkerRef
     offer_number: int
@@ -37,17 +38,18 @@ class Ends(TypedDict):
 class HandoffMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What every message of a handoff names: whose blocks, and who is to have them."""
 
-    leg: Leg
+    attempt_id: AttemptId
     source: WorkerRef
     destination: WorkerRef
     offer_number: int = 0
-    """The source's own: a leg may be offered again, and old answers are not for the new offer."""
+    """The source's own: an attempt may be offered again, and old answers are not for the new
+    offer."""
 
     @property
     def ends(self) -> Ends:
         """The fields that an answer to this message repeats."""
         return {
-            "leg": self.leg,
+            "attempt_id": self.attempt_id,
             "source": self.source,
             "destination": self.destination,
             "offer_number": self.offer_number,
@@ -136,7 +138,7 @@ class Commit(HandoffMessage, frozen=True, tag="commit", kw_only=True):
 
     moved: Moved = Moved()
     checksum: int = 0
-    """Sum of the checksums of the granted pages, on all ranks; see kv_transfer.checksum."""
+    """Sum of the checksums of the granted pages, on all ranks; see kv_transfer.layout.checksum."""
 
 
 class Accepted(HandoffMessage, frozen=True, tag="accepted", kw_only=True):
@@ -149,14 +151,14 @@ class Rejected(HandoffMessage, frozen=True, tag="rejected", kw_only=True):
 
 
 class Abort(HandoffMessage, frozen=True, tag="abort", kw_only=True):
-    """Either end: this leg is over for me. Pages return only after `Quiesced`."""
+    """Either end: this attempt is over for me. Pages return only after `Quiesced`."""
 
     cause: str
     by_source: bool
 
 
 class Quiesced(HandoffMessage, frozen=True, tag="quiesced", kw_only=True):
-    """Source: every write of mine into this leg's pages has completed, and none will follow.
+    """Source: every write of mine into this attempt's pages has completed, and none will follow.
 
     Never said of writes that failed: nobody knows when those end, and the link is torn down.
     `epoch` is None when the source never saw a grant.
@@ -166,7 +168,7 @@ class Quiesced(HandoffMessage, frozen=True, tag="quiesced", kw_only=True):
 
 
 class Stale(HandoffMessage, frozen=True, tag="stale", kw_only=True):
-    """Destination: I know nothing of this leg, or not any more."""
+    """Destination: I know nothing of this attempt, or not any more."""
 
 
 Handoff = Offer | Grant | Refuse | Commit | Accepted | Rejected | Abort | Quiesced | Stale

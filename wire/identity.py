@@ -1,4 +1,4 @@
-"""Who speaks: workers fenced by their incarnation, and the leg of a request's journey."""
+"""Who speaks: workers fenced by their incarnation, and the attempt of a request's journey."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ import secrets
 
 import msgspec
 
-PROTOCOL_VERSION = 6
+PROTOCOL_VERSION = 7
 """Version of every message in `wire/`.
 
 1: first release
-2: offers carry tokens and layouts, links are admitted one by one, legs end with their session
+2: offers carry tokens and layouts, links are admitted one by one, attempts end with their session
 3: answers may have to follow a grammar
 4: workers count what they have done, and say where a sequence came from
-5: workers may have several ranks, and links a strand for each pair of them
+5: workers may have several ranks, and links a rank pair for each two of them
 6: answers that must follow a grammar may begin with a thought
+7: messages name their attempt by attempt_id
 """
 
 
@@ -43,14 +44,14 @@ class ProcessRef(msgspec.Struct, frozen=True):
     pid: int
 
 
-class Leg(msgspec.Struct, frozen=True):
+class AttemptId(msgspec.Struct, frozen=True):
     """One attempt at serving one request; the router numbers the attempts."""
 
     request_id: str
-    attempt: int = 0
+    number: int = 0
 
     def __str__(self) -> str:
-        return f"{self.request_id}/{self.attempt}"
+        return f"{self.request_id}/{self.number}"
 
 
 def draw_incarnation() -> int:

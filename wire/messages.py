@@ -18,8 +18,9 @@ from wire.handoff import (
     Rejected,
     Stale,
 )
-from wire.identity import PROTOCOL_VERSION, Leg, ProcessRef, Role, WorkerRef
+from wire.identity import PROTOCOL_VERSION, AttemptId, ProcessRef, Role, WorkerRef
 from wire.layout import KvLayout
+from wire.reports import CacheEvents, LinkReport, Report
 from wire.sampling import SamplingParams, TokenLogprob
 
 
@@ -77,7 +78,7 @@ class Welcome(msgspec.Struct, frozen=True, tag="welcome", kw_only=True):
     card: WorkerCard
     admissions: tuple[bytes, ...] = ()
     """For a peer worker: with what its ranks' transports connect to the called worker's pools, one
-    for each pair of ranks, in the order of kv_transfer.exchange.strands."""
+    for each pair of ranks, in the order of kv_transfer.layout.head_routes.strands."""
 
 
 class Destination(msgspec.Struct, frozen=True):
@@ -94,7 +95,7 @@ class Submit(msgspec.Struct, frozen=True, tag="submit", kw_only=True):
     (`num_prompt` of them) and, after a failover, the tokens that the client already has.
     """
 
-    leg: Leg
+    attempt_id: AttemptId
     tokens: tuple[int, ...]
     num_prompt: int
     sampling: SamplingParams
@@ -110,29 +111,29 @@ class Submit(msgspec.Struct, frozen=True, tag="submit", kw_only=True):
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel", kw_only=True):
-    """Router to worker: nobody waits for this leg any more. Unknown legs are ignored."""
+    """Router to worker: nobody waits for this attempt any more. Unknown attempts are ignored."""
 
-    leg: Leg
+    attempt_id: AttemptId
 
 
 class Move(msgspec.Struct, frozen=True, tag="move", kw_only=True):
     """Router to worker: hand this sequence, which decodes with you, to another worker.
 
     Nothing is recomputed: all blocks travel. Answered by Released, or by Kept when nothing comes
-    of it; ignored for a leg that does not decode there.
+    of it; ignored for an attempt that does not decode there.
     """
 
-    leg: Leg
+    attempt_id: AttemptId
     destination: Destination
 
 
-class Share(msgspec.Struct, frozen=True, tag="share", kw_only=True):
+class CopyPrefix(msgspec.Struct, frozen=True, tag="share", kw_only=True):
     """Router to worker: copy what you have cached of these tokens to another worker's cache.
 
     The other worker answers Handed, this one Released; or Kept, when nothing comes of it.
     """
 
-    leg: Leg
+    attempt_id: AttemptId
     """Of this copy alone: the request that wants it has another."""
     tokens: tuple[int, ...]
     destination: Destination
@@ -152,7 +153,7 @@ class Output(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     asked for, has one entry for each token.
     """
 
-    leg: Leg
+    attempt_id: AttemptId
     position: int
     tokens: tuple[int, ...]
     logprobs: tuple[TokenLogprob, ...] = ()
@@ -163,7 +164,7 @@ class Output(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Of the prompt's tokens but the first, where asked for, with the first token of the answer."""
 
 
-class Step(msgspec.Struct, frozen=True, tag="step", kw_only=True):
+class StepOutputs(msgspec.Struct, frozen=True, tag="step", kw_only=True):
     """Worker to router: what one engine step made for all of that router's sequences."""
 
     outputs: tuple[Output, ...]
@@ -175,7 +176,7 @@ class Prefilled(msgspec.Struct, frozen=True, tag="prefilled", kw_only=True):
     `cached_tokens` were in the prefix cache of the worker that prefilled.
     """
 
-    leg: Leg
+    attempt_id: AttemptId
     queue_s: float
     prefill_s: float
     cached_tokens: int
@@ -184,7 +185,7 @@ class Prefilled(msgspec.Struct, frozen=True, tag="prefilled", kw_only=True):
 class Handed(msgspec.Struct, frozen=True, tag="handed", kw_only=True):
     """Destination to router, before its first token: the sequence runs here now."""
 
-    leg: Leg
+    attempt_id: AttemptId
     source: WorkerRef
     moved: Moved
 
@@ -192,146 +193,28 @@ class Handed(msgspec.Struct, frozen=True, tag="handed", kw_only=True):
 class Released(msgspec.Struct, frozen=True, tag="released", kw_only=True):
     """Source to router: the destination has accepted the sequence; it is not mine any more."""
 
-    leg: Leg
+    attempt_id: AttemptId
 
 
 class Kept(msgspec.Struct, frozen=True, tag="kept", kw_only=True):
     """Source to router: the handoff did not happen; this worker decodes the sequence itself."""
 
-    leg: Leg
+    attempt_id: AttemptId
     cause: str
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed", kw_only=True):
-    """Worker to router: this leg ended without result; says where and why.
+    """Worker to router: this attempt ended without result; says where and why.
 
     `retryable` is true when another worker may well succeed.
     """
 
-    leg: Leg
+    attempt_id: AttemptId
     stage: str
     cause: str
     retryable: bool = True
     invalid: bool = False
     """True when the request itself is to blame: then no worker can serve it."""
-
-
-class WorkerState(enum.Enum):
-    READY = "ready"
-    DRAINING = "draining"
-
-
-class StepCosts(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """What a worker's steps take, in seconds for each unit of work, as learned from its own.
-
-    None for a kind of work that it has hardly done.
-    """
-
-    step_s: float | None
-    """A step by itself."""
-    sequence_s: float | None
-    """Each decoding sequence in it."""
-    context_token_s: float | None
-    """Each cached token that those sequences read."""
-    prompt_token_s: float | None
-    prompt_pair_s: float | None
-    """Each pair of a prompt token and one that it sees."""
-
-
-class Totals(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a worker has done since it started."""
-
-    num_steps: int = 0
-    step_s: float = 0.0
-    """During which steps were computed."""
-    prefilled_tokens: int = 0
-    """Prompt tokens that were computed, not found, of sequences that came to their first token."""
-    generated_tokens: int = 0
-    found_blocks: int = 0
-    """Blocks that sequences found in the cache."""
-    found_host_blocks: int = 0
-    """The same for the tier in the host's memory."""
-    offers: dict[str, int] = {}
-    """Sequences that others offered to hand over, by the answer: "granted", or why not."""
-
-
-class Report(msgspec.Struct, frozen=True, tag="report", kw_only=True, omit_defaults=True):
-    """Worker to router, at least once a second and after every change of state."""
-
-    state: WorkerState
-    num_running: int
-    num_waiting: int
-    waiting_tokens: int
-    """Prompt tokens that still have to be computed, waiting and running sequences together."""
-    free_blocks: int
-    num_blocks: int
-    cached_blocks: int = 0
-    num_host_blocks: int = 0
-    """Of the host memory behind the cache; 0 where there is none."""
-    cached_host_blocks: int = 0
-    num_handoffs: int = 0
-    """Handoffs under way, either end."""
-    num_decoding: int = 0
-    context_tokens: int = 0
-    """Cached tokens of the sequences that decode."""
-    waiting_prompts: int = 0
-    """Sequences whose prompts are still to be computed, in whole or in part."""
-    waiting_pairs: int = 0
-    """Pairs of a prompt token that is still to be computed and one that it sees."""
-    heard: dict[str, int] = {}
-    """For each router the highest `Submit.number` that this report knows of."""
-    costs: StepCosts | None = None
-    """None until enough steps were seen."""
-    step_target_s: float | None = None
-    """Beside decoding sequences, steps have as much of prompts as fits into this; None: a chunk."""
-    totals: Totals = Totals()
-
-
-class Traffic(msgspec.Struct, frozen=True, kw_only=True):
-    """What arrived over a link since it was made, the writes that measured it included."""
-
-    num_writes: int
-    num_bytes: int
-    num_descriptors: int
-    """Pieces that the fabric was given; neighbours are one."""
-    post_s: float
-    """Spent on handing writes to the fabric, and copying where the processor does that."""
-    fabric_s: float
-    """From the start of each write to its end, added up."""
-
-
-class Link(msgspec.Struct, frozen=True, tag="link", kw_only=True):
-    """Worker to router: what its link to another worker gave when it was made.
-
-    Where traffic is counted, it is told again as that grows, at most once a second.
-    """
-
-    destination: WorkerRef
-    latency_s: float
-    bytes_per_s: float
-    transport: str
-    kind: str
-    """Such as "shared memory"; see kv_transfer.link_kind."""
-    slow: bool = False
-    """True when it gives far less than its kind should."""
-    traffic: Traffic | None = None
-    """None where it is not counted."""
-
-
-class CacheEvents(msgspec.Struct, frozen=True, tag="cache_events", kw_only=True):
-    """Blocks that entered and left a worker's prefix cache since the event before.
-
-    `number` counts up by one; a gap means that the receiver must ask for a snapshot. A message
-    with `snapshot` replaces all that was known.
-    """
-
-    number: int
-    stored: tuple[bytes, ...] = ()
-    removed: tuple[bytes, ...] = ()
-    host_stored: tuple[bytes, ...] = ()
-    """The same for the tier in the host's memory, where there is one."""
-    host_removed: tuple[bytes, ...] = ()
-    snapshot: bool = False
 
 
 class WantSnapshot(msgspec.Struct, frozen=True, tag="want_snapshot"):
@@ -358,15 +241,15 @@ Message = (
     | Submit
     | Cancel
     | Move
-    | Share
-    | Step
+    | CopyPrefix
+    | StepOutputs
     | Prefilled
     | Handed
     | Released
     | Kept
     | Failed
     | Report
-    | Link
+    | LinkReport
     | CacheEvents
     | WantSnapshot
     | Join

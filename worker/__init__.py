@@ -1,1 +1,1 @@
-"""What every worker is, whichever leg it serves: one engine, its step loop, its handoffs."""
+"""What every worker is, whichever attempt it serves: one engine, its step loop, its handoffs."""

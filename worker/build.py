@@ -2,35 +2,34 @@
 
 from __future__ import annotations
 
-import ctypes
-import mmap
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
-from engine.ahead import AheadEngine
-from engine.arithmetic import ArithmeticRunner
-from engine.blocks import BlockPool
+from engine.async_engine import AsyncEngine
+from engine.cache.block_copier import BlockCopier, HostCopier, allocate_host
+from engine.cache.block_pool import BlockPool
+from engine.cache.host_tier import HostTier
 from engine.engine import Engine
 from engine.errors import ConfigError
 from engine.grammar.grammars import Grammars
 from engine.model.config import read_config
-from engine.policy import Policy
 from engine.runner import CacheRegion, Runner
+from engine.runners.arithmetic_runner import ArithmeticRunner
+from engine.schedule.policy import Policy
 from grammar.vocabulary import read_vocabulary
-from kv_transfer.memory_link import MemoryFabric, MemoryLink
-from kv_transfer.transport import TransferError, Transport
-from runtime.address import is_loopback
+from kv_transfer.endpoints.all_ranks import AllRanksEndpoint
+from kv_transfer.endpoints.endpoint import Endpoint
+from kv_transfer.endpoints.remote_rank import RemoteRank
+from kv_transfer.endpoints.remote_rank_messages import RankPairFailed
+from wire.identity import ProcessRef
+from wire.layout import KvLayout
 from worker.config import RunnerKind, WorkerConfig
-from worker.host_memory import make_host_tier
-from worker.locked_memory import warn_of_locked_memory
-from worker.ranks.settings import check_ranks
-
-PROCESS_FABRIC = MemoryFabric()
-"""Connects the workers of one process that were configured with the memory transport."""
-
-NUM_SCRATCH_BLOCKS = 1
-"""Behind the pool's blocks: what links are measured with, and nothing else."""
+from worker.rank.rank_settings import check_ranks
+from worker.rank.this_process import this_process
+from worker.rank.transport import NUM_SCRATCH_BLOCKS, make_rank_endpoint, worker_layout
+from worker.ranks.team import Team
 
 SPIN_COUNT = "20000"
 """Turns that an OpenMP thread waits for work before it sleeps; read when torch is loaded."""
@@ -66,7 +65,7 @@ def make_runner(
         from worker.ranks.lead_runner import LeadRunner
 
         return LeadRunner.start(config, progress, on_rank_lost)
-    from worker.load import load_runner
+    from worker.rank.load_runner import load_runner
 
     return load_runner(config, progress)
 
@@ -78,7 +77,7 @@ def make_engine(config: WorkerConfig, runner: Runner, policy: Policy) -> tuple[E
         region = runner.allocate(num_blocks + NUM_SCRATCH_BLOCKS)
         pool = BlockPool(num_blocks)
         tier = make_host_tier(config.host_cache_bytes, runner.layout, pool, region)
-        kind = AheadEngine if runner.runs_ahead else Engine
+        kind = AsyncEngine if runner.runs_ahead else Engine
         return kind(runner, pool, policy, make_grammars(config, runner), tier), region
     except BaseException:
         runner.close()
@@ -98,54 +97,73 @@ def make_grammars(config: WorkerConfig, runner: Runner) -> Grammars | None:
     return Grammars(lambda: read_vocabulary(tokenizer_file, runner.vocab_size, ends), ends)
 
 
-def make_staging(config: WorkerConfig, pool: CacheRegion) -> CacheRegion:
-    """Memory on the pool's device; on the host it is committed only when blocks are converted."""
-    if pool.device == "cpu":
-        memory = mmap.mmap(-1, config.staging_bytes)
-        address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-        return CacheRegion(address, config.staging_bytes, pool.device, memory)
-    from engine.memory import allocate_zeros
-
-    tensor = allocate_zeros(config.staging_bytes, pool.device)
-    return CacheRegion(tensor.data_ptr(), config.staging_bytes, pool.device, tensor)
-
-
-def make_transport(config: WorkerConfig, own_name: str) -> Transport:
-    """Raises ConfigError for a transport that is not to be had."""
-    if config.transport == "memory":
-        return MemoryLink(own_name, PROCESS_FABRIC)
-    if config.transport == "nixl":
-        warn_of_locked_memory(config)
-        return _make_nixl_link(config, own_name)
-    if config.transport == "ucx":
-        warn_of_locked_memory(config)
-        return _make_ucx_link(config, own_name)
-    raise ConfigError(f"transport is {config.transport!r}, must be 'nixl', 'ucx' or 'memory'")
-
-
-def _make_nixl_link(config: WorkerConfig, own_name: str) -> Transport:
-    from kv_transfer.nixl_agent import NixlBackend  # loads NIXL, which others need not have
-    from kv_transfer.nixl_link import NixlLink
-
-    backend = NixlBackend(config.nixl_backend, config.nixl_backend_options, config.nixl_telemetry)
-    try:
-        return NixlLink(own_name, _ucx_env(config), backend)
-    except TransferError as error:
-        raise ConfigError(f"nixl_backend: {error}") from error
-
-
-def _make_ucx_link(config: WorkerConfig, own_name: str) -> Transport:
-    try:
-        from kv_transfer.ucx_link import UcxLink  # loads another UCX, which is an optional extra
-    except ModuleNotFoundError as error:
+def make_endpoint(
+    config: WorkerConfig, name: str, runner: Runner, region: CacheRegion, num_blocks: int
+) -> Endpoint:
+    """`num_blocks` are those in use. Raises ConfigError for a transport that is not to be had."""
+    team = team_of(runner)
+    if team is not None and config.transport == "memory":
         raise ConfigError(
-            f"transport 'ucx' needs {error.name}: pip install 'tandem-serve[ucx]'"
+            f"transport is 'memory', which stays within one process; with tensor_parallel_size "
+            f"{team.size} it must be 'nixl' or 'ucx'"
+        )
+    layout = worker_layout(runner.layout, 1 if team is None else team.size)
+    own = make_rank_endpoint(config, name, runner, region, num_blocks, layout, 0)
+    return own if team is None else AllRanksEndpoint(own, _others(team))
+
+
+def team_of(runner: Runner) -> Team | None:
+    """The other ranks, where there are some."""
+    team = getattr(runner, "team", None)
+    return team if isinstance(team, Team) else None
+
+
+def processes_of(runner: Runner) -> tuple[ProcessRef, ...]:
+    """Of all ranks, this one first."""
+    own, team = this_process(), team_of(runner)
+    others = () if team is None else team.followers
+    return (own, *(ProcessRef(own.host, other.pid) for other in others))
+
+
+def _others(team: Team) -> list[RemoteRank]:
+    ranks = {follower.rank: RemoteRank(follower) for follower in team.followers}
+
+    def hear(rank: int, message: RankPairFailed) -> None:
+        ranks[rank].heard(message)
+
+    team.on_notice(RankPairFailed, hear)
+    return list(ranks.values())
+
+
+def make_host_tier(
+    host_cache_bytes: int, layout: KvLayout, pool: BlockPool, cache: CacheRegion
+) -> HostTier | None:
+    """None for 0 bytes; ConfigError for too few, or more than there are."""
+    if host_cache_bytes == 0:
+        return None
+    num_blocks = host_cache_bytes // layout.block_bytes
+    if num_blocks < 1:
+        raise ConfigError(
+            f"host_cache_bytes is {host_cache_bytes}, less than one block of "
+            f"{layout.block_bytes} bytes; 0 does without"
+        )
+    try:
+        copier = _make_copier(num_blocks, layout.block_bytes, cache)
+    except (OSError, RuntimeError) as error:
+        raise ConfigError(
+            f"host_cache_bytes is {host_cache_bytes}, which this machine does not give: {error}"
         ) from error
-    return UcxLink(own_name, _ucx_env(config))
+    return HostTier(pool, num_blocks, layout, copier, time.monotonic)
 
 
-def _ucx_env(config: WorkerConfig) -> dict[str, str]:
-    """UCX listens on every interface unless told; a worker on loopback stays there."""
-    if is_loopback(config.host):
-        return {"UCX_NET_DEVICES": "lo", **config.ucx_env}
-    return config.ucx_env
+def _make_copier(num_blocks: int, block_bytes: int, cache: CacheRegion) -> BlockCopier:
+    if cache.device != "cpu":
+        from torch import Tensor
+
+        from engine.cache.cuda_block_copier import CudaCopier
+
+        assert isinstance(cache.keepalive, Tensor)
+        return CudaCopier(cache.keepalive, num_blocks, block_bytes)
+    copier = HostCopier(cache, allocate_host(num_blocks * block_bytes), block_bytes)
+    copier.start_thread()
+    return copier

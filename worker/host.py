@@ -15,8 +15,8 @@ import grpc
 
 from engine.engine import Engine
 from engine.errors import ConfigError
-from engine.policy import Policy
-from kv_transfer.endpoint import Endpoint
+from engine.schedule.policy import Policy
+from kv_transfer.endpoints.endpoint import Endpoint
 from runtime.address import is_wildcard, join_address
 from runtime.fleet import announce
 from runtime.handoffs import HandoffBook
@@ -26,26 +26,20 @@ from runtime.session import SERVER_OPTIONS, OpenedSession, Session, SessionServi
 from runtime.tokenizer_hash import tokenizer_hash
 from wire.handoff import Handoff
 from wire.identity import Role, WorkerRef, draw_incarnation
-from wire.messages import (
-    Hello,
-    Link,
-    Report,
-    Welcome,
-    WorkerCard,
-)
-from worker.build import Progress, make_engine, make_runner
+from wire.messages import Hello, Welcome, WorkerCard
+from wire.reports import LinkReport, Report
+from worker.build import Progress, make_endpoint, make_engine, make_runner, processes_of
 from worker.config import WorkerConfig
-from worker.endpoints import make_endpoint, processes_of
-from worker.guard import this_process
-from worker.links import Links
-from worker.loop import StepLoop
-from worker.outbox import SessionOutbox
-from worker.peers import PeerBook
-from worker.routers import Routers
-from worker.sources import Sources
+from worker.rank.this_process import this_process
+from worker.sessions.inbound import InboundSessions
+from worker.sessions.links import Links
+from worker.sessions.outbox import SessionOutbox
+from worker.sessions.peer_book import PeerBook
+from worker.sessions.routers import Routers
+from worker.sessions.status_port import StatusPort, WorkerPhase
 from worker.standstill import watch_turns
-from worker.status import Phase, StatusPort
-from worker.tickets import Peer
+from worker.steps.attempt_state import Peer
+from worker.steps.step_loop import StepLoop
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +70,7 @@ class Worker:
         self._broken = asyncio.Event()
         self.joined = asyncio.Event()
         """Set when a router has taken this worker into its fleet."""
-        self.phase = Phase.LOADING
+        self.phase = WorkerPhase.LOADING
         self.known: WorkerCard | None = None
         self._status: StatusPort | None = None
         self._metrics_address: str | None = None
@@ -109,7 +103,7 @@ class Worker:
         self._watching = asyncio.create_task(
             watch_turns(lambda: self._steps.num_turns, self.config.step_timeout_s, self._crashed)
         )
-        self.known, self.phase = self.card, Phase.JOINING
+        self.known, self.phase = self.card, WorkerPhase.JOINING
         self._join(self.config.routers)
         return self.card
 
@@ -127,7 +121,7 @@ class Worker:
             self._outbox,
             self._crashed,
         )
-        self._sources = Sources(
+        self._sources = InboundSessions(
             self._endpoint,
             self._peers,
             self._steps.incoming,
@@ -144,7 +138,7 @@ class Worker:
 
     async def drain(self, timeout_s: float) -> bool:
         """Take no new work and wait until all is done; False when time ran out."""
-        self.phase = Phase.DRAINING
+        self.phase = WorkerPhase.DRAINING
         drained = asyncio.Event()
         loop = asyncio.get_running_loop()
         self._steps.call(lambda: self._steps.drain(lambda: loop.call_soon_threadsafe(drained.set)))
@@ -178,7 +172,7 @@ class Worker:
     def idle(self) -> bool:
         return self._steps.idle
 
-    # What `worker.status.Watched` asks for.
+    # What `worker.sessions.status_port.Watched` asks for.
 
     @property
     def refusal(self) -> str | None:
@@ -189,7 +183,7 @@ class Worker:
         return self._steps.last_report
 
     @property
-    def measured_links(self) -> list[tuple[WorkerRef, Link]]:
+    def measured_links(self) -> list[tuple[WorkerRef, LinkReport]]:
         return [(self.ref, link) for link in self._links.measured]
 
     @property
@@ -217,7 +211,7 @@ class Worker:
 
         self._engine, self._endpoint = await asyncio.to_thread(make)
         runner = self._engine.runner
-        self._content = f"{runner.model_hash} checked by {runner.digest_kind}"
+        self._content = f"{runner.model_hash} checked by {runner.checksum_kind}"
         self._tokenizer = await asyncio.to_thread(tokenizer_hash, Path(self.config.model))
 
     def _make_card(self, address: str) -> WorkerCard:
@@ -273,8 +267,8 @@ class Worker:
     def _joined(self) -> None:
         """A router has taken this worker into its fleet."""
         self.joined.set()
-        if self.phase is Phase.JOINING:
-            self.phase = Phase.READY
+        if self.phase is WorkerPhase.JOINING:
+            self.phase = WorkerPhase.READY
 
     async def _on_session(self, hello: Hello, session: Session) -> None:
         if hello.worker is not None:
@@ -294,14 +288,14 @@ class Worker:
         self._loop.call_soon_threadsafe(tell)
 
     def _link_failed(self, link: str, cause: str) -> None:
-        """Called in a courier's thread: the session goes down with its link."""
+        """Called in a transfer thread's thread: the session goes down with its link."""
         log.warning("link %s failed: %s", link, cause)
         self._loop.call_soon_threadsafe(self._peers.hang_up, link, cause)
 
-    def _tell_link(self, link: Link) -> None:
+    def _tell_link(self, link: LinkReport) -> None:
         self._steps.call(lambda: self._outbox.to_routers(link))
 
-    # What `worker.peers.PeerEvents` asks for: everything goes on in the step loop's thread.
+    # Implements `PeerEvents`: everything goes on in the step loop's thread.
 
     def on_message(self, message: Handoff, peer: Peer) -> None:
         self._steps.hear(message, peer)

@@ -13,7 +13,7 @@ import msgspec
 import typer
 
 from engine.errors import EngineError
-from engine.policy import Policy
+from engine.schedule.policy import Policy
 from runtime.descriptors import raise_descriptor_limit
 from runtime.listen import PortTaken
 from runtime.logs import LogLevel, start_logging

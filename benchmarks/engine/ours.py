@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from decode_worker.scheduler import DecodePolicy
-from engine.blocks import BlockPool
+from engine.cache.block_pool import BlockPool
 from engine.engine import Engine
+from engine.runners.torch_loading import load_torch_runner
 from engine.sequence import Sequence
-from engine.torch_loading import load_torch_runner
-from wire.identity import Leg
+from wire.identity import AttemptId
 from wire.sampling import SamplingParams
 
 
@@ -66,7 +66,7 @@ class Ours:
         self._num_sequences += 1
         tokens = [self._draw.randrange(5, self.runner.vocab_size) for _ in range(num_tokens)]
         sampling = SamplingParams(max_tokens=512, temperature=0.0, ignore_eos=True)
-        sequence = Sequence(Leg(str(self._num_sequences)), tokens, sampling)
+        sequence = Sequence(AttemptId(str(self._num_sequences)), tokens, sampling)
         self._engine.add(sequence)
         return sequence
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.measure import alternate
-from engine.kernels.library import Kernels, Model
+from engine.kernels.library import Kernels, ModelArguments
 from engine.model.config import ModelConfig
 from engine.model.linear import Linear
 from engine.model.panels import pack
@@ -81,7 +81,7 @@ class Ours:
         self._kernels = kernels
         is_bf16 = kind.weights == torch.bfloat16
         narrows = is_bf16 and kind.compute == torch.bfloat16 and kernels.can_narrow
-        self._model = Model(is_bf16=is_bf16, narrows=narrows)
+        self._model = ModelArguments(is_bf16=is_bf16, narrows=narrows)
         copies = (weight.to(kind.weights, copy=True) for weight in weights)
         self._packed = Turns([pack(kernels, Linear(copy)) for copy in copies])
 

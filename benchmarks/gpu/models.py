@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import torch
 
-from engine.cache_shape import cache_layout
-from engine.cuda.record import GraphRecorder
 from engine.model.config import ModelConfig
 from engine.model.parameters import Parameters, allocate_parameters, checkpoint_targets
 from engine.model.rope_config import DefaultRope
 from engine.model.transformer import Transformer
-from engine.torch_runner import StepSettings, TorchRunner
+from engine.runners.cache_shape import cache_layout
+from engine.runners.captured_step import GraphRecorder
+from engine.runners.torch_runner import StepSettings, TorchRunner
 
 BLOCK_SIZE = 16
 MAX_MODEL_LEN = 8192

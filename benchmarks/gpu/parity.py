@@ -60,8 +60,8 @@ def _answers(driver: Driver) -> list[Answer]:
             if progress.sampled is not None and progress.sampled.logprob is not None:
                 logprob = progress.sampled.logprob
                 entry = progress.sampled.token, logprob.logprob, logprob.top_logprobs[1]
-                made.setdefault(progress.sequence.leg.request_id, []).append(entry)
-    answers += [made[sequence.leg.request_id] for sequence in sequences]
+                made.setdefault(progress.sequence.attempt_id.request_id, []).append(entry)
+    answers += [made[sequence.attempt_id.request_id] for sequence in sequences]
     return answers
 
 

@@ -10,12 +10,12 @@ import torch
 
 from benchmarks.gpu.models import Variant
 from decode_worker.scheduler import DecodePolicy
-from engine.ahead import AheadEngine
-from engine.blocks import BlockPool
+from engine.async_engine import AsyncEngine
+from engine.cache.block_pool import BlockPool
 from engine.engine import Engine
+from engine.runners.torch_runner import TorchRunner
 from engine.sequence import Sequence
-from engine.torch_runner import TorchRunner
-from wire.identity import Leg
+from wire.identity import AttemptId
 from wire.sampling import SamplingParams
 
 WARM_STEPS = 8
@@ -28,7 +28,7 @@ class Driver:
 
     def __init__(self, runner: TorchRunner, variant: Variant, num_blocks: int) -> None:
         self._runner = runner
-        kind = AheadEngine if variant.ahead else Engine
+        kind = AsyncEngine if variant.ahead else Engine
         policy = DecodePolicy(chunk_tokens=1 << 20, prefill_tokens=1 << 20)
         self.engine = kind(runner, BlockPool(num_blocks), policy)
         self._draw = random.Random(0)
@@ -70,7 +70,7 @@ class Driver:
         sampling = SamplingParams(
             max_tokens=max_tokens, temperature=0.0, ignore_eos=True, logprobs=logprobs
         )
-        sequence = Sequence(Leg(str(self._num_sequences)), tokens, sampling)
+        sequence = Sequence(AttemptId(str(self._num_sequences)), tokens, sampling)
         self.engine.add(sequence)
         return sequence
 

@@ -9,10 +9,11 @@ import msgspec
 import numpy as np
 
 from router.placing.ledger import Ledger, PromptHashes
-from router.placing.need import Need, Placement, Slo
-from wire.identity import Leg, ProcessRef, Role, WorkerRef
+from router.placing.placement_request import Placement, PlacementRequest, Slo
+from wire.identity import AttemptId, ProcessRef, Role, WorkerRef
 from wire.layout import KvLayout
-from wire.messages import CacheEvents, Report, StepCosts, WorkerCard, WorkerState
+from wire.messages import WorkerCard
+from wire.reports import CacheEvents, Report, StepCosts, WorkerState
 
 LAYOUT = KvLayout(num_layers=32, num_kv_heads=8, head_size=128, block_size=16, dtype="float16")
 NUM_TOKENS = 1 << 17
@@ -59,7 +60,7 @@ def measure(num_workers: int = 1000, rounds: int = 400) -> Decisions:
 
 def _decide(ledger: Ledger, tokens: list[int], hashes: PromptHashes, number: int) -> None:
     """All that a router does for it: hits, choice, and what it enters for its workers."""
-    need = Need(
+    need = PlacementRequest(
         key=f"request {number}",
         num_prompt_tokens=len(tokens),
         num_tokens=len(tokens) + 1000,
@@ -68,9 +69,9 @@ def _decide(ledger: Ledger, tokens: list[int], hashes: PromptHashes, number: int
     hits = ledger.hits(tokens, hashes)
     found = ledger.place(need, hits, float(number))
     assert isinstance(found, Placement)
-    leg = Leg(need.key)
-    ledger.placed(leg, found, need, hits, float(number))
-    ledger.submitted(found.first, leg)
+    attempt_id = AttemptId(need.key)
+    ledger.placed(attempt_id, found, need, hits, float(number))
+    ledger.submitted(found.first, attempt_id)
 
 
 def _ledger(num_workers: int, draw: random.Random) -> Ledger:

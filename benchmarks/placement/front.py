@@ -11,14 +11,14 @@ from benchmarks.placement.ride import Ride, Served
 from benchmarks.placement.worker import Machine
 from router.placing.cost_model import Hits
 from router.placing.ledger import Ledger, PromptHashes
-from router.placing.need import Need, Placement, Slo, Split
+from router.placing.placement_request import Placement, PlacementRequest, Slo, Split
 from router.queueing.admission import Admission, Verdict
 from router.queueing.fair_queue import Waiter
-from wire.identity import Leg, WorkerRef
+from wire.identity import AttemptId, WorkerRef
 
 MESSAGE_S = 0.5e-3
 
-Choose = Callable[[Need, Hits, float], Placement]
+Choose = Callable[[PlacementRequest, Hits, float], Placement]
 
 
 class Front:
@@ -42,14 +42,14 @@ class Front:
         self._waiting: dict[str, Ride] = {}
         self.num_refused = 0
 
-    def arrive(self, leg: Leg, served: Served) -> None:
-        ride = self._ride(leg, served)
+    def arrive(self, attempt_id: AttemptId, served: Served) -> None:
+        ride = self._ride(attempt_id, served)
         found = self._place(ride)
         if self._admission is None:
             self._submit(ride, found)
             return
         waiter = Waiter(
-            key=str(leg),
+            key=str(attempt_id),
             tenant=served.arrival.tenant,
             work_s=found.prefill_s,
             arrived_s=self._clock.now,
@@ -81,10 +81,10 @@ class Front:
         if self._admission is not None and target_s is not None and took_s is not None:
             self._admission.forecast.came(took_s <= target_s)
 
-    def _ride(self, leg: Leg, served: Served) -> Ride:
+    def _ride(self, attempt_id: AttemptId, served: Served) -> Ride:
         arrival = served.arrival
-        need = Need(
-            key=str(leg),
+        need = PlacementRequest(
+            key=str(attempt_id),
             num_prompt_tokens=arrival.num_prompt,
             num_tokens=arrival.num_prompt + arrival.num_new,
             num_new_tokens=self._ledger.lengths.expected(arrival.tenant, 100_000),
@@ -92,7 +92,7 @@ class Front:
             slo=served.slo,
             split=self._split,
         )
-        return Ride(leg, served, need, arrival.tokens(), PromptHashes(b""))
+        return Ride(attempt_id, served, need, arrival.tokens(), PromptHashes(b""))
 
     def _find(self, waiter: Waiter) -> Placement:
         return self._place(self._waiting[waiter.key])
@@ -116,9 +116,9 @@ class Front:
         self.num_refused += 1
 
     def _submit(self, ride: Ride, placement: Placement) -> None:
-        leg, hits = ride.leg, self._ledger.hits(ride.tokens, ride.hashes)
+        attempt_id, hits = ride.attempt_id, self._ledger.hits(ride.tokens, ride.hashes)
         ride.placement = ride.served.placement = placement
-        self._ledger.placed(leg, placement, ride.need, hits, self._clock.now)
-        ride.number = self._ledger.submitted(placement.first, leg)
+        self._ledger.placed(attempt_id, placement, ride.need, hits, self._clock.now)
+        ride.number = self._ledger.submitted(placement.first, attempt_id)
         machine = self._machines[placement.first]
         self._clock.after(MESSAGE_S, lambda: machine.between_steps(lambda: machine.submit(ride)))

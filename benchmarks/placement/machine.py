@@ -8,11 +8,11 @@ from collections.abc import Sequence as Seq
 import msgspec
 
 from decode_worker.scheduler import DecodePolicy
-from engine.blocks import BlockPool
+from engine.cache.block_pool import BlockPool
 from engine.engine import Engine
-from engine.policy import Policy
 from engine.runner import CacheRegion, Collect, OnLayer, Sampled, Slice
-from engine.step_times import StepWork
+from engine.schedule.policy import Policy
+from engine.schedule.step_times import StepWork
 from prefill_worker.scheduler import PrefillPolicy
 from wire.identity import Role
 from wire.layout import KvLayout
@@ -58,7 +58,7 @@ class TimedRunner:
     vocab_size = 1 << 31
     max_model_len = 1 << 18
     eos_token_ids: frozenset[int] = frozenset()
-    model_hash = digest_kind = "simulated"
+    model_hash = checksum_kind = "simulated"
     runs_ahead = False
 
     def run(self, slices: Seq[Slice], on_layer: OnLayer | None = None) -> list[Sampled | None]:
@@ -79,7 +79,7 @@ class TimedRunner:
     def close(self) -> None:
         return
 
-    def digest(self, blocks: Seq[int], first: int) -> int:
+    def checksum(self, blocks: Seq[int], first: int) -> int:
         return 0
 
 

@@ -10,7 +10,7 @@ from benchmarks.placement.machine import Device
 from benchmarks.placement.ride import Served
 from benchmarks.placement.simulation import Cluster
 from benchmarks.placement.traces import Arrival
-from router.placing.need import Slo, Split
+from router.placing.placement_request import Slo, Split
 from router.queueing.admission import Admission
 
 

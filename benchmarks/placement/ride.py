@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from benchmarks.placement.traces import Arrival
 from router.placing.ledger import PromptHashes
-from router.placing.need import Need, Placement, Slo
-from wire.identity import Leg, WorkerRef
+from router.placing.placement_request import Placement, PlacementRequest, Slo
+from wire.identity import AttemptId, WorkerRef
 
 
 @dataclass(slots=True)
@@ -48,9 +48,9 @@ class Served:
 class Ride:
     """What the router knows of it."""
 
-    leg: Leg
+    attempt_id: AttemptId
     served: Served
-    need: Need
+    need: PlacementRequest
     tokens: list[int]
     hashes: PromptHashes
     placement: Placement | None = None

@@ -19,10 +19,10 @@ from benchmarks.placement.worker import ROUTER, Machine
 from engine.sequence import Sequence, Status
 from router.placing.cost_model import Hits, exposed_s
 from router.placing.ledger import Ledger
-from router.placing.need import Need, Placement, Slo, Split
+from router.placing.placement_request import Placement, PlacementRequest, Slo, Split
 from router.queueing.admission import Admission
-from wire.identity import Leg, Role, WorkerRef
-from wire.messages import CacheEvents
+from wire.identity import AttemptId, Role, WorkerRef
+from wire.reports import CacheEvents
 
 REPORT_EVERY_S = 0.25
 
@@ -62,10 +62,10 @@ class Cluster:
         served = [Served(arrival, slo_of(arrival)) for arrival in arrivals]
         self._num_open = len(served)
         for number, each in enumerate(served):
-            leg = Leg(f"r{number}")
+            attempt_id = AttemptId(f"r{number}")
             self.clock.after(
                 each.arrival.at_s,
-                lambda leg=leg, each=each: self._front.arrive(leg, each),  # type: ignore[misc]
+                lambda attempt_id=attempt_id, each=each: self._front.arrive(attempt_id, each),  # type: ignore[misc]
             )
         self._report_all()
         self.clock.run(self._goes_on)
@@ -81,18 +81,18 @@ class Cluster:
             if blocks is not None:
                 ride.granted = (blocks, destination)
                 return
-            self.ledger.ended(destination, ride.leg)
+            self.ledger.ended(destination, ride.attempt_id)
             hits = self.ledger.hits(ride.tokens, ride.hashes)
             need = msgspec.structs.replace(ride.need, avoid=frozenset(ride.asked))
             destination = self.ledger.another_destination(need, hits, machine.ref, self.clock.now)
             if destination is not None:
-                self.ledger.expect(destination, ride.leg, need)
+                self.ledger.expect(destination, ride.attempt_id, need)
         if ride.placement.destination is not None:
-            self.ledger.kept(machine.ref, ride.leg)
+            self.ledger.kept(machine.ref, ride.attempt_id)
 
     def first_token(self, machine: Machine, ride: Ride, sequence: Sequence) -> None:
         ride.served.first_s = self.clock.now + MESSAGE_S
-        self.ledger.prefilled(machine.ref, ride.leg)
+        self.ledger.prefilled(machine.ref, ride.attempt_id)
         self._front.came(ride)
         self._front.dispatch()
         if ride.granted is None:
@@ -105,12 +105,12 @@ class Cluster:
             return
         ride.served.split = True
         machine.engine.hold(sequence)
-        del machine.rides[ride.leg]
+        del machine.rides[ride.attempt_id]
         tokens = list(sequence.tokens)
 
         def moved() -> None:
             machine.between_steps(lambda: machine.engine.drop(sequence))
-            self.ledger.ended(machine.ref, ride.leg)
+            self.ledger.ended(machine.ref, ride.attempt_id)
             target.between_steps(lambda: target.adopt(ride, tokens, blocks))
 
         self.clock.after(self._move_s(ride.served.arrival.num_prompt, sequence.num_cached), moved)
@@ -124,13 +124,13 @@ class Cluster:
         decode_s = served.last_s - served.first_s
         self.ledger.answered(served.arrival.tenant, served.arrival.num_new, decode_s)
         for ref in {ride.placement.first, *ride.asked}:
-            self.ledger.ended(ref, ride.leg)
+            self.ledger.ended(ref, ride.attempt_id)
         self._front.dispatch()
 
     def _goes_on(self) -> bool:
         return self._num_open > self._front.num_refused
 
-    def _best(self, need: Need, hits: Hits, now: float) -> Placement:
+    def _best(self, need: PlacementRequest, hits: Hits, now: float) -> Placement:
         found = self.ledger.place(need, hits, now)
         assert isinstance(found, Placement), found
         return found
@@ -155,7 +155,7 @@ def _in_turn(machines: dict[WorkerRef, Machine]) -> Choose:
     firsts = [ref for ref, machine in machines.items() if machine.role is Role.PREFILL]
     others = [ref for ref, machine in machines.items() if machine.role is Role.DECODE]
 
-    def choose(need: Need, hits: Hits, now: float) -> Placement:
+    def choose(need: PlacementRequest, hits: Hits, now: float) -> Placement:
         number = next(turn)
         destination = None if need.single_token else others[number % len(others)]
         return Placement(firsts[number % len(firsts)], destination)

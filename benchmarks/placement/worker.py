@@ -8,14 +8,15 @@ from typing import Protocol
 from benchmarks.placement.clock import Clock
 from benchmarks.placement.machine import LAYOUT, Device, Stopwatch, make_engine
 from benchmarks.placement.ride import Ride
-from engine.engine import Progress
-from engine.policy import Room
+from engine.engine import SequenceProgress
+from engine.schedule.policy import FreeCapacity
 from engine.sequence import Sequence
 from router.placing.ledger import Ledger
-from wire.identity import Leg, ProcessRef, Role, WorkerRef
-from wire.messages import CacheEvents, WorkerCard, WorkerState
+from wire.identity import AttemptId, ProcessRef, Role, WorkerRef
+from wire.messages import WorkerCard
+from wire.reports import CacheEvents, WorkerState
 from wire.sampling import SamplingParams
-from worker.calibration import Calibration, load_of
+from worker.steps.calibration import Calibration, load_of
 
 LEARN_EVERY_S = 0.03
 """Of virtual time; enough, and quicker to simulate."""
@@ -45,7 +46,7 @@ class Machine:
         self.ref = WorkerRef(f"{role.value}-{number}", 1)
         self.role = role
         self.engine = make_engine(role, device, tpot_s)
-        self.rides: dict[Leg, Ride] = {}
+        self.rides: dict[AttemptId, Ride] = {}
         self.num_granted = 0
         self.busy_s = 0.0
         self._router = router
@@ -82,9 +83,11 @@ class Machine:
 
     def submit(self, ride: Ride) -> None:
         sampling = SamplingParams(max_tokens=ride.served.arrival.num_new, ignore_eos=True)
-        sequence = Sequence(ride.leg, ride.tokens, sampling, tenant=ride.served.arrival.tenant)
+        sequence = Sequence(
+            ride.attempt_id, ride.tokens, sampling, tenant=ride.served.arrival.tenant
+        )
         self._heard = max(self._heard, ride.number)
-        self.rides[ride.leg] = ride
+        self.rides[ride.attempt_id] = ride
         self.engine.add(sequence)
 
     def report(self) -> None:
@@ -94,14 +97,14 @@ class Machine:
         self._router.ledger.hear(self.ref, report)
 
     def try_grant(self, ride: Ride) -> list[int] | None:
-        """Blocks for a prompt, as worker.incoming does it."""
+        """Blocks for a prompt, as worker.steps.destination_handoffs does it."""
         if self.engine.waiting:
             return None
         pool = self.engine.pool
         hashes = ride.hashes.of(ride.tokens, LAYOUT.block_size)
         held = pool.acquire_prefix(hashes)
         num_missing = LAYOUT.num_blocks(len(ride.tokens)) - len(held)
-        room = Room(pool.num_free, len(self.engine.running) + self.num_granted)
+        room = FreeCapacity(pool.num_free, len(self.engine.running) + self.num_granted)
         pages = None
         if self.engine.policy.admits(room, num_missing):
             pages = pool.try_allocate(num_missing)
@@ -115,17 +118,21 @@ class Machine:
         sampling = SamplingParams(max_tokens=ride.served.arrival.num_new, ignore_eos=True)
         num_prompt = ride.served.arrival.num_prompt
         sequence = Sequence(
-            ride.leg, tokens, sampling, num_prompt=num_prompt, tenant=ride.served.arrival.tenant
+            ride.attempt_id,
+            tokens,
+            sampling,
+            num_prompt=num_prompt,
+            tenant=ride.served.arrival.tenant,
         )
         sequence.blocks, sequence.num_computed = blocks, len(tokens) - 1
         self.num_granted -= 1
-        self.rides[ride.leg] = ride
+        self.rides[ride.attempt_id] = ride
         self.engine.adopt(sequence)
-        self._router.ledger.arrived(self.ref, ride.leg)
+        self._router.ledger.arrived(self.ref, ride.attempt_id)
 
     def _begin_step(self) -> None:
         for sequence in self.engine.admit():
-            self._router.started(self, self.rides[sequence.leg])
+            self._router.started(self, self.rides[sequence.attempt_id])
         slices = self.engine.schedule()
         if not slices:
             return
@@ -148,16 +155,16 @@ class Machine:
 
         self._router.clock.after(seconds, end)
 
-    def _progressed(self, made: Progress) -> None:
+    def _progressed(self, made: SequenceProgress) -> None:
         if made.sampled is None:
             return
         sequence = made.sequence
-        ride = self.rides[sequence.leg]
+        ride = self.rides[sequence.attempt_id]
         if sequence.num_output == 1:
             ride.served.cached = sequence.num_cached
             self._router.first_token(self, ride, sequence)
         if made.finish is not None:
-            del self.rides[sequence.leg]
+            del self.rides[sequence.attempt_id]
             self._router.finished(ride)
 
     def _tell_cache(self) -> None:

@@ -61,7 +61,7 @@ def main(
     console.print(tables.layouts_table(results))
     console.print(tables.cost_line(results))
     console.print(tables.flows_table(flows.measure(rounds, ucx_env)))
-    console.print(tables.digests_table(costs.digests(rounds, ucx_env)))
+    console.print(tables.digests_table(costs.checksums(rounds, ucx_env)))
     fixed_s = costs.fixed_s(ucx_env)
     console.print(f"a prepared write of one block of 4 KiB: {fixed_s * 1e6:.1f} us")
     if not tcp:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from benchmarks.measure import Times, alternate, timed
 from benchmarks.pool import PeerPool, a_pool, connected, finish
-from kv_transfer.checksum import digest_host_blocks
+from kv_transfer.layout.checksum import checksum_host_blocks
 
 SMALL_BYTES = 4 << 10
 NUM_SMALL = 2000
@@ -22,16 +22,16 @@ class Digested:
     """The checksum of blocks beside their write."""
 
     block_bytes: int
-    digest: Times
+    checksum: Times
     write: Times
 
     @property
     def gb_s(self) -> float:
-        return NUM_BYTES / self.digest.median_s / 1e9
+        return NUM_BYTES / self.checksum.median_s / 1e9
 
     @property
     def of_write(self) -> float:
-        return self.write.speed_beside(self.digest)
+        return self.write.speed_beside(self.checksum)
 
 
 def fixed_s(ucx_env: dict[str, str]) -> float:
@@ -50,7 +50,7 @@ def fixed_s(ucx_env: dict[str, str]) -> float:
         return statistics.median(timed(write) for _ in range(NUM_SMALL))
 
 
-def digests(rounds: int, ucx_env: dict[str, str]) -> Iterator[Digested]:
+def checksums(rounds: int, ucx_env: dict[str, str]) -> Iterator[Digested]:
     for block_bytes in BLOCK_SIZES:
         num_blocks = NUM_BYTES // block_bytes
         pool, region = a_pool(NUM_BYTES)
@@ -60,9 +60,9 @@ def digests(rounds: int, ucx_env: dict[str, str]) -> Iterator[Digested]:
             closing(PeerPool(NUM_BYTES, num_blocks, ucx_env=ucx_env)) as peer,
             connected(region, num_blocks, peer, ucx_env) as link,
         ):
-            digest, write = alternate(
-                lambda: digest_host_blocks(pool.data, block_bytes, order),  # noqa: B023
+            checksum, write = alternate(
+                lambda: checksum_host_blocks(pool.data, block_bytes, order),  # noqa: B023
                 lambda: finish(link.write("peer", order, pages)),  # noqa: B023
                 rounds=rounds,
             )
-        yield Digested(block_bytes, digest, write)
+        yield Digested(block_bytes, checksum, write)

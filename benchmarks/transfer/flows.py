@@ -1,4 +1,5 @@
-"""Several writes at a time, each over a link of its own to one peer, as a courier does it."""
+"""Several writes at a time, each over a link of its own to one peer, as a transfer thread does
+it."""
 
 from __future__ import annotations
 
@@ -10,12 +11,12 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 from benchmarks.pool import PeerPool, a_pool
-from kv_transfer.courier import Courier, Way, WriteJob, Written
-from kv_transfer.crossing import DirectCrossing, Passage
-from kv_transfer.nixl_link import NixlLink
-from kv_transfer.probe import LinkSpeed, Probe
-from kv_transfer.rank_endpoint import MAX_PART_BYTES
-from kv_transfer.transport import Transport
+from kv_transfer.endpoints.rank import MAX_PART_BYTES
+from kv_transfer.endpoints.transfer_thread import RankPath, TransferThread, WriteJob, Written
+from kv_transfer.endpoints.write_path import BlockWrite, InPlaceWrites
+from kv_transfer.transports.nixl.nixl_link import NixlLink
+from kv_transfer.transports.probe import LinkSpeed, Probe
+from kv_transfer.transports.transport import Transport
 from wire.layout import KvLayout
 
 NUM_FLOWS = (1, 2, 4, 8)
@@ -40,12 +41,12 @@ def measure(rounds: int, ucx_env: dict[str, str]) -> list[Flows]:
     taken: dict[int, list[list[float]]] = {count: [] for count in NUM_FLOWS}
     with (
         closing(PeerPool(most * FLOW_BYTES, most * num_blocks, links, ucx_env)) as peer,
-        _courier(peer, num_blocks, ucx_env) as courier,
+        _transfer_thread(peer, num_blocks, ucx_env) as transfer_thread,
     ):
-        _run(courier, links, num_blocks)  # touches every page, and opens every connection
+        _run(transfer_thread, links, num_blocks)  # touches every page, and opens every connection
         for _ in range(rounds):
             for count, times in taken.items():
-                times.append(_run(courier, links[:count], num_blocks))
+                times.append(_run(transfer_thread, links[:count], num_blocks))
     return [_flows(count, times) for count, times in taken.items()]
 
 
@@ -57,35 +58,39 @@ def _flows(count: int, rounds: list[list[float]]) -> Flows:
 
 
 @contextmanager
-def _courier(peer: PeerPool, num_blocks: int, ucx_env: dict[str, str]) -> Iterator[Courier]:
+def _transfer_thread(
+    peer: PeerPool, num_blocks: int, ucx_env: dict[str, str]
+) -> Iterator[TransferThread]:
     _, region = a_pool(FLOW_BYTES)
     transport = NixlLink("bench-flows", ucx_env)
     transport.register(region, num_blocks)
-    courier = Courier(transport, _lost, _crashed)
-    courier.start()
+    transfer_thread = TransferThread(transport, _lost, _crashed)
+    transfer_thread.start()
     opened: queue.SimpleQueue[object] = queue.SimpleQueue()
     for link, admission in peer.admissions.items():
-        crossing = DirectCrossing(LAYOUT, _no_digest, MAX_PART_BYTES)
-        courier.connect(link, [Way(link, admission, crossing, _no_probe)], opened.put)
+        write_path = InPlaceWrites(LAYOUT, _no_digest, MAX_PART_BYTES)
+        transfer_thread.connect(
+            link, [RankPath(link, admission, write_path, _no_probe)], opened.put
+        )
     for _ in peer.admissions:
         opened.get()
-    yield courier
-    courier.stop()
+    yield transfer_thread
+    transfer_thread.stop()
 
 
-def _run(courier: Courier, links: Sequence[str], num_blocks: int) -> list[float]:
+def _run(transfer_thread: TransferThread, links: Sequence[str], num_blocks: int) -> list[float]:
     """Seconds until each flow has ended; all start together, and write to pages of their own."""
     ended: queue.SimpleQueue[Written] = queue.SimpleQueue()
     started = time.monotonic()
     for number, link in enumerate(links):
         pages = range(number * num_blocks, (number + 1) * num_blocks)
-        passage = Passage(
+        block_write = BlockWrite(
             tuple(reversed(range(num_blocks))),  # so that no neighbours merge
             tuple(pages),
             num_blocks * LAYOUT.block_size,
             first_page=0,
         )
-        courier.write(WriteJob(link, passage, ended.put))
+        transfer_thread.write(WriteJob(link, block_write, ended.put))
     return [ended.get().ended - started for _ in links]
 
 

@@ -16,11 +16,12 @@ import torch
 
 from benchmarks.measure import Times, alternate
 from benchmarks.pool import PeerPool, a_pool, connected, finish
-from kv_transfer.exchange import needs_conversion
-from kv_transfer.nixl_link import NixlLink
-from kv_transfer.region import CacheRegion
-from kv_transfer.reshard import Offsets, plan, staging_layout
-from kv_transfer.staging import as_tensor, fill
+from kv_transfer.layout.head_routes import needs_conversion
+from kv_transfer.layout.region import CacheRegion
+from kv_transfer.layout.reshard import plan, staging_layout
+from kv_transfer.layout.spans import Offsets
+from kv_transfer.layout.staging import as_tensor, fill
+from kv_transfer.transports.nixl.nixl_link import NixlLink
 from wire.layout import KvLayout
 
 POOL_BYTES = 64 << 20

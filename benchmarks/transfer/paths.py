@@ -24,9 +24,9 @@ from benchmarks.pool import (
     finish,
     until_closed,
 )
-from kv_transfer.nixl_link import NixlLink
-from kv_transfer.region import CacheRegion
-from kv_transfer.reshard import Offsets, merge
+from kv_transfer.layout.region import CacheRegion
+from kv_transfer.layout.spans import Offsets, merge
+from kv_transfer.transports.nixl.nixl_link import NixlLink
 
 HEADER = struct.Struct("<q")
 SPAN_BYTES = 24
@@ -141,7 +141,7 @@ def a_nixl_path(
 
 
 def spans_of(blocks: Sequence[int], pages: Sequence[int], block_bytes: int) -> Offsets:
-    """As in kv_transfer.reshard: blocks that are neighbours on both sides go as one."""
+    """As in kv_transfer.layout.reshard: blocks that are neighbours on both sides go as one."""
     spans = np.empty((len(blocks), 3), np.int64)
     spans[:, 0] = blocks
     spans[:, 1] = pages

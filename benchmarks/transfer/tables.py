@@ -69,9 +69,9 @@ def flows_table(flows: list[Flows]) -> Table:
     return table
 
 
-def digests_table(digests: Iterable[Digested]) -> Table:
+def digests_table(checksums: Iterable[Digested]) -> Table:
     table = Table("block", "GB/s", "of the write's time", title="checksum of host blocks")
-    for found in digests:
+    for found in checksums:
         table.add_row(size(found.block_bytes), f"{found.gb_s:.1f}", f"{found.of_write:.0%}")
     return table
 

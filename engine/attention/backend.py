@@ -9,7 +9,7 @@ import msgspec
 from torch import Tensor
 
 
-class Span(msgspec.Struct, frozen=True, gc=False):
+class SequenceRows(msgspec.Struct, frozen=True, gc=False):
     """Tokens [start, end) of one sequence, to be computed now; `blocks` cover tokens [0, end)."""
 
     start: int
@@ -25,7 +25,7 @@ class Span(msgspec.Struct, frozen=True, gc=False):
         return self.blocks[-(-self.start // block_size) : -(-self.end // block_size)]
 
 
-def places_of(spans: Seq[Span], block_size: int) -> list[list[int]]:
+def places_of(spans: Seq[SequenceRows], block_size: int) -> list[list[int]]:
     """The blocks of all tokens of the spans, and their slots within them."""
     blocks = [s.blocks[p // block_size] for s in spans for p in range(s.start, s.end)]
     slots = [p % block_size for s in spans for p in range(s.start, s.end)]
@@ -35,7 +35,7 @@ def places_of(spans: Seq[Span], block_size: int) -> list[list[int]]:
 class AttentionBatch(Protocol):
     """One step's spans, prepared: everything that does not change from layer to layer."""
 
-    spans: Seq[Span]
+    spans: Seq[SequenceRows]
     cache: Tensor
     """[blocks, layers, 2, kv_heads, block_size, head_size]"""
     scales: Tensor | None
@@ -62,7 +62,7 @@ class AttentionBatch(Protocol):
 class AttentionBackend(Protocol):
     """Bound to one KV cache and one model's heads and windows."""
 
-    def prepare(self, spans: Seq[Span]) -> AttentionBatch: ...
+    def prepare(self, spans: Seq[SequenceRows]) -> AttentionBatch: ...
 
 
 class GraphAttention(Protocol):
@@ -79,6 +79,6 @@ class GraphAttention(Protocol):
         """
         ...
 
-    def plan(self, spans: Seq[Span]) -> None:
+    def plan(self, spans: Seq[SequenceRows]) -> None:
         """Before a step of these spans is recorded or repeated."""
         ...

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from engine.attention.backend import Span
+from engine.attention.backend import SequenceRows
 from engine.attention.paged_cache import PagedCache
 from engine.attention.prefill_chunk import by_kv_head
 
@@ -57,7 +57,9 @@ def has_flash_attention(cache: PagedCache, window: int | None) -> bool:
     return cache.device.type == "cuda" and narrow and window is None
 
 
-def plan_causal_chunks(chunks: Seq[tuple[int, Span]], cache: PagedCache) -> list[CausalChunk]:
+def plan_causal_chunks(
+    chunks: Seq[tuple[int, SequenceRows]], cache: PagedCache
+) -> list[CausalChunk]:
     """Chunks of (index of the first token, span)."""
     planned = []
     for first, span in chunks:

@@ -17,7 +17,7 @@ from engine.attention.flashinfer_backend import (
 )
 from engine.attention.tables import TorchTables, TritonTables
 from engine.attention.torch_backend import TorchBackend
-from engine.cuda.triton_there import uses_triton
+from engine.device.triton_available import uses_triton
 from engine.errors import ConfigError
 
 NAMES = ("auto", "flashinfer", "torch")

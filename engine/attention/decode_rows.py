@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from engine.attention.backend import Span
+from engine.attention.backend import SequenceRows
 from engine.attention.mask import additive, visible
 from engine.attention.paged_cache import PagedCache
 
@@ -35,7 +35,7 @@ class DecodeRows:
 
 
 def plan_decode_rows(
-    rows: Seq[tuple[int, Span]], window: int | None, cache: PagedCache
+    rows: Seq[tuple[int, SequenceRows]], window: int | None, cache: PagedCache
 ) -> list[DecodeRows]:
     """Groups of (token index, span) such that padding at most doubles any row's table."""
     groups: defaultdict[int, list[tuple[int, list[int], int]]] = defaultdict(list)

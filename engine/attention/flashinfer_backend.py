@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.attention.backend import Span, places_of
+from engine.attention.backend import SequenceRows, places_of
 from engine.attention.paged_cache import PagedCache
 from engine.attention.tables import TableBatch
-from engine.staging import to_device
+from engine.device.to_device import to_device
 
 _WORKSPACE_BYTES = 256 << 20
 
@@ -41,7 +41,7 @@ class Pages:
     """[spans]: tokens in its last block."""
 
     @staticmethod
-    def of(spans: Seq[Span], block_size: int, device: torch.device) -> Pages:
+    def of(spans: Seq[SequenceRows], block_size: int, device: torch.device) -> Pages:
         query_begins, begins, last_counts = [0], [0], list[int]()
         blocks: list[int] = []
         for span in spans:
@@ -73,7 +73,7 @@ class FlashInferBackend:
         self._prefill = {window: self._prefill_wrapper() for window in set(windows)}
         self._decode = {window: self.decode_wrapper() for window in set(windows)}
 
-    def prepare(self, spans: Seq[Span]) -> FlashInferBatch:
+    def prepare(self, spans: Seq[SequenceRows]) -> FlashInferBatch:
         """A step over `spans`; planned here."""
         pages = Pages.of(spans, self.paged.block_size, self.cache.device)
         if all(span.count == 1 for span in spans):
@@ -150,7 +150,7 @@ class FlashInferBatch:
     """One planned step; see engine.attention.backend.AttentionBatch."""
 
     def __init__(
-        self, backend: FlashInferBackend, spans: Seq[Span], wrappers: dict[int | None, Any]
+        self, backend: FlashInferBackend, spans: Seq[SequenceRows], wrappers: dict[int | None, Any]
     ) -> None:
         self.spans = spans
         self.cache = backend.cache
@@ -187,7 +187,7 @@ class FlashInferTables:
     def batch(self, tables: Tensor, positions: Tensor) -> TableBatch:
         return PlannedBatch(self._backend, self._wrappers_for(len(positions)), tables, positions)
 
-    def plan(self, spans: Seq[Span]) -> None:
+    def plan(self, spans: Seq[SequenceRows]) -> None:
         backend = self._backend
         pages = Pages.of(spans, backend.paged.block_size, backend.cache.device)
         backend.plan_decode(self._wrappers_for(len(spans)), pages)

@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from engine.staging import to_device
+from engine.device.to_device import to_device
 
 
 class PagedCache:

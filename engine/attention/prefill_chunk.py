@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from engine.attention.backend import Span
+from engine.attention.backend import SequenceRows
 from engine.attention.mask import additive, visible
 from engine.attention.paged_cache import PagedCache
 
@@ -62,7 +62,7 @@ def by_kv_head(query: Tensor, num_kv_heads: int) -> Tensor:
 
 
 def plan_prefill_chunks(
-    chunks: Seq[tuple[int, Span]], window: int | None, cache: PagedCache
+    chunks: Seq[tuple[int, SequenceRows]], window: int | None, cache: PagedCache
 ) -> list[PrefillChunk]:
     """Chunks of (index of the first token, span).
 
@@ -84,7 +84,7 @@ def plan_prefill_chunks(
 
 
 @dataclass(frozen=True, slots=True)
-class _Cut:
+class _ChunkPart:
     """Positions [begin, end) in the tile that ends at `tile_end`; they see from `key_begin` on."""
 
     begin: int
@@ -93,17 +93,17 @@ class _Cut:
     key_begin: int
 
 
-def _cut(span: Span, window: int | None) -> Iterator[_Cut]:
+def _cut(span: SequenceRows, window: int | None) -> Iterator[_ChunkPart]:
     begin = span.start
     while begin < span.end:
         tile_end = (begin // TILE + 1) * TILE
         key_begin = 0 if window is None else max(0, begin - window + 1) // TILE * TILE
-        yield _Cut(begin, min(tile_end, span.end), tile_end, key_begin)
+        yield _ChunkPart(begin, min(tile_end, span.end), tile_end, key_begin)
         begin = tile_end
 
 
 def _plan_chunk(
-    first: int, span: Span, cuts: list[_Cut], mask: Tensor, cache: PagedCache
+    first: int, span: SequenceRows, cuts: list[_ChunkPart], mask: Tensor, cache: PagedCache
 ) -> PrefillChunk:
     num_blocks = cache.num_blocks_for(span.end)
     gathered_begin, gathered_end = cuts[0].key_begin, num_blocks * cache.block_size
@@ -123,7 +123,7 @@ def _plan_chunk(
     return PrefillChunk(cache.reading(cache.tensor([table])), tuple(tiles))
 
 
-def _mask_of(cut: _Cut, mask: Tensor) -> Tensor:
+def _mask_of(cut: _ChunkPart, mask: Tensor) -> Tensor:
     """The queries' rows of the shared `mask`, and its last columns: keys up to the tile's end."""
     row = cut.begin - (cut.tile_end - TILE)
     column = mask.shape[1] - (cut.tile_end - cut.key_begin)

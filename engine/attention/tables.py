@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from engine.attention.backend import Span
+from engine.attention.backend import SequenceRows
 from engine.attention.mask import additive, visible
 from engine.attention.paged_cache import PagedCache
 from engine.attention.scaled_cache import paged_cache
@@ -32,7 +32,7 @@ class _Tables:
         self._windows = windows
         self._paged = paged_cache(cache, dtype, scales)
 
-    def plan(self, spans: Seq[Span]) -> None:
+    def plan(self, spans: Seq[SequenceRows]) -> None:
         """Nothing is left to plan."""
 
 
@@ -67,7 +67,7 @@ class TableBatch:
         tables: Tensor,
         positions: Tensor,
     ) -> None:
-        self.spans: Seq[Span] = ()
+        self.spans: Seq[SequenceRows] = ()
         self.cache = cache
         self.scales = paged.scales
         self._windows = windows

@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from engine.attention.backend import Span, places_of
+from engine.attention.backend import SequenceRows, places_of
 from engine.attention.causal_chunk import CausalChunk, has_flash_attention, plan_causal_chunks
 from engine.attention.decode_rows import DecodeRows, plan_decode_rows
 from engine.attention.paged_cache import PagedCache
@@ -35,7 +35,7 @@ class TorchBackend:
         self._cache = paged_cache(cache, dtype, scales)
         self._windows = tuple(windows)
 
-    def prepare(self, spans: Seq[Span]) -> TorchBatch:
+    def prepare(self, spans: Seq[SequenceRows]) -> TorchBatch:
         """A step over `spans`."""
         return TorchBatch(spans, self._tensor, self._cache, self._windows)
 
@@ -45,7 +45,7 @@ class TorchBatch:
 
     def __init__(
         self,
-        spans: Seq[Span],
+        spans: Seq[SequenceRows],
         cache: Tensor,
         paged: PagedCache,
         windows: Seq[int | None],
@@ -89,8 +89,8 @@ class TorchBatch:
         return {window: self._plan(window) for window in set(self._windows)}
 
     def _plan(self, window: int | None) -> list[Part]:
-        rows: list[tuple[int, Span]] = []
-        chunks: list[tuple[int, Span]] = []
+        rows: list[tuple[int, SequenceRows]] = []
+        chunks: list[tuple[int, SequenceRows]] = []
         first = 0
         for span in self.spans:
             (rows if span.count == 1 else chunks).append((first, span))

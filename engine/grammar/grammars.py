@@ -11,12 +11,12 @@ from collections.abc import Sequence as Seq
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 
-from engine.grammar.job import Job
-from engine.grammar.path import GrammarPath
+from grammar.compile_job import CompileJob
 from grammar.compiler import compile_grammar
 from grammar.errors import GrammarError
 from grammar.limits import DEFAULT_LIMITS, GrammarLimits
 from grammar.matcher import Matcher
+from grammar.path import GrammarPath
 from grammar.vocabulary import Vocabulary
 from wire.sampling import Grammar
 
@@ -60,7 +60,7 @@ class Grammars:
     def open(self, grammar: Grammar, answer: Seq[int]) -> GrammarPath:
         """The place in this grammar behind the tokens of an answer; ready some time later."""
         path, tokens = GrammarPath(self._eos_token_ids), tuple(answer)
-        path.job = Job(self._compilers, partial(self._begin, path, grammar, tokens))
+        path.job = CompileJob(self._compilers, partial(self._begin, path, grammar, tokens))
         path.job.when_done(lambda: self.on_ready())
         return path
 
@@ -76,7 +76,7 @@ class Grammars:
         size = -(-len(drawn) // NUM_MASKING_THREADS)
         for first in range(0, len(drawn), size):
             share = drawn[first : first + size]
-            job = Job(self._maskers, partial(self._follow, share))
+            job = CompileJob(self._maskers, partial(self._follow, share))
             for path, _ in share:
                 path.job = job
 

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engine.device.to_device import to_device
 from engine.sequence import Sequence
-from engine.staging import to_device
 from grammar.token_set import TokenSet
 
 BANNED = float("-inf")

@@ -22,7 +22,7 @@ PANEL = 16
 """Outputs of a panel, as in panels.h."""
 
 
-class Linear(Structure):
+class PanelMatrix(Structure):
     """A weight in panels; `tail` is a last one of fewer outputs, bias [outputs] or null."""
 
     _fields_ = (
@@ -34,7 +34,7 @@ class Linear(Structure):
     )
 
 
-class Layer(Structure):
+class LayerArguments(Structure):
     """Norms are null where the model has none; window 0 is full attention."""
 
     _fields_ = (
@@ -42,15 +42,15 @@ class Layer(Structure):
         ("query_norm", c_void_p),
         ("key_norm", c_void_p),
         ("post_attention_norm", c_void_p),
-        ("qkv", Linear),
-        ("output", Linear),
-        ("gate_up", Linear),
-        ("down", Linear),
+        ("qkv", PanelMatrix),
+        ("output", PanelMatrix),
+        ("gate_up", PanelMatrix),
+        ("down", PanelMatrix),
         ("window", c_long),
     )
 
 
-class Model(Structure):
+class ModelArguments(Structure):
     """The sizes that all layers share; `narrows` rounds what products read to bfloat16."""
 
     _fields_ = (
@@ -65,7 +65,7 @@ class Model(Structure):
     )
 
 
-class Cache(Structure):
+class CacheArguments(Structure):
     """[blocks, layers, 2, kv_heads, block_size, head_size]"""
 
     _fields_ = (
@@ -76,7 +76,7 @@ class Cache(Structure):
     )
 
 
-class Step(Structure):
+class StepArguments(Structure):
     """`spans` are rows of (row, start, count, index into `blocks`), four 64 bit integers.
 
     Rotations lie by position, or by row where positions do not tell them.
@@ -110,8 +110,10 @@ class Kernels:
         except OSError as error:
             raise KernelError(f"{path} cannot be loaded: {error}") from error
         self.target = target
-        model, step, layer, linear = map(POINTER, (Model, Step, Layer, Linear))
-        whole = (model, layer, POINTER(Cache), step, c_long)
+        model, step, layer, linear = map(
+            POINTER, (ModelArguments, StepArguments, LayerArguments, PanelMatrix)
+        )
+        whole = (model, layer, POINTER(CacheArguments), step, c_long)
         self.layers = _function(library.tandem_layers, *whole, c_long)
         self.begin_layer = _function(library.tandem_begin_layer, *whole)
         self.complete_layer = _function(library.tandem_complete_layer, *whole)

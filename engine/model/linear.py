@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 from torch.nn import functional
 
-from engine.collective import Collective
+from engine.device.collective import Collective
 
 
 @dataclass(frozen=True, slots=True)

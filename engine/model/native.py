@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from engine.device.threads import Threads
 from engine.kernels import library
 from engine.kernels.library import Kernels, address, try_load_kernels
 from engine.model.config import ModelConfig
 from engine.model.linear import Linear
 from engine.model.panels import PackedLinear, pack
 from engine.model.parameters import LayerParameters, Parameters
-from engine.threads import Threads
 
 
 class NativeDecoder:
@@ -42,7 +42,7 @@ class NativeDecoder:
         self.model = _model_structure(config, self.is_bf16, narrows)
         self._is_tied = parameters.head.weight.data_ptr() == parameters.embedding.data_ptr()
         self._packed: list[PackedLinear] = []
-        self.layers = (library.Layer * len(parameters.layers))(
+        self.layers = (library.LayerArguments * len(parameters.layers))(
             *(
                 self._layer_structure(layer, window)
                 for layer, window in zip(parameters.layers, config.windows, strict=True)
@@ -60,7 +60,7 @@ class NativeDecoder:
         self.wide = max(attended + 2 * keys, 3 * config.intermediate_size)
         self._scratch = torch.empty(0)
         self._cache: Tensor | None = None
-        self._cache_structure = library.Cache()
+        self._cache_structure = library.CacheArguments()
         self.threads = Threads(torch.get_num_threads())
 
     def embed(self, token_ids: Tensor) -> Tensor:
@@ -94,17 +94,19 @@ class NativeDecoder:
             self._scratch = torch.empty(size)
         return self._scratch
 
-    def cache_structure(self, cache: Tensor) -> library.Cache:
+    def cache_structure(self, cache: Tensor) -> library.CacheArguments:
         """Of a tensor as library.Cache describes it; there is mostly one in a decoder's life."""
         if self._cache is not cache:
             base, layers, block_size = cache.data_ptr(), cache.shape[1], cache.shape[4]
             is_bf16 = cache.dtype == torch.bfloat16
-            self._cache_structure = library.Cache(base, layers, block_size, is_bf16)
+            self._cache_structure = library.CacheArguments(base, layers, block_size, is_bf16)
             self._cache = cache
         return self._cache_structure
 
-    def _layer_structure(self, layer: LayerParameters, window: int | None) -> library.Layer:
-        return library.Layer(
+    def _layer_structure(
+        self, layer: LayerParameters, window: int | None
+    ) -> library.LayerArguments:
+        return library.LayerArguments(
             input_norm=address(layer.input_norm),
             query_norm=address(layer.query_norm),
             key_norm=address(layer.key_norm),
@@ -116,7 +118,7 @@ class NativeDecoder:
             window=window or 0,
         )
 
-    def _pack(self, linear: Linear) -> library.Linear:
+    def _pack(self, linear: Linear) -> library.PanelMatrix:
         packed = pack(self.kernels, linear)
         self._packed.append(packed)
         return packed.structure
@@ -133,8 +135,8 @@ def try_native(
     return None if kernels is None else NativeDecoder(kernels, config, parameters, compute)
 
 
-def _model_structure(config: ModelConfig, is_bf16: bool, narrows: bool) -> library.Model:
-    return library.Model(
+def _model_structure(config: ModelConfig, is_bf16: bool, narrows: bool) -> library.ModelArguments:
+    return library.ModelArguments(
         hidden=config.hidden_size,
         inner=config.intermediate_size,
         heads=config.num_heads,

@@ -16,7 +16,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from engine.attention.backend import Span
+from engine.attention.backend import SequenceRows
 from engine.kernels import library
 from engine.model.native import NativeDecoder
 
@@ -47,7 +47,7 @@ class NativeStep:
         decoder: NativeDecoder,
         hidden: Tensor,
         turns: Turns,
-        spans: Seq[Span],
+        spans: Seq[SequenceRows],
         cache: Tensor,
         drawn: Seq[int] | None = None,
     ) -> None:
@@ -58,7 +58,7 @@ class NativeStep:
         self._drawn = drawn if drawn is not None and len(drawn) < len(hidden) else None
         self._take(hidden, spans)
 
-    def _take(self, hidden: Tensor, spans: Seq[Span]) -> None:
+    def _take(self, hidden: Tensor, spans: Seq[SequenceRows]) -> None:
         """Compute these rows from now on."""
         decoder, turns, rows = self._decoder, self._turns, len(hidden)
         self._hidden = hidden
@@ -66,7 +66,7 @@ class NativeStep:
         self._memory = decoder.scratch(narrow + wide + decoder.packed_size(rows))
         self._tables = _span_table(spans)
         begin = self._memory.data_ptr()
-        self._step = library.Step(
+        self._step = library.StepArguments(
             rows,
             len(spans),
             torch.get_num_threads(),
@@ -119,18 +119,18 @@ class NativeStep:
             kernels.complete_layer(model, structure, cache, self._step, number)
 
 
-def _spans_of(rows: Seq[int], spans: Seq[Span]) -> list[Span]:
+def _spans_of(rows: Seq[int], spans: Seq[SequenceRows]) -> list[SequenceRows]:
     """Each of these rows of the step as a span of its own."""
     ends = list(accumulate(span.count for span in spans))
     found = []
     for row in rows:
         number = bisect_right(ends, row)
         span = spans[number]
-        found.append(Span(span.end - (ends[number] - row), 1, span.blocks))
+        found.append(SequenceRows(span.end - (ends[number] - row), 1, span.blocks))
     return found
 
 
-def _span_table(spans: Seq[Span]) -> tuple[array[int], array[int]]:
+def _span_table(spans: Seq[SequenceRows]) -> tuple[array[int], array[int]]:
     """Rows of (first row, start, count, index of its first block), and all blocks."""
     table: list[int] = []
     blocks: list[int] = []

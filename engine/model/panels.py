@@ -20,7 +20,7 @@ _NUMBER_BYTES = 4
 class PackedLinear:
     """`structure` points into `kept`."""
 
-    structure: library.Linear
+    structure: library.PanelMatrix
     kept: tuple[Tensor | None, ...]
 
 
@@ -39,7 +39,7 @@ def pack(kernels: Kernels, linear: Linear) -> PackedLinear:
         tail[: len(rest)] = rest
         _turn(kernels, tail, 1, count)
     _turn(kernels, weight, num_whole, count)
-    structure = library.Linear(
+    structure = library.PanelMatrix(
         address(weight), address(tail), address(linear.bias), linear.inputs, linear.outputs
     )
     return PackedLinear(structure, (weight, tail, linear.bias))

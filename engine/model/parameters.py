@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from engine.collective import Alone, Collective
-from engine.memory import empty
+from engine.device.collective import Alone, Collective
+from engine.device.memory import empty
 from engine.model.config import ModelConfig
 from engine.model.linear import Linear, SummedLinear
-from engine.model.part import ModelPart, model_part
+from engine.model.model_part import ModelPart, model_part
 
 
 @dataclass(frozen=True, slots=True)

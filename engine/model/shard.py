@@ -18,9 +18,9 @@ import msgspec
 import torch
 from torch import Tensor
 
+from engine.device.memory import empty
 from engine.errors import CheckpointError
-from engine.memory import empty
-from engine.model.part import Cut
+from engine.model.model_part import TensorSlice
 
 _DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 _HOST = torch.device("cpu")
@@ -28,7 +28,7 @@ _HEADER_LIMIT = 100_000_000
 _PIECE_BYTES = 4 << 20
 
 
-class Entry(msgspec.Struct, frozen=True):
+class StoredTensor(msgspec.Struct, frozen=True):
     """A tensor in a shard's header; its bytes are [begin, end) of the shard's data."""
 
     dtype: str
@@ -46,7 +46,7 @@ class Shard:
 
     path: Path
     header: bytes
-    entries: dict[str, Entry]
+    entries: dict[str, StoredTensor]
     num_bytes: int
 
     def offset(self, name: str) -> int:
@@ -66,7 +66,7 @@ class Shard:
         name: str,
         target: Tensor,
         progress: Callable[[int], None],
-        cut: Cut | None = None,
+        cut: TensorSlice | None = None,
     ) -> None:
         """Fill the contiguous `target`, converting to its dtype; report the bytes as they come.
 
@@ -140,7 +140,7 @@ def open_shard(path: Path) -> Shard:
     return shard
 
 
-def _pieces(target: Tensor, cut: Cut | None, item: int) -> Iterator[tuple[Tensor, range]]:
+def _pieces(target: Tensor, cut: TensorSlice | None, item: int) -> Iterator[tuple[Tensor, range]]:
     """Parts of a tensor, and where in its stored bytes the equal runs that fill one begin.
 
     All of a tensor, or rows of it, are one run; of columns, each row has a run.
@@ -160,10 +160,10 @@ def _pieces(target: Tensor, cut: Cut | None, item: int) -> Iterator[tuple[Tensor
         yield flat[index : index + count], range(begin, begin + 1)
 
 
-def _decode_header(path: Path, header: bytes) -> dict[str, Entry]:
+def _decode_header(path: Path, header: bytes) -> dict[str, StoredTensor]:
     try:
         raw = msgspec.json.decode(header, type=dict[str, msgspec.Raw])
         raw.pop("__metadata__", None)
-        return {name: msgspec.json.decode(value, type=Entry) for name, value in raw.items()}
+        return {name: msgspec.json.decode(value, type=StoredTensor) for name, value in raw.items()}
     except msgspec.DecodeError as error:
         raise CheckpointError(f"{path}: corrupt safetensors header: {error}") from error

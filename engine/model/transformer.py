@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from engine.attention.backend import AttentionBatch
-from engine.cuda.triton_there import uses_triton
+from engine.device.threads import Threads
+from engine.device.triton_available import uses_triton
 from engine.errors import ConfigError
 from engine.model.config import ModelConfig
 from engine.model.native import NativeDecoder, try_native
@@ -19,8 +20,7 @@ from engine.model.native_step import NativeStep, Turns
 from engine.model.parameters import Parameters
 from engine.model.rope import Rope
 from engine.model.torch_step import TorchStep
-from engine.model.vocabulary import Vocabulary, WholeVocabulary
-from engine.threads import Threads
+from engine.model.vocabulary import VocabularyMatrices, WholeVocabulary
 
 
 class Computation(Protocol):
@@ -50,7 +50,7 @@ class Transformer:
         compute: torch.dtype | None = None,
         native: bool = True,
         deterministic: bool = False,
-        vocabulary: Vocabulary | None = None,
+        vocabulary: VocabularyMatrices | None = None,
         shared: bool = False,
     ) -> None:
         """Compiled kernels compute where there are any, unless `native` is false.
@@ -150,7 +150,7 @@ class Transformer:
     def _fused(
         self, hidden: Tensor, positions: Tensor, lengths: Tensor, batch: AttentionBatch
     ) -> Computation:
-        from engine.cuda.fused_step import FusedStep  # Triton is not everywhere
+        from engine.model.fused_step import FusedStep
 
         rotation = self._rope.rotation(positions, lengths, torch.float32)
         return FusedStep(self._config, self._parameters, hidden, rotation, batch)

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from engine.collective import Collective
+from engine.device.collective import Collective
+from engine.model.model_part import ModelPart
 from engine.model.parameters import Parameters
-from engine.model.part import ModelPart
 
 
-class Vocabulary(Protocol):
+class VocabularyMatrices(Protocol):
     def embed(self, token_ids: Tensor) -> Tensor:
         """[tokens] -> [tokens, hidden_size]"""
         ...

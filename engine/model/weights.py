@@ -16,7 +16,7 @@ from torch import Tensor
 from engine.errors import CheckpointError
 from engine.model.config import ModelConfig
 from engine.model.keys import Keys, read_json
-from engine.model.part import Cut
+from engine.model.model_part import TensorSlice
 from engine.model.shard import Shard, open_shard
 
 Progress = Callable[[int, int], None]
@@ -66,7 +66,7 @@ def find_weights(directory: Path) -> Weights:
     raise CheckpointError(f"{directory}: expected {_SINGLE} or {_INDEX}, found {found}")
 
 
-def whole(name: str) -> Cut | None:
+def whole(name: str) -> TensorSlice | None:
     """What is read of a tensor where nothing is said: all of it."""
     return None
 
@@ -75,7 +75,7 @@ def load_weights(
     weights: Weights,
     targets: dict[str, Tensor],
     progress: Progress | None = None,
-    cut: Callable[[str], Cut | None] = whole,
+    cut: Callable[[str], TensorSlice | None] = whole,
 ) -> None:
     """Fill every target, by checkpoint tensor name, and leave tensors without a target unread.
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence as Seq
 import torch
 from torch import Tensor
 
-from engine.staging import to_device
+from engine.device.to_device import to_device
 from wire.sampling import SamplingParams
 
 _NUCLEUS_GUESS = 1024

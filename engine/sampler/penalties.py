@@ -7,8 +7,8 @@ from collections import Counter
 import torch
 from torch import Tensor
 
+from engine.device.to_device import to_device
 from engine.sequence import Sequence
-from engine.staging import to_device
 from wire.sampling import TokenRules
 
 

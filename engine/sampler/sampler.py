@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from engine.device.to_device import Arriving, to_device
 from engine.grammar.masks import apply_masks
 from engine.runner import Sampled
 from engine.sampler.filters import apply_filters
 from engine.sampler.noise import draw_key, exponential_noise
 from engine.sampler.penalties import changes_logits, penalize
 from engine.sequence import Sequence
-from engine.staging import Arriving, to_device
 from wire.sampling import TokenLogprob
 
 

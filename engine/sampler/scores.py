@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from engine.device.to_device import Arriving, to_device
 from engine.runner import Collect, Outcome, Scored, Slice, drawn
 from engine.sampler.sampler import describe
-from engine.staging import Arriving, to_device
 from wire.sampling import TokenLogprob
 
 MOST_ROWS = 128

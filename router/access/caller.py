@@ -16,7 +16,7 @@ import msgspec
 from router.access.keys import Tenant
 from router.access.limits import Meter
 from router.errors import Forbidden, RouterError
-from router.requests import GenerateRequest
+from router.requests.request import GenerateRequest
 
 Spend = Callable[[int], None]
 CHARGED_TOGETHER = 16

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from router.access.caller import ANYBODY, Caller, KeyCaller
 from router.access.keys import KeyFile
-from router.access.limits import Meter, Tally
+from router.access.limits import Meter, UsageTally
 from router.access.shared_tallies import SharedTallies, path_for
 from router.errors import Forbidden, Unauthenticated
 
@@ -70,5 +70,5 @@ class Gate:
             raise Forbidden("this needs a key with `admin: true`")
         return caller
 
-    def _tally(self, name: str) -> Tally | None:
+    def _tally(self, name: str) -> UsageTally | None:
         return None if self._shared is None else self._shared.tally(name)

@@ -22,7 +22,7 @@ class Cells(Protocol):
     def __setitem__(self, index: int, value: float, /) -> None: ...
 
 
-class Tally(Protocol):
+class UsageTally(Protocol):
     """What one key has used, by one router or by several that share it."""
 
     requests: Cells
@@ -89,7 +89,7 @@ class Bucket:
 class Meter:
     """Counts what one key uses. `set_limits` changes what it may."""
 
-    def __init__(self, limits: KeyLimits, now_s: float, tally: Tally | None = None) -> None:
+    def __init__(self, limits: KeyLimits, now_s: float, tally: UsageTally | None = None) -> None:
         self._tally = tally or OwnTally()
         self._limits = KeyLimits()
         self._requests: Bucket | None = None

@@ -15,25 +15,19 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from router.access.gate import Gate
-from router.conductor import Conductor
+from router.answers.pacing import paced
 from router.config import RouterConfig
-from router.draft_checks import SPLIT_HEADER
-from router.errors import (
-    Internal,
-    InvalidRequest,
-    NotRead,
-    RouterError,
-    depth_is_the_clients,
-)
-from router.grpc_api.gate import GrpcGate, connection_options
-from router.grpc_api.requests import draft_from, prompt_from
-from router.grpc_api.responses import Responses
+from router.errors import Internal, InvalidRequest, NotRead, RouterError, nesting_is_invalid_request
+from router.grpc_api.drafts import draft_from, prompt_from
+from router.grpc_api.grpc_gate import GrpcGate, connection_options
+from router.grpc_api.grpc_responses import GrpcResponses
 from router.grpc_api.status import abort
 from router.grpc_api.way import GrpcWay
+from router.intake.draft_checks import SPLIT_HEADER
+from router.journeys.conductor import Conductor
 from router.models import ServedModel
-from router.pacing import paced
-from router.requests import Delta
-from router.trace import trace_id
+from router.requests.request import Delta
+from router.requests.trace import trace_id
 from runtime.listen import bind
 from wire import inference_pb2 as pb
 
@@ -99,14 +93,14 @@ class _Servicer:
     async def generate(
         self, request: pb.GenerateRequest | None, context: grpc.aio.ServicerContext
     ) -> None:
-        with self._conductor.metrics.request("grpc") as counted, depth_is_the_clients():
+        with self._conductor.metrics.request("grpc") as counted, nesting_is_invalid_request():
             request = _checked(request)
             head = {str(name): value for name, value in context.invocation_metadata() or ()}
             trace, split = trace_id(head.get("traceparent")), head.get(SPLIT_HEADER)
             draft = draft_from(request, context.time_remaining(), trace, split)
             model = self._conductor.models.find(draft.model)
             counted.model = model.name
-            responses = Responses(request, draft.request_id, draft.prompt, model.tokenizer)
+            responses = GrpcResponses(request, draft.request_id, draft.prompt, model.tokenizer)
             way, interval = GrpcWay(context, responses), request.stream_interval
             try:
                 async with self._conductor.unread.reader() as client:
@@ -123,7 +117,7 @@ class _Servicer:
     ) -> pb.TokenizeResponse:
         request = _checked(request)
         model = self._model(request)
-        with depth_is_the_clients(), self._conductor.permit(model):
+        with nesting_is_invalid_request(), self._conductor.permit(model):
             tokens = await model.tokenize(prompt_from(request))
         texts = await model.token_texts(tokens) if request.return_token_texts else None
         return pb.TokenizeResponse(token_ids=tokens, token_texts=texts)

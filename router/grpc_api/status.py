@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2 as details_pb
 from google.rpc.status_pb2 import Status
 
-from router.errors import RouterError, face_of
+from router.errors import RouterError, mapping_of
 
 DOMAIN = "tandem"
 DETAILS_KEY = "grpc-status-details-bin"
@@ -23,13 +23,13 @@ of longer ones they see another error."""
 
 async def abort(context: grpc.aio.ServicerContext, error: RouterError) -> NoReturn:
     """Ends a call with this error."""
-    await context.abort(face_of(error).grpc_status, _text(error), trailing_metadata(error))
+    await context.abort(mapping_of(error).grpc_status, _text(error), trailing_metadata(error))
     raise error  # abort has raised already
 
 
 def trailing_metadata(error: RouterError) -> Metadata:
     """The details, and the same in plain words for clients that know no google.rpc."""
-    status = Status(code=face_of(error).grpc_status.value[0], message=_text(error))
+    status = Status(code=mapping_of(error).grpc_status.value[0], message=_text(error))
     for message in _details(error):
         packed = AnyMessage()
         packed.Pack(message)
@@ -39,7 +39,7 @@ def trailing_metadata(error: RouterError) -> Metadata:
 
 def _details(error: RouterError) -> Iterator[Message]:
     """ErrorInfo always; what is to blame, and when to come back, where that is known."""
-    face = face_of(error)
+    face = mapping_of(error)
     reason = (face.openai_code or face.outcome).upper()
     yield details_pb.ErrorInfo(reason=reason, domain=DOMAIN)
     if error.field is not None:

@@ -9,15 +9,15 @@ from typing import Any
 
 import grpc
 
-from router.grpc_api.responses import Responses
-from router.requests import Delta
+from router.grpc_api.grpc_responses import GrpcResponses
+from router.requests.request import Delta
 
 
 class GrpcWay:
-    """Implements `router.direct.Way`: a message leaves in the call that brings it, and what its
+    """Implements `AnswerSink`: a message leaves in the call that brings it, and what its
     write waits for then needs no task. Until that has come, nothing else is `ready` to go."""
 
-    def __init__(self, context: grpc.aio.ServicerContext, responses: Responses) -> None:
+    def __init__(self, context: grpc.aio.ServicerContext, responses: GrpcResponses) -> None:
         self._context = context
         self._responses = responses
         self._begun = False

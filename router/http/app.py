@@ -13,16 +13,16 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from router.conductor import Conductor
 from router.errors import Internal, NoSuchRoute, RouterError
-from router.http.gate import ANSWER_PATHS
 from router.http.generate_endpoint import GenerateEndpoint
-from router.http.headers import echoed_id, error_headers, read_head
+from router.http.http_gates import ANSWER_PATHS
 from router.http.text_endpoints import TextEndpoints
+from router.journeys.conductor import Conductor
 from router.metrics import CONTENT_TYPE
 from router.models import ServedModel
-from router.openai.answers import HealthBody, LoadBody, ModelBody, ModelList, VersionBody
-from router.openai.responses import error_body
+from router.openai.headers import echoed_id, error_headers, read_head
+from router.openai.response_bodies import HealthBody, LoadBody, ModelBody, ModelList, VersionBody
+from router.openai.response_writer import error_body
 
 
 class App:

@@ -11,17 +11,16 @@ import msgspec
 from starlette.types import Receive, Scope, Send
 
 from router.access.caller import CALLER, Prepaid
-from router.branches import Streams
-from router.conductor import Conductor
-from router.direct import Way
+from router.answers.direct import AnswerSink
+from router.answers.pacing import paced
 from router.errors import (
     ClientGone,
     Internal,
     InvalidRequest,
     RouterError,
-    depth_is_the_clients,
+    nesting_is_invalid_request,
 )
-from router.http.answer import HttpAnswer, StreamWay
+from router.fleet.unread import Reader
 from router.http.asgi import (
     Headers,
     read_body,
@@ -30,16 +29,17 @@ from router.http.asgi import (
     send_start,
     while_connected,
 )
-from router.http.headers import RequestHead, echoed_id, read_head
+from router.http.http_answer import HttpAnswer, StreamWay
+from router.journeys.branches import Streams
+from router.journeys.conductor import Conductor
 from router.metrics import Counted
-from router.openai.api import ChatBody, CommonBody, CompletionBody
-from router.openai.chat import ChatStyle
-from router.openai.completions import CompletionStyle
-from router.openai.requests import chat_draft, completion_drafts, parse_body
-from router.openai.responses import Form, Style
-from router.pacing import paced
-from router.requests import Delta, GenerateRequest, RequestDraft
-from router.unread import Reader
+from router.openai.body_parsing import chat_draft, completion_drafts, parse_body
+from router.openai.chat import ChatWriter
+from router.openai.completions import CompletionWriter
+from router.openai.headers import RequestHead, echoed_id, read_head
+from router.openai.request_bodies import ChatBody, CommonBody, CompletionBody
+from router.openai.response_writer import ResponseOptions, ResponseWriter
+from router.requests.request import Delta, GenerateRequest, RequestDraft
 
 EVENT_STREAM: Headers = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -49,13 +49,13 @@ EVENT_STREAM: Headers = [
 log = logging.getLogger("tandem.router.http")
 
 
-class Job(msgspec.Struct, frozen=True, kw_only=True):
+class _Generation(msgspec.Struct, frozen=True, kw_only=True):
     """What one HTTP request wants: an answer, or several to each of its prompts."""
 
     model: str
     drafts: list[RequestDraft]
     n: int
-    style: Style
+    style: ResponseWriter
     stream: bool
     interval: int
     names: dict[str, str]
@@ -77,7 +77,7 @@ class GenerateEndpoint:
         head = read_head(scope["headers"])
         answer = HttpAnswer(scope, send, head)
         try:
-            with self._conductor.metrics.request("http") as counted, depth_is_the_clients():
+            with self._conductor.metrics.request("http") as counted, nesting_is_invalid_request():
                 limit = self._conductor.config.max_body_bytes
                 body = await read_body(scope, receive, limit)
                 await while_connected(receive, self._serve(body, head, answer, counted))
@@ -105,17 +105,22 @@ class GenerateEndpoint:
         ):
             await _tell(deltas, job, answer)
 
-    def _parse(self, content: bytes, head: RequestHead) -> Job:
+    def _parse(self, content: bytes, head: RequestHead) -> _Generation:
         if self._chat:
             chat = parse_body(content, ChatBody)
-            return self._job(chat, [chat_draft(chat, head)], ChatStyle, echo=False)
+            return self._job(chat, [chat_draft(chat, head)], ChatWriter, echo=False)
         body = parse_body(content, CompletionBody)
         drafts = completion_drafts(body, head)
-        return self._job(body, drafts, CompletionStyle, echo=bool(body.echo))
+        return self._job(body, drafts, CompletionWriter, echo=bool(body.echo))
 
     def _job(
-        self, body: CommonBody, drafts: list[RequestDraft], style: type[Style], *, echo: bool
-    ) -> Job:
+        self,
+        body: CommonBody,
+        drafts: list[RequestDraft],
+        style: type[ResponseWriter],
+        *,
+        echo: bool,
+    ) -> _Generation:
         most = self._conductor.config.max_choices
         n = max(1, body.n or 1)
         if len(drafts) > 1 and len(drafts) * n > most:
@@ -125,7 +130,7 @@ class GenerateEndpoint:
             raise InvalidRequest("stream_interval must be at least 1", "stream_interval")
         form = _form(body, drafts, n, echo=echo)
         model = self._conductor.models.find(body.model)
-        return Job(
+        return _Generation(
             model=model.name,
             drafts=drafts,
             n=n,
@@ -136,7 +141,7 @@ class GenerateEndpoint:
         )
 
     async def _deltas(
-        self, job: Job, way: Way | None, client: Reader
+        self, job: _Generation, way: AnswerSink | None, client: Reader
     ) -> AsyncGenerator[Delta, None]:
         """Of several prompts none begins before all of them are known to be sound."""
         if len(job.drafts) == 1:
@@ -148,7 +153,7 @@ class GenerateEndpoint:
         return paced(deltas, job.interval) if job.interval > 1 else deltas
 
     async def _together(
-        self, job: Job, requests: list[GenerateRequest], client: Reader
+        self, job: _Generation, requests: list[GenerateRequest], client: Reader
     ) -> AsyncGenerator[Delta, None]:
         """Charged as one: else those that a key can pay for would be lost with those it cannot."""
         caller, generate = CALLER.get(), self._conductor.generate
@@ -168,7 +173,7 @@ class GenerateEndpoint:
         return await self._conductor.prepare(draft)
 
 
-async def _tell(deltas: AsyncGenerator[Delta, None], job: Job, answer: HttpAnswer) -> None:
+async def _tell(deltas: AsyncGenerator[Delta, None], job: _Generation, answer: HttpAnswer) -> None:
     if job.stream:
         await _stream(deltas, job.style, answer)
         return
@@ -177,7 +182,9 @@ async def _tell(deltas: AsyncGenerator[Delta, None], job: Job, answer: HttpAnswe
     await send_json(answer.send, 200, whole, *echoed_id(job.request_id))
 
 
-async def _stream(deltas: AsyncGenerator[Delta, None], style: Style, answer: HttpAnswer) -> None:
+async def _stream(
+    deltas: AsyncGenerator[Delta, None], style: ResponseWriter, answer: HttpAnswer
+) -> None:
     """The headers leave with the first token: until then an error can still be a status."""
     send = answer.send
     async for delta in deltas:
@@ -198,9 +205,9 @@ def _names(body: CommonBody) -> dict[str, str]:
     return names
 
 
-def _form(body: CommonBody, drafts: list[RequestDraft], n: int, *, echo: bool) -> Form:
+def _form(body: CommonBody, drafts: list[RequestDraft], n: int, *, echo: bool) -> ResponseOptions:
     options = body.stream_options
-    return Form(
+    return ResponseOptions(
         usage=options is not None and bool(options.include_usage),
         running_usage=options is not None and bool(options.continuous_usage_stats),
         token_ids=bool(body.return_token_ids),

@@ -11,14 +11,14 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from router.conductor import Conductor
-from router.errors import ClientGone, InvalidRequest, depth_is_the_clients
+from router.errors import ClientGone, InvalidRequest, nesting_is_invalid_request
 from router.http.asgi import read_body
-from router.http.headers import echoed_id, read_head
-from router.openai.answers import DetokenizeAnswer, TokenizeAnswer
-from router.openai.api import DetokenizeBody, TokenizeBody
-from router.openai.prompts import tokenize_prompt
-from router.openai.requests import Body, parse_body
+from router.journeys.conductor import Conductor
+from router.openai.body_parsing import Body, parse_body
+from router.openai.headers import echoed_id, read_head
+from router.openai.prompt_parsing import tokenize_prompt
+from router.openai.request_bodies import DetokenizeBody, TokenizeBody
+from router.openai.response_bodies import DetokenizeAnswer, TokenizeAnswer
 
 CLIENT_CLOSED = 499
 Answer = TypeVar("Answer", bound=msgspec.Struct)
@@ -68,7 +68,7 @@ class TextEndpoints:
             content = await read_body(request.scope, request.receive, limit)
         except ClientGone:
             return Response(status_code=CLIENT_CLOSED)
-        with depth_is_the_clients():
+        with nesting_is_invalid_request():
             body = await answer(parse_body(content, kind))
         head = read_head(request.scope["headers"])
         response = Response(msgspec.json.encode(body), media_type="application/json")

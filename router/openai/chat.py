@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 from msgspec import UNSET, UnsetType
 
-from router.openai.answers import (
+from router.openai.complete_answer import CompleteAnswer
+from router.openai.logprobs import prompt_logprobs
+from router.openai.response_bodies import (
     ChatChoice,
     ChatDelta,
     ChatLogprobs,
@@ -19,14 +21,12 @@ from router.openai.answers import (
     TopLogprobBody,
     UsageBody,
 )
-from router.openai.joined import Joined
-from router.openai.logprobs import prompt_logprobs
-from router.openai.responses import Style, UsageField, finish_reason
-from router.requests import Delta, ToolCallDelta
+from router.openai.response_writer import ResponseWriter, UsageField, finish_reason
+from router.requests.request import Delta, ToolCallDelta
 from wire.sampling import TokenLogprob
 
 
-class ChatStyle(Style):
+class ChatWriter(ResponseWriter):
     id_prefix = "chatcmpl-"
     chunk_object = "chat.completion.chunk"
 
@@ -59,7 +59,7 @@ class ChatStyle(Style):
     def usage_chunk(self, usage: UsageBody) -> ChatResponse:
         return self._response(self.chunk_object, [], usage)
 
-    def whole(self, answers: Sequence[Joined], usage: UsageBody) -> ChatResponse:
+    def whole(self, answers: Sequence[CompleteAnswer], usage: UsageBody) -> ChatResponse:
         first = answers[0]
         return self._response(
             "chat.completion",
@@ -71,7 +71,7 @@ class ChatStyle(Style):
             else UNSET,
         )
 
-    def _whole_choice(self, answer: Joined) -> ChatChoice:
+    def _whole_choice(self, answer: CompleteAnswer) -> ChatChoice:
         calls = [
             ToolCallAnswer(
                 id=call.id or "",

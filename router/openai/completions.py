@@ -6,32 +6,34 @@ from collections.abc import Sequence
 
 from msgspec import UNSET, UnsetType
 
-from router.openai.answers import (
-    CompletionChoice,
-    CompletionLogprobs,
-    CompletionResponse,
-    PromptLogprobs,
-    UsageBody,
-)
-from router.openai.joined import Joined
+from router.openai.complete_answer import CompleteAnswer
 from router.openai.logprobs import (
     TextOffsets,
     completion_logprobs,
     joined_logprobs,
     prompt_logprobs,
 )
-from router.openai.responses import Form, Style, UsageField, finish_reason
-from router.requests import Delta
+from router.openai.response_bodies import (
+    CompletionChoice,
+    CompletionLogprobs,
+    CompletionResponse,
+    PromptLogprobs,
+    UsageBody,
+)
+from router.openai.response_writer import ResponseOptions, ResponseWriter, UsageField, finish_reason
+from router.requests.request import Delta
 from router.text.detokenizer import Detokenizer
 from router.text.tokenizer import Tokenizer
 from wire.sampling import TokenLogprob
 
 
-class CompletionStyle(Style):
+class CompletionWriter(ResponseWriter):
     id_prefix = "cmpl-"
     chunk_object = "text_completion"
 
-    def __init__(self, request_id: str, model: str, tokenizer: Tokenizer, form: Form) -> None:
+    def __init__(
+        self, request_id: str, model: str, tokenizer: Tokenizer, form: ResponseOptions
+    ) -> None:
         super().__init__(request_id, model, tokenizer, form)
         self._starts: dict[int, tuple[Sequence[int], int]] = {}
         self._offsets: dict[int, TextOffsets] = {}
@@ -73,10 +75,10 @@ class CompletionStyle(Style):
     def usage_chunk(self, usage: UsageBody) -> CompletionResponse:
         return self._response([], usage)
 
-    def whole(self, answers: Sequence[Joined], usage: UsageBody) -> CompletionResponse:
+    def whole(self, answers: Sequence[CompleteAnswer], usage: UsageBody) -> CompletionResponse:
         return self._response([*map(self._whole_choice, answers)], usage)
 
-    def _whole_choice(self, answer: Joined) -> CompletionChoice:
+    def _whole_choice(self, answer: CompleteAnswer) -> CompletionChoice:
         prompt_tokens = answer.prompt_tokens
         echo = self._begin(answer.index, prompt_tokens)
         told = self._prompt_logprobs(answer.index, prompt_tokens, answer.prompt_logprobs)
@@ -92,7 +94,7 @@ class CompletionStyle(Style):
             prompt_logprobs=self._vllm_prompt_logprobs(answer),
         )
 
-    def _vllm_prompt_logprobs(self, answer: Joined) -> PromptLogprobs | UnsetType:
+    def _vllm_prompt_logprobs(self, answer: CompleteAnswer) -> PromptLogprobs | UnsetType:
         if not self._form.prompt_logprobs:
             return UNSET
         known = self._scores(answer.index, answer.prompt_logprobs)

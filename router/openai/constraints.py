@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from router.errors import InvalidRequest
-from router.openai.api import CommonBody, ResponseFormat, StructuredOutputs
-from router.openai.prompts import json_text
-from router.prompts import Constraint, ConstraintKind
+from router.openai.prompt_parsing import json_text
+from router.openai.request_bodies import CommonBody, ResponseFormat, StructuredOutputs
+from router.requests.prompts import Constraint, ConstraintKind
 
 
 def constraint_of(body: CommonBody) -> Constraint | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from router.openai.answers import CompletionLogprobs, PromptLogprob, PromptLogprobs
+from router.openai.response_bodies import CompletionLogprobs, PromptLogprob, PromptLogprobs
 from router.text.detokenizer import Detokenizer
 from router.text.tokenizer import Tokenizer
 from wire.sampling import TokenLogprob

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from router.errors import InvalidRequest
-from router.prompts import ToolChoice, ToolMode
+from router.requests.prompts import ToolChoice, ToolMode
 
 FIELD = "tool_choice"
 Tools = tuple[dict[str, Any], ...]

@@ -12,12 +12,12 @@ from functools import lru_cache
 import numpy as np
 
 from router.placing.fleet_table import HOST_BYTES_PER_S, FleetTable, Floats
-from router.placing.need import Work
+from router.placing.placement_request import RequestSize
 
 RISK_BEGINS, RISK_WIDTH = 0.85, 0.3
 """Of a target: below the first nothing is at risk, beyond both together all is lost."""
 MUCH_SHORTER = 4
-"""Than those that wait; see engine.policy."""
+"""Than those that wait; see engine.schedule.policy."""
 LEAST_CHUNK = 16
 """Prompt tokens of a step, however long it takes without them."""
 
@@ -66,7 +66,7 @@ class Costs:
     """Share of the sequence, 0 to 1, for which the pool has no room."""
 
 
-def estimate(table: FleetTable, work: Work, hits: Hits, now: float) -> Costs:
+def estimate(table: FleetTable, work: RequestSize, hits: Hits, now: float) -> Costs:
     prompt, answer = work.num_prompt_tokens, work.num_new_tokens
     cached = np.minimum(hits.either, prompt - 1)
     uncached = prompt - cached

@@ -9,11 +9,12 @@ from collections import Counter
 import numpy as np
 import numpy.typing as npt
 
-from kv_transfer import exchange
-from router.placing.load import Load
+from kv_transfer.layout import head_routes
+from router.placing.worker_load import WorkerLoad
 from wire.identity import Role, WorkerRef
 from wire.layout import KvLayout
-from wire.messages import Link, StepCosts, WorkerCard
+from wire.messages import WorkerCard
+from wire.reports import LinkReport, StepCosts
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
@@ -145,7 +146,7 @@ class FleetTable:
         for pair in [pair for pair in self._links if ref in pair]:
             del self._links[pair]
 
-    def set_load(self, row: int, load: Load) -> None:
+    def set_load(self, row: int, load: WorkerLoad) -> None:
         self.queued_tokens[row] = load.queued_tokens
         self.queued_pairs[row] = load.queued_pairs
         self.num_prompts[row] = load.num_prompts
@@ -180,7 +181,7 @@ class FleetTable:
         age = np.maximum(0.0, now - self.interrupted_at)
         return self.interrupted_s * np.exp(-age / self.lifetime_s)
 
-    def set_link(self, source: WorkerRef, link: Link) -> None:
+    def set_link(self, source: WorkerRef, link: LinkReport) -> None:
         self._links[source, link.destination] = (link.latency_s, max(1.0, link.bytes_per_s))
 
     def link(self, source: int, destination: int) -> tuple[float, float]:
@@ -230,4 +231,4 @@ def _known(costs: StepCosts) -> list[bool]:
 
 def _exchange(one: _Kind, other: _Kind) -> bool:
     same = (one[0], one[2]) == (other[0], other[2])
-    return same and exchange.can_exchange(one[1], other[1])
+    return same and head_routes.can_exchange(one[1], other[1])

@@ -11,12 +11,13 @@ from kv_transfer.hashing import extend_hashes
 from router.placing.cost_model import Hits
 from router.placing.fleet_table import FleetTable, Floats
 from router.placing.lengths import Lengths
-from router.placing.load import Load
-from router.placing.need import Need, Placement, Refusal
 from router.placing.placement import another_destination, place, prefix_holder
+from router.placing.placement_request import Placement, PlacementRequest, Refusal
 from router.placing.prefix_index import PrefixIndex
-from wire.identity import Leg, WorkerRef
-from wire.messages import CacheEvents, Link, Report, WorkerCard
+from router.placing.worker_load import WorkerLoad
+from wire.identity import AttemptId, WorkerRef
+from wire.messages import WorkerCard
+from wire.reports import CacheEvents, LinkReport, Report
 
 LIFETIME_RATE = 0.02
 """How much the newest answer counts in how long answers take."""
@@ -38,7 +39,7 @@ class PromptHashes:
 
 
 class Ledger:
-    """Rows come with `add` and go with `drop`; legs are entered when placed, until they end."""
+    """Rows come with `add` and go with `drop`; attempts are entered when placed, until they end."""
 
     def __init__(
         self, router_id: str, index_max_entries: int, lengths: Lengths | None = None
@@ -48,7 +49,7 @@ class Ledger:
         self.table = FleetTable()
         self.index = PrefixIndex(index_max_entries)
         self.lengths = lengths or Lengths()
-        self._loads: dict[WorkerRef, Load] = {}
+        self._loads: dict[WorkerRef, WorkerLoad] = {}
         self._arrived_s = 0.0
         self.version = 0
         """Changes with what workers have to do, and with who they are."""
@@ -57,7 +58,7 @@ class Ledger:
         """A worker that is not ready yet."""
         row = self.table.add(card)
         self.index.add(card.ref, row)
-        self._loads[card.ref] = Load(self._router_id, card.layout.block_size)
+        self._loads[card.ref] = WorkerLoad(self._router_id, card.layout.block_size)
 
     def set_ready(self, ref: WorkerRef, ready: bool) -> None:
         row = self.table.row(ref)
@@ -85,7 +86,7 @@ class Ledger:
         """Every worker that is ready, or others of its kind, have told what their steps take."""
         return bool(self.table.calibrated[self.table.ready].all())
 
-    def load(self, ref: WorkerRef) -> Load | None:
+    def load(self, ref: WorkerRef) -> WorkerLoad | None:
         return self._loads.get(ref)
 
     def hear(self, ref: WorkerRef, report: Report) -> None:
@@ -102,7 +103,7 @@ class Ledger:
         """False when events were missed: ask for a snapshot."""
         return self.index.apply(ref, events)
 
-    def measured(self, ref: WorkerRef, link: Link) -> None:
+    def measured(self, ref: WorkerRef, link: LinkReport) -> None:
         self.table.set_link(ref, link)
 
     def hits(self, tokens: Sequence[int], hashes: PromptHashes) -> Hits:
@@ -124,26 +125,33 @@ class Ledger:
             device[rows], either[rows] = found[0][rows] * size, found[1][rows] * size
         return Hits(device, either)
 
-    def place(self, need: Need, hits: Hits, now: float) -> Placement | Refusal:
+    def place(self, need: PlacementRequest, hits: Hits, now: float) -> Placement | Refusal:
         return place(self.table, need, hits, now)
 
     def another_destination(
-        self, need: Need, hits: Hits, first: WorkerRef, now: float
+        self, need: PlacementRequest, hits: Hits, first: WorkerRef, now: float
     ) -> WorkerRef | None:
         return another_destination(self.table, need, hits, first, now)
 
     def prefix_holder(self, hits: Hits, first: WorkerRef, min_tokens: int) -> WorkerRef | None:
         return prefix_holder(self.table, hits, first, min_tokens)
 
-    def placed(self, leg: Leg, placement: Placement, need: Need, hits: Hits, now: float) -> None:
-        """The leg counts on its workers from now on."""
+    def placed(
+        self,
+        attempt_id: AttemptId,
+        placement: Placement,
+        need: PlacementRequest,
+        hits: Hits,
+        now: float,
+    ) -> None:
+        """The attempt counts on its workers from now on."""
         self._note_arrival(need.slo.ttft_s, now)
         row, load = self.table.row(placement.first), self._loads[placement.first]
         assert row is not None
         prompt, growth = need.num_prompt_tokens, need.work.num_new_tokens
         uncached = max(1.0, prompt - float(hits.either[row]))
         load.place(
-            leg,
+            attempt_id,
             tokens=uncached,
             pairs=uncached * (prompt - uncached / 2),
             context=prompt,
@@ -153,38 +161,40 @@ class Ledger:
         self.table.interrupt(row, placement.prompt_s, now)
         self._show(placement.first)
         if placement.destination is not None:
-            self.expect(placement.destination, leg, need)
+            self.expect(placement.destination, attempt_id, need)
 
-    def submitted(self, ref: WorkerRef, leg: Leg) -> int:
+    def submitted(self, ref: WorkerRef, attempt_id: AttemptId) -> int:
         """The number of this submission to the worker; see Submit."""
         load = self._loads.get(ref)
-        return 0 if load is None else load.submit(leg)
+        return 0 if load is None else load.submit(attempt_id)
 
-    def expect(self, ref: WorkerRef, leg: Leg, need: Need) -> None:
-        """The leg will be handed to this worker."""
+    def expect(self, ref: WorkerRef, attempt_id: AttemptId, need: PlacementRequest) -> None:
+        """The attempt will be handed to this worker."""
         load = self._loads.get(ref)
         if load is not None:
-            load.expect(leg, context=need.num_prompt_tokens, growth=need.work.num_new_tokens)
+            load.expect(attempt_id, context=need.num_prompt_tokens, growth=need.work.num_new_tokens)
             self._show(ref)
 
-    def prefilled(self, ref: WorkerRef, leg: Leg) -> None:
-        self._tell(ref, leg, Load.prefilled)
+    def prefilled(self, ref: WorkerRef, attempt_id: AttemptId) -> None:
+        self._tell(ref, attempt_id, WorkerLoad.prefilled)
 
-    def kept(self, ref: WorkerRef, leg: Leg) -> None:
+    def kept(self, ref: WorkerRef, attempt_id: AttemptId) -> None:
         """The first worker goes on with what it was to hand over."""
-        self._tell(ref, leg, Load.stays)
+        self._tell(ref, attempt_id, WorkerLoad.stays)
 
-    def arrived(self, ref: WorkerRef, leg: Leg) -> None:
-        self._tell(ref, leg, Load.arrived)
+    def arrived(self, ref: WorkerRef, attempt_id: AttemptId) -> None:
+        self._tell(ref, attempt_id, WorkerLoad.arrived)
 
-    def ended(self, ref: WorkerRef, leg: Leg) -> None:
-        self._tell(ref, leg, Load.ended)
+    def ended(self, ref: WorkerRef, attempt_id: AttemptId) -> None:
+        self._tell(ref, attempt_id, WorkerLoad.ended)
 
-    def _tell(self, ref: WorkerRef, leg: Leg, event: Callable[[Load, Leg], None]) -> None:
+    def _tell(
+        self, ref: WorkerRef, attempt_id: AttemptId, event: Callable[[WorkerLoad, AttemptId], None]
+    ) -> None:
         """Workers that are gone have nothing to do any more."""
         load = self._loads.get(ref)
         if load is not None:
-            event(load, leg)
+            event(load, attempt_id)
             self._show(ref)
 
     def answered(self, tenant: str, num_tokens: int, decode_s: float) -> None:

@@ -12,18 +12,24 @@ from __future__ import annotations
 
 import numpy as np
 
+from router.placing.candidates import avoided, best_lone, best_pair, cheapest, pays
 from router.placing.cost_model import Hits
 from router.placing.fleet_table import FleetTable
-from router.placing.need import Need, Placement, Refusal, RefusalReason, Split
+from router.placing.placement_request import (
+    Placement,
+    PlacementRequest,
+    Refusal,
+    RefusalReason,
+    Split,
+)
 from router.placing.prices import Prices, price
-from router.placing.ways import avoided, best_lone, best_pair, cheapest, pays
 from wire.identity import WorkerRef
 
 FETCH_SHARE = 0.5
 """Of the time that a copied prefix spares, so much may go into copying it."""
 
 
-def place(table: FleetTable, need: Need, hits: Hits, now: float) -> Placement | Refusal:
+def place(table: FleetTable, need: PlacementRequest, hits: Hits, now: float) -> Placement | Refusal:
     """The best pair or lone worker; see above."""
     fits = table.ready & (table.capacity_tokens >= need.num_tokens)
     if not fits.any():
@@ -43,7 +49,7 @@ def place(table: FleetTable, need: Need, hits: Hits, now: float) -> Placement | 
 
 
 def another_destination(
-    table: FleetTable, need: Need, hits: Hits, first: WorkerRef, now: float
+    table: FleetTable, need: PlacementRequest, hits: Hits, first: WorkerRef, now: float
 ) -> WorkerRef | None:
     """Who else could take a sequence that `first` has; nobody of `need.avoid`."""
     row = table.row(first)
@@ -83,14 +89,14 @@ def prefix_holder(
     return table.refs[holder]
 
 
-def _price(table: FleetTable, need: Need, hits: Hits, now: float) -> Prices:
+def _price(table: FleetTable, need: PlacementRequest, hits: Hits, now: float) -> Prices:
     targets = (need.slo.ttft_s, need.slo.tpot_s)
     return price(table, need.work, targets, hits, need.key, now)
 
 
 def _placement(
     table: FleetTable,
-    need: Need,
+    need: PlacementRequest,
     prices: Prices,
     rows: tuple[int, int | None],
     moved_s: float,
@@ -128,7 +134,7 @@ def _ref(table: FleetTable, row: int) -> WorkerRef:
     return ref
 
 
-def _refusal(table: FleetTable, need: Need) -> Refusal:
+def _refusal(table: FleetTable, need: PlacementRequest) -> Refusal:
     if not table.ready.any():
         return Refusal(RefusalReason.NO_WORKERS, "no worker is ready")
     longest = int(table.capacity_tokens[table.ready].max())

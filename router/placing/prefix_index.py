@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wire.identity import WorkerRef
-from wire.messages import CacheEvents
+from wire.reports import CacheEvents
 
 EXACT = 16
 """So many leading blocks of a prompt are looked up one by one, the rest by halving."""
@@ -78,7 +78,7 @@ def _search(
             left.append((low, middle, alive, between))
 
 
-class _Told:
+class _ReportedBlocks:
     """What one incarnation has told; `number` is None until its first snapshot."""
 
     def __init__(self, bit: int) -> None:
@@ -97,7 +97,7 @@ class PrefixIndex:
 
     def __init__(self, max_entries: int) -> None:
         self._max_entries = max_entries
-        self._told: dict[WorkerRef, _Told] = {}
+        self._told: dict[WorkerRef, _ReportedBlocks] = {}
         # For each tier, who has a block: a worker's bit is set while it has it.
         self._holders: tuple[dict[bytes, int], dict[bytes, int]] = ({}, {})
         self.num_entries = 0
@@ -105,7 +105,7 @@ class PrefixIndex:
     def add(self, ref: WorkerRef, row: int) -> None:
         """Listen to this incarnation; its first snapshot has to be asked for."""
         if ref not in self._told:
-            self._told[ref] = _Told(bit=1 << row)
+            self._told[ref] = _ReportedBlocks(bit=1 << row)
 
     def apply(self, ref: WorkerRef, events: CacheEvents) -> bool:
         """False when events were missed: ask for a snapshot, once. Strangers are ignored."""
@@ -152,7 +152,7 @@ class PrefixIndex:
         num_entries = sum(told.num_blocks for told in self._told.values())
         assert num_entries == self.num_entries <= self._max_entries
 
-    def _store(self, told: _Told, tier: int, stored: Iterable[bytes]) -> None:
+    def _store(self, told: _ReportedBlocks, tier: int, stored: Iterable[bytes]) -> None:
         blocks, holders = told.blocks[tier], self._holders[tier]
         for block in stored:
             if block not in blocks:
@@ -164,7 +164,7 @@ class PrefixIndex:
         while self.num_entries > self._max_entries:
             self._forget_oldest()
 
-    def _forget(self, told: _Told, tier: int, removed: Iterable[bytes]) -> None:
+    def _forget(self, told: _ReportedBlocks, tier: int, removed: Iterable[bytes]) -> None:
         blocks, holders = told.blocks[tier], self._holders[tier]
         for block in removed:
             if block in blocks:
@@ -174,7 +174,7 @@ class PrefixIndex:
                 if not holders[block]:
                     del holders[block]
 
-    def _forget_all(self, told: _Told) -> None:
+    def _forget_all(self, told: _ReportedBlocks) -> None:
         for tier, blocks in enumerate(told.blocks):
             self._forget(told, tier, tuple(blocks))
 

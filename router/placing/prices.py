@@ -9,7 +9,7 @@ import numpy as np
 
 from router.placing.cost_model import Costs, Hits, estimate, risk
 from router.placing.fleet_table import FleetTable, Floats
-from router.placing.need import Work
+from router.placing.placement_request import RequestSize
 
 LOST_S = 100.0
 """What a request is worth that meets its targets."""
@@ -38,7 +38,7 @@ class Prices:
 
 def price(
     table: FleetTable,
-    work: Work,
+    work: RequestSize,
     targets: tuple[float | None, float | None],
     hits: Hits,
     key: str,

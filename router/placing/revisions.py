@@ -37,7 +37,7 @@ class RevisionView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(slots=True)
-class _Worker:
+class _RevisionWorker:
     role: Role
     ready: bool = False
 
@@ -50,7 +50,7 @@ class _Revision:
     """Revisions are numbered as they are first seen."""
     started_at: float
     """When the first of its workers started, by the cluster's clocks: newer revisions have more."""
-    workers: dict[WorkerRef, _Worker] = field(default_factory=dict)
+    workers: dict[WorkerRef, _RevisionWorker] = field(default_factory=dict)
     ready: Counter[Role] = field(default_factory=Counter)
     shown: set[Role] = field(default_factory=set)
     """Roles of workers that were ready at any time."""
@@ -99,7 +99,7 @@ class Revisions:
             self._num_seen += 1
             known = self._known[revision] = _Revision(self._num_seen, started_at)
         known.started_at = min(known.started_at, started_at)
-        known.workers[ref] = _Worker(role)
+        known.workers[ref] = _RevisionWorker(role)
 
     def set_ready(self, ref: WorkerRef, revision: str, ready: bool) -> None:
         """Workers that are not there are ignored."""

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from router.placing.need import Placement
+from router.placing.placement_request import Placement
 from router.queueing.fair_queue import FairQueue, Waiter
 from router.queueing.forecast import Forecast
 from wire.identity import WorkerRef

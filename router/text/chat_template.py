@@ -16,7 +16,7 @@ import jinja2.nodes
 import jinja2.parser
 
 from router.errors import InvalidRequest, StartError
-from router.prompts import ChatMessage, ChatPrompt, ToolCall
+from router.requests.prompts import ChatMessage, ChatPrompt, ToolCall
 from router.text.call_arguments import as_object, as_text
 from router.text.sandbox import BoundedSandbox, OutOfBounds, render
 

@@ -19,7 +19,7 @@ from typing import NamedTuple, Protocol
 REPLACEMENT = "\ufffd"
 
 
-class Piece(NamedTuple):
+class TokenText(NamedTuple):
     """What a token stands for."""
 
     content: bytes
@@ -42,7 +42,7 @@ class ByteDetokenizer:
 
     CONTEXT_BYTES = 3  # of a character of four bytes, all but the last may end the context
 
-    def __init__(self, pieces: Callable[[int], Piece], context: Sequence[int] = ()) -> None:
+    def __init__(self, pieces: Callable[[int], TokenText], context: Sequence[int] = ()) -> None:
         """`context` are the tokens before the stream: they may end within a character."""
         self._pieces = pieces
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -173,8 +173,8 @@ def byte_alphabet() -> dict[str, int]:
     return alphabet
 
 
-def piece_of(content: bytes) -> Piece:
-    return Piece(content, content.decode("ascii") if content.isascii() else None)
+def piece_of(content: bytes) -> TokenText:
+    return TokenText(content, content.decode("ascii") if content.isascii() else None)
 
 
 def bytes_of(token: str, alphabet: dict[str, int]) -> bytes:

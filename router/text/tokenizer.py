@@ -10,13 +10,13 @@ from tokenizers import Tokenizer as Backend
 from checkpoint.errors import BrokenDirectory
 from checkpoint.tokenizer import load_tokenizer
 from router.errors import InvalidRequest, StartError
-from router.prompts import ChatPrompt, Prompt, TextPrompt
+from router.requests.prompts import ChatPrompt, Prompt, TextPrompt
 from router.text.chat_template import ChatTemplate, model_template, request_template
 from router.text.detokenizer import (
     REPLACEMENT,
     ByteDetokenizer,
     Detokenizer,
-    Piece,
+    TokenText,
     WindowDetokenizer,
     piece_of,
 )
@@ -130,7 +130,7 @@ class Tokenizer:
             return ByteDetokenizer(self._pieces(silent), context)
         return WindowDetokenizer(self._decode_all, silent, context)
 
-    def _make_pieces(self, silent: frozenset[int]) -> Callable[[int], Piece]:
+    def _make_pieces(self, silent: frozenset[int]) -> Callable[[int], TokenText]:
         """Of streams in which these tokens say nothing."""
         return functools.cache(
             lambda token: piece_of(b"" if token in silent else self.token_bytes(token))

@@ -6,7 +6,7 @@ import pytest
 from cluster.bundled import BUNDLED_MODEL
 from cluster.config import load_config, parse_override
 from cluster.errors import BadConfig
-from router.config import ModelConfig
+from router.config import ServedModelConfig
 from worker.config import RunnerKind
 
 pytestmark = pytest.mark.quick
@@ -20,7 +20,7 @@ def a_file(folder: Path, text: str) -> str:
 
 def test_nothing_at_all_serves_the_bundled_model_with_one_worker_a_pool() -> None:
     config = load_config(None, {})
-    assert config.models == {"tiny-python": ModelConfig(path=str(BUNDLED_MODEL))}
+    assert config.models == {"tiny-python": ServedModelConfig(path=str(BUNDLED_MODEL))}
     assert [(it.name, it.role.value, it.replicas) for it in config.pools] == [
         ("prefill", "prefill", 1),
         ("decode", "decode", 1),

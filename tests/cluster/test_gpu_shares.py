@@ -10,7 +10,7 @@ from cluster.config import load_config
 from cluster.errors import StartFailed
 from cluster.gpu_shares import GpuShares
 from cluster.process_launcher import ProcessLauncher
-from engine.gpus import visible_gpus
+from engine.device.visible_gpus import visible_gpus
 
 pytestmark = pytest.mark.quick
 

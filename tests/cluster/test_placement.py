@@ -11,7 +11,7 @@ from cluster.config import load_config
 from cluster.demands import pairing, router_demand, worker_demand
 from cluster.labels import is_selector, matches
 from cluster.placement import Demand, Node, Pairing, Placed, home_again, ranked
-from cluster.ray_config import Placement
+from cluster.ray_config import PlacementRule
 from cluster.shortage import explain
 
 pytestmark = pytest.mark.quick
@@ -23,7 +23,7 @@ def a_node(name: str, cpus: float = 4, **labels: str) -> Node:
 
 
 def a_demand(
-    kind: str, placement: Placement = Placement.PACK, labels: dict[str, str] | None = None
+    kind: str, placement: PlacementRule = PlacementRule.PACK, labels: dict[str, str] | None = None
 ) -> Demand:
     return Demand(kind, {"CPU": 1}, labels or {}, placement)
 
@@ -52,12 +52,12 @@ def test_packed_workers_fill_one_node_before_the_next() -> None:
 
 
 def test_spread_workers_are_on_as_many_nodes_as_there_are() -> None:
-    placed = settle(4 * [a_demand("decode", Placement.SPREAD)], NODES)
+    placed = settle(4 * [a_demand("decode", PlacementRule.SPREAD)], NODES)
     assert sorted(Counter(it.node_id for it in placed).values()) == [1, 1, 2]
 
 
 def test_one_per_node_never_puts_two_on_a_node_but_another_kind_may_join() -> None:
-    single = a_demand("decode", Placement.ONE_PER_NODE)
+    single = a_demand("decode", PlacementRule.ONE_PER_NODE)
     placed = settle(3 * [single], NODES)
     assert shown(placed) == ["d1", "d2", "d3"]
     assert ranked(single, NODES, placed) == []
@@ -87,13 +87,13 @@ def test_a_router_returns_to_its_node_or_to_a_new_one_at_the_same_address() -> N
     assert home_again(former, [other]) is None
 
 
-def a_pairing(prefill: int, decode: int, placement: Placement = Placement.PACK) -> Pairing:
+def a_pairing(prefill: int, decode: int, placement: PlacementRule = PlacementRule.PACK) -> Pairing:
     replicas = {"prefill": prefill, "decode": decode}
     return Pairing("rack", {kind: a_demand(kind, placement) for kind in replicas}, replicas)
 
 
-@pytest.mark.parametrize("placement", [Placement.PACK, Placement.SPREAD])
-def test_each_rack_gets_both_kinds_however_the_pools_are_placed(placement: Placement) -> None:
+@pytest.mark.parametrize("placement", [PlacementRule.PACK, PlacementRule.SPREAD])
+def test_each_rack_gets_both_kinds_however_the_pools_are_placed(placement: PlacementRule) -> None:
     racks = [a_node(str(n), 1, rack="ab"[n % 2]) for n in range(4)]
     pairs = 2 * [a_demand("prefill", placement), a_demand("decode", placement)]
     placed = settle(pairs, racks, a_pairing(2, 2, placement))
@@ -159,7 +159,7 @@ def test_what_a_worker_asks_for_is_one_bundle() -> None:
         ),
         (Demand("decode", {"CPU": 3}), r"10.0.0.1 has free {'CPU': 2}.*lower decode.replicas"),
         (
-            a_demand("decode", Placement.ONE_PER_NODE),
+            a_demand("decode", PlacementRule.ONE_PER_NODE),
             "every node with room for it has a decode worker already.*change decode.placement",
         ),
     ],

@@ -12,7 +12,7 @@ from cluster.bundled import BUNDLED_MODEL
 from cluster.config import ClusterConfig, load_config
 from cluster.demands import pairing, worker_demand
 from cluster.errors import BadConfig
-from router.config import ModelConfig, SamplingDefaults
+from router.config import SamplingDefaults, ServedModelConfig
 from wire.identity import Role
 
 pytestmark = pytest.mark.quick
@@ -40,10 +40,10 @@ def loaded(folder: Path, text: str, **overrides: Any) -> ClusterConfig:
 def test_named_pools_come_with_their_models_and_settings(tmp_path: Path) -> None:
     config = loaded(tmp_path, TWO)
     assert config.models == {
-        "Chat-3.1": ModelConfig(
+        "Chat-3.1": ServedModelConfig(
             path="/models/chat", tool_parser="hermes", sampling=SamplingDefaults(temperature=0.6)
         ),
-        "small": ModelConfig(path="/models/small"),
+        "small": ServedModelConfig(path="/models/small"),
     }
     told = [(it.name, it.role, it.model, it.worker.model, it.replicas) for it in config.pools]
     assert told == [

@@ -11,10 +11,9 @@ from cluster.backoff import FIRST_S, HEALTHY_S, LONGEST_S, Backoff
 from cluster.config import ClusterConfig, load_config
 from cluster.errors import StartFailed
 from cluster.launcher import WorkerStatus
-from cluster.pools import Pool
+from cluster.pools import PoolConfig
 from cluster.running import RunningCluster
-from router.addresses import RouterAddresses
-from router.config import RouterConfig
+from router.config import RouterAddresses, RouterConfig
 from worker.config import WorkerConfig
 
 pytestmark = pytest.mark.quick
@@ -88,7 +87,7 @@ class APretendingLauncher:
         )
         return self._start(APretender(name, config, addresses, self._waited_for))
 
-    def start_worker(self, pool: Pool, name: str, config: WorkerConfig) -> APretender:
+    def start_worker(self, pool: PoolConfig, name: str, config: WorkerConfig) -> APretender:
         nowhere = RouterAddresses(router_id="", models=(), grpc="", http="", fleet="")
         return self._start(APretender(name, config, nowhere, self._waited_for))
 

@@ -7,12 +7,12 @@ import re
 from prometheus_client.parser import text_string_to_metric_families
 
 from router.errors import REASONS
-from router.fleet import Fleet
-from router.fleets import Fleets
+from router.fleet.fleet import Fleet
+from router.fleet.fleets import Fleets
 from router.metrics import CACHE_SIDES, OUTCOMES, RouterMetrics
 from tests.docs.blocks import ROOT
 from tests.worker.test_live import a_worker
-from tests.worker.test_status import a_reader
+from tests.worker.test_status_port import a_reader
 from wire.identity import Role
 
 PAGE = (ROOT / "docs" / "metrics.md").read_text()

@@ -10,8 +10,8 @@ import pytest
 import torch
 import transformers
 
-from engine.torch_loading import load_torch_runner
-from engine.torch_runner import TorchRunner
+from engine.runners.torch_loading import load_torch_runner
+from engine.runners.torch_runner import TorchRunner
 from tests.engine.checkpoints import write_checkpoint
 from tests.engine.reference import Reference
 

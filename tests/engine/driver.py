@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Seq
 
-from engine.blocks import BlockPool
-from engine.policy import Room, Share
+from engine.cache.block_pool import BlockPool
 from engine.runner import Runner, Sampled, Slice
+from engine.schedule.policy import FreeCapacity, ScheduledTokens
 from engine.sequence import Sequence
-from wire.identity import Leg
+from wire.identity import AttemptId
 from wire.sampling import SamplingParams
 
 GREEDY = SamplingParams(max_tokens=1000, temperature=0.0, ignore_eos=True)
@@ -21,7 +21,7 @@ def make_sequence(
     num_prompt: int | None = None,
     name: str = "request",
 ) -> Sequence:
-    return Sequence(Leg(name), list(tokens), sampling, num_prompt=num_prompt)
+    return Sequence(AttemptId(name), list(tokens), sampling, num_prompt=num_prompt)
 
 
 def give_blocks(sequence: Sequence, pool: BlockPool, num_tokens: int) -> None:
@@ -59,11 +59,11 @@ class ChunkPolicy:
     def __init__(self, chunk: int) -> None:
         self._chunk = chunk
 
-    def admits(self, room: Room, num_new_blocks: int) -> bool:
+    def admits(self, room: FreeCapacity, num_new_blocks: int) -> bool:
         return num_new_blocks <= room.free_blocks
 
-    def plan(self, running: Seq[Sequence]) -> list[Share]:
-        return [Share(s, min(self._chunk, s.num_uncomputed)) for s in running]
+    def plan(self, running: Seq[Sequence]) -> list[ScheduledTokens]:
+        return [ScheduledTokens(s, min(self._chunk, s.num_uncomputed)) for s in running]
 
     def observe(self, slices: Seq[Slice], seconds: float) -> None:
         """It is the same to this policy."""

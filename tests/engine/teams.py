@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch.distributed import HashStore
 
+from engine.device.torch_collective import TorchCollective
 from engine.runner import Collect, OnLayer, Sampled, Slice
-from engine.torch_collective import TorchCollective
-from engine.torch_loading import load_torch_runner
-from engine.torch_runner import TorchRunner
+from engine.runners.torch_loading import load_torch_runner
+from engine.runners.torch_runner import TorchRunner
 
 CPU = torch.device("cpu")
 

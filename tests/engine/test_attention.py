@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.attention.backend import Span
+from engine.attention.backend import SequenceRows
 from engine.attention.causal_chunk import plan_causal_chunks
 from engine.attention.paged_cache import PagedCache
 from engine.attention.prefill_chunk import plan_prefill_chunks
@@ -40,8 +40,8 @@ class Context:
         self.value = torch.randn(length, KV_HEADS, HEAD_SIZE)
         self.blocks = blocks
 
-    def span(self, start: int, end: int) -> Span:
-        return Span(start, end - start, self.blocks)
+    def span(self, start: int, end: int) -> SequenceRows:
+        return SequenceRows(start, end - start, self.blocks)
 
 
 def attend(
@@ -118,7 +118,7 @@ def test_chunks_in_one_call_see_what_tiles_see(pieces: list[tuple[int, int]]) ->
     order, chunks, first = torch.randperm(90).tolist(), [], 0
     for start, end in pieces:
         blocks = [order.pop() for _ in range(-(-end // 4))]
-        chunks.append((first, Span(start, end - start, blocks)))
+        chunks.append((first, SequenceRows(start, end - start, blocks)))
         first += end - start
     query = torch.randn(first, HEADS, HEAD_SIZE)
     tiled, whole = torch.empty_like(query), torch.empty_like(query)

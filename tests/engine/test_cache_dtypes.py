@@ -9,21 +9,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.attention.backend import Span
+from engine.attention.backend import SequenceRows
 from engine.attention.choice import choose_attention
 from engine.attention.scaled_cache import ScaledCache
 from engine.attention.tables import TorchTables
 from engine.attention.torch_backend import TorchBackend
-from engine.blocks import BlockPool
-from engine.cache_shape import cache_layout, shaped
-from engine.cuda.record import repeat_eagerly
+from engine.cache.block_pool import BlockPool
 from engine.errors import ConfigError
 from engine.model.config import read_config
 from engine.model.parameters import allocate_parameters, checkpoint_targets
 from engine.model.transformer import Transformer
 from engine.model.weights import find_weights, load_weights
-from engine.torch_loading import load_torch_runner
-from engine.torch_runner import StepSettings, TorchRunner
+from engine.runners.cache_shape import cache_layout, shaped
+from engine.runners.captured_step import repeat_eagerly
+from engine.runners.torch_loading import load_torch_runner
+from engine.runners.torch_runner import StepSettings, TorchRunner
 from tests.engine.driver import give_blocks, make_sequence, step
 from tests.engine.reference import prompt
 from wire.layout import KvLayout
@@ -106,7 +106,7 @@ def test_scales_of_another_worker_s_blocks_are_kept_until_a_block_begins_anew() 
     values, scales = shaped(memory, layout)
     assert scales is not None
     wide = torch.zeros(values.shape)
-    span = Span(0, 6, (4, 1))
+    span = SequenceRows(0, 6, (4, 1))
     scales[4], scales[1] = 7.0, 0.25  # of former owners
     key, value = torch.randn(2, 12, 2, 8)
     query = torch.randn(12, 4, 8)
@@ -128,7 +128,7 @@ def test_scales_of_another_worker_s_blocks_are_kept_until_a_block_begins_anew() 
         token = slice(place, place + 1)
         made = tables.batch(columns, torch.tensor([place]))
         ours = made.attend(0, query[token], key[token], value[token])
-        expected = plain.prepare([Span(place, 1, (4, 1, 2))])
+        expected = plain.prepare([SequenceRows(place, 1, (4, 1, 2))])
         theirs = expected.attend(0, query[token], key[token], value[token])
         assert (ours - theirs).abs().max() < 0.15
     assert scales[1].eq(1 / 64).all()

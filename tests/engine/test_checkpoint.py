@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from engine.errors import CheckpointError
 from engine.model.config import read_config
 from engine.model.weights import find_weights, model_hash
-from engine.torch_loading import load_torch_runner
+from engine.runners.torch_loading import load_torch_runner
 from tests.engine.checkpoints import edit_json
 
 Checkpoints = Callable[[str], Path]
@@ -354,7 +354,7 @@ def test_models_that_differ_have_different_hashes(
 MEASURE = """
 import sys
 from pathlib import Path
-from engine.torch_loading import load_torch_runner
+from engine.runners.torch_loading import load_torch_runner
 
 def peak():
     fields = dict(l.split(":", 1) for l in Path("/proc/self/status").read_text().splitlines())

@@ -12,13 +12,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from decode_worker.scheduler import DecodePolicy
-from engine.ahead import AheadEngine
+from engine.async_engine import AsyncEngine
 from engine.attention.flashinfer_backend import has_flashinfer
-from engine.blocks import BlockPool
-from engine.cuda.triton_there import has_triton
+from engine.cache.block_pool import BlockPool
+from engine.device.triton_available import has_triton
 from engine.engine import Engine
 from engine.model.rope import rotate
-from engine.torch_loading import load_torch_runner
+from engine.runners.torch_loading import load_torch_runner
 from tests.engine.driver import make_sequence
 from tests.engine.reference import Reference, prompt
 from wire.sampling import SamplingParams
@@ -62,7 +62,7 @@ def test_float32_gives_the_tokens_of_the_reference(
     runner.allocate(NUM_BLOCKS)
     lengths = (9, 21, 5, 13, 30)
     sampling = SamplingParams(max_tokens=24, temperature=0.0, ignore_eos=True)
-    engine = AheadEngine(runner, BlockPool(NUM_BLOCKS), DecodePolicy(chunk_tokens=11))
+    engine = AsyncEngine(runner, BlockPool(NUM_BLOCKS), DecodePolicy(chunk_tokens=11))
     for length, answer in zip(lengths, answers(engine, lengths, sampling), strict=True):
         assert answer == reference(name).greedy(prompt(length), 24)
 
@@ -77,7 +77,7 @@ def test_a_model_need_not_be_on_the_device_that_the_thread_has_chosen(
     )
     runner.allocate(NUM_BLOCKS)
     assert torch.cuda.current_device() == 0
-    engine = AheadEngine(runner, BlockPool(NUM_BLOCKS), DecodePolicy(chunk_tokens=11))
+    engine = AsyncEngine(runner, BlockPool(NUM_BLOCKS), DecodePolicy(chunk_tokens=11))
     sampling = SamplingParams(max_tokens=24, temperature=0.0, ignore_eos=True)
     assert answers(engine, (21,), sampling) == [reference("llama").greedy(prompt(21), 24)]
 
@@ -88,7 +88,7 @@ def test_drawn_tokens_are_those_of_a_cpu(checkpoint: Callable[[str], Path]) -> N
     for device in ("cpu", "cuda:0"):
         runner = load_torch_runner(checkpoint("llama"), device=device, dtype="float32")
         runner.allocate(NUM_BLOCKS)
-        kind = AheadEngine if runner.runs_ahead else Engine
+        kind = AsyncEngine if runner.runs_ahead else Engine
         engine = kind(runner, BlockPool(NUM_BLOCKS), DecodePolicy(chunk_tokens=11))
         made.append(answers(engine, (9, 21, 5), sampling))
     assert made[0] == made[1]
@@ -96,7 +96,7 @@ def test_drawn_tokens_are_those_of_a_cpu(checkpoint: Callable[[str], Path]) -> N
 
 @pytest.mark.skipif(not has_flashinfer(), reason="needs FlashInfer")
 def test_flashinfer_attends_like_torch() -> None:
-    from engine.attention.backend import Span
+    from engine.attention.backend import SequenceRows
     from engine.attention.flashinfer_backend import FlashInferBackend
     from engine.attention.torch_backend import TorchBackend
 
@@ -107,8 +107,12 @@ def test_flashinfer_attends_like_torch() -> None:
         FlashInferBackend(cache.clone(), windows, torch.bfloat16, 8),
     )
     for spans in (
-        [Span(70, 1, range(5)), Span(3, 1, range(9, 10))],
-        [Span(16, 60, range(5)), Span(0, 33, range(9, 12)), Span(40, 1, range(20, 23))],
+        [SequenceRows(70, 1, range(5)), SequenceRows(3, 1, range(9, 10))],
+        [
+            SequenceRows(16, 60, range(5)),
+            SequenceRows(0, 33, range(9, 12)),
+            SequenceRows(40, 1, range(20, 23)),
+        ],
     ):
         tokens = sum(span.count for span in spans)
         query = torch.randn(tokens, 8, 64, dtype=torch.bfloat16, device="cuda")

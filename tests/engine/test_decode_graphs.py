@@ -9,19 +9,19 @@ import pytest
 import torch
 
 from decode_worker.scheduler import DecodePolicy
-from engine.ahead import AheadEngine
+from engine.async_engine import AsyncEngine
 from engine.attention.choice import choose_attention
-from engine.blocks import BlockPool
-from engine.cache_shape import cache_layout
-from engine.cuda.decode_graphs import ladder
-from engine.cuda.record import Compute, repeat_eagerly
+from engine.cache.block_pool import BlockPool
 from engine.engine import Engine
 from engine.errors import ConfigError
 from engine.model.config import read_config
 from engine.model.parameters import allocate_parameters, checkpoint_targets
 from engine.model.transformer import Transformer
 from engine.model.weights import find_weights, load_weights
-from engine.torch_runner import StepSettings, TorchRunner
+from engine.runners.cache_shape import cache_layout
+from engine.runners.captured_step import Compute, repeat_eagerly
+from engine.runners.decode_graphs import ladder
+from engine.runners.torch_runner import StepSettings, TorchRunner
 from tests.engine.driver import make_sequence
 from tests.engine.reference import Reference, prompt
 from wire.sampling import SamplingParams
@@ -64,7 +64,7 @@ def greedy(max_tokens: int) -> SamplingParams:
     return SamplingParams(max_tokens=max_tokens, temperature=0.0, ignore_eos=True)
 
 
-@pytest.mark.parametrize("kind", [Engine, AheadEngine])
+@pytest.mark.parametrize("kind", [Engine, AsyncEngine])
 @pytest.mark.parametrize("name", ["llama", "llama-dynamic", "qwen2-windows", "qwen3", "mistral"])
 def test_recorded_steps_give_the_answers_of_the_reference(
     name: str,
@@ -102,7 +102,7 @@ def test_larger_steps_and_prompts_are_computed_as_they_come(
 ) -> None:
     runner = a_runner(checkpoint("llama"), max_sequences=2)
     runner.record_steps(repeat_eagerly, spare_block=NUM_BLOCKS)
-    engine = AheadEngine(runner, BlockPool(NUM_BLOCKS), DecodePolicy(chunk_tokens=5))
+    engine = AsyncEngine(runner, BlockPool(NUM_BLOCKS), DecodePolicy(chunk_tokens=5))
     made = answers(engine, [(prompt(n), greedy(12)) for n in (7, 11, 3)])
     for tokens, n in zip(made, (7, 11, 3), strict=True):
         assert tokens[n:] == reference("llama").greedy(prompt(n), 12)

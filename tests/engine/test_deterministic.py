@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from decode_worker.scheduler import DecodePolicy
-from engine.blocks import BlockPool
+from engine.cache.block_pool import BlockPool
 from engine.engine import Engine
 from engine.errors import ConfigError
 from engine.kernels import library
 from engine.runner import Sampled
-from engine.torch_loading import load_torch_runner
+from engine.runners.torch_loading import load_torch_runner
 from tests.engine.driver import make_sequence
 from tests.engine.reference import prompt
 from wire.sampling import SamplingParams

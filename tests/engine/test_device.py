@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from engine.device import choose_device
+from engine.device.device import choose_device
 from engine.errors import ConfigError
 
 pytestmark = pytest.mark.quick

@@ -3,14 +3,14 @@
 import pytest
 
 from decode_worker.scheduler import DecodePolicy
-from engine.arithmetic import ArithmeticRunner, next_token
-from engine.blocks import BlockPool
+from engine.cache.block_pool import BlockPool
 from engine.engine import Engine
 from engine.errors import SequenceError
-from engine.policy import Policy
+from engine.runners.arithmetic_runner import ArithmeticRunner, next_token
+from engine.schedule.policy import Policy
 from engine.sequence import Sequence, Status
 from prefill_worker.scheduler import PrefillPolicy
-from wire.identity import Leg
+from wire.identity import AttemptId
 from wire.messages import FinishReason
 from wire.sampling import SamplingParams
 
@@ -27,7 +27,7 @@ def a_sequence(
     name: str, prompt: list[int], max_tokens: int = 4, stop: tuple[int, ...] = ()
 ) -> Sequence:
     sampling = SamplingParams(max_tokens=max_tokens, stop_token_ids=stop)
-    return Sequence(Leg(name), list(prompt), sampling)
+    return Sequence(AttemptId(name), list(prompt), sampling)
 
 
 def run(engine: Engine, *sequences: Sequence) -> list[list[int]]:
@@ -86,7 +86,7 @@ def test_tenants_with_different_salts_share_no_blocks() -> None:
     engine = an_engine()
     prompt = list(range(30))
     run(engine, a_sequence("a", prompt))
-    other = Sequence(Leg("b"), prompt, SamplingParams(max_tokens=4), cache_salt=b"other")
+    other = Sequence(AttemptId("b"), prompt, SamplingParams(max_tokens=4), cache_salt=b"other")
     run(engine, other)
     assert other.num_cached == 0
 
@@ -128,7 +128,7 @@ def test_min_tokens_holds_a_stop_token_off() -> None:
     prompt = [1, 2, 3]
     stop = expected(prompt, 3)[2]
     sampling = SamplingParams(max_tokens=5, min_tokens=4, stop_token_ids=(stop,))
-    sequence = Sequence(Leg("a"), prompt, sampling)
+    sequence = Sequence(AttemptId("a"), prompt, sampling)
     assert len(run(an_engine(), sequence)[0]) == 5
 
 

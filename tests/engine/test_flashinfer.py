@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from engine.attention import flashinfer_backend
-from engine.attention.backend import AttentionBatch, Span
+from engine.attention.backend import AttentionBatch, SequenceRows
 from engine.attention.flashinfer_backend import FlashInferBackend, FlashInferTables
 from engine.attention.torch_backend import TorchBackend
 
@@ -101,13 +101,13 @@ def a_cache() -> Tensor:
     return torch.randn(40, len(WINDOWS), 2, KV_HEADS, BLOCK, HEAD_SIZE, generator=generator)
 
 
-def spans_of(*pieces: tuple[int, int]) -> list[Span]:
+def spans_of(*pieces: tuple[int, int]) -> list[SequenceRows]:
     """(start, count) each, over scattered blocks."""
     blocks, spans = list(range(40)), []
     random.Random(1).shuffle(blocks)
     for start, count in pieces:
         needed = -(-(start + count) // BLOCK)
-        spans.append(Span(start, count, blocks[:needed]))
+        spans.append(SequenceRows(start, count, blocks[:needed]))
         del blocks[:needed]
     return spans
 

@@ -10,17 +10,17 @@ from pathlib import Path
 import pytest
 
 from decode_worker.scheduler import DecodePolicy
-from engine.arithmetic import ArithmeticRunner
-from engine.blocks import BlockPool
+from engine.cache.block_pool import BlockPool
 from engine.engine import Engine
 from engine.errors import GrammarsBusy, SequenceError
-from engine.grammar.followers import MAX_UNREADY
 from engine.grammar.grammars import NUM_COMPILING_THREADS, Grammars
+from engine.grammar.sequences import MAX_UNREADY
+from engine.runners.arithmetic_runner import ArithmeticRunner
 from engine.sequence import Sequence, Status
 from grammar.compiler import compile_grammar
 from grammar.limits import GrammarLimits
 from grammar.vocabulary import Vocabulary, read_vocabulary
-from wire.identity import Leg
+from wire.identity import AttemptId
 from wire.messages import FinishReason
 from wire.sampling import Grammar, GrammarKind, SamplingParams
 
@@ -61,7 +61,7 @@ def a_sequence(
     name: str, grammar: Grammar | None = PERSON, tokens: tuple[int, ...] = (5, 6, 7), **fields: int
 ) -> Sequence:
     sampling = SamplingParams(**{"max_tokens": 400, **fields}, grammar=grammar)
-    return Sequence(Leg(name), list(tokens), sampling, num_prompt=3)
+    return Sequence(AttemptId(name), list(tokens), sampling, num_prompt=3)
 
 
 def run(engine: Engine) -> dict[str, FinishReason]:
@@ -70,7 +70,7 @@ def run(engine: Engine) -> dict[str, FinishReason]:
         wait_for_grammars(engine)
         for made in engine.step():
             if made.finish is not None:
-                finished[made.sequence.leg.request_id] = made.finish
+                finished[made.sequence.attempt_id.request_id] = made.finish
         engine.pool.check_integrity()
     return finished
 
@@ -112,7 +112,7 @@ def test_many_answers_follow_their_own_grammars_in_one_batch(vocabulary: Vocabul
         answer = text(vocabulary, sequence)
         match sequence.sampling.grammar:
             case None:
-                assert finished[sequence.leg.request_id] is FinishReason.LENGTH
+                assert finished[sequence.attempt_id.request_id] is FinishReason.LENGTH
             case Grammar(kind=GrammarKind.JSON_SCHEMA):
                 assert set(json.loads(answer)) == {"name", "age", "tags"}
             case Grammar(kind=GrammarKind.REGEX):

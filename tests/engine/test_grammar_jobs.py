@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from engine.grammar.grammars import WORTH_A_THREAD_S, Grammars
-from engine.grammar.job import Job
+from grammar.compile_job import CompileJob
 from grammar.vocabulary import read_vocabulary
 from wire.sampling import Grammar, GrammarKind
 
@@ -26,7 +26,7 @@ def executor() -> Iterator[ThreadPoolExecutor]:
 def test_a_job_that_nobody_began_is_done_by_who_needs_it(executor: ThreadPoolExecutor) -> None:
     busy, doers = threading.Event(), list[threading.Thread]()
     executor.submit(busy.wait, 60)
-    job = Job(executor, lambda: doers.append(threading.current_thread()))
+    job = CompileJob(executor, lambda: doers.append(threading.current_thread()))
     job.finish()
     job.finish()
     busy.set()
@@ -42,7 +42,7 @@ def test_a_job_that_another_thread_began_is_waited_for(executor: ThreadPoolExecu
         assert go_on.wait(60)
         doers.append(threading.current_thread())
 
-    job = Job(executor, work)
+    job = CompileJob(executor, work)
     assert begun.wait(60)
     assert not job.done
     go_on.set()
@@ -57,13 +57,13 @@ def test_what_goes_wrong_in_a_job_is_heard(executor: ThreadPoolExecutor) -> None
         raise ValueError("broken")
 
     with pytest.raises(ValueError, match="broken"):
-        Job(executor, work).finish()
+        CompileJob(executor, work).finish()
 
 
 def test_a_job_that_nobody_wants_any_more_is_not_begun(executor: ThreadPoolExecutor) -> None:
     busy, doers = threading.Event(), list[threading.Thread]()
     executor.submit(busy.wait, 60)
-    job = Job(executor, lambda: doers.append(threading.current_thread()))
+    job = CompileJob(executor, lambda: doers.append(threading.current_thread()))
     job.cancel()
     assert job.done
     busy.set()

@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 
 from decode_worker.scheduler import DecodePolicy
-from engine.blocks import BlockPool
-from engine.copier import Copy, runs
-from engine.cuda_copier import CudaCopier
+from engine.cache.block_copier import Copy, runs
+from engine.cache.block_pool import BlockPool
+from engine.cache.cuda_block_copier import CudaCopier
 from engine.engine import Engine
+from engine.runners.torch_loading import load_torch_runner
 from engine.sequence import Sequence
-from engine.torch_loading import load_torch_runner
 from tests.engine.driver import make_sequence, output
 from tests.engine.reference import prompt
 from wire.sampling import SamplingParams
-from worker.host_memory import make_host_tier
+from worker.build import make_host_tier
 
 Checkpoints = Callable[[str], Path]
 GREEDY = SamplingParams(max_tokens=30, temperature=0.0, ignore_eos=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from decode_worker.scheduler import DecodePolicy
-from engine.blocks import BlockPool
-from engine.saving import Saving
+from engine.cache.block_pool import BlockPool
+from engine.cache.offload import Offload
 from engine.sequence import Sequence, Status
 from tests.engine.tiers import Tiered, answer, expected, learn
 
@@ -194,7 +194,7 @@ def test_dropping_a_swapped_sequence_gives_its_host_blocks_back() -> None:
 
 def test_with_no_room_in_host_memory_what_fell_out_of_use_is_not_remembered_for_ever() -> None:
     cache, host = BlockPool(8), BlockPool(4)
-    saving = Saving(cache, host)
+    saving = Offload(cache, host)
     assert host.try_allocate(4) is not None
     for number in range(100):
         blocks = cache.try_allocate(8)

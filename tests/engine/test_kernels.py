@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.attention.backend import Span
+from engine.attention.backend import SequenceRows
 from engine.attention.torch_backend import TorchBackend
-from engine.cores import Cores, Reading
+from engine.device.cores import Cores, CpuTimes
+from engine.device.threads import Threads
 from engine.kernels import library
 from engine.kernels.library import Kernels, try_load_kernels
 from engine.kernels.targets import targets_here
@@ -22,7 +23,6 @@ from engine.model.panels import pack
 from engine.model.parameters import Parameters, allocate_parameters, checkpoint_targets
 from engine.model.transformer import Transformer
 from engine.model.weights import find_weights, load_weights
-from engine.threads import Threads
 from tests.engine.reference import VOCAB_SIZE
 
 CPU = torch.device("cpu")
@@ -75,7 +75,7 @@ class Decoder:
 
     def draw(self, drawn: list[int] | None, *pieces: Piece) -> Tensor:
         """Hidden states of such a step, of all its rows or of those that are sampled from."""
-        spans = [Span(start, end - start, self._blocks[i]) for i, start, end in pieces]
+        spans = [SequenceRows(start, end - start, self._blocks[i]) for i, start, end in pieces]
         tokens = torch.cat([self._tokens[i, start:end] for i, start, end in pieces])
         positions = torch.cat([torch.arange(start, end) for _, start, end in pieces])
         batch = self._backend.prepare(spans)
@@ -243,7 +243,7 @@ def product(
     packed, rows = pack(kernels, copied), len(given)
     found = torch.full((rows, linear.outputs), float("nan"))
     spare = torch.full((kernels.packed_size(rows, linear.inputs),), float("nan"))
-    model = library.Model(is_bf16=linear.weight.dtype == torch.bfloat16, narrows=narrows)
+    model = library.ModelArguments(is_bf16=linear.weight.dtype == torch.bfloat16, narrows=narrows)
     addresses = spare.data_ptr(), found.data_ptr()
     kernels.linear(model, packed.structure, given.data_ptr(), rows, *addresses, threads)
     return found
@@ -344,10 +344,10 @@ def threads_by_layer(decoder: Decoder, num_rows: int) -> list[int]:
     """What torch had when a step looked for idle cores; there is one beside its own."""
     num_threads: list[int] = []
 
-    def read() -> Reading:
+    def read() -> CpuTimes:
         num_threads.append(torch.get_num_threads())
         at = float(len(num_threads))  # a second has passed, in which nobody used a core
-        return Reading(at, 2 * at, 0.0, num_running=1)
+        return CpuTimes(at, 2 * at, 0.0, num_running=1)
 
     before = torch.get_num_threads()
     try:

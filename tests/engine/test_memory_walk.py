@@ -17,7 +17,7 @@ from hypothesis.stateful import (
 )
 
 from decode_worker.scheduler import DecodePolicy
-from engine.policy import Policy
+from engine.schedule.policy import Policy
 from engine.sequence import Sequence, Status
 from prefill_worker.scheduler import PrefillPolicy
 from tests.engine.tiers import Tiered, answer, expected, learn

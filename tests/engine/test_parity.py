@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.attention.backend import Span
+from engine.attention.backend import SequenceRows
 from engine.attention.torch_backend import TorchBackend
-from engine.blocks import BlockPool
+from engine.cache.block_pool import BlockPool
 from engine.engine import Engine
 from engine.model.config import read_config
 from engine.model.parameters import allocate_parameters, checkpoint_targets
@@ -43,7 +43,7 @@ def logits_of(directory: Path, tokens: tuple[int, ...], *, native: bool) -> torc
     parameters = allocate_parameters(config, torch.float32, cpu)
     load_weights(find_weights(directory), checkpoint_targets(config, parameters))
     cache = torch.zeros(40, config.num_layers, 2, config.num_kv_heads, 4, config.head_size)
-    batch = TorchBackend(cache, config.windows).prepare([Span(0, len(tokens), range(40))])
+    batch = TorchBackend(cache, config.windows).prepare([SequenceRows(0, len(tokens), range(40))])
     positions = torch.arange(len(tokens))
     lengths = torch.full_like(positions, len(tokens))
     model = Transformer(config, parameters, cpu, native=native)

@@ -14,15 +14,15 @@ import torch
 from safetensors.torch import load_file
 
 from decode_worker.scheduler import DecodePolicy
-from engine.ahead import AheadEngine
-from engine.blocks import BlockPool
-from engine.cuda.record import repeat_eagerly
+from engine.async_engine import AsyncEngine
+from engine.cache.block_pool import BlockPool
 from engine.errors import ConfigError
 from engine.model.config import read_config
-from engine.model.part import kv_heads_of, model_part
+from engine.model.model_part import kv_heads_of, model_part
 from engine.runner import Slice
-from engine.torch_loading import load_torch_runner
-from engine.torch_runner import TorchRunner
+from engine.runners.captured_step import repeat_eagerly
+from engine.runners.torch_loading import load_torch_runner
+from engine.runners.torch_runner import TorchRunner
 from tests.engine.checkpoints import RECIPES
 from tests.engine.driver import decode, give_blocks, make_sequence, output, step
 from tests.engine.reference import Reference, prompt
@@ -139,7 +139,7 @@ def test_steps_launched_ahead_feed_each_other_on_every_rank(
             runner.runs_ahead = True
             if records:
                 runner.record_steps(repeat_eagerly, spare_block=96)
-        engine = AheadEngine(ranks, BlockPool(96), DecodePolicy(chunk_tokens=11))
+        engine = AsyncEngine(ranks, BlockPool(96), DecodePolicy(chunk_tokens=11))
         lengths = (9, 21, 5, 30)
         sequences = [make_sequence(prompt(n), greedy(20), name=str(n)) for n in lengths]
         for sequence in sequences:

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.ahead import AheadEngine
-from engine.blocks import BlockPool
+from engine.async_engine import AsyncEngine
+from engine.cache.block_pool import BlockPool
 from engine.engine import Engine
 from engine.runner import Runner
+from engine.runners.torch_loading import load_torch_runner
 from engine.sequence import Sequence
-from engine.torch_loading import load_torch_runner
 from tests.engine.driver import ChunkPolicy, make_sequence
 from tests.engine.reference import Reference, prompt
 from wire.sampling import SamplingParams, TokenLogprob
@@ -124,7 +124,7 @@ def test_an_engine_that_runs_ahead_tells_the_same(
     runner = load_torch_runner(checkpoint("llama"), device="cpu", block_size=4)
     runner.runs_ahead = True
     runner.allocate(128)
-    engine = AheadEngine(runner, BlockPool(128), ChunkPolicy(7))
+    engine = AsyncEngine(runner, BlockPool(128), ChunkPolicy(7))
     sequences = [make_sequence(prompt(60, seed=n), SCORED, name=str(n)) for n in range(3)]
     finish(engine, *sequences)
     for number, sequence in enumerate(sequences):

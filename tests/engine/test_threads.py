@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.cores import Cores, Reading, count_cores, read_cores
-from engine.threads import Threads
+from engine.device.cores import Cores, CpuTimes, count_cores, read_cores
+from engine.device.threads import Threads
 
 pytestmark = pytest.mark.quick
 
@@ -75,12 +75,12 @@ class Worker:
         self.threads = Threads(least, most, cores, read=self.read, clock=lambda: machine.now)
         machine.workers.append(self)
 
-    def read(self) -> Reading | None:
+    def read(self) -> CpuTimes | None:
         self.num_looks += 1
         machine = self.machine
         running = sum(worker.threads.number for worker in machine.workers if worker is not self)
         running += self.threads.number + round(machine.others) + machine.num_fleeting
-        return Reading(machine.now, floor(machine.idle_s * 100) / 100, self.ours_s, running)
+        return CpuTimes(machine.now, floor(machine.idle_s * 100) / 100, self.ours_s, running)
 
 
 def test_idle_cores_are_taken_at_once_when_nobody_runs() -> None:

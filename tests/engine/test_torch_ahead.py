@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from decode_worker.scheduler import DecodePolicy
-from engine.ahead import AheadEngine
-from engine.blocks import BlockPool
+from engine.async_engine import AsyncEngine
+from engine.cache.block_pool import BlockPool
 from engine.engine import Engine
 from engine.runner import Slice
+from engine.runners.torch_loading import load_torch_runner
+from engine.runners.torch_runner import TorchRunner
 from engine.sequence import Sequence
-from engine.torch_loading import load_torch_runner
-from engine.torch_runner import TorchRunner
 from tests.engine.driver import GREEDY, give_blocks, make_sequence
 from tests.engine.reference import Reference, prompt
 from wire.sampling import SamplingParams
@@ -60,7 +60,7 @@ def test_launched_ahead_every_request_gets_the_same_answer(runner: TorchRunner) 
     ]
     policy = DecodePolicy(chunk_tokens=11, prefill_tokens=7)
     together = answers(Engine(runner, BlockPool(NUM_BLOCKS), policy), requests)
-    ahead = answers(AheadEngine(runner, BlockPool(NUM_BLOCKS), policy), requests)
+    ahead = answers(AsyncEngine(runner, BlockPool(NUM_BLOCKS), policy), requests)
     assert ahead == together
 
 

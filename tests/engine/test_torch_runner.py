@@ -13,14 +13,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.blocks import BlockPool
-from engine.device import Precision, choose_device, choose_precision
+from engine.cache.block_pool import BlockPool
+from engine.device.device import Precision, choose_device, choose_precision
+from engine.device.memory import allocate_zeros, empty, free_host_bytes
 from engine.errors import ConfigError
-from engine.memory import allocate_zeros, empty, free_host_bytes
 from engine.runner import Runner, Slice
+from engine.runners.torch_loading import load_torch_runner
+from engine.runners.torch_runner import TorchRunner
 from engine.sequence import Sequence
-from engine.torch_loading import load_torch_runner
-from engine.torch_runner import TorchRunner
 from tests.engine.driver import GREEDY, decode, give_blocks, make_sequence, output, step
 from tests.engine.reference import Reference, prompt
 from wire.sampling import SamplingParams

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence as Seq
 
 from decode_worker.scheduler import DecodePolicy
-from engine.ahead import AheadEngine
-from engine.arithmetic import ArithmeticRunner, next_token
-from engine.blocks import BlockPool
-from engine.copier import HostCopier, allocate_host
+from engine.async_engine import AsyncEngine
+from engine.cache.block_copier import HostCopier, allocate_host
+from engine.cache.block_pool import BlockPool
+from engine.cache.host_tier import HostTier
 from engine.engine import Engine
-from engine.host_tier import HostTier
-from engine.policy import Policy
 from engine.runner import Slice
+from engine.runners.arithmetic_runner import ArithmeticRunner, next_token
+from engine.schedule.policy import Policy
 from engine.sequence import Sequence
-from wire.identity import Leg
+from wire.identity import AttemptId
 from wire.sampling import SamplingParams
 
 
@@ -38,11 +38,11 @@ class Tiered:
         self.tier = HostTier(
             self.pool, num_host_blocks, runner.layout, self.copier, lambda: self.now
         )
-        kind = AheadEngine if ahead else Engine
+        kind = AsyncEngine if ahead else Engine
         self.engine = kind(runner, self.pool, policy or DecodePolicy(), None, self.tier)
 
     def add(self, name: str, prompt: Seq[int], max_tokens: int = 4) -> Sequence:
-        sequence = Sequence(Leg(name), list(prompt), SamplingParams(max_tokens=max_tokens))
+        sequence = Sequence(AttemptId(name), list(prompt), SamplingParams(max_tokens=max_tokens))
         self.engine.add(sequence)
         return sequence
 
@@ -79,7 +79,7 @@ def learn(tiered: Tiered, seconds_per_token: float) -> None:
     """Steps with prompts took so long."""
     for _ in range(2):
         for count in (8, 16, 32):
-            sequence = Sequence(Leg("any"), [1] * count, SamplingParams(max_tokens=1))
+            sequence = Sequence(AttemptId("any"), [1] * count, SamplingParams(max_tokens=1))
             tiered.tier.costs.observe_step([Slice(sequence, 0, count)], count * seconds_per_token)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from kv_transfer.destination import DestinationHandoff
-from kv_transfer.effects import Effect, FreePages, HandedOver, NotHandedOver, Write
-from kv_transfer.source import SourceHandoff
+from kv_transfer.handoff.destination import DestinationHandoff
+from kv_transfer.handoff.effects import Effect, FreeBlocks, HandedOver, NotHandedOver, Write
+from kv_transfer.handoff.source import SourceHandoff
 from tests.exploration.machines import Code
 from tests.exploration.scopes import BY_LAYERS, DIRECT_ACCESS, ONE_LEG
 from tests.exploration.state import Scope
@@ -47,7 +47,7 @@ class DoesNotWaitForItsFirstLayers(SourceHandoff):
 
 class ForgetsItsPages(DestinationHandoff):
     def _quiesced(self) -> list[Effect]:
-        return [e for e in super()._quiesced() if not isinstance(e, FreePages)]
+        return [e for e in super()._quiesced() if not isinstance(e, FreeBlocks)]
 
 
 class GoesOnAfterAnAmbiguousEnd(SourceHandoff):
@@ -88,7 +88,7 @@ BUGS = (
     ),
     Bug(
         1,
-        "a worker hangs up late, and calls a leg quiet that it forgot after a failed write",
+        "a worker hangs up late, and calls an attempt quiet that it forgot after a failed write",
         Code(hangs_up_first=False),
     ),
     Bug(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tests.exploration.legs import destination_ref, for_source
+from tests.exploration.attempts import destination_ref, for_source
+
 from tests.exploration.machines import Machines
 from tests.exploration.state import (
     FREE,
@@ -29,12 +30,12 @@ class Side:
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
         self._changed = False
-        self.incarnation, self.owners, self.memory, self.legs, self.next_epoch = worker
+        self.incarnation, self.owners, self.memory, self.attempts, self.next_epoch = worker
 
     def worker(self) -> Worker:
         if not self._changed:
             return self._worker
-        return Worker(self.incarnation, self.owners, self.memory, self.legs, self.next_epoch)
+        return Worker(self.incarnation, self.owners, self.memory, self.attempts, self.next_epoch)
 
     def allocate(self, count: int, owner: int) -> tuple[int, ...] | None:
         """The lowest free blocks, so that states that differ only in page numbers are one."""
@@ -60,15 +61,17 @@ class Side:
         self.memory = _put(self.memory, block, content)
         self._changed = True
 
-    def change(self, leg: int, **changes: Any) -> None:
-        self.legs = _put(self.legs, leg, self.legs[leg]._replace(**changes))
+    def change(self, attempt_id: int, **changes: Any) -> None:
+        self.attempts = _put(
+            self.attempts, attempt_id, self.attempts[attempt_id]._replace(**changes)
+        )
         self._changed = True
 
-    def restart(self, legs: tuple[Any, ...]) -> None:
+    def restart(self, attempts: tuple[Any, ...]) -> None:
         """Nothing is remembered, and the memory is another."""
         self.incarnation += 1
         self.next_epoch = 1
-        self.legs = legs
+        self.attempts = attempts
         self.free(tuple(range(len(self.owners))))
 
 
@@ -124,7 +127,7 @@ class Desk:
         self.links[number] = self.links[number]._replace(**changes)
 
     def end_at_source(self, number: int) -> None:
-        """The session is over there, though its legs are not told yet."""
+        """The session is over there, though its attempts are not told yet."""
         self.change_link(number, session="ended")
         self.drop_letters(lambda letter: letter.link == number and letter.to_source)
 

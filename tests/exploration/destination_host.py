@@ -1,13 +1,13 @@
-"""A destination's stand-in host: what worker/incoming.py does, without an engine under it."""
+"""A destination's stand-in host: as worker/steps/destination_handoffs.py, without an engine."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from kv_transfer.destination import DestinationHandoff, DestinationState
-from kv_transfer.effects import Adopt, CutLink, Effect, FreePages, Send
+from kv_transfer.handoff.destination import DestinationHandoff, DestinationState
+from kv_transfer.handoff.effects import Adopt, CutLink, Effect, FreeBlocks, Send
+from tests.exploration.attempts import LAYOUT, NOW, leg_number
 from tests.exploration.desk import Desk
-from tests.exploration.legs import LAYOUT, NOW, leg_number
 from tests.exploration.state import NO_LINK, DestinationLeg, tag
 from wire.handoff import Commit, Handoff, Offer, Refuse, RefuseReason, Stale
 
@@ -20,56 +20,63 @@ class DestinationHost:
         self.side = desk.destinations[place]
 
     def receive(self, message: Handoff, number: int) -> None:
-        leg = leg_number(message.leg)
-        it = self.side.legs[leg]
-        if it.machine is not None and message.ends == self.machine(leg).offer.ends:
+        attempt_id = leg_number(message.attempt_id)
+        it = self.side.attempts[attempt_id]
+        if it.machine is not None and message.ends == self.machine(attempt_id).offer.ends:
             if it.link == number:
-                self._call(leg, "receive", message, NOW)
+                self._call(attempt_id, "receive", message, NOW)
         elif isinstance(message, Offer):
-            self._answer(leg, message, number)
+            self._answer(attempt_id, message, number)
         elif isinstance(message, Commit):
             self.desk.send_over(number, Stale(**message.ends))
 
     def refuse(self, offer: Offer, number: int, reason: RefuseReason) -> None:
         self.desk.send_over(number, Refuse(**offer.ends, reason=reason))
 
-    def cancel(self, leg: int) -> None:
-        if self.side.legs[leg].machine is None:
-            self.side.change(leg, buried=True)
+    def cancel(self, attempt_id: int) -> None:
+        if self.side.attempts[attempt_id].machine is None:
+            self.side.change(attempt_id, buried=True)
         else:
-            self._call(leg, "abort", "cancelled", NOW)
+            self._call(attempt_id, "abort", "cancelled", NOW)
 
-    def tick(self, leg: int) -> None:
-        self._call(leg, "tick", NOW)
+    def tick(self, attempt_id: int) -> None:
+        self._call(attempt_id, "tick", NOW)
 
     def source_lost(self, number: int) -> None:
-        for leg in self._legs_of(number):
-            self._call(leg, "source_lost", "connection lost")
+        for attempt_id in self._legs_of(number):
+            self._call(attempt_id, "source_lost", "connection lost")
 
     def source_fenced(self, number: int) -> None:
-        for leg in self._legs_of(number):
-            self._call(leg, "source_fenced")
+        for attempt_id in self._legs_of(number):
+            self._call(attempt_id, "source_fenced")
 
-    def end(self, leg: int) -> None:
+    def end(self, attempt_id: int) -> None:
         """The answer of a sequence that runs here has ended."""
-        self.side.free(self.side.legs[leg].running)
-        self.side.change(leg, machine=None, running=(), buried=True)
+        self.side.free(self.side.attempts[attempt_id].running)
+        self.side.change(attempt_id, machine=None, running=(), buried=True)
 
     def crash(self) -> None:
-        legs = self.side.legs
-        self.side.restart(tuple(DestinationLeg(num_adoptions=it.num_adoptions) for it in legs))
+        attempts = self.side.attempts
+        self.side.restart(tuple(DestinationLeg(num_adoptions=it.num_adoptions) for it in attempts))
 
-    def machine(self, leg: int) -> DestinationHandoff:
-        machine = self.desk.machines.machine(self.side.legs[leg].machine)
+    def machine(self, attempt_id: int) -> DestinationHandoff:
+        machine = self.desk.machines.machine(self.side.attempts[attempt_id].machine)
         assert isinstance(machine, DestinationHandoff)
         return machine
 
     def _legs_of(self, number: int) -> list[int]:
-        legs = enumerate(self.side.legs)
-        return [leg for leg, it in legs if it.machine is not None and it.link == number]
+        attempts = enumerate(self.side.attempts)
+        return [
+            attempt_id
+            for attempt_id, it in attempts
+            if it.machine is not None and it.link == number
+        ]
 
-    def _answer(self, leg: int, offer: Offer, number: int) -> None:
-        if self.side.legs[leg].buried or self.side.legs[leg].machine is not None:
+    def _answer(self, attempt_id: int, offer: Offer, number: int) -> None:
+        if (
+            self.side.attempts[attempt_id].buried
+            or self.side.attempts[attempt_id].machine is not None
+        ):
             self.refuse(offer, number, RefuseReason.STALE)
             return
         scope = self.desk.scope
@@ -79,12 +86,12 @@ class DestinationHost:
             return
         held, pages = pages[: scope.num_held], pages[scope.num_held :]
         for block, page in enumerate(held):
-            self.side.store(page, tag(leg, block))
-        self._grant(leg, offer, held, pages, number)
+            self.side.store(page, tag(attempt_id, block))
+        self._grant(attempt_id, offer, held, pages, number)
 
     def _grant(
         self,
-        leg: int,
+        attempt_id: int,
         offer: Offer,
         held: tuple[int, ...],
         pages: tuple[int, ...],
@@ -97,39 +104,41 @@ class DestinationHost:
             pages,
             epoch=self.side.draw_epoch(),
             layout=LAYOUT,
-            digest=machines.digest,
+            checksum=machines.checksum,
             deadline=NOW,
             fence_deadline_s=0.0,
         )
-        self.side.change(leg, machine=machines.add(machine), link=number)
-        self._call(leg, "grant")
+        self.side.change(attempt_id, machine=machines.add(machine), link=number)
+        self._call(attempt_id, "grant")
 
-    def _call(self, leg: int, method: str, *args: Any) -> None:
-        number = self.side.legs[leg].machine
+    def _call(self, attempt_id: int, method: str, *args: Any) -> None:
+        number = self.side.attempts[attempt_id].machine
         assert number is not None
         number, effects = self.desk.machines.call(number, self.side.memory, method, *args)
-        self.side.change(leg, machine=number)
+        self.side.change(attempt_id, machine=number)
         for effect in effects:
-            self._perform(leg, effect)
-        if self.machine(leg).state is DestinationState.CLOSED:
-            self.side.change(leg, machine=None, link=NO_LINK, buried=True)
+            self._perform(attempt_id, effect)
+        if self.machine(attempt_id).state is DestinationState.CLOSED:
+            self.side.change(attempt_id, machine=None, link=NO_LINK, buried=True)
 
-    def _perform(self, leg: int, effect: Effect) -> None:
-        it = self.side.legs[leg]
+    def _perform(self, attempt_id: int, effect: Effect) -> None:
+        it = self.side.attempts[attempt_id]
         match effect:
             case Send():
                 self.desk.send_over(it.link, effect.message)
             case Adopt():
                 adoptions = it.num_adoptions + 1
-                self.side.change(leg, running=effect.blocks, num_adoptions=adoptions)
-            case FreePages():
-                self._free(leg, effect.blocks)
+                self.side.change(attempt_id, running=effect.blocks, num_adoptions=adoptions)
+            case FreeBlocks():
+                self._free(attempt_id, effect.blocks)
             case CutLink():
                 self.desk.links_to_cut.append(it.link)
 
-    def _free(self, leg: int, pages: tuple[int, ...]) -> None:
-        epoch = self.machine(leg).epoch
+    def _free(self, attempt_id: int, pages: tuple[int, ...]) -> None:
+        epoch = self.machine(attempt_id).epoch
         for page in pages:
             if self.side.owners[page] != epoch:
-                self.desk.blame(f"invariant 1: page {page} is freed by a leg that does not own it")
+                self.desk.blame(
+                    f"invariant 1: page {page} is freed by an attempt that does not own it"
+                )
         self.side.free(pages)

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 
 class Event(NamedTuple):
-    """`subject` numbers a leg or a link, or a place among letters, flights or destinations.
+    """`subject` numbers an attempt or a link, or a place among letters, flights or destinations.
 
-    `place` says which destination an event of a leg is of.
+    `place` says which destination an event of an attempt is of.
     """
 
     act: str

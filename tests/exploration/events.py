@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kv_transfer.destination import DestinationHandoff, DestinationState
-from kv_transfer.source import SourceHandoff, SourceState
+from tests.exploration.attempts import destination_ref
+
+from kv_transfer.handoff.destination import DestinationHandoff, DestinationState
+from kv_transfer.handoff.source import SourceHandoff, SourceState
 from tests.exploration.event import Event
 from tests.exploration.faults import faults, wanted_links
-from tests.exploration.legs import destination_ref
 from tests.exploration.machines import Machines
 from tests.exploration.state import FREE, NO_LINK, Link, Scope, SourceLeg, State, lands
 
@@ -40,11 +41,11 @@ def _of_flights(scope: Scope, machines: Machines, state: State) -> Iterator[Even
     """What a source says once it knows that a write failed is never sent: it hangs up first."""
     silent = {link.number for link in state.links if link.session != "open"}
     for place, flight in enumerate(state.flights):
-        if flight.passage in ("given up", "unsent"):
+        if flight.block_write in ("given up", "unsent"):
             if flight.link in silent or not machines.code.hangs_up_first:
                 yield Event("write fails", place)
         elif lands(scope, state, flight):
-            yield Event("complete" if flight.passage == "posted" else "land", place)
+            yield Event("complete" if flight.block_write == "posted" else "land", place)
 
 
 def _of_links(scope: Scope, machines: Machines, state: State) -> Iterator[Event]:
@@ -63,7 +64,7 @@ def _of_source_end(scope: Scope, state: State, link: Link) -> Iterator[Event]:
         yield Event("source is told", link.number)
     if link.session == "told" and link.carries:
         yield Event("tear down", link.number)
-    posted = [it for it in state.flights if it.link == link.number and it.passage == "posted"]
+    posted = [it for it in state.flights if it.link == link.number and it.block_write == "posted"]
     if link.carries and posted and not lands(scope, state, posted[0]):
         yield Event("write is shut out", link.number)
 
@@ -83,30 +84,30 @@ def _of_destination_end(machines: Machines, state: State, link: Link) -> Iterato
 
 
 def _waits_for_fence(machines: Machines, state: State, link: Link) -> bool:
-    legs = [it for it in state.destinations[link.place].legs if it.link == link.number]
+    attempts = [it for it in state.destinations[link.place].attempts if it.link == link.number]
     return any(
         it.machine is not None and machines[it.machine].state is DestinationState.FENCING
-        for it in legs
+        for it in attempts
     )
 
 
 def _of_source(scope: Scope, machines: Machines, state: State) -> Iterator[Event]:
     waiting = True
-    for leg, it in enumerate(state.source.legs):
+    for attempt_id, it in enumerate(state.source.attempts):
         if it.stage == "waiting":
             if waiting and state.source.owners.count(FREE) >= scope.num_blocks:
-                yield Event("start", leg)
-            waiting = False  # in their order: the legs are alike
+                yield Event("start", attempt_id)
+            waiting = False  # in their order: the attempts are alike
         if it.stage == "running":
             if it.outcome == "kept":
-                yield Event("end at source", leg)
+                yield Event("end at source", attempt_id)
             elif it.outcome == "open":
-                yield Event("compute", leg)
+                yield Event("compute", attempt_id)
                 last = it.num_computed == scope.num_blocks - 1
                 if scope.by_layers and last and not it.half_computed:
-                    yield Event("compute a layer", leg)
+                    yield Event("compute a layer", attempt_id)
         if it.machine is not None and it.link is None and _is_orphan(machines, state, it):
-            yield Event("destination is no more", leg)
+            yield Event("destination is no more", attempt_id)
 
 
 def _is_orphan(machines: Machines, state: State, it: SourceLeg) -> bool:
@@ -120,24 +121,24 @@ def _is_orphan(machines: Machines, state: State, it: SourceLeg) -> bool:
 
 def _of_destinations(state: State) -> Iterator[Event]:
     for place, worker in enumerate(state.destinations):
-        for leg, it in enumerate(worker.legs):
+        for attempt_id, it in enumerate(worker.attempts):
             if it.running:
-                yield Event("end at destination", leg, place)
+                yield Event("end at destination", attempt_id, place)
 
 
 def _deadlines(machines: Machines, state: State) -> Iterator[Event]:
-    for leg, it in enumerate(state.source.legs):
+    for attempt_id, it in enumerate(state.source.attempts):
         if it.machine is not None:
             source = machines[it.machine]
             assert isinstance(source, SourceHandoff)
             computing = source.state is SourceState.OFFERED and source._final is None
             if source._deadline is not None and not computing:
-                yield Event("deadline at source", leg)
+                yield Event("deadline at source", attempt_id)
     for place, worker in enumerate(state.destinations):
-        for leg, there in enumerate(worker.legs):
+        for attempt_id, there in enumerate(worker.attempts):
             if there.machine is not None:
                 destination = machines[there.machine]
                 assert isinstance(destination, DestinationHandoff)
                 accepted = destination.state is DestinationState.ACCEPTED
                 if destination._deadline is not None and not accepted:
-                    yield Event("deadline at destination", leg, place)
+                    yield Event("deadline at destination", attempt_id, place)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from tests.exploration.attempts import destination_ref, leg_number
 from tests.exploration.event import Event
-from tests.exploration.legs import destination_ref, leg_number
 from tests.exploration.machines import Machines
 from tests.exploration.state import NO_LINK, Letter, Scope, State, lands
 from wire.handoff import Offer
@@ -14,15 +14,15 @@ from wire.handoff import Offer
 def faults(scope: Scope, machines: Machines, state: State) -> Iterator[Event]:
     yield from _of_letters(scope, machines, state)
     for place, flight in enumerate(state.flights):
-        if flight.passage == "posted" and lands(scope, state, flight):
+        if flight.block_write == "posted" and lands(scope, state, flight):
             yield Event("corrupt", place)
     yield from _of_links(machines, state)
     yield from _of_source(scope, state)
     for place, worker in enumerate(state.destinations):
         yield Event("crash destination", place)
-        for leg, it in enumerate(worker.legs):
+        for attempt_id, it in enumerate(worker.attempts):
             if not it.buried and not it.running:
-                yield Event("cancel at destination", leg, place)
+                yield Event("cancel at destination", attempt_id, place)
 
 
 def _of_letters(scope: Scope, machines: Machines, state: State) -> Iterator[Event]:
@@ -39,12 +39,12 @@ def _of_letters(scope: Scope, machines: Machines, state: State) -> Iterator[Even
 
 
 def _may_be_refused(machines: Machines, state: State, letter: Letter) -> bool:
-    """A leg that is known already is answered by its machine."""
+    """An attempt that is known already is answered by its machine."""
     message = machines.message(letter.message)
     if not isinstance(message, Offer):
         return False
     (link,) = (it for it in state.links if it.number == letter.link)
-    return state.destinations[link.place].legs[leg_number(message.leg)].machine is None
+    return state.destinations[link.place].attempts[leg_number(message.attempt_id)].machine is None
 
 
 def _of_links(machines: Machines, state: State) -> Iterator[Event]:
@@ -75,11 +75,11 @@ def wanted_links(machines: Machines, state: State) -> Iterator[int]:
 
 def _of_source(scope: Scope, state: State) -> Iterator[Event]:
     yield Event("crash source")
-    for leg, it in enumerate(state.source.legs):
+    for attempt_id, it in enumerate(state.source.attempts):
         if it.stage == "waiting" or it.stage == "over":
             continue
         if it.outcome in ("open", "kept"):
-            yield Event("cancel at source", leg)
+            yield Event("cancel at source", attempt_id)
         idle = it.outcome == "kept" and it.machine is None
         if idle and it.num_offers < scope.num_destinations:
-            yield Event("move", leg)
+            yield Event("move", attempt_id)

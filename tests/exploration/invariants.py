@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from kv_transfer.destination import DestinationHandoff, DestinationState
+from kv_transfer.handoff.destination import DestinationHandoff, DestinationState
 from tests.exploration.machines import Machines
 from tests.exploration.state import FREE, Scope, State, lands, tag
 
@@ -23,7 +23,7 @@ def at_rest(state: State) -> bool:
     """All pools are free, and nobody waits for anything."""
     workers = (state.source, *state.destinations)
     return not any(
-        any(worker.owners) or any(leg.machine is not None for leg in worker.legs)
+        any(worker.owners) or any(attempt_id.machine is not None for attempt_id in worker.attempts)
         for worker in workers
     )
 
@@ -35,22 +35,24 @@ def no_write_is_under_way_into_a_reused_page(
     for flight in state.flights:
         if lands(scope, state, flight):
             worker = state.destinations[flight.place]
-            number = worker.legs[flight.leg].machine
+            number = worker.attempts[flight.attempt_id].machine
             writable = number is not None and machines[number].state in WRITABLE
             for page in flight.pages:
                 if not writable or worker.owners[page] != flight.epoch:
-                    return f"invariant 1: leg {flight.leg} may still write into page {page}"
-        if flight.passage == "posted":
+                    return (
+                        f"invariant 1: attempt {flight.attempt_id} may still write into page {page}"
+                    )
+        if flight.block_write == "posted":
             for block in flight.blocks:
-                if state.source.owners[block] != flight.leg + 1:
-                    return f"invariant 1: leg {flight.leg} still sends block {block}, now free"
+                if state.source.owners[block] != flight.attempt_id + 1:
+                    return f"invariant 1: {flight.attempt_id} still sends block {block}, now free"
     return None
 
 
 def no_page_is_in_use_by_nobody(scope: Scope, machines: Machines, state: State) -> str | None:
     for worker in state.destinations:
         epochs = {FREE}
-        for it in worker.legs:
+        for it in worker.attempts:
             epochs.update(worker.owners[page] for page in it.running)
             if it.machine is not None:
                 machine = machines[it.machine]
@@ -60,44 +62,48 @@ def no_page_is_in_use_by_nobody(scope: Scope, machines: Machines, state: State) 
             if epoch not in epochs:
                 return f"invariant 2: page {page} is in use, and nobody will free it"
     for block, owner in enumerate(state.source.owners):
-        if owner and block not in state.source.legs[owner - 1].blocks:
+        if owner and block not in state.source.attempts[owner - 1].blocks:
             return f"invariant 2: block {block} is in use, and nobody will free it"
     return None
 
 
 def no_sequence_runs_twice(scope: Scope, machines: Machines, state: State) -> str | None:
-    for leg, here in enumerate(state.source.legs):
-        num_adoptions = sum(worker.legs[leg].num_adoptions for worker in state.destinations)
+    for attempt_id, here in enumerate(state.source.attempts):
+        num_adoptions = sum(
+            worker.attempts[attempt_id].num_adoptions for worker in state.destinations
+        )
         if num_adoptions > 1:
-            return f"invariant 3: leg {leg} was adopted {num_adoptions} times"
+            return f"invariant 3: attempt {attempt_id} was adopted {num_adoptions} times"
         if num_adoptions and here.outcome == "kept":
-            return f"invariant 3: leg {leg} runs at a destination, and its source goes on too"
+            return f"invariant 3: {attempt_id} runs at a destination, and its source goes on too"
     return None
 
 
 def nothing_unverified_is_decoded(scope: Scope, machines: Machines, state: State) -> str | None:
     for worker in state.destinations:
-        for leg, it in enumerate(worker.legs):
+        for attempt_id, it in enumerate(worker.attempts):
             for block, page in enumerate(it.running):
-                if worker.memory[page] != tag(leg, block):
-                    return f"invariant 4: leg {leg} decodes from page {page}, not its block"
+                if worker.memory[page] != tag(attempt_id, block):
+                    return (
+                        f"invariant 4: attempt {attempt_id} decodes from page {page}, not its block"
+                    )
     return None
 
 
 def refusal_costs_nothing(scope: Scope, machines: Machines, state: State) -> str | None:
     """What is kept is whole; what is given away was taken; and every end is told."""
-    for leg, here in enumerate(state.source.legs):
-        taken = any(worker.legs[leg].num_adoptions for worker in state.destinations)
+    for attempt_id, here in enumerate(state.source.attempts):
+        taken = any(worker.attempts[attempt_id].num_adoptions for worker in state.destinations)
         if here.outcome == "handed over" and not taken:
-            return f"invariant 6: leg {leg} was given away, and nobody has it"
+            return f"invariant 6: attempt {attempt_id} was given away, and nobody has it"
         if here.outcome == "open" and here.machine is None and here.stage != "waiting":
-            return f"invariant 6: the handoff of leg {leg} is over, and its host was not told how"
+            return f"invariant 6: the handoff of {attempt_id} is over, its host was not told how"
         if here.outcome == "kept" and here.stage == "running":
             computed = here.blocks[: here.num_computed]
             tags = [state.source.memory[block] for block in computed]
             whole = len(here.blocks) == scope.num_blocks
-            if not whole or tags != [tag(leg, i) for i in range(here.num_computed)]:
-                return f"invariant 6: leg {leg} was refused, and its blocks are gone"
+            if not whole or tags != [tag(attempt_id, i) for i in range(here.num_computed)]:
+                return f"invariant 6: attempt {attempt_id} was refused, and its blocks are gone"
     return None
 
 

@@ -1,13 +1,14 @@
 """What happens to links: sessions end, ends are torn down, doors close, new links are made.
 
-As worker/peers.py and worker/links.py do it at the source, worker/sources.py at a destination.
+As worker/sessions does it: peer_book.py and links.py at the source, inbound.py at a destination.
 """
 
 from __future__ import annotations
 
+from tests.exploration.attempts import destination_ref
+
 from tests.exploration.desk import Desk, Side
 from tests.exploration.destination_host import DestinationHost
-from tests.exploration.legs import destination_ref
 from tests.exploration.source_host import SourceHost
 from tests.exploration.state import NO_LINK, Door, Flight, Link
 
@@ -38,13 +39,13 @@ class LinkHost:
         self.source.told_of_the_end(self.desk.links[number])
 
     def tear_down(self, number: int) -> None:
-        """The courier's end: its writes are given up, and the source will hear of each."""
+        """The transfer thread's end: its writes are given up, and the source will hear of each."""
         self.desk.change_link(number, carries=False)
 
         def give_up(flight: Flight) -> Flight:
-            if flight.link != number or flight.passage != "posted":
+            if flight.link != number or flight.block_write != "posted":
                 return flight
-            return flight._replace(passage="given up" if self._is_open(number) else "unsent")
+            return flight._replace(block_write="given up" if self._is_open(number) else "unsent")
 
         self.desk.change_flights(give_up)
 
@@ -69,7 +70,7 @@ class LinkHost:
         """Its process is gone: what has left may still land, unless it copied itself."""
         desk = self.desk
         if desk.scope.direct_access:
-            desk.flights = [flight for flight in desk.flights if flight.passage != "posted"]
+            desk.flights = [flight for flight in desk.flights if flight.block_write != "posted"]
         for number, link in list(desk.links.items()):
             if link.source == incarnation:
                 desk.end_at_source(number)
@@ -87,7 +88,7 @@ class LinkHost:
 
     def settle(self) -> None:
         """Links that both ends are through with are gone, and their numbers can be used again."""
-        unsettled = {it.link for it in self.desk.flights if it.passage != "late"}
+        unsettled = {it.link for it in self.desk.flights if it.block_write != "late"}
         for number, link in list(self.desk.links.items()):
             through = link.session == "told" and not link.carries and link.door == "closed"
             if through and number not in unsettled:
@@ -95,9 +96,9 @@ class LinkHost:
                 self._forget(self.desk.destinations[link.place], number)
 
     def _forget(self, side: Side, number: int) -> None:
-        for leg, it in enumerate(side.legs):
+        for attempt_id, it in enumerate(side.attempts):
             if it.link == number:
-                side.change(leg, link=NO_LINK)
+                side.change(attempt_id, link=NO_LINK)
 
     def _is_open(self, number: int) -> bool:
         link = self.desk.links[number]
@@ -112,16 +113,16 @@ class LinkHost:
 
 
 def _shut_out(flight: Flight) -> Flight | None:
-    match flight.passage:
+    match flight.block_write:
         case "late":
             return None
         case "given up":
-            return flight._replace(passage="unsent")
+            return flight._replace(block_write="unsent")
     return flight
 
 
 def told(flight: Flight) -> Flight | None:
     """The source knows that it is over, or is no more."""
-    if flight.passage == "given up":
-        return flight._replace(passage="late")
-    return None if flight.passage == "unsent" else flight
+    if flight.block_write == "given up":
+        return flight._replace(block_write="late")
+    return None if flight.block_write == "unsent" else flight

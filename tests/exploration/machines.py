@@ -7,9 +7,9 @@ from collections.abc import Hashable, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any
 
-from kv_transfer.destination import DestinationHandoff, DestinationState
-from kv_transfer.effects import Effect
-from kv_transfer.source import SourceHandoff, SourceState, Tally
+from kv_transfer.handoff.destination import DestinationHandoff, DestinationState
+from kv_transfer.handoff.effects import Effect
+from kv_transfer.handoff.source import HandoffTotals, SourceHandoff, SourceState
 from wire.handoff import Handoff
 
 Machine = SourceHandoff | DestinationHandoff
@@ -30,7 +30,7 @@ class Code:
 class Machines:
     """Calls go to the real code, on a copy; equal calls on equal machines go there once.
 
-    The machines are deterministic in their fields, the call and the memory that they digest.
+    The machines are deterministic in their fields, the call and the memory that they checksum.
     """
 
     def __init__(self, code: Code) -> None:
@@ -75,7 +75,7 @@ class Machines:
             made = self._made[key] = (self.add(machine), effects)
         return made
 
-    def digest(self, blocks: Sequence[int], first: int) -> int:
+    def checksum(self, blocks: Sequence[int], first: int) -> int:
         """Of the memory that the call under way sees."""
         return checksum([self._memory[block] for block in blocks], first)
 
@@ -101,12 +101,12 @@ def _fields(machine: Machine) -> Hashable:
 def _hashable(value: Any) -> Hashable:
     if isinstance(value, dict):
         return tuple(value.items())
-    return astuple(value) if isinstance(value, Tally) else value
+    return astuple(value) if isinstance(value, HandoffTotals) else value
 
 
 def _copied(machine: Machine) -> Machine:
     twin = copy.copy(machine)
     for name, value in vars(machine).items():
-        if isinstance(value, dict | Tally):
+        if isinstance(value, dict | HandoffTotals):
             setattr(twin, name, copy.copy(value))
     return twin

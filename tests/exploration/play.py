@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from tests.exploration.attempts import destination_ref
 from tests.exploration.desk import Desk
 from tests.exploration.destination_host import DestinationHost
 from tests.exploration.event import FAULTS, Event
-from tests.exploration.legs import destination_ref
 from tests.exploration.links import LinkHost, told
 from tests.exploration.machines import Machines, checksum
 from tests.exploration.source_host import SourceHost
@@ -90,20 +90,20 @@ class _Player:
             whole = flight.part != "first"
             self.source.wrote(flight, checksum(flight.tags, flight.first_page) if whole else 0)
 
-    def _play_source(self, act: str, leg: int) -> None:
+    def _play_source(self, act: str, attempt_id: int) -> None:
         match act:
             case "start":
-                self.source.start(leg)
+                self.source.start(attempt_id)
             case "move":
-                self.source.move(leg)
+                self.source.move(attempt_id)
             case "compute":
-                self.source.compute(leg)
+                self.source.compute(attempt_id)
             case "compute a layer":
-                self.source.compute_layer(leg)
+                self.source.compute_layer(attempt_id)
             case "end at source":
-                self.source.end(leg)
+                self.source.end(attempt_id)
             case "cancel at source":
-                self.source.cancel(leg)
+                self.source.cancel(attempt_id)
 
     def _play_link(self, act: str, subject: int) -> None:
         match act:
@@ -133,7 +133,7 @@ class _Player:
                 raise AssertionError(act)
 
     def _unreachable(self, act: str, subject: int) -> None:
-        """A place that lives, or a leg whose destination does not."""
+        """A place that lives, or an attempt whose destination does not."""
         if act == "unreachable":
             ref = destination_ref(subject, self.desk.destinations[subject].incarnation)
         else:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from tests.exploration.state import Scope
 
 ONE_LEG = Scope(
-    "one leg of 2 blocks, pools of 2, up to 2 faults",
+    "one attempt of 2 blocks, pools of 2, up to 2 faults",
     num_legs=1,
     num_blocks=2,
     source_blocks=2,
@@ -26,18 +26,18 @@ DIRECT_ACCESS = replace(
 )
 TWO_DESTINATIONS = replace(
     ONE_LEG,
-    name="one leg of 2 blocks, kept and moved to a second destination, sessions in order, 1 fault",
+    name="one attempt, 2 blocks, kept and moved to another destination, sessions in order, 1 fault",
     num_destinations=2,
     in_order=True,
     max_faults=1,
 )
 BY_LAYERS = replace(
     ONE_LEG,
-    name="one leg of 2 blocks, the last of which may leave in two layers, up to 2 faults",
+    name="one attempt of 2 blocks, the last of which may leave in two layers, up to 2 faults",
     by_layers=True,
 )
 ONE_PAGE = Scope(
-    "two legs of 1 block, pools of 1, no faults",
+    "two attempts of 1 block, pools of 1, no faults",
     num_legs=2,
     num_blocks=1,
     source_blocks=1,
@@ -45,7 +45,7 @@ ONE_PAGE = Scope(
     max_faults=0,
 )
 ONE_LINK = Scope(
-    "two legs of 1 block over one link, pools of 2, sessions in order, 1 fault",
+    "two attempts of 1 block over one link, pools of 2, sessions in order, 1 fault",
     num_legs=2,
     num_blocks=1,
     source_blocks=2,
@@ -54,15 +54,15 @@ ONE_LINK = Scope(
     in_order=True,
 )
 QUICK = (
-    replace(ONE_LEG, name="one leg of 2 blocks, pools of 2, 1 fault", max_faults=1),
+    replace(ONE_LEG, name="one attempt of 2 blocks, pools of 2, 1 fault", max_faults=1),
     replace(HELD_PREFIX, name="the same with 1 block cached at the destination", max_faults=1),
     replace(DIRECT_ACCESS, name="the same with a source that copies by itself", max_faults=1),
     replace(BY_LAYERS, name="the same, the last block in two layers", max_faults=1),
-    replace(ONE_PAGE, name="two legs of 1 block, pools of 1", in_order=True),
+    replace(ONE_PAGE, name="two attempts of 1 block, pools of 1", in_order=True),
 )
 
 COMPLETE = (
-    replace(ONE_LEG, name="one leg of 2 blocks, pools of 2, up to 3 faults", max_faults=3),
+    replace(ONE_LEG, name="one attempt of 2 blocks, pools of 2, up to 3 faults", max_faults=3),
     HELD_PREFIX,
     DIRECT_ACCESS,
     BY_LAYERS,

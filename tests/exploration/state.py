@@ -12,7 +12,7 @@ Outcome = Literal["open", "handed over", "kept", "failed", "cancelled", "crashed
 """What became of a source's sequence. It is wanted there while it is open or kept."""
 
 Session = Literal["open", "ended", "told"]
-"""A link's session at its source: alive, over, and over with the knowledge of its legs."""
+"""A link's session at its source: alive, over, and over with the knowledge of its attempts."""
 
 Door = Literal["open", "lost", "evicted", "closed"]
 """A link's end at its destination. "lost": its session is over there, and what was sent still
@@ -36,7 +36,8 @@ NO_LINK = 0
 
 @dataclass(frozen=True)
 class Scope:
-    """What is explored: how many legs of how many blocks, in which pools, under which faults."""
+    """What is explored: how many attempts of how many blocks, in which pools, under which
+    faults."""
 
     name: str
     num_legs: int
@@ -46,7 +47,7 @@ class Scope:
     max_faults: int
     """At most so many in one execution, of any kinds."""
     num_held: int = 0
-    """Leading blocks of every leg that the destination finds in its own cache."""
+    """Leading blocks of every attempt that the destination finds in its own cache."""
     num_destinations: int = 1
     """A sequence that was kept may be offered to the next of them; that counts as a fault."""
     in_order: bool = False
@@ -86,12 +87,12 @@ class DestinationLeg(NamedTuple):
 
 
 class Worker(NamedTuple):
-    """Owners of blocks are FREE, or a leg + 1 at the source and an epoch at a destination."""
+    """Owners of blocks are FREE, or an attempt + 1 at the source and an epoch at a destination."""
 
     incarnation: int
     owners: tuple[int, ...]
     memory: tuple[int, ...]
-    legs: tuple[SourceLeg, ...] | tuple[DestinationLeg, ...]
+    attempts: tuple[SourceLeg, ...] | tuple[DestinationLeg, ...]
     next_epoch: int = 1
 
 
@@ -107,7 +108,7 @@ class Link(NamedTuple):
     destination: int
     session: Session = "open"
     carries: bool = True
-    """False once the source's courier has torn down its end."""
+    """False once the source's transfer thread has torn down its end."""
     door: Door = "open"
 
 
@@ -122,10 +123,10 @@ class Letter(NamedTuple):
 class Flight(NamedTuple):
     """A write; it carries what its blocks held when it was posted."""
 
-    leg: int
+    attempt_id: int
     write_id: int
     link: int
-    passage: Passage
+    block_write: Passage
     place: int
     destination: int
     epoch: int
@@ -164,9 +165,9 @@ def lands(scope: Scope, state: State, flight: Flight) -> bool:
     """Whether the write may still change a destination's memory."""
     if flight.destination != state.destinations[flight.place].incarnation:
         return False
-    if flight.passage == "posted" and scope.direct_access:
+    if flight.block_write == "posted" and scope.direct_access:
         return True
-    if flight.passage == "unsent":
+    if flight.block_write == "unsent":
         return False
     return any(it.number == flight.link and it.door in ("open", "lost") for it in state.links)
 
@@ -178,6 +179,6 @@ def landed(content: int, tag: int, part: Part) -> int:
     return tag + MISSES_THE["rest" if part == "first" else "first"]
 
 
-def tag(leg: int, block: int) -> int:
-    """What memory holds where this block of this leg has been computed or written."""
-    return leg * 8 + block + 1
+def tag(attempt_id: int, block: int) -> int:
+    """What memory holds where this block of this attempt has been computed or written."""
+    return attempt_id * 8 + block + 1

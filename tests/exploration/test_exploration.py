@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from kv_transfer.destination import DestinationState
-from kv_transfer.source import SourceState
+from kv_transfer.handoff.destination import DestinationState
+from kv_transfer.handoff.source import SourceState
 from tests.exploration.bugs import BUGS, Bug
 from tests.exploration.explorer import explore
 from tests.exploration.scopes import QUICK

@@ -65,17 +65,19 @@ def _told(machines: Machines, state: State, event: Event) -> str:
         return f"{who} {MESSAGE_WORDS[act]} {said}"
     if act in FLIGHT_WORDS:
         flight = state.flights[subject]
-        return f"write {flight.write_id} of leg {flight.leg} to {flight.pages} {FLIGHT_WORDS[act]}"
+        return (
+            f"write {flight.write_id} of {flight.attempt_id} to {flight.pages} {FLIGHT_WORDS[act]}"
+        )
     if act in OF_LINKS:
         return f"link {subject}: {act}"
     if act in OF_WORKERS:
         return f"{act} {subject}" if len(state.destinations) > 1 else act
     where = f" {place}" if place else ""
-    return f"leg {subject}: {act}{where}"
+    return f"attempt {subject}: {act}{where}"
 
 
 def _said(message: Handoff) -> str:
-    said = f"{type(message).__name__} of leg {message.leg.request_id}"
+    said = f"{type(message).__name__} of attempt {message.attempt_id.request_id}"
     for name in ("pages", "epoch", "reason", "cause"):
         if hasattr(message, name):
             value = getattr(message, name)

@@ -12,8 +12,7 @@ from typing import Annotated
 
 import typer
 
-import worker.build
-import worker.endpoints
+import worker.rank.transport
 from tests.faults import flips
 from tests.faults.moments import Findings, Moments
 from tests.faults.scene import Scene
@@ -52,15 +51,15 @@ def rank_scene(ucx_tls: str | None, ranks: str, directory: Path) -> Scene:
 
 
 def count_caught(num_flips: int, ucx_tls: str | None) -> int:
-    original = worker.build.make_transport
+    original = worker.rank.transport.make_transport
     with_flips = flips.FlippingLink
     try:
-        worker.endpoints.make_transport = lambda config, name: with_flips(  # type: ignore[attr-defined]
-            name, worker.build._ucx_env(config)
+        worker.rank.transport.make_transport = lambda config, name: with_flips(  # type: ignore[attr-defined]
+            name, worker.rank.transport._ucx_env(config)
         )
         return asyncio.run(flips.run(num_flips, ucx_tls))
     finally:
-        worker.endpoints.make_transport = original  # type: ignore[attr-defined]
+        worker.rank.transport.make_transport = original  # type: ignore[attr-defined]
 
 
 def tell(findings: Findings) -> None:

@@ -7,14 +7,14 @@ import ctypes
 import random
 from collections.abc import Callable, Sequence
 
-from kv_transfer.nixl_link import NixlLink
-from kv_transfer.region import CacheRegion
-from kv_transfer.reshard import Offsets
-from kv_transfer.transport import Transfer
+from kv_transfer.layout.region import CacheRegion
+from kv_transfer.layout.spans import Offsets
+from kv_transfer.transports.nixl.nixl_link import NixlLink
+from kv_transfer.transports.transport import PostedTransfer
 from tests.faults.scene import Scene
 from tests.faults.survivor import Survivor
 from tests.faults.victim import Victim
-from wire.identity import Leg, Role
+from wire.identity import AttemptId, Role
 from wire.messages import Destination, Handed, Kept, Submit
 from wire.sampling import SamplingParams
 
@@ -31,7 +31,7 @@ class FlippingLink(NixlLink):
         super().register(pool, num_blocks, staging)
         self._address, self._block_bytes = pool.address, pool.num_bytes // num_blocks
 
-    def write(self, peer: str, blocks: Sequence[int], pages: Sequence[int]) -> Transfer:
+    def write(self, peer: str, blocks: Sequence[int], pages: Sequence[int]) -> PostedTransfer:
         if not FlippingLink.armed:
             return super().write(peer, blocks, pages)
         offset = self.draw.choice(blocks) * self._block_bytes
@@ -40,7 +40,7 @@ class FlippingLink(NixlLink):
             lambda: NixlLink.write(self, peer, blocks, pages),
         )
 
-    def write_spans(self, peer: str, spans: Offsets, *, staged: bool) -> Transfer:
+    def write_spans(self, peer: str, spans: Offsets, *, staged: bool) -> PostedTransfer:
         """Layers that leave on their own."""
         assert not staged
         start, _, num_bytes = spans[self.draw.randrange(len(spans))].tolist()
@@ -49,7 +49,7 @@ class FlippingLink(NixlLink):
             lambda: NixlLink.write_spans(self, peer, spans, staged=staged),
         )
 
-    def _flipped(self, offset: int, write: Callable[[], Transfer]) -> Transfer:
+    def _flipped(self, offset: int, write: Callable[[], PostedTransfer]) -> PostedTransfer:
         byte = ctypes.c_uint8.from_address(self._address + offset)
         bit = 1 << self.draw.randrange(8)
         byte.value ^= bit
@@ -71,24 +71,24 @@ async def run(num_flips: int, ucx_tls: str | None) -> int:
     for number in range(num_flips + 1):
         FlippingLink.armed = number > 0  # the first opens the link
         prompt = (number, *range(1, 40))
-        leg = Leg(f"r{number}")
+        attempt_id = AttemptId(f"r{number}")
         survivor.session.send(
             Submit(
-                leg=leg,
+                attempt_id=attempt_id,
                 tokens=prompt,
                 num_prompt=len(prompt),
                 sampling=SamplingParams(max_tokens=2),
                 destination=Destination(card.ref, card.address),
             )
         )
-        num_caught += await _is_kept(leg, survivor, decode) and FlippingLink.armed
+        num_caught += await _is_kept(attempt_id, survivor, decode) and FlippingLink.armed
         await survivor.until_whole(60)
     await decode.kill()
     await survivor.worker.stop()
     return num_caught
 
 
-async def _is_kept(leg: Leg, survivor: Survivor, decode: Victim) -> bool:
+async def _is_kept(attempt_id: AttemptId, survivor: Survivor, decode: Victim) -> bool:
     """Because of its checksum, and not for another cause."""
     ends = survivor.session, decode.opened.session
     hearing = [asyncio.create_task(end.receive()) for end in ends]
@@ -97,9 +97,9 @@ async def _is_kept(leg: Leg, survivor: Survivor, decode: Victim) -> bool:
             done, _ = await asyncio.wait(hearing, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 message, place = task.result(), hearing.index(task)
-                if isinstance(message, Kept) and message.leg == leg:
+                if isinstance(message, Kept) and message.attempt_id == attempt_id:
                     return "checksum" in message.cause
-                if isinstance(message, Handed) and message.leg == leg:
+                if isinstance(message, Handed) and message.attempt_id == attempt_id:
                     return False
                 hearing[place] = asyncio.create_task(ends[place].receive())
     finally:

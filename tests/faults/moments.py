@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from runtime.session import Session
 from tests.faults.scene import Scene
 from tests.faults.victim import Victim
-from wire.identity import Leg, Role
-from wire.messages import Destination, Failed, Handed, Kept, Message, Step, Submit
+from wire.identity import AttemptId, Role
+from wire.messages import Destination, Failed, Handed, Kept, Message, StepOutputs, Submit
 from wire.sampling import SamplingParams
 
 WHOLE_IN_S = 60.0
@@ -136,11 +136,14 @@ class Moments:
         assert self._victim is not None
         self._num_legs += 1
         self._heard.clear()
-        leg, prompt = Leg(f"r{self._num_legs}"), [self._num_legs, *range(1, num_tokens)]
+        attempt_id, prompt = (
+            AttemptId(f"r{self._num_legs}"),
+            [self._num_legs, *range(1, num_tokens)],
+        )
         prefill, decode, destination = self._ends()
         prefill.send(
             Submit(
-                leg=leg,
+                attempt_id=attempt_id,
                 tokens=tuple(prompt),
                 num_prompt=num_tokens,
                 sampling=GREEDY,
@@ -149,8 +152,8 @@ class Moments:
         )
         ears = [asyncio.create_task(self._listen(session)) for session in (prefill, decode)]
         try:
-            heard = await self._until_heard(leg)
-            tokens = await self._until_answered(leg, num_tokens)
+            heard = await self._until_heard(attempt_id)
+            tokens = await self._until_answered(attempt_id, num_tokens)
         finally:
             for ear in ears:
                 ear.cancel()
@@ -161,20 +164,20 @@ class Moments:
             self._heard.append(message)
             self._more.set()
 
-    async def _until_heard(self, leg: Leg) -> str:
+    async def _until_heard(self, attempt_id: AttemptId) -> str:
         while True:
             for message in self._heard:
-                if isinstance(message, Handed | Kept | Failed) and message.leg == leg:
+                if isinstance(message, Handed | Kept | Failed) and message.attempt_id == attempt_id:
                     cause = getattr(message, "cause", "")
                     return type(message).__name__ + (f" ({cause})" if cause else "")
             await self._next_message()
 
-    async def _until_answered(self, leg: Leg, num_prompt: int) -> list[int]:
+    async def _until_answered(self, attempt_id: AttemptId, num_prompt: int) -> list[int]:
         while True:
             tokens: dict[int, int] = {}
-            steps = [message for message in self._heard if isinstance(message, Step)]
+            steps = [message for message in self._heard if isinstance(message, StepOutputs)]
             for output in (output for step in steps for output in step.outputs):
-                if output.leg == leg:
+                if output.attempt_id == attempt_id:
                     tokens.update(enumerate(output.tokens, output.position))
             if len(tokens) == NUM_NEW_TOKENS:
                 return [tokens[position] for position in sorted(tokens)]

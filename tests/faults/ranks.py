@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from engine.torch_loading import load_torch_runner
+from engine.runners.torch_loading import load_torch_runner
 from tests.engine.checkpoints import Recipe, llama, write
 from tests.engine.driver import decode, make_sequence, output
 from tests.faults.scene import MIB, Scene
@@ -68,12 +68,12 @@ class RankSurvivor(Survivor):
         blocks = self._allocate()
         for block in blocks[1:]:
             self.worker.engine.runner.copy_block(blocks[0], block)
-        self._digest = self._read(blocks)
+        self._checksum = self._read(blocks)
         return blocks
 
     def _is_changed(self, blocks: list[int]) -> bool:
-        return self._read(blocks) != self._digest
+        return self._read(blocks) != self._checksum
 
     def _read(self, blocks: list[int]) -> int:
         endpoint = self.worker._endpoint
-        return endpoint.digest(endpoint.layout)(blocks, 0)
+        return endpoint.checksum(endpoint.layout)(blocks, 0)

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from decode_worker.scheduler import DecodePolicy
-from engine.policy import Policy
+from engine.schedule.policy import Policy
 from prefill_worker.scheduler import PrefillPolicy
 from tests.faults.victim import call
 from wire.identity import Role

@@ -17,7 +17,8 @@ from typing import Any
 from runtime.session import OpenedSession, SessionClosed, open_session
 from tests.system.shells import children_of
 from wire.identity import Role
-from wire.messages import Hello, Report, WantSnapshot
+from wire.messages import Hello, WantSnapshot
+from wire.reports import Report
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from router.fleet import Fleet
+from router.fleet.fleet import Fleet
 from router.metrics import OUTCOMES, RouterMetrics
 from tests.helm.documents import ci_values, of_kind, pods
 from tests.helm.engines import CHART, ROOT, Helm3

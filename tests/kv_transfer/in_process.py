@@ -8,18 +8,18 @@ from typing import TypeVar
 
 import msgspec
 
-from kv_transfer.endpoint import Endpoint
-from kv_transfer.joint_endpoint import JointEndpoint
-from kv_transfer.rank_endpoint import RankEndpoint
-from kv_transfer.rank_messages import StrandFailed
-from kv_transfer.rank_service import RankService
-from kv_transfer.remote_rank import RemoteRank
+from kv_transfer.endpoints.all_ranks import AllRanksEndpoint
+from kv_transfer.endpoints.endpoint import Endpoint
+from kv_transfer.endpoints.rank import RankEndpoint
+from kv_transfer.endpoints.remote_rank import RemoteRank
+from kv_transfer.endpoints.remote_rank_messages import RankPairFailed
+from kv_transfer.endpoints.remote_rank_server import RankService
 
 T = TypeVar("T", bound=msgspec.Struct)
 
 
 class HandEndpoint(RankEndpoint):
-    """Whose courier has no thread: whoever tests it turns it."""
+    """Whose transfer thread has no thread: whoever tests it turns it."""
 
     def start(
         self, on_link_failed: Callable[[str, str], None], on_crash: Callable[[Exception], None]
@@ -28,7 +28,7 @@ class HandEndpoint(RankEndpoint):
 
 
 class InProcessCalls:
-    """Implements `kv_transfer.calls.Calls`. A rank that was killed answers nobody."""
+    """Implements `kv_transfer.endpoints.calls.Calls`. A rank that was killed answers nobody."""
 
     def __init__(self, endpoint: RankEndpoint) -> None:
         self.rank = RemoteRank(self)
@@ -49,7 +49,7 @@ class InProcessCalls:
         return answer
 
     def _notify(self, message: msgspec.Struct) -> None:
-        self.rank.heard(through_the_wire(message, StrandFailed))
+        self.rank.heard(through_the_wire(message, RankPairFailed))
 
 
 def through_the_wire(message: msgspec.Struct, kind: type[T]) -> T:
@@ -60,7 +60,7 @@ def joined(ranks: Sequence[RankEndpoint]) -> Endpoint:
     """All ranks of a worker as one; a single one is its own."""
     if len(ranks) == 1:
         return ranks[0]
-    return JointEndpoint(ranks[0], [InProcessCalls(rank).rank for rank in ranks[1:]])
+    return AllRanksEndpoint(ranks[0], [InProcessCalls(rank).rank for rank in ranks[1:]])
 
 
 def _raise(error: Exception) -> None:

@@ -7,8 +7,8 @@ the block of that number, or null after "evict".
 import json
 import sys
 
-from engine.arithmetic import ArithmeticRunner
-from kv_transfer.nixl_link import NixlLink
+from engine.runners.arithmetic_runner import ArithmeticRunner
+from kv_transfer.transports.nixl.nixl_link import NixlLink
 
 
 def main() -> None:

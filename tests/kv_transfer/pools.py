@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from kv_transfer.checksum import MASK
-from kv_transfer.crossing import Crossing, Passage, StagedCrossing, StagingRoom
-from kv_transfer.digest import digest_blocks
-from kv_transfer.memory_link import MemoryFabric, MemoryLink
-from kv_transfer.region import CacheRegion
-from kv_transfer.staging import Staging
-from kv_transfer.transport import Transport
+from kv_transfer.endpoints.write_path import BlockWrite, StagedWrites, StagingSlots, WritePath
+from kv_transfer.layout.checksum import MASK
+from kv_transfer.layout.device_checksum import checksum_blocks
+from kv_transfer.layout.region import CacheRegion
+from kv_transfer.layout.staging import Staging
+from kv_transfer.transports.memory import MemoryFabric, MemoryLink
+from kv_transfer.transports.transport import Transport
 from wire.layout import SCALED_DTYPES, KvLayout
 
 GARBAGE = 0xFF
@@ -49,8 +49,8 @@ class Pool:
         ordered = self._ordered(scales[None]).contiguous().view(torch.uint8).flatten()
         self.memory[start : start + self.layout.scale_bytes] = ordered
 
-    def digest(self, blocks: Sequence[int], first: int) -> int:
-        return digest_blocks(self.memory, self.layout.block_bytes, blocks, first)
+    def checksum(self, blocks: Sequence[int], first: int) -> int:
+        return checksum_blocks(self.memory, self.layout.block_bytes, blocks, first)
 
     def _places(self, blocks: Sequence[int], num_tokens: int) -> tuple[Tensor, Tensor]:
         """Each token's block, and its slot there."""
@@ -90,19 +90,19 @@ def some_tokens(layout: KvLayout, num_tokens: int) -> Tensor:
 
 
 def a_staging(source: Pool, destination: KvLayout, num_slots: int, slot_bytes: int) -> Staged:
-    return Staged(source, destination, StagingRoom(num_slots, slot_bytes), num_slots * slot_bytes)
+    return Staged(source, destination, StagingSlots(num_slots, slot_bytes), num_slots * slot_bytes)
 
 
 class Staged:
     """A crossing from a pool, with the memory and the room that it stages in."""
 
     def __init__(
-        self, source: Pool, destination: KvLayout, room: StagingRoom, num_bytes: int
+        self, source: Pool, destination: KvLayout, room: StagingSlots, num_bytes: int
     ) -> None:
         self.memory = a_region(torch.full((num_bytes,), GARBAGE, dtype=torch.uint8))
         self.room = room
         staging = Staging(source.region, source.layout, self.memory)
-        self.crossing = StagedCrossing(source.layout, destination, room, staging.stage)
+        self.write_path = StagedWrites(source.layout, destination, room, staging.stage)
 
     @property
     def num_free(self) -> int:
@@ -124,20 +124,22 @@ def move(
     staged = a_staging(source, destination.layout, 2, slot_bytes)
     us.register(source.region, source.num_blocks, staged.memory)
     us.connect("them", them.admit("us"))
-    passage = Passage(
+    block_write = BlockWrite(
         tuple(blocks[: source.layout.num_blocks(num_tokens)]),
         tuple(pages[: destination.layout.num_blocks(num_tokens)]),
         num_tokens,
         first_page=0,
     )
-    assert carry(us, "them", staged.crossing, passage) == destination.digest(passage.pages, 0)
+    assert carry(us, "them", staged.write_path, block_write) == destination.checksum(
+        block_write.pages, 0
+    )
 
 
-def carry(transport: Transport, link: str, crossing: Crossing, passage: Passage) -> int:
-    """Move a passage part by part. Returns its checksum."""
+def carry(transport: Transport, link: str, write_path: WritePath, block_write: BlockWrite) -> int:
+    """Move a block write part by part. Returns its checksum."""
     checksum = 0
-    for part in crossing.parts(passage):
-        posted = crossing.try_post(transport, link, part)
+    for part in write_path.parts(block_write):
+        posted = write_path.try_post(transport, link, part)
         assert posted is not None
         while not posted.transfer.done():
             pass

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from kv_transfer.exchange import Feed
+from kv_transfer.layout.head_routes import HeadRoute
 from wire.layout import DTYPE_BYTES, SCALE_BYTES, KvLayout
 
 Addresses = NDArray[np.int64]
@@ -125,5 +125,5 @@ def num_runs(came_from: Addresses) -> int:
     return int(written.sum() - continues.sum())
 
 
-def all_heads(feeds: list[Feed]) -> list[int]:
+def all_heads(feeds: list[HeadRoute]) -> list[int]:
     return [head for feed in feeds for head in feed.heads]

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from kv_transfer.courier import WriteJob, Written
-from kv_transfer.crossing import Passage
-from kv_transfer.endpoint import PeerPool
-from kv_transfer.memory_link import MemoryFabric, MemoryLink
-from kv_transfer.probe import LinkSpeed, Probe, Scratch
-from kv_transfer.transport import Transport
+from kv_transfer.endpoints.endpoint import PeerPool
+from kv_transfer.endpoints.transfer_thread import WriteJob, Written
+from kv_transfer.endpoints.write_path import BlockWrite
+from kv_transfer.transports.memory import MemoryFabric, MemoryLink
+from kv_transfer.transports.probe import LinkSpeed, Probe, Scratch
+from kv_transfer.transports.transport import Transport
 from tests.kv_transfer.in_process import HandEndpoint, joined
 from tests.kv_transfer.pools import Pool, a_region
 from wire.layout import KvLayout
@@ -52,18 +52,18 @@ class Side:
 
     def turn(self) -> None:
         for rank in self.ranks:
-            rank.courier.turn()
+            rank.transfer_thread.turn()
 
     @property
     def under_way(self) -> list[int]:
         """How many parts of writes each rank has posted."""
-        return [len(rank.courier._flights) for rank in self.ranks]
+        return [len(rank.transfer_thread._flights) for rank in self.ranks]
 
     def _rank(self, name: str, rank: int, pool: Pool, fabric: MemoryFabric) -> HandEndpoint:
         link = MemoryLink(name, fabric)
         staging = a_region(torch.zeros(STAGING_BYTES, dtype=torch.uint8))
         link.register(pool.region, pool.num_blocks, staging)
-        own = self.layout, rank, NUM_BLOCKS, pool.region, staging, pool.digest, link
+        own = self.layout, rank, NUM_BLOCKS, pool.region, staging, pool.checksum, link
         return HandEndpoint(*own, start_probe=at_once)
 
 
@@ -90,12 +90,12 @@ class Ends:
         while not self.found:
             self.source.turn()
 
-    def write(self, passage: Passage) -> None:
-        self.source.endpoint.write(WriteJob("link", passage, self.written.append))
+    def write(self, block_write: BlockWrite) -> None:
+        self.source.endpoint.write(WriteJob("link", block_write, self.written.append))
         self.source.turn()
 
-    def digest(self, pages: Sequence[int], first: int = 0) -> int:
-        return self.destination.endpoint.digest(self.source.layout)(pages, first)
+    def checksum(self, pages: Sequence[int], first: int = 0) -> int:
+        return self.destination.endpoint.checksum(self.source.layout)(pages, first)
 
 
 def at_once(transport: Transport, link: str, scratch: Scratch) -> Probe:

@@ -7,10 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kv_transfer.convert import stage
-from kv_transfer.exchange import CannotExchange
-from kv_transfer.regroup import regroup
-from kv_transfer.reshard import plan, staging_layout
+from kv_transfer.layout.convert import regroup, stage
+from kv_transfer.layout.head_routes import CannotExchange
+from kv_transfer.layout.reshard import plan, staging_layout
 from tests.kv_transfer.ranks import block_ids, model_pairs, ranks, scale_addresses, strip_addresses
 from tests.kv_transfer.ranks import strips as all_strips
 from wire.layout import KvLayout

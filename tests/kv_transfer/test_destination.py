@@ -1,9 +1,9 @@
 import msgspec
 import pytest
+from tests.kv_transfer.attempts import PROMPT, SAMPLING, a_destination, an_offer, sent
 
-from kv_transfer.destination import DestinationHandoff, DestinationState
-from kv_transfer.effects import Adopt, CutLink, FreePages, LegLost
-from tests.kv_transfer.legs import PROMPT, SAMPLING, a_destination, an_offer, sent
+from kv_transfer.handoff.destination import DestinationHandoff, DestinationState
+from kv_transfer.handoff.effects import Adopt, AttemptLost, CutLink, FreeBlocks
 from wire.handoff import Abort, Accepted, Commit, Grant, Quiesced, Rejected
 
 pytestmark = pytest.mark.quick
@@ -55,7 +55,7 @@ def test_a_commit_of_another_epoch_is_ignored() -> None:
 
 def rejected(destination: DestinationHandoff, commit: Commit) -> bool:
     effects = destination.receive(commit, now=1.0)
-    assert any(isinstance(effect, FreePages) for effect in effects)
+    assert any(isinstance(effect, FreeBlocks) for effect in effects)
     return any(isinstance(message, Rejected) for message in sent(effects))
 
 
@@ -73,30 +73,32 @@ def test_aborted_pages_are_free_only_when_the_source_is_quiet() -> None:
     destination = a_destination()
     effects = destination.abort("cancelled", now=1.0)
     assert [type(m) for m in sent(effects)] == [Abort]
-    assert not any(isinstance(effect, FreePages) for effect in effects)
+    assert not any(isinstance(effect, FreeBlocks) for effect in effects)
     quiet = Quiesced(**an_offer().ends, epoch=7)
-    assert destination.receive(quiet, now=1.0) == [FreePages((20, 21, 22))]
+    assert destination.receive(quiet, now=1.0) == [FreeBlocks((20, 21, 22))]
     assert destination.receive(quiet, now=1.0) == []
 
 
 def test_a_source_that_aborts_still_has_to_be_quiet() -> None:
     destination = a_destination()
     abort = Abort(**an_offer().ends, cause="client left", by_source=True)
-    assert destination.receive(abort, now=1.0) == [LegLost("aborted by the source: client left")]
+    assert destination.receive(abort, now=1.0) == [
+        AttemptLost("aborted by the source: client left")
+    ]
     assert destination.receive(Quiesced(**an_offer().ends, epoch=None), now=1.0) == [
-        FreePages((20, 21, 22))
+        FreeBlocks((20, 21, 22))
     ]
 
 
 def test_quiescence_that_overtakes_the_abort_ends_the_leg() -> None:
     effects = a_destination().receive(Quiesced(**an_offer().ends, epoch=7), now=1.0)
-    assert FreePages((20, 21, 22)) in effects
+    assert FreeBlocks((20, 21, 22)) in effects
 
 
 def test_a_lost_connection_fences_the_pages_and_the_source_s_death_frees_them() -> None:
     destination = a_destination()
-    assert destination.source_lost("reset") == [LegLost("reset")]
-    assert destination.source_fenced() == [FreePages((20, 21, 22))]
+    assert destination.source_lost("reset") == [AttemptLost("reset")]
+    assert destination.source_fenced() == [FreeBlocks((20, 21, 22))]
 
 
 def test_no_commit_in_time_aborts_the_leg() -> None:
@@ -121,4 +123,4 @@ def test_a_source_that_is_not_quiet_in_time_costs_the_link() -> None:
     (cut,) = destination.tick(now=15.0)
     assert isinstance(cut, CutLink)
     assert destination.tick(now=99.0) == []
-    assert destination.source_fenced() == [FreePages((20, 21, 22))]
+    assert destination.source_fenced() == [FreeBlocks((20, 21, 22))]

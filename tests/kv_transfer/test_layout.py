@@ -7,7 +7,7 @@ from itertools import product
 import msgspec
 import pytest
 
-from kv_transfer.exchange import can_exchange
+from kv_transfer.layout.head_routes import can_exchange
 from tests.kv_transfer.ranks import DEGREES, ranks
 from wire.layout import KvLayout
 

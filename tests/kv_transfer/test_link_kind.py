@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from kv_transfer.link_kind import LinkKind, find_way
+from kv_transfer.transports.link_kind import LinkKind, estimate_link
 from wire.identity import ProcessRef
 
 pytestmark = pytest.mark.quick
@@ -13,19 +13,19 @@ STRANGER = ProcessRef("there", 1)
 
 
 def test_workers_of_one_process_need_no_network() -> None:
-    assert find_way(US, US, direct_access=False).kind is LinkKind.PROCESS
+    assert estimate_link(US, US, direct_access=False).kind is LinkKind.PROCESS
 
 
 def test_neighbours_share_memory_unless_the_transport_is_kept_from_it() -> None:
-    assert find_way(US, NEIGHBOUR, direct_access=True).kind is LinkKind.SHARED_MEMORY
-    assert find_way(US, NEIGHBOUR, direct_access=False).kind is LinkKind.LOOPBACK
+    assert estimate_link(US, NEIGHBOUR, direct_access=True).kind is LinkKind.SHARED_MEMORY
+    assert estimate_link(US, NEIGHBOUR, direct_access=False).kind is LinkKind.LOOPBACK
 
 
 def test_a_network_link_is_measured_against_the_fastest_adapter(tmp_path: Path) -> None:
     write(tmp_path / "sys/class/net/eth0/speed", "10000\n")
     write(tmp_path / "sys/class/net/lo/speed", "-1\n")
     write(tmp_path / "sys/class/infiniband/mlx5_0/ports/1/rate", "400 Gb/sec (4X NDR)\n")
-    way = find_way(US, STRANGER, direct_access=True, root=tmp_path)
+    way = estimate_link(US, STRANGER, direct_access=True, root=tmp_path)
     assert way.kind is LinkKind.NETWORK
     assert "mlx5_0" in way.why
     assert way.least_bytes_per_s == 0.25 * 50e9
@@ -33,7 +33,7 @@ def test_a_network_link_is_measured_against_the_fastest_adapter(tmp_path: Path) 
 
 def test_adapters_that_tell_nothing_are_not_guessed_at(tmp_path: Path) -> None:
     write(tmp_path / "sys/class/net/eth0/speed", "")
-    way = find_way(US, STRANGER, direct_access=True, root=tmp_path)
+    way = estimate_link(US, STRANGER, direct_access=True, root=tmp_path)
     assert "no network adapter" in way.why
 
 

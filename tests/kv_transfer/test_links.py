@@ -16,11 +16,12 @@ from typing import IO, Protocol
 import numpy as np
 import pytest
 
-from engine.arithmetic import ArithmeticRunner
-from kv_transfer.memory_link import MemoryFabric, MemoryLink
-from kv_transfer.nixl_link import NixlLink
-from kv_transfer.probe import LinkSpeed, Probe, Scratch, probe_link
-from kv_transfer.transport import BadPeer, LinkFailed, Transport
+from engine.runners.arithmetic_runner import ArithmeticRunner
+from kv_transfer.errors import BadPeer, LinkFailed
+from kv_transfer.transports.memory import MemoryFabric, MemoryLink
+from kv_transfer.transports.nixl.nixl_link import NixlLink
+from kv_transfer.transports.probe import LinkSpeed, Probe, Scratch, probe_link
+from kv_transfer.transports.transport import Transport
 
 NUM_BLOCKS = 64
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,15 +10,15 @@ from contextlib import closing, contextmanager
 import numpy as np
 import pytest
 
-from engine.arithmetic import ArithmeticRunner
 from engine.errors import ConfigError
-from kv_transfer.nixl_agent import UCX, NixlBackend
-from kv_transfer.nixl_link import NixlLink
-from kv_transfer.traffic import CountsTraffic
-from kv_transfer.transport import LinkFailed, Transfer, TransferError
-from wire.messages import Traffic
-from worker.build import make_transport
+from engine.runners.arithmetic_runner import ArithmeticRunner
+from kv_transfer.errors import LinkFailed, TransferError
+from kv_transfer.transports.nixl.agent import UCX, NixlBackend
+from kv_transfer.transports.nixl.nixl_link import NixlLink
+from kv_transfer.transports.transport import CountsTraffic, PostedTransfer
+from wire.reports import Traffic
 from worker.config import WorkerConfig
+from worker.rank.transport import make_transport
 
 pytestmark = pytest.mark.quick
 
@@ -49,7 +49,7 @@ def connected(
         yield link, lambda block: sorted({int(value) for value in theirs._cache[block].ravel()})
 
 
-def finish(transfer: Transfer) -> None:
+def finish(transfer: PostedTransfer) -> None:
     deadline = time.monotonic() + 60
     while not transfer.done():
         assert time.monotonic() < deadline, "the write does not end"

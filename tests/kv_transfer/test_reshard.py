@@ -7,9 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kv_transfer.exchange import CannotExchange, can_exchange, check_exchange, route, routes
-from kv_transfer.reshard import merge, plan, staging_layout
-from kv_transfer.transport import BadPeer
+from kv_transfer.errors import BadPeer
+from kv_transfer.layout.head_routes import (
+    CannotExchange,
+    can_exchange,
+    check_exchange,
+    head_routes,
+    routes_between,
+)
+from kv_transfer.layout.reshard import plan, staging_layout
+from kv_transfer.layout.spans import merge
 from tests.kv_transfer.ranks import (
     DEGREES,
     all_heads,
@@ -43,7 +50,7 @@ def test_spans_of_all_ranks_move_each_byte_as_moving_by_hand_does(
     blocks = data.draw(block_ids(models[0], num_tokens, pool))
     pages = data.draw(block_ids(models[1], num_tokens, pool))
     rank = data.draw(st.integers(0, to_degree - 1))
-    written, feeds = 0, routes(sources, destinations)[rank]
+    written, feeds = 0, head_routes(sources, destinations)[rank]
     for feed in feeds:
         source, destination = sources[feed.source_rank], destinations[rank]
         found = plan(source, destination, feed.heads)
@@ -140,8 +147,8 @@ def test_each_head_has_one_source_and_replicas_share_the_load(
 ) -> None:
     model = like(MODEL, num_kv_heads=heads)
     sides = ranks(model, sources), ranks(model, destinations)
-    found = routes(*sides)
-    assert found == routes(*sides)
+    found = head_routes(*sides)
+    assert found == head_routes(*sides)
     for feeds, destination in zip(found, sides[1], strict=True):
         assert all_heads(feeds) == list(destination.heads)
     loads = Counter(
@@ -156,7 +163,7 @@ def test_each_head_has_one_source_and_replicas_share_the_load(
 
 def test_a_head_that_no_source_holds_is_an_error() -> None:
     with pytest.raises(CannotExchange, match="holds KV head 2"):
-        route(ranks(MODEL, 2)[:1], MODEL)
+        routes_between(ranks(MODEL, 2)[:1], MODEL)
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,6 @@
 import pytest
 from msgspec.structs import replace
-
-from kv_transfer.effects import CutLink, HandedOver, NotHandedOver, SourceClosed, Write
-from kv_transfer.source import SourceHandoff, SourceState
-from tests.kv_transfer.legs import (
+from tests.kv_transfer.attempts import (
     LAYOUT,
     a_destination,
     a_source,
@@ -12,6 +9,9 @@ from tests.kv_transfer.legs import (
     sent,
     writes,
 )
+
+from kv_transfer.handoff.effects import CutLink, HandedOver, NotHandedOver, SourceClosed, Write
+from kv_transfer.handoff.source import SourceHandoff, SourceState
 from wire.handoff import (
     Abort,
     Accepted,

@@ -16,10 +16,11 @@ import pytest
 
 pytest.importorskip("ucxx")
 
-from kv_transfer.parcel import PARCEL_BYTES, view
-from kv_transfer.region import CacheRegion
-from kv_transfer.transport import BadPeer, LinkFailed, Transfer, TransferError
-from kv_transfer.ucx_link import UcxLink
+from kv_transfer.errors import BadPeer, LinkFailed, TransferError
+from kv_transfer.layout.region import CacheRegion
+from kv_transfer.transports.transport import PostedTransfer
+from kv_transfer.transports.ucx.frames import PARCEL_BYTES, view
+from kv_transfer.transports.ucx.ucx_link import UcxLink
 from tests.kv_transfer.ucx_peer import BLOCK_BYTES, NUM_BLOCKS, host_pool
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -90,7 +91,7 @@ class Us:
         land(self.link.write("peer", blocks, pages))
 
 
-def land(transfer: Transfer) -> None:
+def land(transfer: PostedTransfer) -> None:
     until(transfer.done)
 
 
@@ -107,7 +108,7 @@ def flood_from(peer: Peer, us: Us) -> None:
     until(lambda: not us.blocks[NUM_BLOCKS - 1].any())
 
 
-def ends(transfer: Transfer) -> float:
+def ends(transfer: PostedTransfer) -> float:
     """Seconds until the transfer fails."""
     started = time.monotonic()
     with pytest.raises(LinkFailed, match="peer"):

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from kv_transfer.parcel import view
-from kv_transfer.region import CacheRegion
-from kv_transfer.transport import LinkFailed
-from kv_transfer.ucx_link import UcxLink
+from kv_transfer.errors import LinkFailed
+from kv_transfer.layout.region import CacheRegion
+from kv_transfer.transports.ucx.frames import view
+from kv_transfer.transports.ucx.ucx_link import UcxLink
 
 NUM_BLOCKS = 64
 BLOCK_BYTES = 256 * 1024

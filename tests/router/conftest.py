@@ -12,8 +12,7 @@ import pytest
 import pytest_asyncio
 from tokenizers import Tokenizer
 
-from router.addresses import RouterAddresses
-from router.config import RouterConfig
+from router.config import RouterAddresses, RouterConfig
 from router.models import ServedModel
 from router.placing.ledger import PromptHashes
 from router.server import RouterServer

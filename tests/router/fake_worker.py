@@ -17,10 +17,9 @@ from runtime.fleet import announce
 from runtime.session import SERVER_OPTIONS, Session, SessionClosed, SessionService
 from tests.router.tiny_model import EOS, MAX_MODEL_LEN
 from wire.handoff import Moved
-from wire.identity import Leg, ProcessRef, Role, WorkerRef, draw_incarnation
+from wire.identity import AttemptId, ProcessRef, Role, WorkerRef, draw_incarnation
 from wire.layout import KvLayout
 from wire.messages import (
-    CacheEvents,
     Cancel,
     FinishReason,
     Handed,
@@ -29,14 +28,13 @@ from wire.messages import (
     Output,
     Prefilled,
     Released,
-    Report,
-    Step,
+    StepOutputs,
     Submit,
     WantSnapshot,
     Welcome,
     WorkerCard,
-    WorkerState,
 )
+from wire.reports import CacheEvents, Report, WorkerState
 from wire.sampling import TokenLogprob
 
 LAYOUT = KvLayout(num_layers=1, num_kv_heads=1, head_size=4, block_size=4, dtype="float32")
@@ -84,7 +82,7 @@ class FakeWorker:
         self.serve: Callable[[Submit], object] = self.serve_script
         self._heard = asyncio.Condition()
         self._sessions: list[Session] = []
-        self.tasks: dict[Leg, asyncio.Task[None]] = {}
+        self.tasks: dict[AttemptId, asyncio.Task[None]] = {}
         self._peers = peers
         peers[worker_id] = self
 
@@ -149,19 +147,21 @@ class FakeWorker:
 
     async def serve_script(self, submit: Submit) -> None:
         """What a healthy worker does."""
-        self.send(Prefilled(leg=submit.leg, queue_s=0.1, prefill_s=0.2, cached_tokens=4))
+        self.send(
+            Prefilled(attempt_id=submit.attempt_id, queue_s=0.1, prefill_s=0.2, cached_tokens=4)
+        )
         answer = self.answer(submit)
         if submit.destination is None or len(answer) == 1:
             await self.make_tokens(submit, answer)
             return
-        self.send(Step(outputs=(answer[0],)))
+        self.send(StepOutputs(outputs=(answer[0],)))
         await self.hand_over(submit, answer)
 
     async def hand_over(self, submit: Submit, answer: Sequence[Output]) -> None:
         assert submit.destination is not None
         destination = self._peers[submit.destination.ref.worker_id]
         destination.take_over(submit, answer, self.ref)
-        self.send(Released(leg=submit.leg))
+        self.send(Released(attempt_id=submit.attempt_id))
 
     def take_over(self, submit: Submit, answer: Sequence[Output], source: WorkerRef) -> None:
         moved = Moved(
@@ -171,8 +171,8 @@ class FakeWorker:
             transfer_s=0.3,
             exposed_s=0.05,
         )
-        self.send(Handed(leg=submit.leg, source=source, moved=moved))
-        self._run(submit.leg, self.make_tokens(submit, answer))
+        self.send(Handed(attempt_id=submit.attempt_id, source=source, moved=moved))
+        self._run(submit.attempt_id, self.make_tokens(submit, answer))
 
     def answer(self, submit: Submit) -> list[Output]:
         """One output per token, of those that the client does not have yet."""
@@ -182,7 +182,7 @@ class FakeWorker:
         logprobs = submit.sampling.logprobs
         outputs = [
             Output(
-                leg=submit.leg,
+                attempt_id=submit.attempt_id,
                 position=submit.num_prompt + index,
                 tokens=(token,),
                 logprobs=() if logprobs is None else (fake_logprob(token, logprobs),),
@@ -198,7 +198,7 @@ class FakeWorker:
         for output in answer:
             if output.position - submit.num_prompt == self.hold_after:
                 await self.release.wait()
-            self.send(Step(outputs=(output,)))
+            self.send(StepOutputs(outputs=(output,)))
             self.num_sent += 1
             await asyncio.sleep(0)  # a step is a message of its own
 
@@ -220,22 +220,22 @@ class FakeWorker:
     def _take(self, message: Message) -> None:
         match message:
             case Submit():
-                self._run(message.leg, self.serve(message))
+                self._run(message.attempt_id, self.serve(message))
             case Cancel():
-                self._cancel(message.leg)
+                self._cancel(message.attempt_id)
             case WantSnapshot():
                 self.send(self.cache)
 
-    def _run(self, leg: Leg, work: object) -> None:
+    def _run(self, attempt_id: AttemptId, work: object) -> None:
         if asyncio.iscoroutine(work):
-            self.tasks[leg] = asyncio.create_task(self._guarded(work))
+            self.tasks[attempt_id] = asyncio.create_task(self._guarded(work))
 
     async def _guarded(self, work: object) -> None:
         with suppress(SessionClosed):
             await work  # type: ignore[misc]
 
-    def _cancel(self, leg: Leg) -> None:
-        task = self.tasks.pop(leg, None)
+    def _cancel(self, attempt_id: AttemptId) -> None:
+        task = self.tasks.pop(attempt_id, None)
         if task is not None:
             task.cancel()
 

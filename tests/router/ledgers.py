@@ -10,7 +10,8 @@ from router.placing.cost_model import Hits
 from router.placing.ledger import Ledger
 from wire.identity import ProcessRef, Role, WorkerRef
 from wire.layout import KvLayout
-from wire.messages import Link, Report, StepCosts, WorkerCard, WorkerState
+from wire.messages import WorkerCard
+from wire.reports import LinkReport, Report, StepCosts, WorkerState
 
 LAYOUT = KvLayout(num_layers=32, num_kv_heads=8, head_size=128, block_size=16, dtype="float16")
 COSTS = StepCosts(
@@ -75,7 +76,7 @@ class Scene:
         return worker.ref
 
     def link(self, source: WorkerRef, destination: WorkerRef, bytes_per_s: float) -> None:
-        link = Link(
+        link = LinkReport(
             destination=destination,
             latency_s=1e-3,
             bytes_per_s=bytes_per_s,

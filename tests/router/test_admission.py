@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from router.placing.need import Placement
+from router.placing.placement_request import Placement
 from router.queueing.admission import ALWAYS_QUEUED, HOLD_S, LEAST_RETRY_S, Admission, Verdict
 from router.queueing.fair_queue import Waiter
 from wire.identity import WorkerRef

@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.errors import InvalidRequest
-from router.http.headers import RequestHead
-from router.openai.api import ChatBody, CompletionBody
-from router.openai.requests import chat_draft, completion_drafts, parse_body
-from router.requests import GenerateRequest, RequestDraft
+from router.intake.validation import Bounds, build_request, check_draft, tokenize
+from router.openai.body_parsing import chat_draft, completion_drafts, parse_body
+from router.openai.headers import RequestHead
+from router.openai.request_bodies import ChatBody, CompletionBody
+from router.requests.request import GenerateRequest, RequestDraft
 from router.text.model_card import read_model_card
 from router.text.tokenizer import Tokenizer
-from router.validation import Bounds, build_request, check_draft, tokenize
 from tests.router.tiny_model import MAX_MODEL_LEN, VOCAB_SIZE
 
 pytestmark = pytest.mark.quick

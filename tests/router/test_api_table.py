@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from google.protobuf.descriptor import Descriptor
 
-from router.openai.api import ChatBody, CompletionBody
+from router.openai.request_bodies import ChatBody, CompletionBody
 from wire import inference_pb2 as pb
 
 pytestmark = pytest.mark.quick

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer
 
-from router.branches import branch_seed
+from router.journeys.branches import branch_seed
 from tests.router.conftest import Stage
 from tests.router.test_generate import assert_nothing_is_left, generate, ids
 from tests.router.test_http import MESSAGES, openai_client
@@ -17,7 +17,7 @@ from tests.router.test_openai_surface import events
 from tests.router.tiny_model import EOS
 from wire import inference_pb2 as pb
 from wire.identity import Role
-from wire.messages import Cancel, Failed, Prefilled, Step, Submit
+from wire.messages import Cancel, Failed, Prefilled, StepOutputs, Submit
 
 TEXT = "two wheels and two riders"
 
@@ -63,8 +63,10 @@ async def test_branches_wait_for_the_first_ones_prompt(stage: Stage, backend: To
 
     async def slow(submit: Submit) -> None:
         answer = prefill.answer(submit)
-        prefill.send(Prefilled(leg=submit.leg, queue_s=0, prefill_s=0, cached_tokens=0))
-        prefill.send(Step(outputs=(answer[0],)))
+        prefill.send(
+            Prefilled(attempt_id=submit.attempt_id, queue_s=0, prefill_s=0, cached_tokens=0)
+        )
+        prefill.send(StepOutputs(outputs=(answer[0],)))
         await may_leave.wait()
         await prefill.hand_over(submit, answer)
 
@@ -121,7 +123,9 @@ async def test_a_branch_that_fails_fails_the_request_and_frees_the_others(
     decode.hold_after = 5
 
     async def breaks(submit: Submit) -> None:
-        decode.send(Failed(leg=submit.leg, stage="decode", cause="broken", retryable=False))
+        decode.send(
+            Failed(attempt_id=submit.attempt_id, stage="decode", cause="broken", retryable=False)
+        )
 
     decode.serve = breaks
     error = await failure(stage.call(text="a", n=2))
@@ -138,8 +142,8 @@ async def test_a_client_that_leaves_cancels_every_branch(stage: Stage, backend: 
     await call.read()
     await decode.hears(Submit, 2)
     call.cancel()
-    legs = {(await decode.hears(Cancel, nth)).leg for nth in (1, 2, 3)}
-    assert len(legs) == 3
+    attempts = {(await decode.hears(Cancel, nth)).attempt_id for nth in (1, 2, 3)}
+    assert len(attempts) == 3
     assert await stage.server.conductor.wait_idle(60)
     assert_nothing_is_left(stage, prefill, decode)
 

@@ -7,10 +7,10 @@ import json
 import pytest
 
 from router.errors import InvalidRequest
-from router.openai.api import ChatBody
-from router.openai.prompts import chat_prompt
-from router.openai.requests import parse_body
-from router.prompts import ChatMessage, ChatPrompt, ToolCall
+from router.openai.body_parsing import parse_body
+from router.openai.prompt_parsing import chat_prompt
+from router.openai.request_bodies import ChatBody
+from router.requests.prompts import ChatMessage, ChatPrompt, ToolCall
 from router.text.call_arguments import as_object
 from router.text.chat_template import ChatTemplate
 

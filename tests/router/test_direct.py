@@ -13,8 +13,8 @@ import httpx2
 import pytest
 from tokenizers import Tokenizer
 
-from router.direct import Direct
-from router.mailbox import Mailbox, RouterStops
+from router.answers.direct import Direct
+from router.fleet.mailbox import Mailbox, RouterStops
 from tests.router.conftest import Stage
 from tests.router.test_generate import ids
 from tests.router.test_invalid_requests import http_client
@@ -123,7 +123,7 @@ async def test_after_a_loss_the_answer_goes_on_where_it_was(
     await stage.until(lambda: decode.num_sent >= 6)
     await decode.die()
     assert await call == TEXT
-    assert (await prefill.hears(Submit, 2)).leg.attempt == 1
+    assert (await prefill.hears(Submit, 2)).attempt_id.number == 1
 
 
 async def test_an_error_on_the_short_way_is_the_request_s_own(

@@ -15,7 +15,17 @@ from tests.router.test_generate import generate, ids, ids_of, text_of
 from tests.router.tiny_model import EOS
 from wire import inference_pb2 as pb
 from wire.identity import Role, WorkerRef
-from wire.messages import Cancel, Failed, Kept, Move, Output, Prefilled, Released, Step, Submit
+from wire.messages import (
+    Cancel,
+    Failed,
+    Kept,
+    Move,
+    Output,
+    Prefilled,
+    Released,
+    StepOutputs,
+    Submit,
+)
 
 TEXT = "one reads, the other writes, and the wheels turn"
 
@@ -45,13 +55,13 @@ async def test_a_lost_decode_worker_is_replaced_in_mid_stream(
     assert text_of(responses) == TEXT
     again = await prefill.hears(Submit, 2)
     first = await prefill.hears(Submit)
-    assert again.leg.attempt == 1
+    assert again.attempt_id.number == 1
     assert again.tokens == (*first.tokens, *script[:5])
     assert again.num_prompt == len(first.tokens)
     assert again.sampling == first.sampling
     assert again.destination is not None
     assert again.destination.ref == spare.ref
-    assert (await prefill.hears(Cancel)).leg.attempt == 0
+    assert (await prefill.hears(Cancel)).attempt_id.number == 0
     assert responses[-1].served_by == pb.ServedBy(
         prefill_worker_id="prefill-0", decode_worker_id="decode-1", attempts=2
     )
@@ -70,8 +80,8 @@ async def test_a_prefill_worker_lost_before_its_first_token_is_replaced(
     spare = await stage.add("prefill-1", Role.PREFILL, script=script)
     await prefill.die()
     assert ids_of(await call) == [*script, EOS]
-    assert (await spare.hears(Submit)).leg.attempt == 1
-    assert (await decode.hears(Cancel)).leg.attempt == 0
+    assert (await spare.hears(Submit)).attempt_id.number == 1
+    assert (await decode.hears(Cancel)).attempt_id.number == 0
 
 
 async def test_a_prefill_worker_lost_after_the_handoff_is_no_matter(
@@ -113,11 +123,13 @@ async def test_a_destination_lost_before_it_accepted_costs_nothing(
 
     async def keep(submit: Submit) -> None:
         first, *others = prefill.answer(submit)
-        prefill.send(Prefilled(leg=submit.leg, queue_s=0, prefill_s=0, cached_tokens=0))
-        prefill.send(Step(outputs=(first,)))
+        prefill.send(
+            Prefilled(attempt_id=submit.attempt_id, queue_s=0, prefill_s=0, cached_tokens=0)
+        )
+        prefill.send(StepOutputs(outputs=(first,)))
         await decode.die()
         await stage.until(lambda: stage.model.fleet.member(decode.ref) is None)
-        prefill.send(Kept(leg=submit.leg, cause="the destination is gone"))
+        prefill.send(Kept(attempt_id=submit.attempt_id, cause="the destination is gone"))
         await prefill.make_tokens(submit, others)
 
     prefill.serve = keep
@@ -137,12 +149,12 @@ async def test_a_sequence_that_is_lost_with_its_destination_is_resubmitted(
     prefill, decode = await stage.add_pair(script)
 
     async def release(submit: Submit) -> None:
-        if submit.leg.attempt > 0:
+        if submit.attempt_id.number > 0:
             return await prefill.serve_script(submit)
-        prefill.send(Step(outputs=(prefill.answer(submit)[0],)))
+        prefill.send(StepOutputs(outputs=(prefill.answer(submit)[0],)))
         await decode.die()
         await stage.until(lambda: stage.model.fleet.member(decode.ref) is None)
-        prefill.send(Released(leg=submit.leg))
+        prefill.send(Released(attempt_id=submit.attempt_id))
 
     prefill.serve = release
     responses = await generate(stage)
@@ -156,14 +168,14 @@ async def test_a_gap_is_recovered_from_and_never_streamed(stage: Stage, backend:
     healthy = decode.take_over
 
     def losing(submit: Submit, answer: list[Output], source: WorkerRef) -> None:
-        lossy = [*answer[:2], *answer[4:]] if submit.leg.attempt == 0 else answer
+        lossy = [*answer[:2], *answer[4:]] if submit.attempt_id.number == 0 else answer
         healthy(submit, lossy, source)
 
     decode.take_over = losing  # type: ignore[assignment]
     responses = await generate(stage)
     assert ids_of(responses) == [*script, EOS]
-    assert (await prefill.hears(Submit, 2)).leg.attempt == 1
-    assert (await decode.hears(Cancel)).leg.attempt == 0
+    assert (await prefill.hears(Submit, 2)).attempt_id.number == 1
+    assert (await decode.hears(Cancel)).attempt_id.number == 0
 
 
 async def test_outputs_of_an_earlier_attempt_are_ignored(stage: Stage, backend: Tokenizer) -> None:
@@ -171,11 +183,11 @@ async def test_outputs_of_an_earlier_attempt_are_ignored(stage: Stage, backend: 
     prefill, _ = await stage.add_pair(script)
 
     async def fails_once(submit: Submit) -> None:
-        if submit.leg.attempt == 0:
+        if submit.attempt_id.number == 0:
             prefill.send(failed(submit, retryable=True))
             return
-        stale = Output(leg=first.leg, position=first.num_prompt, tokens=(99,))
-        prefill.send(Step(outputs=(stale,)))
+        stale = Output(attempt_id=first.attempt_id, position=first.num_prompt, tokens=(99,))
+        prefill.send(StepOutputs(outputs=(stale,)))
         await prefill.serve_script(submit)
 
     prefill.serve = fails_once
@@ -185,7 +197,9 @@ async def test_outputs_of_an_earlier_attempt_are_ignored(stage: Stage, backend: 
 
 
 def failed(submit: Submit, *, retryable: bool) -> Failed:
-    return Failed(leg=submit.leg, stage="prefill", cause="no memory", retryable=retryable)
+    return Failed(
+        attempt_id=submit.attempt_id, stage="prefill", cause="no memory", retryable=retryable
+    )
 
 
 async def test_a_failure_that_would_repeat_is_not_retried(stage: Stage) -> None:
@@ -210,7 +224,9 @@ async def test_after_the_last_attempt_the_client_hears_stage_worker_and_cause(
     prefill, decode = await stage.add_pair([65])
 
     async def fail(submit: Submit) -> None:
-        prefill.send(Prefilled(leg=submit.leg, queue_s=0, prefill_s=0, cached_tokens=0))
+        prefill.send(
+            Prefilled(attempt_id=submit.attempt_id, queue_s=0, prefill_s=0, cached_tokens=0)
+        )
         prefill.send(failed(submit, retryable=True))
 
     prefill.serve = fail
@@ -220,7 +236,7 @@ async def test_after_the_last_attempt_the_client_hears_stage_worker_and_cause(
     for part in ("prefill", str(prefill.ref), "no memory", "2 attempts"):
         assert part in str(caught.value.details())
     assert prefill.count(Submit) == 2
-    assert (await decode.hears(Cancel, 2)).leg.attempt == 1
+    assert (await decode.hears(Cancel, 2)).attempt_id.number == 1
 
 
 async def test_an_avoided_worker_is_taken_when_there_is_no_other(
@@ -230,7 +246,7 @@ async def test_an_avoided_worker_is_taken_when_there_is_no_other(
     prefill, _ = await stage.add_pair(script)
 
     async def fail_once(submit: Submit) -> None:
-        if submit.leg.attempt == 0:
+        if submit.attempt_id.number == 0:
             prefill.send(failed(submit, retryable=True))
         else:
             await prefill.serve_script(submit)
@@ -251,7 +267,7 @@ async def test_a_new_incarnation_takes_the_place_of_the_old(
     reborn = await stage.add("decode-0", Role.DECODE, script=script)
     assert stage.model.fleet.member(decode.ref) is None
     assert ids_of(await call) == [*script, EOS]
-    assert (await prefill.hears(Submit, 2)).leg.attempt == 1
+    assert (await prefill.hears(Submit, 2)).attempt_id.number == 1
     assert text_of(await generate(stage)) == TEXT
     third = await prefill.hears(Submit, 3)
     assert third.destination is not None
@@ -276,14 +292,16 @@ async def test_a_kept_sequence_is_sent_on_to_another_decode_worker(
 
     async def keep_until_moved(submit: Submit) -> None:
         answer = prefill.answer(submit)
-        prefill.send(Prefilled(leg=submit.leg, queue_s=0.1, prefill_s=0.2, cached_tokens=4))
-        prefill.send(Step(outputs=(answer[0],)))
-        prefill.send(Kept(leg=submit.leg, cause="full: no free blocks"))
-        prefill.send(Step(outputs=(answer[1],)))
+        prefill.send(
+            Prefilled(attempt_id=submit.attempt_id, queue_s=0.1, prefill_s=0.2, cached_tokens=4)
+        )
+        prefill.send(StepOutputs(outputs=(answer[0],)))
+        prefill.send(Kept(attempt_id=submit.attempt_id, cause="full: no free blocks"))
+        prefill.send(StepOutputs(outputs=(answer[1],)))
         move = await prefill.hears(Move)
         assert move.destination.ref == spare.ref
         spare.take_over(submit, answer, prefill.ref)
-        prefill.send(Released(leg=submit.leg))
+        prefill.send(Released(attempt_id=submit.attempt_id))
 
     prefill.serve = keep_until_moved
     responses = await generate(stage)
@@ -299,7 +317,7 @@ async def test_a_kept_sequence_stays_when_nobody_else_could_take_it(
     prefill, decode = await stage.add_pair(script)
 
     async def keep(submit: Submit) -> None:
-        prefill.send(Kept(leg=submit.leg, cause="full: no free blocks"))
+        prefill.send(Kept(attempt_id=submit.attempt_id, cause="full: no free blocks"))
         await prefill.make_tokens(submit, prefill.answer(submit))
 
     prefill.serve = keep

@@ -7,12 +7,13 @@ import pytest
 from tokenizers import Tokenizer
 
 from kv_transfer.hashing import block_hashes
-from router.mailbox import Mailbox, WorkerLost
+from router.fleet.mailbox import Mailbox, WorkerLost
 from tests.router.conftest import Stage
 from tests.router.fake_worker import LAYOUT
 from tests.router.test_generate import generate
-from wire.identity import Leg, Role, WorkerRef
-from wire.messages import CacheEvents, Submit, WantSnapshot
+from wire.identity import AttemptId, Role, WorkerRef
+from wire.messages import Submit, WantSnapshot
+from wire.reports import CacheEvents
 
 
 async def test_a_worker_that_announces_itself_again_is_known_already(stage: Stage) -> None:
@@ -40,7 +41,7 @@ async def test_everyone_with_a_leg_hears_at_once_that_a_worker_is_lost(stage: St
     assert member is not None
     mailboxes = [Mailbox() for _ in range(3)]
     for number, mailbox in enumerate(mailboxes):
-        member.attach(Leg(f"r{number}"), mailbox)
+        member.attach(AttemptId(f"r{number}"), mailbox)
     await worker.die()
     for mailbox in mailboxes:
         ((sender, news),) = await mailbox.take()

@@ -6,14 +6,14 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from router.fleet_metrics import FleetCollector
-from router.member import Member, MemberState
+from router.fleet.fleet_metrics import FleetCollector
+from router.fleet.member import Member, MemberState
 from router.placing.ledger import Ledger
 from router.placing.revisions import RevisionView
 from runtime.handoffs import HandoffBook
 from tests.router.fake_worker import FakeWorker
 from wire.identity import Role, WorkerRef
-from wire.messages import Link, Report, WorkerState
+from wire.reports import LinkReport, Report, WorkerState
 
 pytestmark = pytest.mark.quick
 
@@ -47,7 +47,7 @@ class AFleet:
         ready = {Role.PREFILL: 0, Role.DECODE: 1}
         return [("tiny", RevisionView(revision="hash", serves=True, num_ready=ready))]
 
-    def links(self) -> list[tuple[WorkerRef, Link]]:
+    def links(self) -> list[tuple[WorkerRef, LinkReport]]:
         return []
 
     def block_size(self, ref: WorkerRef) -> int:

@@ -12,7 +12,7 @@ from router.access.caller import ANYBODY, narrowed
 from router.access.gate import Gate
 from router.access.keys import KeyFile, draw_key
 from router.errors import Forbidden, OverQuota, Unauthenticated, Unavailable
-from router.requests import GenerateRequest
+from router.requests.request import GenerateRequest
 from wire.sampling import SamplingParams
 
 pytestmark = pytest.mark.quick

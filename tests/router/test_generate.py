@@ -15,7 +15,7 @@ from tests.router.fake_worker import FakeWorker, fake_logprob
 from tests.router.tiny_model import ASSISTANT, BOS, EOS, USER
 from wire import inference_pb2 as pb
 from wire.identity import Role
-from wire.messages import Cancel, Output, Prefilled, Step, Submit
+from wire.messages import Cancel, Output, Prefilled, StepOutputs, Submit
 
 Responses = list[pb.GenerateResponse]
 
@@ -123,9 +123,11 @@ async def test_a_destination_that_overtakes_repeats_and_loses_nothing(
     async def overtaken(submit: Submit) -> None:
         answer = prefill.answer(submit)
         await prefill.hand_over(submit, answer)
-        await decode.tasks[submit.leg]
-        prefill.send(Prefilled(leg=submit.leg, queue_s=0, prefill_s=0, cached_tokens=0))
-        prefill.send(Step(outputs=(answer[0],)))
+        await decode.tasks[submit.attempt_id]
+        prefill.send(
+            Prefilled(attempt_id=submit.attempt_id, queue_s=0, prefill_s=0, cached_tokens=0)
+        )
+        prefill.send(StepOutputs(outputs=(answer[0],)))
 
     prefill.serve = overtaken
     responses = await generate(stage)
@@ -159,9 +161,9 @@ async def test_stop_strings_end_the_text_and_the_work(stage: Stage, backend: Tok
     assert ids_of(responses) == script[:num_tokens]
     assert "els an" in backend.decode(script[:num_tokens])
     assert "els an" not in backend.decode(script[: num_tokens - 1])
-    leg = (await prefill.hears(Submit)).leg
-    assert (await prefill.hears(Cancel)).leg == leg
-    assert (await decode.hears(Cancel)).leg == leg
+    attempt_id = (await prefill.hears(Submit)).attempt_id
+    assert (await prefill.hears(Cancel)).attempt_id == attempt_id
+    assert (await decode.hears(Cancel)).attempt_id == attempt_id
     # How long answers are is learned from these, too.
     assert stage.model.fleet.ledger.lengths.expected("", 1000) == num_tokens
 
@@ -178,7 +180,9 @@ async def test_what_is_learned_of_an_answer_ends_with_its_stop_string(
         tokens = tuple(token for output in outputs for token in output.tokens)
         position = outputs[0].position
         worker.send(
-            Step(outputs=(msgspec.structs.replace(outputs[-1], tokens=tokens, position=position),))
+            StepOutputs(
+                outputs=(msgspec.structs.replace(outputs[-1], tokens=tokens, position=position),)
+            )
         )
 
     worker.serve = at_once
@@ -239,9 +243,9 @@ async def test_a_cancelled_call_is_cancelled_on_both_workers(stage: Stage) -> No
     call = stage.stub.Generate(pb.GenerateRequest(text="a", max_tokens=9))
     await call.read()
     call.cancel()
-    leg = (await prefill.hears(Submit)).leg
-    assert (await prefill.hears(Cancel)).leg == leg
-    assert (await decode.hears(Cancel)).leg == leg
+    attempt_id = (await prefill.hears(Submit)).attempt_id
+    assert (await prefill.hears(Cancel)).attempt_id == attempt_id
+    assert (await decode.hears(Cancel)).attempt_id == attempt_id
     assert await stage.server.conductor.wait_idle(5)
     assert_nothing_is_left(stage, prefill, decode)
 
@@ -276,7 +280,7 @@ async def test_a_reader_that_lags_gets_its_tokens_in_one_message(stage: Stage) -
 
     async def burst(submit: Submit) -> None:
         first, *rest = one_token_outputs(submit, [65] * 40)
-        prefill.send(Step(outputs=(first, *rest)))
+        prefill.send(StepOutputs(outputs=(first, *rest)))
 
     prefill.serve = burst
     responses = await generate(stage, max_tokens=40)

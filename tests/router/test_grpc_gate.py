@@ -9,9 +9,9 @@ import grpc
 import pytest
 
 from router.access.gate import Gate
-from router.fleet import Fleet
-from router.grpc_api import gate as grpc_gate
-from router.grpc_api.gate import SLACK_S, GrpcGate, connection_options
+from router.fleet.fleet import Fleet
+from router.grpc_api import grpc_gate as grpc_gate
+from router.grpc_api.grpc_gate import SLACK_S, GrpcGate, connection_options
 from router.metrics import RouterMetrics
 
 

@@ -8,9 +8,9 @@ from typing import Any, cast
 import grpc
 import pytest
 
-from router.grpc_api.responses import Responses
+from router.grpc_api.grpc_responses import GrpcResponses
 from router.grpc_api.way import GrpcWay
-from router.requests import Delta
+from router.requests.request import Delta
 
 pytestmark = pytest.mark.quick
 
@@ -45,7 +45,7 @@ def context() -> Context:
 @pytest.fixture
 def way(context: Context) -> GrpcWay:
     known = cast(grpc.aio.ServicerContext, context)
-    return GrpcWay(known, cast(Responses, Texts()))
+    return GrpcWay(known, cast(GrpcResponses, Texts()))
 
 
 def delta(text: str) -> Delta:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from router.http.headers import echoed_id, read_head
-from router.openai.api import ChatBody
-from router.openai.requests import chat_draft, parse_body
+from router.openai.body_parsing import chat_draft, parse_body
+from router.openai.headers import echoed_id, read_head
+from router.openai.request_bodies import ChatBody
 
 pytestmark = pytest.mark.quick
 

@@ -17,7 +17,7 @@ from tests.router.test_generate import assert_nothing_is_left, ids
 from tests.router.test_invalid_requests import http_client
 from tests.router.tiny_model import ASSISTANT, BOS, EOS, USER
 from wire.identity import Role
-from wire.messages import Cancel, Failed, Prefilled, Step, Submit
+from wire.messages import Cancel, Failed, Prefilled, StepOutputs, Submit
 
 TEXT = "two wheels 😀 and two riders"
 MESSAGES: Any = [{"role": "user", "content": "the fox"}]
@@ -202,7 +202,7 @@ async def test_the_clients_request_id_comes_back(stage: Stage) -> None:
         )
     assert response.headers["x-request-id"] == "mine"
     assert response.json()["id"] == "cmpl-mine"
-    assert (await prefill.hears(Submit)).leg.request_id.startswith("mine")
+    assert (await prefill.hears(Submit)).attempt_id.request_id.startswith("mine")
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -270,9 +270,13 @@ async def test_an_error_after_the_first_byte_is_the_last_event(stage: Stage) -> 
     prefill, _ = await stage.add_pair([65, 66, 67])
 
     async def breaks(submit: Submit) -> None:
-        prefill.send(Prefilled(leg=submit.leg, queue_s=0, prefill_s=0, cached_tokens=0))
-        prefill.send(Step(outputs=(prefill.answer(submit)[0],)))
-        prefill.send(Failed(leg=submit.leg, stage="decode", cause="broken", retryable=False))
+        prefill.send(
+            Prefilled(attempt_id=submit.attempt_id, queue_s=0, prefill_s=0, cached_tokens=0)
+        )
+        prefill.send(StepOutputs(outputs=(prefill.answer(submit)[0],)))
+        prefill.send(
+            Failed(attempt_id=submit.attempt_id, stage="decode", cause="broken", retryable=False)
+        )
 
     prefill.serve = breaks
     async with http_client(stage) as http:

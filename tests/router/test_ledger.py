@@ -9,24 +9,24 @@ from router.placing.cost_model import Hits
 from router.placing.fleet_table import UNKNOWN_COSTS
 from router.placing.ledger import Ledger, PromptHashes
 from router.placing.lengths import FIRST_GUESS, MOST_TENANTS, Lengths
-from router.placing.need import Need, Placement
+from router.placing.placement_request import Placement, PlacementRequest
 from tests.router.ledgers import COSTS, LAYOUT, Scene, card, report
-from wire.identity import Leg, Role, WorkerRef
-from wire.messages import CacheEvents, StepCosts
+from wire.identity import AttemptId, Role, WorkerRef
+from wire.reports import CacheEvents, StepCosts
 
 pytestmark = pytest.mark.quick
 
 
-def need(**options: int) -> Need:
-    return Need(key="r", **{"num_prompt_tokens": 1000, "num_tokens": 1200, **options})  # type: ignore[arg-type]
+def need(**options: int) -> PlacementRequest:
+    return PlacementRequest(key="r", **{"num_prompt_tokens": 1000, "num_tokens": 1200, **options})  # type: ignore[arg-type]
 
 
-def place(ledger: Ledger, leg: Leg, now: float = 0.0) -> WorkerRef:
+def place(ledger: Ledger, attempt_id: AttemptId, now: float = 0.0) -> WorkerRef:
     hits = Hits.none(len(ledger.table.refs))
     found = ledger.place(need(), hits, now)
     assert isinstance(found, Placement)
-    ledger.placed(leg, found, need(), hits, now)
-    ledger.submitted(found.first, leg)
+    ledger.placed(attempt_id, found, need(), hits, now)
+    ledger.submitted(found.first, attempt_id)
     return found.first
 
 
@@ -34,7 +34,7 @@ def test_requests_that_come_together_spread_before_any_report() -> None:
     scene = Scene()
     for number in range(4):
         scene.add(f"p{number}", Role.PREFILL, costs=COSTS)
-    taken = [place(scene.ledger, Leg(f"r{number}")) for number in range(8)]
+    taken = [place(scene.ledger, AttemptId(f"r{number}")) for number in range(8)]
     assert sorted(taken[:4], key=str) == sorted({*taken[:4]}, key=str)
     assert all(taken.count(ref) == 2 for ref in taken)
 
@@ -47,7 +47,7 @@ def test_several_routers_share_load_through_what_workers_report() -> None:
         for each in cards:
             ledger.add(each)
             ledger.set_ready(each.ref, True)
-    first = place(ledgers[0], Leg("a"))
+    first = place(ledgers[0], AttemptId("a"))
     told = report(waiting_tokens=1000, waiting_prompts=1, heard={"router-0": 1})
     for ledger in ledgers:
         ledger.hear(first, told)
@@ -55,7 +55,7 @@ def test_several_routers_share_load_through_what_workers_report() -> None:
         load = ledger.load(first)
         assert load is not None
         assert load.queued_tokens == 1000
-    assert place(ledgers[1], Leg("b")) != first
+    assert place(ledgers[1], AttemptId("b")) != first
 
 
 def test_a_worker_that_has_told_nothing_has_the_costs_of_its_kind() -> None:
@@ -89,7 +89,7 @@ def test_a_dead_worker_leaves_its_row_to_the_next() -> None:
     ledger.add(first)
     ledger.set_ready(first.ref, True)
     ledger.cached(first.ref, CacheEvents(number=0, stored=(b"x" * 16,), snapshot=True))
-    place(ledger, Leg("a"))
+    place(ledger, AttemptId("a"))
     ledger.drop(first.ref)
     assert ledger.index.num_entries == 0
     reborn = card("v", Role.DECODE)
@@ -98,7 +98,7 @@ def test_a_dead_worker_leaves_its_row_to_the_next() -> None:
     assert row == 0
     assert not ledger.table.ready[0]
     assert ledger.table.queued_tokens[0] == 0
-    ledger.ended(first.ref, Leg("a"))
+    ledger.ended(first.ref, AttemptId("a"))
     ledger.hear(first.ref, report())
 
 

@@ -14,12 +14,12 @@ from tokenizers import Tokenizer as Backend
 
 from cluster.bundled import BUNDLED_MODEL
 from router.errors import InvalidRequest
-from router.prompts import ChatMessage, ChatPrompt, Prompt, TextPrompt
+from router.intake.validation import tokenize
+from router.requests.prompts import ChatMessage, ChatPrompt, Prompt, TextPrompt
 from router.text.detokenizer import byte_alphabet
 from router.text.length_bound import LengthBound, length_bound
 from router.text.model_card import read_model_card
 from router.text.tokenizer import Tokenizer
-from router.validation import tokenize
 from tests.router.tiny_model import MAX_MODEL_LEN, train_tokenizer
 
 pytestmark = pytest.mark.quick
@@ -66,7 +66,7 @@ def test_letters_that_become_one_are_counted_as_one() -> None:
 
 
 def test_ordinary_text_is_told_by_its_words() -> None:
-    text = (Path(__file__).parents[2] / "router" / "conductor.py").read_text()
+    text = (Path(__file__).parents[2] / "router" / "journeys" / "conductor.py").read_text()
     num_tokens = len(BUNDLED.encode(text))
     assert num_tokens / 6 < bound_of(BUNDLED).fewest_tokens(text) <= num_tokens
 

@@ -7,12 +7,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from router.openai.answers import CompletionLogprobs
-from router.openai.completions import CompletionStyle
+from router.openai.completions import CompletionWriter
 from router.openai.logprobs import TextOffsets, completion_logprobs
-from router.openai.responses import Form
-from router.prompts import TextPrompt
-from router.requests import Delta, Ending, Timing, Usage
+from router.openai.response_bodies import CompletionLogprobs
+from router.openai.response_writer import ResponseOptions
+from router.requests.prompts import TextPrompt
+from router.requests.request import Delta, Ending, Timing, Usage
 from router.text.tokenizer import Tokenizer
 from tests.router.families import family_tokenizer
 from wire.messages import FinishReason
@@ -116,8 +116,8 @@ def test_after_an_echo_offsets_go_on(
         for index, token_id in enumerate(ids)
     ]
     deltas.append(Delta(text="", tokens=(), ending=ENDING))
-    form = Form(echo=True, logprobs=True, prompts=(TextPrompt(prompt),))
-    style = CompletionStyle("r", "tiny", tokenizer, form)
+    form = ResponseOptions(echo=True, logprobs=True, prompts=(TextPrompt(prompt),))
+    style = CompletionWriter("r", "tiny", tokenizer, form)
     text, columns = collected(style, deltas, whole=whole)
     assert text == "The capital of France is Paris."
     assert len(columns["tokens"]) == len(prompt_ids) + len(ids)
@@ -133,7 +133,7 @@ def test_after_an_echo_offsets_go_on(
 
 
 def collected(
-    style: CompletionStyle, deltas: list[Delta], *, whole: bool
+    style: CompletionWriter, deltas: list[Delta], *, whole: bool
 ) -> tuple[str, dict[str, list[Any]]]:
     """Text and lists of all choices that the style makes."""
     if whole:

@@ -15,24 +15,25 @@ import pytest
 from tokenizers import Tokenizer
 
 from kv_transfer.hashing import block_hashes
-from router.config import GenerationConfig, ModelConfig, RouterConfig, SamplingDefaults
+from router.config import GenerationConfig, RouterConfig, SamplingDefaults, ServedModelConfig
 from router.errors import StartError
-from router.generation_defaults import GenerationDefaults, generation_defaults
+from router.intake.generation_defaults import GenerationDefaults, generation_defaults
 from router.placing.ledger import PromptHashes
-from router.placing.need import Split
+from router.placing.placement_request import Split
 from router.server import RouterServer
 from tests.router.conftest import Stage, StartStage
 from tests.router.fake_worker import LAYOUT, FakeWorker
 from tests.router.ledgers import COSTS
+from tests.router.test_admission_queue import FULL
 from tests.router.test_generate import generate, ids, ids_of
 from tests.router.test_http import MESSAGES
 from tests.router.test_invalid_requests import http_client
-from tests.router.test_lobby import FULL
 from tests.router.test_server import NOT_SERVING, SERVING, health
 from tests.router.tiny_model import EOS, MAX_MODEL_LEN, one_model, write_model
 from wire import inference_pb2 as pb
 from wire.identity import Role
-from wire.messages import CacheEvents, Submit
+from wire.messages import Submit
+from wire.reports import CacheEvents
 
 SHORT_LEN = 100
 
@@ -50,18 +51,18 @@ def other_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def two_models(model_dir: Path, other_dir: Path) -> Callable[..., dict[str, ModelConfig]]:
+def two_models(model_dir: Path, other_dir: Path) -> Callable[..., dict[str, ServedModelConfig]]:
     """Both, the second with settings of its own."""
 
-    def both(**own: Any) -> dict[str, ModelConfig]:
-        return {**one_model(model_dir), "other": ModelConfig(path=str(other_dir), **own)}
+    def both(**own: Any) -> dict[str, ServedModelConfig]:
+        return {**one_model(model_dir), "other": ServedModelConfig(path=str(other_dir), **own)}
 
     return both
 
 
 @pytest.fixture
 async def stage(
-    start_stage: StartStage, two_models: Callable[..., dict[str, ModelConfig]]
+    start_stage: StartStage, two_models: Callable[..., dict[str, ServedModelConfig]]
 ) -> Stage:
     return await start_stage(models=two_models())
 
@@ -180,7 +181,7 @@ async def test_equal_tokens_of_two_models_never_meet_in_the_index(stage: Stage) 
 
 
 async def test_one_model_s_queue_holds_up_no_request_of_another(
-    start_stage: StartStage, two_models: Callable[..., dict[str, ModelConfig]]
+    start_stage: StartStage, two_models: Callable[..., dict[str, ServedModelConfig]]
 ) -> None:
     stage = await start_stage(models=two_models(), max_queued=1, max_waiting=2)
     tiny, other = await add_both(stage)
@@ -191,7 +192,7 @@ async def test_one_model_s_queue_holds_up_no_request_of_another(
     tiny.report(costs=COSTS, **FULL)
     await stage.until(lambda: stage.view(tiny).num_queued_tokens > 0)
     waiting = asyncio.create_task(generate(stage, text="a", model="tiny"))
-    await stage.until(lambda: len(models.find("tiny").lobby) == 1)
+    await stage.until(lambda: len(models.find("tiny").admission_queue) == 1)
     for _ in range(3):
         error = await refusal(stage, text="a", model="tiny", n=2)
         assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -228,7 +229,7 @@ async def test_one_id_is_never_that_of_two_workers(
 
 
 async def test_what_a_model_has_of_its_own_wins_over_the_router_s(
-    start_stage: StartStage, two_models: Callable[..., dict[str, ModelConfig]]
+    start_stage: StartStage, two_models: Callable[..., dict[str, ServedModelConfig]]
 ) -> None:
     own = {
         "sampling": SamplingDefaults(temperature=0.25, top_k=7),
@@ -269,7 +270,7 @@ async def test_the_models_own_sampling_is_the_default(
     start_stage: StartStage, own_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Requests win over the configuration, and that over the model."""
-    own = ModelConfig(path=str(own_dir), sampling=SamplingDefaults(top_p=0.5))
+    own = ServedModelConfig(path=str(own_dir), sampling=SamplingDefaults(top_p=0.5))
     with caplog.at_level(logging.INFO):
         stage = await start_stage(models={"tiny": own})
     assert "temperature 0.6, top_p 0.95, top_k 20" in caplog.text
@@ -298,7 +299,7 @@ async def test_the_models_own_sampling_can_be_switched_off(
     start_stage: StartStage, own_dir: Path, of_the_model: bool
 ) -> None:
     ignore = GenerationConfig.IGNORE
-    own = ModelConfig(path=str(own_dir), generation_config=ignore if of_the_model else None)
+    own = ServedModelConfig(path=str(own_dir), generation_config=ignore if of_the_model else None)
     router = {} if of_the_model else {"generation_config": ignore}
     stage = await start_stage(models={"tiny": own}, **router)
     prefill, _ = await stage.add_pair([65])
@@ -327,13 +328,13 @@ def test_a_router_without_a_model_says_so() -> None:
 
 
 def test_of_several_models_the_broken_one_is_named(model_dir: Path, tmp_path: Path) -> None:
-    models = {**one_model(model_dir), "broken": ModelConfig(path=str(tmp_path))}
+    models = {**one_model(model_dir), "broken": ServedModelConfig(path=str(tmp_path))}
     with pytest.raises(StartError, match=str(tmp_path)):
         RouterServer(RouterConfig(models=models))
 
 
 def test_defaults_of_sampling_that_no_request_could_ask_for_are_named(model_dir: Path) -> None:
     sampling = SamplingDefaults(temperature=7)
-    models = {"tiny": ModelConfig(path=str(model_dir), sampling=sampling)}
+    models = {"tiny": ServedModelConfig(path=str(model_dir), sampling=sampling)}
     with pytest.raises(StartError, match=r"sampling of model 'tiny': temperature"):
         RouterServer(RouterConfig(models=models))

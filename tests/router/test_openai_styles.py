@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from router.openai.chat import ChatStyle
-from router.openai.responses import Form
-from router.requests import Delta, Ending, Timing, ToolCallDelta, Usage
+from router.openai.chat import ChatWriter
+from router.openai.response_writer import ResponseOptions
+from router.requests.request import Delta, Ending, Timing, ToolCallDelta, Usage
 from router.text.model_card import read_model_card
 from router.text.tokenizer import Tokenizer
 from wire.messages import FinishReason
@@ -45,17 +45,17 @@ DELTAS = [
 
 
 @pytest.fixture
-def style(model_dir: Path) -> ChatStyle:
+def style(model_dir: Path) -> ChatWriter:
     tokenizer = Tokenizer(read_model_card(model_dir))
-    return ChatStyle("r", "tiny", tokenizer, Form(stop_token_ids=(7,)))
+    return ChatWriter("r", "tiny", tokenizer, ResponseOptions(stop_token_ids=(7,)))
 
 
-def streamed(style: ChatStyle, deltas: list[Delta]) -> list[Any]:
+def streamed(style: ChatWriter, deltas: list[Delta]) -> list[Any]:
     events = b"".join(map(style.events, deltas)).split(b"\n\n")
     return [msgspec.json.decode(event.removeprefix(b"data: ")) for event in events if event]
 
 
-def test_calls_are_streamed_name_first_and_arguments_in_pieces(style: ChatStyle) -> None:
+def test_calls_are_streamed_name_first_and_arguments_in_pieces(style: ChatWriter) -> None:
     opening, *chunks = streamed(style, DELTAS)
     assert opening["choices"][0]["delta"] == {"role": "assistant", "content": ""}
     assert [chunk["choices"][0]["delta"] for chunk in chunks] == [
@@ -88,7 +88,7 @@ def test_calls_are_streamed_name_first_and_arguments_in_pieces(style: ChatStyle)
     assert chunks[-1]["choices"][0]["stop_reason"] == 7
 
 
-def test_a_whole_message_has_its_calls_and_no_content(style: ChatStyle) -> None:
+def test_a_whole_message_has_its_calls_and_no_content(style: ChatWriter) -> None:
     body = msgspec.json.decode(msgspec.json.encode(style.whole_body(DELTAS)))
     (choice,) = body["choices"]
     message = choice["message"]
@@ -102,13 +102,13 @@ def test_a_whole_message_has_its_calls_and_no_content(style: ChatStyle) -> None:
     assert choice["finish_reason"] == "tool_calls"
 
 
-def test_an_answer_cut_off_amid_a_call_ends_for_its_length(style: ChatStyle) -> None:
+def test_an_answer_cut_off_amid_a_call_ends_for_its_length(style: ChatWriter) -> None:
     cut = msgspec.structs.replace(ENDING, finish=FinishReason.LENGTH)
     *_, last = streamed(style, [*DELTAS[:-1], Delta(text="", tokens=(), ending=cut)])
     assert last["choices"][0]["finish_reason"] == "length"
 
 
-def test_text_of_any_kind_survives_the_short_way(style: ChatStyle) -> None:
+def test_text_of_any_kind_survives_the_short_way(style: ChatWriter) -> None:
     for text in ('"\\\n\u2028', "😀", "\x00\x1f</script>"):
         *_, chunk = streamed(style, [Delta(text=text, tokens=(1,))])
         assert chunk["choices"][0]["delta"]["content"] == text

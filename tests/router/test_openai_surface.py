@@ -17,7 +17,7 @@ from tests.router.test_generate import ids
 from tests.router.test_http import MESSAGES, openai_client
 from tests.router.test_invalid_requests import http_client
 from tests.router.tiny_model import ASSISTANT, BOS, EOS, SYSTEM, USER
-from wire.messages import Failed, Prefilled, Step, Submit
+from wire.messages import Failed, Prefilled, StepOutputs, Submit
 from wire.sampling import TokenRules
 
 TEXT = "two wheels and two riders"
@@ -266,10 +266,14 @@ async def test_text_that_was_held_back_comes_before_an_error(
     prefill, _ = await stage.add_pair(ids(backend, TEXT))
 
     async def breaks(submit: Submit) -> None:
-        prefill.send(Prefilled(leg=submit.leg, queue_s=0, prefill_s=0, cached_tokens=0))
+        prefill.send(
+            Prefilled(attempt_id=submit.attempt_id, queue_s=0, prefill_s=0, cached_tokens=0)
+        )
         for output in prefill.answer(submit)[:5]:
-            prefill.send(Step(outputs=(output,)))
-        prefill.send(Failed(leg=submit.leg, stage="decode", cause="broken", retryable=False))
+            prefill.send(StepOutputs(outputs=(output,)))
+        prefill.send(
+            Failed(attempt_id=submit.attempt_id, stage="decode", cause="broken", retryable=False)
+        )
 
     prefill.serve = breaks
     body = {"prompt": "a", "stream_interval": 50}

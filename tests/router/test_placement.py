@@ -10,11 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.placing.need import Need, Placement, Refusal, RefusalReason, Slo, Split
+from router.placing.placement_request import (
+    Placement,
+    PlacementRequest,
+    Refusal,
+    RefusalReason,
+    Slo,
+    Split,
+)
 from tests.router.ledgers import COSTS, LAYOUT, Scene
 from wire.identity import Role, WorkerRef
 from wire.layout import KvLayout
-from wire.messages import StepCosts
+from wire.reports import StepCosts
 
 pytestmark = pytest.mark.quick
 
@@ -34,12 +41,12 @@ def scene(*workers: Added, costs: StepCosts | None = None) -> Scene:
     return made
 
 
-def need(**options: Any) -> Need:
+def need(**options: Any) -> PlacementRequest:
     defaults: dict[str, Any] = {"key": "r", "num_prompt_tokens": 1000, "num_tokens": 1200}
-    return Need(**{**defaults, **options})
+    return PlacementRequest(**{**defaults, **options})
 
 
-def chosen(made: Scene, wanted: Need | None = None) -> tuple[str, str | None]:
+def chosen(made: Scene, wanted: PlacementRequest | None = None) -> tuple[str, str | None]:
     found = made.ledger.place(wanted or need(), made.hits, now=0.0)
     assert isinstance(found, Placement)
     return found.first.worker_id, found.destination and found.destination.worker_id

@@ -16,7 +16,7 @@ from benchmarks.placement.policies import (
     run,
 )
 from benchmarks.placement.simulation import Cluster
-from router.placing.need import Split
+from router.placing.placement_request import Split
 from router.queueing.admission import Admission
 
 pytestmark = pytest.mark.quick

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from router.placing.prefix_index import MOST_ENDS, STRIDE, PrefixIndex, depths
 from wire.identity import WorkerRef
-from wire.messages import CacheEvents
+from wire.reports import CacheEvents
 
 pytestmark = pytest.mark.quick
 

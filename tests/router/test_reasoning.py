@@ -10,15 +10,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+from router.answers.reasoning import (
+    THINK,
+    CallsInThoughts,
+    ReasoningScanner,
+    find_marks,
+    reasoning_of,
+)
+from router.answers.structured import Structured
+from router.answers.tool_calls.hermes import HermesScanner
 from router.config import RouterConfig
 from router.errors import StartError
-from router.prompts import ChatMessage, ChatPrompt
-from router.reasoning import THINK, CallsInThoughts, ReasoningScanner, find_marks, reasoning_of
-from router.requests import Reasoning
-from router.structured import Structured
+from router.requests.prompts import ChatMessage, ChatPrompt
+from router.requests.request import Reasoning
 from router.text.model_card import read_model_card
 from router.text.tokenizer import Tokenizer as RouterTokenizer
-from router.tool_calls.hermes import HermesScanner
 from tests.router.conftest import Stage, StartStage
 from tests.router.test_generate import generate, ids
 from tests.router.test_http import MESSAGES, openai_client

@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from router.running_clock import BEAT_S, STILL_S, RunningClock
+from router.fleet.running_clock import BEAT_S, STILL_S, RunningClock
 
 pytestmark = pytest.mark.quick
 

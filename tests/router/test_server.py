@@ -25,7 +25,8 @@ from tests.router.test_invalid_requests import failure, http_client
 from tests.router.tiny_model import one_model
 from wire import inference_pb2 as pb
 from wire.identity import Role
-from wire.messages import Cancel, Link, Submit, Traffic, WorkerState
+from wire.messages import Cancel, Submit
+from wire.reports import LinkReport, Traffic, WorkerState
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -132,7 +133,7 @@ async def test_metrics_tell_what_went_over_a_link_where_it_is_counted(stage: Sta
     prefill, decode = await stage.add_pair([65])
     traffic = Traffic(num_writes=2, num_bytes=96, num_descriptors=3, post_s=0.25, fabric_s=0.5)
     for source, target, counted in ((prefill, decode, traffic), (decode, prefill, None)):
-        link = Link(
+        link = LinkReport(
             destination=target.ref,
             latency_s=1e-5,
             bytes_per_s=1e9,

@@ -6,7 +6,7 @@ import grpc
 import pytest
 
 from router.placing.cost_model import Hits
-from router.placing.need import Need, Placement, Refusal, Split
+from router.placing.placement_request import Placement, PlacementRequest, Refusal, Split
 from tests.router.conftest import Stage
 from tests.router.test_invalid_requests import http_client
 from wire import inference_pb2 as pb
@@ -20,7 +20,7 @@ def wishes(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> list[Split]:
     ledger, asked = stage.model.fleet.ledger, list[Split]()
     place = ledger.place
 
-    def noted(need: Need, hits: Hits, now: float) -> Placement | Refusal:
+    def noted(need: PlacementRequest, hits: Hits, now: float) -> Placement | Refusal:
         asked.append(need.split)
         return place(need, hits, now)
 

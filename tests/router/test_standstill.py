@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from router import running_clock
+from router.fleet import running_clock
 from tests.router.conftest import Stage, StartStage
 from tests.router.fake_worker import FakeWorker
 from tests.router.ledgers import COSTS
+from tests.router.test_admission_queue import calibrated, fill
 from tests.router.test_generate import generate, ids_of
-from tests.router.test_lobby import calibrated, fill
 from tests.router.tiny_model import EOS
 from wire import inference_pb2 as pb
 from wire.identity import Role
@@ -41,7 +41,7 @@ async def test_who_waits_for_room_is_served_after_a_standstill(
     worker.report(costs=COSTS, waiting_tokens=20_000, waiting_prompts=9)
     await stage.until(lambda: stage.view(worker).num_queued_tokens > 0)
     call = asyncio.create_task(generate(stage, text="a"))
-    await stage.until(lambda: len(stage.model.lobby) == 1)
+    await stage.until(lambda: len(stage.model.admission_queue) == 1)
     stand_still(stage, 3600.0)
     worker.report(costs=COSTS)
     assert ids_of(await call) == [65, EOS]
@@ -54,7 +54,7 @@ async def test_a_deadline_that_passed_meanwhile_is_put_off(
     worker = await calibrated(stage)
     await fill(stage, worker)
     call = asyncio.create_task(generate(stage, text="a"))
-    await stage.until(lambda: len(stage.model.lobby) == 1)
+    await stage.until(lambda: len(stage.model.admission_queue) == 1)
     stand_still(stage, 3600.0)
     stage.model.fleet.clock.now()
     worker.report(costs=COSTS)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.text.stops import StopMatcher
+from router.answers.stops import StopMatcher
 
 pytestmark = pytest.mark.quick
 

@@ -11,11 +11,11 @@ import openai
 import pytest
 from tokenizers import Tokenizer
 
-import router.grammar_checks
+import router.answers.grammar_checks
+from router.answers.grammar_checks import MAX_CHECKS, Wanted
+from router.answers.structured import Structured
 from router.config import RouterConfig
 from router.errors import Overloaded, StartError
-from router.grammar_checks import MAX_CHECKS, Wanted
-from router.structured import Structured
 from router.text.model_card import read_model_card
 from router.text.tokenizer import Tokenizer as RouterTokenizer
 from tests.router.conftest import Stage, StartStage
@@ -122,8 +122,8 @@ async def test_a_structural_tag_is_translated(stage: Stage) -> None:
 async def test_without_a_grammar_nothing_is_read_or_compiled(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(router.grammar_checks, "read_vocabulary", None)
-    monkeypatch.setattr(router.grammar_checks, "compile_grammar", None)
+    monkeypatch.setattr(router.answers.grammar_checks, "read_vocabulary", None)
+    monkeypatch.setattr(router.answers.grammar_checks, "compile_grammar", None)
     assert (await submitted(stage)).sampling.grammar is None
 
 
@@ -199,7 +199,7 @@ async def test_a_grammar_that_takes_too_long_is_refused_and_others_are_not(
     start_stage: StartStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     finish = threading.Event()
-    monkeypatch.setattr(router.grammar_checks, "compile_grammar", lambda *_: finish.wait(60))
+    monkeypatch.setattr(router.answers.grammar_checks, "compile_grammar", lambda *_: finish.wait(60))
     stage = await start_stage(grammar_timeout_s=0.01)
     body = {"structured_outputs": {"regex": "x"}}
     async with openai_client(stage) as client:
@@ -228,7 +228,7 @@ async def test_what_only_a_worker_finds_wrong_is_the_clients_fault_too(stage: St
     async def fail(submit: Submit) -> None:
         worker.send(
             Failed(
-                leg=submit.leg,
+                attempt_id=submit.attempt_id,
                 stage="grammar",
                 cause="cannot be followed any further",
                 retryable=False,

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from router.errors import InvalidRequest, StartError
-from router.prompts import ChatMessage, ChatPrompt, ToolCall
+from router.requests.prompts import ChatMessage, ChatPrompt, ToolCall
 from router.text.chat_template import ChatTemplate
 from router.text.detokenizer import detokenize
 from router.text.model_card import read_model_card

@@ -18,8 +18,7 @@ from grammar.compiler import compile_grammar
 from grammar.errors import GrammarInvalid
 from grammar.thought import thought
 from grammar.vocabulary import Vocabulary, read_vocabulary
-from router.errors import StartError
-from router.tool_calls.deepseek import (
+from router.answers.tool_calls.deepseek import (
     CALL_BEGIN,
     CALL_END,
     LIST_BEGIN,
@@ -27,16 +26,17 @@ from router.tool_calls.deepseek import (
     SEPARATOR,
     DeepSeekScanner,
 )
-from router.tool_calls.deepseek import MARKS as DEEPSEEK_MARKS
-from router.tool_calls.first_call import FirstCallOnly
-from router.tool_calls.formats import FORMATS, ToolFormat, find_format
-from router.tool_calls.hermes import HermesScanner
-from router.tool_calls.llama3 import Llama3Scanner
-from router.tool_calls.mistral import MistralScanner, draw_mistral_id
-from router.tool_calls.nemotron import NemotronScanner
-from router.tool_calls.pythonic import PythonicScanner
-from router.tool_calls.qwen_coder import QwenCoderScanner, converted
-from router.tool_calls.scanner import CallScanner, draw_call_id
+from router.answers.tool_calls.deepseek import MARKS as DEEPSEEK_MARKS
+from router.answers.tool_calls.first_call import FirstCallOnly
+from router.answers.tool_calls.formats import FORMATS, ToolFormat, find_format
+from router.answers.tool_calls.hermes import HermesScanner
+from router.answers.tool_calls.llama3 import Llama3Scanner
+from router.answers.tool_calls.mistral import MistralScanner, draw_mistral_id
+from router.answers.tool_calls.nemotron import NemotronScanner
+from router.answers.tool_calls.pythonic import PythonicScanner
+from router.answers.tool_calls.qwen_coder import QwenCoderScanner, converted
+from router.answers.tool_calls.scanner import CallScanner, draw_call_id
+from router.errors import StartError
 from tests.grammar.families import END, byte_level
 from wire.sampling import Grammar, GrammarKind
 

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from router.trace import draw_leg_id, draw_request_id, trace_id
+from router.requests.trace import draw_leg_id, draw_request_id, trace_id
 from tests.router.conftest import Stage
 from tests.router.test_generate import generate
 from tests.router.test_invalid_requests import http_client
@@ -52,7 +52,7 @@ def test_names_tell_the_trace_once_and_never_meet() -> None:
 async def test_workers_clients_and_logs_hear_of_the_trace(
     stage: Stage, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Offers of one worker to another name the same leg as the router's submission."""
+    """Offers of one worker to another name the same attempt as the router's submission."""
     prefill, _ = await stage.add_pair([65])
     caplog.set_level(logging.DEBUG, "tandem.router")
     body = {"model": "tiny", "prompt": "a", "max_tokens": 2}
@@ -65,14 +65,14 @@ async def test_workers_clients_and_logs_hear_of_the_trace(
     answers = [each async for each in stage.call(text="a", metadata=metadata)]
     assert answers[0].request_id.startswith(TRACE)
     for nth in (1, 2, 3):
-        leg = (await prefill.hears(Submit, nth)).leg
-        assert TRACE in leg.request_id
-        assert f"leg {leg} goes to prefill-0" in caplog.text
+        attempt_id = (await prefill.hears(Submit, nth)).attempt_id
+        assert TRACE in attempt_id.request_id
+        assert f"attempt {attempt_id} goes to prefill-0" in caplog.text
 
 
 async def test_without_a_trace_nothing_is_said_of_one(stage: Stage) -> None:
     prefill, _ = await stage.add_pair([65])
     await generate(stage, request_id="mine")
-    leg = (await prefill.hears(Submit)).leg
-    assert leg.request_id.startswith("mine~")
-    assert leg.request_id.count("~") == 1
+    attempt_id = (await prefill.hears(Submit)).attempt_id
+    assert attempt_id.request_id.startswith("mine~")
+    assert attempt_id.request_id.count("~") == 1

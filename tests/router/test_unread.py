@@ -12,18 +12,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from router.answers.token_merger import TokenMerger
 from router.errors import NotRead
-from router.mailbox import Item, Mailbox, joined
-from router.merge import TokenMerger
-from router.unread import TOKEN_BYTES, Unread, size_of
+from router.fleet.mailbox import Item, Mailbox, joined
+from router.fleet.unread import TOKEN_BYTES, Unread, size_of
 from tests.router.conftest import Stage, StartStage
 from tests.router.fake_worker import FakeWorker
 from wire import inference_pb2 as pb
-from wire.identity import Leg, Role, WorkerRef
-from wire.messages import Cancel, FinishReason, Output, Released, Step, Submit
+from wire.identity import AttemptId, Role, WorkerRef
+from wire.messages import Cancel, FinishReason, Output, Released, StepOutputs, Submit
 from wire.sampling import TokenLogprob
 
-LEGS = [Leg("a", 0), Leg("a", 1)]
+LEGS = [AttemptId("a", 0), AttemptId("a", 1)]
 SENDERS = [WorkerRef("prefill-0", "x"), WorkerRef("decode-0", "y")]
 
 
@@ -79,7 +79,7 @@ async def test_timeouts_and_cancellation_of_others_stay_what_they_are() -> None:
 async def test_a_mailbox_counts_what_waits_until_its_reader_comes_back() -> None:
     async with Unread(10**6, 10**6).reader() as client:
         mailbox = Mailbox(client)
-        outputs = [Output(leg=LEGS[0], position=at, tokens=(7,)) for at in range(1000)]
+        outputs = [Output(attempt_id=LEGS[0], position=at, tokens=(7,)) for at in range(1000)]
         for each in outputs:
             mailbox.put(SENDERS[0], each)
         assert 1000 * TOKEN_BYTES < client.num_bytes < 1000 * TOKEN_BYTES + 70 * size_of(outputs[0])
@@ -95,9 +95,9 @@ async def test_a_mailbox_counts_what_waits_until_its_reader_comes_back() -> None
         assert client.num_bytes == 0
 
 
-def output(leg: Leg, position: int, num_tokens: int, *, ends: bool = False) -> Output:
+def output(attempt_id: AttemptId, position: int, num_tokens: int, *, ends: bool = False) -> Output:
     return Output(
-        leg=leg,
+        attempt_id=attempt_id,
         position=position,
         tokens=(7,) * num_tokens,
         logprobs=(TokenLogprob(-1.0),) * num_tokens,
@@ -111,7 +111,7 @@ NEWS = st.lists(
         st.builds(
             output, st.sampled_from(LEGS), st.integers(0, 4), st.integers(0, 3), ends=st.booleans()
         ),
-        st.just(Released(leg=LEGS[0])),
+        st.just(Released(attempt_id=LEGS[0])),
     ),
     max_size=12,
 )
@@ -124,19 +124,19 @@ def test_joined_news_say_the_same(news: list[Output | Released], senders: list[W
     assert [it for it in result if isinstance(it[1], Released)] == [
         it for it in items if isinstance(it[1], Released)
     ]
-    for leg in LEGS:
-        told = [TokenMerger([]).merge(of_leg(each, leg)) for each in (items, result)]
+    for attempt_id in LEGS:
+        told = [TokenMerger([]).merge(of_leg(each, attempt_id)) for each in (items, result)]
         assert told[0] == told[1]
 
 
-def of_leg(items: list[Item], leg: Leg) -> list[Output]:
-    return [it for _, it in items if isinstance(it, Output) and it.leg == leg]
+def of_leg(items: list[Item], attempt_id: AttemptId) -> list[Output]:
+    return [it for _, it in items if isinstance(it, Output) and it.attempt_id == attempt_id]
 
 
 async def never_ending(worker: FakeWorker, submit: Submit) -> None:
     position = submit.num_prompt
     while True:
-        worker.send(Step(outputs=(output(submit.leg, position, 100),)))
+        worker.send(StepOutputs(outputs=(output(submit.attempt_id, position, 100),)))
         position += 100
         await asyncio.sleep(0.001)  # or gRPC's thread has no turn on a busy machine
 

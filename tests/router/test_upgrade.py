@@ -11,8 +11,8 @@ import pytest
 from tests.router.conftest import Stage, StartStage
 from tests.router.fake_worker import FakeWorker
 from tests.router.ledgers import COSTS
+from tests.router.test_admission_queue import fill
 from tests.router.test_generate import generate, ids_of
-from tests.router.test_lobby import fill
 from tests.router.test_server import NOT_SERVING, health
 from tests.router.tiny_model import EOS
 from wire import inference_pb2 as pb
@@ -117,7 +117,7 @@ async def test_requests_that_wait_for_room_are_placed_with_the_new_revision(
     await stage.until(lambda: stage.model.fleet.ledger.calibrated)
     await fill(stage, old)
     call = asyncio.create_task(generate(stage))
-    await stage.until(lambda: len(stage.model.lobby) == 1)
+    await stage.until(lambda: len(stage.model.admission_queue) == 1)
     await add_new(stage, "new-0", Role.DECODE)
     assert ids_of(await call) == [*NEW_ANSWER, EOS]
     assert old.count(Submit) == 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from router.config import ModelConfig
+from router.config import ServedModelConfig
 
 VOCAB_SIZE = 400
 MAX_MODEL_LEN = 256
@@ -33,9 +33,9 @@ LINES = [
 ]
 
 
-def one_model(directory: Path) -> dict[str, ModelConfig]:
+def one_model(directory: Path) -> dict[str, ServedModelConfig]:
     """The models of a router that serves this one, as "tiny"."""
-    return {"tiny": ModelConfig(path=str(directory))}
+    return {"tiny": ServedModelConfig(path=str(directory))}
 
 
 def train_tokenizer() -> Tokenizer:

@@ -15,7 +15,8 @@ from cluster.running import RunningCluster, running
 from runtime.session import open_session
 from wire import inference_pb2 as pb
 from wire import inference_pb2_grpc as rpc
-from wire.messages import Hello, Report
+from wire.messages import Hello
+from wire.reports import Report
 
 LOOPBACK = {"UCX_NET_DEVICES": "lo"}
 PREFILL_STAMP, DECODE_STAMP = 1, 2

@@ -27,8 +27,9 @@ from tests.worker.conftest import GROUPED
 from tests.worker.models import NUM_OUTPUT, PROMPT, Model, one_thread
 from tests.worker.test_tensor_parallel import wait_gone
 from wire import inference_pb2 as pb
-from wire.identity import Leg, Role
-from wire.messages import Failed, Kept, Link
+from wire.identity import AttemptId, Role
+from wire.messages import Failed, Kept
+from wire.reports import LinkReport
 from wire.sampling import SamplingParams
 
 PATIENCE_S = 500
@@ -51,14 +52,14 @@ async def test_all_pairs_of_degrees_give_the_tokens_of_no_handoff(tmp_path: Path
     async with asyncio.timeout(PATIENCE_S), workers(*starting) as running:
         prefill, decode = running[:3], running[3:]
         for number, (source, to) in enumerate(product(prefill, decode)):
-            leg = Leg(f"r{number}")
-            tokens, handed = await handed_over(leg, list(PROMPT), GREEDY, source, to)
+            attempt_id = AttemptId(f"r{number}")
+            tokens, handed = await handed_over(attempt_id, list(PROMPT), GREEDY, source, to)
             assert tokens == expected, (source.card.layout, to.card.layout)
             layout, moved = to.card.layout, handed.moved
             assert moved.num_blocks == layout.num_blocks(len(PROMPT))
             assert moved.num_bytes == moved.num_blocks * layout.block_bytes
-            link = await source.hears(None, Link)
-            assert isinstance(link, Link)
+            link = await source.hears(None, LinkReport)
+            assert isinstance(link, LinkReport)
             assert link.bytes_per_s > 0
         for worker in running:
             await worker.is_whole()
@@ -82,10 +83,10 @@ async def test_a_source_loses_a_rank_in_the_middle_and_the_destination_is_whole(
         start_worker(Role.DECODE, directory, tensor_parallel_size=1),
     ]
     async with asyncio.timeout(PATIENCE_S), workers(*starting) as (prefill, decode):
-        await handed_over(Leg("first"), list(PROMPT), GREEDY, prefill, decode)
+        await handed_over(AttemptId("first"), list(PROMPT), GREEDY, prefill, decode)
         (other,) = prefill.children
         stop(other)
-        prefill.submit(Leg("second"), list(PROMPT), GREEDY, decode)
+        prefill.submit(AttemptId("second"), list(PROMPT), GREEDY, decode)
         if killed:
             await decode.takes_part_in_a_handoff()
             os.kill(other, signal.SIGKILL)
@@ -104,16 +105,16 @@ async def test_a_destination_loses_a_rank_in_the_middle_and_the_source_is_whole(
         start_worker(Role.DECODE, directory, **two),
     ]
     async with asyncio.timeout(PATIENCE_S), workers(*starting) as (prefill, decode):
-        await handed_over(Leg("first"), list(PROMPT), GREEDY, prefill, decode)
+        await handed_over(AttemptId("first"), list(PROMPT), GREEDY, prefill, decode)
         (other,) = decode.children
         await decode.is_whole()
         stop(other)
-        prefill.submit(Leg("second"), list(PROMPT), GREEDY, decode)
+        prefill.submit(AttemptId("second"), list(PROMPT), GREEDY, decode)
         if killed:
             await prefill.takes_part_in_a_handoff()
             os.kill(other, signal.SIGKILL)
         assert await decode.ends() == 1
-        await prefill.hears(Leg("second"), Failed, Kept)
+        await prefill.hears(AttemptId("second"), Failed, Kept)
         await serves_alone(prefill)
 
 
@@ -182,7 +183,7 @@ def is_stopped(thread: Path) -> bool:
 async def serves_alone(worker: RunningWorker) -> None:
     """Also what nobody hands over to it, or takes from it."""
     await worker.is_whole()
-    leg = Leg("alone")
-    worker.submit(leg, list(PROMPT), GREEDY)
-    await worker.has_answered(leg, NUM_OUTPUT)
+    attempt_id = AttemptId("alone")
+    worker.submit(attempt_id, list(PROMPT), GREEDY)
+    await worker.has_answered(attempt_id, NUM_OUTPUT)
     await worker.is_whole()

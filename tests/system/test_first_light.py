@@ -15,7 +15,7 @@ import pytest
 
 from benchmarks.split_equals_alone import random_requests, serve
 from cluster.running import RunningCluster
-from engine.arithmetic import next_token
+from engine.runners.arithmetic_runner import next_token
 from tests.system.clusters import (
     ARITHMETIC,
     BUNDLED,

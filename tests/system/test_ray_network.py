@@ -24,7 +24,7 @@ import pytest
 import yaml
 
 from cluster.bundled import BUNDLED_MODEL
-from engine.arithmetic import next_token
+from engine.runners.arithmetic_runner import next_token
 from tests.system import namespaces
 from tests.system.clusters import a_request, answer
 from tests.system.namespaces import INTERFACE, Host

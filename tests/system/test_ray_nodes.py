@@ -19,14 +19,14 @@ from ray import kill as ray_kill
 from ray import shutdown as ray_shutdown
 from ray.cluster_utils import Cluster
 
-from cluster import ray_rooms
+from cluster import ray_bundles
 from cluster.cluster_name import NAMESPACE
 from cluster.config import load_config
 from cluster.placement import Demand
 from cluster.ray_launcher import RayLauncher
 from cluster.ray_processes import RayRouter, RayWorker
 from cluster.running import RunningCluster, running
-from engine.arithmetic import next_token
+from engine.runners.arithmetic_runner import next_token
 from tests.system.clusters import ARITHMETIC, a_client, a_request, answer
 from tests.system.shells import ATTEMPTS, BIN, Shell, children_of, wait_until_ended
 
@@ -92,7 +92,7 @@ def _patiently(start: Callable[[], T]) -> T:
 @pytest.fixture(autouse=True)
 def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """A room that Ray is slow to give is not looked for elsewhere."""
-    monkeypatch.setattr(ray_rooms, "PIN_S", 20)
+    monkeypatch.setattr(ray_bundles, "PIN_S", 20)
 
 
 @pytest.fixture(scope="module")
@@ -216,12 +216,12 @@ def test_room_that_somebody_else_was_faster_to_take_is_looked_for_on_the_next_no
 ) -> None:
     ray_init(address=ray.ray.address, namespace=NAMESPACE, log_to_driver=False)
     try:
-        before = ray_rooms.nodes()
+        before = ray_bundles.nodes()
         demand = Demand("decode", {"CPU": 2}, {"rack": "!0"})
-        mine = ray_rooms.Rooms("mine").ask("decode-0", demand, None)
-        monkeypatch.setattr(ray_rooms, "nodes", lambda: before)  # Ray tells late
-        monkeypatch.setattr(ray_rooms, "PIN_S", 1)
-        theirs = ray_rooms.Rooms("theirs").ask("decode-0", demand, None)
+        mine = ray_bundles.ReservedBundles("mine").ask("decode-0", demand, None)
+        monkeypatch.setattr(ray_bundles, "nodes", lambda: before)  # Ray tells late
+        monkeypatch.setattr(ray_bundles, "PIN_S", 1)
+        theirs = ray_bundles.ReservedBundles("theirs").ask("decode-0", demand, None)
         wait_until(lambda: mine.look() and theirs.look())
         assert mine.placed is not None
         assert theirs.placed is not None

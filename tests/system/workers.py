@@ -14,7 +14,7 @@ from typing import Any
 
 from runtime.session import open_session
 from tests.system.shells import children_of, command_of
-from wire.identity import Leg, Role
+from wire.identity import AttemptId, Role
 from wire.messages import (
     Destination,
     Failed,
@@ -22,12 +22,12 @@ from wire.messages import (
     Hello,
     Kept,
     Message,
-    Report,
-    Step,
+    StepOutputs,
     Submit,
     WantSnapshot,
     WorkerCard,
 )
+from wire.reports import Report
 from wire.sampling import SamplingParams
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,7 +61,7 @@ class RunningWorker:
 
     def submit(
         self,
-        leg: Leg,
+        attempt_id: AttemptId,
         prompt: list[int],
         sampling: SamplingParams,
         to: RunningWorker | None = None,
@@ -69,37 +69,43 @@ class RunningWorker:
         """What is cached of it is found by nobody else, and what others have cached is not."""
         self.session.send(
             Submit(
-                leg=leg,
+                attempt_id=attempt_id,
                 tokens=tuple(prompt),
                 num_prompt=len(prompt),
                 sampling=sampling,
                 destination=None if to is None else to.address,
-                cache_salt=str(leg).encode(),
+                cache_salt=str(attempt_id).encode(),
             )
         )
 
-    def tokens(self, leg: Leg) -> dict[int, int]:
+    def tokens(self, attempt_id: AttemptId) -> dict[int, int]:
         """By position."""
-        outputs = [out for each in self.said if isinstance(each, Step) for out in each.outputs]
+        outputs = [
+            out for each in self.said if isinstance(each, StepOutputs) for out in each.outputs
+        ]
         return {
             out.position + offset: token
             for out in outputs
-            if out.leg == leg
+            if out.attempt_id == attempt_id
             for offset, token in enumerate(out.tokens)
         }
 
-    async def hears(self, leg: Leg | None, *kinds: type[Message]) -> Message:
-        """The first of these kinds about the leg, or about none, that it has said or will say."""
+    async def hears(self, attempt_id: AttemptId | None, *kinds: type[Message]) -> Message:
+        """The first of these kinds about the attempt, or about none, that it has said or will
+        say."""
         num_seen = 0
         while True:
             for message in self.said[num_seen:]:
-                if isinstance(message, kinds) and getattr(message, "leg", None) == leg:
+                if (
+                    isinstance(message, kinds)
+                    and getattr(message, "attempt_id", None) == attempt_id
+                ):
                     return message
             num_seen = len(self.said)
             await self._news()
 
-    async def has_answered(self, leg: Leg, num_tokens: int) -> None:
-        while len(self.tokens(leg)) < num_tokens:
+    async def has_answered(self, attempt_id: AttemptId, num_tokens: int) -> None:
+        while len(self.tokens(attempt_id)) < num_tokens:
             await self._news()
 
     async def takes_part_in_a_handoff(self) -> None:
@@ -174,19 +180,23 @@ async def workers(*starting: Any) -> AsyncIterator[list[RunningWorker]]:
 
 
 async def handed_over(
-    leg: Leg, prompt: list[int], sampling: SamplingParams, source: RunningWorker, to: RunningWorker
+    attempt_id: AttemptId,
+    prompt: list[int],
+    sampling: SamplingParams,
+    source: RunningWorker,
+    to: RunningWorker,
 ) -> tuple[list[int], Handed]:
     """The answer of both together, and what moved."""
-    source.submit(leg, prompt, sampling, to)
+    source.submit(attempt_id, prompt, sampling, to)
     hearing = {
-        asyncio.create_task(source.hears(leg, Kept, Failed)),
-        asyncio.create_task(to.hears(leg, Handed)),
+        asyncio.create_task(source.hears(attempt_id, Kept, Failed)),
+        asyncio.create_task(to.hears(attempt_id, Handed)),
     }
     done, pending = await asyncio.wait(hearing, return_when=asyncio.FIRST_COMPLETED)
     for task in pending:
         task.cancel()
     message = done.pop().result()
     assert isinstance(message, Handed), message
-    await to.has_answered(leg, sampling.max_tokens)
-    merged = {**source.tokens(leg), **to.tokens(leg)}
+    await to.has_answered(attempt_id, sampling.max_tokens)
+    merged = {**source.tokens(attempt_id), **to.tokens(attempt_id)}
     return [merged[position] for position in sorted(merged)], message

@@ -9,24 +9,24 @@ from dataclasses import dataclass, field
 import msgspec
 
 from decode_worker.scheduler import DecodePolicy
-from engine.ahead import AheadEngine
-from engine.arithmetic import ArithmeticRunner, next_token
-from engine.blocks import BlockPool
-from engine.copier import HostCopier, allocate_host
+from engine.async_engine import AsyncEngine
+from engine.cache.block_copier import HostCopier, allocate_host
+from engine.cache.block_pool import BlockPool
+from engine.cache.host_tier import HostTier
 from engine.engine import Engine
-from engine.host_tier import HostTier
-from engine.policy import Policy
 from engine.runner import Runner
-from kv_transfer.endpoint import PeerPool
-from kv_transfer.memory_link import MemoryFabric, MemoryLink
-from kv_transfer.probe import LinkSpeed, Probe, Scratch
-from kv_transfer.region import CacheRegion
-from kv_transfer.transport import Transport
+from engine.runners.arithmetic_runner import ArithmeticRunner, next_token
+from engine.schedule.policy import Policy
+from kv_transfer.endpoints.endpoint import PeerPool
+from kv_transfer.layout.region import CacheRegion
+from kv_transfer.transports.memory import MemoryFabric, MemoryLink
+from kv_transfer.transports.probe import LinkSpeed, Probe, Scratch
+from kv_transfer.transports.transport import Transport
 from prefill_worker.scheduler import PrefillPolicy
 from tests.kv_transfer.in_process import HandEndpoint, joined
 from tests.worker.spread_runner import SpreadRunner
 from wire.handoff import Handoff
-from wire.identity import Leg, WorkerRef
+from wire.identity import AttemptId, WorkerRef
 from wire.messages import (
     Destination,
     Failed,
@@ -35,13 +35,13 @@ from wire.messages import (
     Message,
     Output,
     Prefilled,
-    Step,
+    StepOutputs,
     Submit,
 )
 from wire.sampling import SamplingParams
 from worker.config import RunnerKind, WorkerConfig
-from worker.loop import StepLoop
-from worker.tickets import Peer
+from worker.steps.attempt_state import Peer
+from worker.steps.step_loop import StepLoop
 
 PREFILL_STAMP, DECODE_STAMP = 1, 2
 CONFIG = WorkerConfig(model="arithmetic", runner=RunnerKind.ARITHMETIC)
@@ -109,7 +109,7 @@ class Station:
             host = allocate_host(bench.host_blocks * runner.layout.block_bytes)
             self.copier = HostCopier(pool, host, runner.layout.block_bytes)
             tier = HostTier(self.pool, bench.host_blocks, runner.layout, self.copier, bench.clock)
-        kind = AheadEngine if runner.runs_ahead else Engine
+        kind = AsyncEngine if runner.runs_ahead else Engine
         self.engine = kind(runner, self.pool, policy, None, tier)
         self.loop = StepLoop(
             self.ref,
@@ -133,7 +133,7 @@ class Station:
     def carry(self) -> None:
         """Let the couriers of all ranks take a turn."""
         for rank in self.ranks:
-            rank.courier.turn()
+            rank.transfer_thread.turn()
 
     def copy(self) -> None:
         """Make one of the copies to or from host memory that wait."""
@@ -152,10 +152,10 @@ class Station:
         transport = bench.transport(self.rank_name(number))
         staging = a_staging(region.num_bytes)
         transport.register(region, num_blocks, staging)
-        digest = runner.digests[number] if isinstance(runner, SpreadRunner) else runner.digest
+        checksum = runner.checksums[number] if isinstance(runner, SpreadRunner) else runner.checksum
         layout = msgspec.structs.replace(runner.layout, num_ranks=num_ranks)
         return HandEndpoint(
-            layout, number, num_blocks, region, staging, digest, transport, start_probe=unmeasured
+            layout, number, num_blocks, region, staging, checksum, transport, start_probe=unmeasured
         )
 
 
@@ -264,22 +264,22 @@ class Bench:
         alone: bool = False,
         deadline_s: float | None = None,
         sampling: SamplingParams | None = None,
-    ) -> Leg:
-        leg = Leg(request_id)
+    ) -> AttemptId:
+        attempt_id = AttemptId(request_id)
         submit = Submit(
-            leg=leg,
+            attempt_id=attempt_id,
             tokens=tuple(prompt),
             num_prompt=len(prompt),
             sampling=sampling or SamplingParams(max_tokens=max_tokens),
             destination=None if alone else self.decode.address,
             deadline_s=deadline_s,
         )
-        self.prefill.loop.legs.submit("router", submit)
-        return leg
+        self.prefill.loop.attempts.submit("router", submit)
+        return attempt_id
 
-    def cancel(self, leg: Leg) -> None:
+    def cancel(self, attempt_id: AttemptId) -> None:
         for station in self.stations:
-            station.loop.legs.cancel(leg)
+            station.loop.attempts.cancel(attempt_id)
 
     def run(self, num_turns: int = 1000) -> None:
         """Turn until quiet, or `num_turns` times."""
@@ -311,18 +311,20 @@ class Bench:
                 moved = True
         return moved
 
-    def tokens(self, leg: Leg) -> list[int]:
+    def tokens(self, attempt_id: AttemptId) -> list[int]:
         """What the router would stream: by position, none twice, none missing."""
         merged: dict[int, int] = {}
-        for output in self.outputs(leg):
+        for output in self.outputs(attempt_id):
             for offset, token in enumerate(output.tokens):
                 assert merged.setdefault(output.position + offset, token) == token
         assert list(merged) == sorted(merged)
         return [merged[position] for position in sorted(merged)]
 
-    def outputs(self, leg: Leg) -> list[Output]:
-        steps = [message for message in self.received if isinstance(message, Step)]
-        return [output for step in steps for output in step.outputs if output.leg == leg]
+    def outputs(self, attempt_id: AttemptId) -> list[Output]:
+        steps = [message for message in self.received if isinstance(message, StepOutputs)]
+        return [
+            output for step in steps for output in step.outputs if output.attempt_id == attempt_id
+        ]
 
     def told(self, kind: type[Handed | Kept | Failed | Prefilled]) -> list[Message]:
         return [message for message in self.received if isinstance(message, kind)]

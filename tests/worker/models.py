@@ -12,8 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from engine.torch_loading import load_torch_runner
-from engine.torch_runner import TorchRunner
+from engine.runners.torch_loading import load_torch_runner
+from engine.runners.torch_runner import TorchRunner
 from tests.engine.driver import decode, make_sequence, output
 from tests.engine.reference import prompt
 from tests.kv_transfer.pools import GARBAGE, Pool

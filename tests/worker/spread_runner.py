@@ -8,8 +8,8 @@ import msgspec
 import torch
 
 from engine.runner import CacheRegion, OnLayer, Sampled, Slice
-from engine.torch_runner import TorchRunner
-from kv_transfer.checksum import Digest
+from engine.runners.torch_runner import TorchRunner
+from kv_transfer.layout.checksum import ComputeChecksum
 from tests.kv_transfer.pools import Pool
 
 
@@ -27,15 +27,15 @@ class SpreadRunner:
         self.max_model_len = runner.max_model_len
         self.eos_token_ids = runner.eos_token_ids
         self.model_hash = runner.model_hash
-        self.digest_kind = runner.digest_kind
+        self.checksum_kind = runner.checksum_kind
 
     @property
     def regions(self) -> list[CacheRegion]:
         return [pool.region for pool in self._pools]
 
     @property
-    def digests(self) -> list[Digest]:
-        return [pool.digest for pool in self._pools]
+    def checksums(self) -> list[ComputeChecksum]:
+        return [pool.checksum for pool in self._pools]
 
     def allocate(self, num_blocks: int) -> CacheRegion:
         region = self._runner.allocate(num_blocks)
@@ -52,8 +52,8 @@ class SpreadRunner:
         for pool in self._pools:
             pool.put([target], pool.get([source], self.layout.block_size))
 
-    def digest(self, blocks: Seq[int], first: int) -> int:
-        return self._pools[0].digest(blocks, first)
+    def checksum(self, blocks: Seq[int], first: int) -> int:
+        return self._pools[0].checksum(blocks, first)
 
     def run(self, slices: Seq[Slice], on_layer: OnLayer | None = None) -> list[Sampled | None]:
         for slice in slices:

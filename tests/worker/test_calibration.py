@@ -9,10 +9,10 @@ import pytest
 
 from engine.runner import Slice
 from engine.sequence import Sequence
-from wire.identity import Leg
-from wire.messages import StepCosts
+from wire.identity import AttemptId
+from wire.reports import StepCosts
 from wire.sampling import SamplingParams
-from worker.calibration import LEARN_EVERY_S, Calibration
+from worker.steps.calibration import LEARN_EVERY_S, Calibration
 
 pytestmark = pytest.mark.quick
 
@@ -26,7 +26,7 @@ TRUE = StepCosts(
 
 
 def piece(start: int, count: int) -> Slice:
-    sequence = Sequence(Leg("r"), [1], SamplingParams(max_tokens=1))
+    sequence = Sequence(AttemptId("r"), [1], SamplingParams(max_tokens=1))
     return Slice(sequence, start, count)
 
 

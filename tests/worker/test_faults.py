@@ -7,17 +7,17 @@ import threading
 import pytest
 
 from decode_worker.scheduler import DecodePolicy
-from engine.arithmetic import ArithmeticRunner
-from kv_transfer.courier import Courier, Way
-from kv_transfer.crossing import DirectCrossing
-from kv_transfer.memory_link import MemoryFabric, MemoryLink
-from kv_transfer.probe import Scratch
+from engine.runners.arithmetic_runner import ArithmeticRunner
+from kv_transfer.endpoints.transfer_thread import RankPath, TransferThread
+from kv_transfer.endpoints.write_path import InPlaceWrites
+from kv_transfer.transports.memory import MemoryFabric, MemoryLink
+from kv_transfer.transports.probe import Scratch
 from tests.worker.bench import DECODE_STAMP as D
 from tests.worker.bench import PREFILL_STAMP as P
 from tests.worker.bench import Bench, expected, unmeasured
 from wire.handoff import Quiesced
 from wire.messages import Failed, Kept
-from worker.tickets import Peer
+from worker.steps.attempt_state import Peer
 
 pytestmark = pytest.mark.quick
 
@@ -30,20 +30,20 @@ def test_what_a_lost_source_still_sends_never_lands_in_the_next_owner_s_pages() 
     bench.fabric.stall()
     bench.run(5)
     bench.break_link()
-    leg = bench.submit("b", [9, 8, 7] * 7)
+    attempt_id = bench.submit("b", [9, 8, 7] * 7)
     bench.run(5)
     bench.fabric.resume()
     bench.run()
-    assert bench.tokens(leg) == expected([9, 8, 7] * 7, [P, D, D, D])
+    assert bench.tokens(attempt_id) == expected([9, 8, 7] * 7, [P, D, D, D])
     bench.check_nothing_is_held()
 
 
 def test_a_source_whose_writes_do_not_end_gets_its_blocks_back_with_another_link() -> None:
     bench = Bench()
-    leg = bench.submit("a", PROMPT, max_tokens=40)
+    attempt_id = bench.submit("a", PROMPT, max_tokens=40)
     bench.fabric.stall()
     bench.run(5)
-    bench.cancel(leg)
+    bench.cancel(attempt_id)
     bench.run(5)
     assert bench.prefill.pool.num_free < bench.prefill.pool.num_blocks
     for _ in range(3):
@@ -59,54 +59,54 @@ def test_a_source_whose_writes_do_not_end_gets_its_blocks_back_with_another_link
 
 def test_a_message_that_comes_over_another_link_than_its_leg_s_is_ignored() -> None:
     bench = Bench()
-    leg = bench.submit("a", PROMPT)
+    attempt_id = bench.submit("a", PROMPT)
     bench.fabric.stall()
     bench.run(3)
     incoming = bench.decode.loop.incoming
-    ends = incoming._legs[leg].offer.ends
+    ends = incoming._attempts[attempt_id].offer.ends
     incoming.receive(Quiesced(**ends, epoch=None), Peer(bench.prefill.ref, "another link"))
     assert len(incoming) == 1
     bench.fabric.resume()
     bench.run()
-    assert bench.tokens(leg) == expected(PROMPT, [P, D, D, D])
+    assert bench.tokens(attempt_id) == expected(PROMPT, [P, D, D, D])
 
 
 def test_a_repeated_submit_changes_nothing() -> None:
     bench = Bench()
-    leg = bench.submit("a", PROMPT, alone=True)
+    attempt_id = bench.submit("a", PROMPT, alone=True)
     bench.submit("a", PROMPT, alone=True)
     bench.run()
-    assert bench.tokens(leg) == expected(PROMPT, [P] * 4)
+    assert bench.tokens(attempt_id) == expected(PROMPT, [P] * 4)
     bench.check_nothing_is_held()
 
 
 def test_a_submit_repeated_during_the_handoff_changes_nothing() -> None:
     bench = Bench()
-    leg = bench.submit("a", PROMPT)
+    attempt_id = bench.submit("a", PROMPT)
     bench.run(2)
     bench.submit("a", PROMPT)
     bench.run()
-    assert bench.tokens(leg) == expected(PROMPT, [P, D, D, D])
+    assert bench.tokens(attempt_id) == expected(PROMPT, [P, D, D, D])
     bench.check_nothing_is_held()
 
 
 def test_a_submit_without_tokens_fails_its_leg_and_not_the_worker() -> None:
     bench = Bench()
     bench.submit("a", [], alone=True)
-    leg = bench.submit("b", PROMPT, alone=True)
+    attempt_id = bench.submit("b", PROMPT, alone=True)
     bench.run()
     assert len(bench.told(Failed)) == 1
-    assert bench.tokens(leg) == expected(PROMPT, [P] * 4)
+    assert bench.tokens(attempt_id) == expected(PROMPT, [P] * 4)
 
 
 def test_a_sequence_that_could_not_end_at_the_destination_stays_at_the_source() -> None:
     bench = Bench(decode_blocks=8)  # 32 tokens
-    leg = bench.submit("a", PROMPT, max_tokens=30)
+    attempt_id = bench.submit("a", PROMPT, max_tokens=30)
     bench.run()
     (kept,) = bench.told(Kept)
     assert isinstance(kept, Kept)
     assert kept.cause == "too long: up to 51 tokens, here 32 fit"
-    assert bench.tokens(leg) == expected(PROMPT, [P] * 30)
+    assert bench.tokens(attempt_id) == expected(PROMPT, [P] * 30)
 
 
 def test_a_preempted_sequence_runs_again_although_new_ones_keep_coming() -> None:
@@ -118,7 +118,7 @@ def test_a_preempted_sequence_runs_again_although_new_ones_keep_coming() -> None
     for turn in range(800):
         bench.submit(f"s{turn}", [turn % 997, 3, 5, 7], max_tokens=12)
         bench.turn()
-        waiting = {s.leg.request_id for s in bench.decode.engine.waiting}
+        waiting = {s.attempt_id.request_id for s in bench.decode.engine.waiting}
         waits_since = {name: waits_since.get(name, turn) for name in waiting}
         longest = max([longest, *(turn - since for since in waits_since.values())])
     assert bench.decode.engine.num_preemptions > 0
@@ -142,9 +142,9 @@ def test_a_leg_granted_for_a_lost_router_is_not_decoded_for_nobody(num_turns: in
     bench = Bench()
     bench.submit("a", PROMPT, max_tokens=40)
     bench.run(num_turns)
-    bench.decode.loop.legs.router_lost("router")
+    bench.decode.loop.attempts.router_lost("router")
     bench.run(2)
-    bench.prefill.loop.legs.router_lost("router")
+    bench.prefill.loop.attempts.router_lost("router")
     bench.run(4)
     assert not bench.decode.engine.running
     bench.run()
@@ -170,11 +170,11 @@ def test_a_broken_courier_is_a_crash_and_not_a_silence() -> None:
 
     crashed = threading.Event()
     broken = Broken("broken", MemoryFabric())
-    courier = Courier(broken, lambda link, cause: None, lambda error: crashed.set())
-    courier.start()
-    crossing = DirectCrossing(ArithmeticRunner().layout, lambda blocks, first: 0, 1)
+    transfer_thread = TransferThread(broken, lambda link, cause: None, lambda error: crashed.set())
+    transfer_thread.start()
+    write_path = InPlaceWrites(ArithmeticRunner().layout, lambda blocks, first: 0, 1)
     scratch = Scratch(0, 0, 1)
-    way = Way("link", b"", crossing, lambda it: unmeasured(it, "link", scratch))
-    courier.connect("link", [way], lambda found: None)
+    way = RankPath("link", b"", write_path, lambda it: unmeasured(it, "link", scratch))
+    transfer_thread.connect("link", [way], lambda found: None)
     assert crashed.wait(60)
-    courier.stop()
+    transfer_thread.stop()

@@ -13,7 +13,7 @@ from grammar.limits import DEFAULT_LIMITS, GrammarLimits
 from grammar.vocabulary import Vocabulary, read_vocabulary
 from tests.worker.bench import Bench
 from wire.handoff import Offer, Refuse, RefuseReason
-from wire.identity import Leg
+from wire.identity import AttemptId
 from wire.messages import Failed, FinishReason, Handed, Kept
 from wire.sampling import Grammar, GrammarKind, SamplingParams
 
@@ -105,10 +105,10 @@ def test_a_handoff_that_fails_leaves_the_grammar_where_it_was(vocabulary: Vocabu
     bench = a_bench(vocabulary)
     occupied = bench.decode.pool.try_allocate(bench.decode.pool.num_free)
     assert occupied is not None
-    leg = bench.submit("a", PROMPT, sampling=FOLLOWING)
+    attempt_id = bench.submit("a", PROMPT, sampling=FOLLOWING)
     run(bench)
     assert len(bench.told(Kept)) == 1
-    assert person(vocabulary, bench.tokens(leg))
+    assert person(vocabulary, bench.tokens(attempt_id))
     bench.decode.pool.release(occupied)
     bench.check_nothing_is_held()
 
@@ -127,12 +127,12 @@ def test_a_worker_without_a_tokenizer_refuses_what_follows_a_grammar(
         receive(message, peer)  # type: ignore[arg-type]
 
     bench.prefill.loop.outgoing.receive = noted  # type: ignore[method-assign]
-    leg = bench.submit("a", PROMPT, sampling=FOLLOWING)
+    attempt_id = bench.submit("a", PROMPT, sampling=FOLLOWING)
     run(bench)
     assert [(r.reason, r.detail[:20]) for r in refused] == [
         (RefuseReason.INCOMPATIBLE, "no tokenizer.json he")
     ]
-    assert person(vocabulary, bench.tokens(leg))
+    assert person(vocabulary, bench.tokens(attempt_id))
 
 
 def test_a_grammar_that_cannot_be_enforced_is_the_requests_fault(vocabulary: Vocabulary) -> None:
@@ -188,4 +188,4 @@ def test_offers_without_a_grammar_carry_none(vocabulary: Vocabulary) -> None:
     (_, offer) = bench.prefill.outbox.for_peers[0]
     assert isinstance(offer, Offer)
     assert offer.grammar is None
-    assert offer.leg == Leg("a")
+    assert offer.attempt_id == AttemptId("a")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 
 from engine.errors import ConfigError
-from engine.step_times import ENOUGH_STEPS
+from engine.schedule.step_times import ENOUGH_STEPS
 from kv_transfer.hashing import block_hashes
 from tests.worker.test_live import Router, a_router, a_worker
-from wire.identity import Leg, Role
-from wire.messages import CacheEvents, Prefilled, Report, Submit, WantSnapshot
+from wire.identity import AttemptId, Role
+from wire.messages import Prefilled, Submit, WantSnapshot
+from wire.reports import CacheEvents, Report
 from wire.sampling import SamplingParams
 
 pytestmark = pytest.mark.quick
@@ -20,7 +21,7 @@ PROMPT = tuple(range(100))
 
 def a_submit(name: str, prompt: tuple[int, ...]) -> Submit:
     return Submit(
-        leg=Leg(name),
+        attempt_id=AttemptId(name),
         tokens=prompt,
         num_prompt=len(prompt),
         sampling=SamplingParams(max_tokens=2),
@@ -49,7 +50,7 @@ async def test_what_left_the_cache_is_told_to_be_in_host_memory_and_comes_back()
         assert len(set(block_hashes(PROMPT, 16)) & set(snapshot.stored)) == 1
         assert set(block_hashes(PROMPT, 16)) <= set(snapshot.host_stored)
         router.sessions[0].send(a_submit("again", PROMPT))
-        again = await router.first(Leg("again"), Prefilled)
+        again = await router.first(AttemptId("again"), Prefilled)
         assert isinstance(again, Prefilled)
         assert again.cached_tokens == 96
         filled = 0

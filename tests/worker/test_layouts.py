@@ -39,10 +39,10 @@ def test_prompts_of_every_length_get_the_tokens_they_should(
 ) -> None:
     bench = a_bench(block_size, page_size, chunk_tokens=12)
     prompts = [[7 * i + j for j in range(i + 1)] for i in range(36)]
-    legs = [bench.submit(f"r{i}", prompt, max_tokens=20) for i, prompt in enumerate(prompts)]
+    attempts = [bench.submit(f"r{i}", prompt, max_tokens=20) for i, prompt in enumerate(prompts)]
     bench.run()
-    for leg, prompt in zip(legs, prompts, strict=True):
-        assert bench.tokens(leg) == expected(prompt, [P] + 19 * [D])
+    for attempt_id, prompt in zip(attempts, prompts, strict=True):
+        assert bench.tokens(attempt_id) == expected(prompt, [P] + 19 * [D])
     assert len(bench.told(Handed)) == len(prompts)
     bench.check_nothing_is_held()
 
@@ -62,13 +62,13 @@ def test_pages_are_counted_as_the_destination_has_them(block_size: int, page_siz
 @every_pair
 def test_one_flipped_bit_is_caught(block_size: int, page_size: int) -> None:
     bench = a_bench(block_size, page_size)
-    leg = bench.submit("a", PROMPT)
+    attempt_id = bench.submit("a", PROMPT)
     bench.fabric.flip_bits = 1
     bench.run()
     (kept,) = bench.told(Kept)
     assert isinstance(kept, Kept)
     assert kept.cause.startswith("rejected: checksum")
-    assert bench.tokens(leg) == expected(PROMPT, [P] * 4)
+    assert bench.tokens(attempt_id) == expected(PROMPT, [P] * 4)
     bench.check_nothing_is_held()
 
 
@@ -81,7 +81,7 @@ def test_a_prefix_that_is_there_stays_there_in_whole_blocks_of_both(
     bench.submit("a", PROMPT)
     bench.run()
     prompt = [*PROMPT[:num_common], *range(900, 911)]
-    leg = bench.submit("b", prompt)
+    attempt_id = bench.submit("b", prompt)
     bench.run()
     handed = bench.told(Handed)[-1]
     assert isinstance(handed, Handed)
@@ -90,7 +90,7 @@ def test_a_prefix_that_is_there_stays_there_in_whole_blocks_of_both(
     num_pages = bench.decode.runner.layout.num_blocks(len(prompt))
     assert handed.moved.skipped_blocks == skipped
     assert handed.moved.num_blocks == num_pages - skipped
-    assert bench.tokens(leg) == expected(prompt, [P, D, D, D])
+    assert bench.tokens(attempt_id) == expected(prompt, [P, D, D, D])
     bench.check_nothing_is_held()
 
 
@@ -99,9 +99,9 @@ def test_a_prompt_that_is_there_entirely_does_not_travel(block_size: int, page_s
     bench = a_bench(block_size, page_size)
     prompt = list(range(32))
     for name in ("a", "b"):
-        leg = bench.submit(name, prompt)
+        attempt_id = bench.submit(name, prompt)
         bench.run()
-        assert bench.tokens(leg) == expected(prompt, [P, D, D, D])
+        assert bench.tokens(attempt_id) == expected(prompt, [P, D, D, D])
     handed = bench.told(Handed)[-1]
     assert isinstance(handed, Handed)
     assert (handed.moved.num_blocks, handed.moved.skipped_blocks) == (0, 32 // page_size)
@@ -115,17 +115,17 @@ def test_a_kept_sequence_moves_later_with_all_that_it_has_computed(
     bench = a_bench(block_size, page_size, num_tokens=256)
     occupied = bench.decode.pool.try_allocate(bench.decode.pool.num_blocks)
     assert occupied is not None
-    leg = bench.submit("a", PROMPT, max_tokens=12)
+    attempt_id = bench.submit("a", PROMPT, max_tokens=12)
     bench.run(8)
     assert len(bench.told(Kept)) == 1
-    assert 0 < len(bench.tokens(leg)) < 12
+    assert 0 < len(bench.tokens(attempt_id)) < 12
     bench.decode.pool.release(occupied)
-    bench.prefill.loop.legs.move(leg, bench.decode.address)
+    bench.prefill.loop.attempts.move(attempt_id, bench.decode.address)
     bench.run()
-    stamps = [token % 4 for token in bench.tokens(leg)]
+    stamps = [token % 4 for token in bench.tokens(attempt_id)]
     assert stamps == sorted(stamps)
     assert {P, D} == set(stamps)
-    assert bench.tokens(leg) == expected(PROMPT, stamps)
+    assert bench.tokens(attempt_id) == expected(PROMPT, stamps)
     bench.check_nothing_is_held()
 
 
@@ -136,14 +136,14 @@ def test_a_refused_sequence_is_offered_again_while_it_is_still_computed(
     bench = a_bench(block_size, page_size, num_tokens=256, chunk_tokens=4)
     occupied = bench.decode.pool.try_allocate(bench.decode.pool.num_blocks)
     assert occupied is not None
-    leg = bench.submit("a", PROMPT)
+    attempt_id = bench.submit("a", PROMPT)
     bench.run(3)
     assert len(bench.told(Kept)) == 1
-    assert not bench.tokens(leg)
+    assert not bench.tokens(attempt_id)
     bench.decode.pool.release(occupied)
-    bench.prefill.loop.legs.move(leg, bench.decode.address)
+    bench.prefill.loop.attempts.move(attempt_id, bench.decode.address)
     bench.run()
-    assert bench.tokens(leg) == expected(PROMPT, [P, D, D, D])
+    assert bench.tokens(attempt_id) == expected(PROMPT, [P, D, D, D])
     bench.check_nothing_is_held()
 
 
@@ -153,9 +153,9 @@ def test_blocks_return_when_the_client_leaves_at_any_moment(
     block_size: int, page_size: int, num_turns: int
 ) -> None:
     bench = a_bench(block_size, page_size, chunk_tokens=4)
-    leg = bench.submit("a", PROMPT, max_tokens=8)
+    attempt_id = bench.submit("a", PROMPT, max_tokens=8)
     bench.run(num_turns)
-    bench.cancel(leg)
+    bench.cancel(attempt_id)
     bench.run()
     bench.check_nothing_is_held()
 
@@ -166,13 +166,13 @@ def test_a_link_that_breaks_at_any_moment_costs_no_token(
     block_size: int, page_size: int, num_turns: int
 ) -> None:
     bench = a_bench(block_size, page_size, chunk_tokens=4)
-    leg = bench.submit("a", PROMPT)
+    attempt_id = bench.submit("a", PROMPT)
     bench.fabric.stall()
     bench.run(num_turns)
     bench.break_link()
     bench.fabric.resume()
     bench.run()
-    stamps = [token % 4 for token in bench.tokens(leg)]
-    assert bench.tokens(leg) == expected(PROMPT, stamps)
+    stamps = [token % 4 for token in bench.tokens(attempt_id)]
+    assert bench.tokens(attempt_id) == expected(PROMPT, stamps)
     assert len(stamps) == 4
     bench.check_nothing_is_held()

@@ -7,14 +7,15 @@ from collections.abc import Callable
 
 import pytest
 
-from kv_transfer.endpoint import PeerPool, TellSpeed
-from kv_transfer.probe import LinkSpeed
+from kv_transfer.endpoints.endpoint import PeerPool, TellSpeed
+from kv_transfer.transports.probe import LinkSpeed
 from wire.identity import ProcessRef, Role, WorkerRef
 from wire.layout import KvLayout
-from wire.messages import Link, Traffic, WorkerCard
+from wire.messages import WorkerCard
+from wire.reports import LinkReport, Traffic
 from worker.config import WorkerConfig
-from worker.links import Links
-from worker.tickets import Peer
+from worker.sessions.links import Links
+from worker.steps.attempt_state import Peer
 
 pytestmark = pytest.mark.quick
 
@@ -36,7 +37,8 @@ CARD = WorkerCard(
 
 
 class SlowEndpoint:
-    """Of kv_transfer.endpoint.Endpoint what links need; when it has measured, the test says."""
+    """Of kv_transfer.endpoints.endpoint.Endpoint what links need; when it has measured, the test
+    says."""
 
     direct_access = False
 
@@ -52,7 +54,7 @@ class SlowEndpoint:
 
 class Bench:
     def __init__(self) -> None:
-        self.told: list[Link] = []
+        self.told: list[LinkReport] = []
         self.hung_up: list[str] = []
         self.endpoint = SlowEndpoint()
         self.links = Links(

@@ -11,18 +11,19 @@ import grpc
 import pytest
 
 import runtime.session
-import worker.links
+import worker.sessions.links
 from decode_worker.scheduler import DecodePolicy
 from engine.errors import ConfigError
-from engine.policy import Policy
+from engine.schedule.policy import Policy
 from prefill_worker.scheduler import PrefillPolicy
 from runtime.session import METHOD, Session, open_session
-from wire.identity import Leg, Role
-from wire.messages import Destination, Handed, Hello, Kept, Link, Message, Submit, WorkerCard
+from wire.identity import AttemptId, Role
+from wire.messages import Destination, Handed, Hello, Kept, Message, Submit, WorkerCard
+from wire.reports import LinkReport
 from wire.sampling import SamplingParams
-from worker.build import PROCESS_FABRIC
 from worker.config import RunnerKind, WorkerConfig
 from worker.host import Worker
+from worker.rank.transport import PROCESS_FABRIC
 
 PATIENCE_S = 60.0
 """Only a test that fails waits so long; a busy machine may need a part of it."""
@@ -64,12 +65,15 @@ class Router:
         self._more = asyncio.Event()
         self._tasks = [asyncio.create_task(self._listen(session)) for session in sessions]
 
-    async def first(self, leg: Leg | None, *kinds: type[Message]) -> Message:
-        """The first message of one of these kinds about the leg, of those not yet asked for."""
+    async def first(self, attempt_id: AttemptId | None, *kinds: type[Message]) -> Message:
+        """The first message of one of these kinds about the attempt, of those not yet asked for."""
         async with asyncio.timeout(PATIENCE_S):
             while True:
                 for number, message in enumerate(self._heard):
-                    if isinstance(message, kinds) and getattr(message, "leg", None) == leg:
+                    if (
+                        isinstance(message, kinds)
+                        and getattr(message, "attempt_id", None) == attempt_id
+                    ):
                         return self._heard.pop(number)
                 self._more.clear()
                 await self._more.wait()
@@ -95,7 +99,7 @@ async def a_router(*workers: Worker) -> AsyncIterator[Router]:
 
 def a_submit(name: str, card: WorkerCard | None = None, max_tokens: int = 4) -> Submit:
     return Submit(
-        leg=Leg(name),
+        attempt_id=AttemptId(name),
         tokens=tuple(range(40)),
         num_prompt=40,
         sampling=SamplingParams(max_tokens=max_tokens),
@@ -107,7 +111,7 @@ async def test_handoffs_in_both_directions_have_a_link_each() -> None:
     async with a_pair() as (prefill, decode), a_router(prefill, decode) as router:
         for number, (first, second) in enumerate([(0, decode), (1, prefill)]):
             router.sessions[first].send(a_submit(f"x{number}", second.card))
-            heard = await router.first(Leg(f"x{number}"), Handed, Kept)
+            heard = await router.first(AttemptId(f"x{number}"), Handed, Kept)
             assert isinstance(heard, Handed)
         assert len(PROCESS_FABRIC.doors) == 2
 
@@ -115,12 +119,12 @@ async def test_handoffs_in_both_directions_have_a_link_each() -> None:
 async def test_a_link_whose_session_ends_leaves_nothing_open() -> None:
     async with a_pair() as (prefill, decode), a_router(prefill, decode) as router:
         router.sessions[0].send(a_submit("x", decode.card))
-        assert isinstance(await router.first(Leg("x"), Handed, Kept), Handed)
+        assert isinstance(await router.first(AttemptId("x"), Handed, Kept), Handed)
         (link,) = prefill._peers._sessions
         prefill._peers.hang_up(link, "for the test")
         await until(lambda: not PROCESS_FABRIC.doors and not prefill._peers._sessions)
         router.sessions[0].send(a_submit("y", decode.card))
-        assert isinstance(await router.first(Leg("y"), Handed, Kept), Handed)
+        assert isinstance(await router.first(AttemptId("y"), Handed, Kept), Handed)
 
 
 async def test_a_source_that_calls_again_ends_its_former_session() -> None:
@@ -138,26 +142,26 @@ async def test_a_source_that_calls_again_ends_its_former_session() -> None:
 async def test_a_link_is_measured_when_it_is_made_and_told_to_routers() -> None:
     async with a_pair() as (prefill, decode), a_router(prefill, decode) as router:
         router.sessions[0].send(a_submit("x", decode.card))
-        link = await router.first(None, Link)
-        assert isinstance(link, Link)
+        link = await router.first(None, LinkReport)
+        assert isinstance(link, LinkReport)
         assert link.destination == decode.ref
         assert link.bytes_per_s > 0
-        assert isinstance(await router.first(Leg("x"), Handed, Kept), Handed)
+        assert isinstance(await router.first(AttemptId("x"), Handed, Kept), Handed)
 
 
 async def test_what_goes_over_a_link_is_told_to_routers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker.links, "TRAFFIC_PERIOD_S", 0.01)
+    monkeypatch.setattr(worker.sessions.links, "TRAFFIC_PERIOD_S", 0.01)
     async with (
         a_pair(transport="nixl", nixl_telemetry=True) as (prefill, decode),
         a_router(prefill, decode) as router,
     ):
         router.sessions[0].send(a_submit("x", decode.card))
-        link = await router.first(None, Link)
-        assert isinstance(link, Link)
+        link = await router.first(None, LinkReport)
+        assert isinstance(link, LinkReport)
         assert link.traffic is not None, "that of measuring, at least"
         router.sessions[0].send(a_submit("y", decode.card))
-        again = await router.first(None, Link)
-        assert isinstance(again, Link)
+        again = await router.first(None, LinkReport)
+        assert isinstance(again, LinkReport)
         assert again.traffic is not None
         block_bytes = prefill.card.layout.block_bytes
         assert (again.traffic.num_bytes - link.traffic.num_bytes) % block_bytes == 0
@@ -168,8 +172,8 @@ async def test_what_goes_over_a_link_is_told_to_routers(monkeypatch: pytest.Monk
 async def test_a_link_without_telemetry_tells_of_no_traffic() -> None:
     async with a_pair(transport="nixl") as (prefill, decode), a_router(prefill, decode) as router:
         router.sessions[0].send(a_submit("x", decode.card))
-        link = await router.first(None, Link)
-        assert isinstance(link, Link)
+        link = await router.first(None, LinkReport)
+        assert isinstance(link, LinkReport)
         assert link.traffic is None
 
 
@@ -178,11 +182,11 @@ async def test_a_link_that_failed_once_is_tried_again() -> None:
         PROCESS_FABRIC.kill(str(decode.ref))
         try:
             router.sessions[0].send(a_submit("x", decode.card))
-            assert isinstance(await router.first(Leg("x"), Handed, Kept), Kept)
+            assert isinstance(await router.first(AttemptId("x"), Handed, Kept), Kept)
         finally:
             PROCESS_FABRIC.dead.clear()
         router.sessions[0].send(a_submit("y", decode.card))
-        assert isinstance(await router.first(Leg("y"), Handed, Kept), Handed)
+        assert isinstance(await router.first(AttemptId("y"), Handed, Kept), Handed)
 
 
 async def test_legs_of_a_router_s_former_session_end() -> None:

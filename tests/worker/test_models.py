@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from engine.runner import OnLayer, Sampled, Slice
-from kv_transfer.crossing import DirectCrossing, Passage, Posted
-from kv_transfer.transport import Transport
+from kv_transfer.endpoints.write_path import BlockWrite, InPlaceWrites, Posted
+from kv_transfer.transports.transport import Transport
 from tests.kv_transfer.pools import GARBAGE, Pool, move
 from tests.worker.bench import Bench
 from tests.worker.models import (
@@ -25,8 +25,8 @@ from tests.worker.models import (
 )
 from wire.messages import Handed
 from wire.sampling import SamplingParams
-from worker import leaving
-from worker.tickets import Peer
+from worker.steps import block_sender
+from worker.steps.attempt_state import Peer
 
 SIZES = (4, 16, 64)
 DTYPES = ("float32", "bfloat16", "float16")
@@ -50,13 +50,13 @@ def handed_over(model: Model, ours: tuple[str, int], theirs: tuple[str, int]) ->
         memory = station.memory.keepalive
         assert isinstance(memory, Tensor)
         memory.fill_(GARBAGE)
-    leg = bench.submit("a", list(PROMPT), sampling=GREEDY)
+    attempt_id = bench.submit("a", list(PROMPT), sampling=GREEDY)
     bench.run()
     (handed,) = bench.told(Handed)
     assert isinstance(handed, Handed)
     assert handed.moved.num_blocks == bench.decode.runner.layout.num_blocks(len(PROMPT))
     bench.check_nothing_is_held()
-    return bench.tokens(leg)
+    return bench.tokens(attempt_id)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -73,14 +73,14 @@ def test_tokens_are_those_of_one_worker_alone(
 def left(monkeypatch: pytest.MonkeyPatch) -> list[range | None]:
     """Which layers each write took, in their order; every layer is worth a write of its own."""
     layers: list[range | None] = []
-    post = DirectCrossing.try_post
+    post = InPlaceWrites.try_post
 
-    def noted(self: DirectCrossing, transport: Transport, link: str, part: Passage) -> Posted:
+    def noted(self: InPlaceWrites, transport: Transport, link: str, part: BlockWrite) -> Posted:
         layers.append(part.layers)
         return post(self, transport, link, part)
 
-    monkeypatch.setattr(leaving, "LAYERS_BYTES", 1)
-    monkeypatch.setattr(DirectCrossing, "try_post", noted)
+    monkeypatch.setattr(block_sender, "LAYERS_BYTES", 1)
+    monkeypatch.setattr(InPlaceWrites, "try_post", noted)
     return layers
 
 
@@ -114,9 +114,9 @@ def test_a_prompt_of_one_chunk_leaves_while_it_is_computed(
         return run(slices, on_layer)
 
     runner.run = run_late  # type: ignore[method-assign]
-    leg = bench.submit("a", list(PROMPT), sampling=GREEDY)
+    attempt_id = bench.submit("a", list(PROMPT), sampling=GREEDY)
     bench.run()
-    assert bench.tokens(leg) == model.alone("float32", 4)
+    assert bench.tokens(attempt_id) == model.alone("float32", 4)
     assert sorted(left, key=str) == [range(1), range(1, 2)]
     bench.check_nothing_is_held()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.arithmetic import score
+from engine.runners.arithmetic_runner import score
 from tests.worker.bench import DECODE_STAMP, PREFILL_STAMP, Bench, expected
 from wire.messages import Handed, Output
 from wire.sampling import SamplingParams
@@ -25,13 +25,13 @@ def told(outputs: list[Output]) -> list[Output]:
 def test_both_workers_tell_what_the_first_computed(ahead: bool, chunk_tokens: int) -> None:
     """The two streams may overtake each other: each has them beside the first token."""
     bench = Bench(chunk_tokens=chunk_tokens, ahead=ahead)
-    leg = bench.submit("a", PROMPT, sampling=SCORED)
-    while len(bench.tokens(leg)) < 4:
+    attempt_id = bench.submit("a", PROMPT, sampling=SCORED)
+    while len(bench.tokens(attempt_id)) < 4:
         bench.turn()
     bench.run()
     assert bench.told(Handed)
-    assert len(bench.tokens(leg)) == 4
-    first, second = told(bench.outputs(leg))
+    assert len(bench.tokens(attempt_id)) == 4
+    first, second = told(bench.outputs(attempt_id))
     assert (first.position, second.position) == (len(PROMPT), len(PROMPT))
     assert first.prompt_logprobs == second.prompt_logprobs == SCORES
     bench.check_nothing_is_held()
@@ -41,11 +41,11 @@ def test_both_workers_tell_what_the_first_computed(ahead: bool, chunk_tokens: in
 def test_a_worker_alone_tells_them_once(max_tokens: int) -> None:
     bench = Bench()
     sampling = SamplingParams(max_tokens=max_tokens, prompt_logprobs=1)
-    leg = bench.submit("a", PROMPT, sampling=sampling, alone=True)
+    attempt_id = bench.submit("a", PROMPT, sampling=sampling, alone=True)
     bench.run()
-    (first,) = told(bench.outputs(leg))
+    (first,) = told(bench.outputs(attempt_id))
     assert first.prompt_logprobs == SCORES
-    assert bench.tokens(leg) == expected(PROMPT, [PREFILL_STAMP] * max_tokens)
+    assert bench.tokens(attempt_id) == expected(PROMPT, [PREFILL_STAMP] * max_tokens)
 
 
 def test_what_the_decode_worker_has_cached_is_not_what_is_asked_for() -> None:
@@ -53,8 +53,8 @@ def test_what_the_decode_worker_has_cached_is_not_what_is_asked_for() -> None:
     bench = Bench()
     bench.submit("a", PROMPT)
     bench.run()
-    leg = bench.submit("b", PROMPT, sampling=SCORED)
+    attempt_id = bench.submit("b", PROMPT, sampling=SCORED)
     bench.run()
-    assert told(bench.outputs(leg))[0].prompt_logprobs == SCORES
-    assert bench.tokens(leg)[1] % 4 == DECODE_STAMP
+    assert told(bench.outputs(attempt_id))[0].prompt_logprobs == SCORES
+    assert bench.tokens(attempt_id)[1] % 4 == DECODE_STAMP
     bench.check_nothing_is_held()

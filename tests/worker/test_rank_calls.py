@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import msgspec
 import pytest
 
-from kv_transfer.calls import Reply
-from worker.ranks.calls import Callee, Caller
+from kv_transfer.endpoints.remote_rank_messages import Reply
+from worker.ranks.calls import Callee, RankCaller
 from worker.ranks.errors import RankLost, RankRefused
 from worker.ranks.line import Line, LineClosed
 
@@ -38,7 +38,7 @@ class Number(msgspec.Struct, frozen=True):
 
 @dataclass
 class Ends:
-    caller: Caller
+    caller: RankCaller
     callee: Callee
     lines: tuple[Line, Line]
     later: list[Reply]
@@ -57,7 +57,7 @@ def ends() -> Iterator[Ends]:
     """Both ends in this process, each with the thread that listens for it."""
     first, second = (Line(end) for end in socket.socketpair())
     heard: list[tuple[int, Number]] = []
-    caller = Caller(3, first, {Number: lambda rank, message: heard.append((rank, message))})
+    caller = RankCaller(3, first, {Number: lambda rank, message: heard.append((rank, message))})
     callee, later = Callee(second), []
 
     def double(message: Double, reply: Reply) -> None:

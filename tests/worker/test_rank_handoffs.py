@@ -8,18 +8,18 @@ from itertools import count, product
 
 import pytest
 
-from kv_transfer.crossing import DirectCrossing, Passage, Posted
-from kv_transfer.memory_link import MemoryFabric
-from kv_transfer.nixl_link import NixlLink
-from kv_transfer.reshard import Offsets
-from kv_transfer.transport import Transport
+from kv_transfer.endpoints.write_path import BlockWrite, InPlaceWrites, Posted
+from kv_transfer.layout.spans import Offsets
+from kv_transfer.transports.memory import MemoryFabric
+from kv_transfer.transports.nixl.nixl_link import NixlLink
+from kv_transfer.transports.transport import Transport
 from tests.worker.bench import Bench
 from tests.worker.models import MAX_TOKENS, NUM_OUTPUT, PROMPT, Model
 from tests.worker.spread_runner import SpreadRunner
-from wire.identity import Leg
-from wire.messages import Handed, Kept, Share
+from wire.identity import AttemptId
+from wire.messages import CopyPrefix, Handed, Kept
 from wire.sampling import SamplingParams
-from worker import leaving
+from worker.steps import block_sender
 
 DEGREES = (1, 2, 4)
 PAIRS = list(product(DEGREES, repeat=2))
@@ -68,10 +68,10 @@ def handed(bench: Bench) -> Handed:
 
 
 def is_answered(bench: Bench, model: Model, page_size: int) -> None:
-    leg = bench.submit("a", list(PROMPT), sampling=GREEDY)
+    attempt_id = bench.submit("a", list(PROMPT), sampling=GREEDY)
     while not all(station.at_rest for station in bench.stations):
         bench.turn()
-    assert bench.tokens(leg) == model.alone("float32", page_size)
+    assert bench.tokens(attempt_id) == model.alone("float32", page_size)
     moved, layout = handed(bench).moved, bench.decode.endpoint.layout
     assert moved.num_blocks == layout.num_blocks(len(PROMPT))
     assert moved.num_bytes == moved.num_blocks * layout.block_bytes
@@ -101,14 +101,14 @@ def test_over_nixl_they_are_too(model: Model, degree: int, other: int) -> None:
 def left(monkeypatch: pytest.MonkeyPatch) -> list[range | None]:
     """Which layers each write took, in their order; every layer is worth a write of its own."""
     layers: list[range | None] = []
-    post = DirectCrossing.try_post
+    post = InPlaceWrites.try_post
 
-    def noted(self: DirectCrossing, transport: Transport, link: str, part: Passage) -> Posted:
+    def noted(self: InPlaceWrites, transport: Transport, link: str, part: BlockWrite) -> Posted:
         layers.append(part.layers)
         return post(self, transport, link, part)
 
-    monkeypatch.setattr(leaving, "LAYERS_BYTES", 1)
-    monkeypatch.setattr(DirectCrossing, "try_post", noted)
+    monkeypatch.setattr(block_sender, "LAYERS_BYTES", 1)
+    monkeypatch.setattr(InPlaceWrites, "try_post", noted)
     return layers
 
 
@@ -140,12 +140,12 @@ def test_a_bit_that_flips_at_any_rank_is_caught(
     model: Model, degree: int, other: int, num_writes: int
 ) -> None:
     bench = a_bench(model, (degree, other), fabric=FlippingFabric(num_writes))
-    leg = bench.submit("a", list(PROMPT), sampling=GREEDY)
+    attempt_id = bench.submit("a", list(PROMPT), sampling=GREEDY)
     bench.run()
     (kept,) = bench.told(Kept)
     assert isinstance(kept, Kept)
     assert kept.cause.startswith("rejected: checksum")
-    assert bench.tokens(leg) == model.alone("float32", 16)
+    assert bench.tokens(attempt_id) == model.alone("float32", 16)
     bench.check_nothing_is_held()
 
 
@@ -155,13 +155,13 @@ def test_a_link_that_breaks_at_any_moment_costs_no_token(
     model: Model, degree: int, other: int, num_turns: int
 ) -> None:
     bench = a_bench(model, (degree, other))
-    leg = bench.submit("a", list(PROMPT), sampling=GREEDY)
+    attempt_id = bench.submit("a", list(PROMPT), sampling=GREEDY)
     bench.fabric.stall()
     bench.run(num_turns)
     bench.break_link()
     bench.fabric.resume()
     bench.run()
-    assert bench.tokens(leg) == model.alone("float32", 16)
+    assert bench.tokens(attempt_id) == model.alone("float32", 16)
     bench.check_nothing_is_held()
 
 
@@ -169,23 +169,23 @@ def test_a_link_that_breaks_at_any_moment_costs_no_token(
 def test_a_rank_that_cannot_be_written_to_costs_the_whole_link_and_no_token(
     model: Model, degree: int, other: int, rank: int
 ) -> None:
-    """The other strands' writes stand still: they are given up, and land nowhere."""
+    """The other rank pairs' writes stand still: they are given up, and land nowhere."""
     bench = a_bench(model, (degree, other))
-    leg = bench.submit("a", list(PROMPT), sampling=GREEDY)
+    attempt_id = bench.submit("a", list(PROMPT), sampling=GREEDY)
     bench.fabric.stall()
-    while not any(each.courier._flights for each in bench.prefill.ranks):
+    while not any(each.transfer_thread._flights for each in bench.prefill.ranks):
         bench.turn()
     bench.fabric.kill(bench.decode.rank_name(rank))
     bench.turn()
     bench.prefill.carry()
-    assert not any(each.courier._flights for each in bench.prefill.ranks)
+    assert not any(each.transfer_thread._flights for each in bench.prefill.ranks)
     bench.fabric.dead.clear()
     bench.fabric.resume()
     bench.run()
     (kept,) = bench.told(Kept)
     assert isinstance(kept, Kept)
     assert "is dead" in kept.cause
-    assert bench.tokens(leg) == model.alone("float32", 16)
+    assert bench.tokens(attempt_id) == model.alone("float32", 16)
     bench.check_nothing_is_held()
 
 
@@ -196,14 +196,16 @@ def test_a_cached_prefix_is_copied_to_other_ranks_and_found_there(
     bench = a_bench(model, (degree, other))
     bench.submit("before", list(PROMPT), alone=True)
     bench.run()
-    share = Share(leg=Leg("copy"), tokens=tuple(PROMPT), destination=bench.decode.address)
-    bench.prefill.loop.legs.share("router", share)
+    share = CopyPrefix(
+        attempt_id=AttemptId("copy"), tokens=tuple(PROMPT), destination=bench.decode.address
+    )
+    bench.prefill.loop.attempts.share("router", share)
     bench.run()
     assert handed(bench).moved.num_blocks == len(PROMPT) // 16
-    leg = bench.submit("a", list(PROMPT), sampling=GREEDY)
+    attempt_id = bench.submit("a", list(PROMPT), sampling=GREEDY)
     bench.run()
     assert handed(bench).moved.skipped_blocks == len(PROMPT) // 16
-    assert bench.tokens(leg) == model.alone("float32", 16)
+    assert bench.tokens(attempt_id) == model.alone("float32", 16)
     bench.check_nothing_is_held()
 
 
@@ -212,11 +214,11 @@ def test_a_sequence_that_decodes_moves_to_other_ranks(
     model: Model, degree: int, other: int
 ) -> None:
     bench = a_bench(model, (degree, other))
-    leg = bench.submit("a", list(PROMPT), sampling=GREEDY, alone=True)
+    attempt_id = bench.submit("a", list(PROMPT), sampling=GREEDY, alone=True)
     bench.run(12)
-    assert 0 < len(bench.tokens(leg)) < NUM_OUTPUT
-    bench.prefill.loop.legs.move(leg, bench.decode.address)
+    assert 0 < len(bench.tokens(attempt_id)) < NUM_OUTPUT
+    bench.prefill.loop.attempts.move(attempt_id, bench.decode.address)
     bench.run()
-    assert handed(bench).leg == leg
-    assert bench.tokens(leg) == model.alone("float32", 16)
+    assert handed(bench).attempt_id == attempt_id
+    assert bench.tokens(attempt_id) == model.alone("float32", 16)
     bench.check_nothing_is_held()

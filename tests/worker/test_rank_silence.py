@@ -11,7 +11,7 @@ from concurrent.futures import Future
 
 import pytest
 
-from engine.blocks import BlockPool
+from engine.cache.block_pool import BlockPool
 from engine.errors import ConfigError
 from engine.runner import Slice
 from tests.engine.driver import decode, give_blocks, make_sequence, output
@@ -30,9 +30,9 @@ from tests.worker.test_tensor_parallel import (
 )
 from worker.build import make_runner
 from worker.ranks.errors import RankLost
-from worker.ranks.follower import Follower
-from worker.ranks.pulse import Pulse, answer
-from worker.ranks.watch import NUM_TURNS, Watch
+from worker.ranks.heartbeat import Heartbeat, answer
+from worker.ranks.rank_process import RankProcess
+from worker.ranks.supervisor import NUM_TURNS, RankSupervisor
 
 __all__ = ["checkpoint"]
 SILENCE_S = 4.0
@@ -41,7 +41,7 @@ SILENCE_S = 4.0
 
 def test_turns_without_an_answer_are_counted_and_an_answer_ends_them() -> None:
     ours, theirs = socket.socketpair()
-    pulse = Pulse(ours)
+    pulse = Heartbeat(ours)
     assert [pulse.feel() for _ in range(3)] == [1, 2, 3]
     assert theirs.recv(10) == b"\0", "what is not answered is not asked again"
     theirs.send(b"\0")
@@ -78,7 +78,7 @@ class SilentFollower:
 
 def test_until_all_are_ready_ranks_are_given_more_time() -> None:
     follower, told = SilentFollower(), Future[tuple[object, float]]()
-    watch = Watch(lambda: (follower,), 0.01, lambda *what: told.set_result(what))  # type: ignore
+    watch = RankSupervisor(lambda: (follower,), 0.01, lambda *what: told.set_result(what))  # type: ignore
     for _ in range(3):
         assert follower.felt.acquire(timeout=60)
     assert not told.done()
@@ -88,11 +88,11 @@ def test_until_all_are_ready_ranks_are_given_more_time() -> None:
 
 
 def test_ranks_that_cannot_be_started_are_an_error_of_whoever_wants_them() -> None:
-    def start() -> tuple[Follower, ...]:
+    def start() -> tuple[RankProcess, ...]:
         raise BlockingIOError("no more processes")
 
     with pytest.raises(BlockingIOError, match="no more processes"):
-        Watch(start, 0.01, lambda *what: None)
+        RankSupervisor(start, 0.01, lambda *what: None)
 
 
 @pytest.mark.parametrize("victim", [1, pytest.param(3, marks=pytest.mark.long)])

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.model.step_inputs import StepSlice
 from engine.runner import Slice
 from engine.sequence import Sequence
-from engine.step_inputs import Piece
-from wire.identity import Leg
+from wire.identity import AttemptId
 from wire.sampling import SamplingParams
-from worker.ranks.orders import Order, Step
-from worker.ranks.steps import StepReader, StepWriter
+from worker.ranks.orders import Order, RunStep
+from worker.ranks.step_orders import StepReader, StepWriter
 
 pytestmark = pytest.mark.quick
 
@@ -26,17 +26,17 @@ changes = st.one_of(
 steps = st.lists(st.fixed_dictionaries(dict.fromkeys(NAMES, changes)), min_size=1)
 
 
-def a_piece(name: str, blocks: list[int]) -> tuple[Piece, Slice]:
-    sequence = Sequence(Leg(name), [1, 2, 3], SamplingParams(max_tokens=9))
-    return Piece(2, 1, blocks, [3], None, 3, True, len(blocks) % 2), Slice(sequence, 2, 1)
+def a_piece(name: str, blocks: list[int]) -> tuple[StepSlice, Slice]:
+    sequence = Sequence(AttemptId(name), [1, 2, 3], SamplingParams(max_tokens=9))
+    return StepSlice(2, 1, blocks, [3], None, 3, True, len(blocks) % 2), Slice(sequence, 2, 1)
 
 
-def told(writer: StepWriter, step: dict[str, list[int]]) -> tuple[list[Piece], Step]:
+def told(writer: StepWriter, step: dict[str, list[int]]) -> tuple[list[StepSlice], RunStep]:
     pairs = [a_piece(name, blocks) for name, blocks in step.items()]
     pieces, slices = [piece for piece, _ in pairs], [slice for _, slice in pairs]
     frame = msgspec.msgpack.encode(writer.write(pieces, slices, by_layers=False))
     order = msgspec.msgpack.decode(frame, type=Order)
-    assert isinstance(order, Step)
+    assert isinstance(order, RunStep)
     return pieces, order
 
 
@@ -69,7 +69,7 @@ def test_of_a_sequence_that_goes_on_only_new_blocks_are_told() -> None:
 
 
 def test_a_token_that_only_the_device_knows_is_told_by_its_row() -> None:
-    piece = Piece(3, 1, [4], [], 2, 3, True)
+    piece = StepSlice(3, 1, [4], [], 2, 3, True)
     slice = a_piece("a", [4])[1]
     step = StepWriter().write([piece], [slice], by_layers=True)
     assert step.by_layers

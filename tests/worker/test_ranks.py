@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from kv_transfer.convert import stage
-from kv_transfer.exchange import routes
-from kv_transfer.memory_link import MemoryFabric, MemoryLink
-from kv_transfer.nixl_link import NixlLink
-from kv_transfer.reshard import plan, staging_layout
-from kv_transfer.transport import Transport
+from kv_transfer.layout.convert import stage
+from kv_transfer.layout.head_routes import head_routes
+from kv_transfer.layout.reshard import plan, staging_layout
+from kv_transfer.transports.memory import MemoryFabric, MemoryLink
+from kv_transfer.transports.nixl.nixl_link import NixlLink
+from kv_transfer.transports.transport import Transport
 from tests.kv_transfer.pools import Pool, a_region
 from tests.kv_transfer.ranks import DEGREES, ranks
 from tests.worker.models import MAX_TOKENS, PROMPT, Model, scattered
@@ -119,7 +119,7 @@ def moved(
     """What has come of the cache at the other side's ranks."""
     sides = Side("source", *ours, make_link), Side("destination", *theirs, make_link)
     sides[0].put(cache)
-    feeds = routes(sides[0].layouts, sides[1].layouts)
+    feeds = head_routes(sides[0].layouts, sides[1].layouts)
     for rank, wanted in zip(sides[1].ranks, feeds, strict=True):
         for feed in wanted:
             sides[0].ranks[feed.source_rank].feed(rank, feed.heads, staged=staged)

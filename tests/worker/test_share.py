@@ -8,18 +8,18 @@ from kv_transfer.hashing import block_hashes
 from tests.worker.bench import DECODE_STAMP as D
 from tests.worker.bench import PREFILL_STAMP as P
 from tests.worker.bench import Bench, expected
-from wire.identity import Leg
-from wire.messages import Handed, Kept, Share
+from wire.identity import AttemptId
+from wire.messages import CopyPrefix, Handed, Kept
 
 pytestmark = pytest.mark.quick
 
 PROMPT = list(range(5, 26))
-COPY = Leg("copy")
+COPY = AttemptId("copy")
 
 
 def share(bench: Bench, tokens: list[int]) -> None:
-    message = Share(leg=COPY, tokens=tuple(tokens), destination=bench.decode.address)
-    bench.prefill.loop.legs.share("router", message)
+    message = CopyPrefix(attempt_id=COPY, tokens=tuple(tokens), destination=bench.decode.address)
+    bench.prefill.loop.attempts.share("router", message)
 
 
 def a_bench_that_has_computed(prompt: list[int], **sizes: int) -> Bench:
@@ -35,12 +35,12 @@ def test_a_copied_prefix_is_found_by_the_next_prompt() -> None:
     bench.run()
     (handed,) = bench.told(Handed)
     assert isinstance(handed, Handed)
-    assert (handed.leg, handed.moved.num_blocks) == (COPY, 5)
+    assert (handed.attempt_id, handed.moved.num_blocks) == (COPY, 5)
     assert bench.decode.pool.num_cached == 5
     bench.check_nothing_is_held()
-    leg = bench.submit("next", PROMPT)
+    attempt_id = bench.submit("next", PROMPT)
     bench.run()
-    assert bench.tokens(leg) == expected(PROMPT, [P, D, D, D])
+    assert bench.tokens(attempt_id) == expected(PROMPT, [P, D, D, D])
     bench.check_nothing_is_held()
 
 
@@ -60,11 +60,11 @@ def test_what_is_in_host_memory_only_is_copied_too() -> None:
     bench.run()
     (handed,) = bench.told(Handed)
     assert isinstance(handed, Handed)
-    assert (handed.leg, handed.moved.num_blocks) == (COPY, 5)
+    assert (handed.attempt_id, handed.moved.num_blocks) == (COPY, 5)
     bench.check_nothing_is_held()
-    leg = bench.submit("next", PROMPT)
+    attempt_id = bench.submit("next", PROMPT)
     bench.run()
-    assert bench.tokens(leg) == expected(PROMPT, [P, D, D, D])
+    assert bench.tokens(attempt_id) == expected(PROMPT, [P, D, D, D])
     bench.check_nothing_is_held()
 
 
@@ -90,8 +90,10 @@ def test_what_is_there_already_does_not_travel() -> None:
     bench = a_bench_that_has_computed(PROMPT)
     share(bench, PROMPT[:8])
     bench.run()
-    message = Share(leg=Leg("again"), tokens=tuple(PROMPT), destination=bench.decode.address)
-    bench.prefill.loop.legs.share("router", message)
+    message = CopyPrefix(
+        attempt_id=AttemptId("again"), tokens=tuple(PROMPT), destination=bench.decode.address
+    )
+    bench.prefill.loop.attempts.share("router", message)
     bench.run()
     moved = [handed.moved for handed in bench.told(Handed) if isinstance(handed, Handed)]
     assert [(each.num_blocks, each.skipped_blocks) for each in moved] == [(2, 0), (3, 2)]

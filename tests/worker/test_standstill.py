@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from decode_worker.scheduler import DecodePolicy
-from engine.arithmetic import ArithmeticRunner
+from engine.runners.arithmetic_runner import ArithmeticRunner
 from runtime.session import open_session
 from tests.worker.test_live import PATIENCE_S, a_submit
 from wire.identity import Role

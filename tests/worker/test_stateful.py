@@ -1,7 +1,7 @@
 """Both step loops under any sequence of messages, faults and requests that Hypothesis thinks of.
 
 After every rule both pools are whole, no sequence runs on both sides, and no write that may still
-land goes to a page that no leg owns. At the end all is free, and every answer is right.
+land goes to a page that no attempt owns. At the end all is free, and every answer is right.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from hypothesis.stateful import (
     rule,
 )
 
-from kv_transfer.destination import DestinationState
+from kv_transfer.handoff.destination import DestinationState
 from tests.worker.bench import Bench, Station, expected
 from wire.handoff import Handoff, Offer
-from wire.identity import Leg
+from wire.identity import AttemptId
 from wire.messages import Failed
-from worker.tickets import Peer
+from worker.steps.attempt_state import Peer
 
 MAX_LEGS = 12
 OWNED = (DestinationState.GRANTED, DestinationState.FENCING)
@@ -59,8 +59,8 @@ class Handoffs(RuleBasedStateMachine):
         self.unsent: list[Offer] = []
         """Made by a deaf source: they go over the next link."""
         self.deaf: set[Station] = set()
-        self.answers: dict[Leg, tuple[list[int], int]] = {}
-        self.cancelled: set[Leg] = set()
+        self.answers: dict[AttemptId, tuple[list[int], int]] = {}
+        self.cancelled: set[AttemptId] = set()
 
     @precondition(lambda self: len(self.answers) < MAX_LEGS)
     @rule(
@@ -74,16 +74,16 @@ class Handoffs(RuleBasedStateMachine):
             number = len(self.answers)
             begin = start + number if start == 50 else start
             prompt = list(range(begin, begin + length))
-            leg = self.bench.submit(f"r{number}", prompt, max_tokens)
-            self.answers[leg] = (prompt, max_tokens)
+            attempt_id = self.bench.submit(f"r{number}", prompt, max_tokens)
+            self.answers[attempt_id] = (prompt, max_tokens)
 
     @precondition(lambda self: self.answers)
     @rule(place=PLACES, sides=st.sampled_from([(0,), (1,), (0, 1)]))
     def cancel(self, place: int, sides: tuple[int, ...]) -> None:
-        leg = list(self.answers)[place % len(self.answers)]
-        self.cancelled.add(leg)
+        attempt_id = list(self.answers)[place % len(self.answers)]
+        self.cancelled.add(attempt_id)
         for side in sides:
-            self.bench.stations[side].loop.legs.cancel(leg)
+            self.bench.stations[side].loop.attempts.cancel(attempt_id)
         self._collect()
 
     @rule(side=SIDES, num_turns=st.integers(1, 4))
@@ -149,13 +149,15 @@ class Handoffs(RuleBasedStateMachine):
 
     @invariant()
     def nothing_runs_twice(self) -> None:
-        for leg, ticket in self.bench.prefill.loop.legs._tickets.items():
-            if ticket.kept:
-                assert leg not in self.bench.decode.loop.legs._tickets, f"{leg} runs twice"
+        for attempt_id, attempt in self.bench.prefill.loop.attempts._attempts.items():
+            if attempt.kept:
+                assert attempt_id not in self.bench.decode.loop.attempts._attempts, (
+                    f"{attempt_id} runs twice"
+                )
 
     @invariant()
     def what_may_land_goes_to_pages_of_its_leg(self) -> None:
-        handoffs = self.bench.decode.loop.incoming._legs.values()
+        handoffs = self.bench.decode.loop.incoming._attempts.values()
         owned = {page for h in handoffs if h.state in OWNED for page in h._pages}
         assert self._writable_pages() <= owned
 
@@ -206,7 +208,7 @@ class Handoffs(RuleBasedStateMachine):
             self._receive(*self.flying.pop(0))
 
     def _hear_the_end(self, station: Station) -> None:
-        """The courier tears down its end of the link when it turns next."""
+        """The transfer thread tears down its end of the link when it turns next."""
         bench, link = self.bench, self.bench.link
         if station in self.deaf:
             return
@@ -238,12 +240,15 @@ class Handoffs(RuleBasedStateMachine):
         """Of writes that wait or are under way, or were given up and may still arrive."""
         bench, fabric = self.bench, self.bench.fabric
         (rank,), size = bench.prefill.ranks, bench.decode.runner.layout.block_bytes
-        courier = rank.courier
+        transfer_thread = rank.transfer_thread
         late = [(door, offset) for door, offset, _ in fabric._late]
         pages = {offset // size for door, offset in late if door in fabric.doors}
-        if bench.link in bench.decode.ranks[0].courier._admitted:
-            parts = [*courier._waiting, *(flight.part for flight in courier._flights)]
-            pages.update(page for part in parts for page in part.passage.pages)
+        if bench.link in bench.decode.ranks[0].transfer_thread._admitted:
+            parts = [
+                *transfer_thread._waiting,
+                *(flight.part for flight in transfer_thread._flights),
+            ]
+            pages.update(page for part in parts for page in part.block_write.pages)
         return pages
 
     def _come_to_rest(self) -> None:
@@ -261,10 +266,10 @@ class Handoffs(RuleBasedStateMachine):
                 return
 
     def _check_answers(self) -> None:
-        failed = {m.leg for m in self.bench.told(Failed) if isinstance(m, Failed)}
-        for leg, (prompt, max_tokens) in self.answers.items():
-            if leg not in failed | self.cancelled:
-                tokens = self.bench.tokens(leg)
+        failed = {m.attempt_id for m in self.bench.told(Failed) if isinstance(m, Failed)}
+        for attempt_id, (prompt, max_tokens) in self.answers.items():
+            if attempt_id not in failed | self.cancelled:
+                tokens = self.bench.tokens(attempt_id)
                 assert tokens == expected(prompt, [token % 4 for token in tokens])
                 assert len(tokens) == max_tokens
 

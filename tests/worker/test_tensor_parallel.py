@@ -19,7 +19,7 @@ import torch
 
 from cluster.process_launcher import Child
 from decode_worker.scheduler import DecodePolicy
-from engine.blocks import BlockPool
+from engine.cache.block_pool import BlockPool
 from engine.engine import Engine
 from engine.errors import ConfigError, EngineError
 from runtime.session import open_session
@@ -27,8 +27,8 @@ from tests.engine.checkpoints import Recipe, llama, qwen2, write
 from tests.engine.driver import ChunkPolicy, decode, give_blocks, make_sequence, output
 from tests.engine.reference import Reference, prompt
 from tests.system.shells import children_of
-from wire.identity import Leg, Role
-from wire.messages import Hello, Step, Submit
+from wire.identity import AttemptId, Role
+from wire.messages import Hello, StepOutputs, Submit
 from wire.sampling import SamplingParams
 from worker.build import make_engine, make_runner
 from worker.config import RunnerKind, WorkerConfig
@@ -76,7 +76,7 @@ async def answers(
     worker: Worker,
     prompts: list[tuple[int, ...]],
     count: int,
-    scores: dict[Leg, list[float]] | None = None,
+    scores: dict[AttemptId, list[float]] | None = None,
 ) -> list[list[int]]:
     """Of all prompts at once; with `scores` the prompts' own log-probabilities go there."""
     opened = await open_session(worker.card.address, Hello(caller_id="router"), timeout_s=60)
@@ -86,19 +86,19 @@ async def answers(
         ignore_eos=True,
         prompt_logprobs=None if scores is None else 1,
     )
-    made: dict[Leg, list[int]] = {}
+    made: dict[AttemptId, list[int]] = {}
     for number, tokens in enumerate(prompts):
-        leg = Leg(str(number))
-        made[leg] = []
+        attempt_id = AttemptId(str(number))
+        made[attempt_id] = []
         opened.session.send(
-            Submit(leg=leg, tokens=tokens, num_prompt=len(tokens), sampling=sampling)
+            Submit(attempt_id=attempt_id, tokens=tokens, num_prompt=len(tokens), sampling=sampling)
         )
     async with asyncio.timeout(60):
         async for message in opened.session.messages():
-            for each in message.outputs if isinstance(message, Step) else ():
-                made[each.leg] += each.tokens
+            for each in message.outputs if isinstance(message, StepOutputs) else ():
+                made[each.attempt_id] += each.tokens
                 if scores is not None and each.prompt_logprobs:
-                    scores[each.leg] = [score.logprob for score in each.prompt_logprobs]
+                    scores[each.attempt_id] = [score.logprob for score in each.prompt_logprobs]
             if all(len(tokens) >= count for tokens in made.values()):
                 break
     opened.session.close()
@@ -116,7 +116,7 @@ async def test_a_worker_of_any_degree_gives_the_tokens_of_transformers(
     async with a_worker(settings(checkpoint(name), size), Future()) as worker:
         found = await answers(worker, prompts, NUM_NEW)
         again = await answers(worker, prompts, NUM_NEW)  # from the prefix cache
-        scores: dict[Leg, list[float]] = {}
+        scores: dict[AttemptId, list[float]] = {}
         scored = await answers(worker, prompts, NUM_NEW, scores)
         worker.engine.pool.check_integrity()
         pids = [each.pid for each in worker.engine.runner.team.followers] if (size > 1) else []
@@ -124,7 +124,7 @@ async def test_a_worker_of_any_degree_gives_the_tokens_of_transformers(
     for number, tokens in enumerate(prompts):
         rows = reference.logits(tokens)[:-1].log_softmax(-1)
         own = rows.gather(-1, torch.tensor(tokens[1:])[:, None])[:, 0].tolist()
-        assert scores[Leg(str(number))] == pytest.approx(own, abs=1e-4)
+        assert scores[AttemptId(str(number))] == pytest.approx(own, abs=1e-4)
     assert found == again == scored == [reference.greedy(tokens, NUM_NEW) for tokens in prompts]
     assert not any(is_alive(pid) for pid in pids)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from decode_worker.scheduler import DecodePolicy
-from engine.ahead import AheadEngine
+from engine.async_engine import AsyncEngine
 from tests.engine.checkpoints import Recipe, llama, qwen3, write
 from tests.engine.driver import make_sequence, output
 from tests.engine.reference import Reference, prompt
@@ -45,7 +45,7 @@ def test_two_gpus_launched_ahead_give_the_tokens_of_transformers(
     runner = make_runner(config, lambda loaded, total: None)
     try:
         engine, region = make_engine(config, runner, DecodePolicy(chunk_tokens=11))
-        assert type(engine) is AheadEngine
+        assert type(engine) is AsyncEngine
         assert region.device == "cuda:0"
         sampling = SamplingParams(max_tokens=24, temperature=0.0, ignore_eos=True)
         lengths = (9, 21, 5, 30)

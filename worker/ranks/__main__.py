@@ -6,15 +6,15 @@ import signal
 import sys
 
 from runtime.logs import start_logging
-from worker.ranks.tether import end_with_parent
+from worker.ranks.die_with_parent import die_with_parent
 
 if __name__ == "__main__":
     gc.disable()  # until all is loaded: it would look through it again and again, for nothing
-    end_with_parent()
+    die_with_parent()
     # Whoever ends a worker by signals means rank 0, which drains first.
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)
     start_logging(os.environ.get("TANDEM_LOG_LEVEL", "info"))
-    from worker.ranks.follow import follow  # loads torch, which takes a while
+    from worker.ranks.rank_main import run_rank
 
-    follow(*map(int, sys.argv[1:]))
+    run_rank(*map(int, sys.argv[1:]))

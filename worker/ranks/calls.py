@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from kv_transfer.calls import Handler
+from kv_transfer.endpoints.remote_rank_messages import Handler
 from worker.ranks.errors import RankLost, RankRefused
 from worker.ranks.line import Line, LineClosed
 
@@ -35,7 +35,7 @@ class Answered(msgspec.Struct, frozen=True, array_like=True, tag=True):
     body: msgspec.Raw
 
 
-class Failed(msgspec.Struct, frozen=True, array_like=True, tag=True):
+class CallFailed(msgspec.Struct, frozen=True, array_like=True, tag=True):
     number: int
     why: str
 
@@ -47,12 +47,12 @@ class Notice(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_call = msgspec.msgpack.Decoder(Call).decode
-_decode_said: Callable[[bytes], Answered | Failed | Notice] = msgspec.msgpack.Decoder(
-    Answered | Failed | Notice
+_decode_said: Callable[[bytes], Answered | CallFailed | Notice] = msgspec.msgpack.Decoder(
+    Answered | CallFailed | Notice
 ).decode
 
 
-class Caller:
+class RankCaller:
     """Rank 0's end. Futures are settled, and notices are heard, in the thread that runs `listen`:
     what they call must not block."""
 
@@ -100,7 +100,7 @@ class Caller:
         except LineClosed:
             return  # whoever listens hears of it, and settles what waits
 
-    def _hear(self, said: Answered | Failed | Notice) -> None:
+    def _hear(self, said: Answered | CallFailed | Notice) -> None:
         match said:
             case Notice():
                 (kind,) = [kind for kind in self._notices if kind.__name__ == said.kind]
@@ -108,7 +108,7 @@ class Caller:
             case Answered():
                 future, answer = self._take(said.number)
                 future.set_result(msgspec.msgpack.decode(said.body, type=answer))
-            case Failed():
+            case CallFailed():
                 future, _ = self._take(said.number)
                 future.set_exception(RankRefused(f"rank {self._rank}: {said.why}"))
 
@@ -151,9 +151,9 @@ class Callee:
             if call.number is None:
                 raise
             log.warning("%s failed", call.kind, exc_info=True)
-            self._send(Failed(call.number, f"{type(error).__name__}: {error}"))
+            self._send(CallFailed(call.number, f"{type(error).__name__}: {error}"))
 
-    def _send(self, said: Answered | Failed | Notice) -> None:
+    def _send(self, said: Answered | CallFailed | Notice) -> None:
         try:
             self._line.send(_encode(said))
         except LineClosed:

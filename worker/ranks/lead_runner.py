@@ -8,16 +8,16 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Self
 
+from engine.device.torch_collective import TorchCollective, open_store
 from engine.model.config import read_config
-from engine.model.part import model_part
+from engine.model.model_part import model_part
 from engine.runner import CacheRegion, Collect, OnLayer, Outcome, Slice
-from engine.torch_collective import TorchCollective, open_store
-from engine.torch_runner import TorchRunner
+from engine.runners.torch_runner import TorchRunner
 from worker.config import WorkerConfig
-from worker.load import load_runner, rank_device
+from worker.rank.load_runner import load_runner, rank_device
 from worker.ranks.errors import RankLost
-from worker.ranks.orders import Allocate, Connect, CopyBlock, Fit, Load, Record
-from worker.ranks.steps import StepWriter
+from worker.ranks.orders import Allocate, Connect, CopyBlock, Fit, LoadModel, PrepareSteps
+from worker.ranks.step_orders import StepWriter
 from worker.ranks.team import Team
 
 PATIENCE_S = 3.0
@@ -39,9 +39,9 @@ class LeadRunner:
         self.max_model_len = own.max_model_len
         self.eos_token_ids = own.eos_token_ids
         self.model_hash = own.model_hash
-        self.digest_kind = own.digest_kind
+        self.checksum_kind = own.checksum_kind
         self.runs_ahead = own.runs_ahead
-        self.digest = own.digest
+        self.checksum = own.checksum
         self._own = own
         self._writer = StepWriter()
 
@@ -81,7 +81,7 @@ class LeadRunner:
         self.team.order(Allocate(num_blocks))
         region = self._own.allocate_only(num_blocks)
         self.team.answers()
-        self.team.order(Record())
+        self.team.order(PrepareSteps())
         with self._together():
             self._own.record_own_steps()
         self.team.answers()
@@ -132,7 +132,7 @@ def together(team: Team) -> Iterator[None]:
 
 def _load(config: WorkerConfig, progress: Callable[[int, int], None], team: Team) -> TorchRunner:
     collective = TorchCollective(0, team.size)
-    team.order(Load(config))
+    team.order(LoadModel(config))
     own = load_runner(config, progress, collective)
     team.answers()
     team.order(Connect())

@@ -10,7 +10,7 @@ import msgspec
 from worker.config import WorkerConfig
 
 
-class Load(msgspec.Struct, frozen=True, tag=True):
+class LoadModel(msgspec.Struct, frozen=True, tag=True):
     """Read your part of the model. Answered."""
 
     config: WorkerConfig
@@ -33,12 +33,12 @@ class Allocate(msgspec.Struct, frozen=True, tag=True):
     num_blocks: int
 
 
-class Record(msgspec.Struct, frozen=True, tag=True):
+class PrepareSteps(msgspec.Struct, frozen=True, tag=True):
     """Prepare steps, and be ready for calls. Answered."""
 
 
-class StepPiece(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """See engine.step_inputs.Piece. Its blocks are those of piece number `before` in the step
+class RunSlice(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """See engine.model.step_inputs.Piece. Its blocks are those of piece number `before` in the step
     before, if there is one, and `blocks` behind them."""
 
     start: int
@@ -52,10 +52,10 @@ class StepPiece(msgspec.Struct, frozen=True, array_like=True, gc=False):
     num_scored: int = 0
 
 
-class Step(msgspec.Struct, frozen=True, tag=True, gc=False):
+class RunStep(msgspec.Struct, frozen=True, tag=True, gc=False):
     """Compute your part of a step. Not answered: rank 0 meets you in it."""
 
-    pieces: list[StepPiece]
+    pieces: list[RunSlice]
     by_layers: bool
 
 
@@ -70,7 +70,7 @@ class Leave(msgspec.Struct, frozen=True, tag=True):
     """End."""
 
 
-Order = Load | Connect | Fit | Allocate | Record | Step | CopyBlock | Leave
+Order = LoadModel | Connect | Fit | Allocate | PrepareSteps | RunStep | CopyBlock | Leave
 
 
 class Done(msgspec.Struct, frozen=True, tag=True):

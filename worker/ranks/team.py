@@ -14,10 +14,10 @@ from typing import Any, TypeVar
 import msgspec
 
 from worker.ranks.errors import RankLost, RankRefused
-from worker.ranks.follower import STATUS_S, Follower
 from worker.ranks.line import LineClosed
 from worker.ranks.orders import Answer, Done, Leave, Order, Refused
-from worker.ranks.watch import Watch
+from worker.ranks.rank_process import STATUS_S, RankProcess
+from worker.ranks.supervisor import RankSupervisor
 
 T = TypeVar("T")
 LEAVE_S = 10.0
@@ -48,7 +48,7 @@ class Team:
         # Never closed: torch looks into its store once more when that is collected, whenever that
         # is, and waits for a file that is not there.
         self._meeting = os.memfd_create("ranks")
-        self._watch = Watch(self._start, silence_s, self._lose_silent)
+        self._watch = RankSupervisor(self._start, silence_s, self._lose_silent)
         self.followers = self._watch.followers
         self._listeners = [
             threading.Thread(target=self._listen, args=[each], name=f"rank {each.rank}")
@@ -114,13 +114,13 @@ class Team:
         for follower in self.followers:
             follower.free()
 
-    def _start(self) -> tuple[Follower, ...]:
+    def _start(self) -> tuple[RankProcess, ...]:
         ranks = range(1, self.size)
         return tuple(
-            Follower.start(rank, self.size, self._meeting, self._notices) for rank in ranks
+            RankProcess.start(rank, self.size, self._meeting, self._notices) for rank in ranks
         )
 
-    def _listen(self, follower: Follower) -> None:
+    def _listen(self, follower: RankProcess) -> None:
         try:
             follower.caller.listen()
         except Exception:  # what is heard must not fail, and if it does, the worker has
@@ -129,14 +129,14 @@ class Team:
         # Only now is it certain that it reads and writes nothing any more.
         follower.caller.lose(self.lost or RankLost(f"rank {follower.rank} has ended"))
 
-    def _lose_silent(self, follower: Follower, silence_s: float) -> None:
+    def _lose_silent(self, follower: RankProcess, silence_s: float) -> None:
         def killed() -> str:
             ended = "was killed" if follower.try_kill() else "cannot be killed"
             return f"has not answered for {silence_s:g} s, and {ended}"
 
         self._lose(follower, killed)
 
-    def _lose(self, follower: Follower, how: Callable[[], str]) -> None:
+    def _lose(self, follower: RankProcess, how: Callable[[], str]) -> None:
         with self._lock:
             if self._closing or self.lost is not None:
                 return
@@ -146,7 +146,7 @@ class Team:
         log.error("%s", lost)
         self._on_lost(lost)
 
-    def _end_all(self, follower: Follower, how: Callable[[], str]) -> RankLost:
+    def _end_all(self, follower: RankProcess, how: Callable[[], str]) -> RankLost:
         for other in self.followers:
             if other is not follower:
                 other.process.kill()
@@ -154,13 +154,13 @@ class Team:
         follower.process.kill()
         return RankLost(what)
 
-    def _answer(self, follower: Follower) -> Answer:
+    def _answer(self, follower: RankProcess) -> Answer:
         frame = follower.orders.receive()
         if frame is None:
             raise self.why_lost()
         return _decode_answer(frame)
 
-    def _bury(self, follower: Follower, patience_s: float) -> None:
+    def _bury(self, follower: RankProcess, patience_s: float) -> None:
         try:
             follower.process.wait(max(0.0, patience_s))
         except subprocess.TimeoutExpired:

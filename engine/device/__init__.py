@@ -1,0 +1,1 @@
+"""The device that computes: memory, threads, copies to it, collectives between ranks."""

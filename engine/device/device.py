@@ -1,0 +1,124 @@
+"""Where a model lives, and in what precision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from engine.device.visible_gpus import visible_gpus
+from engine.errors import ConfigError
+from engine.kernels.library import try_load_kernels
+
+_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+_CACHE_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float8_e4m3fn": torch.float8_e4m3fn,
+}
+
+
+class LayerMarks:
+    """Where a device's stream is through with each layer, whose kernels are launched far ahead."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._stream = torch.cuda.current_stream(device)
+        self._events: list[torch.cuda.Event] = []
+
+    def mark(self, num_layers: int) -> None:
+        """All of the next layer, of which there are `num_layers` then, has been launched."""
+        self._events.append(self._stream.record_event())
+        assert len(self._events) == num_layers
+
+    def tell(self, on_layer: Callable[[int], None]) -> None:
+        """Wait for one layer after the other; `on_layer(n)` is called when n are computed."""
+        for number, event in enumerate(self._events, 1):
+            event.synchronize()
+            on_layer(number)
+
+
+def _why_unusable() -> str | None:
+    """Why PyTorch has no CUDA device, in its own words; None where it has one."""
+    if torch.cuda.is_available():
+        return None
+    if torch.version.cuda is None:
+        return f"PyTorch {torch.__version__} was built without CUDA"
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+    except (RuntimeError, AssertionError) as error:
+        return str(error).strip().splitlines()[0]
+    return "it finds no device"
+
+
+def choose_device(
+    name: str,
+    gpus: Callable[[], list[str]] = visible_gpus,
+    why_unusable: Callable[[], str | None] = _why_unusable,
+) -> torch.device:
+    """ "auto", "cpu" or "cuda:N" as a device that exists; ConfigError otherwise.
+
+    "auto" is no CPU where there are GPUs that PyTorch cannot use: whoever has a GPU did not mean to
+    wait for answers a hundred times as long.
+    """
+    if name == "auto":
+        cause = why_unusable()
+        if cause is not None and (found := gpus()):
+            raise ConfigError(
+                f'device "auto": of this machine\'s {len(found)} NVIDIA GPUs PyTorch can use none: '
+                f'{cause}; mend that, or set device to "cpu"'
+            )
+        name = "cuda:0" if cause is None else "cpu"
+    if name == "cpu":
+        return torch.device("cpu")
+    kind, _, number = name.partition(":")
+    if kind != "cuda" or not (number or "0").isdecimal():
+        raise ConfigError(f'device "{name}": expected "auto", "cpu" or "cuda:N"')
+    count = torch.cuda.device_count()
+    if int(number or "0") >= count:
+        raise ConfigError(f'device "{name}": this machine has {count} CUDA devices')
+    return torch.device("cuda", int(number or "0"))
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """In what weights are held, what is computed, and in what the KV cache is held."""
+
+    weights: torch.dtype
+    compute: torch.dtype
+    cache: torch.dtype
+
+
+def choose_precision(
+    dtype: str,
+    cache_dtype: str,
+    device: torch.device,
+    stored: torch.dtype,
+    has_kernels: Callable[[], bool] = lambda: try_load_kernels() is not None,
+) -> Precision:
+    """Dtypes by name; "auto" is what the checkpoint is stored in on a GPU, and float32 on a CPU.
+
+    CPUs seldom compute faster in 16 bits, and in float32 the rounding that differs with a batch's
+    composition is too small to change a token, short of a tie. Where there are compiled kernels,
+    weights stay in bfloat16 then: they widen them exactly, and read half as much. (They read no
+    cache of 8 bits.) A cache's "auto" is what is computed in. ConfigError for other names.
+    """
+    on_cpu = device.type == "cpu"
+    compute = _dtype("dtype", dtype, _DTYPES) or (torch.float32 if on_cpu else stored)
+    cache = _dtype("cache_dtype", cache_dtype, _CACHE_DTYPES) or compute
+    wide = cache != torch.float8_e4m3fn
+    kept = dtype == "auto" and on_cpu and stored == torch.bfloat16 and wide and has_kernels()
+    return Precision(stored if kept else compute, compute, cache)
+
+
+def _dtype(key: str, name: str, known: dict[str, torch.dtype]) -> torch.dtype | None:
+    """None for "auto"."""
+    if name == "auto":
+        return None
+    if name not in known:
+        raise ConfigError(f'{key} "{name}": expected "auto", {", ".join(map(repr, known))}')
+    return known[name]

@@ -1,0 +1,1 @@
+"""Runners compute a step's slices: by torch on a device, or by arithmetic without a model."""

@@ -1,0 +1,263 @@
+"""The runner that computes with PyTorch, on the CPU or on one GPU: a whole model, or a part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Sequence as Seq
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from itertools import compress
+
+import torch
+from torch import Tensor
+
+from engine.attention.backend import AttentionBatch
+from engine.attention.choice import Attention, make_attention
+from engine.device.collective import Alone, Collective
+from engine.device.device import LayerMarks
+from engine.device.to_device import Arriving, to_device
+from engine.errors import ConfigError
+from engine.model.config import ModelConfig
+from engine.model.model_part import ModelPart, model_part
+from engine.model.step_inputs import LastDrawn, StepSlice, last_rows, scored_rows, step_inputs
+from engine.model.transformer import Transformer
+from engine.runner import CacheRegion, Collect, OnLayer, Outcome, Slice
+from engine.runners.captured_step import GraphRecorder, Record
+from engine.runners.decode_graphs import DecodeGraphs
+from engine.runners.device_cache import DeviceCache
+from engine.runners.results import NoneSampled, SomeSampled
+from engine.sampler.sampler import Sampler
+from engine.sampler.scores import WithScores, score, score_along
+from engine.sequence import Sequence
+from kv_transfer.layout.device_checksum import checksum_kind
+from wire.layout import KvLayout
+
+GRAPHS = ("start", "lazy", "off")
+
+
+@dataclass(frozen=True, slots=True)
+class StepSettings:
+    """How steps run on a GPU; see load_torch_runner. Raises ConfigError for unknown names."""
+
+    attention: str = "torch"
+    graphs: str = "start"
+    max_sequences: int = 256
+
+    def __post_init__(self) -> None:
+        if self.graphs not in GRAPHS:
+            names = ", ".join(map(repr, GRAPHS))
+            raise ConfigError(f'graphs "{self.graphs}": expected {names}')
+        if self.max_sequences < 1:
+            raise ConfigError(f"max_sequences {self.max_sequences}: expected at least 1")
+
+
+class TorchRunner:
+    """A decoder, its paged KV cache and its sampler; see engine.runner.Runner."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        model: Transformer,
+        layout: KvLayout,
+        device: torch.device,
+        *,
+        model_hash: str,
+        max_model_len: int,
+        settings: StepSettings | None = None,
+        part: ModelPart | None = None,
+        collective: Collective | None = None,
+    ) -> None:
+        """`layout` and `model` are of the `part` of a model that this rank has, if not of all."""
+        self.layout = layout
+        self.vocab_size = config.vocab_size
+        self.max_model_len = max_model_len
+        self.eos_token_ids = frozenset(config.eos_token_ids)
+        self.model_hash = model_hash
+        self.device = device
+        self.runs_ahead = device.type == "cuda"
+        self.checksum_kind = checksum_kind(device)
+        self.cache = DeviceCache(layout, device)
+        self.fit_num_blocks = self.cache.fit_num_blocks
+        self.copy_block = self.cache.copy_block
+        self.checksum = self.cache.checksum
+        self._part = part or model_part(config)
+        self._collective = collective or Alone()
+        self._model = model
+        self._sampler = Sampler(self.eos_token_ids)
+        self._on_device: AbstractContextManager[object] = nullcontext()
+        """In which kernels are launched: those in Triton do not look where their tensors are."""
+        if device.type == "cuda":
+            self._on_device = torch.cuda.device(device)
+        self._settings = settings or StepSettings()
+        self._attention: Attention | None = None
+        self._graphs: DecodeGraphs | None = None
+        self._last = LastDrawn(torch.empty(0, dtype=torch.int64, device=device), ())
+
+    def allocate(self, num_blocks: int) -> CacheRegion:
+        """Allocate the cache, zeroed; ConfigError when the device has no memory for it."""
+        region = self.allocate_only(num_blocks)
+        self.record_own_steps()
+        return region
+
+    def allocate_only(self, num_blocks: int) -> CacheRegion:
+        """The same without anything being computed: ranks find out first whether all have room."""
+        assert self._attention is None, "the cache is allocated once"
+        num_spare = 1 if self.runs_ahead else 0  # for rows of a recorded step that nobody needs
+        region = self.cache.allocate(num_blocks, num_spare)
+        self._num_blocks = num_blocks
+        self._attention = make_attention(
+            self._settings.attention,
+            *self.cache.shaped(),
+            self._part.config.windows,
+            self._model.dtype,
+            self._part.config.num_heads,
+            self.layout.num_blocks(self.max_model_len),
+        )
+        return region
+
+    def record_own_steps(self) -> None:
+        """As the settings ask for it; all ranks at once, for they compute with each other."""
+        if self.device.type == "cuda" and self._settings.graphs != "off":
+            self.record_steps(GraphRecorder(self.device), spare_block=self._num_blocks)
+
+    def record_steps(self, record: Record, spare_block: int) -> None:
+        """Decode steps repeat what `record` makes of one; the block is written to by nobody else.
+
+        They are recorded now, or when a size of step is there for the first time.
+        """
+        assert self._attention is not None, "allocate comes before record_steps"
+        self._graphs = DecodeGraphs(
+            self._decode_logits,
+            self._attention.graphs,
+            record,
+            self.device,
+            most_rows=self._settings.max_sequences,
+            most_blocks=self.layout.num_blocks(self.max_model_len),
+            spare_block=spare_block,
+            block_size=self.layout.block_size,
+        )
+        if self._settings.graphs == "start":
+            with self._on_device, torch.inference_mode():
+                self._graphs.record_all()
+
+    def run(self, slices: Seq[Slice], on_layer: OnLayer | None = None) -> Seq[Outcome]:
+        """Compute all slices in one batch; see engine.runner.Runner.run."""
+        return list(self.launch(slices, on_layer)())
+
+    def launch(self, slices: Seq[Slice], on_layer: OnLayer | None = None) -> Collect:
+        """The same in two parts; see engine.runner.Runner.launch."""
+        if not slices:
+            return list
+        return self.launch_pieces(self.pieces(slices), slices, on_layer)
+
+    def pieces(self, slices: Seq[Slice]) -> list[StepSlice]:
+        """What other ranks must know of the next step."""
+        return [self._last.piece(slice) for slice in slices]
+
+    def launch_pieces(
+        self, pieces: Seq[StepSlice], slices: Seq[Slice], on_layer: OnLayer | None = None
+    ) -> Collect:
+        """`launch`, when the slices' pieces are there already."""
+        samples = [piece.samples for piece in pieces]
+        sampling = [slice.sequence for slice in compress(slices, samples)]
+        scores: list[Tensor] = []
+
+        def take_scored(hidden: Tensor) -> None:
+            scores.extend(score(hidden, self._model.logits, slices))
+
+        with self._on_device, torch.inference_mode():
+            logits = self._logits(pieces, on_layer, take_scored)
+            collect = self._draw(logits, sampling, samples)
+            if not scores:
+                return collect
+            counts = [
+                (piece.num_scored, slice.sequence.sampling.prompt_logprobs or 0)
+                for piece, slice in zip(pieces, slices, strict=True)
+            ]
+            return WithScores(collect, counts, Arriving(self.device, *scores))
+
+    def _draw(self, logits: Tensor, sampling: Seq[Sequence], samples: Seq[bool]) -> Collect:
+        if not sampling:
+            return NoneSampled(len(samples), Arriving(self.device))
+        drawn = self._sampler.draw(logits, sampling)
+        if self.runs_ahead:
+            self._collective.hand_out(drawn.tokens)
+        self._last = LastDrawn(drawn.tokens, sampling)
+        if len(sampling) == len(samples):
+            return drawn.collect
+        return SomeSampled(samples, drawn)
+
+    def follow(self, pieces: Seq[StepSlice], *, by_layers: bool) -> None:
+        """Compute this rank's part of a step that rank 0 launches, `by_layers` or at once.
+
+        What rank 0 draws is needed for the next step where that may be launched before rank 0
+        knows it.
+        """
+        with self._on_device, torch.inference_mode():
+            self._logits(pieces, _nobody if by_layers else None, self._score_along)
+            num_drawn = sum(piece.samples for piece in pieces)
+            if num_drawn and self.runs_ahead:
+                tokens = torch.empty(num_drawn, dtype=torch.int64, device=self.device)
+                self._collective.hand_out(tokens)
+                self._last = LastDrawn(tokens, ())
+
+    def close(self) -> None:
+        """Nothing of it computes elsewhere."""
+
+    def skip_layers(self) -> None:
+        """Embed and draw only: what is left of a step is its overhead."""
+        self._model.skip_layers()
+
+    def _score_along(self, hidden: Tensor) -> None:
+        score_along(hidden, self._model.logits)
+
+    def _logits(
+        self,
+        pieces: Seq[StepSlice],
+        on_layer: OnLayer | None,
+        take_scored: Callable[[Tensor], None],
+    ) -> Tensor:
+        """Of the rows that are sampled from, [rows, vocab_size]. `take_scored` is given the hidden
+        states [rows, hidden_size] of those whose successors are scored, if there are any."""
+        graphs = self._graphs
+        if graphs is not None and on_layer is None and graphs.fits(pieces, self._last):
+            return graphs.run(pieces, self._last)
+        last, scored = last_rows(pieces), scored_rows(pieces)
+        rows = sorted({*last, *scored}) if scored else last
+        hidden = self._forward(pieces, on_layer, rows)
+        if not rows:
+            return hidden[:0]
+        if len(rows) < len(hidden):
+            hidden = self._rows(hidden, rows)
+        if scored:
+            places = {row: place for place, row in enumerate(rows)}
+            take_scored(self._rows(hidden, [places[row] for row in scored]))
+            hidden = self._rows(hidden, [places[row] for row in last])
+        return self._model.logits(hidden) if last else hidden[:0]
+
+    def _rows(self, hidden: Tensor, rows: list[int]) -> Tensor:
+        return hidden.index_select(0, to_device(rows, self.device))
+
+    def _decode_logits(
+        self, ids: Tensor, positions: Tensor, lengths: Tensor, batch: AttentionBatch
+    ) -> Tensor:
+        return self._model.logits(self._model.forward(ids, positions, lengths, batch))
+
+    def _forward(self, pieces: Seq[StepSlice], on_layer: OnLayer | None, drawn: Seq[int]) -> Tensor:
+        """Hidden states [tokens, hidden_size] of all pieces, or of the rows `drawn` alone."""
+        assert self._attention is not None, "allocate comes before run"
+        batch = self._attention.steps.prepare(pieces)
+        inputs = step_inputs(pieces)
+        ids, positions, lengths = to_device(inputs.rows, self.device)
+        if inputs.unknown:
+            ids = self._last.fill(ids, inputs.unknown)
+        if on_layer is None or self.device.type == "cpu":
+            return self._model.forward(ids, positions, lengths, batch, on_layer, drawn)
+        marks = LayerMarks(self.device)
+        hidden = self._model.forward(ids, positions, lengths, batch, marks.mark)
+        marks.tell(on_layer)
+        return hidden
+
+
+def _nobody(num_layers: int) -> None:
+    """Is told of this rank's layers."""

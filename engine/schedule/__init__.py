@@ -1,0 +1,1 @@
+"""What the next step computes: scheduling policies, token budgets, waiting sequences."""

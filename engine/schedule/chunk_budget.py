@@ -1,0 +1,38 @@
+"""How many prompt tokens ride along with a decode step: each of them delays every stream."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+
+from engine.runner import Slice
+from engine.schedule.step_times import StepTimes, StepWork
+from engine.sequence import Sequence
+
+LEAST_TOKENS = 16
+"""A prompt always advances, however long a step is without it."""
+
+
+class ChunkBudget:
+    """Keeps steps within `target_s`, the time per output token, where there is one.
+
+    `at_first` is the number of prompt tokens while nothing is known, and always without a target.
+    """
+
+    def __init__(self, target_s: float | None, at_first: int, most: int) -> None:
+        self._target_s = target_s
+        self._at_first = at_first
+        self._most = most
+        self.times = StepTimes()
+
+    def observe(self, slices: Seq[Slice], seconds: float) -> None:
+        if self._target_s is None:
+            return  # nobody asks, and every step would pay for it
+        self.times.observe(StepWork.of(slices), seconds)
+
+    def prompt_tokens(self, decoding: Seq[Sequence], prompt: Sequence) -> int:
+        """For the next step, the first of whose prompts is this one."""
+        if self._target_s is None or not self.times.knows_prompts:
+            return self._at_first
+        work = StepWork(len(decoding), sum(sequence.num_computed for sequence in decoding))
+        fits = self.times.prompt_tokens_within(work, prompt.num_computed, self._target_s)
+        return int(min(max(fits, LEAST_TOKENS), self._most))

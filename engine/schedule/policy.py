@@ -1,0 +1,77 @@
+"""What a scheduler decides. The engine asks, and does; it never decides itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+
+from engine.runner import Slice
+from engine.sequence import Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class FreeCapacity:
+    """What is left for one more sequence: blocks and places."""
+
+    free_blocks: int
+    num_running: int
+
+
+class ScheduledTokens(msgspec.Struct, frozen=True, gc=False):
+    """Compute `count` more tokens of this running sequence in the next step."""
+
+    sequence: Sequence
+    count: int
+
+
+MUCH_SHORTER = 4
+"""A prompt that needs so many times less than the first may overtake it, on half of each step."""
+
+
+def in_turn(prompts: Seq[Sequence], budget: int) -> list[ScheduledTokens]:
+    """Prompts one after the other, the most urgent first, as far as so many tokens go.
+
+    Much shorter ones do not wait for a long one that came before: they share half of the step, the
+    shortest first, so that a prompt of a few tokens is not held up by one of a hundred thousand,
+    which takes twice its time at most.
+    """
+    if not prompts or budget < 1:
+        return []
+    prompts = sorted(prompts, key=lambda sequence: sequence.priority)
+    first, *others = prompts
+    most = first.num_uncomputed
+    if most > budget and others:
+        short = [s for s in others if s.num_uncomputed * MUCH_SHORTER <= most]
+        half = _one_by_one(sorted(short, key=lambda s: s.num_uncomputed), budget // 2)
+        if half:
+            return [ScheduledTokens(first, budget - sum(share.count for share in half)), *half]
+    return _one_by_one(prompts, budget)
+
+
+def _one_by_one(prompts: Seq[Sequence], budget: int) -> list[ScheduledTokens]:
+    shares = []
+    for sequence in prompts:
+        count = min(sequence.num_uncomputed, budget)
+        if count > 0:
+            shares.append(ScheduledTokens(sequence, count))
+            budget -= count
+    return shares
+
+
+class Policy(Protocol):
+    """A pure scheduler: values in, values out."""
+
+    def admits(self, room: FreeCapacity, num_new_blocks: int) -> bool:
+        """May the sequence at the head of the queue start, which needs that many new blocks?"""
+        ...
+
+    def plan(self, running: Seq[Sequence]) -> list[ScheduledTokens]:
+        """The next step, most important first. `running` is in the order of admission."""
+        ...
+
+    def observe(self, slices: Seq[Slice], seconds: float) -> None:
+        """A step took so long."""
+        ...

@@ -1,0 +1,213 @@
+"""The ranks of one worker as one endpoint: what is asked of it is asked of all that it concerns."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+from kv_transfer.endpoints.endpoint import (
+    OnCrash,
+    OnLinkFailed,
+    PeerPool,
+    TellAdmissions,
+    TellSpeed,
+)
+from kv_transfer.endpoints.rank import RankEndpoint
+from kv_transfer.endpoints.remote_rank import RemoteRank
+from kv_transfer.endpoints.remote_rank_messages import BlocksChecksum
+from kv_transfer.endpoints.transfer_thread import WriteJob, Written
+from kv_transfer.layout.checksum import MASK, ComputeChecksum
+from kv_transfer.layout.head_routes import rank_pairs
+from kv_transfer.transports.probe import LinkSpeed
+from kv_transfer.transports.transport import together
+from wire.layout import KvLayout
+from wire.reports import Traffic
+
+Rank = RankEndpoint | RemoteRank
+
+DIGEST_S = 30.0
+"""How long another rank may take to read pages that have arrived."""
+
+
+@dataclass(slots=True)
+class _PeerRanks:
+    """The ranks that write over it, and why it failed, as the first of its rank pairs that did."""
+
+    ranks: tuple[Rank, ...]
+    cause: str | None = None
+
+
+class AllRanksEndpoint:
+    """Implements `Endpoint` for rank 0 and the other ranks, in their order."""
+
+    def __init__(self, own: RankEndpoint, others: Sequence[RemoteRank]) -> None:
+        self.layout = own.layout
+        self._own = own
+        self._others = others
+        self._ranks: tuple[Rank, ...] = (own, *others)
+        self._links: dict[str, _PeerRanks] = {}
+
+    @property
+    def transport_name(self) -> str:
+        return self._own.transport_name
+
+    @property
+    def direct_access(self) -> bool:
+        return self._own.direct_access
+
+    def start(self, on_link_failed: OnLinkFailed, on_crash: OnCrash) -> None:
+        self._on_link_failed = on_link_failed
+        for rank in self._ranks:
+            rank.start(self._link_failed, on_crash)
+
+    def admit(self, link: str, source: KvLayout, tell: TellAdmissions) -> None:
+        def all_told(parts: list[tuple[bytes, ...]]) -> None:
+            tell(tuple(admission for part in parts for admission in part))
+
+        for rank, told in zip(self._ranks, when_all(len(self._ranks), all_told), strict=True):
+            rank.admit(link, source, told)
+
+    def evict(self, link: str, then: Callable[[], None]) -> None:
+        for rank, ended in zip(self._ranks, countdown(len(self._ranks), then), strict=True):
+            rank.evict(link, ended)
+
+    def connect(self, link: str, peer: PeerPool, on_result: TellSpeed) -> None:
+        sources = {pair.source_rank for pair in rank_pairs(self.layout, peer.layout)}
+        feeding = tuple(self._ranks[number] for number in sorted(sources))
+        self._links[link] = opened = _PeerRanks(feeding)
+
+        def all_told(found: list[LinkSpeed | str]) -> None:
+            on_result(_slowest(found, opened.cause))
+
+        for rank, told in zip(feeding, when_all(len(feeding), all_told), strict=True):
+            rank.connect(link, peer, told)
+
+    def write(self, job: WriteJob) -> None:
+        link = self._links.get(job.link)
+        if link is None:
+            now = time.monotonic()
+            job.on_done(Written(now, now, cause=f"{job.link} is not connected"))
+            return
+
+        def all_ended(parts: list[Written]) -> None:
+            job.on_done(_whole(parts, link.cause))
+
+        for rank, ended in zip(link.ranks, when_all(len(link.ranks), all_ended), strict=True):
+            rank.write(WriteJob(job.link, job.block_write, ended, job.latest_start))
+
+    def disconnect(self, link: str, then: Callable[[], None]) -> None:
+        self._tear_down(link, then)
+        self._links.pop(link, None)
+
+    def traffic(self, link: str) -> Traffic | None:
+        return together(rank.traffic(link) for rank in self._feeding(link))
+
+    def checksum(self, source: KvLayout) -> ComputeChecksum:
+        """The others read their pages while this rank reads its own.
+
+        Raises what they raise, and TimeoutError.
+        """
+        own = self._own.checksum(source)
+
+        def checksum(pages: Sequence[int], first: int) -> int:
+            theirs = [rank.start_digest(source, pages, first) for rank in self._others]
+            total = own(pages, first)
+            checksums = [_awaited(number, it, pages) for number, it in enumerate(theirs, 1)]
+            return (total + sum(checksums)) & MASK
+
+        return checksum
+
+    def stop(self) -> None:
+        for rank in self._ranks:
+            rank.stop()
+
+    def _link_failed(self, link: str, cause: str) -> None:
+        """Called in any thread, for the first rank pair that fails; the others follow."""
+        failed = self._links.get(link)
+        if failed is not None and failed.cause is None:
+            failed.cause = cause
+        self._on_link_failed(link, cause)
+        self._tear_down(link, _nothing)
+
+    def _feeding(self, link: str) -> tuple[Rank, ...]:
+        found = self._links.get(link)
+        return () if found is None else found.ranks
+
+    def _tear_down(self, link: str, then: Callable[[], None]) -> None:
+        feeding = self._feeding(link)
+        if not feeding:
+            then()
+        for rank, ended in zip(feeding, countdown(len(feeding), then), strict=True):
+            rank.disconnect(link, ended)
+
+
+def _awaited(rank: int, answer: Future[BlocksChecksum], pages: Sequence[int]) -> int:
+    try:
+        return answer.result(DIGEST_S).checksum
+    except TimeoutError as error:
+        late = f"rank {rank} has not read {len(pages)} pages within {DIGEST_S:g} s"
+        raise TimeoutError(late) from error
+
+
+def _slowest(found: Sequence[LinkSpeed | str], failure: str | None) -> LinkSpeed | str:
+    """Each rank tells what the whole link would give if all were like its rank pairs.
+
+    When one has failed, the others only know that theirs were torn down.
+    """
+    speeds = [speed for speed in found if isinstance(speed, LinkSpeed)]
+    if len(speeds) < len(found):
+        return failure or next(cause for cause in found if isinstance(cause, str))
+    rate = min(speed.bytes_per_s for speed in speeds)
+    return LinkSpeed(max(speed.latency_s for speed in speeds), rate)
+
+
+def _whole(parts: Sequence[Written], failure: str | None) -> Written:
+    """A write is over when the last rank's part is, and failed when any has failed."""
+    cause = next((part.cause for part in parts if part.cause is not None), None)
+    return Written(
+        min(part.started for part in parts),
+        max(part.ended for part in parts),
+        sum(part.checksum for part in parts) & MASK,
+        cause and (failure or cause),
+    )
+
+
+def _nothing() -> None: ...
+
+
+T = TypeVar("T")
+
+
+def when_all(count: int, done: Callable[[list[T]], None]) -> list[Callable[[T], None]]:
+    """As many functions, each to be called once, from any thread; `done(results)` after the last.
+
+    The results are in the order of the functions.
+    """
+    results: dict[int, T] = {}
+    lock = threading.Lock()
+
+    def one(number: int) -> Callable[[T], None]:
+        def tell(result: T) -> None:
+            with lock:
+                results[number] = result
+                complete = len(results) == count
+            if complete:
+                done([results[number] for number in range(count)])
+
+        return tell
+
+    return [one(number) for number in range(count)]
+
+
+def countdown(count: int, then: Callable[[], None]) -> list[Callable[[], None]]:
+    """The same where there is nothing to tell."""
+
+    def all_ended(ends: list[None]) -> None:
+        then()
+
+    return [partial(end, None) for end in when_all(count, all_ended)]

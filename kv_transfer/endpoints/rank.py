@@ -1,0 +1,178 @@
+"""One rank's end of all links: its pool, its staging memory, and the transfer thread of its
+transport."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from kv_transfer.endpoints.endpoint import (
+    OnCrash,
+    OnLinkFailed,
+    PeerPool,
+    TellAdmissions,
+    TellSpeed,
+)
+from kv_transfer.endpoints.transfer_thread import RankPath, TransferThread, WriteJob
+from kv_transfer.endpoints.write_path import (
+    InPlaceWrites,
+    SlotQuota,
+    StagedWrites,
+    StagingSlots,
+    WritePath,
+)
+from kv_transfer.errors import BadPeer
+from kv_transfer.layout.checksum import ComputeChecksum, checksum_seed
+from kv_transfer.layout.head_routes import RankPair, rank_pairs
+from kv_transfer.layout.region import CacheRegion
+from kv_transfer.transports.probe import LinkSpeed, Probe, Scratch, as_one, probe_link
+from kv_transfer.transports.transport import Transport
+from wire.layout import KvLayout
+from wire.reports import Traffic
+
+NUM_STAGING_SLOTS = 4
+MAX_PART_BYTES = 32 * 1024 * 1024
+
+StartProbe = Callable[[Transport, str, Scratch], Probe]
+
+
+class RankEndpoint:
+    """Implements `Endpoint` for a worker's only rank, or one of several.
+
+    `layout` is the worker's; `pool` has `num_blocks` blocks, and one for measuring behind them, and
+    is registered with the transport. `checksum` is that of kv_transfer.layout.checksum, of whole
+    blocks.
+    """
+
+    def __init__(
+        self,
+        layout: KvLayout,
+        rank: int,
+        num_blocks: int,
+        pool: CacheRegion,
+        staging: CacheRegion,
+        checksum: ComputeChecksum,
+        transport: Transport,
+        *,
+        max_bytes_in_flight: int = 1 << 62,
+        start_probe: StartProbe = probe_link,
+    ) -> None:
+        self.layout = layout
+        self.rank = rank
+        self._own = layout.of_rank(rank)
+        self._num_blocks = num_blocks
+        self._pool = pool
+        self._staging = staging
+        self._room = StagingSlots(NUM_STAGING_SLOTS, staging.num_bytes // NUM_STAGING_SLOTS)
+        self._checksum = checksum
+        self._transport = transport
+        self._max_blocks_in_flight = max_bytes_in_flight // self._own.block_bytes
+        self._start_probe = start_probe
+
+    @property
+    def transport_name(self) -> str:
+        return self._transport.name
+
+    @property
+    def direct_access(self) -> bool:
+        return self._transport.direct_access
+
+    def start(self, on_link_failed: OnLinkFailed, on_crash: OnCrash) -> None:
+        self.prepare(on_link_failed, on_crash)
+        self.transfer_thread.start()
+
+    def prepare(self, on_link_failed: OnLinkFailed, on_crash: OnCrash) -> None:
+        """Without a thread, for those who drive the transfer thread by hand."""
+        self.transfer_thread = TransferThread(
+            self._transport,
+            on_link_failed,
+            on_crash,
+            max_blocks_in_flight=self._max_blocks_in_flight,
+        )
+
+    def admit(self, link: str, source: KvLayout, tell: TellAdmissions) -> None:
+        ours = self._inward(source)
+        self.transfer_thread.admit(link, [_name(link, pair.source_rank) for pair in ours], tell)
+
+    def evict(self, link: str, then: Callable[[], None]) -> None:
+        self.transfer_thread.evict(link, then)
+
+    def connect(self, link: str, peer: PeerPool, on_result: TellSpeed) -> None:
+        all_strands = rank_pairs(self.layout, peer.layout)
+        if len(peer.admissions) != len(all_strands):
+            wanted = f"{len(all_strands)} pairs of ranks"
+            raise BadPeer(f"{link}: {len(peer.admissions)} admissions for {wanted}")
+        pairs = zip(all_strands, peer.admissions, strict=True)
+        ours = [(pair, admission) for pair, admission in pairs if self._feeds(pair)]
+        num_heads = sum(len(pair.heads) for pair in all_strands)
+        shares = [len(pair.heads) / num_heads for pair, _ in ours]
+
+        def tell(found: Sequence[LinkSpeed] | str) -> None:
+            on_result(found if isinstance(found, str) else as_one(found, shares))
+
+        room = SlotQuota(self._room, NUM_STAGING_SLOTS // 2)
+        ways = [self._way(link, pair, admission, peer, room) for pair, admission in ours]
+        self.transfer_thread.connect(link, ways, tell)
+
+    def write(self, job: WriteJob) -> None:
+        self.transfer_thread.write(job)
+
+    def disconnect(self, link: str, then: Callable[[], None]) -> None:
+        self.transfer_thread.disconnect(link, then)
+
+    def traffic(self, link: str) -> Traffic | None:
+        return self.transfer_thread.traffic(link)
+
+    def checksum(self, source: KvLayout) -> ComputeChecksum:
+        """Of this rank's pages."""
+        feeds = [pair.heads for pair in self._inward(source)]
+        if feeds == [self._own.heads]:
+            return self._digest_whole
+        from kv_transfer.layout.checksum_by_heads import checksum_by_heads
+
+        return checksum_by_heads(self._pool, self._own, feeds)
+
+    def stop(self) -> None:
+        self.transfer_thread.stop()
+
+    def _digest_whole(self, blocks: Sequence[int], first: int) -> int:
+        return self._checksum(blocks, checksum_seed(first, self._own.heads))
+
+    def _feeds(self, pair: RankPair) -> bool:
+        return pair.source_rank == self.rank
+
+    def _inward(self, source: KvLayout) -> list[RankPair]:
+        found = rank_pairs(source, self.layout)
+        return [pair for pair in found if pair.destination_rank == self.rank]
+
+    def _way(
+        self, link: str, pair: RankPair, admission: bytes, peer: PeerPool, room: SlotQuota
+    ) -> RankPath:
+        name = _name(link, pair.destination_rank)
+        theirs = peer.layout.of_rank(pair.destination_rank)
+        scratch = self._scratch(theirs, peer.num_blocks)
+        write_path = self._write_path(theirs, pair.heads, room)
+        return RankPath(
+            name, admission, write_path, lambda it: self._start_probe(it, name, scratch)
+        )
+
+    def _write_path(self, theirs: KvLayout, heads: range, room: SlotQuota) -> WritePath:
+        if self._own == theirs:
+            return InPlaceWrites(theirs, self._checksum, MAX_PART_BYTES)
+        from kv_transfer.layout.staging import Staging
+
+        staging = Staging(self._pool, self._own, self._staging)
+        return StagedWrites(self._own, theirs, room, staging.stage, heads)
+
+    def _scratch(self, theirs: KvLayout, num_blocks: int) -> Scratch:
+        """The blocks behind both pools."""
+        own_bytes, their_bytes = self._own.block_bytes, theirs.block_bytes
+        return Scratch(
+            own_offset=self._num_blocks * own_bytes,
+            their_offset=num_blocks * their_bytes,
+            num_bytes=min(own_bytes, their_bytes),
+        )
+
+
+def _name(link: str, other_rank: int) -> str:
+    """Of a rank pair, for the transport of one of its ranks."""
+    return f"{link} {other_rank}" if other_rank else link

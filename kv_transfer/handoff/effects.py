@@ -1,0 +1,101 @@
+"""What the handoff's state machines want done; their host does it, and tells them how it went."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from wire.handoff import Commit, Handoff
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send this message to the other end of the handoff."""
+
+    message: Handoff
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Source: copy `num_tokens` tokens, from the start of `blocks` to the start of `pages`.
+
+    `first_page` is the place of pages[0] among the destination's blocks of the sequence. Of
+    `layers` only these travel, others have left or will leave; None stands for all. When it has
+    ended, call wrote or write_failed.
+    """
+
+    write_id: int
+    blocks: tuple[int, ...]
+    pages: tuple[int, ...]
+    num_tokens: int
+    first_page: int
+    layers: range | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HandedOver:
+    """Source: the destination has verified the blocks and runs the sequence now."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotHandedOver:
+    """Source: the sequence is still ours, with all its blocks.
+
+    `ambiguous` is true when the destination may have accepted without our hearing of it; then
+    continuing here could run the sequence twice.
+    """
+
+    cause: str
+    ambiguous: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SourceClosed:
+    """Source: nothing reads the attempt's blocks on its behalf any more; they may be reused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Adopt:
+    """Destination: run this sequence; `blocks` hold the cache of all its tokens but the new ones.
+
+    (Or, where the offer said so, keep the blocks as cache.)
+    """
+
+    commit: Commit
+    blocks: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FreeBlocks:
+    """Destination: nothing can be written into these blocks any more; they may be reused."""
+
+    blocks: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptLost:
+    """Destination: the handoff ended before the sequence was ours."""
+
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class CutLink:
+    """Either end: writes do not end, or the peer does not say that they have.
+
+    End the session with the peer, and with it the link and every attempt that uses it.
+    """
+
+    cause: str
+
+
+Effect = (
+    Send
+    | Write
+    | HandedOver
+    | NotHandedOver
+    | SourceClosed
+    | Adopt
+    | FreeBlocks
+    | AttemptLost
+    | CutLink
+)

@@ -1,0 +1,1 @@
+"""How blocks lie in memory: routes between ranks, spans to copy, conversion, checksums."""

@@ -1,0 +1,1 @@
+"""Transports move bytes between two processes: NIXL, UCX, or memory within one process."""

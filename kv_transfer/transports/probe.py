@@ -1,0 +1,89 @@
+"""What a link gives, measured when it is made: a slow path is reported, never used silently."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from kv_transfer.errors import LinkFailed
+from kv_transfer.transports.transport import Transport
+
+NUM_SINGLE = 9
+NUM_BULK = 3
+BULK_BYTES = 2 * 1024 * 1024
+DEADLINE_S = 5.0
+BUSY_S = 0.0005
+"""How long a write is waited for before others get their turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkSpeed:
+    """Of one direction. `latency_s` is the median time of a write of one block."""
+
+    latency_s: float
+    bytes_per_s: float
+
+    def __str__(self) -> str:
+        return f"{self.bytes_per_s / 1e9:.2f} GB/s, {self.latency_s * 1e6:.0f} us for one block"
+
+
+def as_one(speeds: Sequence[LinkSpeed], shares: Sequence[float]) -> LinkSpeed:
+    """Of rank pairs that carry these shares of a link's bytes, all at the same time.
+
+    What has to go over them has arrived when the last one is done.
+    """
+    rates = [speed.bytes_per_s / share for speed, share in zip(speeds, shares, strict=True)]
+    return LinkSpeed(max(speed.latency_s for speed in speeds), min(rates))
+
+
+Probe = Generator[None, None, LinkSpeed]
+"""Gives way whenever it has to wait; returns what it found. Raises LinkFailed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scratch:
+    """Blocks of both pools that nobody uses for anything else: byte offsets, and what may be
+    written there."""
+
+    own_offset: int
+    their_offset: int
+    num_bytes: int
+
+
+def probe_link(
+    transport: Transport,
+    link: str,
+    scratch: Scratch,
+    clock: Callable[[], float] = time.monotonic,
+) -> Probe:
+    """Write our scratch block over the peer's, alone and many times in a row.
+
+    Raises LinkFailed, also when a write takes longer than DEADLINE_S.
+    """
+
+    def write(count: int) -> Generator[None, None, float]:
+        row = (scratch.own_offset, scratch.their_offset, scratch.num_bytes)
+        started = clock()
+        transfer = transport.write_spans(link, np.array([row] * count), staged=False)
+        gives_way_at = started + BUSY_S
+        while not transfer.done():
+            if clock() - started > DEADLINE_S:
+                raise LinkFailed(f"{link}: {count} blocks took more than {DEADLINE_S} s")
+            if clock() > gives_way_at:
+                yield
+                gives_way_at = clock() + BUSY_S
+        return clock() - started
+
+    yield from write(1)  # makes the connection
+    singles = []
+    for _ in range(NUM_SINGLE):
+        singles.append((yield from write(1)))
+    count = max(1, BULK_BYTES // scratch.num_bytes)
+    bulks = []
+    for _ in range(NUM_BULK):
+        bulks.append((yield from write(count)))
+    return LinkSpeed(statistics.median(singles), count * scratch.num_bytes / min(bulks))

@@ -1,0 +1,1 @@
+"""From a worker's tokens to what a client reads: text, reasoning, tool calls, stop strings."""

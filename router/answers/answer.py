@@ -1,0 +1,119 @@
+"""One answer as it grows: from merged tokens to what the client is told of them."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+
+from router.answers.stops import StopMatcher
+from router.answers.text_stream import TextStream
+from router.answers.token_merger import Tokens
+from router.requests.request import Delta, GenerateRequest, ToolCallDelta
+from router.text.tokenizer import Tokenizer
+from wire.messages import Output
+
+
+class Parsed(msgspec.Struct, frozen=True, kw_only=True):
+    """The parts of a piece of text, in a model family's own format."""
+
+    text: str = ""
+    reasoning: str = ""
+    tool_calls: tuple[ToolCallDelta, ...] = ()
+    over: bool = False
+    """Nothing more of the answer is wanted: the router ends it."""
+
+
+class AnswerParser(Protocol):
+    """The state of one answer. The result does not depend on how the text is cut into pieces."""
+
+    def push(self, text: str, *, done: bool) -> Parsed:
+        """What can be told now; with `done` all of the rest."""
+
+
+class Answer:
+    """`text` says whether the answer is complete, and why."""
+
+    def __init__(
+        self,
+        request: GenerateRequest,
+        tokenizer: Tokenizer,
+        index: int = 0,
+        parser: AnswerParser | None = None,
+        shown_tokens: frozenset[int] = frozenset(),
+    ) -> None:
+        self.text = TextStream(
+            tokenizer.detokenizer(
+                skip_special_tokens=request.skip_special_tokens,
+                shown=shown_tokens,
+                context=request.prompt_tokens,
+            ),
+            StopMatcher(request.stop, include=request.include_stop),
+            request.sampling.min_tokens,
+            _hidden_names(request, tokenizer, shown_tokens),
+        )
+        self.index = index
+        self._parser = parser
+        self._prompt_tokens: tuple[int, ...] | None = request.prompt_tokens
+        self.has_tool_calls = False
+        self._prompt_only = request.prompt_only
+
+    def delta(self, tokens: Tokens) -> Delta:
+        """What the client is told of these tokens; those after a stop string are taken away."""
+        prompt_tokens, self._prompt_tokens = self._prompt_tokens, None
+        if self._prompt_only:
+            return self._without_answer(tokens, prompt_tokens)
+        text = self.text.push(tokens)
+        plain = Delta(
+            text=text,
+            tokens=tuple(tokens.tokens),
+            logprobs=tuple(tokens.logprobs),
+            index=self.index,
+            prompt_tokens=prompt_tokens,
+            prompt_logprobs=() if prompt_tokens is None else tokens.prompt_logprobs,
+        )
+        return plain if self._parser is None else self._parsed(plain)
+
+    def _without_answer(self, tokens: Tokens, prompt_tokens: tuple[int, ...] | None) -> Delta:
+        """A worker draws one token at least, which nobody asked for."""
+        self.text.end_unsaid()
+        return Delta(
+            text="",
+            tokens=(),
+            index=self.index,
+            prompt_tokens=prompt_tokens,
+            prompt_logprobs=tokens.prompt_logprobs,
+        )
+
+    def next_delta(self, output: Output) -> Delta:
+        """The same for tokens in the middle of an answer without stop strings."""
+        plain = Delta(
+            text=self.text.middle(output.tokens),
+            tokens=output.tokens,
+            logprobs=output.logprobs,
+            index=self.index,
+        )
+        return plain if self._parser is None else self._parsed(plain)
+
+    def _parsed(self, plain: Delta) -> Delta:
+        assert self._parser is not None
+        parsed = self._parser.push(plain.text, done=self.text.finish is not None)
+        self.has_tool_calls |= bool(parsed.tool_calls)
+        if parsed.over:
+            self.text.end()
+        return msgspec.structs.replace(
+            plain, text=parsed.text, reasoning=parsed.reasoning, tool_calls=parsed.tool_calls
+        )
+
+
+def _hidden_names(
+    request: GenerateRequest, tokenizer: Tokenizer, shown: frozenset[int]
+) -> dict[int, str]:
+    """Special tokens that leave no text, by id, of which a stop string speaks."""
+    if not request.stop or not request.skip_special_tokens:
+        return {}
+    return {
+        token: name
+        for token, name in tokenizer.special_texts.items()
+        if token not in shown and any(name in stop for stop in request.stop)
+    }

@@ -1,0 +1,87 @@
+"""DeepSeek's formats: V3 and R1 write the arguments in a fence of JSON, V3.1 behind the name."""
+
+from __future__ import annotations
+
+from router.answers.tool_calls.call_reader import SPACE, JsonValueReader
+from router.answers.tool_calls.scanner import CallScanner, DrawId, draw_call_id
+
+LIST_BEGIN, LIST_END = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
+CALL_BEGIN, CALL_END = "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>"
+SEPARATOR = "<｜tool▁sep｜>"
+MARKS = (LIST_BEGIN, LIST_END, CALL_BEGIN, CALL_END, SEPARATOR)
+KIND = "function"
+MAX_HEAD = 512
+"""Characters between a call's mark and its arguments."""
+
+
+class DeepSeekScanner(CallScanner):
+    """Both formats: a call that begins with its kind has a fence.
+
+        <｜tool▁call▁begin｜>function<｜tool▁sep｜>NAME ⏎ ```json ⏎ {…} ⏎ ```<｜tool▁call▁end｜>
+        <｜tool▁call▁begin｜>NAME<｜tool▁sep｜>{…}<｜tool▁call▁end｜>
+
+    Any number of calls between the marks of a list, or without these.
+    """
+
+    def __init__(self, draw_id: DrawId = draw_call_id) -> None:
+        super().__init__(draw_id)
+        self._mark = ""
+        self._value = JsonValueReader()
+
+    def outside(self, done: bool) -> bool:
+        mark = self.tell_up_to((LIST_BEGIN, CALL_BEGIN), done)
+        if mark is None:
+            return False
+        self._mark = mark
+        return self.go(self._opened)
+
+    def _opened(self, done: bool) -> bool:
+        """Before the head of a call, or the mark of one."""
+        rest = self.pending.lstrip(SPACE)
+        if CALL_BEGIN not in self._mark:
+            if rest.startswith(CALL_BEGIN):
+                taken = len(self.pending) - len(rest) + len(CALL_BEGIN)
+                self._mark += self.pending[:taken]
+                self.drop(taken)
+            elif CALL_BEGIN.startswith(rest) and not done:
+                return False
+            else:
+                return self._no_call()
+        return self.go(self._head)
+
+    def _head(self, done: bool) -> bool:
+        """The name, with all that stands before the arguments."""
+        start = self.pending.find("{")
+        if start < 0 and len(self.pending) <= MAX_HEAD and not done:
+            return False
+        head = self.pending[: max(start, 0)]
+        first, separator, second = head.partition(SEPARATOR)
+        name = second.partition("```")[0] if first.strip() == KIND else first
+        if not (0 <= start <= MAX_HEAD and separator and name.strip()):
+            return self._no_call()
+        self.begin_call(name.strip())
+        self.drop(start)
+        self._value = JsonValueReader()
+        return self.go(self._arguments)
+
+    def _no_call(self) -> bool:
+        self.tell_text(self._mark)
+        return self.go(self.outside)
+
+    def _arguments(self, done: bool) -> bool:
+        return self.tell_value(self._value) and self.go(self._fenced)
+
+    def _fenced(self, done: bool) -> bool:
+        """Behind the arguments: the end of their fence, and of the call."""
+        return self.skip_one_of(("```", CALL_END), done) and self.go(self._behind)
+
+    def _behind(self, done: bool) -> bool:
+        """Another call, or the list's end."""
+        if not self.skip_one_of((CALL_END, LIST_END), done):
+            return False
+        if self.pending.startswith(CALL_BEGIN):
+            self._mark = ""
+            return self.go(self._opened)
+        if CALL_BEGIN.startswith(self.pending) and not done:
+            return False
+        return self.go(self.outside)

@@ -1,0 +1,30 @@
+"""The format of Hermes, Qwen2.5 and Qwen3: <tool_call>, a JSON object, </tool_call>."""
+
+from __future__ import annotations
+
+from router.answers.tool_calls.scanner import CallScanner, DrawId, JsonCall, draw_call_id
+
+OPENING = "<tool_call>"
+CLOSING = "</tool_call>"
+
+
+class HermesScanner(CallScanner):
+    """Any number of calls, with text before, between and behind them."""
+
+    def __init__(self, draw_id: DrawId = draw_call_id) -> None:
+        super().__init__(draw_id)
+        self._call = JsonCall(self, OPENING)
+
+    def outside(self, done: bool) -> bool:
+        mark = self.tell_up_to((OPENING,), done)
+        if mark is None:
+            return False
+        self._call = JsonCall(self, mark)
+        return self.go(self._inside)
+
+    def _inside(self, done: bool) -> bool:
+        return self.go_behind(self._call, done, self._closing)
+
+    def _closing(self, done: bool) -> bool:
+        """Models forget it now and then."""
+        return self.skip_one_of((CLOSING,), done) and self.go(self.outside)

@@ -1,0 +1,93 @@
+"""Mistral's formats: [TOOL_CALLS] and a JSON list, or since 2025 [TOOL_CALLS]name[ARGS]{…}."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import string
+
+from router.answers.tool_calls.call_reader import SPACE, JsonValueReader
+from router.answers.tool_calls.scanner import CallScanner, DrawId, JsonCall
+
+OPENING = "[TOOL_CALLS]"
+ARGUMENTS = "[ARGS]"
+CALL_ID = "[CALL_ID]"
+NAME = re.compile(r"[\w.-]+")
+MAX_NAME = 128
+"""Characters from the mark to the arguments."""
+
+
+def draw_mistral_id() -> str:
+    """Mistral's chat templates insist on nine letters and digits."""
+    return "".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(9))
+
+
+class MistralScanner(CallScanner):
+    """Both formats: what follows the mark tells which."""
+
+    def __init__(self, draw_id: DrawId = draw_mistral_id) -> None:
+        super().__init__(draw_id)
+        self._mark = OPENING
+        self._call = JsonCall(self, OPENING)
+        self._value = JsonValueReader()
+
+    def outside(self, done: bool) -> bool:
+        mark = self.tell_up_to((OPENING,), done)
+        if mark is None:
+            return False
+        self._mark = mark
+        return self.go(self._opened)
+
+    def _opened(self, done: bool) -> bool:
+        num_blanks = len(self.pending) - len(self.pending.lstrip(SPACE))
+        self._mark += self.pending[:num_blanks]
+        self.drop(num_blanks)
+        if not self.pending:
+            if done:
+                self.tell_text(self._mark)
+            return False
+        if self.pending[0] == "[":
+            self.drop(1)
+            self._mark += "["
+            return self.go(self._expect)
+        return self.go(self._expect if self.pending[0] == "{" else self._named)
+
+    def _expect(self, done: bool) -> bool:
+        self._call = JsonCall(self, self._mark)
+        return self.go(self._inside)
+
+    def _inside(self, done: bool) -> bool:
+        return self.go_behind(self._call, done, self._listed)
+
+    def _listed(self, done: bool) -> bool:
+        """Behind a call of the list: another one, or the list's end."""
+        if not self.skip_blanks():
+            return False
+        if self.pending[0] == ",":
+            self.drop(1)
+            self._mark = ","
+            return self.go(self._expect)
+        if self.pending[0] == "]":
+            self.drop(1)
+        return self.go(self._behind)
+
+    def _named(self, done: bool) -> bool:
+        """Up to the arguments, which follow [ARGS] or the name itself."""
+        start = self.pending.find("{")
+        if start < 0 and len(self.pending) <= MAX_NAME and not done:
+            return False
+        head = self.pending[: max(start, 0)]
+        name = head.partition(ARGUMENTS)[0].partition(CALL_ID)[0].strip()
+        if not (0 <= start <= MAX_NAME and NAME.fullmatch(name)):
+            self.tell_text(self._mark)
+            return self.go(self.outside)
+        self.begin_call(name)
+        self.drop(start)
+        self._value = JsonValueReader()
+        return self.go(self._arguments)
+
+    def _arguments(self, done: bool) -> bool:
+        return self.tell_value(self._value) and self.go(self._behind)
+
+    def _behind(self, done: bool) -> bool:
+        return self.skip_blanks() and self.go(self.outside)

@@ -1,0 +1,174 @@
+"""What all formats share: text outside of calls, marks that begin one, and calls as deltas."""
+
+from __future__ import annotations
+
+import secrets
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+
+from router.answers.answer import Parsed
+from router.answers.tool_calls.call_reader import SPACE, JsonCallReader, JsonValueReader
+from router.requests.request import ToolCallDelta
+
+DrawId = Callable[[], str]
+
+
+def draw_call_id() -> str:
+    """In the form that OpenAI's API gives."""
+    return f"call_{secrets.token_hex(12)}"
+
+
+class CallScanner(ABC):
+    """An incremental parser: the result does not depend on how the text is cut into pieces.
+
+    A step looks at `pending`, takes from its front what it can decide about, and says whether
+    another step may follow at once. Blank text before a call or behind one is not told.
+    """
+
+    def __init__(self, draw_id: DrawId = draw_call_id) -> None:
+        self.pending = ""
+        self.num_calls = 0
+        self._draw_id = draw_id
+        self._step: Callable[[bool], bool] = self.outside
+        self._text: list[str] = []
+        self._deltas: list[ToolCallDelta] = []
+
+    def push(self, text: str, *, done: bool) -> Parsed:
+        """What can be told now; with `done` all of the rest."""
+        self.pending += text
+        self._text, self._deltas = [], []
+        while self._step(done):
+            pass
+        return Parsed(text="".join(self._text), tool_calls=tuple(self._deltas))
+
+    @abstractmethod
+    def outside(self, done: bool) -> bool:
+        """The step outside of calls, with which an answer begins."""
+
+    def go(self, step: Callable[[bool], bool]) -> bool:
+        """Another step is next."""
+        self._step = step
+        return True
+
+    def drop(self, count: int) -> None:
+        self.pending = self.pending[count:]
+
+    def tell_text(self, text: str) -> None:
+        if text:
+            self._text.append(text)
+
+    def tell_pending(self, count: int | None = None) -> None:
+        """So many characters of what is pending are text, or all."""
+        count = len(self.pending) if count is None else count
+        self.tell_text(self.pending[:count])
+        self.drop(count)
+
+    def begin_call(self, name: str, arguments: str = "") -> None:
+        self._deltas.append(
+            ToolCallDelta(index=self.num_calls, id=self._draw_id(), name=name, arguments=arguments)
+        )
+        self.num_calls += 1
+
+    def tell_arguments(self, arguments: str) -> None:
+        """More of the call that began last."""
+        if arguments:
+            self._deltas.append(ToolCallDelta(index=self.num_calls - 1, arguments=arguments))
+
+    def tell_up_to(self, marks: Sequence[str], done: bool) -> str | None:
+        """Tell text until the first of the marks; take that away, and return it with the blanks
+        before it.
+
+        A tail that may begin a mark is held back, and blanks before it, until that is decided.
+        """
+        found = {mark: self.pending.find(mark) for mark in marks}
+        mark = min(
+            (each for each in marks if found[each] >= 0), key=found.__getitem__, default=None
+        )
+        if mark is None:
+            held = 0 if done else max(num_held(self.pending, each) for each in marks)
+            self.tell_pending(len(self.pending) - held)
+            return None
+        self.tell_pending(len(self.pending[: found[mark]].rstrip(SPACE)))
+        taken = self.pending[: self.pending.find(mark) + len(mark)]
+        self.drop(len(taken))
+        return taken
+
+    def go_behind(self, call: JsonCall, done: bool, step: Callable[[bool], bool]) -> bool:
+        """Read more of a call; behind it comes `step`, and outside what was none."""
+        complete = call.read(done)
+        return complete is not None and self.go(step if complete else self.outside)
+
+    def tell_value(self, value: JsonValueReader) -> bool:
+        """Tell arguments as far as their value goes; True behind its end."""
+        taken = 0
+        while taken < len(self.pending) and not value.done:
+            value.read(self.pending[taken])
+            taken += 1
+        self.tell_arguments(self.pending[:taken])
+        self.drop(taken)
+        return value.done
+
+    def skip_one_of(self, marks: Sequence[str], done: bool) -> bool:
+        """Skip blanks, and these marks in whatever order; False while more text decides."""
+        while self.skip_blanks():
+            mark = next((each for each in marks if self.pending.startswith(each)), None)
+            if mark is None:
+                return done or not any(each.startswith(self.pending) for each in marks)
+            self.drop(len(mark))
+        return False
+
+    def skip_blanks(self) -> bool:
+        """True when something is left."""
+        self.pending = self.pending.lstrip(SPACE)
+        return bool(self.pending)
+
+
+class JsonCall:
+    """One JSON call as a scanner sees it; `mark` is the text that it began with."""
+
+    def __init__(
+        self, scanner: CallScanner, mark: str, known: frozenset[str] | None = None
+    ) -> None:
+        self._scanner = scanner
+        self._reader = JsonCallReader(known)
+        self._mark = mark
+        self._begun = False
+
+    def read(self, done: bool) -> bool | None:
+        """True when the call is complete, False when it is none, None when more text decides.
+
+        What turns out to be no call is told as the text that it is.
+        """
+        scanner, reader = self._scanner, self._reader
+        scanner.drop(reader.feed(scanner.pending))
+        if reader.name is not None:
+            self._tell(reader.name)
+        if reader.done and self._begun:
+            return True
+        if not (reader.done or reader.failed or done):
+            return None
+        if not self._begun:
+            scanner.tell_text(self._mark + reader.raw)
+        return False
+
+    def _tell(self, name: str) -> None:
+        arguments = self._reader.take_arguments()
+        if self._begun:
+            self._scanner.tell_arguments(arguments)
+        else:
+            self._scanner.begin_call(name, arguments)
+            self._begun = True
+
+
+def num_held(text: str, mark: str) -> int:
+    """Length of the longest tail that may begin a mark, with the blanks before it."""
+    longest = next(
+        (
+            size
+            for size in range(min(len(mark) - 1, len(text)), 0, -1)
+            if text.endswith(mark[:size])
+        ),
+        0,
+    )
+    rest = text[: len(text) - longest]
+    return longest + len(rest) - len(rest.rstrip(SPACE))

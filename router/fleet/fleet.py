@@ -1,0 +1,312 @@
+"""The workers of one model: they announce themselves, are called back, and may be lost.
+
+Workers of several revisions of the model may be here at a time, as they are during an upgrade. Each
+revision has a ledger of its own, with its load, its prefix index and its links; new requests go by
+the ledger of the revision that serves (see router.placing.revisions), and those that have begun an
+answer stay with theirs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from router.fleet.member import Member, MemberState
+from router.fleet.running_clock import RunningClock
+from router.placing.ledger import Ledger
+from router.placing.revisions import Revisions, RevisionView
+from runtime.handoffs import HandoffBook
+from runtime.session import Session, SessionClosed, open_session
+from runtime.tls import MutualTls
+from wire.identity import Role, WorkerRef
+from wire.messages import (
+    Failed,
+    Handed,
+    Hello,
+    Kept,
+    Message,
+    Prefilled,
+    Released,
+    StepOutputs,
+    WantSnapshot,
+    WorkerCard,
+)
+from wire.reports import CacheEvents, LinkReport, Report
+
+COME_BACK_S = 10.0
+"""Workers announce themselves every second; one try that a router missed takes 5 s to time out."""
+CLOSED = "this router closed the session"
+log = logging.getLogger("tandem.router.fleet")
+
+
+class Fleet:
+    """The workers of one model: membership, load and prefix index."""
+
+    def __init__(
+        self,
+        router_id: str,
+        model: str,
+        *,
+        open_timeout_s: float,
+        index_max_entries: int,
+        tls: MutualTls | None = None,
+        tokenizer: str | None = None,
+        clock: RunningClock | None = None,
+    ) -> None:
+        """`tokenizer` is the router's own, see runtime.tokenizer_hash; None takes any worker's."""
+        self.clock = clock or RunningClock()
+        """By which all that concerns this model is timed."""
+        self._router_id = router_id
+        self._tls = tls
+        self._tokenizer = tokenizer
+        self._index_max_entries = index_max_entries
+        self.model = model
+        self._open_timeout_s = open_timeout_s
+        self._members: dict[str, Member] = {}
+        self._tasks: dict[WorkerRef, asyncio.Task[None]] = {}
+        self._revisions = Revisions()
+        self._ledgers: dict[str, Ledger] = {}
+        self.ledger = Ledger(router_id, index_max_entries)
+        """Of the revision that serves."""
+        self.num_kept = 0
+        """Handoffs of which nothing came, so that the first worker went on."""
+        self.handoffs = HandoffBook()
+        self._changed = asyncio.Event()
+        self.on_change: Callable[[], None] = lambda: None
+        self.on_room: Callable[[], None] = lambda: None
+        """Called when a worker may have come to have less to do."""
+
+    @property
+    def ready(self) -> bool:
+        """At least one worker can serve."""
+        return any(member.state is MemberState.READY for member in self._members.values())
+
+    @property
+    def max_model_len(self) -> int | None:
+        """What every worker that is ready is set to, and one at least has blocks for; None without
+        workers. Whoever fails, another can take the sequence."""
+        ready = (m.card for m in self._members.values() if m.state is MemberState.READY)
+        shortest = min((card.max_model_len for card in ready), default=None)
+        longest = self.ledger.table.longest
+        return longest if longest is None or shortest is None else min(shortest, longest)
+
+    def count(self) -> dict[tuple[str, Role, MemberState], int]:
+        """Members by model, role and state, absent ones as 0."""
+        counts = {(self.model, role, state): 0 for role in Role for state in MemberState}
+        for member in self._members.values():
+            counts[self.model, member.card.role, member.state] += 1
+        return counts
+
+    def revisions(self) -> list[RevisionView]:
+        """Those that have workers, the oldest first."""
+        return self._revisions.views()
+
+    def members(self) -> list[Member]:
+        """All that are there now."""
+        return list(self._members.values())
+
+    def links(self) -> list[tuple[WorkerRef, LinkReport]]:
+        """What every worker measured of its ways to others: (source, link)."""
+        return [(m.ref, link) for m in self._members.values() for link in m.links.values()]
+
+    def member(self, ref: WorkerRef) -> Member | None:
+        """None when this incarnation is not there any more."""
+        member = self._members.get(ref.worker_id)
+        return member if member is not None and member.ref == ref else None
+
+    def block_size(self, ref: WorkerRef) -> int:
+        """In tokens; 0 of a worker that is not there any more."""
+        member = self.member(ref)
+        return 0 if member is None else member.card.layout.block_size
+
+    @property
+    def may_come_back_s(self) -> float:
+        """How long yet workers that are not here may come back by themselves: they take a router
+        that stood still for dead, and find it again."""
+        since_s = self.clock.since_standstill_s()
+        return 0.0 if since_s is None else max(0.0, COME_BACK_S - since_s)
+
+    async def wait_changed(self, timeout_s: float) -> None:
+        """Until a worker joins, leaves or changes its state, or the time is over."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._changed.wait()
+        except TimeoutError:
+            return
+
+    def join(self, card: WorkerCard) -> str | None:
+        """Open a session to a worker that is new. Returns why it is not taken, None when it is.
+
+        One that is there already keeps its name: a worker that was born again is taken when the
+        session with its former life has broken, and a late announcement of that life never is.
+        """
+        known = self._members.get(card.ref.worker_id)
+        if known is not None:
+            return None if known.ref == card.ref else taken_id(card, known.card)
+        if None not in (self._tokenizer, card.tokenizer) and card.tokenizer != self._tokenizer:
+            return (
+                f"its tokenizer ({card.tokenizer}) is not this router's ({self._tokenizer}), which "
+                f"would turn text into other tokens than its model was trained on: start routers "
+                f"of model {self.model!r} with the worker's model directory"
+            )
+        member = Member(card, self._ledger_for(card.model_hash))
+        self._members[card.ref.worker_id] = member
+        self._revisions.add(card.ref, card.role, card.model_hash, card.started_at)
+        member.ledger.add(card)
+        self._tasks[member.ref] = asyncio.create_task(self._run(member), name=f"member {card.ref}")
+        self._look_at_revisions()
+        return None
+
+    async def close(self) -> None:
+        """Lose every worker."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _ledger_for(self, revision: str) -> Ledger:
+        """Where nobody else is here, the ledger that there was: it has learned what requests are
+        like."""
+        ledger = self._ledgers.get(revision)
+        if ledger is not None:
+            return ledger
+        if not len(self._revisions):
+            self._ledgers = {revision: self.ledger}
+            return self.ledger
+        log.info("model %r: workers of another revision, %s, join", self.model, revision)
+        ledger = Ledger(self._router_id, self._index_max_entries, self.ledger.lengths)
+        self._ledgers[revision] = ledger
+        return ledger
+
+    def _look_at_revisions(self) -> None:
+        """After every change of who is ready; traffic goes over, and what is gone is dropped."""
+        former = self._revisions.serving
+        serving = self._revisions.look(self.clock.now())
+        if serving is not None and serving != former:
+            self._go_over(former, serving)
+        for revision in [it for it in self._ledgers if it not in self._revisions]:
+            if self._ledgers[revision] is not self.ledger:
+                log.info("model %r: the last worker of revision %s left", self.model, revision)
+                del self._ledgers[revision]
+
+    def _go_over(self, former: str | None, serving: str) -> None:
+        """Requests that wait are placed anew; those that have begun stay where they are."""
+        ledger = self._ledgers[serving]
+        if ledger is self.ledger:
+            return  # the first workers, or another revision after all others had left
+        instead = "" if former is None else f" in place of {former}"
+        log.info("model %r: revision %s serves%s", self.model, serving, instead)
+        ledger.follow(self.ledger)
+        self.ledger = ledger
+        self.on_room()
+        self._announce_change()
+
+    def _set_ready(self, member: Member, ready: bool) -> None:
+        member.ledger.set_ready(member.ref, ready)
+        self._revisions.set_ready(member.ref, member.card.model_hash, ready)
+        self._look_at_revisions()
+        self._announce_change()
+
+    async def _run(self, member: Member) -> None:
+        """The life of one member."""
+        cause = CLOSED
+        try:
+            session = await self._open(member)
+            async for message in session.messages():
+                self._take(member, message)
+            cause = session.closed_because or "the session ended"
+        except SessionClosed as error:
+            cause = str(error)
+        except Exception as error:
+            cause = f"this router failed on its messages: {error!r}"
+            log.exception("worker %s: %s", member.ref, cause)
+        finally:
+            self._lose(member, cause)
+            del self._tasks[member.ref]
+
+    async def _open(self, member: Member) -> Session:
+        hello = Hello(caller_id=self._router_id)
+        opened = await open_session(
+            member.card.address, hello, timeout_s=self._open_timeout_s, tls=self._tls
+        )
+        if opened.card.ref != member.ref:
+            opened.session.close("another incarnation answered")
+            raise SessionClosed(f"{opened.card.ref} answered where {member.ref} was called")
+        member.open(opened.session)
+        opened.session.send(WantSnapshot())
+        log.info("worker %s joined as %s", member.ref, member.card.role.value)
+        self._set_ready(member, True)
+        return opened.session
+
+    def _take(self, member: Member, message: Message) -> None:
+        match message:
+            case StepOutputs(outputs=outputs):
+                for output in outputs:
+                    if output.finish is not None:
+                        member.ledger.ended(member.ref, output.attempt_id)
+                        self.on_room()
+                    member.deliver(output.attempt_id, output)
+            case Prefilled() | Handed() | Released() | Kept() | Failed():
+                self._enter(member, message)
+                member.deliver(message.attempt_id, message)
+            case Report():
+                before = member.state
+                member.hear(message)
+                member.ledger.hear(member.ref, message)
+                self.on_room()
+                if member.state is not before:
+                    self._set_ready(member, member.state is MemberState.READY)
+                elif len(self._revisions) > 1:
+                    self._look_at_revisions()  # one may have proved itself by now
+            case LinkReport():
+                member.links[message.destination] = message
+                member.ledger.measured(member.ref, message)
+            case CacheEvents():
+                if not member.ledger.cached(member.ref, message):
+                    member.send(WantSnapshot())
+            case _:
+                raise SessionClosed(f"{member.ref} sent {type(message).__name__} to a router")
+
+    def _enter(self, member: Member, news: Prefilled | Handed | Released | Kept | Failed) -> None:
+        """What became of an attempt changes what its worker has to do."""
+        self.on_room()
+        ref, ledger = member.ref, member.ledger
+        match news:
+            case Prefilled():
+                ledger.prefilled(ref, news.attempt_id)
+            case Handed():
+                self.handoffs.add(news.source, ref, news.moved)
+                ledger.arrived(ref, news.attempt_id)
+            case Kept():
+                self.num_kept += 1
+                ledger.kept(ref, news.attempt_id)
+            case Released() | Failed():
+                ledger.ended(ref, news.attempt_id)
+
+    def _lose(self, member: Member, cause: str) -> None:
+        if member.state is MemberState.LOST:
+            return
+        level = logging.INFO if cause == CLOSED else logging.WARNING
+        log.log(level, "worker %s is lost: %s", member.ref, cause)
+        member.lose(cause)
+        member.ledger.drop(member.ref)
+        if self.member(member.ref) is member:
+            del self._members[member.ref.worker_id]
+        self._revisions.remove(member.ref, member.card.model_hash)
+        self._look_at_revisions()
+        self._announce_change()
+
+    def _announce_change(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+        self.on_change()
+
+
+def taken_id(card: WorkerCard, other: WorkerCard) -> str:
+    """Why a worker is refused whose id another one has."""
+    return (
+        f"another worker with the id {card.ref.worker_id!r} is here, {other.ref} of model "
+        f"{other.model!r} at {other.address}: end that one, or start this one with another "
+        "worker_id; a former life of this worker is let go by itself, within some 15 s"
+    )

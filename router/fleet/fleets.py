@@ -1,0 +1,76 @@
+"""The workers of all models of a router: each belongs to the fleet of its model."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from router.fleet.fleet import Fleet, taken_id
+from router.fleet.member import Member, MemberState
+from router.fleet.refusals import Refusals
+from router.placing.revisions import RevisionView
+from runtime.handoffs import HandoffBook
+from wire.identity import Role, WorkerRef
+from wire.messages import WorkerCard
+from wire.reports import LinkReport
+
+
+class Fleets:
+    """`join` is the FleetService's callback. Requests of a model see its own fleet alone, so that
+    neither its load nor its prefix index ever meets another model's."""
+
+    def __init__(self, fleets: Sequence[Fleet]) -> None:
+        self._by_model = {fleet.model: fleet for fleet in fleets}
+        self.handoffs = HandoffBook()
+        self._refusals = Refusals()
+        for fleet in fleets:
+            fleet.handoffs = self.handoffs
+
+    def join(self, card: WorkerCard) -> str | None:
+        """To the fleet of its model. Returns why the worker is not taken, None when it is."""
+        refused = self._join(card)
+        self._refusals.note(card, refused)
+        return refused
+
+    def _join(self, card: WorkerCard) -> str | None:
+        fleet = self._by_model.get(card.model)
+        if fleet is None:
+            served = ", ".join(map(repr, self._by_model))
+            return f"it serves model {card.model!r}, this router serves {served}"
+        namesake = self._find(card.ref.worker_id)
+        if namesake is not None and namesake.card.model != card.model:
+            return taken_id(card, namesake.card)
+        return fleet.join(card)
+
+    @property
+    def num_kept(self) -> int:
+        """Handoffs of which nothing came, so that the first worker went on."""
+        return sum(fleet.num_kept for fleet in self._by_model.values())
+
+    def count(self) -> dict[tuple[str, Role, MemberState], int]:
+        """Members by model, role and state, absent ones as 0."""
+        return {
+            key: count for fleet in self._by_model.values() for key, count in fleet.count().items()
+        }
+
+    def members(self) -> list[Member]:
+        return [member for fleet in self._by_model.values() for member in fleet.members()]
+
+    def revisions(self) -> list[tuple[str, RevisionView]]:
+        """Of all models, with the model's name."""
+        return [(fleet.model, it) for fleet in self._by_model.values() for it in fleet.revisions()]
+
+    def links(self) -> list[tuple[WorkerRef, LinkReport]]:
+        """What every worker measured of its ways to others: (source, link)."""
+        return [link for fleet in self._by_model.values() for link in fleet.links()]
+
+    def block_size(self, ref: WorkerRef) -> int:
+        """In tokens; 0 of a worker that is not there any more."""
+        return max(fleet.block_size(ref) for fleet in self._by_model.values())
+
+    async def close(self) -> None:
+        """Lose every worker."""
+        await asyncio.gather(*(fleet.close() for fleet in self._by_model.values()))
+
+    def _find(self, worker_id: str) -> Member | None:
+        return next((it for it in self.members() if it.ref.worker_id == worker_id), None)

@@ -1,0 +1,1 @@
+"""From a client's draft to a checked and tokenized request."""

@@ -1,0 +1,1 @@
+"""A request's way through the fleet: attempts, retries, several answers to one prompt."""

@@ -1,0 +1,45 @@
+"""What a request's headers say beside its body."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+from router.errors import RouterError, Unauthenticated, UnknownEncoding
+from router.intake.draft_checks import SPLIT_HEADER
+from router.requests.trace import draw_request_id, trace_id
+
+
+class RequestHead(msgspec.Struct, frozen=True, kw_only=True):
+    request_id: str
+    """The client's own name for its request, or one that was drawn."""
+    trace_id: str | None = None
+    split: str | None = None
+
+
+def read_head(headers: list[tuple[bytes, bytes]]) -> RequestHead:
+    given = {name: value.decode("latin-1") for name, value in headers}
+    trace = trace_id(given.get(b"traceparent"))
+    name = given.get(b"x-request-id") or draw_request_id(trace)
+    split = given.get(SPLIT_HEADER.encode())
+    return RequestHead(request_id=name, trace_id=trace, split=split)
+
+
+def echoed_id(request_id: str) -> list[tuple[bytes, bytes]]:
+    """The header that says which request was answered; none for names that no header can hold."""
+    if not (request_id.isascii() and request_id.isprintable()):
+        return []
+    return [(b"x-request-id", request_id.encode())]
+
+
+def error_headers(error: RouterError) -> list[tuple[bytes, bytes]]:
+    """What HTTP says of an error beside its status."""
+    headers = []
+    if isinstance(error, Unauthenticated):
+        headers.append((b"www-authenticate", b"Bearer"))
+    if isinstance(error, UnknownEncoding):
+        headers.append((b"accept-encoding", b"gzip, deflate"))
+    if error.retry_after_s is not None:
+        headers.append((b"retry-after", str(max(1, math.ceil(error.retry_after_s))).encode()))
+    return headers

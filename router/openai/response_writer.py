@@ -1,0 +1,188 @@
+"""From the router's deltas to OpenAI bodies: what both endpoints share.
+
+A `ResponseWriter` makes chunks and whole answers. Nearly every chunk is text alone: all of
+its event but the text is made once for each choice.
+"""
+
+from __future__ import annotations
+
+import abc
+import time
+from collections.abc import Iterator, Sequence
+from typing import ClassVar
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from router.errors import NoSuchRoute, RouterError, mapping_of
+from router.openai.complete_answer import CompleteAnswer, UsageTotal, joined
+from router.openai.response_bodies import (
+    ChatResponse,
+    CompletionResponse,
+    ErrorBody,
+    ErrorDetail,
+    UsageBody,
+)
+from router.requests.prompts import Prompt
+from router.requests.request import Delta, Ending
+from router.text.tokenizer import Tokenizer
+from wire.messages import FinishReason
+
+Chunk = CompletionResponse | ChatResponse
+UsageField = UsageBody | None | UnsetType
+DONE = b"data: [DONE]\n\n"
+
+
+class ResponseOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How the client wants to be told."""
+
+    usage: bool = False
+    """In a last chunk of a stream."""
+    running_usage: bool = False
+    """In every chunk."""
+    token_ids: bool = False
+    stop_token_ids: tuple[int, ...] = ()
+    """Those that are told when they end an answer; the model's own end is not."""
+    skip_special_tokens: bool = True
+    logprobs: bool = False
+    """Those of an echoed prompt are told with it."""
+    prompt_logprobs: bool = False
+    """They have a field of their own in whole answers."""
+    echo: bool = False
+    prompts: tuple[Prompt, ...] = ()
+    """What an echo repeats, each for `n` answers."""
+    n: int = 1
+
+    def echo_of(self, index: int, tokens: Sequence[int], tokenizer: Tokenizer) -> str:
+        """Empty where none is asked for."""
+        if not self.echo:
+            return ""
+        return tokenizer.echo(self.prompts[index // self.n], tokens)
+
+
+class ResponseWriter(abc.ABC):
+    """One endpoint's way of saying things about one request."""
+
+    id_prefix: ClassVar[str]
+    chunk_object: ClassVar[str]
+
+    def __init__(
+        self, request_id: str, model: str, tokenizer: Tokenizer, form: ResponseOptions
+    ) -> None:
+        self._id = f"{self.id_prefix}{request_id}"
+        self._model = model
+        self._created = int(time.time())
+        self._total = UsageTotal()
+        self._tokenizer = tokenizer
+        self._form = form
+        self._plain: dict[int, tuple[bytes, bytes]] = {}
+
+    @abc.abstractmethod
+    def opening(self, delta: Delta, usage: UsageField) -> Chunk | None:
+        """A chunk before the first of an answer."""
+
+    @abc.abstractmethod
+    def plain_pieces(self, index: int) -> tuple[str, str]:
+        """JSON of a choice with nothing but text: what stands before the text, and after it."""
+
+    @abc.abstractmethod
+    def chunk(self, delta: Delta, usage: UsageField) -> Chunk:
+        """Anything that a delta can hold."""
+
+    @abc.abstractmethod
+    def usage_chunk(self, usage: UsageBody) -> Chunk:
+        """The last chunk of streams that asked for it."""
+
+    @abc.abstractmethod
+    def whole(self, answers: Sequence[CompleteAnswer], usage: UsageBody) -> Chunk:
+        """The body of a request that is not streamed."""
+
+    def events(self, delta: Delta) -> bytes:
+        """Server-sent events for this delta; none when there is nothing to say yet."""
+        begun = b"" if delta.prompt_tokens is None else b"".join(self._opening_events(delta))
+        if self._is_plain(delta):
+            if not delta.text:
+                return begun
+            before, after = self._plain.get(delta.index) or self._make_plain(delta.index)
+            return b"".join((begun, before, msgspec.json.encode(delta.text), after))
+        usage = self._chunk_usage(delta)
+        if _says_something(delta) or self._form.token_ids:
+            return begun + server_sent_event(self.chunk(delta, usage))
+        return begun
+
+    def last_events(self) -> Iterator[bytes]:
+        """When all answers are complete."""
+        if self._form.usage:
+            yield server_sent_event(self.usage_chunk(self._total.body()))
+        yield DONE
+
+    def whole_body(self, deltas: Sequence[Delta]) -> Chunk:
+        """The answer of a request that is not streamed."""
+        answers = joined(deltas)
+        for answer in answers:
+            self._total.add(answer.ending.usage)
+        return self.whole(answers, self._total.body())
+
+    def stop_reason(self, ending: Ending | None) -> str | int | None:
+        """The stop string or token that the client asked for."""
+        if ending is None:
+            return None
+        wanted = ending.stop_token in self._form.stop_token_ids
+        return ending.stop_text or (ending.stop_token if wanted else None)
+
+    def _opening_events(self, delta: Delta) -> Iterator[bytes]:
+        running = self._total.begin(delta.index, len(delta.prompt_tokens or ()))
+        silent = None if self._form.usage else UNSET
+        opening = self.opening(delta, running if self._form.running_usage else silent)
+        if opening is not None:
+            yield server_sent_event(opening)
+
+    def _chunk_usage(self, delta: Delta) -> UsageField:
+        if delta.ending is not None:
+            self._total.add(delta.ending.usage)
+        if self._form.running_usage:
+            return self._total.running(delta.index, len(delta.tokens))
+        return None if self._form.usage else UNSET
+
+    def _is_plain(self, delta: Delta) -> bool:
+        form = self._form
+        extras = delta.ending or delta.logprobs or delta.tool_calls or delta.reasoning
+        return not (extras or form.token_ids or form.running_usage)
+
+    def _make_plain(self, index: int) -> tuple[bytes, bytes]:
+        given = {
+            "id": self._id,
+            "object": self.chunk_object,
+            "created": self._created,
+            "model": self._model,
+        }
+        before, after = self.plain_pieces(index)
+        start = "data: " + msgspec.json.encode(given).decode()[:-1] + ',"choices":['
+        end = '],"usage":null}\n\n' if self._form.usage else "]}\n\n"
+        self._plain[index] = plain = ((start + before).encode(), (after + end).encode())
+        return plain
+
+
+def error_body(error: RouterError) -> tuple[int, ErrorBody]:
+    """HTTP status and body."""
+    face = mapping_of(error)
+    status = error.status if isinstance(error, NoSuchRoute) else face.http_status
+    detail = ErrorDetail(
+        message=str(error), type=face.openai_type, param=error.field, code=face.openai_code
+    )
+    return status, ErrorBody(error=detail)
+
+
+def server_sent_event(body: msgspec.Struct) -> bytes:
+    return b"data: " + msgspec.json.encode(body) + b"\n\n"
+
+
+def finish_reason(ending: Ending | None) -> str | None:
+    if ending is None:
+        return None
+    called = ending.tool_calls and ending.finish is FinishReason.STOP
+    return "tool_calls" if called else ending.finish.value
+
+
+def _says_something(delta: Delta) -> bool:
+    return bool(delta.text or delta.logprobs or delta.ending or delta.tool_calls or delta.reasoning)

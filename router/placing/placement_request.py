@@ -1,0 +1,88 @@
+"""What a request needs of its workers, and what it is given: the values that placing is about."""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+from wire.identity import WorkerRef
+
+
+class Slo(msgspec.Struct, frozen=True):
+    """Targets for a request; None where there is none."""
+
+    ttft_s: float | None = None
+    tpot_s: float | None = None
+
+
+class Split(enum.Enum):
+    """Whether prompts are computed on other workers than answers."""
+
+    AUTO = "auto"  # where it pays
+    ALWAYS = "always"  # wherever there is a pair
+    NEVER = "never"
+
+
+class RequestSize(msgspec.Struct, frozen=True, kw_only=True):
+    """What a request will ask of its workers."""
+
+    num_prompt_tokens: int
+    num_new_tokens: float
+    """The answer's length, as expected."""
+
+
+class PlacementRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What a request needs of its workers."""
+
+    key: str
+    """Names the request: ties are broken by it, so that equal workers share the requests."""
+    num_prompt_tokens: int
+    num_tokens: int
+    """Prompt and answer together, at most."""
+    num_new_tokens: float = 128.0
+    """The answer's length, as expected."""
+    single_token: bool = False
+    """One token is wanted: whoever prefills is done, nothing has to travel."""
+    avoid: frozenset[WorkerRef] = frozenset()
+    """Workers that have failed this request; taken only when there is no other choice."""
+    slo: Slo = Slo()
+    split: Split = Split.AUTO
+
+    @property
+    def work(self) -> RequestSize:
+        num_new = 1.0 if self.single_token else max(1.0, self.num_new_tokens)
+        return RequestSize(num_prompt_tokens=self.num_prompt_tokens, num_new_tokens=num_new)
+
+
+class Placement(msgspec.Struct, frozen=True):
+    """`first` computes the prompt; without a destination it also writes the answer."""
+
+    first: WorkerRef
+    destination: WorkerRef | None
+    ttft_s: float = 0.0
+    """As predicted, from now on; like the next."""
+    tpot_s: float = 0.0
+    prompt_s: float = 0.0
+    """Computing the prompt's uncached part: what others lose by it."""
+    queue_s: float = 0.0
+    """What prompts wait where this one would."""
+    num_queued: float = 0.0
+    """Prompts there that are not computed yet."""
+    queued_steps: float = 0.0
+    """For how many steps they are enough."""
+    prefill_s: float = 0.0
+    """The prompt, the steps' own time and what runs beside it: what a place in line is worth."""
+    relief_s: float = 0.0
+    """Until enough of what decodes there has ended for the target of its tokens; 0 where that is
+    kept, and where it would not be even alone."""
+
+
+class RefusalReason(enum.Enum):
+    NO_WORKERS = "no workers"
+    TOO_LONG = "too long for every worker"
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    reason: RefusalReason
+    detail: str

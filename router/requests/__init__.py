@@ -1,0 +1,1 @@
+"""A request and its prompt, as all of the router knows them."""

@@ -1,0 +1,1 @@
+"""A worker's sessions with routers and with other workers."""

@@ -1,0 +1,213 @@
+"""The attempts that a worker serves: what is done to them, and what is told of them."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable
+
+from engine.engine import Engine, SequenceProgress
+from engine.errors import GrammarsBusy, SequenceError
+from engine.sequence import Sequence, Status
+from kv_transfer.endpoints.endpoint import Endpoint
+from wire.identity import AttemptId, WorkerRef
+from wire.messages import CopyPrefix, Destination, Failed, Kept, Output, StepOutputs, Submit
+from wire.sampling import SamplingParams
+from worker.config import WorkerConfig
+from worker.steps.attempt_state import AttemptState, Outbox
+from worker.steps.block_sender import Call
+from worker.steps.destination_handoffs import DestinationHandoffs
+from worker.steps.reports import Reports
+from worker.steps.source_handoffs import SourceHandoffs
+
+log = logging.getLogger(__name__)
+
+
+class Attempts:
+    """Those that run here, those that are handed to others, and those that come from them.
+
+    `settle()` is called before somebody changes a sequence: it waits for the step under way.
+    """
+
+    def __init__(
+        self,
+        me: WorkerRef,
+        content: str,
+        config: WorkerConfig,
+        engine: Engine,
+        endpoint: Endpoint,
+        outbox: Outbox,
+        call: Call,
+        settle: Callable[[], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self.outgoing = SourceHandoffs(
+            me, content, config, engine, endpoint, outbox, call, self._forget, clock
+        )
+        self.incoming = DestinationHandoffs(
+            content, config, engine, endpoint, outbox, self._adopted, clock
+        )
+        self.reports = Reports(engine, outbox, config.tpot_target_s, self.incoming.num_offers)
+        self._engine = engine
+        self._outbox = outbox
+        self._settle = settle
+        self._clock = clock
+        self._attempts: dict[AttemptId, AttemptState] = {}
+
+    @property
+    def num_handoffs(self) -> int:
+        return len(self.outgoing) + len(self.incoming)
+
+    def __len__(self) -> int:
+        return len(self._attempts) + self.num_handoffs
+
+    def submit(self, router_id: str, message: Submit) -> None:
+        """Queue an attempt; a repetition of one that is known here changes nothing."""
+        attempt_id = message.attempt_id
+        self.reports.hear(router_id, message.number)
+        if (
+            attempt_id in self._attempts
+            or attempt_id in self.outgoing
+            or attempt_id in self.incoming
+        ):
+            return
+        log.debug("attempt %s was submitted by router %s", attempt_id, router_id)
+        attempt = AttemptState.of(message, router_id, self._clock())
+        if self.incoming.draining:
+            self._fail(attempt, "queue", "this worker drains", retryable=True)
+            return
+        try:
+            self._engine.add(attempt.sequence)
+        except SequenceError as error:
+            self._fail(attempt, "queue", str(error), retryable=False)
+        except GrammarsBusy as error:
+            self._fail(attempt, "queue", str(error), retryable=True)
+        else:
+            self._attempts[attempt_id] = attempt
+
+    def cancel(self, attempt_id: AttemptId, cause: str = "cancelled") -> None:
+        """End an attempt in whatever state it is here; unknown attempts are remembered as ended."""
+        self._settle()
+        self.incoming.cancel(attempt_id, cause)
+        attempt = self._attempts.get(attempt_id)
+        if attempt is None:
+            return
+        sequence = attempt.sequence
+        if sequence.pinned:
+            self.outgoing.cancel(attempt, cause)
+        if not sequence.pinned:
+            self._engine.drop(sequence)
+        elif sequence.status is Status.RUNNING:
+            self._engine.hold(sequence)
+        self._forget(attempt_id)
+
+    def move(self, attempt_id: AttemptId, destination: Destination) -> None:
+        """Hand a sequence that decodes here to another worker."""
+        self._settle()
+        attempt = self._attempts.get(attempt_id)
+        if attempt is not None:
+            self.outgoing.move(attempt, destination)
+
+    def share(self, router_id: str, message: CopyPrefix) -> None:
+        """Copy cached blocks to another worker; a repetition of a known attempt changes nothing."""
+        attempt_id = message.attempt_id
+        if attempt_id in self._attempts or attempt_id in self.outgoing:
+            return
+        params = SamplingParams(max_tokens=1)
+        sequence = Sequence(attempt_id, list(message.tokens), params, cache_salt=message.cache_salt)
+        if not self._engine.try_hold_cached(sequence):
+            kept = Kept(attempt_id=attempt_id, cause="no block of it is cached here any more")
+            self._outbox.to_router(router_id, kept)
+            return
+        attempt = AttemptState(
+            sequence, router_id, len(sequence.tokens), self._clock(), prefilled=True
+        )
+        attempt.prefix_only, attempt.destination = True, message.destination
+        self._attempts[attempt_id] = attempt
+        if sequence.status is Status.HELD:
+            self.outgoing.share(attempt)
+
+    def router_lost(self, router_id: str) -> None:
+        """Nobody is left to hear of these attempts."""
+        self.reports.forget(router_id)
+        self.incoming.router_lost(router_id)
+        for attempt_id, attempt in list(self._attempts.items()):
+            if attempt.router_id == router_id:
+                self.cancel(attempt_id, f"router {router_id} is gone")
+
+    def end_overdue(self, now: float) -> None:
+        """The router watches the deadline too; this is for when it cannot."""
+        for attempt_id, attempt in list(self._attempts.items()):
+            if attempt.deadline is not None and now >= attempt.deadline:
+                self._settle()
+                if attempt_id not in self._attempts:
+                    continue  # it has just ended
+                stage = "decode" if attempt.prefilled else "prefill"
+                self._fail(attempt, stage, "deadline passed", retryable=False)
+                self.cancel(attempt_id, "deadline passed")
+
+    def started(self, sequence: Sequence, now: float) -> None:
+        """It has blocks from now on."""
+        attempt = self._attempts[sequence.attempt_id]
+        if attempt.started_at is None:
+            attempt.started_at = now
+        if attempt.prefix_only:
+            self.outgoing.share(attempt)
+        elif attempt.destination is not None and attempt.handoff is None:
+            self.outgoing.open(attempt)
+
+    def emit(self, progress: list[SequenceProgress]) -> None:
+        """Tokens to the routers, one message each; blocks to the decode workers; cache events."""
+        outputs: dict[str, list[Output]] = defaultdict(list)
+        for made in progress:
+            attempt = self._attempts[made.sequence.attempt_id]
+            if made.sampled is not None:
+                outputs[attempt.router_id].append(attempt.take_output(made))
+            self._after_step(attempt, made)
+        for router_id, batch in outputs.items():
+            self.reports.generated(len(batch))
+            self._outbox.to_router(router_id, StepOutputs(outputs=tuple(batch)))
+        for sequence in self._engine.followers.take_lost():
+            self._fail_lost(sequence)
+        self.reports.send_cache_events()
+        self._outbox.flush()
+
+    def _fail_lost(self, sequence: Sequence) -> None:
+        """No worker can follow its grammar from here."""
+        assert sequence.grammar is not None
+        cause, invalid = str(sequence.grammar.error), sequence.grammar.to_blame
+        attempt = self._attempts.get(sequence.attempt_id)
+        if attempt is not None:
+            failed = Failed(
+                attempt_id=sequence.attempt_id,
+                stage="grammar",
+                cause=cause,
+                retryable=False,
+                invalid=invalid,
+            )
+            self._outbox.to_router(attempt.router_id, failed)
+            self.cancel(sequence.attempt_id, cause)
+
+    def _after_step(self, attempt: AttemptState, made: SequenceProgress) -> None:
+        if made.sampled is not None and not attempt.prefilled:
+            attempt.prefilled = True
+            self.reports.prefilled(made.sequence)
+            self._outbox.to_router(attempt.router_id, attempt.times(self._clock()))
+        self.outgoing.progressed(attempt, made)
+        if made.finish is not None:
+            self._forget(made.sequence.attempt_id)
+
+    def _adopted(self, attempt: AttemptState) -> None:
+        self._attempts[attempt.sequence.attempt_id] = attempt
+
+    def _forget(self, attempt_id: AttemptId) -> None:
+        """The attempt is not this worker's to serve any more; its transfer may still have to
+        end."""
+        self._attempts.pop(attempt_id, None)
+        self.incoming.ended(attempt_id)
+
+    def _fail(self, attempt: AttemptState, stage: str, cause: str, *, retryable: bool) -> None:
+        attempt_id = attempt.sequence.attempt_id
+        failed = Failed(attempt_id=attempt_id, stage=stage, cause=cause, retryable=retryable)
+        log.info("attempt %s failed, %s: %s", attempt_id, stage, cause)
+        self._outbox.to_router(attempt.router_id, failed)

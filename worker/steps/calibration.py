@@ -1,0 +1,96 @@
+"""What a worker tells of itself: its load, and what its steps take, learned from some of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+
+from engine.engine import Engine
+from engine.runner import Slice
+from engine.schedule.step_times import StepTimes, StepWork, num_pairs
+from wire.reports import Report, StepCosts, WorkerState, WorkerTotals
+
+LEARN_EVERY_S = 5e-3
+"""A step that is learned from costs some 30 us; at this distance nobody feels them."""
+ENOUGH_PROMPTS = 6
+ENOUGH_DECODES = 12
+"""Steps of either kind that were learned from before anything is told of that kind."""
+NOTHING_DONE = WorkerTotals()
+
+
+class Calibration:
+    """Seconds for each unit of work. A step counts from its plan to its last message."""
+
+    def __init__(
+        self, step_target_s: float | None = None, learn_every_s: float = LEARN_EVERY_S
+    ) -> None:
+        self.step_target_s = step_target_s
+        self._learn_every_s = learn_every_s
+        self._times = StepTimes()
+        self._num_prompts = 0
+        self._num_decodes = 0
+        self._next_s = 0.0
+
+    def observe(self, slices: Seq[Slice], seconds: float, now: float) -> None:
+        """Learns from this step if the last one that it learned from is long enough ago."""
+        if now < self._next_s:
+            return
+        self._next_s = now + self._learn_every_s
+        work = StepWork.of(slices)
+        self._times.observe(work, seconds)
+        self._num_prompts += work.prompt_tokens > 0
+        self._num_decodes += work.num_decoding > 0
+
+    @property
+    def costs(self) -> StepCosts | None:
+        """None before enough steps of any kind; coefficients of a kind that was not seen are None.
+
+        A fit may give a small coefficient below 0 for what hardly matters: that is told as 0.
+        """
+        prompts, decodes = self._num_prompts >= ENOUGH_PROMPTS, self._num_decodes >= ENOUGH_DECODES
+        if not (prompts or decodes):
+            return None
+        step_s, *others = (max(0.0, each) for each in self._times.per_unit())
+        sequence_s, context_token_s, prompt_token_s, prompt_pair_s = others
+        return StepCosts(
+            step_s=step_s,
+            sequence_s=sequence_s if decodes else None,
+            context_token_s=context_token_s if decodes else None,
+            prompt_token_s=prompt_token_s if prompts else None,
+            prompt_pair_s=prompt_pair_s if prompts else None,
+        )
+
+
+def load_of(
+    engine: Engine,
+    state: WorkerState,
+    num_handoffs: int,
+    heard: dict[str, int],
+    calibration: Calibration,
+    totals: WorkerTotals = NOTHING_DONE,
+) -> Report:
+    """What an engine has to do now."""
+    unfinished = [*engine.waiting, *engine.running]
+    prompts = [sequence for sequence in unfinished if not sequence.decoding]
+    decoding = [sequence for sequence in engine.running if sequence.decoding]
+    return Report(
+        state=state,
+        num_running=len(engine.running),
+        num_waiting=len(engine.waiting) + len(engine.followers.unready) + engine.memory.num_loading,
+        waiting_tokens=sum(sequence.num_uncomputed for sequence in prompts),
+        free_blocks=engine.pool.num_free,
+        num_blocks=engine.pool.num_blocks,
+        cached_blocks=engine.pool.num_cached,
+        num_host_blocks=engine.memory.num_host_blocks,
+        cached_host_blocks=engine.memory.num_host_cached,
+        num_handoffs=num_handoffs,
+        num_decoding=len(decoding),
+        context_tokens=sum(sequence.num_computed for sequence in decoding),
+        waiting_prompts=len(prompts),
+        waiting_pairs=sum(
+            num_pairs(sequence.num_uncomputed, sequence.num_computed) for sequence in prompts
+        ),
+        heard=dict(heard),
+        costs=calibration.costs,
+        step_target_s=calibration.step_target_s,
+        totals=totals,
+    )

@@ -1,0 +1,262 @@
+"""The destination end of handoffs: carries out what `kv_transfer.handoff.destination` decides."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+
+from engine.engine import Engine
+from engine.schedule.policy import FreeCapacity
+from engine.sequence import Sequence
+from kv_transfer.endpoints.endpoint import Endpoint
+from kv_transfer.handoff.destination import DestinationHandoff, DestinationState
+from kv_transfer.handoff.effects import Adopt, AttemptLost, CutLink, Effect, FreeBlocks, Send
+from kv_transfer.hashing import block_hashes
+from kv_transfer.layout.head_routes import CannotExchange, check_exchange
+from runtime.handoffs import HandoffBook
+from wire.handoff import Commit, Handoff, Offer, Refuse, RefuseReason, Stale
+from wire.identity import AttemptId
+from wire.messages import Handed
+from worker.config import WorkerConfig
+from worker.steps.attempt_state import AttemptState, Outbox, Peer
+
+NUM_TOMBSTONES = 4096
+RETRY_AFTER_S = 0.5
+log = logging.getLogger(__name__)
+
+
+class DestinationHandoffs:
+    """All attempts that others hand to this worker. Lives in the step loop's thread.
+
+    `on_adopt(attempt)` is told of every sequence that is ours from now on. Ended attempts leave a
+    tombstone, so that a message that comes late is never taken for a new offer.
+    """
+
+    def __init__(
+        self,
+        content: str,
+        config: WorkerConfig,
+        engine: Engine,
+        endpoint: Endpoint,
+        outbox: Outbox,
+        on_adopt: Callable[[AttemptState], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self.draining = False
+        self._content = content
+        self._config = config
+        self._engine = engine
+        self._endpoint = endpoint
+        self._outbox = outbox
+        self._on_adopt = on_adopt
+        self._clock = clock
+        self._attempts: dict[AttemptId, DestinationHandoff] = {}
+        self._links: dict[AttemptId, str] = {}
+        self._tombstones: OrderedDict[AttemptId, None] = OrderedDict()
+        self._next_epoch = 1
+        self.arrived = HandoffBook()
+        self.num_offers: Counter[str] = Counter()
+        """By the answer."""
+
+    def __len__(self) -> int:
+        return len(self._attempts)
+
+    def receive(self, message: Handoff, source: Peer) -> None:
+        handoff = self._attempts.get(message.attempt_id)
+        if handoff is not None and message.ends == handoff.offer.ends:
+            if self._links[message.attempt_id] == source.link:
+                self._perform(handoff, handoff.receive(message, self._clock()))
+        elif isinstance(message, Offer):
+            self._answer(message, source)
+        elif isinstance(message, Commit):
+            self._outbox.over_link(source.link, Stale(**message.ends))
+
+    def cancel(self, attempt_id: AttemptId, cause: str) -> None:
+        """Also for an attempt that has not been offered yet: its offer will be refused."""
+        handoff = self._attempts.get(attempt_id)
+        if handoff is not None:
+            self._perform(handoff, handoff.abort(cause, self._clock()))
+        else:
+            self._bury(attempt_id)
+
+    def router_lost(self, router_id: str) -> None:
+        """Sequences that are granted but not here yet have nobody to be decoded for."""
+        for handoff in list(self._attempts.values()):
+            if handoff.offer.router_id == router_id:
+                cause = f"router {router_id} is gone"
+                self._perform(handoff, handoff.abort(cause, self._clock()))
+
+    def source_lost(self, link: str, cause: str) -> list[DestinationHandoff]:
+        """A source's session ended. Returns the attempts that wait until its link is fenced."""
+        lost = [
+            handoff
+            for attempt_id, handoff in self._attempts.items()
+            if self._links[attempt_id] == link
+        ]
+        for handoff in lost:
+            self._perform(handoff, handoff.source_lost(cause))
+        return [handoff for handoff in lost if handoff.state is DestinationState.FENCING]
+
+    def source_fenced(self, lost: list[DestinationHandoff]) -> None:
+        """Nothing that was sent over the lost attempts' link lands any more."""
+        for handoff in lost:
+            self._perform(handoff, handoff.source_fenced())
+
+    def tick(self, now: float) -> None:
+        for handoff in list(self._attempts.values()):
+            self._perform(handoff, handoff.tick(now))
+
+    def _answer(self, offer: Offer, source: Peer) -> None:
+        refusal = self._refusal(offer)
+        handoff = None if refusal else self._try_grant(offer)
+        if handoff is None:
+            reason, detail = refusal or (RefuseReason.FULL, "no free blocks")
+            self.num_offers[reason.value] += 1
+            log.debug(
+                "attempt %s, offered by %s, is refused: %s", offer.attempt_id, offer.source, detail
+            )
+            refuse = Refuse(**offer.ends, reason=reason, detail=detail, retry_after_s=RETRY_AFTER_S)
+            self._outbox.over_link(source.link, refuse)
+            return
+        self.num_offers["granted"] += 1
+        log.debug("attempt %s, offered by %s, may come", offer.attempt_id, offer.source)
+        if offer.grammar is not None and self._engine.followers.grammars is not None:
+            self._engine.followers.grammars.expect(offer.grammar)
+        self._attempts[offer.attempt_id] = handoff
+        self._links[offer.attempt_id] = source.link
+        self._perform(handoff, handoff.grant())
+
+    def _refusal(self, offer: Offer) -> tuple[RefuseReason, str] | None:
+        if offer.attempt_id in self._tombstones or offer.attempt_id in self._attempts:
+            return RefuseReason.STALE, "this attempt is over"
+        if self.draining:
+            return RefuseReason.DRAINING, "this worker takes no new sequences"
+        problem = self._incompatibility(offer)
+        if problem is not None:
+            return RefuseReason.INCOMPATIBLE, problem
+        if offer.grammar is not None and self._engine.followers.grammars is None:
+            return RefuseReason.INCOMPATIBLE, "no tokenizer.json here to follow a grammar with"
+        longest = self._engine.max_sequence_tokens
+        if offer.max_tokens > longest:
+            return RefuseReason.TOO_LONG, f"up to {offer.max_tokens} tokens, here {longest} fit"
+        return None
+
+    def _try_grant(self, offer: Offer) -> DestinationHandoff | None:
+        """Reserve pages, less the prefix that is here already; None when there is no room.
+
+        Sequences that were preempted here come first: new ones would take every block they need.
+        """
+        if self._engine.waiting and not offer.prefix_only:
+            return None
+        pool, layout = self._engine.pool, self._endpoint.layout
+        held = self._held_prefix(offer)
+        num_missing = layout.num_blocks(offer.num_tokens) - len(held)
+        room = FreeCapacity(pool.num_free, len(self._engine.running) + self._num_granted)
+        admitted = self._engine.policy.admits(room, num_missing)
+        pages = pool.try_allocate(num_missing) if admitted else None
+        if pages is None:
+            pool.release(held)
+            return None
+        self._next_epoch += 1
+        return DestinationHandoff(
+            offer,
+            held,
+            pages,
+            epoch=self._next_epoch,
+            layout=layout,
+            checksum=self._endpoint.checksum(offer.layout),
+            deadline=self._clock() + offer.deadline_s,
+            fence_deadline_s=self._config.fence_deadline_s,
+        )
+
+    def _held_prefix(self, offer: Offer) -> list[int]:
+        """Blocks that are here already, referenced; they end where a block of the source ends."""
+        size = self._engine.block_size
+        held = self._engine.pool.acquire_prefix(block_hashes(offer.tokens, size, offer.cache_salt))
+        per_unit = max(1, offer.layout.block_size // size)
+        whole = len(held) // per_unit * per_unit
+        self._engine.pool.note_hits(held[:whole])
+        self._engine.pool.release(held[whole:])
+        return held[:whole]
+
+    def _incompatibility(self, offer: Offer) -> str | None:
+        if offer.content != self._content:
+            return f"the source holds {offer.content}, this worker {self._content}"
+        try:
+            check_exchange(offer.layout, self._endpoint.layout)
+        except CannotExchange as error:
+            return str(error)
+        return None
+
+    @property
+    def _num_granted(self) -> int:
+        return sum(h.state is DestinationState.GRANTED for h in self._attempts.values())
+
+    def _perform(self, handoff: DestinationHandoff, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Send():
+                    self._outbox.over_link(self._links[handoff.offer.attempt_id], effect.message)
+                case Adopt():
+                    self._adopt(handoff.offer, effect)
+                case FreeBlocks():
+                    self._engine.pool.release(effect.blocks)
+                case AttemptLost():
+                    pass  # the source tells the router; here only the pages matter
+                case CutLink():
+                    self._outbox.cut_link(self._links[handoff.offer.attempt_id], effect.cause)
+        done = handoff.state is DestinationState.ACCEPTED and handoff.offer.prefix_only
+        if done or handoff.state is DestinationState.CLOSED:
+            self._forget(handoff.offer.attempt_id)
+
+    def ended(self, attempt_id: AttemptId) -> None:
+        """A sequence that was adopted here has ended."""
+        handoff = self._attempts.get(attempt_id)
+        if handoff is not None and handoff.state is DestinationState.ACCEPTED:
+            self._forget(attempt_id)
+
+    def _forget(self, attempt_id: AttemptId) -> None:
+        del self._attempts[attempt_id], self._links[attempt_id]
+        self._bury(attempt_id)
+
+    def _adopt(self, offer: Offer, adopt: Adopt) -> None:
+        commit = adopt.commit
+        sequence = Sequence(
+            offer.attempt_id,
+            [*offer.tokens, *commit.new_tokens],
+            commit.sampling,
+            num_prompt=commit.num_prompt,
+            cache_salt=offer.cache_salt,
+            priority=offer.priority,
+            tenant=offer.tenant,
+        )
+        sequence.blocks = list(adopt.blocks)
+        sequence.num_computed = offer.num_tokens
+        self._engine.adopt(sequence)
+        if offer.prefix_only:
+            self._engine.drop(sequence)  # its blocks stay as cache
+            self._tell_handed(offer, commit)
+            return
+        # The source's token goes out once more, so that the router never meets a gap.
+        attempt = AttemptState(
+            sequence, offer.router_id, offer.num_tokens, self._clock(), prefilled=True
+        )
+        if commit.logprob is not None:
+            attempt.unsent_logprobs = (commit.logprob,)
+        attempt.unsent_scores = commit.prompt_logprobs
+        self._on_adopt(attempt)
+        self._tell_handed(offer, commit)
+
+    def _tell_handed(self, offer: Offer, commit: Commit) -> None:
+        self.arrived.add(offer.source, offer.destination, commit.moved)
+        handed = Handed(attempt_id=offer.attempt_id, source=offer.source, moved=commit.moved)
+        self._outbox.to_router(offer.router_id, handed)
+
+    def __contains__(self, attempt_id: AttemptId) -> bool:
+        return attempt_id in self._attempts
+
+    def _bury(self, attempt_id: AttemptId) -> None:
+        self._tombstones[attempt_id] = None
+        if len(self._tombstones) > NUM_TOMBSTONES:
+            self._tombstones.popitem(last=False)

@@ -1,0 +1,101 @@
+"""What routers hear of a worker as a whole: its load, and which blocks its caches hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from engine.engine import Engine
+from engine.sequence import Sequence
+from wire.reports import CacheEvents, LinkReport, Report, WorkerState, WorkerTotals
+from worker.steps.attempt_state import Outbox
+from worker.steps.calibration import Calibration, load_of
+
+
+class Reports:
+    """Lives in the step loop's thread; `last` may be read in others.
+
+    `offers` counts those of other workers by the answer.
+    """
+
+    def __init__(
+        self, engine: Engine, outbox: Outbox, step_target_s: float | None, offers: Mapping[str, int]
+    ) -> None:
+        self._engine = engine
+        self._outbox = outbox
+        self._calibration = Calibration(step_target_s)
+        self._offers = offers
+        self._heard: dict[str, int] = {}
+        self._event_number = 0
+        self._num_steps = 0
+        self._step_s = 0.0
+        self._prefilled_tokens = 0
+        self._generated_tokens = 0
+        self.last: Report | None = None
+        """None before the first."""
+
+    def hear(self, router_id: str, number: int) -> None:
+        """A router's submission of this number has arrived."""
+        self._heard[router_id] = max(number, self._heard.get(router_id, 0))
+
+    def forget(self, router_id: str) -> None:
+        """It is gone, and would begin to count anew."""
+        self._heard.pop(router_id, None)
+
+    def observe(self, seconds: float, now: float) -> None:
+        """What the engine has landed took so long."""
+        self._num_steps += 1
+        self._step_s += seconds
+        self._calibration.observe(self._engine.landed, seconds, now)
+
+    def prefilled(self, sequence: Sequence) -> None:
+        """Its first token was drawn."""
+        self._prefilled_tokens += max(0, sequence.num_prompt - sequence.num_cached)
+
+    def generated(self, num_tokens: int) -> None:
+        self._generated_tokens += num_tokens
+
+    def load(self, state: WorkerState, num_handoffs: int) -> Report:
+        self.last = load_of(
+            self._engine, state, num_handoffs, self._heard, self._calibration, self._totals()
+        )
+        return self.last
+
+    def send_snapshot(self, router_id: str, links: tuple[LinkReport, ...], load: Report) -> None:
+        """The whole cache index, the load and the links, for a router that knows nothing yet."""
+        for link in links:
+            self._outbox.to_router(router_id, link)
+        events = CacheEvents(
+            number=self._event_number,
+            stored=tuple(self._engine.pool.cached_hashes()),
+            host_stored=tuple(self._engine.memory.host_hashes()),
+            snapshot=True,
+        )
+        self._outbox.to_router(router_id, events)
+        self._outbox.to_router(router_id, load)
+
+    def send_cache_events(self) -> None:
+        """What has changed since the last ones."""
+        stored, removed = self._engine.pool.take_events()
+        host_stored, host_removed = self._engine.memory.take_host_events()
+        if stored or removed or host_stored or host_removed:
+            self._event_number += 1
+            self._outbox.to_routers(
+                CacheEvents(
+                    number=self._event_number,
+                    stored=tuple(stored),
+                    removed=tuple(removed),
+                    host_stored=tuple(host_stored),
+                    host_removed=tuple(host_removed),
+                )
+            )
+
+    def _totals(self) -> WorkerTotals:
+        return WorkerTotals(
+            num_steps=self._num_steps,
+            step_s=self._step_s,
+            prefilled_tokens=self._prefilled_tokens,
+            generated_tokens=self._generated_tokens,
+            found_blocks=self._engine.pool.num_found,
+            found_host_blocks=self._engine.memory.num_host_found,
+            offers=dict(self._offers),
+        )

@@ -1,0 +1,265 @@
+"""The source end of handoffs: carries out what `kv_transfer.handoff.source` decides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from engine.engine import Engine, SequenceProgress
+from engine.runner import OnLayer, Slice
+from engine.sequence import Status
+from kv_transfer.endpoints.endpoint import Endpoint
+from kv_transfer.handoff.effects import (
+    CutLink,
+    Effect,
+    HandedOver,
+    NotHandedOver,
+    Send,
+    SourceClosed,
+    Write,
+)
+from kv_transfer.handoff.source import Final, SourceHandoff
+from wire.handoff import Abort, Grant, Handoff, Offer, Quiesced
+from wire.identity import AttemptId, WorkerRef
+from wire.messages import Destination, Failed, Kept, Released
+from worker.config import WorkerConfig
+from worker.steps.attempt_state import AttemptState, Outbox, Peer
+from worker.steps.block_sender import BlockSender, Call, layers_per_write
+
+
+class SourceHandoffs:
+    """All attempts that this worker prefills for others. Lives in the step loop's thread.
+
+    A sequence is pinned from its offer until no write of it is outstanding. When a handoff does
+    not come about, the worker keeps the sequence and decodes it: nothing is recomputed.
+    `on_over(attempt_id)` is told when an attempt is no longer this worker's to serve.
+    """
+
+    def __init__(
+        self,
+        me: WorkerRef,
+        content: str,
+        config: WorkerConfig,
+        engine: Engine,
+        endpoint: Endpoint,
+        outbox: Outbox,
+        call: Call,
+        on_over: Callable[[AttemptId], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self._me = me
+        self._content = content
+        self._config = config
+        self._engine = engine
+        self._endpoint = endpoint
+        self._outbox = outbox
+        self._leaving = BlockSender(engine.runner.layout, endpoint, call, clock)
+        self._on_over = on_over
+        self._clock = clock
+        self._attempts: dict[AttemptId, AttemptState] = {}
+        self._num_offers = 0
+
+    def __len__(self) -> int:
+        return len(self._attempts)
+
+    def __contains__(self, attempt_id: AttemptId) -> bool:
+        return attempt_id in self._attempts
+
+    def open(self, attempt: AttemptState) -> None:
+        """Offer a sequence that has just been scheduled to its destination."""
+        self._offer(attempt, len(attempt.sequence.tokens))
+
+    def move(self, attempt: AttemptState, destination: Destination) -> None:
+        """Hand over a sequence that runs here; if it decodes, its steps pause until the verdict."""
+        sequence = attempt.sequence
+        if sequence.attempt_id in self._attempts or sequence.status is not Status.RUNNING:
+            cause = f"it cannot move now: {sequence.status.value}, or another handoff has not ended"
+            self._outbox.to_router(
+                attempt.router_id, Kept(attempt_id=sequence.attempt_id, cause=cause)
+            )
+            return
+        attempt.destination, attempt.kept = destination, False
+        if not sequence.decoding:
+            self.open(attempt)
+            return
+        self._engine.hold(sequence)
+        self._offer(attempt, sequence.num_computed)
+        self._finish(attempt)
+
+    def share(self, attempt: AttemptState) -> None:
+        """Copy a held sequence's blocks into the destination's prefix cache."""
+        self._offer(attempt, len(attempt.sequence.tokens))
+        self._finish(attempt)
+
+    def _offer(self, attempt: AttemptState, num_tokens: int) -> None:
+        sequence, destination = attempt.sequence, attempt.destination
+        assert destination is not None
+        self._num_offers += 1
+        offer = Offer(
+            attempt_id=sequence.attempt_id,
+            source=self._me,
+            destination=destination.ref,
+            offer_number=self._num_offers,
+            tokens=tuple(sequence.tokens[:num_tokens]),
+            max_tokens=sequence.num_prompt + sequence.sampling.max_tokens,
+            layout=self._endpoint.layout,
+            content=self._content,
+            router_id=attempt.router_id,
+            deadline_s=self._config.handoff_deadline_s,
+            cache_salt=sequence.cache_salt,
+            priority=sequence.priority,
+            tenant=sequence.tenant,
+            prefix_only=attempt.prefix_only,
+            grammar=sequence.sampling.grammar,
+        )
+        deadline_s = self._config.transfer_deadline_s
+        attempt.handoff = SourceHandoff(offer, transfer_deadline_s=deadline_s)
+        attempt.link = None
+        sequence.pinned = True
+        self._attempts[sequence.attempt_id] = attempt
+        self._perform(attempt, attempt.handoff.start(self._clock()))
+        self._computed(attempt, sequence.num_computed)
+
+    def _computed(self, attempt: AttemptState, num_tokens: int) -> None:
+        """So much of the sequence is in the cache; it leaves now, or all of it at once."""
+        handoff, blocks = attempt.handoff, attempt.sequence.blocks
+        assert handoff is not None
+        if self._config.overlap or num_tokens >= handoff.offer.num_tokens:
+            self._perform(attempt, handoff.computed(blocks, num_tokens))
+
+    def _finish(self, attempt: AttemptState) -> None:
+        """All that travels is computed: commit as soon as it has arrived."""
+        assert attempt.handoff is not None
+        sequence = attempt.sequence
+        final = Final(
+            tuple(sequence.tokens[attempt.handoff.offer.num_tokens :]),
+            sequence.num_prompt,
+            msgspec.structs.replace(sequence.sampling, prompt_logprobs=None),
+            attempt.last_logprob,
+            tuple(sequence.scores),
+        )
+        self._perform(attempt, attempt.handoff.finish(final, self._clock()))
+
+    def by_layers(self, slices: list[Slice]) -> OnLayer | None:
+        """To be called while a step computes: the last chunk of a prompt leaves layer by layer."""
+        layout = self._engine.runner.layout
+        leaving = [
+            (attempt, attempt.handoff, layers_per_write(layout, slice.count))
+            for slice in slices
+            if (attempt := self._attempts.get(slice.sequence.attempt_id)) is not None
+            and self._config.overlap
+            and attempt.handoff is not None
+            and attempt.handoff.offer.num_tokens == slice.end
+        ]
+
+        def on_layer(num_layers: int) -> None:
+            for attempt, handoff, group in leaving:
+                if num_layers % group == 0 and num_layers < layout.num_layers:
+                    blocks = attempt.sequence.blocks
+                    self._perform(attempt, handoff.computed_layers(blocks, num_layers))
+
+        return on_layer if leaving else None
+
+    def progressed(self, attempt: AttemptState, progress: SequenceProgress) -> None:
+        """A step computed more of the prompt, or drew the first token, or ended the sequence."""
+        handoff, sequence = attempt.handoff, attempt.sequence
+        if handoff is None or not attempt.wanted or attempt.kept:
+            return
+        if progress.finish is not None:
+            self.cancel(attempt, "the answer ended with its first token")
+            return
+        self._computed(attempt, progress.end)
+        if progress.sampled is not None and sequence.status is Status.RUNNING:
+            self._engine.hold(sequence)
+            self._finish(attempt)
+
+    def cancel(self, attempt: AttemptState, cause: str) -> None:
+        """Nobody wants the sequence; its blocks go back when no write reads them any more."""
+        self._over(attempt)
+        assert attempt.handoff is not None
+        self._perform(attempt, attempt.handoff.abort(cause, self._clock()))
+
+    def receive(self, message: Handoff, peer: Peer) -> None:
+        """An attempt may have had other destinations before: those only hear that all is quiet."""
+        attempt = self._attempts.get(message.attempt_id)
+        handoff = None if attempt is None else attempt.handoff
+        if attempt and handoff and message.ends == handoff.offer.ends:
+            attempt.link = attempt.link or peer.link
+            if attempt.link == peer.link:
+                self._perform(attempt, handoff.receive(message, self._clock()))
+        elif isinstance(message, Grant | Abort):
+            # No record of the offer means that no write of it is outstanding on a living link: when
+            # one fails, its session is hung up before anybody hears of it (Courier._fail).
+            self._outbox.over_link(peer.link, Quiesced(**message.ends, epoch=None))
+
+    def peer_lost(self, peer: Peer, cause: str) -> None:
+        """The link ended, or was never made."""
+        for attempt in list(self._attempts.values()):
+            handoff = attempt.handoff
+            assert handoff is not None
+            if handoff.offer.destination == peer.ref and attempt.link in (None, peer.link):
+                self._perform(attempt, handoff.peer_lost(cause))
+
+    def tick(self, now: float) -> None:
+        for attempt in list(self._attempts.values()):
+            assert attempt.handoff is not None
+            self._perform(attempt, attempt.handoff.tick(now))
+
+    def _perform(self, attempt: AttemptState, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Send():
+                    self._send(attempt, effect.message)
+                case Write():
+                    self._leaving.post(attempt, effect, self._perform)
+                case HandedOver():
+                    self._handed_over(attempt)
+                case NotHandedOver():
+                    self._not_handed_over(attempt, effect)
+                case SourceClosed():
+                    self._closed(attempt)
+                case CutLink():
+                    assert attempt.link is not None
+                    self._outbox.cut_link(attempt.link, effect.cause)
+
+    def _send(self, attempt: AttemptState, message: Handoff) -> None:
+        assert attempt.destination is not None
+        if attempt.link is None:
+            self._outbox.to_worker(attempt.destination, message)
+        else:
+            self._outbox.over_link(attempt.link, message)
+
+    def _over(self, attempt: AttemptState) -> None:
+        attempt.wanted = False
+        self._on_over(attempt.sequence.attempt_id)
+
+    def _handed_over(self, attempt: AttemptState) -> None:
+        self._over(attempt)
+        self._outbox.to_router(attempt.router_id, Released(attempt_id=attempt.sequence.attempt_id))
+
+    def _not_handed_over(self, attempt: AttemptState, outcome: NotHandedOver) -> None:
+        if not attempt.wanted:
+            return
+        attempt_id = attempt.sequence.attempt_id
+        if attempt.prefix_only:
+            self._over(attempt)
+            self._outbox.to_router(
+                attempt.router_id, Kept(attempt_id=attempt_id, cause=outcome.cause)
+            )
+            return
+        if outcome.ambiguous:  # it may run there: going on here could run it twice
+            self._over(attempt)
+            failed = Failed(attempt_id=attempt_id, stage="transfer", cause=outcome.cause)
+            self._outbox.to_router(attempt.router_id, failed)
+            return
+        attempt.kept = True
+        self._outbox.to_router(attempt.router_id, Kept(attempt_id=attempt_id, cause=outcome.cause))
+        if attempt.sequence.status is Status.HELD:
+            self._engine.resume(attempt.sequence)
+
+    def _closed(self, attempt: AttemptState) -> None:
+        attempt.sequence.pinned = False
+        del self._attempts[attempt.sequence.attempt_id]
+        if not attempt.wanted or attempt.sequence.status is Status.HELD:
+            self._engine.drop(attempt.sequence)

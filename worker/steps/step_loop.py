@@ -1,0 +1,211 @@
+"""The step loop: the one thread that owns the engine and every attempt. Four verbs make a turn."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+
+from engine.engine import Engine, SequenceProgress
+from engine.runner import OnLayer, Slice
+from kv_transfer.endpoints.endpoint import Endpoint
+from wire.handoff import Abort, Commit, Grant, Handoff, Offer, Quiesced
+from wire.identity import WorkerRef
+from wire.reports import LinkReport, Report, WorkerState
+from worker.config import WorkerConfig
+from worker.steps.attempt_state import Outbox, Peer
+from worker.steps.attempts import Attempts
+
+TICK_S = 0.25
+"""How often deadlines are looked at and a quiet worker reports; also the longest idle wait."""
+STARVED_S = 0.002
+"""Pause when sequences wait but none can run until a handoff or a transfer ends."""
+
+log = logging.getLogger(__name__)
+
+
+class StepLoop:
+    """Everything that happens to the engine happens here, one thing after the other.
+
+    Other threads hand in work by `call`; what this thread has to say goes to the outbox.
+    """
+
+    def __init__(
+        self,
+        me: WorkerRef,
+        content: str,
+        config: WorkerConfig,
+        engine: Engine,
+        endpoint: Endpoint,
+        outbox: Outbox,
+        on_crash: Callable[[Exception], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.engine = engine
+        self._on_crash = on_crash
+        self.attempts = Attempts(
+            me, content, config, engine, endpoint, outbox, self.call, self._settle, clock
+        )
+        self.outgoing, self.incoming = self.attempts.outgoing, self.attempts.incoming
+        self._reports = self.attempts.reports
+        self._outbox = outbox
+        self._clock = clock
+        self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        if engine.followers.grammars is not None:  # one that is ready is worth a turn
+            engine.followers.grammars.on_ready = lambda: self.call(lambda: None)
+        self._grants: queue.SimpleQueue[tuple[Grant, Peer]] = queue.SimpleQueue()
+        self._next_tick = 0.0
+        self._began_at = 0.0
+        """When the step that is computed now became the only one."""
+        self._stopping = False
+        self.num_turns = 0
+        """That have begun; of an idle loop too, more than one each TICK_S."""
+        self._stepped = True
+        self._on_idle: Callable[[], object] | None = None
+        self._thread = threading.Thread(target=self._drive, name="steps", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread after its current turn."""
+        self.call(self._stop)
+        self._thread.join(timeout=30)
+        self.engine.memory.close()
+
+    def call(self, work: Callable[[], None]) -> None:
+        """Run `work` in the loop's thread, between two steps. Safe from any thread."""
+        self._calls.put(work)
+
+    def _drive(self) -> None:
+        try:
+            while not self._stopping:
+                self.num_turns += 1
+                self.turn(self._patience())
+        except Exception as error:  # a worker whose engine is broken must not look alive
+            log.exception("the step loop ended")
+            self._on_crash(error)
+
+    def turn(self, patience_s: float = 0.0) -> bool:
+        """One turn of the loop; waits up to `patience_s` for work. True when a step ran."""
+        if not self.engine.may_go_ahead:
+            self._settle()
+        self._admit(patience_s)
+        slices = self.engine.schedule()
+        if not self.engine.under_way:
+            self._began_at = self._clock()
+        self._tell(self.engine.run(slices, self._while_computing(slices)))
+        if self._on_idle is not None and self.idle:
+            self._on_idle()
+            self._on_idle = None
+        self._stepped = bool(slices) or self.engine.under_way
+        return self._stepped
+
+    def _settle(self) -> None:
+        """What is under way is over, and told, before somebody changes its sequences."""
+        if self.engine.under_way:
+            self._tell(self.engine.settle())
+
+    def _tell(self, progress: list[SequenceProgress]) -> None:
+        """How long the step took that is over, to the policy, and what it made, to everybody."""
+        if self.engine.landed:
+            now = self._clock()
+            self.engine.observe(now - self._began_at)
+            self._reports.observe(now - self._began_at, now)
+            self._began_at = now
+        self.attempts.emit(progress)
+
+    def receive(self, message: Handoff, peer: Peer) -> None:
+        """A message of a peer worker; each kind belongs to one of the two ends."""
+        match message:
+            case Offer() | Commit() | Quiesced() | Abort(by_source=True):
+                self.incoming.receive(message, peer)
+            case _:
+                self.outgoing.receive(message, peer)
+
+    def hear(self, message: Handoff, peer: Peer) -> None:
+        """The same from any thread. A grant does not wait for the end of a step."""
+        if isinstance(message, Grant):
+            self._grants.put((message, peer))
+            self.call(self._take_grants)
+        else:
+            self.call(lambda: self.receive(message, peer))
+
+    def drain(self, on_idle: Callable[[], object]) -> None:
+        """Take no new attempts; those under way go on, and `on_idle` is called when none is
+        left."""
+        self.incoming.draining = True
+        self._on_idle = on_idle
+        self._report()
+        self._outbox.flush()
+
+    @property
+    def idle(self) -> bool:
+        return not len(self.attempts)
+
+    @property
+    def last_report(self) -> Report | None:
+        """Safe from any thread; None before the first."""
+        return self._reports.last
+
+    def send_snapshot(self, router_id: str, links: tuple[LinkReport, ...]) -> None:
+        """The whole cache index, the load and the links, for a router that knows nothing yet."""
+        self._reports.send_snapshot(router_id, links, self.load())
+
+    def load(self) -> Report:
+        state = WorkerState.DRAINING if self.incoming.draining else WorkerState.READY
+        return self._reports.load(state, self.attempts.num_handoffs)
+
+    def _admit(self, patience_s: float) -> None:
+        """Take in what was called, look at deadlines, and start sequences that now fit."""
+        self._take_calls(patience_s)
+        now = self._clock()
+        if now >= self._next_tick:
+            self._next_tick = now + TICK_S
+            self.outgoing.tick(now)
+            self.incoming.tick(now)
+            self.attempts.end_overdue(now)
+            self._report()
+        for sequence in self.engine.admit():
+            self.attempts.started(sequence, now)
+        self._outbox.flush()
+
+    def _take_calls(self, patience_s: float) -> None:
+        try:
+            work = self._calls.get(timeout=patience_s) if patience_s else self._calls.get_nowait()
+            while True:
+                work()
+                work = self._calls.get_nowait()
+        except queue.Empty:
+            return
+
+    def _take_grants(self) -> None:
+        while not self._grants.empty():
+            self.receive(*self._grants.get())
+
+    def _while_computing(self, slices: list[Slice]) -> OnLayer | None:
+        """Only what changes nothing in the engine is done within a step: blocks leave."""
+        leave = self.outgoing.by_layers(slices)
+        if leave is None:
+            return None
+
+        def on_layer(num_layers: int) -> None:
+            self._take_grants()
+            leave(num_layers)
+
+        return on_layer
+
+    def _patience(self) -> float:
+        if self.engine.under_way or (self._stepped and self.engine.running):
+            return 0.0
+        if self.engine.busy:
+            return STARVED_S
+        return max(0.001, min(TICK_S, self._next_tick - self._clock()))
+
+    def _report(self) -> None:
+        self._outbox.to_routers(self.load())
+
+    def _stop(self) -> None:
+        self._stopping = True
