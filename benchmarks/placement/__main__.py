@@ -21,8 +21,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.placement import decisions, overload, plot, traces
-from benchmarks.placement.machine import Device
+from benchmarks.placement import decisions, overload, plot
 from benchmarks.placement.policies import (
     ALWAYS,
     NEVER,
@@ -32,7 +31,9 @@ from benchmarks.placement.policies import (
     goodput,
     run,
 )
-from benchmarks.placement.traces import Arrival
+from sim import traces
+from sim.machine import Device
+from sim.traces import Arrival
 
 Sweep = dict[float, dict[str, float]]
 """For each rate, in requests a second, the goodput of each policy."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from benchmarks.placement import traces
-from benchmarks.placement.machine import Device
 from benchmarks.placement.policies import OURS, Setting, goodput, run
-from benchmarks.placement.traces import Arrival
+from sim import traces
+from sim.machine import Device
+from sim.traces import Arrival
 
 FULL_PER_S = 25.0
 """About what four and four workers serve of this traffic within targets."""

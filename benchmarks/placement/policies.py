@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import msgspec
 
-from benchmarks.placement.machine import Device
-from benchmarks.placement.ride import Served
-from benchmarks.placement.simulation import Cluster
-from benchmarks.placement.traces import Arrival
 from router.placing.placement_request import Slo, Split
 from router.queueing.admission import Admission
+from sim.machine import Device
+from sim.request import Served
+from sim.simulation import Cluster
+from sim.traces import Arrival
 
 
 class Policy(msgspec.Struct, frozen=True):

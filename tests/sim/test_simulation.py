@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.placement import traces
-from benchmarks.placement.machine import Device
 from benchmarks.placement.policies import (
     ALL_ADMITTED,
     OURS,
@@ -15,9 +13,11 @@ from benchmarks.placement.policies import (
     goodput,
     run,
 )
-from benchmarks.placement.simulation import Cluster
 from router.placing.placement_request import Split
 from router.queueing.admission import Admission
+from sim import traces
+from sim.machine import Device
+from sim.simulation import Cluster
 
 pytestmark = pytest.mark.quick
 

@@ -10,17 +10,17 @@ from itertools import count
 
 import msgspec
 
-from benchmarks.placement.clock import Clock
-from benchmarks.placement.front import MESSAGE_S, Choose, Front
-from benchmarks.placement.machine import LAYOUT, Device
-from benchmarks.placement.ride import Ride, Served
-from benchmarks.placement.traces import Arrival
-from benchmarks.placement.worker import ROUTER, Machine
 from engine.sequence import Sequence, Status
 from router.placing.cost_model import Hits, exposed_s
 from router.placing.ledger import Ledger
 from router.placing.placement_request import Placement, PlacementRequest, Slo, Split
 from router.queueing.admission import Admission
+from sim.clock import Clock
+from sim.machine import LAYOUT, Device
+from sim.request import Ride, Served
+from sim.router import MESSAGE_S, Choose, Front
+from sim.traces import Arrival
+from sim.worker import ROUTER, Machine
 from wire.identity import AttemptId, Role, WorkerRef
 from wire.reports import CacheEvents
 

@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from benchmarks.placement.clock import Clock
-from benchmarks.placement.ride import Ride, Served
-from benchmarks.placement.worker import Machine
 from router.placing.cost_model import Hits
 from router.placing.ledger import Ledger, PromptHashes
 from router.placing.placement_request import Placement, PlacementRequest, Slo, Split
 from router.queueing.admission import Admission, Verdict
 from router.queueing.fair_queue import Waiter
+from sim.clock import Clock
+from sim.request import Ride, Served
+from sim.worker import Machine
 from wire.identity import AttemptId, WorkerRef
 
 MESSAGE_S = 0.5e-3

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from benchmarks.placement.traces import Arrival
 from router.placing.ledger import PromptHashes
 from router.placing.placement_request import Placement, PlacementRequest, Slo
+from sim.traces import Arrival
 from wire.identity import AttemptId, WorkerRef
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from benchmarks.placement.clock import Clock
-from benchmarks.placement.machine import LAYOUT, Device, Stopwatch, make_engine
-from benchmarks.placement.ride import Ride
 from engine.engine import SequenceProgress
 from engine.schedule.policy import FreeCapacity
 from engine.sequence import Sequence
 from router.placing.ledger import Ledger
+from sim.clock import Clock
+from sim.machine import LAYOUT, Device, Stopwatch, make_engine
+from sim.request import Ride
 from wire.identity import AttemptId, ProcessRef, Role, WorkerRef
 from wire.messages import WorkerCard
 from wire.reports import CacheEvents, WorkerState

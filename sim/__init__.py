@@ -1,0 +1,1 @@
+"""A cluster in virtual time: a clock that nobody waits for drives the deciders of production."""
