@@ -38,7 +38,7 @@ from worker.sessions.peer_book import PeerBook
 from worker.sessions.routers import Routers
 from worker.sessions.status_port import StatusPort, WorkerPhase
 from worker.standstill import watch_turns
-from worker.steps.attempt_state import Peer
+from worker.steps.step_context import Peer, StepContext
 from worker.steps.step_loop import StepLoop
 
 log = logging.getLogger(__name__)
@@ -112,19 +112,14 @@ class Worker:
         self._peers = PeerBook(self._hello, self, self.config.tls)
         self._outbox = SessionOutbox(self._loop, self._peers)
         self._endpoint.start(self._link_failed, self._crashed)
-        self._steps = StepLoop(
-            self.ref,
-            self._content,
-            self.config,
-            self._engine,
-            self._endpoint,
-            self._outbox,
-            self._crashed,
+        context = StepContext(
+            self.ref, self._content, self.config, self._engine, self._endpoint, self._outbox
         )
+        self._steps = StepLoop(context, self._crashed)
         self._sources = InboundSessions(
             self._endpoint,
             self._peers,
-            self._steps.incoming,
+            self._steps.destination_handoffs,
             self._steps.call,
             fence_deadline_s=self.config.fence_deadline_s,
         )
@@ -188,7 +183,7 @@ class Worker:
 
     @property
     def arrived(self) -> HandoffBook:
-        return self._steps.incoming.arrived
+        return self._steps.destination_handoffs.arrived
 
     async def _show_status(self) -> None:
         """Before anything else: that it loads is worth knowing, too."""
@@ -298,14 +293,14 @@ class Worker:
     # Implements `PeerEvents`: everything goes on in the step loop's thread.
 
     def on_message(self, message: Handoff, peer: Peer) -> None:
-        self._steps.hear(message, peer)
+        self._steps.on_peer_message(message, peer)
 
     def on_connected(self, peer: Peer, opened: OpenedSession) -> None:
         self._links.open(peer, opened.card, opened.admissions)
 
     async def on_destination_lost(self, peer: Peer, cause: str) -> None:
-        self._steps.call(lambda: self._steps.outgoing.peer_lost(peer, cause))
+        self._steps.call(lambda: self._steps.source_handoffs.peer_lost(peer, cause))
         await self._links.close(peer)
 
     def on_unreachable(self, peer: Peer, cause: str) -> None:
-        self._steps.call(lambda: self._steps.outgoing.peer_lost(peer, cause))
+        self._steps.call(lambda: self._steps.source_handoffs.peer_lost(peer, cause))

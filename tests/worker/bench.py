@@ -40,7 +40,7 @@ from wire.messages import (
 )
 from wire.sampling import SamplingParams
 from worker.config import RunnerKind, WorkerConfig
-from worker.steps.attempt_state import Peer
+from worker.steps.step_context import Peer, StepContext
 from worker.steps.step_loop import StepLoop
 
 PREFILL_STAMP, DECODE_STAMP = 1, 2
@@ -111,16 +111,10 @@ class Station:
             tier = HostTier(self.pool, bench.host_blocks, runner.layout, self.copier, bench.clock)
         kind = AsyncEngine if runner.runs_ahead else Engine
         self.engine = kind(runner, self.pool, policy, None, tier)
-        self.loop = StepLoop(
-            self.ref,
-            "content",
-            CONFIG,
-            self.engine,
-            self.endpoint,
-            self.outbox,
-            on_crash=_raise,
-            clock=bench.clock,
+        context = StepContext(
+            self.ref, "content", CONFIG, self.engine, self.endpoint, self.outbox, bench.clock
         )
+        self.loop = StepLoop(context, on_crash=_raise)
 
     @property
     def at_rest(self) -> bool:
@@ -223,12 +217,12 @@ class Bench:
 
     def source_hears_the_link_end(self, cause: str) -> None:
         peer = Peer(self.decode.ref, self.link)
-        self.prefill.loop.outgoing.peer_lost(peer, cause)
+        self.prefill.loop.source_handoffs.peer_lost(peer, cause)
         self.prefill.endpoint.disconnect(self.link, lambda: None)
         self.prefill.carry()
 
     def destination_hears_the_link_end(self, cause: str) -> None:
-        incoming = self.decode.loop.incoming
+        incoming = self.decode.loop.destination_handoffs
         lost = incoming.source_lost(self.link, cause)
         self.decode.endpoint.evict(self.link, lambda: incoming.source_fenced(lost))
         self.decode.carry()

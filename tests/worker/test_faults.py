@@ -17,7 +17,7 @@ from tests.worker.bench import PREFILL_STAMP as P
 from tests.worker.bench import Bench, expected, unmeasured
 from wire.handoff import Quiesced
 from wire.messages import Failed, Kept
-from worker.steps.attempt_state import Peer
+from worker.steps.step_context import Peer
 
 pytestmark = pytest.mark.quick
 
@@ -62,7 +62,7 @@ def test_a_message_that_comes_over_another_link_than_its_leg_s_is_ignored() -> N
     attempt_id = bench.submit("a", PROMPT)
     bench.fabric.stall()
     bench.run(3)
-    incoming = bench.decode.loop.incoming
+    incoming = bench.decode.loop.destination_handoffs
     ends = incoming._attempts[attempt_id].offer.ends
     incoming.receive(Quiesced(**ends, epoch=None), Peer(bench.prefill.ref, "another link"))
     assert len(incoming) == 1

@@ -119,14 +119,14 @@ def test_a_worker_without_a_tokenizer_refuses_what_follows_a_grammar(
     bench = a_bench(vocabulary)
     bench.decode.engine.followers.grammars = None
     refused: list[Refuse] = []
-    receive = bench.prefill.loop.outgoing.receive
+    receive = bench.prefill.loop.source_handoffs.receive
 
     def noted(message: object, peer: object) -> None:
         if isinstance(message, Refuse):
             refused.append(message)
         receive(message, peer)  # type: ignore[arg-type]
 
-    bench.prefill.loop.outgoing.receive = noted  # type: ignore[method-assign]
+    bench.prefill.loop.source_handoffs.receive = noted  # type: ignore[method-assign]
     attempt_id = bench.submit("a", PROMPT, sampling=FOLLOWING)
     run(bench)
     assert [(r.reason, r.detail[:20]) for r in refused] == [

@@ -15,7 +15,7 @@ from wire.messages import WorkerCard
 from wire.reports import LinkReport, Traffic
 from worker.config import WorkerConfig
 from worker.sessions.links import Links
-from worker.steps.attempt_state import Peer
+from worker.steps.step_context import Peer
 
 pytestmark = pytest.mark.quick
 

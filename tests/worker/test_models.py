@@ -26,7 +26,7 @@ from tests.worker.models import (
 from wire.messages import Handed
 from wire.sampling import SamplingParams
 from worker.steps import block_sender
-from worker.steps.attempt_state import Peer
+from worker.steps.step_context import Peer
 
 SIZES = (4, 16, 64)
 DTYPES = ("float32", "bfloat16", "float16")
@@ -109,7 +109,7 @@ def test_a_prompt_of_one_chunk_leaves_while_it_is_computed(
         bench.deliver()
         bench.decode.loop.turn()
         for link, message in bench.decode.outbox.for_peers:
-            bench.prefill.loop.hear(message, Peer(bench.decode.ref, link))
+            bench.prefill.loop.on_peer_message(message, Peer(bench.decode.ref, link))
         bench.decode.outbox.for_peers.clear()
         return run(slices, on_layer)
 

@@ -9,7 +9,7 @@ from tests.worker.bench import Bench, expected
 from wire.handoff import Grant, Offer, Quiesced, Refuse, RefuseReason
 from wire.identity import AttemptId, WorkerRef
 from wire.messages import Failed, FinishReason, Handed, Kept, Prefilled
-from worker.steps.attempt_state import Peer
+from worker.steps.step_context import Peer
 
 pytestmark = pytest.mark.quick
 
@@ -124,7 +124,7 @@ def test_blocks_stay_while_a_stalled_write_may_still_land(num_turns: int) -> Non
     bench.run(5)
     bench.cancel(attempt_id)
     bench.run(5)
-    writing = len(bench.prefill.loop.outgoing) > 0
+    writing = len(bench.prefill.loop.source_handoffs) > 0
     if writing:
         assert bench.prefill.pool.num_free < bench.prefill.pool.num_blocks
         assert bench.decode.pool.num_free < bench.decode.pool.num_blocks
@@ -184,7 +184,7 @@ def test_pages_granted_to_a_lost_source_return_when_its_link_is_fenced() -> None
     bench.submit("a", PROMPT)
     bench.fabric.stall()
     bench.run(5)
-    incoming, pool = bench.decode.loop.incoming, bench.decode.pool
+    incoming, pool = bench.decode.loop.destination_handoffs, bench.decode.pool
     lost = incoming.source_lost(bench.link, "connection reset")
     assert pool.num_free < pool.num_blocks
     incoming.source_fenced(lost)

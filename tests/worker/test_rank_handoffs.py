@@ -199,7 +199,7 @@ def test_a_cached_prefix_is_copied_to_other_ranks_and_found_there(
     share = CopyPrefix(
         attempt_id=AttemptId("copy"), tokens=tuple(PROMPT), destination=bench.decode.address
     )
-    bench.prefill.loop.attempts.share("router", share)
+    bench.prefill.loop.attempts.copy_prefix("router", share)
     bench.run()
     assert handed(bench).moved.num_blocks == len(PROMPT) // 16
     attempt_id = bench.submit("a", list(PROMPT), sampling=GREEDY)

@@ -19,7 +19,7 @@ COPY = AttemptId("copy")
 
 def share(bench: Bench, tokens: list[int]) -> None:
     message = CopyPrefix(attempt_id=COPY, tokens=tuple(tokens), destination=bench.decode.address)
-    bench.prefill.loop.attempts.share("router", message)
+    bench.prefill.loop.attempts.copy_prefix("router", message)
 
 
 def a_bench_that_has_computed(prompt: list[int], **sizes: int) -> Bench:
@@ -93,7 +93,7 @@ def test_what_is_there_already_does_not_travel() -> None:
     message = CopyPrefix(
         attempt_id=AttemptId("again"), tokens=tuple(PROMPT), destination=bench.decode.address
     )
-    bench.prefill.loop.attempts.share("router", message)
+    bench.prefill.loop.attempts.copy_prefix("router", message)
     bench.run()
     moved = [handed.moved for handed in bench.told(Handed) if isinstance(handed, Handed)]
     assert [(each.num_blocks, each.skipped_blocks) for each in moved] == [(2, 0), (3, 2)]

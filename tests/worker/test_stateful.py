@@ -21,7 +21,7 @@ from tests.worker.bench import Bench, Station, expected
 from wire.handoff import Handoff, Offer
 from wire.identity import AttemptId
 from wire.messages import Failed
-from worker.steps.attempt_state import Peer
+from worker.steps.step_context import Peer
 
 MAX_LEGS = 12
 OWNED = (DestinationState.GRANTED, DestinationState.FENCING)
@@ -157,7 +157,7 @@ class Handoffs(RuleBasedStateMachine):
 
     @invariant()
     def what_may_land_goes_to_pages_of_its_leg(self) -> None:
-        handoffs = self.bench.decode.loop.incoming._attempts.values()
+        handoffs = self.bench.decode.loop.destination_handoffs._attempts.values()
         owned = {page for h in handoffs if h.state in OWNED for page in h._pages}
         assert self._writable_pages() <= owned
 
@@ -168,7 +168,9 @@ class Handoffs(RuleBasedStateMachine):
             self._check_answers()
 
     def _legs_under_way(self) -> tuple[int, int]:
-        return len(self.bench.prefill.loop.outgoing), len(self.bench.decode.loop.incoming)
+        return len(self.bench.prefill.loop.source_handoffs), len(
+            self.bench.decode.loop.destination_handoffs
+        )
 
     def _turn(self, station: Station) -> None:
         """A worker whose write failed hangs up before it says anything of it."""
@@ -214,10 +216,10 @@ class Handoffs(RuleBasedStateMachine):
             return
         self.deaf.add(station)
         if station is bench.prefill:
-            station.loop.outgoing.peer_lost(Peer(bench.decode.ref, link), "reset")
+            station.loop.source_handoffs.peer_lost(Peer(bench.decode.ref, link), "reset")
             station.endpoint.disconnect(link, lambda: None)
         else:
-            incoming = station.loop.incoming
+            incoming = station.loop.destination_handoffs
             lost = incoming.source_lost(link, "reset")
             station.endpoint.evict(link, lambda: incoming.source_fenced(lost))
         self._collect()

@@ -16,11 +16,11 @@ from wire.layout import KvLayout
 from wire.messages import Hello, Welcome, WorkerCard
 from worker.sessions.peer_book import PeerBook
 from worker.sessions.write_guard import WriteGuard
-from worker.steps.attempt_state import Peer
+from worker.steps.call_queue import Call
 from worker.steps.destination_handoffs import DestinationHandoffs
+from worker.steps.step_context import Peer
 
 T = TypeVar("T")
-Call = Callable[[Callable[[], None]], None]
 
 
 @dataclass(slots=True)
@@ -45,14 +45,14 @@ class InboundSessions:
         self,
         endpoint: Endpoint,
         peers: PeerBook,
-        incoming: DestinationHandoffs,
+        handoffs: DestinationHandoffs,
         call: Call,
         *,
         fence_deadline_s: float,
     ) -> None:
         self._endpoint = endpoint
         self._peers = peers
-        self._incoming = incoming
+        self._handoffs = handoffs
         self._call = call
         self._fence_deadline_s = fence_deadline_s
         self._loop = asyncio.get_running_loop()
@@ -97,11 +97,11 @@ class InboundSessions:
         return await admissions
 
     async def _fence(self, peer: Peer, cause: str, guard: WriteGuard) -> None:
-        lost = await self._in_steps(lambda: self._incoming.source_lost(peer.link, cause))
+        lost = await self._in_steps(lambda: self._handoffs.source_lost(peer.link, cause))
         await self._evict(peer.link)
         if lost:
             await guard.wait(self._fence_deadline_s)
-            self._call(lambda: self._incoming.source_fenced(lost))
+            self._call(lambda: self._handoffs.source_fenced(lost))
 
     async def _evict(self, link: str) -> None:
         evicted: asyncio.Future[None] = self._loop.create_future()

@@ -16,7 +16,7 @@ from wire.identity import WorkerRef
 from wire.messages import WorkerCard
 from wire.reports import LinkReport, Traffic
 from worker.config import WorkerConfig
-from worker.steps.attempt_state import Peer
+from worker.steps.step_context import Peer
 
 BLOCK_S = 20e-6
 """How long a block may take for its own sake."""

@@ -12,7 +12,7 @@ from worker.sessions.peer_book import PeerBook
 
 
 class SessionOutbox:
-    """Implements `worker.steps.attempt_state.Outbox`; messages to one receiver keep their order."""
+    """Implements `worker.steps.step_context.Outbox`; messages to one receiver keep their order."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, peers: PeerBook) -> None:
         self.routers: dict[str, Session] = {}

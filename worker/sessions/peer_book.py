@@ -12,7 +12,7 @@ from runtime.tls import MutualTls
 from wire.handoff import Handoff
 from wire.identity import WorkerRef
 from wire.messages import Destination, Hello
-from worker.steps.attempt_state import Peer
+from worker.steps.step_context import Peer
 
 DIAL_TIMEOUT_S = 5.0
 

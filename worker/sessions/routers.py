@@ -51,7 +51,7 @@ class Routers:
             case Move():
                 steps.call(lambda: attempts.move(message.attempt_id, message.destination))
             case CopyPrefix():
-                steps.call(lambda: attempts.share(router_id, message))
+                steps.call(lambda: attempts.copy_prefix(router_id, message))
             case WantSnapshot():
                 self._on_joined()
                 links = self._links.measured

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 from engine.engine import SequenceProgress
 from engine.sequence import Sequence
 from kv_transfer.handoff.source import SourceHandoff
-from wire.handoff import Handoff
-from wire.identity import WorkerRef
-from wire.messages import Destination, Message, Output, Prefilled, Submit
+from wire.messages import Destination, Output, Prefilled, Submit
 from wire.sampling import TokenLogprob
 
 
@@ -94,38 +91,3 @@ class AttemptState:
             prefill_s=now - self.started_at,
             cached_tokens=self.sequence.num_cached,
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Peer:
-    """Another worker, and the link by which it speaks: one session, and the memory opened for it.
-
-    A link's name is never used twice.
-    """
-
-    ref: WorkerRef
-    link: str
-
-
-class Outbox(Protocol):
-    """How the step loop's thread speaks to the rest of the world; never blocks."""
-
-    def to_router(self, router_id: str, message: Message) -> None: ...
-
-    def to_routers(self, message: Message) -> None: ...
-
-    def to_worker(self, peer: Destination, message: Handoff) -> None:
-        """Over the session that this worker opened to the peer, or opens now."""
-        ...
-
-    def over_link(self, link: str, message: Handoff) -> None:
-        """Over this link's session. When that has ended, the message is lost, like the attempt."""
-        ...
-
-    def cut_link(self, link: str, cause: str) -> None:
-        """End this link's session."""
-        ...
-
-    def flush(self) -> None:
-        """Let everything go that was said since the last flush."""
-        ...

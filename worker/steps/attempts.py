@@ -6,19 +6,17 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable
 
-from engine.engine import Engine, SequenceProgress
+from engine.engine import SequenceProgress
 from engine.errors import GrammarsBusy, SequenceError
 from engine.sequence import Sequence, Status
-from kv_transfer.endpoints.endpoint import Endpoint
-from wire.identity import AttemptId, WorkerRef
+from wire.identity import AttemptId
 from wire.messages import CopyPrefix, Destination, Failed, Kept, Output, StepOutputs, Submit
 from wire.sampling import SamplingParams
-from worker.config import WorkerConfig
-from worker.steps.attempt_state import AttemptState, Outbox
-from worker.steps.block_sender import Call
+from worker.steps.attempt_state import AttemptState
 from worker.steps.destination_handoffs import DestinationHandoffs
 from worker.steps.reports import Reports
 from worker.steps.source_handoffs import SourceHandoffs
+from worker.steps.step_context import StepContext
 
 log = logging.getLogger(__name__)
 
@@ -29,34 +27,19 @@ class Attempts:
     `settle()` is called before somebody changes a sequence: it waits for the step under way.
     """
 
-    def __init__(
-        self,
-        me: WorkerRef,
-        content: str,
-        config: WorkerConfig,
-        engine: Engine,
-        endpoint: Endpoint,
-        outbox: Outbox,
-        call: Call,
-        settle: Callable[[], None],
-        clock: Callable[[], float],
-    ) -> None:
-        self.outgoing = SourceHandoffs(
-            me, content, config, engine, endpoint, outbox, call, self._forget, clock
-        )
-        self.incoming = DestinationHandoffs(
-            content, config, engine, endpoint, outbox, self._adopted, clock
-        )
-        self.reports = Reports(engine, outbox, config.tpot_target_s, self.incoming.num_offers)
-        self._engine = engine
-        self._outbox = outbox
+    def __init__(self, context: StepContext, settle: Callable[[], None]) -> None:
+        self.source_handoffs = SourceHandoffs(context, self._forget)
+        self.destination_handoffs = DestinationHandoffs(context, self._adopted)
+        self.reports = Reports(context, self.destination_handoffs.num_offers)
+        self._engine = context.engine
+        self._outbox = context.outbox
+        self._clock = context.clock
         self._settle = settle
-        self._clock = clock
         self._attempts: dict[AttemptId, AttemptState] = {}
 
     @property
     def num_handoffs(self) -> int:
-        return len(self.outgoing) + len(self.incoming)
+        return len(self.source_handoffs) + len(self.destination_handoffs)
 
     def __len__(self) -> int:
         return len(self._attempts) + self.num_handoffs
@@ -67,13 +50,13 @@ class Attempts:
         self.reports.hear(router_id, message.number)
         if (
             attempt_id in self._attempts
-            or attempt_id in self.outgoing
-            or attempt_id in self.incoming
+            or attempt_id in self.source_handoffs
+            or attempt_id in self.destination_handoffs
         ):
             return
         log.debug("attempt %s was submitted by router %s", attempt_id, router_id)
         attempt = AttemptState.of(message, router_id, self._clock())
-        if self.incoming.draining:
+        if self.destination_handoffs.draining:
             self._fail(attempt, "queue", "this worker drains", retryable=True)
             return
         try:
@@ -88,13 +71,13 @@ class Attempts:
     def cancel(self, attempt_id: AttemptId, cause: str = "cancelled") -> None:
         """End an attempt in whatever state it is here; unknown attempts are remembered as ended."""
         self._settle()
-        self.incoming.cancel(attempt_id, cause)
+        self.destination_handoffs.cancel(attempt_id, cause)
         attempt = self._attempts.get(attempt_id)
         if attempt is None:
             return
         sequence = attempt.sequence
         if sequence.pinned:
-            self.outgoing.cancel(attempt, cause)
+            self.source_handoffs.cancel(attempt, cause)
         if not sequence.pinned:
             self._engine.drop(sequence)
         elif sequence.status is Status.RUNNING:
@@ -106,12 +89,12 @@ class Attempts:
         self._settle()
         attempt = self._attempts.get(attempt_id)
         if attempt is not None:
-            self.outgoing.move(attempt, destination)
+            self.source_handoffs.move(attempt, destination)
 
-    def share(self, router_id: str, message: CopyPrefix) -> None:
+    def copy_prefix(self, router_id: str, message: CopyPrefix) -> None:
         """Copy cached blocks to another worker; a repetition of a known attempt changes nothing."""
         attempt_id = message.attempt_id
-        if attempt_id in self._attempts or attempt_id in self.outgoing:
+        if attempt_id in self._attempts or attempt_id in self.source_handoffs:
             return
         params = SamplingParams(max_tokens=1)
         sequence = Sequence(attempt_id, list(message.tokens), params, cache_salt=message.cache_salt)
@@ -125,12 +108,12 @@ class Attempts:
         attempt.prefix_only, attempt.destination = True, message.destination
         self._attempts[attempt_id] = attempt
         if sequence.status is Status.HELD:
-            self.outgoing.share(attempt)
+            self.source_handoffs.copy_prefix(attempt)
 
     def router_lost(self, router_id: str) -> None:
         """Nobody is left to hear of these attempts."""
         self.reports.forget(router_id)
-        self.incoming.router_lost(router_id)
+        self.destination_handoffs.router_lost(router_id)
         for attempt_id, attempt in list(self._attempts.items()):
             if attempt.router_id == router_id:
                 self.cancel(attempt_id, f"router {router_id} is gone")
@@ -152,9 +135,9 @@ class Attempts:
         if attempt.started_at is None:
             attempt.started_at = now
         if attempt.prefix_only:
-            self.outgoing.share(attempt)
+            self.source_handoffs.copy_prefix(attempt)
         elif attempt.destination is not None and attempt.handoff is None:
-            self.outgoing.open(attempt)
+            self.source_handoffs.open(attempt)
 
     def emit(self, progress: list[SequenceProgress]) -> None:
         """Tokens to the routers, one message each; blocks to the decode workers; cache events."""
@@ -193,7 +176,7 @@ class Attempts:
             attempt.prefilled = True
             self.reports.prefilled(made.sequence)
             self._outbox.to_router(attempt.router_id, attempt.times(self._clock()))
-        self.outgoing.progressed(attempt, made)
+        self.source_handoffs.progressed(attempt, made)
         if made.finish is not None:
             self._forget(made.sequence.attempt_id)
 
@@ -204,7 +187,7 @@ class Attempts:
         """The attempt is not this worker's to serve any more; its transfer may still have to
         end."""
         self._attempts.pop(attempt_id, None)
-        self.incoming.ended(attempt_id)
+        self.destination_handoffs.ended(attempt_id)
 
     def _fail(self, attempt: AttemptState, stage: str, cause: str, *, retryable: bool) -> None:
         attempt_id = attempt.sequence.attempt_id

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from kv_transfer.endpoints.endpoint import Endpoint
 from kv_transfer.endpoints.transfer_thread import WriteJob, Written
 from kv_transfer.endpoints.write_path import BlockWrite
 from kv_transfer.handoff.effects import Effect, Write
 from wire.layout import KvLayout
 from worker.steps.attempt_state import AttemptState
+from worker.steps.step_context import StepContext
 
 NOMINAL_RATE = 2e9
 """Bytes per second, by which flows over one link are weighed against each other."""
 
 LAYERS_BYTES = 1 << 18
 """Layers that leave before others are at least so many bytes: every write has its fixed cost."""
-
-Call = Callable[[Callable[[], None]], None]
 
 
 def layers_per_write(layout: KvLayout, num_tokens: int) -> int:
@@ -26,15 +24,14 @@ def layers_per_write(layout: KvLayout, num_tokens: int) -> int:
 
 
 class BlockSender:
-    """`layout` is that of this rank's blocks; `call` takes work to the step loop's thread."""
+    """Turns the source machine's writes into jobs of the endpoint, most urgent first."""
 
-    def __init__(
-        self, layout: KvLayout, endpoint: Endpoint, call: Call, clock: Callable[[], float]
-    ) -> None:
-        self._layout = layout
-        self._endpoint = endpoint
-        self._call = call
-        self._clock = clock
+    def __init__(self, context: StepContext) -> None:
+        self._layout = context.engine.runner.layout
+        """Of this rank's blocks."""
+        self._endpoint = context.endpoint
+        self._call = context.call
+        self._clock = context.clock
 
     def post(
         self,

@@ -6,10 +6,8 @@ import logging
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 
-from engine.engine import Engine
 from engine.schedule.policy import FreeCapacity
 from engine.sequence import Sequence
-from kv_transfer.endpoints.endpoint import Endpoint
 from kv_transfer.handoff.destination import DestinationHandoff, DestinationState
 from kv_transfer.handoff.effects import Adopt, AttemptLost, CutLink, Effect, FreeBlocks, Send
 from kv_transfer.hashing import block_hashes
@@ -18,8 +16,8 @@ from runtime.handoffs import HandoffBook
 from wire.handoff import Commit, Handoff, Offer, Refuse, RefuseReason, Stale
 from wire.identity import AttemptId
 from wire.messages import Handed
-from worker.config import WorkerConfig
-from worker.steps.attempt_state import AttemptState, Outbox, Peer
+from worker.steps.attempt_state import AttemptState
+from worker.steps.step_context import Peer, StepContext
 
 NUM_TOMBSTONES = 4096
 RETRY_AFTER_S = 0.5
@@ -33,24 +31,15 @@ class DestinationHandoffs:
     tombstone, so that a message that comes late is never taken for a new offer.
     """
 
-    def __init__(
-        self,
-        content: str,
-        config: WorkerConfig,
-        engine: Engine,
-        endpoint: Endpoint,
-        outbox: Outbox,
-        on_adopt: Callable[[AttemptState], None],
-        clock: Callable[[], float],
-    ) -> None:
+    def __init__(self, context: StepContext, on_adopt: Callable[[AttemptState], None]) -> None:
         self.draining = False
-        self._content = content
-        self._config = config
-        self._engine = engine
-        self._endpoint = endpoint
-        self._outbox = outbox
+        self._content = context.content
+        self._config = context.config
+        self._engine = context.engine
+        self._endpoint = context.endpoint
+        self._outbox = context.outbox
+        self._clock = context.clock
         self._on_adopt = on_adopt
-        self._clock = clock
         self._attempts: dict[AttemptId, DestinationHandoff] = {}
         self._links: dict[AttemptId, str] = {}
         self._tombstones: OrderedDict[AttemptId, None] = OrderedDict()

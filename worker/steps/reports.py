@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from engine.engine import Engine
 from engine.sequence import Sequence
 from wire.reports import CacheEvents, LinkReport, Report, WorkerState, WorkerTotals
-from worker.steps.attempt_state import Outbox
 from worker.steps.calibration import Calibration, load_of
+from worker.steps.step_context import StepContext
 
 
 class Reports:
@@ -17,12 +16,10 @@ class Reports:
     `offers` counts those of other workers by the answer.
     """
 
-    def __init__(
-        self, engine: Engine, outbox: Outbox, step_target_s: float | None, offers: Mapping[str, int]
-    ) -> None:
-        self._engine = engine
-        self._outbox = outbox
-        self._calibration = Calibration(step_target_s)
+    def __init__(self, context: StepContext, offers: Mapping[str, int]) -> None:
+        self._engine = context.engine
+        self._outbox = context.outbox
+        self._calibration = Calibration(context.config.tpot_target_s)
         self._offers = offers
         self._heard: dict[str, int] = {}
         self._event_number = 0

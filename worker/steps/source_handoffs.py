@@ -6,10 +6,9 @@ from collections.abc import Callable
 
 import msgspec
 
-from engine.engine import Engine, SequenceProgress
+from engine.engine import SequenceProgress
 from engine.runner import OnLayer, Slice
 from engine.sequence import Status
-from kv_transfer.endpoints.endpoint import Endpoint
 from kv_transfer.handoff.effects import (
     CutLink,
     Effect,
@@ -21,11 +20,11 @@ from kv_transfer.handoff.effects import (
 )
 from kv_transfer.handoff.source import Final, SourceHandoff
 from wire.handoff import Abort, Grant, Handoff, Offer, Quiesced
-from wire.identity import AttemptId, WorkerRef
+from wire.identity import AttemptId
 from wire.messages import Destination, Failed, Kept, Released
-from worker.config import WorkerConfig
-from worker.steps.attempt_state import AttemptState, Outbox, Peer
-from worker.steps.block_sender import BlockSender, Call, layers_per_write
+from worker.steps.attempt_state import AttemptState
+from worker.steps.block_sender import BlockSender, layers_per_write
+from worker.steps.step_context import Peer, StepContext
 
 
 class SourceHandoffs:
@@ -36,27 +35,16 @@ class SourceHandoffs:
     `on_over(attempt_id)` is told when an attempt is no longer this worker's to serve.
     """
 
-    def __init__(
-        self,
-        me: WorkerRef,
-        content: str,
-        config: WorkerConfig,
-        engine: Engine,
-        endpoint: Endpoint,
-        outbox: Outbox,
-        call: Call,
-        on_over: Callable[[AttemptId], None],
-        clock: Callable[[], float],
-    ) -> None:
-        self._me = me
-        self._content = content
-        self._config = config
-        self._engine = engine
-        self._endpoint = endpoint
-        self._outbox = outbox
-        self._leaving = BlockSender(engine.runner.layout, endpoint, call, clock)
+    def __init__(self, context: StepContext, on_over: Callable[[AttemptId], None]) -> None:
+        self._ref = context.ref
+        self._content = context.content
+        self._config = context.config
+        self._engine = context.engine
+        self._endpoint = context.endpoint
+        self._outbox = context.outbox
+        self._clock = context.clock
+        self._sender = BlockSender(context)
         self._on_over = on_over
-        self._clock = clock
         self._attempts: dict[AttemptId, AttemptState] = {}
         self._num_offers = 0
 
@@ -87,7 +75,7 @@ class SourceHandoffs:
         self._offer(attempt, sequence.num_computed)
         self._finish(attempt)
 
-    def share(self, attempt: AttemptState) -> None:
+    def copy_prefix(self, attempt: AttemptState) -> None:
         """Copy a held sequence's blocks into the destination's prefix cache."""
         self._offer(attempt, len(attempt.sequence.tokens))
         self._finish(attempt)
@@ -98,7 +86,7 @@ class SourceHandoffs:
         self._num_offers += 1
         offer = Offer(
             attempt_id=sequence.attempt_id,
-            source=self._me,
+            source=self._ref,
             destination=destination.ref,
             offer_number=self._num_offers,
             tokens=tuple(sequence.tokens[:num_tokens]),
@@ -212,7 +200,7 @@ class SourceHandoffs:
                 case Send():
                     self._send(attempt, effect.message)
                 case Write():
-                    self._leaving.post(attempt, effect, self._perform)
+                    self._sender.post(attempt, effect, self._perform)
                 case HandedOver():
                     self._handed_over(attempt)
                 case NotHandedOver():

@@ -5,18 +5,14 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-import time
 from collections.abc import Callable
 
-from engine.engine import Engine, SequenceProgress
+from engine.engine import SequenceProgress
 from engine.runner import OnLayer, Slice
-from kv_transfer.endpoints.endpoint import Endpoint
 from wire.handoff import Abort, Commit, Grant, Handoff, Offer, Quiesced
-from wire.identity import WorkerRef
 from wire.reports import LinkReport, Report, WorkerState
-from worker.config import WorkerConfig
-from worker.steps.attempt_state import Outbox, Peer
 from worker.steps.attempts import Attempts
+from worker.steps.step_context import Peer, StepContext
 
 TICK_S = 0.25
 """How often deadlines are looked at and a quiet worker reports; also the longest idle wait."""
@@ -30,29 +26,25 @@ class StepLoop:
     """Everything that happens to the engine happens here, one thing after the other.
 
     Other threads hand in work by `call`; what this thread has to say goes to the outbox.
+
+    `start` drives the loop in a thread of its own. Whoever drives it by hand, in tests or on a
+    virtual clock, calls `turn()`, which neither sleeps nor waits; or `plan()` when a step begins
+    and `compute(slices)` when it ends, with whatever else happens between the two put into the
+    context's calls. `idle_s` says for how long a driver may leave the loop alone.
     """
 
-    def __init__(
-        self,
-        me: WorkerRef,
-        content: str,
-        config: WorkerConfig,
-        engine: Engine,
-        endpoint: Endpoint,
-        outbox: Outbox,
-        on_crash: Callable[[Exception], None],
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self.engine = engine
+    def __init__(self, context: StepContext, on_crash: Callable[[Exception], None]) -> None:
+        self.engine = engine = context.engine
+        self.call = context.call
+        """Runs work in the loop's thread, between two steps. Thread-safe."""
+        self.attempts = Attempts(context, self._settle)
+        self.source_handoffs = self.attempts.source_handoffs
+        self.destination_handoffs = self.attempts.destination_handoffs
         self._on_crash = on_crash
-        self.attempts = Attempts(
-            me, content, config, engine, endpoint, outbox, self.call, self._settle, clock
-        )
-        self.outgoing, self.incoming = self.attempts.outgoing, self.attempts.incoming
         self._reports = self.attempts.reports
-        self._outbox = outbox
-        self._clock = clock
-        self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._outbox = context.outbox
+        self._clock = context.clock
+        self._calls = context.calls
         if engine.followers.grammars is not None:  # one that is ready is worth a turn
             engine.followers.grammars.on_ready = lambda: self.call(lambda: None)
         self._grants: queue.SimpleQueue[tuple[Grant, Peer]] = queue.SimpleQueue()
@@ -61,12 +53,13 @@ class StepLoop:
         """When the step that is computed now became the only one."""
         self._stopping = False
         self.num_turns = 0
-        """That have begun; of an idle loop too, more than one each TICK_S."""
+        """Turns that have begun; of an idle loop too, more than one each TICK_S."""
         self._stepped = True
         self._on_idle: Callable[[], object] | None = None
         self._thread = threading.Thread(target=self._drive, name="steps", daemon=True)
 
     def start(self) -> None:
+        """Drive the loop in a thread of its own."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -75,27 +68,31 @@ class StepLoop:
         self._thread.join(timeout=30)
         self.engine.memory.close()
 
-    def call(self, work: Callable[[], None]) -> None:
-        """Run `work` in the loop's thread, between two steps. Safe from any thread."""
-        self._calls.put(work)
-
     def _drive(self) -> None:
         try:
             while not self._stopping:
                 self.num_turns += 1
-                self.turn(self._patience())
+                self.turn(self.idle_s)
         except Exception as error:  # a worker whose engine is broken must not look alive
             log.exception("the step loop ended")
             self._on_crash(error)
 
-    def turn(self, patience_s: float = 0.0) -> bool:
-        """One turn of the loop; waits up to `patience_s` for work. True when a step ran."""
+    def turn(self, timeout_s: float = 0.0) -> bool:
+        """One turn of the loop; waits up to `timeout_s` for work. True when a step ran."""
+        return self.compute(self.plan(timeout_s))
+
+    def plan(self, timeout_s: float = 0.0) -> list[Slice]:
+        """The first half of a turn: do what was called, and decide what the next step computes."""
         if not self.engine.may_go_ahead:
             self._settle()
-        self._admit(patience_s)
+        self._admit(timeout_s)
         slices = self.engine.schedule()
         if not self.engine.under_way:
             self._began_at = self._clock()
+        return slices
+
+    def compute(self, slices: list[Slice]) -> bool:
+        """The second half: run what was planned, and tell what came of it. True when a step ran."""
         self._tell(self.engine.run(slices, self._while_computing(slices)))
         if self._on_idle is not None and self.idle:
             self._on_idle()
@@ -121,12 +118,13 @@ class StepLoop:
         """A message of a peer worker; each kind belongs to one of the two ends."""
         match message:
             case Offer() | Commit() | Quiesced() | Abort(by_source=True):
-                self.incoming.receive(message, peer)
+                self.destination_handoffs.receive(message, peer)
             case _:
-                self.outgoing.receive(message, peer)
+                self.source_handoffs.receive(message, peer)
 
-    def hear(self, message: Handoff, peer: Peer) -> None:
-        """The same from any thread. A grant does not wait for the end of a step."""
+    def on_peer_message(self, message: Handoff, peer: Peer) -> None:
+        """Receive a message of a peer worker, in any thread. A grant does not wait for the end of a
+        step."""
         if isinstance(message, Grant):
             self._grants.put((message, peer))
             self.call(self._take_grants)
@@ -136,7 +134,7 @@ class StepLoop:
     def drain(self, on_idle: Callable[[], object]) -> None:
         """Take no new attempts; those under way go on, and `on_idle` is called when none is
         left."""
-        self.incoming.draining = True
+        self.destination_handoffs.draining = True
         self._on_idle = on_idle
         self._report()
         self._outbox.flush()
@@ -155,31 +153,22 @@ class StepLoop:
         self._reports.send_snapshot(router_id, links, self.load())
 
     def load(self) -> Report:
-        state = WorkerState.DRAINING if self.incoming.draining else WorkerState.READY
+        state = WorkerState.DRAINING if self.destination_handoffs.draining else WorkerState.READY
         return self._reports.load(state, self.attempts.num_handoffs)
 
-    def _admit(self, patience_s: float) -> None:
-        """Take in what was called, look at deadlines, and start sequences that now fit."""
-        self._take_calls(patience_s)
+    def _admit(self, timeout_s: float) -> None:
+        """Do what was called, look at deadlines, and start sequences that now fit."""
+        self._calls.run_all(timeout_s)
         now = self._clock()
         if now >= self._next_tick:
             self._next_tick = now + TICK_S
-            self.outgoing.tick(now)
-            self.incoming.tick(now)
+            self.source_handoffs.tick(now)
+            self.destination_handoffs.tick(now)
             self.attempts.end_overdue(now)
             self._report()
         for sequence in self.engine.admit():
             self.attempts.started(sequence, now)
         self._outbox.flush()
-
-    def _take_calls(self, patience_s: float) -> None:
-        try:
-            work = self._calls.get(timeout=patience_s) if patience_s else self._calls.get_nowait()
-            while True:
-                work()
-                work = self._calls.get_nowait()
-        except queue.Empty:
-            return
 
     def _take_grants(self) -> None:
         while not self._grants.empty():
@@ -187,7 +176,7 @@ class StepLoop:
 
     def _while_computing(self, slices: list[Slice]) -> OnLayer | None:
         """Only what changes nothing in the engine is done within a step: blocks leave."""
-        leave = self.outgoing.by_layers(slices)
+        leave = self.source_handoffs.by_layers(slices)
         if leave is None:
             return None
 
@@ -197,7 +186,9 @@ class StepLoop:
 
         return on_layer
 
-    def _patience(self) -> float:
+    @property
+    def idle_s(self) -> float:
+        """How long, in seconds, no turn is needed unless something is called; 0 for no time."""
         if self.engine.under_way or (self._stepped and self.engine.running):
             return 0.0
         if self.engine.busy:

@@ -1,0 +1,72 @@
+"""The surroundings of a worker's step loop: what its attempts, handoffs and reports are given."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from engine.engine import Engine
+from kv_transfer.endpoints.endpoint import Endpoint
+from wire.handoff import Handoff
+from wire.identity import WorkerRef
+from wire.messages import Destination, Message
+from worker.config import WorkerConfig
+from worker.steps.call_queue import Call, CallQueue
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Another worker, and the link by which it speaks: one session, and the memory opened for it.
+
+    A link's name is never used twice.
+    """
+
+    ref: WorkerRef
+    link: str
+
+
+class Outbox(Protocol):
+    """How the step loop's thread speaks to the rest of the world; never blocks."""
+
+    def to_router(self, router_id: str, message: Message) -> None: ...
+
+    def to_routers(self, message: Message) -> None: ...
+
+    def to_worker(self, peer: Destination, message: Handoff) -> None:
+        """Over the session that this worker opened to the peer, or opens now."""
+        ...
+
+    def over_link(self, link: str, message: Handoff) -> None:
+        """Over this link's session. When that has ended, the message is lost, like the attempt."""
+        ...
+
+    def cut_link(self, link: str, cause: str) -> None:
+        """End this link's session."""
+        ...
+
+    def flush(self) -> None:
+        """Let everything go that was said since the last flush."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StepContext:
+    """One worker's; all but `calls` belongs to the step loop's thread."""
+
+    ref: WorkerRef
+    content: str
+    """Names the model, and how its blocks are checked; see wire.messages.WorkerCard."""
+    config: WorkerConfig
+    engine: Engine
+    endpoint: Endpoint
+    outbox: Outbox
+    clock: Callable[[], float] = time.monotonic
+    """Seconds; only differences count."""
+    calls: CallQueue = field(default_factory=CallQueue)
+
+    @property
+    def call(self) -> Call:
+        """Takes work to the step loop's thread, from any thread."""
+        return self.calls.put
