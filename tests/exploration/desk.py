@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.exploration.attempts import destination_ref, for_source
-
 from tests.exploration.machines import Machines
 from tests.exploration.state import (
     FREE,

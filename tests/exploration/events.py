@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tests.exploration.attempts import destination_ref
-
 from kv_transfer.handoff.destination import DestinationHandoff, DestinationState
 from kv_transfer.handoff.source import SourceHandoff, SourceState
+from tests.exploration.attempts import destination_ref
 from tests.exploration.event import Event
 from tests.exploration.faults import faults, wanted_links
 from tests.exploration.machines import Machines

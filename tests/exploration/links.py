@@ -6,7 +6,6 @@ As worker/sessions does it: peer_book.py and links.py at the source, inbound.py 
 from __future__ import annotations
 
 from tests.exploration.attempts import destination_ref
-
 from tests.exploration.desk import Desk, Side
 from tests.exploration.destination_host import DestinationHost
 from tests.exploration.source_host import SourceHost

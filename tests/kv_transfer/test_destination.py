@@ -1,9 +1,9 @@
 import msgspec
 import pytest
-from tests.kv_transfer.attempts import PROMPT, SAMPLING, a_destination, an_offer, sent
 
 from kv_transfer.handoff.destination import DestinationHandoff, DestinationState
 from kv_transfer.handoff.effects import Adopt, AttemptLost, CutLink, FreeBlocks
+from tests.kv_transfer.attempts import PROMPT, SAMPLING, a_destination, an_offer, sent
 from wire.handoff import Abort, Accepted, Commit, Grant, Quiesced, Rejected
 
 pytestmark = pytest.mark.quick

@@ -1,5 +1,8 @@
 import pytest
 from msgspec.structs import replace
+
+from kv_transfer.handoff.effects import CutLink, HandedOver, NotHandedOver, SourceClosed, Write
+from kv_transfer.handoff.source import SourceHandoff, SourceState
 from tests.kv_transfer.attempts import (
     LAYOUT,
     a_destination,
@@ -9,9 +12,6 @@ from tests.kv_transfer.attempts import (
     sent,
     writes,
 )
-
-from kv_transfer.handoff.effects import CutLink, HandedOver, NotHandedOver, SourceClosed, Write
-from kv_transfer.handoff.source import SourceHandoff, SourceState
 from wire.handoff import (
     Abort,
     Accepted,

@@ -199,7 +199,8 @@ async def test_a_grammar_that_takes_too_long_is_refused_and_others_are_not(
     start_stage: StartStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     finish = threading.Event()
-    monkeypatch.setattr(router.answers.grammar_checks, "compile_grammar", lambda *_: finish.wait(60))
+    checks = router.answers.grammar_checks
+    monkeypatch.setattr(checks, "compile_grammar", lambda *_: finish.wait(60))
     stage = await start_stage(grammar_timeout_s=0.01)
     body = {"structured_outputs": {"regex": "x"}}
     async with openai_client(stage) as client:
