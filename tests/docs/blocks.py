@@ -40,7 +40,13 @@ class Block(NamedTuple):
 
 def pages() -> list[Path]:
     """All that a user would follow."""
-    return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "helm" / "README.md"]
+    others = [ROOT / name / "README.md" for name in ("examples", "helm")]
+    return [
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        *sorted((ROOT / "docs").rglob("*.md")),
+        *others,
+    ]
 
 
 def blocks(page: Path) -> list[Block]:

@@ -75,11 +75,15 @@ def test_the_readme_serves_without_ray_too(tmp_path: Path) -> None:
     with_ray, without = ".venv/bin/tandem up --http-port", "tandem up --without-ray --http-port"
     assert [with_ray in block.text for block in given].count(True) == 1
     assert "`tandem up --without-ray`" in readme.read_text()
-    _run("\n".join(map(_step, given)).replace(with_ray, without), tmp_path)
+    said = _run("\n".join(map(_step, given)).replace(with_ray, without), tmp_path)
+    assert "64 tokens, FINISH_REASON_LENGTH" in said or "FINISH_REASON_STOP" in said
+    assert re.search(r"^prefilled by \S+, decoded by \S+$", said, re.M)
+    assert re.search(r'^get_temperature\(\{.*\}\) -> \{"city": .*"temperature": \d+\}$', said, re.M)
 
 
-def _run(steps: str, folder: Path) -> None:
-    """As they stand, but for ports that are free."""
+def _run(steps: str, folder: Path) -> str:
+    """The steps as they stand, but for ports that are free. Returns what they print."""
+    (folder / "examples").symlink_to(ROOT / "examples")
     script = (PREAMBLE + steps).replace(".venv/bin/", "")
     for port in PORTS:
         script = re.sub(rf"\b{port}\b", str(a_free_port()), script)
@@ -95,6 +99,7 @@ def _run(steps: str, folder: Path) -> None:
         check=False,
     )
     assert ended.returncode == 0, ended.stdout
+    return ended.stdout
 
 
 def _step(block: Block) -> str:

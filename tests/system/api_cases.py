@@ -22,6 +22,7 @@ TEMPLATE = (
     "{% if tools %}{{ tools | tojson }}{% endif %}{% for m in messages %}<|{{ m.role }}|>"
     "{{ m.content }}{% endfor %}<|assistant|>"
 )
+NO_TOOLS = "{% for m in messages %}{{ m.content }}{% endfor %}"
 TOOL = {
     "type": "function",
     "function": {
@@ -83,7 +84,7 @@ REFUSED: list[Case] = [
     (COMPLETION, {"prompt": PROMPT, "max_tokens": 0}),
     (COMPLETION, {"prompt": [""]}),
     (COMPLETION, {"prompt": PROMPT, "max_tokens": 10**6}),
-    (CHAT, {"messages": MESSAGES, "tools": [TOOL]}),  # the template shows none
+    (CHAT, {"messages": MESSAGES, "tools": [TOOL], "chat_template": NO_TOOLS}),
     (CHAT, {"messages": MESSAGES, "structured_outputs": {"json": {"type": "no such type"}}}),
 ]
 """By either door."""
