@@ -1,0 +1,87 @@
+"""Files, modules and names that pages speak of are there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.docs.blocks import ROOT, pages
+
+pytestmark = pytest.mark.quick
+
+PAGES = [*pages(), ROOT / "CHANGELOG.md"]
+FOLDERS = {it.name for it in ROOT.iterdir() if it.is_dir()} - {".git", ".venv", "build"}
+SECTIONS = {"cluster", "router", "worker"}
+"""Rooms whose names are also sections of the configuration, or begin the name of a file of it."""
+FENCED = re.compile(r"^```.*?^```$", re.M | re.S)
+CODE = re.compile(r"`([^`\n]+)`")
+PATH = re.compile(r"[\w.-]+(?:/[\w.-]+)*/?")
+MODULE = re.compile(r"[a-z_]+(?:\.\w+)+")
+RUN_MODULE = re.compile(r"python -m ([a-z_.]+)")
+LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
+IN_FILE = re.compile(r"`(\w+(?:\.\w+)?)` in `([\w/.-]+\.\w+)`")
+DECISIONS = re.compile(r"^(\d{4})-")
+
+
+def spoken_of(page: Path) -> set[str]:
+    """What stands in code marks outside of fenced blocks."""
+    return set(CODE.findall(FENCED.sub("", page.read_text())))
+
+
+def is_module(name: str) -> bool:
+    """Whether it is a module, or a name that its module has."""
+    parts = name.split(".")
+    for end in range(len(parts), 0, -1):
+        base = ROOT.joinpath(*parts[:end])
+        files = [base.with_suffix(".py"), base / "__init__.py"]
+        found = next((file for file in files if file.is_file()), None)
+        if found is not None:
+            return all(re.search(rf"\b{part}\b", found.read_text()) for part in parts[end:])
+    return base.is_dir()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_paths_are_there(page: Path) -> None:
+    paths = {it for it in spoken_of(page) if PATH.fullmatch(it) and "/" in it}
+    ours = {it for it in paths if it.split("/")[0] in FOLDERS}
+    assert sorted(it for it in ours if not (ROOT / it).exists()) == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_modules_are_there(page: Path) -> None:
+    named = {it for it in spoken_of(page) if MODULE.fullmatch(it)}
+    ours = {it for it in named if it.split(".")[0] in FOLDERS - SECTIONS}
+    run = {it.rstrip(".") for it in RUN_MODULE.findall(page.read_text())}
+    ours |= {it for it in run if it.split(".")[0] in FOLDERS}
+    assert sorted(it for it in ours if not is_module(it)) == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    links = LINK.findall(FENCED.sub("", page.read_text()))
+    assert sorted(it for it in links if not (page.parent / it).exists()) == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_names_are_in_the_files_that_are_said_to_have_them(page: Path) -> None:
+    missing = [
+        f"{name} in {file}"
+        for name, file in IN_FILE.findall(page.read_text())
+        if file.split("/")[0] in FOLDERS
+        and not all(re.search(rf"\b{it}\b", (ROOT / file).read_text()) for it in name.split("."))
+    ]
+    assert missing == []
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = (ROOT / "docs" / "README.md").read_text()
+    names = {it.name for it in (ROOT / "docs").glob("*.md")} - {"README.md"}
+    assert sorted(name for name in names if f"]({name})" not in index) == []
+
+
+def test_decisions_are_numbered_once_each() -> None:
+    names = [it.name for it in (ROOT / "docs" / "decisions").glob("*.md")]
+    numbers = [DECISIONS.findall(name)[0] for name in names]
+    assert len(set(numbers)) == len(numbers)
