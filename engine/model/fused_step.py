@@ -37,8 +37,7 @@ class FusedStep:
         for number in range(begin, end):
             layer = self._parameters.layers[number]
             self._added = self._attention(number, layer, self._norm(layer.input_norm))
-            gate_up = layer.gate_up(self._norm(layer.post_attention_norm))
-            self._added = layer.down(gate(gate_up))
+            self._added = layer.feed_forward(self._norm(layer.post_attention_norm), gate)
 
     def finish(self) -> Tensor:
         return self._norm(self._parameters.final_norm)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -44,3 +45,18 @@ class SummedLinear(Linear):
 
     def __call__(self, inputs: Tensor) -> Tensor:
         return self.collective.add_up(functional.linear(inputs, self.weight, self.bias))
+
+
+def fused_targets(
+    module: str, outputs: dict[str, int], linear: Linear
+) -> Iterator[tuple[str, Tensor]]:
+    """Checkpoint names of layers that one product computes, and the part that each fills.
+
+    `outputs` are their numbers of outputs, in the order in which they lie below each other.
+    """
+    begin = 0
+    for name, count in outputs.items():
+        yield f"{module}.{name}.weight", linear.weight[begin : begin + count]
+        if linear.bias is not None:
+            yield f"{module}.{name}.bias", linear.bias[begin : begin + count]
+        begin += count

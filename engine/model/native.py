@@ -49,7 +49,7 @@ class NativeDecoder:
             )
         )
         layer = parameters.layers[0]
-        products = layer.qkv, layer.output, layer.gate_up, layer.down
+        products = layer.qkv, layer.output, *_matrices(layer)
         self.layer_bytes = sum(each.weight.nbytes for each in products)
         self._head = self._pack(parameters.head)
         # A row of a step needs this many floats: for hidden or attended states, and for queries,
@@ -106,6 +106,7 @@ class NativeDecoder:
     def _layer_structure(
         self, layer: LayerParameters, window: int | None
     ) -> library.LayerArguments:
+        gate_up, down = _matrices(layer)
         return library.LayerArguments(
             input_norm=address(layer.input_norm),
             query_norm=address(layer.query_norm),
@@ -113,8 +114,8 @@ class NativeDecoder:
             post_attention_norm=address(layer.post_attention_norm),
             qkv=self._pack(layer.qkv),
             output=self._pack(layer.output),
-            gate_up=self._pack(layer.gate_up),
-            down=self._pack(layer.down),
+            gate_up=self._pack(gate_up),
+            down=self._pack(down),
             window=window or 0,
         )
 
@@ -127,12 +128,20 @@ class NativeDecoder:
 def try_native(
     config: ModelConfig, parameters: Parameters, compute: torch.dtype
 ) -> NativeDecoder | None:
-    """None where kernels do not understand device or dtype, or cannot be had."""
+    """None where kernels cannot be had, or do not know the device, dtype or feed-forward."""
     embedding = parameters.embedding
     if embedding.device.type != "cpu" or embedding.dtype not in (torch.float32, torch.bfloat16):
         return None
+    if any(layer.feed_forward.kernel_matrices is None for layer in parameters.layers):
+        return None
     kernels = try_load_kernels()
     return None if kernels is None else NativeDecoder(kernels, config, parameters, compute)
+
+
+def _matrices(layer: LayerParameters) -> tuple[Linear, Linear]:
+    matrices = layer.feed_forward.kernel_matrices
+    assert matrices is not None, "try_native has looked"
+    return matrices
 
 
 def _model_structure(config: ModelConfig, is_bf16: bool, narrows: bool) -> library.ModelArguments:

@@ -32,7 +32,8 @@ class TorchStep:
         for number in range(begin, end):
             layer = self._parameters.layers[number]
             self._hidden = self._hidden + self._attention(number, layer)
-            self._hidden = self._hidden + self._feed_forward(layer)
+            normed = self._norm(self._hidden, layer.post_attention_norm)
+            self._hidden = self._hidden + layer.feed_forward(normed, swiglu)
 
     def finish(self) -> Tensor:
         return self._norm(self._hidden, self._parameters.final_norm)
@@ -48,10 +49,11 @@ class TorchStep:
         query, key = rotate(query, self._rotation), rotate(key, self._rotation)
         return layer.output(self._batch.attend(number, query, key, value).flatten(1))
 
-    def _feed_forward(self, layer: LayerParameters) -> Tensor:
-        normed = self._norm(self._hidden, layer.post_attention_norm)
-        gate, up = layer.gate_up(normed).chunk(2, dim=-1)
-        return layer.down(functional.silu(gate) * up)
-
     def _norm(self, hidden: Tensor, weight: Tensor) -> Tensor:
         return functional.rms_norm(hidden, weight.shape, weight, self._config.rms_norm_eps)
+
+
+def swiglu(gate_up: Tensor) -> Tensor:
+    """See engine.model.feed_forward.Activation."""
+    gate, up = gate_up.chunk(2, dim=-1)
+    return functional.silu(gate) * up

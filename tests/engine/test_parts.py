@@ -229,9 +229,12 @@ def test_parts_are_what_is_stored_in_any_dtype(dtype: str, checkpoint: Checkpoin
         for each in connected(2)
     ]
     layers = [part.layers[1] for part in parts]
-    for name, columns in (("self_attn.o_proj", "output"), ("mlp.down_proj", "down")):
+    for name, columns in (
+        ("self_attn.o_proj", [layer.output for layer in layers]),
+        ("mlp.down_proj", [layer.feed_forward.down for layer in layers]),
+    ):
         whole = stored[f"model.layers.1.{name}.weight"].to(getattr(torch, dtype))
-        found = torch.cat([getattr(layer, columns).weight for layer in layers], dim=1)
+        found = torch.cat([linear.weight for linear in columns], dim=1)
         assert torch.equal(found, whole)
     embedding = stored["model.embed_tokens.weight"].to(getattr(torch, dtype))
     found = torch.cat([part.embedding for part in parts])
