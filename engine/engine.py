@@ -11,6 +11,7 @@ from engine.cache.block_allocator import BlockAllocator
 from engine.cache.block_pool import BlockPool
 from engine.cache.host_tier import HostTier
 from engine.cache.kv_memory import KvMemory
+from engine.cache.reservation import OfferedSequence, Reservation
 from engine.errors import SequenceError
 from engine.grammar.grammars import Grammars
 from engine.grammar.sequences import GrammarSequences
@@ -18,6 +19,7 @@ from engine.runner import OnLayer, Outcome, Runner, Sampled, Scored, Slice
 from engine.schedule.policy import Policy
 from engine.schedule.tenant_queue import TenantQueue
 from engine.sequence import Sequence, Status
+from kv_transfer.hashing import block_hashes
 from wire.identity import AttemptId
 from wire.messages import FinishReason
 
@@ -83,6 +85,22 @@ class Engine:
             self.followers.open(sequence)
         else:
             self.waiting.add(sequence)
+
+    def try_reserve(self, offered: OfferedSequence, num_reserved: int) -> Reservation | None:
+        """Take the blocks of a sequence that another worker offers; None while there is no room.
+
+        `num_reserved` others hold reservations, and will run here. A sequence that is going to run
+        waits behind those in the queue: it would take every block that they need.
+        """
+        if self.waiting and offered.runs:
+            return None
+        return self.memory.try_reserve(
+            block_hashes(offered.tokens, self.block_size, offered.cache_salt),
+            self.runner.layout.num_blocks(len(offered.tokens)),
+            self.policy,
+            len(self.running) + num_reserved,
+            cached_multiple=max(1, offered.block_size // self.block_size),
+        )
 
     def adopt(self, sequence: Sequence) -> None:
         """Continue a sequence whose KV cache is already in `sequence.blocks`."""

@@ -9,6 +9,7 @@ from itertools import islice
 from engine.cache.block_pool import BlockPool
 from engine.cache.host_tier import HostTier, PendingLoad
 from engine.cache.partial_blocks import PartialBlocks
+from engine.cache.reservation import Reservation
 from engine.runner import Runner, Slice
 from engine.schedule.policy import FreeCapacity, Policy
 from engine.sequence import Sequence, Status
@@ -57,6 +58,35 @@ class KvMemory:
     def num_host_found(self) -> int:
         return 0 if self.tier is None else self.tier.pool.num_found
 
+    def try_reserve(
+        self,
+        hashes: Seq[bytes],
+        num_blocks: int,
+        policy: Policy,
+        num_running: int,
+        *,
+        cached_multiple: int = 1,
+    ) -> Reservation | None:
+        """`num_blocks` for a sequence whose prefix has these block hashes; None without room.
+
+        Cached blocks are used in multiples of `cached_multiple`. Whether there is room the policy
+        says, given the free blocks, which no longer include the cached ones, and `num_running`
+        sequences.
+        """
+        cached = self.pool.acquire_prefix(hashes)
+        num_cached = len(cached) // cached_multiple * cached_multiple
+        self.pool.release(cached[num_cached:])
+        cached = cached[:num_cached]
+        num_missing = num_blocks - num_cached
+        blank = None
+        if policy.admits(FreeCapacity(self.pool.num_free, num_running), num_missing):
+            blank = self.pool.try_allocate(num_missing)
+        if blank is None:
+            self.pool.release(cached)
+            return None
+        self.pool.note_hits(cached)
+        return Reservation(cached, blank)
+
     def try_give(
         self, sequence: Sequence, policy: Policy, num_running: int, neighbours: Iterable[Sequence]
     ) -> bool:
@@ -68,17 +98,12 @@ class KvMemory:
             return False
         hashes = sequence.update_hashes(self._block_size)
         reusable = hashes[: sequence.num_reusable // self._block_size]
-        prefix = self.pool.acquire_prefix(reusable)
-        num_missing = self._layout.num_blocks(len(sequence.tokens)) - len(prefix)
-        new = None
-        if policy.admits(FreeCapacity(self.pool.num_free, num_running), num_missing):
-            new = self.pool.try_allocate(num_missing)
-        if new is None:
-            self.pool.release(prefix)
+        num_blocks = self._layout.num_blocks(len(sequence.tokens))
+        reserved = self.try_reserve(reusable, num_blocks, policy, num_running)
+        if reserved is None:
             return False
-        self.pool.note_hits(prefix)
-        sequence.blocks = prefix + new
-        sequence.num_computed = len(prefix) * self._block_size
+        sequence.blocks = reserved.blocks
+        sequence.num_computed = len(reserved.cached) * self._block_size
         if self.tier is not None and self.tier.try_load(sequence):
             sequence.move(Status.LOADING)
         else:

@@ -6,11 +6,10 @@ import logging
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 
-from engine.schedule.policy import FreeCapacity
+from engine.cache.reservation import OfferedSequence
 from engine.sequence import Sequence
 from kv_transfer.handoff.destination import DestinationHandoff, DestinationState
 from kv_transfer.handoff.effects import Adopt, AttemptLost, CutLink, Effect, FreeBlocks, Send
-from kv_transfer.hashing import block_hashes
 from kv_transfer.layout.head_routes import CannotExchange, check_exchange
 from runtime.handoffs import HandoffBook
 from wire.handoff import Commit, Handoff, Offer, Refuse, RefuseReason, Stale
@@ -132,42 +131,24 @@ class DestinationHandoffs:
         return None
 
     def _try_grant(self, offer: Offer) -> DestinationHandoff | None:
-        """Reserve pages, less the prefix that is here already; None when there is no room.
-
-        Sequences that were preempted here come first: new ones would take every block they need.
-        """
-        if self._engine.waiting and not offer.prefix_only:
-            return None
-        pool, layout = self._engine.pool, self._endpoint.layout
-        held = self._held_prefix(offer)
-        num_missing = layout.num_blocks(offer.num_tokens) - len(held)
-        room = FreeCapacity(pool.num_free, len(self._engine.running) + self._num_granted)
-        admitted = self._engine.policy.admits(room, num_missing)
-        pages = pool.try_allocate(num_missing) if admitted else None
-        if pages is None:
-            pool.release(held)
+        """Reserve blocks, those of the prefix that is here already included; None without room."""
+        offered = OfferedSequence(
+            offer.tokens, offer.cache_salt, offer.layout.block_size, runs=not offer.prefix_only
+        )
+        reserved = self._engine.try_reserve(offered, self._num_granted)
+        if reserved is None:
             return None
         self._next_epoch += 1
         return DestinationHandoff(
             offer,
-            held,
-            pages,
+            reserved.cached,
+            reserved.blank,
             epoch=self._next_epoch,
-            layout=layout,
+            layout=self._endpoint.layout,
             checksum=self._endpoint.checksum(offer.layout),
             deadline=self._clock() + offer.deadline_s,
             fence_deadline_s=self._config.fence_deadline_s,
         )
-
-    def _held_prefix(self, offer: Offer) -> list[int]:
-        """Blocks that are here already, referenced; they end where a block of the source ends."""
-        size = self._engine.block_size
-        held = self._engine.pool.acquire_prefix(block_hashes(offer.tokens, size, offer.cache_salt))
-        per_unit = max(1, offer.layout.block_size // size)
-        whole = len(held) // per_unit * per_unit
-        self._engine.pool.note_hits(held[:whole])
-        self._engine.pool.release(held[whole:])
-        return held[:whole]
 
     def _incompatibility(self, offer: Offer) -> str | None:
         if offer.content != self._content:

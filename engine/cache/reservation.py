@@ -1,0 +1,32 @@
+"""Blocks that are taken for a sequence before its keys and values are in them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+
+import msgspec
+
+
+class OfferedSequence(msgspec.Struct, frozen=True):
+    """A sequence whose KV cache another worker computes, and would send."""
+
+    tokens: Seq[int]
+    """Those whose keys and values would come."""
+    cache_salt: bytes
+    block_size: int
+    """The other worker's, in tokens: none of its blocks is sent in part."""
+    runs: bool = True
+    """False when its blocks only go to the prefix cache."""
+
+
+class Reservation(msgspec.Struct, frozen=True):
+    """A sequence's blocks in order, `cached` before `blank`; each has one reference more."""
+
+    cached: list[int]
+    """Found in the prefix cache."""
+    blank: list[int]
+    """To be filled."""
+
+    @property
+    def blocks(self) -> list[int]:
+        return self.cached + self.blank
