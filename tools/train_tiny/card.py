@@ -82,8 +82,8 @@ run in circles until the limit, greedy ones more often than sampled ones. Ask wi
 (`def name(args):`, `class Name:`) or with "Write a function that ...". As with other Llama
 tokenizers, plain encoding puts `<|begin|>` first, and the chat template brings its own: text made
 by the template is encoded with `add_special_tokens=False`.
-The template shows tools and calls as JSON, so that a client's tools can be tried; the model has never
-seen any, and calls one only where the request requires it.
+The template shows tools and calls as JSON, so that a client's tools can be tried; the model has
+never seen any, and calls one only where the request requires it.
 
 ## Samples
 
