@@ -95,7 +95,7 @@ class Engine:
         if self.waiting and offered.runs:
             return None
         return self.memory.try_reserve(
-            block_hashes(offered.tokens, self.block_size, offered.cache_salt),
+            block_hashes(offered.tokens, self.block_size, offered.traits.cache_salt),
             self.runner.layout.num_blocks(len(offered.tokens)),
             self.policy,
             len(self.running) + num_reserved,
@@ -241,7 +241,7 @@ class Engine:
         if sequence.num_output == 0:
             sequence.num_cached = sequence.num_computed
         if not sequence.preempted:
-            self.waiting.charge(sequence.tenant, sequence.num_uncomputed)
+            self.waiting.charge(sequence.traits.tenant, sequence.num_uncomputed)
         sequence.preempted = False
         sequence.move(Status.RUNNING)
 
@@ -296,7 +296,7 @@ class Engine:
 
     def _finish(self, sequence: Sequence) -> None:
         sequence.move(Status.FINISHED)
-        self.waiting.charge(sequence.tenant, sequence.num_output)
+        self.waiting.charge(sequence.traits.tenant, sequence.num_output)
         self._release(sequence)
 
     def _release(self, sequence: Sequence) -> None:

@@ -10,6 +10,9 @@ from kv_transfer.hashing import extend_hashes
 from wire.identity import AttemptId
 from wire.messages import FinishReason
 from wire.sampling import SamplingParams, TokenLogprob
+from wire.traits import RequestTraits
+
+PLAIN_REQUEST = RequestTraits()
 
 
 class Status(enum.Enum):
@@ -41,7 +44,6 @@ class Sequence:
     __slots__ = (
         "attempt_id",
         "blocks",
-        "cache_salt",
         "grammar",
         "hashes",
         "num_cached",
@@ -52,13 +54,12 @@ class Sequence:
         "num_unknown",
         "pinned",
         "preempted",
-        "priority",
         "sampling",
         "scores",
         "status",
         "takes_best",
-        "tenant",
         "tokens",
+        "traits",
     )
 
     def __init__(
@@ -68,18 +69,13 @@ class Sequence:
         sampling: SamplingParams,
         *,
         num_prompt: int | None = None,
-        cache_salt: bytes = b"",
-        priority: int = 0,
-        tenant: str = "",
+        traits: RequestTraits = PLAIN_REQUEST,
     ) -> None:
         self.attempt_id = attempt_id
         self.tokens = tokens
         self.num_prompt = len(tokens) if num_prompt is None else num_prompt
         self.sampling = sampling
-        self.cache_salt = cache_salt
-        self.priority = priority
-        """Less is more urgent."""
-        self.tenant = tenant
+        self.traits = traits
         self.blocks: list[int] = []
         self.hashes: list[bytes] = []
         self.num_computed = 0
@@ -154,7 +150,7 @@ class Sequence:
 
     def update_hashes(self, block_size: int) -> list[bytes]:
         """Hashes of all full blocks of the tokens known so far."""
-        extend_hashes(self.hashes, self.tokens, block_size, self.cache_salt)
+        extend_hashes(self.hashes, self.tokens, block_size, self.traits.cache_salt)
         return self.hashes
 
     def shorten(self, num_blocks: int, block_size: int) -> None:

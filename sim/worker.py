@@ -16,6 +16,7 @@ from wire.identity import AttemptId, ProcessRef, Role, WorkerRef
 from wire.messages import WorkerCard
 from wire.reports import CacheEvents, WorkerState
 from wire.sampling import SamplingParams
+from wire.traits import RequestTraits
 from worker.steps.calibration import Calibration, load_of
 
 LEARN_EVERY_S = 0.03
@@ -83,9 +84,8 @@ class Machine:
 
     def submit(self, ride: Ride) -> None:
         sampling = SamplingParams(max_tokens=ride.served.arrival.num_new, ignore_eos=True)
-        sequence = Sequence(
-            ride.attempt_id, ride.tokens, sampling, tenant=ride.served.arrival.tenant
-        )
+        traits = RequestTraits(tenant=ride.served.arrival.tenant)
+        sequence = Sequence(ride.attempt_id, ride.tokens, sampling, traits=traits)
         self._heard = max(self._heard, ride.number)
         self.rides[ride.attempt_id] = ride
         self.engine.add(sequence)
@@ -122,7 +122,7 @@ class Machine:
             tokens,
             sampling,
             num_prompt=num_prompt,
-            tenant=ride.served.arrival.tenant,
+            traits=RequestTraits(tenant=ride.served.arrival.tenant),
         )
         sequence.blocks, sequence.num_computed = blocks, len(tokens) - 1
         self.num_granted -= 1

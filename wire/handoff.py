@@ -16,6 +16,7 @@ import msgspec
 from wire.identity import AttemptId, WorkerRef
 from wire.layout import KvLayout
 from wire.sampling import Grammar, SamplingParams, TokenLogprob
+from wire.traits import RequestTraits
 
 
 class RefuseReason(enum.Enum):
@@ -71,9 +72,7 @@ class Offer(HandoffMessage, frozen=True, tag="offer", kw_only=True):
     content: str
     router_id: str
     deadline_s: float
-    cache_salt: bytes = b""
-    priority: int = 0
-    tenant: str = ""
+    traits: RequestTraits = RequestTraits()
     prefix_only: bool = False
     """There is no sequence to go on with: the blocks are for the destination's prefix cache."""
     grammar: Grammar | None = None

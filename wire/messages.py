@@ -22,6 +22,7 @@ from wire.identity import PROTOCOL_VERSION, AttemptId, ProcessRef, Role, WorkerR
 from wire.layout import KvLayout
 from wire.reports import CacheEvents, LinkReport, Report
 from wire.sampling import SamplingParams, TokenLogprob
+from wire.traits import RequestTraits
 
 
 class WorkerCard(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,12 +101,8 @@ class Submit(msgspec.Struct, frozen=True, tag="submit", kw_only=True):
     num_prompt: int
     sampling: SamplingParams
     destination: Destination | None = None
-    cache_salt: bytes = b""
+    traits: RequestTraits = RequestTraits()
     deadline_s: float | None = None
-    priority: int = 0
-    """Less is more urgent: it starts before others, and gives way after them."""
-    tenant: str = ""
-    """Tenants of one priority have equal shares of a worker."""
     number: int = 0
     """Counts a router's submissions to one worker from 1; see `Report.heard`."""
 
@@ -137,7 +134,7 @@ class CopyPrefix(msgspec.Struct, frozen=True, tag="share", kw_only=True):
     """Of this copy alone: the request that wants it has another."""
     tokens: tuple[int, ...]
     destination: Destination
-    cache_salt: bytes = b""
+    traits: RequestTraits = RequestTraits()
 
 
 class FinishReason(enum.Enum):

@@ -64,4 +64,4 @@ def choose_victim(running: Seq[Sequence], slices: Seq[Slice]) -> Sequence | None
     needed = {piece.sequence.attempt_id for piece in slices}
     needed |= {s.attempt_id for s in running if s.pinned or s.num_flights}
     free = (s for s in reversed(running) if s.attempt_id not in needed)
-    return max(free, key=lambda sequence: sequence.priority, default=None)
+    return max(free, key=lambda sequence: sequence.traits.priority, default=None)

@@ -122,7 +122,7 @@ def num_common(one: Seq[int], other: Seq[int]) -> int:
 
 
 def _key(sequence: Sequence, full: int) -> Key:
-    return full, sequence.hashes[full - 1] if full else sequence.cache_salt
+    return full, sequence.hashes[full - 1] if full else sequence.traits.cache_salt
 
 
 def _longer(one: tuple[int, int] | None, other: tuple[int, int] | None) -> tuple[int, int] | None:

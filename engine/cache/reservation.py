@@ -6,13 +6,15 @@ from collections.abc import Sequence as Seq
 
 import msgspec
 
+from wire.traits import RequestTraits
+
 
 class OfferedSequence(msgspec.Struct, frozen=True):
     """A sequence whose KV cache another worker computes, and would send."""
 
     tokens: Seq[int]
     """Those whose keys and values would come."""
-    cache_salt: bytes
+    traits: RequestTraits
     block_size: int
     """The other worker's, in tokens: none of its blocks is sent in part."""
     runs: bool = True

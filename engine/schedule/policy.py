@@ -40,7 +40,7 @@ def in_turn(prompts: Seq[Sequence], budget: int) -> list[ScheduledTokens]:
     """
     if not prompts or budget < 1:
         return []
-    prompts = sorted(prompts, key=lambda sequence: sequence.priority)
+    prompts = sorted(prompts, key=lambda sequence: sequence.traits.priority)
     first, *others = prompts
     most = first.num_uncomputed
     if most > budget and others:

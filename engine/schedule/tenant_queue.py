@@ -41,10 +41,10 @@ class TenantQueue:
 
     def add(self, sequence: Sequence) -> None:
         """Behind its tenant's others of the same priority."""
-        key = (sequence.priority, sequence.tenant)
+        key = (sequence.traits.priority, sequence.traits.tenant)
         if key not in self._queues:
             self._queues[key] = deque()
-            self._catch_up(sequence.tenant)
+            self._catch_up(sequence.traits.tenant)
         self._queues[key].append(sequence)
 
     def put_back(self, sequence: Sequence) -> None:
@@ -65,7 +65,7 @@ class TenantQueue:
         if sequence.preempted:
             self._preempted.remove(sequence)
             return
-        key = (sequence.priority, sequence.tenant)
+        key = (sequence.traits.priority, sequence.traits.tenant)
         self._queues[key].remove(sequence)
         if not self._queues[key]:
             del self._queues[key]

@@ -16,7 +16,7 @@ import msgspec
 from router.access.keys import Tenant
 from router.access.limits import Meter
 from router.errors import Forbidden, RouterError
-from router.requests.request import GenerateRequest
+from router.requests.request import RequestDraft
 
 Spend = Callable[[int], None]
 CHARGED_TOGETHER = 16
@@ -34,12 +34,9 @@ class Caller:
     def leave(self) -> None:
         """A request has ended."""
 
-    def admit(self, request: GenerateRequest, priority: int | None) -> GenerateRequest:
-        """The request as this caller may have it; `priority` is what the client asked for.
-
-        Raises Forbidden.
-        """
-        return request
+    def admit(self, draft: RequestDraft) -> RequestDraft:
+        """The request as this caller may have it. Raises Forbidden."""
+        return draft
 
     @contextlib.contextmanager
     def charge(self, num_prompt_tokens: int) -> Iterator[Spend]:
@@ -64,13 +61,14 @@ class KeyCaller(Caller):
     def leave(self) -> None:
         self._meter.leave()
 
-    def admit(self, request: GenerateRequest, priority: int | None) -> GenerateRequest:
-        return msgspec.structs.replace(
-            request,
+    def admit(self, draft: RequestDraft) -> RequestDraft:
+        traits = msgspec.structs.replace(
+            draft.traits,
             tenant=self._tenant.name,
-            priority=self._priority(priority),
-            cache_salt=narrowed(self._tenant.salt, request.cache_salt),
+            priority=self._priority(draft),
+            cache_salt=narrowed(self._tenant.salt, draft.traits.cache_salt),
         )
+        return msgspec.structs.replace(draft, traits=traits)
 
     @contextlib.contextmanager
     def charge(self, num_prompt_tokens: int) -> Iterator[Spend]:
@@ -98,9 +96,9 @@ class KeyCaller(Caller):
         finally:
             settle()
 
-    def _priority(self, wanted: int | None) -> int:
-        most = self._tenant.entry.max_priority
-        if wanted is None:
+    def _priority(self, draft: RequestDraft) -> int:
+        wanted, most = draft.traits.priority, self._tenant.entry.max_priority
+        if not draft.has_priority:
             return max(0, most)
         if wanted < most:
             raise Forbidden(
@@ -115,10 +113,6 @@ class Prepaid(Caller):
 
     def __init__(self, caller: Caller) -> None:
         self.name = caller.name
-        self._caller = caller
-
-    def admit(self, request: GenerateRequest, priority: int | None) -> GenerateRequest:
-        return self._caller.admit(request, priority)
 
 
 def narrowed(tenant_salt: bytes, client_salt: bytes) -> bytes:

@@ -9,6 +9,7 @@ import msgspec
 
 from router.errors import InvalidRequest
 from router.intake.draft_checks import split_asked
+from router.intake.traits import ASKED_TRAITS, asked_traits
 from router.openai.tool_choice import checked_tools
 from router.requests.prompts import (
     ChatMessage,
@@ -32,11 +33,9 @@ _OPTIONAL_FIELDS = (
     "min_tokens",
     "logprobs",
     "prompt_logprobs",
-    "cache_salt",
     "n",
     "skip_special_tokens",
     "truncate_prompt_tokens",
-    "priority",
     "parallel_tool_calls",
 )
 _PLAIN_SAMPLING = frozenset(
@@ -85,6 +84,8 @@ def draft_from(
         constraint=_constraint(request.constraint) if request.HasField("constraint") else None,
         timeout_s=timeout_s,
         trace_id=trace_id,
+        traits=asked_traits(_present(request, ASKED_TRAITS)),
+        has_priority=request.HasField("priority"),
         split=split_asked(split),
         **given,
     )

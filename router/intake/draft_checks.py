@@ -21,7 +21,6 @@ MAX_STOPS = 16
 MAX_STOP_CHARS = 256
 MAX_STOP_TOKEN_IDS = 64
 MAX_LOGPROBS = 20
-MAX_SALT_CHARS = 1024
 MAX_REQUEST_ID_CHARS = 128
 MAX_BIASED_TOKENS = 1024
 MAX_ALLOWED_TOKENS = 1024
@@ -47,8 +46,6 @@ def split_asked(said: str | None) -> Split | None:
 def check_names(draft: RequestDraft) -> None:
     """Raises InvalidRequest."""
     _check_name(draft.request_id, "request_id", MAX_REQUEST_ID_CHARS)
-    if draft.cache_salt is not None:
-        _check_name(draft.cache_salt, "cache_salt", MAX_SALT_CHARS)
 
 
 def check_sampling(draft: RequestDraft, max_n: int) -> None:
@@ -66,7 +63,6 @@ def check_sampling(draft: RequestDraft, max_n: int) -> None:
     _check_range(draft.seed, "seed", -(2**63), 2**63 - 1)
     _check_range(draft.logprobs, "logprobs", 0, MAX_LOGPROBS)
     _check_range(draft.prompt_logprobs, "prompt_logprobs", 0, MAX_LOGPROBS)
-    _check_range(draft.priority, "priority", -(2**31), 2**31 - 1)
     _check_range(draft.ttft_target_s, "slo.ttft_s", 0, MAX_TARGET_S, open_low=True)
     _check_range(draft.tpot_target_s, "slo.tpot_s", 0, MAX_TARGET_S, open_low=True)
     if draft.truncate_prompt_tokens != -1:

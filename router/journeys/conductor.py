@@ -91,7 +91,7 @@ class Conductor:
 
         with self.permit(model, draft.n or 1):
             caller = CALLER.get()
-            request = caller.admit(prepared or await model.prepare(draft), draft.priority)
+            request = prepared or await model.prepare(caller.admit(draft))
             with caller.charge(len(request.prompt_tokens)) as spend:
                 with self.metrics.admission.labels(model.name).time():
                     entry = await model.admission_queue.enter(request)
@@ -138,8 +138,9 @@ class Conductor:
                 self._idle.set()
 
     async def prepare(self, draft: RequestDraft) -> GenerateRequest:
-        """Checked and tokenized. Raises InvalidRequest, ModelNotFound."""
-        return await self.models.find(draft.model).prepare(draft)
+        """Checked and tokenized, as its caller may have it. Raises Forbidden, InvalidRequest,
+        ModelNotFound."""
+        return await self.models.find(draft.model).prepare(CALLER.get().admit(draft))
 
     async def _serve(
         self,

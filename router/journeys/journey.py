@@ -67,7 +67,7 @@ class Journey:
         self._num_failed = 0
         self._clock = fleet.clock
         self._began_s = began_s = self._clock.now()
-        entry = entry or Admitted(PromptHashes(request.cache_salt), began_s)
+        entry = entry or Admitted(PromptHashes(request.traits.cache_salt), began_s)
         self._needs = Needs(
             self._leg_id, request, config, fleet.ledger, entry, self._merger, self._clock
         )
@@ -263,7 +263,7 @@ class Journey:
             attempt_id=AttemptId(f"{attempt_id.request_id}~prefix", attempt_id.number),
             tokens=self._merger.sequence,
             destination=_destination(first),
-            cache_salt=self._request.cache_salt,
+            traits=self._request.traits,
         )
         wait_s = min(self._config.fetch_wait_s, remaining_s)
         self.record.fetched = await fetch_prefix(share, source, first, wait_s)
@@ -276,10 +276,8 @@ class Journey:
             num_prompt=self._merger.num_prompt,
             sampling=self._sampling,
             destination=_destination(others[0]) if others else None,
-            cache_salt=self._request.cache_salt,
+            traits=self._request.traits,
             deadline_s=self._deadline - self._clock.now(),
-            priority=self._request.priority,
-            tenant=self._request.tenant,
             number=self._ledger.submitted(first.ref, attempt_id),
         )
         try:

@@ -75,7 +75,7 @@ class Needs:
         """The answer is complete: how long it is, and how long it took, is worth knowing."""
         assert self._first_s is not None
         decode_s = self._now - self._first_s
-        self.ledger.answered(self._request.tenant, num_tokens, decode_s)
+        self.ledger.answered(self._request.traits.tenant, num_tokens, decode_s)
 
     def _slo(self) -> Slo:
         """What is left of its targets; none for a first token that is out already."""

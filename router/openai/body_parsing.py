@@ -9,6 +9,7 @@ import msgspec
 
 from router.errors import InvalidRequest
 from router.intake.draft_checks import split_asked
+from router.intake.traits import ASKED_TRAITS, asked_traits
 from router.openai.constraints import constraint_of
 from router.openai.headers import RequestHead
 from router.openai.prompt_parsing import chat_prompt, completion_prompts, inner_field
@@ -32,8 +33,6 @@ _SAME = (
     "seed",
     "n",
     "truncate_prompt_tokens",
-    "cache_salt",
-    "priority",
 )
 Body = TypeVar("Body", bound=msgspec.Struct)
 
@@ -84,6 +83,7 @@ def chat_draft(body: ChatBody, head: RequestHead) -> RequestDraft:
 
 def _common(body: CommonBody, head: RequestHead) -> dict[str, Any]:
     allowed = body.allowed_token_ids
+    said = {name: value for name in ASKED_TRAITS if (value := getattr(body, name)) is not None}
     return {name: getattr(body, name) for name in _SAME} | {
         "request_id": body.request_id or head.request_id,
         "trace_id": head.trace_id,
@@ -98,6 +98,8 @@ def _common(body: CommonBody, head: RequestHead) -> dict[str, Any]:
         "ignore_eos": bool(body.ignore_eos),
         "skip_special_tokens": body.skip_special_tokens is not False,
         "constraint": constraint_of(body),
+        "traits": asked_traits(said),
+        "has_priority": body.priority is not None,
         "ttft_target_s": body.slo.ttft_s if body.slo else None,
         "tpot_target_s": body.slo.tpot_s if body.slo else None,
     }

@@ -65,7 +65,7 @@ class AdmissionQueue:
         Whoever is cancelled here leaves the queue.
         """
         arrived_s = self._now
-        hashes = PromptHashes(request.cache_salt)
+        hashes = PromptHashes(request.traits.cache_salt)
         if len(request.prompt_tokens) > LONG_PROMPT_TOKENS:
             await asyncio.to_thread(self._hash, request, hashes)
         ledger = self._fleet.ledger
@@ -171,8 +171,8 @@ class AdmissionQueue:
 def _waiter(request: GenerateRequest, found: Placement, arrived_s: float) -> Waiter:
     return Waiter(
         key=f"{request.request_id}~{secrets.token_hex(4)}",
-        tenant=request.tenant,
-        priority=request.priority,
+        tenant=request.traits.tenant,
+        priority=request.traits.priority,
         work_s=found.prefill_s,
         arrived_s=arrived_s,
         target_s=request.ttft_target_s,

@@ -45,11 +45,12 @@ def need_of(
 ) -> PlacementRequest:
     """Of a request with `num_output` tokens of its answer; `key` breaks ties between workers."""
     max_tokens = request.sampling.max_tokens
+    expected = ledger.lengths.expected(request.traits.tenant, max_tokens)
     return PlacementRequest(
         key=key,
         num_prompt_tokens=len(request.prompt_tokens) + num_output,
         num_tokens=request.num_tokens,
-        num_new_tokens=max(1.0, ledger.lengths.expected(request.tenant, max_tokens) - num_output),
+        num_new_tokens=max(1.0, expected - num_output),
         single_token=max_tokens - num_output == 1,
         avoid=avoid,
         slo=slo,

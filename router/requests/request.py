@@ -11,6 +11,7 @@ from router.placing.placement_request import Split
 from router.requests.prompts import Constraint, Prompt, ToolChoice
 from wire.messages import FinishReason
 from wire.sampling import SamplingParams, TokenLogprob
+from wire.traits import RequestTraits
 
 
 class RequestDraft(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,8 +45,9 @@ class RequestDraft(msgspec.Struct, frozen=True, kw_only=True):
     prompt_logprobs: int | None = None
     tells_prompt: bool = False
     """Something of the prompt is told, so that max_tokens may be 0."""
-    cache_salt: str | None = None
-    priority: int | None = None
+    traits: RequestTraits = RequestTraits()
+    has_priority: bool = False
+    """The client asked for its priority; otherwise its key decides."""
     ttft_target_s: float | None = None
     tpot_target_s: float | None = None
     timeout_s: float | None = None
@@ -76,7 +78,6 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     prompt_tokens: tuple[int, ...]
     sampling: SamplingParams
     stop: tuple[str, ...]
-    cache_salt: bytes
     timeout_s: float
     n: int = 1
     """Number of answers."""
@@ -86,10 +87,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A stop string or token that ends the answer is part of its text."""
     skip_special_tokens: bool = True
     """Special tokens leave no text."""
-    priority: int = 0
-    """The lower the sooner."""
-    tenant: str = ""
-    """Whose request it is: the name of an API key, empty where none are asked for."""
+    traits: RequestTraits = RequestTraits()
     ttft_target_s: float | None = None
     tpot_target_s: float | None = None
     trace_id: str | None = None

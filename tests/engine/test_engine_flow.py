@@ -13,6 +13,7 @@ from prefill_worker.scheduler import PrefillPolicy
 from wire.identity import AttemptId
 from wire.messages import FinishReason
 from wire.sampling import SamplingParams
+from wire.traits import RequestTraits
 
 pytestmark = pytest.mark.quick
 
@@ -86,7 +87,12 @@ def test_tenants_with_different_salts_share_no_blocks() -> None:
     engine = an_engine()
     prompt = list(range(30))
     run(engine, a_sequence("a", prompt))
-    other = Sequence(AttemptId("b"), prompt, SamplingParams(max_tokens=4), cache_salt=b"other")
+    other = Sequence(
+        AttemptId("b"),
+        prompt,
+        SamplingParams(max_tokens=4),
+        traits=RequestTraits(cache_salt=b"other"),
+    )
     run(engine, other)
     assert other.num_cached == 0
 

@@ -10,6 +10,7 @@ from engine.sequence import Sequence
 from tests.engine.tiers import Tiered, answer, expected
 from wire.identity import AttemptId
 from wire.sampling import SamplingParams
+from wire.traits import RequestTraits
 
 pytestmark = pytest.mark.quick
 
@@ -68,7 +69,9 @@ def test_tenants_with_different_salts_share_no_part_of_a_block() -> None:
     tiered, prompt = roomy(), list(range(7))
     tiered.run("first", prompt)
     sampling = SamplingParams(max_tokens=4)
-    other = Sequence(AttemptId("other"), prompt, sampling, cache_salt=b"other")
+    other = Sequence(
+        AttemptId("other"), prompt, sampling, traits=RequestTraits(cache_salt=b"other")
+    )
     tiered.engine.add(other)
     tiered.finish()
     assert other.num_cached == 0
@@ -100,11 +103,14 @@ def test_the_index_of_tails_is_bounded() -> None:
     assert tails.num_tails <= MOST_TAILS
     for number in range(2 * MOST_TAILS):
         sequence = a_computed_sequence(pool, [7, number])
-        sequence.cache_salt = b"one prefix"
+        sequence.traits = RequestTraits(cache_salt=b"one prefix")
         tails.keep(sequence)
         pool.release(sequence.blocks)
     new = Sequence(
-        AttemptId("new"), [7, 1, 2], SamplingParams(max_tokens=1), cache_salt=b"one prefix"
+        AttemptId("new"),
+        [7, 1, 2],
+        SamplingParams(max_tokens=1),
+        traits=RequestTraits(cache_salt=b"one prefix"),
     )
     assert tails.num_tails <= MOST_TAILS
     assert tails.num_behind(new) == MOST_PER_PREFIX

@@ -12,6 +12,7 @@ from engine.runners.arithmetic_runner import ArithmeticRunner
 from engine.sequence import Sequence
 from wire.identity import AttemptId
 from wire.sampling import SamplingParams
+from wire.traits import RequestTraits
 
 pytestmark = pytest.mark.quick
 
@@ -28,7 +29,7 @@ def an_engine(num_blocks: int = 8, max_sequences: int = 4) -> Engine:
 def an_offer(
     tokens: list[int], block_size: int = 4, *, salt: bytes = b"", runs: bool = True
 ) -> OfferedSequence:
-    return OfferedSequence(tokens, salt, block_size, runs)
+    return OfferedSequence(tokens, RequestTraits(cache_salt=salt), block_size, runs)
 
 
 def run(engine: Engine, tokens: list[int], max_tokens: int = 1) -> None:

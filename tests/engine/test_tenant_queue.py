@@ -10,6 +10,7 @@ from engine.sequence import Sequence
 from tests.engine.test_engine_flow import an_engine, expected
 from wire.identity import AttemptId
 from wire.sampling import SamplingParams
+from wire.traits import RequestTraits
 
 pytestmark = pytest.mark.quick
 
@@ -19,7 +20,9 @@ def a_sequence(
 ) -> Sequence:
     sampling = SamplingParams(max_tokens=max_tokens)
     tokens = list(range(1, num_tokens + 1))
-    return Sequence(AttemptId(name), tokens, sampling, tenant=tenant, priority=priority)
+    return Sequence(
+        AttemptId(name), tokens, sampling, traits=RequestTraits(tenant=tenant, priority=priority)
+    )
 
 
 def a_queue(*sequences: Sequence) -> TenantQueue:
@@ -34,7 +37,7 @@ def start_all(queue: TenantQueue) -> list[str]:
     names = []
     while (sequence := queue.first()) is not None:
         queue.remove(sequence)
-        queue.charge(sequence.tenant, sequence.num_uncomputed)
+        queue.charge(sequence.traits.tenant, sequence.num_uncomputed)
         names.append(sequence.attempt_id.request_id)
     assert len(queue) == 0
     assert not queue

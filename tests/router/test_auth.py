@@ -251,9 +251,10 @@ async def test_workers_hear_whose_request_it_is(make_keyed: MakeKeyed) -> None:
         await keyed.post(name, cache_salt="mine")
         assert [message async for message in keyed.call(name)]
     submits = [message for message in worker.received if isinstance(message, Submit)]
-    assert [submit.tenant for submit in submits] == [name for name in names for _ in range(2)]
-    assert [submit.priority for submit in submits[::2]] == [3, 0, 0, 0]
-    salts = [submit.cache_salt for submit in submits]
+    tenants = [submit.traits.tenant for submit in submits]
+    assert tenants == [name for name in names for _ in range(2)]
+    assert [submit.traits.priority for submit in submits[::2]] == [3, 0, 0, 0]
+    salts = [submit.traits.cache_salt for submit in submits]
     alice, alice_own, bob, bob_own, carol, carol_own, dave, dave_own = (
         *salts[1::-1],
         *salts[3:1:-1],
@@ -274,8 +275,8 @@ async def test_every_answer_of_a_request_is_its_tenant_s_and_the_request_counts_
     assert len(response.json()["choices"]) == 3
     worker = keyed.stage.workers["lone"]
     submits = [message for message in worker.received if isinstance(message, Submit)]
-    assert [submit.tenant for submit in submits] == ["alice"] * 3
-    assert len({submit.cache_salt for submit in submits}) == 1
+    assert [submit.traits.tenant for submit in submits] == ["alice"] * 3
+    assert len({submit.traits.cache_salt for submit in submits}) == 1
     assert (await keyed.post("alice")).status_code == 429
 
 

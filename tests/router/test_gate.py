@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -12,19 +13,21 @@ from router.access.caller import ANYBODY, narrowed
 from router.access.gate import Gate
 from router.access.keys import KeyFile, draw_key
 from router.errors import Forbidden, OverQuota, Unauthenticated, Unavailable
-from router.requests.request import GenerateRequest
-from wire.sampling import SamplingParams
+from router.requests.request import RequestDraft
+from wire.traits import RequestTraits
 
 pytestmark = pytest.mark.quick
 
-REQUEST = GenerateRequest(
-    request_id="a",
-    prompt_tokens=tuple(range(10)),
-    sampling=SamplingParams(max_tokens=4),
-    stop=(),
-    cache_salt=b"",
-    timeout_s=1,
-)
+DRAFT = RequestDraft(request_id="a", prompt=None, max_tokens=4)
+
+
+def asking(**traits: Any) -> RequestDraft:
+    """A draft whose client said so much."""
+    given = {name: value for name, value in traits.items() if value is not None}
+    has_priority = "priority" in given
+    return msgspec.structs.replace(DRAFT, traits=RequestTraits(**given), has_priority=has_priority)
+
+
 MakeGate = Callable[[str], tuple[Gate, str]]
 
 
@@ -44,7 +47,7 @@ def make_gate(tmp_path: Path) -> MakeGate:
 def test_without_keys_everybody_may_do_everything() -> None:
     caller = Gate(None).caller(None)
     assert caller is ANYBODY
-    assert caller.admit(REQUEST, -5) == REQUEST
+    assert caller.admit(asking(priority=-5)) == asking(priority=-5)
 
 
 def test_a_key_is_asked_for_and_found_whatever_the_case_of_bearer(make_gate: MakeGate) -> None:
@@ -99,10 +102,10 @@ def test_a_prompt_that_was_not_served_costs_nothing(
 
 def test_a_request_carries_its_tenant_and_the_tenant_s_salt(make_gate: MakeGate) -> None:
     gate, header = make_gate("")
-    admitted = gate.caller(header).admit(REQUEST, None)
-    assert admitted.tenant == "alice"
-    assert len(admitted.cache_salt) == 32
-    assert msgspec.structs.replace(admitted, tenant="", cache_salt=b"") == REQUEST
+    admitted = gate.caller(header).admit(DRAFT)
+    assert admitted.traits.tenant == "alice"
+    assert len(admitted.traits.cache_salt) == 32
+    assert msgspec.structs.replace(admitted, traits=RequestTraits()) == DRAFT
 
 
 def test_a_client_s_own_salt_narrows_and_never_leads_out(make_gate: MakeGate) -> None:
@@ -110,7 +113,7 @@ def test_a_client_s_own_salt_narrows_and_never_leads_out(make_gate: MakeGate) ->
     caller = gate.caller(header)
 
     def salt(own: bytes) -> bytes:
-        return caller.admit(msgspec.structs.replace(REQUEST, cache_salt=own), None).cache_salt
+        return caller.admit(asking(cache_salt=own)).traits.cache_salt
 
     default = salt(b"")
     assert salt(b"one") == salt(b"one")
@@ -135,13 +138,13 @@ def test_a_priority_is_as_urgent_as_the_key_allows(
     make_gate: MakeGate, settings: str, asked: int | None, given: int
 ) -> None:
     gate, header = make_gate(settings)
-    assert gate.caller(header).admit(REQUEST, asked).priority == given
+    assert gate.caller(header).admit(asking(priority=asked)).traits.priority == given
 
 
 def test_a_more_urgent_one_is_refused(make_gate: MakeGate) -> None:
     gate, header = make_gate("")
     with pytest.raises(Forbidden, match="no more urgent than 0") as caught:
-        gate.caller(header).admit(REQUEST, -1)
+        gate.caller(header).admit(asking(priority=-1))
     assert caught.value.field == "priority"
 
 

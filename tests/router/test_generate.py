@@ -105,7 +105,7 @@ async def test_sampling_reaches_the_worker_as_it_was_asked_for(stage: Stage) -> 
     assert (wanted.temperature, wanted.top_p, wanted.top_k, wanted.seed) == (0, 0.5, 7, 11)
     assert (wanted.min_p, wanted.min_tokens, wanted.stop_token_ids) == (0.1, 1, (9,))
     assert wanted.ignore_eos
-    assert submit.cache_salt == b"tenant"
+    assert submit.traits.cache_salt == b"tenant"
     assert submit.deadline_s is not None
     await generate(stage)
     await generate(stage)

@@ -184,7 +184,7 @@ async def test_extensions_reach_the_worker_and_unknown_fields_do_not_matter(
     assert (wanted.top_k, wanted.min_p, wanted.repetition_penalty) == (5, 0.2, 1.5)
     assert (wanted.min_tokens, wanted.stop_token_ids, wanted.ignore_eos) == (1, (9,), True)
     assert (wanted.max_tokens, wanted.seed) == (7, 3)
-    assert submit.cache_salt == b"tenant"
+    assert submit.traits.cache_salt == b"tenant"
 
 
 async def test_a_top_k_of_minus_one_means_all(stage: Stage) -> None:

@@ -29,6 +29,7 @@ from wire.messages import (
 )
 from wire.reports import Report
 from wire.sampling import SamplingParams
+from wire.traits import RequestTraits
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -74,7 +75,7 @@ class RunningWorker:
                 num_prompt=len(prompt),
                 sampling=sampling,
                 destination=None if to is None else to.address,
-                cache_salt=str(attempt_id).encode(),
+                traits=RequestTraits(cache_salt=str(attempt_id).encode()),
             )
         )
 

@@ -47,9 +47,7 @@ class AttemptState:
             list(submit.tokens),
             submit.sampling,
             num_prompt=submit.num_prompt,
-            cache_salt=submit.cache_salt,
-            priority=submit.priority,
-            tenant=submit.tenant,
+            traits=submit.traits,
         )
         return AttemptState(
             sequence,

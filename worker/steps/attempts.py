@@ -97,7 +97,7 @@ class Attempts:
         if attempt_id in self._attempts or attempt_id in self.source_handoffs:
             return
         params = SamplingParams(max_tokens=1)
-        sequence = Sequence(attempt_id, list(message.tokens), params, cache_salt=message.cache_salt)
+        sequence = Sequence(attempt_id, list(message.tokens), params, traits=message.traits)
         if not self._engine.try_hold_cached(sequence):
             kept = Kept(attempt_id=attempt_id, cause="no block of it is cached here any more")
             self._outbox.to_router(router_id, kept)

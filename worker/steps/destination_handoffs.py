@@ -133,7 +133,7 @@ class DestinationHandoffs:
     def _try_grant(self, offer: Offer) -> DestinationHandoff | None:
         """Reserve blocks, those of the prefix that is here already included; None without room."""
         offered = OfferedSequence(
-            offer.tokens, offer.cache_salt, offer.layout.block_size, runs=not offer.prefix_only
+            offer.tokens, offer.traits, offer.layout.block_size, runs=not offer.prefix_only
         )
         reserved = self._engine.try_reserve(offered, self._num_granted)
         if reserved is None:
@@ -197,9 +197,7 @@ class DestinationHandoffs:
             [*offer.tokens, *commit.new_tokens],
             commit.sampling,
             num_prompt=commit.num_prompt,
-            cache_salt=offer.cache_salt,
-            priority=offer.priority,
-            tenant=offer.tenant,
+            traits=offer.traits,
         )
         sequence.blocks = list(adopt.blocks)
         sequence.num_computed = offer.num_tokens

@@ -95,9 +95,7 @@ class SourceHandoffs:
             content=self._content,
             router_id=attempt.router_id,
             deadline_s=self._config.handoff_deadline_s,
-            cache_salt=sequence.cache_salt,
-            priority=sequence.priority,
-            tenant=sequence.tenant,
+            traits=sequence.traits,
             prefix_only=attempt.prefix_only,
             grammar=sequence.sampling.grammar,
         )
