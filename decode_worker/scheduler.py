@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence as Seq
 
 from engine.runner import Slice
-from engine.schedule.chunk_budget import ChunkBudget
-from engine.schedule.policy import FreeCapacity, ScheduledTokens, in_turn
+from engine.schedule.chunk_budget import MIN_CHUNK_TOKENS, ChunkBudget
+from engine.schedule.policy import OVERTAKING_RATIO, FreeCapacity, ScheduledTokens, in_turn
 from engine.sequence import Sequence
+from wire.policy_traits import PolicyTraits
 from worker.config import WorkerConfig
 
 
@@ -28,28 +29,38 @@ class DecodePolicy:
         tpot_target_s: float | None = None,
     ) -> None:
         self._chunk_tokens = chunk_tokens
+        self._prefill_tokens = prefill_tokens
         self._max_sequences = max_sequences
         self._headroom_blocks = headroom_blocks
-        self._pace = ChunkBudget(tpot_target_s, at_first=prefill_tokens, most=chunk_tokens)
+        self._chunk_budget = ChunkBudget(tpot_target_s, at_first=prefill_tokens, most=chunk_tokens)
 
-    def admits(self, room: FreeCapacity, num_new_blocks: int) -> bool:
-        headroom = self._headroom_blocks * min(room.num_running, 8)
-        fits = num_new_blocks + headroom <= room.free_blocks
-        return room.num_running < self._max_sequences and fits
+    @property
+    def traits(self) -> PolicyTraits:
+        return PolicyTraits(
+            chunk_tokens=self._chunk_tokens,
+            mixed_chunk_tokens=self._prefill_tokens,
+            min_chunk_tokens=MIN_CHUNK_TOKENS,
+            overtaking_ratio=OVERTAKING_RATIO,
+        )
+
+    def admits(self, free: FreeCapacity, num_new_blocks: int) -> bool:
+        headroom = self._headroom_blocks * min(free.num_running, 8)
+        fits = num_new_blocks + headroom <= free.free_blocks
+        return free.num_running < self._max_sequences and fits
 
     def plan(self, running: Seq[Sequence]) -> list[ScheduledTokens]:
         decoding = [sequence for sequence in running if sequence.decoding]
-        shares = [ScheduledTokens(sequence, 1) for sequence in decoding]
+        scheduled = [ScheduledTokens(sequence, 1) for sequence in decoding]
         if len(decoding) == len(running):
-            return shares
+            return scheduled
         prompts = [sequence for sequence in running if not sequence.decoding]
         budget = self._chunk_tokens
         if decoding:
-            budget = self._pace.prompt_tokens(decoding, prompts[0])
-        return shares + in_turn(prompts, budget)
+            budget = self._chunk_budget.prompt_tokens(decoding, prompts[0])
+        return scheduled + in_turn(prompts, budget)
 
     def observe(self, slices: Seq[Slice], seconds: float) -> None:
-        self._pace.observe(slices, seconds)
+        self._chunk_budget.observe(slices, seconds)
 
 
 def make_policy(config: WorkerConfig) -> DecodePolicy:

@@ -70,6 +70,7 @@ class Machine:
             content="simulated",
             num_blocks=self.engine.pool.num_blocks,
             max_model_len=self.engine.runner.max_model_len,
+            policy=self.engine.policy.traits,
             transport="memory",
             process=ProcessRef("host", 1),
         )

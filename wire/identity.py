@@ -16,7 +16,8 @@ PROTOCOL_VERSION = 7
 4: workers count what they have done, and say where a sequence came from
 5: workers may have several ranks, and links a rank pair for each two of them
 6: answers that must follow a grammar may begin with a thought
-7: messages name their attempt by attempt_id, and carry a request's traits as one
+7: messages name their attempt by attempt_id, and carry a request's traits as one; a worker's card
+   tells how its policy schedules
 """
 
 

@@ -20,6 +20,7 @@ from wire.handoff import (
 )
 from wire.identity import PROTOCOL_VERSION, AttemptId, ProcessRef, Role, WorkerRef
 from wire.layout import KvLayout
+from wire.policy_traits import PolicyTraits
 from wire.reports import CacheEvents, LinkReport, Report
 from wire.sampling import SamplingParams, TokenLogprob
 from wire.traits import RequestTraits
@@ -41,8 +42,8 @@ class WorkerCard(msgspec.Struct, frozen=True, kw_only=True):
     num_blocks: int
     max_model_len: int
     """Of the model, or less as the worker is set; its blocks may hold less."""
-    chunk_tokens: int = 512
-    """Prompt tokens of a step, at most."""
+    policy: PolicyTraits
+    """How it schedules."""
     transport: str
     """Name of the transport; only equal ones can be connected."""
     process: ProcessRef

@@ -221,7 +221,7 @@ class Worker:
             content=self._content,
             num_blocks=self._engine.pool.num_blocks,
             max_model_len=runner.max_model_len,
-            chunk_tokens=self.config.chunk_tokens,
+            policy=self._policy.traits,
             transport=self._endpoint.transport_name,
             process=this_process(),
             metrics_address=self._metrics_address,

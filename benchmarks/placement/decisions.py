@@ -8,6 +8,8 @@ import time
 import msgspec
 import numpy as np
 
+from decode_worker.scheduler import DecodePolicy
+from prefill_worker.scheduler import PrefillPolicy
 from router.placing.ledger import Ledger, PromptHashes
 from router.placing.placement_request import Placement, PlacementRequest, Slo
 from wire.identity import AttemptId, ProcessRef, Role, WorkerRef
@@ -83,6 +85,7 @@ def _ledger(num_workers: int, draw: random.Random) -> Ledger:
         prompt_token_s=3e-5,
         prompt_pair_s=2e-9,
     )
+    policies = {Role.PREFILL: PrefillPolicy(), Role.DECODE: DecodePolicy()}
     for worker in range(num_workers):
         role = Role.PREFILL if worker % 2 else Role.DECODE
         card = WorkerCard(
@@ -95,6 +98,7 @@ def _ledger(num_workers: int, draw: random.Random) -> Ledger:
             content="c",
             num_blocks=30_000,
             max_model_len=200_000,
+            policy=policies[role].traits,
             transport="nixl",
             process=ProcessRef("host", 1),
         )

@@ -8,7 +8,7 @@ from engine.runner import Slice
 from engine.schedule.step_times import StepTimes, StepWork
 from engine.sequence import Sequence
 
-LEAST_TOKENS = 16
+MIN_CHUNK_TOKENS = 16
 """A prompt always advances, however long a step is without it."""
 
 
@@ -35,4 +35,4 @@ class ChunkBudget:
             return self._at_first
         work = StepWork(len(decoding), sum(sequence.num_computed for sequence in decoding))
         fits = self.times.prompt_tokens_within(work, prompt.num_computed, self._target_s)
-        return int(min(max(fits, LEAST_TOKENS), self._most))
+        return int(min(max(fits, MIN_CHUNK_TOKENS), self._most))

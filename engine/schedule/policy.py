@@ -10,6 +10,7 @@ import msgspec
 
 from engine.runner import Slice
 from engine.sequence import Sequence
+from wire.policy_traits import PolicyTraits
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +28,8 @@ class ScheduledTokens(msgspec.Struct, frozen=True, gc=False):
     count: int
 
 
-MUCH_SHORTER = 4
-"""A prompt that needs so many times less than the first may overtake it, on half of each step."""
+OVERTAKING_RATIO = 4
+"""A prompt with so many times fewer tokens left than the first one overtakes it, on half a step."""
 
 
 def in_turn(prompts: Seq[Sequence], budget: int) -> list[ScheduledTokens]:
@@ -44,7 +45,7 @@ def in_turn(prompts: Seq[Sequence], budget: int) -> list[ScheduledTokens]:
     first, *others = prompts
     most = first.num_uncomputed
     if most > budget and others:
-        short = [s for s in others if s.num_uncomputed * MUCH_SHORTER <= most]
+        short = [s for s in others if s.num_uncomputed * OVERTAKING_RATIO <= most]
         half = _one_by_one(sorted(short, key=lambda s: s.num_uncomputed), budget // 2)
         if half:
             return [ScheduledTokens(first, budget - sum(share.count for share in half)), *half]
@@ -63,6 +64,11 @@ def _one_by_one(prompts: Seq[Sequence], budget: int) -> list[ScheduledTokens]:
 
 class Policy(Protocol):
     """A pure scheduler: values in, values out."""
+
+    @property
+    def traits(self) -> PolicyTraits:
+        """What routers need to know to predict its steps."""
+        ...
 
     def admits(self, room: FreeCapacity, num_new_blocks: int) -> bool:
         """May the sequence at the head of the queue start, which needs that many new blocks?"""

@@ -16,10 +16,6 @@ from router.placing.placement_request import RequestSize
 
 RISK_BEGINS, RISK_WIDTH = 0.85, 0.3
 """Of a target: below the first nothing is at risk, beyond both together all is lost."""
-MUCH_SHORTER = 4
-"""Than those that wait; see engine.schedule.policy."""
-LEAST_CHUNK = 16
-"""Prompt tokens of a step, however long it takes without them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +74,12 @@ def estimate(table: FleetTable, work: RequestSize, hits: Hits, now: float) -> Co
     if hits.either is not hits.device:
         from_host = np.maximum(0.0, cached - hits.device)
         prompt_s = prompt_s + from_host * table.token_bytes / HOST_BYTES_PER_S
-    beside = table.chunk_beside
+    mixed_chunk = table.mixed_chunk_tokens
     if table.step_target_s.any():
         left = (table.step_target_s - running_s) / np.maximum(each_s, 1e-9)
-        within = np.minimum(np.maximum(left, LEAST_CHUNK), table.chunk_tokens)
-        beside = np.where(table.step_target_s > 0, within, beside)
-    chunk = np.where(num_decoding > 0, beside, table.chunk_tokens)
+        within = np.minimum(np.maximum(left, table.min_chunk_tokens), table.chunk_tokens)
+        mixed_chunk = np.where(table.step_target_s > 0, within, mixed_chunk)
+    chunk = np.where(num_decoding > 0, mixed_chunk, table.chunk_tokens)
     num_steps = np.ceil(uncached / chunk)
     prefill_s = prompt_s + num_steps * running_s
     queued_steps = table.queued_tokens / chunk
@@ -104,7 +100,7 @@ def estimate(table: FleetTable, work: RequestSize, hits: Hits, now: float) -> Co
         queued_steps=queued_steps,
         ttft_s=_overtaking(table, uncached, queue_s, prefill_s),
         step_s=running_s + growth_s,
-        mixed_s=running_s + growth_s + beside * each_s,
+        mixed_s=running_s + growth_s + mixed_chunk * each_s,
         interrupted_s=table.interruptions(now),
         growth_s=growth_s,
         num_decoding=num_decoding,
@@ -113,11 +109,11 @@ def estimate(table: FleetTable, work: RequestSize, hits: Hits, now: float) -> Co
 
 
 def _overtaking(table: FleetTable, uncached: Floats, queue_s: Floats, prefill_s: Floats) -> Floats:
-    """Until the end of a prompt; one that is much shorter than those that wait has half of each
-    step, as the workers' policies do it."""
-    usual = table.queued_tokens / np.maximum(1.0, table.num_prompts)
-    overtakes = uncached * MUCH_SHORTER <= usual
-    waits_s = np.where(overtakes, np.minimum(queue_s, prefill_s + queue_s / MUCH_SHORTER), queue_s)
+    """Seconds to the end of a prompt; one that is much shorter than those that wait has half of
+    each step."""
+    usual, ratio = table.queued_tokens / np.maximum(1.0, table.num_prompts), table.overtaking_ratio
+    overtakes = uncached * ratio <= usual
+    waits_s = np.where(overtakes, np.minimum(queue_s, prefill_s + queue_s / ratio), queue_s)
     until_s: Floats = waits_s + prefill_s
     return until_s
 

@@ -14,6 +14,7 @@ from router.placing.worker_load import WorkerLoad
 from wire.identity import Role, WorkerRef
 from wire.layout import KvLayout
 from wire.messages import WorkerCard
+from wire.policy_traits import PolicyTraits
 from wire.reports import LinkReport, StepCosts
 
 Floats = npt.NDArray[np.float64]
@@ -31,10 +32,14 @@ UNKNOWN_LINK = (1e-3, 5e9)
 """Latency in seconds and bytes per second of a way that nobody has measured yet."""
 HOST_BYTES_PER_S = 10e9
 """How fast blocks come back from a host tier."""
-DECODE_CHUNK_BESIDE = 128
-"""Prompt tokens of a decode worker's step beside decoding sequences, as its policy has it."""
 
-_EMPTY = {"block_size": 1, "chunk_tokens": 1, "chunk_beside": 1}
+_EMPTY = {
+    "block_size": 1,
+    "chunk_tokens": 1,
+    "mixed_chunk_tokens": 1,
+    "min_chunk_tokens": 1,
+    "overtaking_ratio": 1,
+}
 
 _Kind = tuple[str, KvLayout, str]
 
@@ -61,8 +66,10 @@ class FleetTable:
         self.prompt_token_s: Floats = np.zeros(num_rows)
         self.prompt_pair_s: Floats = np.zeros(num_rows)
         self.chunk_tokens: Floats = np.ones(num_rows)
-        """Of prompts, in a step without decoding sequences."""
-        self.chunk_beside: Floats = np.ones(num_rows)
+        """This and the next three: see wire.policy_traits.PolicyTraits."""
+        self.mixed_chunk_tokens: Floats = np.ones(num_rows)
+        self.min_chunk_tokens: Floats = np.ones(num_rows)
+        self.overtaking_ratio: Floats = np.ones(num_rows)
         self.step_target_s: Floats = np.zeros(num_rows)
         """What steps with prompts may take beside decoding sequences; 0 where nothing limits it."""
         self.queued_tokens: Floats = np.zeros(num_rows)
@@ -119,9 +126,8 @@ class FleetTable:
         self.capacity_tokens[row] = min(card.max_model_len, self.pool_tokens[row])
         self.token_bytes[row] = layout.token_bytes
         self.block_size[row] = layout.block_size
-        self.chunk_tokens[row] = self.chunk_beside[row] = card.chunk_tokens
-        if card.role is Role.DECODE:
-            self.chunk_beside[row] = min(DECODE_CHUNK_BESIDE, card.chunk_tokens)
+        for name in PolicyTraits.__struct_fields__:
+            getattr(self, name)[row] = getattr(card.policy, name)
         self.kind[row] = self._kind_of(card)
         drawn = hashlib.blake2b(str(card.ref).encode(), digest_size=8).digest()
         self.lot[row] = int.from_bytes(drawn, "big") | 1

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import grpc
 
+from decode_worker.scheduler import DecodePolicy
 from runtime.fleet import announce
 from runtime.session import SERVER_OPTIONS, Session, SessionClosed, SessionService
 from tests.router.tiny_model import EOS, MAX_MODEL_LEN
@@ -98,6 +99,7 @@ class FakeWorker:
             content=self.content,
             num_blocks=1000,
             max_model_len=self.max_model_len,
+            policy=DecodePolicy().traits,
             transport="memory",
             process=ProcessRef("host", 1),
             tokenizer=self.tokenizer,

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from decode_worker.scheduler import DecodePolicy
+from prefill_worker.scheduler import PrefillPolicy
 from router.placing.cost_model import Hits
 from router.placing.ledger import Ledger
 from wire.identity import ProcessRef, Role, WorkerRef
@@ -23,6 +25,9 @@ COSTS = StepCosts(
 )
 
 
+TRAITS = {Role.PREFILL: PrefillPolicy().traits, Role.DECODE: DecodePolicy().traits}
+
+
 def card(name: str, role: Role, **options: Any) -> WorkerCard:
     defaults: dict[str, Any] = {
         "address": "",
@@ -32,6 +37,7 @@ def card(name: str, role: Role, **options: Any) -> WorkerCard:
         "content": "c",
         "num_blocks": 20_000,
         "max_model_len": 200_000,
+        "policy": TRAITS[role],
         "transport": "nixl",
         "process": ProcessRef("host", 1),
     }

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prefill_worker.scheduler import PrefillPolicy
 from router.placing.placement_request import (
     Placement,
     PlacementRequest,
@@ -374,8 +375,8 @@ def test_a_worker_that_takes_more_of_prompts_in_a_step_makes_them_wait_for_fewer
         step_s=0.2, sequence_s=0.0, context_token_s=0.0, prompt_token_s=0.0, prompt_pair_s=0.0
     )
     made = scene(
-        ("short", P, {"chunk_tokens": 512, "told": told}),
-        ("long", P, {"chunk_tokens": 4096, "told": told}),
+        ("short", P, {"policy": PrefillPolicy(512).traits, "told": told}),
+        ("long", P, {"policy": PrefillPolicy(4096).traits, "told": told}),
         costs=long_steps,
     )
     found = made.ledger.place(need(single_token=True), made.hits, now=0.0)

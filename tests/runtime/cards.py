@@ -1,5 +1,6 @@
 """A worker that announces itself."""
 
+from decode_worker.scheduler import DecodePolicy
 from wire.identity import ProcessRef, Role, WorkerRef
 from wire.layout import KvLayout
 from wire.messages import WorkerCard
@@ -14,6 +15,7 @@ CARD = WorkerCard(
     content="c",
     num_blocks=1,
     max_model_len=1,
+    policy=DecodePolicy().traits,
     transport="memory",
     process=ProcessRef("host", 1),
 )

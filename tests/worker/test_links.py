@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from decode_worker.scheduler import DecodePolicy
 from kv_transfer.endpoints.endpoint import PeerPool, TellSpeed
 from kv_transfer.transports.probe import LinkSpeed
 from wire.identity import ProcessRef, Role, WorkerRef
@@ -31,6 +32,7 @@ CARD = WorkerCard(
     content="c",
     num_blocks=8,
     max_model_len=32,
+    policy=DecodePolicy().traits,
     transport="memory",
     process=ProcessRef("here", 1),
 )
