@@ -1,1 +1,2 @@
-"""Puts processes on machines: configuration, command line, Ray. No other room speaks Ray."""
+"""The cluster: configuration, command line, and starting processes on nodes. The only package that
+uses Ray."""

@@ -1,4 +1,4 @@
-"""The Ray actors: thin shells around a router and a worker. Ray carries control, never tokens."""
+"""Ray actors: thin shells around a router and a worker. Ray carries control, never tokens."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import threading
 import msgspec
 import ray
 
-from cluster.config import at_home
+from cluster.config import with_host
 from cluster.launcher import WorkerStatus
 from cluster.roles import make_worker
 from router.config import RouterConfig
@@ -31,9 +31,9 @@ class RouterActor:
     """Hosts one router. Settings and answers are JSON, so that Ray pickles bytes alone."""
 
     def start(self, settings: bytes) -> bytes:
-        """Returns `RouterAddresses`; raises what `RouterServer.start` raises."""
+        """Returns `RouterAddresses`. Raises the errors of `RouterServer.start`."""
         own = _node_address()
-        config = at_home(msgspec.json.decode(settings, type=RouterConfig), own)
+        config = with_host(msgspec.json.decode(settings, type=RouterConfig), own)
         start_logging("info", discreet=True)
         raise_descriptor_limit()
         self._loop = BackgroundLoop("router")
@@ -45,7 +45,7 @@ class RouterActor:
         return msgspec.json.encode(msgspec.structs.replace(addresses, fleet=fleet))
 
     def ping(self) -> None:
-        """An answer says that the process lives."""
+        """Liveness check: an answer means that the process lives."""
 
     def drain(self, timeout_s: float) -> None:
         self._loop.run(self._server.drain(timeout_s))
@@ -53,9 +53,9 @@ class RouterActor:
 
 
 class WorkerActor:
-    """Hosts one worker. Its methods run beside each other: `status` answers while `start` loads.
+    """Hosts one worker. Its methods run in parallel threads: `status` answers while `start` loads.
 
-    None of them may be a coroutine: Ray would run all of an actor that has one on one event loop.
+    No method may be a coroutine: Ray would run all methods of such an actor on one event loop.
     """
 
     def __init__(self) -> None:
@@ -63,15 +63,15 @@ class WorkerActor:
         self._lock = threading.Lock()
 
     def start(self, role: str, settings: bytes) -> None:
-        """Returns when routers may send work, or when that failed; see `status`."""
-        config = at_home(msgspec.json.decode(settings, type=WorkerConfig), _node_address())
+        """Returns when routers may send work, or when the start failed; `status` tells which."""
+        config = with_host(msgspec.json.decode(settings, type=WorkerConfig), _node_address())
         forward_start_lines(self._add_note)
         raise_descriptor_limit()
         self._loop = BackgroundLoop("worker")
         self._worker = make_worker(
             Role(role),
             config,
-            on_crash=_die,
+            on_crash=_exit_process,
             progress=Quarters(self._add_note).loaded,
         )
         try:
@@ -101,7 +101,8 @@ class WorkerActor:
 
 
 async def _start(worker: Worker) -> tuple[WorkerCard, asyncio.Task[None]]:
-    """Once routers may send work: its card, and what watches over its steps."""
+    """Start the worker. Returns its card, and the task that ends the process when its steps
+    stall."""
     card = await worker.start()
     watching = asyncio.create_task(end_when_held_up(worker.config.step_timeout_s))
     await worker.joined.wait()
@@ -109,12 +110,12 @@ async def _start(worker: Worker) -> tuple[WorkerCard, asyncio.Task[None]]:
 
 
 def _node_address() -> str:
-    """Of the node this runs on; loopback on a light Ray."""
+    """The address of this process's node; loopback on a light Ray."""
     own = ray.get_runtime_context().get_node_id()
     (address,) = [node["NodeManagerAddress"] for node in ray.nodes() if node["NodeID"] == own]
     return str(address)
 
 
-def _die(error: Exception) -> None:
-    """The engine is broken: end the process, so that every peer sees it at once."""
+def _exit_process(error: Exception) -> None:
+    """End the process, since its engine is broken: every peer notices at once."""
     os._exit(1)

@@ -1,8 +1,8 @@
-"""What a changed configuration changes in a cluster that runs: pure.
+"""Changes of configuration in a running cluster, as pure functions.
 
-`difference` tells it as a whole, and what cannot be changed. `next_step` tells what to do now: it
-is asked again and again, so that a change in the middle of another, or a worker that dies
-meanwhile, needs no more thought.
+`difference` compares two configurations and lists what needs a restart. `next_step` says what to
+start and drain now. It is called repeatedly with the current state, so a change in the middle of
+another, or a worker that dies meanwhile, needs no special case.
 """
 
 from __future__ import annotations
@@ -16,15 +16,17 @@ from cluster.pools import PoolConfig
 from router.config import RouterConfig, ServedModelConfig
 
 SameText = Callable[[str, str], bool]
-"""Whether two model directories turn text into the same tokens."""
-OF_THE_POOL = {"replicas", "placement", "keys"}
-"""Settings of a pool that its workers, once placed, do not know of."""
+"""Tells whether two model directories tokenize text alike."""
+POOL_ONLY_KEYS = {"replicas", "placement", "keys"}
+"""Settings of a pool that its workers do not see; a change of one replaces no worker."""
 RESTART = "restart the cluster to change it"
 
 
 class Difference(msgspec.Struct, frozen=True, kw_only=True):
-    """Names of workers, and the reasons why the new configuration cannot be had without a restart:
-    then nothing of it is."""
+    """The workers to add, drain and replace, by name.
+
+    If `refused` has reasons, the change needs a restart, and no part of it is applied.
+    """
 
     added: tuple[str, ...] = ()
     drained: tuple[str, ...] = ()
@@ -33,18 +35,18 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
 
     def __str__(self) -> str:
         kinds = {"adds": self.added, "drains": self.drained, "replaces": self.replaced}
-        told = [f"{verb} {', '.join(names)}" for verb, names in kinds.items() if names]
-        return "; ".join(told) or "concerns no worker"
+        lines = [f"{verb} {', '.join(names)}" for verb, names in kinds.items() if names]
+        return "; ".join(lines) or "concerns no worker"
 
 
-class HeldPlace(msgspec.Struct, frozen=True, kw_only=True):
-    """One place for a worker, as it is now."""
+class SlotState(msgspec.Struct, frozen=True, kw_only=True):
+    """The current state of one worker slot."""
 
     name: str
     is_current: bool
-    """Its worker has the settings that are wanted."""
+    """The worker runs with the settings that are wanted."""
     serves: bool
-    """Its worker is ready; not while it loads, or is dead."""
+    """The worker is ready, neither loading nor dead."""
 
 
 class RollingStep(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,39 +69,42 @@ def difference(
 
 
 def needs_replacing(running: PoolConfig, wanted: PoolConfig) -> bool:
-    """A worker with the settings of `running` has to be started anew to have those of `wanted`."""
+    """Whether a worker with the settings of `running` must be restarted to get those of
+    `wanted`."""
     return any(
         getattr(running, name) != getattr(wanted, name)
         for name in PoolConfig.__struct_fields__
-        if name not in OF_THE_POOL
+        if name not in POOL_ONLY_KEYS
     )
 
 
 def next_step(
-    wanted: Sequence[str], held: Sequence[HeldPlace], leaving: Collection[str]
+    wanted: Sequence[str], slots: Sequence[SlotState], leaving: Collection[str]
 ) -> RollingStep:
-    """`leaving` are draining; a place is free for another worker when the former has left it.
+    """The workers to start and to drain now; those in `leaving` drain already.
 
-    Workers with other settings than wanted are replaced one at a time, while all others serve;
-    those that do not serve yet, or no more, at once.
+    A slot is free for another worker when its former one has left. Workers with outdated settings
+    are replaced one at a time, while all others serve; those that do not serve are replaced at
+    once.
     """
-    names = {place.name for place in held}
+    names = {slot.name for slot in slots}
     start = tuple(name for name in wanted if name not in names and name not in leaving)
-    unwanted = [place.name for place in held if place.name not in wanted]
-    outdated = [place for place in held if place.name in wanted and not place.is_current]
-    idle = [place.name for place in outdated if not place.serves]
-    quiet = not (start or leaving or unwanted) and all(place.serves for place in held)
-    first = [place.name for place in outdated[:1]] if quiet else []
+    unwanted = [slot.name for slot in slots if slot.name not in wanted]
+    outdated = [slot for slot in slots if slot.name in wanted and not slot.is_current]
+    idle = [slot.name for slot in outdated if not slot.serves]
+    quiet = not (start or leaving or unwanted) and all(slot.serves for slot in slots)
+    first = [slot.name for slot in outdated[:1]] if quiet else []
     return RollingStep(start=start, drain=(*unwanted, *idle, *first))
 
 
 def _workers(config: ClusterConfig) -> dict[str, PoolConfig]:
-    """By name, in the order in which they start."""
+    """Pools by worker name, in start order."""
     return {f"{pool.name}-{index}": pool for pool, index in config.workers()}
 
 
 def _refusals(old: ClusterConfig, new: ClusterConfig, same_text: SameText) -> list[str]:
-    """Names of Ray's cluster and of ours, and whatever routers have from their start."""
+    """Reasons for a restart: the names of the Ray cluster and of ours, and settings that routers
+    read only at their start."""
     changed = [name for name in ("name", "num_routers") if getattr(old, name) != getattr(new, name)]
     changed += [
         f"ray.{name}"
@@ -136,7 +141,7 @@ def _router_refusals(old: RouterConfig, new: RouterConfig, same_text: SameText) 
 
 
 def _same_for_routers(one: ServedModelConfig | None, other: ServedModelConfig | None) -> bool:
-    """Apart from the directory: weights are exchanged under routers that go on."""
+    """Whether settings are equal but for the directory: new weights need no router restart."""
     if one is None or other is None:
         return False
     return msgspec.structs.replace(one, path="") == msgspec.structs.replace(other, path="")

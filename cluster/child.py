@@ -1,4 +1,4 @@
-"""A child process of the cluster, and what it has to say."""
+"""A child process of the cluster, its ready line and its log."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from pathlib import Path
 from cluster.errors import StartFailed
 from runtime.logs import START_LOGGERS
 
-WORTH_HEARING = re.compile(r" (WARNING|ERROR|CRITICAL) ")
-"""Of what a child logs; the rest is kept for its last words."""
-OF_ITS_START = re.compile(rf" INFO (?:{'|'.join(map(re.escape, START_LOGGERS))}): (.*)")
+SHOWN_LEVELS = re.compile(r" (WARNING|ERROR|CRITICAL) ")
+"""Log lines that are shown; all others are kept only to explain an exit."""
+START_LINE = re.compile(rf" INFO (?:{'|'.join(map(re.escape, START_LOGGERS))}): (.*)")
 ROOT = Path(__file__).resolve().parent.parent
 ERROR_MARK = "error: "
 
 
 class Child:
-    """A child process whose first line of output says that it serves, and where."""
+    """A child process. Its first line of output says that it serves, and at which addresses."""
 
     def __init__(
         self, name: str, arguments: list[str], environment: Mapping[str, str] | None = None
     ) -> None:
         self.name = name
         self.process = subprocess.Popen(
-            # -P: what lies in the user's directory is not imported in place of our packages.
+            # -P: modules in the user's directory must not shadow our packages.
             [sys.executable, "-P", "-m", *arguments, "--until-stdin-ends"],
-            stdin=subprocess.PIPE,  # which ends with this process, however that ends
+            stdin=subprocess.PIPE,  # closed when this process ends, for whatever reason
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C is for the parent, which then drains its children
+            start_new_session=True,  # Ctrl-C reaches the parent alone, which drains its children
             env={**os.environ, **(environment or {}), "PYTHONPATH": _python_path()},
         )
         self._ready: queue.Queue[bytes | None] = queue.Queue()
@@ -49,27 +49,30 @@ class Child:
             reader.start()
 
     def wait_ready(self, timeout_s: float) -> bytes | None:
-        """What it printed; None while it has not. Raises StartFailed, with why it ended."""
+        """The child's first line of output; None if it does not come within `timeout_s`.
+
+        Raises StartFailed, with the reason, when the child has ended.
+        """
         try:
             ready = self._ready.get(timeout=timeout_s)
         except queue.Empty:
             return None
         if ready is None:
-            raise StartFailed(self.last_words())
+            raise StartFailed(self.exit_reason())
         return ready
 
-    def last_words(self) -> str:
+    def exit_reason(self) -> str:
         self._readers[1].join(timeout=5)
         errors = [
             line.removeprefix(ERROR_MARK) for line in self._errors if line.startswith(ERROR_MARK)
         ]
         status = self.process.poll()
         if not errors and status == -signal.SIGKILL:
-            return "killed by SIGKILL"  # what it wrote before has nothing to do with it
+            return "killed by SIGKILL"  # earlier errors are not the reason
         return (errors or self._errors or [f"exit status {status}"])[-1]
 
     def stop(self, timeout_s: float) -> None:
-        """Terminate gently, then not."""
+        """Wait until the process ends, and kill it after `timeout_s`."""
         try:
             self.process.wait(timeout=timeout_s)
         except subprocess.TimeoutExpired:
@@ -94,16 +97,16 @@ class Child:
             for line in errors:
                 text = line.decode(errors="replace").rstrip()
                 self._errors = [*self._errors[-50:], text]
-                if (heard := worth_hearing(text)) is not None:
-                    with suppress(OSError):  # the terminal may be closed, the child is heard on
-                        sys.stderr.write(f"{self.name}   {heard}\n")
+                if (shown := shown_text(text)) is not None:
+                    with suppress(OSError):  # the terminal may be closed; reading goes on
+                        sys.stderr.write(f"{self.name}   {shown}\n")
 
 
-def worth_hearing(line: str) -> str | None:
-    """What a person should read of a line that a child logs; None for nothing."""
-    if of_start := OF_ITS_START.search(line):
-        return of_start[1]
-    return line if WORTH_HEARING.search(line) else None
+def shown_text(line: str) -> str | None:
+    """The text to show for a line of the child's log; None for lines that are not shown."""
+    if start_line := START_LINE.search(line):
+        return start_line[1]
+    return line if SHOWN_LEVELS.search(line) else None
 
 
 def _python_path() -> str:

@@ -1,4 +1,4 @@
-"""The command `tandem`, also as `python -m cluster`: hears signals before it loads anything."""
+"""The command `tandem`, also `python -m cluster`. Installs signal handlers before heavy imports."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from cluster.stop_signal import interrupt, leave_at_once, on_stop_signals
 
 
 def main() -> None:
-    """Loading takes a good part of a second, in which an interruption would be a traceback."""
+    """Check for shadowed packages, import the commands and run one.
+
+    Imports take most of a second; until they are done, a signal ends the process without a
+    traceback.
+    """
     on_stop_signals(leave_at_once)
     if (shadowed := find_shadowed()) is not None:
         sys.stderr.write(f"error: {shadowed}\n")

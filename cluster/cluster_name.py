@@ -1,7 +1,6 @@
-"""A Ray has one cluster of each name at a time: an actor of that name, while its driver lives.
+"""Cluster names on Ray: a named actor claims the name while its driver lives.
 
-Ray makes a named actor once, whoever asks first, and ends it with the job that made it, however
-that ends.
+Ray creates a named actor at most once, and ends it with the job that created it.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 
 class Holder(msgspec.Struct, frozen=True):
-    """Who runs a cluster. `submission_id` is of the Ray job, where there is one."""
+    """The process that runs a cluster. `submission_id` is set when a submitted Ray job runs it."""
 
     host: str
     process_id: int
@@ -35,7 +34,7 @@ class Holder(msgspec.Struct, frozen=True):
 
 
 class NameActor:
-    """Answers who has the name."""
+    """Holds a name, and tells who claimed it."""
 
     def __init__(self, holder: bytes) -> None:
         self._holder = holder
@@ -45,8 +44,10 @@ class NameActor:
 
 
 def claim(name: str) -> Any:
-    """The actor that holds the name as long as this process lives. Raises NameTaken; who is just
-    ending is waited for."""
+    """Claim the name for as long as this process lives; returns the actor that holds it.
+
+    Waits for a holder that is just ending. Raises NameTaken.
+    """
     deadline = time.monotonic() + ENDING_S
     while True:
         try:
@@ -59,7 +60,8 @@ def claim(name: str) -> Any:
 
 
 def _hold(name: str) -> Any:
-    here = ray.get_runtime_context().get_node_id()  # its node dies with us, and no earlier
+    # The actor runs on this process's node, and so never ends before it.
+    here = ray.get_runtime_context().get_node_id()
     options = {
         "name": name,
         "namespace": NAMESPACE,
@@ -80,14 +82,14 @@ def _this_process() -> Holder:
 
 
 def submission_id() -> str | None:
-    """Of the Ray job whose driver this is."""
+    """The id of the submitted Ray job whose driver this process is."""
     job = json.loads(os.environ.get(JOB_CONFIG, "{}"))
     found: str | None = job.get("metadata", {}).get("job_submission_id")
     return found
 
 
 def _holder(name: str) -> Holder | None:
-    """None when it ends just now."""
+    """The holder of the name; None when it is just ending."""
     try:
         answer = ray.get(ray.get_actor(name, NAMESPACE).holder.remote(), timeout=ANSWER_S)
     except (RayError, ValueError):
@@ -96,7 +98,8 @@ def _holder(name: str) -> Holder | None:
 
 
 def refusal(name: str, holder: Holder | None) -> str:
-    """Who has the name, and what to do; `holder` is None when it ends just now."""
+    """The message of NameTaken: who has the name, and what to do. `holder` is None if it is just
+    ending."""
     other = f"give this one another name: --set name={name}-2"
     if holder is None:
         return f"a cluster named {name!r} is ending on this Ray; try again in a moment, or {other}"

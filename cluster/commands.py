@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from cluster.config import ClusterConfig, load_config, parse_override
-from cluster.console import PatientConsole
+from cluster.console import TolerantConsole
 from cluster.errors import BadConfig, ClusterError
 from cluster.keys import keys_app
 from cluster.launcher import Launcher
@@ -31,7 +31,7 @@ app = typer.Typer(
     help="Serve a language model on two pools of workers, prefill and decode.",
 )
 app.add_typer(keys_app, name="key")
-console = PatientConsole(highlight=False, soft_wrap=True)
+console = TolerantConsole(highlight=False, soft_wrap=True)
 
 
 def _show_version(asked: bool) -> None:
@@ -41,7 +41,7 @@ def _show_version(asked: bool) -> None:
 
 
 def installed_version() -> str:
-    """Of the distribution; a directory that a Ray job was given has none."""
+    """The installed distribution's version; a directory uploaded by a Ray job has none."""
     try:
         return version(DISTRIBUTION)
     except PackageNotFoundError:
@@ -104,7 +104,7 @@ def up(
 ) -> None:
     """Start a cluster in the foreground; Ctrl-C or SIGTERM drains and stops it."""
     with _reporting_errors():
-        given = {
+        options = {
             "model": model,
             "ray.address": ray_address,
             "router.host": host,
@@ -112,19 +112,19 @@ def up(
             "router.grpc_port": grpc_port,
             "router.keys_file": keys,
         }
-        file = _watched_file(config, overrides, given) if reload else None
-        settings = _load(config, overrides, given)
+        file = _watched_file(config, overrides, options) if reload else None
+        settings = _load(config, overrides, options)
         for name, model_config in settings.models.items():
             console.print(f"serving [bold]{name}[/] from {model_config.path}")
         launcher = _launcher(settings, without_ray)
-        stop = StopSignal()  # after the launcher: connecting to Ray puts a handler of its own
+        stop = StopSignal()  # after the launcher, since Ray installs a handler when it connects
         with running(settings, launcher, console.print) as cluster:
-            stop.wait(0)  # who reads that it is ready may stop it
-            _invite(cluster)
+            stop.wait(0)  # a reader of "ready" may send the signal at once
+            _print_ready(cluster)
             while not stop.wait(WATCH_S):
                 cluster.watch()
                 if file is not None:
-                    _follow(file, cluster)
+                    _reload(file, cluster)
             console.print("draining: no new requests; those under way may end")
     console.print("stopped")
 
@@ -137,11 +137,11 @@ def demo(
     without_ray: WithoutRay = False,
 ) -> None:
     """Start a cluster, stream one chat, show what each stage took, stop."""
-    from cluster.demo import check_open, run_demo  # other commands need not wait for gRPC's stubs
+    from cluster.demo import check_no_auth, run_demo  # other commands need not import gRPC's stubs
 
     with _reporting_errors():
         settings = _load(config, overrides, {})
-        check_open(settings)
+        check_no_auth(settings)
         launcher = _launcher(settings, without_ray)
         StopSignal()
         with running(settings, launcher, console.print) as cluster:
@@ -152,27 +152,27 @@ def demo(
 def _load(
     path: str | None,
     overrides: list[str] | None,
-    given: Mapping[str, object],
+    options: Mapping[str, object],
 ) -> ClusterConfig:
-    return load_config(path, _values(overrides, given))
+    return load_config(path, _values(overrides, options))
 
 
-def _values(overrides: list[str] | None, given: Mapping[str, object]) -> dict[str, object]:
-    """Options of their own win over `--set`."""
-    values = {key: value for key, value in given.items() if value is not None}
+def _values(overrides: list[str] | None, options: Mapping[str, object]) -> dict[str, object]:
+    """The overrides by key. Options such as `--model` win over `--set`."""
+    values = {key: value for key, value in options.items() if value is not None}
     return {**dict(map(parse_override, overrides or [])), **values}
 
 
 def _watched_file(
-    path: str | None, overrides: list[str] | None, given: Mapping[str, object]
+    path: str | None, overrides: list[str] | None, options: Mapping[str, object]
 ) -> WatchedFile:
     if path is None:
         raise BadConfig("--reload reads a configuration file again: name one with -c")
-    return WatchedFile(path, _values(overrides, given))
+    return WatchedFile(path, _values(overrides, options))
 
 
-def _follow(file: WatchedFile, cluster: RunningCluster) -> None:
-    """What runs becomes like the file; a file that cannot be used changes nothing."""
+def _reload(file: WatchedFile, cluster: RunningCluster) -> None:
+    """Apply a changed file to the cluster; an invalid file changes nothing."""
     try:
         config = file.changed()
     except BadConfig as error:
@@ -199,7 +199,7 @@ def _launcher(config: ClusterConfig, without_ray: bool) -> Launcher:
     return launcher
 
 
-def _invite(cluster: RunningCluster) -> None:
+def _print_ready(cluster: RunningCluster) -> None:
     if cluster.config.num_routers == 0:
         console.print("[bold green]ready[/]   clients go to the routers that worker.routers names")
         return
@@ -218,22 +218,22 @@ def _invite(cluster: RunningCluster) -> None:
 
 
 class _reporting_errors:  # used like a function
-    """Turns what a user can mend into one readable line and exit status 2."""
+    """Turns errors that a user can fix into one readable line and exit status 2."""
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, ClusterError):
-            _complain(str(error))
+            _print_error(str(error))
             sys.exit(2)
         if isinstance(error, KeyboardInterrupt):
-            _complain("interrupted")
+            _print_error("interrupted")
             sys.stdout.flush()
-            os._exit(INTERRUPTED)  # a call into Ray that was left behind would hold the exit up
+            os._exit(INTERRUPTED)  # a pending call into Ray would block a normal exit
 
 
-def _complain(message: str) -> None:
-    PatientConsole(stderr=True, highlight=False, soft_wrap=True).print(
+def _print_error(message: str) -> None:
+    TolerantConsole(stderr=True, highlight=False, soft_wrap=True).print(
         f"error: {message}", markup=False
     )

@@ -1,4 +1,4 @@
-"""One YAML file, or none, to the settings of every process of a cluster."""
+"""The cluster's configuration: from one YAML file, or none, to the settings of every process."""
 
 from __future__ import annotations
 
@@ -21,60 +21,60 @@ from worker.config import RunnerKind, WorkerConfig
 MAX_WORKERS = 4096
 MAX_ROUTERS = 64
 AUTO_HOST = "auto"
-"""Where processes listen unless told otherwise: at their Ray node's address, else on loopback."""
+"""Default `host`: the address of the process's Ray node; loopback without Ray."""
 
 
 ProcessConfig = TypeVar("ProcessConfig", RouterConfig, WorkerConfig)
 
 
 class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Everything. In the file, `worker` settings hold for all pools; a pool's own win.
+    """The whole configuration. `worker` settings apply to all pools; a pool's own settings win.
 
-    One model is written short: `model`, `model_name`, and its pools `prefill` and `decode`. Several
-    are `models`, by name, each a directory or settings with a `path`; and `pools`, by name, each
-    with its `role` and `model`. See cluster.pools.
+    The short form is for one model: `model`, `model_name`, and the pools `prefill` and `decode`.
+    The long form has `models`, by name, each a directory or settings with a `path`, and `pools`, by
+    name, each with its `role` and `model`. See cluster.pools.
     """
 
     name: str = "tandem"
-    """Of this cluster: a Ray has one of each name at a time."""
+    """Name of the cluster, unique among the clusters on one Ray."""
     tls: MutualTls | None = None
-    """Certificates of every process, for all that they say to each other; None: without TLS."""
+    """Certificates of every process for internal connections (mutual TLS); None: without TLS."""
     router: RouterConfig
-    """Of every router."""
+    """Settings of every router."""
     num_routers: int = 1
-    """Router processes on one machine, behind the same ports: more requests than one core can
-    serve. Connections are shared out among them, so clients of gRPC want several each.
-    0 where routers run elsewhere, as `worker.sessions.routers` says."""
+    """Number of router processes behind the same ports, for more requests than one core can serve.
+    Connections are balanced among them, so a gRPC client should open several. 0 if routers run
+    elsewhere, at the addresses in `worker.routers`."""
     pools: tuple[PoolConfig, ...] = ()
     ray: RayConfig = RayConfig()
-    """Unused with `--without-ray`."""
+    """Settings for Ray; unused with `--without-ray`."""
     start_timeout_s: float = 600.0
-    """How long all workers together may take to load and to join the router."""
+    """Time in which all workers must load and join the routers."""
     drain_timeout_s: float = 30.0
-    """How long requests may take to end when the cluster is stopped, unless `router` or `worker`
-    says otherwise for its own."""
+    """Time for running requests to end when the cluster stops, unless `router` or `worker` sets its
+    own."""
 
     @property
     def models(self) -> dict[str, ServedModelConfig]:
-        """By name."""
+        """The served models, by name."""
         return self.router.models
 
     def pool(self, name: str) -> PoolConfig:
-        """Raises KeyError."""
+        """The pool of that name. Raises KeyError."""
         return {pool.name: pool for pool in self.pools}[name]
 
     def pools_of(self, model: str) -> list[PoolConfig]:
         return [pool for pool in self.pools if pool.model == model]
 
     def workers(self) -> list[tuple[PoolConfig, int]]:
-        """In the order in which they start: all pools grow evenly, so that each finds room near
-        the others."""
+        """(pool, index) of each worker in start order: pools grow evenly, so that pairs find nearby
+        nodes."""
         all_of_them = [(pool, index) for pool in self.pools for index in range(pool.replicas)]
         return sorted(all_of_them, key=lambda it: it[1] / it[0].replicas)
 
 
-def at_home(config: ProcessConfig, address: str) -> ProcessConfig:
-    """The settings of a process that listens at `address` where it was not told another."""
+def with_host(config: ProcessConfig, address: str) -> ProcessConfig:
+    """The settings with `host` set to `address`, unless the configuration names a host."""
     if config.host != AUTO_HOST:
         return config
     return msgspec.structs.replace(config, host=address)
@@ -85,8 +85,8 @@ def load_config(
 ) -> ClusterConfig:
     """Read `path`, apply dotted overrides such as {"prefill.replicas": 2}, and check everything.
 
-    At last `find` gives the directory of each model, which may be on a hub. Raises BadConfig, which
-    names the file, the key, and the one that was probably meant.
+    Finally `find` maps each model's path to its directory; it may download from a hub. Raises
+    BadConfig, which names the file, the key, and a similar key that was probably meant.
     """
     tree = _read(path) if path is not None else {}
     try:
@@ -115,7 +115,8 @@ def _from_tree(tree: dict[str, Any], overrides: dict[str, Any]) -> ClusterConfig
 
 
 def _with_directories(config: ClusterConfig, find: Callable[[str], str]) -> ClusterConfig:
-    """What processes read: absolute, for those that Ray starts have another working directory."""
+    """Replace models' paths by absolute directories, since processes on Ray have another working
+    directory."""
     replace = msgspec.structs.replace
     models = {name: replace(model, path=find(model.path)) for name, model in config.models.items()}
     pools = [
@@ -126,7 +127,7 @@ def _with_directories(config: ClusterConfig, find: Callable[[str], str]) -> Clus
 
 
 def parse_override(text: str) -> tuple[str, Any]:
-    """`key.path=value`, the value in YAML. Raises BadConfig."""
+    """Parse `key.path=value`, with the value in YAML. Raises BadConfig."""
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise BadConfig(f"--set {text!r}: write it as key.path=value")
@@ -163,7 +164,7 @@ def _override(tree: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _first_name(node: dict[str, Any], key: str) -> tuple[str, str, str]:
-    """Up to the first dot; names of models may have dots themselves, if the file has them."""
+    """Split a key at its first dot; names of models in the file may contain dots themselves."""
     with_dots = [name for name in node if "." in str(name) and f"{key}.".startswith(f"{name}.")]
     if not with_dots:
         return key.partition(".")
@@ -172,7 +173,7 @@ def _first_name(node: dict[str, Any], key: str) -> tuple[str, str, str]:
 
 
 def _compose(tree: dict[str, Any], models: dict[str, ServedModelConfig]) -> dict[str, Any]:
-    """Give the routers what is said once; returns what of it is for every worker."""
+    """Copy top-level settings into the router's section; returns the defaults of every worker."""
     router = mapping(tree, "router")
     if "models" in router:
         raise BadConfig("router.models: write models instead")
@@ -191,7 +192,7 @@ def _compose(tree: dict[str, Any], models: dict[str, ServedModelConfig]) -> dict
 
 
 def _make_absolute(tree: dict[str, Any], *keys: str) -> None:
-    """Processes that Ray starts have another working directory."""
+    """Make paths absolute, since processes on Ray have another working directory."""
     for key in keys:
         if isinstance(tree.get(key), str):
             tree[key] = str(Path(tree[key]).absolute())

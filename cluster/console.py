@@ -1,4 +1,4 @@
-"""The terminal, which may be closed while a cluster drains."""
+"""A terminal that may be closed while a cluster drains."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 from rich.console import Console
 
 
-class PatientConsole(Console):
-    """What cannot be written any more is no reason to stop what is under way."""
+class TolerantConsole(Console):
+    """A console that ignores write errors: a closed terminal must not interrupt draining."""
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """As Console.print."""
+        """Print like Console.print, and ignore a closed terminal."""
         with suppress(OSError):
             super().print(*objects, **options)

@@ -1,4 +1,4 @@
-"""What the configuration asks of nodes, for each kind of process."""
+"""Resource demands: the node resources that each kind of process requests."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from cluster.placement import Demand, Pairing
 from cluster.pools import ROUTER, PoolConfig
 
 ACCELERATOR_SHARE = 0.001
-NOTHING = {"CPU": 0.001}
-"""A bundle must have something in it."""
+EMPTY_BUNDLE = {"CPU": 0.001}
+"""Placeholder for a process without demands, since Ray refuses empty bundles."""
 
 
 def worker_demand(pool: PoolConfig) -> Demand:
-    """One bundle: Ray never divides it among nodes, so a worker's GPUs are all on one."""
+    """The demand of one worker: a single bundle, which Ray never splits, so its GPUs share a
+    node."""
     bundle = {"CPU": pool.num_cpus, "GPU": pool.num_gpus, **pool.resources}
     if pool.accelerator_type is not None:
         bundle[f"accelerator_type:{pool.accelerator_type}"] = ACCELERATOR_SHARE
-    return Demand(pool.name, _positive(bundle) or NOTHING, pool.labels, pool.placement)
+    return Demand(pool.name, _positive(bundle) or EMPTY_BUNDLE, pool.labels, pool.placement)
 
 
 def router_demand(config: ClusterConfig) -> Demand:
@@ -26,13 +27,15 @@ def router_demand(config: ClusterConfig) -> Demand:
 
 
 def pairing(config: ClusterConfig, model: str) -> Pairing | None:
-    """Of the pools of one model, for KV blocks go between no others. None where all links between
-    nodes are alike."""
+    """The pools of one model as a pairing, since KV blocks go between them alone.
+
+    None when `ray.near` is not set: all links between nodes count as alike.
+    """
     if config.ray.near is None:
         return None
     return Pairing(
         near=config.ray.near,
-        shares={pool.name: worker_demand(pool) for pool in config.pools_of(model)},
+        demands={pool.name: worker_demand(pool) for pool in config.pools_of(model)},
         replicas={pool.name: pool.replicas for pool in config.pools_of(model)},
     )
 

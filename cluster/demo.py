@@ -1,4 +1,5 @@
-"""One streamed chat through a fresh cluster, and a table of where its time went."""
+"""The command `tandem demo`: streams one chat through a fresh cluster, then prints a table of its
+latency."""
 
 from __future__ import annotations
 
@@ -20,8 +21,8 @@ NUM_CONTEXT_LINES = 40
 TIMEOUT_S = 120.0
 
 
-def check_open(config: ClusterConfig) -> None:
-    """Raises BadConfig for doors at which the demo has nothing to show."""
+def check_no_auth(config: ClusterConfig) -> None:
+    """Raises BadConfig if the public servers need a key or TLS, which the demo does not have."""
     if config.router.keys_file is not None or config.router.door_tls is not None:
         raise BadConfig(
             "the demo has no key and no certificate: leave out router.keys_file and "
@@ -30,7 +31,8 @@ def check_open(config: ClusterConfig) -> None:
 
 
 def run_demo(cluster: RunningCluster, prompt: str, console: Console) -> None:
-    """Stream the answer to `prompt`, put after some lines of code to read, and print the table."""
+    """Stream the answer to `prompt`, preceded by some lines of code as context, and print the
+    table."""
     with grpc.insecure_channel(cluster.addresses.grpc) as channel:
         stub = rpc.InferenceStub(channel)  # type: ignore[no-untyped-call]
         console.print(f"\n[bold]you[/]    ({NUM_CONTEXT_LINES} lines of textwrap.dedent)")
@@ -42,7 +44,8 @@ def run_demo(cluster: RunningCluster, prompt: str, console: Console) -> None:
 
 
 def _chat(prompt: str, model: str) -> pb.GenerateRequest:
-    """The context makes the prompt long enough for its KV cache to leave in several chunks."""
+    """A request whose context makes the prompt long enough for several prefill chunks and
+    transfers."""
     context = inspect.getsource(textwrap.dedent).splitlines()[:NUM_CONTEXT_LINES]
     content = "\n".join(["Here is some code.", "", *context, "", prompt])
     return pb.GenerateRequest(

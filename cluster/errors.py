@@ -2,15 +2,15 @@
 
 ClusterError
 ├── BadConfig       a configuration file or override; names the key's path
-├── NameTaken       another cluster of this name runs; says who runs it and how to end it
-└── StartFailed     a process that could not be placed or did not start; names it and the cause
+├── NameTaken       another cluster of this name runs; names its process and how to end it
+└── StartFailed     a process could not be placed or did not start; names it and the cause
 """
 
 from __future__ import annotations
 
 
 class ClusterError(Exception):
-    """Anything that keeps a cluster from running."""
+    """Base of all errors that keep a cluster from running."""
 
 
 class BadConfig(ClusterError):

@@ -1,4 +1,4 @@
-"""Models by their name on a hub, `org/name` or `org/name@revision`: fetched once, then cached."""
+"""Models on a hub, named `org/name` or `org/name@revision`: downloaded once, then cached."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from cluster.interruptible import call_interruptibly
 _NAME = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w./-]+))?")
 NEEDED = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.txt", "*.model")
 NOT_NEEDED = ("original/*", "onnx/*", "openvino/*", "metal/*", "consolidated*", "*.pth")
-"""Other forms of the same weights; "*" also matches "/"."""
+"""Other formats of the same weights; "*" also matches "/"."""
 
 
 def served_name(path: str) -> str:
-    """What clients call a model for which nobody chose a name: of a directory its last part."""
+    """The default name of a served model: the hub's name, or the last part of the directory."""
     found = _NAME.fullmatch(path)
     return found[1] if found and not Path(path).exists() else Path(path).name
 
@@ -23,9 +23,9 @@ def served_name(path: str) -> str:
 def find_model(path: str) -> str:
     """The absolute directory of a model on this machine: the path itself, or a hub's snapshot.
 
-    The hub is that of HF_ENDPOINT, the cache that of HF_HOME, the token that of HF_TOKEN or
-    `hf auth login`. Without a network, or with HF_HUB_OFFLINE=1, what is in the cache is served.
-    What is neither is returned as it is. Raises BadConfig when the hub does not give it.
+    The hub is HF_ENDPOINT, the cache HF_HOME, the token HF_TOKEN or that of `hf auth login`.
+    Without a network, or with HF_HUB_OFFLINE=1, the cached snapshot is used. A path that is neither
+    a directory nor a hub's name is returned unchanged. Raises BadConfig when the download fails.
     """
     directory = Path(path).expanduser()
     if directory.is_dir():
@@ -35,7 +35,7 @@ def find_model(path: str) -> str:
 
 
 def _fetch(repository: str, revision: str | None) -> str:
-    from huggingface_hub import constants, snapshot_download  # half a second that others save
+    from huggingface_hub import constants, snapshot_download  # this import takes half a second
     from huggingface_hub.errors import HFValidationError, IncompleteSnapshotError
 
     def fetch() -> str:
@@ -54,7 +54,7 @@ def _fetch(repository: str, revision: str | None) -> str:
 
 
 def _cause(error: Exception, repository: str, revision: str | None) -> str:
-    """With what to do about it."""
+    """The reason for a failed download, and what to do about it."""
     from huggingface_hub import errors
 
     if isinstance(error, errors.GatedRepoError):

@@ -1,4 +1,4 @@
-"""Calls into libraries that hear no signal until they return."""
+"""Calls into libraries that block signal handlers until they return."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from concurrent.futures import Future
 from typing import TypeVar
 
 T = TypeVar("T")
-LOOK_EVERY_S = 0.2
-"""Python runs signal handlers between two waits."""
+POLL_S = 0.2
+"""Poll interval of the waiting thread: Python runs signal handlers between two waits."""
 
 
 def call_interruptibly(work: Callable[[], T]) -> T:
-    """What `work` returns or raises, from a thread: a KeyboardInterrupt of this one does not wait
-    for it, and leaves it behind.
+    """Run `work` in a thread; returns its result or raises its error.
 
-    `work` must start no process that dies with the thread that made it, as Ray's own do.
+    A KeyboardInterrupt in the calling thread takes effect at once and abandons the call. `work`
+    must not start processes that die with the thread that created them, as Ray's do.
     """
     done: Future[T] = Future()
 
@@ -29,5 +29,5 @@ def call_interruptibly(work: Callable[[], T]) -> T:
     thread = threading.Thread(target=run, name="interruptible call", daemon=True)
     thread.start()
     while thread.is_alive():
-        thread.join(LOOK_EVERY_S)
+        thread.join(POLL_S)
     return done.result()

@@ -1,4 +1,5 @@
-"""What is wrong with a key, in words: where it stands, and which one was probably meant."""
+"""Error messages for configuration keys: the whole path, and a similar key that was probably
+meant."""
 
 from __future__ import annotations
 
@@ -18,25 +19,25 @@ _UNKNOWN = re.compile(r"unknown field `(.*?)`")
 def explain_key_error(
     error: msgspec.ValidationError, kind: type, keys: str = "", also: Iterable[str] = ()
 ) -> str:
-    """The error of decoding a part of the configuration, with the whole path of the key.
+    """The message for an error in one section of the configuration, with the key's whole path.
 
     Args:
-        error: Of decoding a `kind`.
-        keys: Where that part stands; "" for the whole.
-        also: Further names that may stand in `kind` itself.
+        error: Raised when a `kind` was decoded.
+        keys: Path of the section; "" for the whole configuration.
+        also: Further keys that `kind` accepts.
     """
     text, path = str(error), ""
     if found := _PATH.search(text):
         text, path = text[: found.start()], found[1]
-    stands = f".{keys}{path}" if keys else path
-    told = f"{text} - at `${stands}`"
+    whole_path = f".{keys}{path}" if keys else path
+    message = f"{text} - at `${whole_path}`"
     if unknown := _UNKNOWN.search(text):
-        told += _suggestion(unknown[1], [*_names_at(kind, path), *([] if path else also)])
-    return told
+        message += _suggestion(unknown[1], [*_names_at(kind, path), *([] if path else also)])
+    return message
 
 
 def name_origin(text: str, path: str | None, overrides: Mapping[str, Any]) -> str:
-    """The override that an error is about, or else the file, before its text."""
+    """The error's text, prefixed with the override that caused it, or else with the file."""
     for key, value in overrides.items():
         parent, _, name = key.rpartition(".")
         if f"`$.{key}`" in text or (f"field `{name}`" in text and f"`$.{parent}`" in text):
@@ -50,7 +51,7 @@ def _suggestion(unknown: str, known: list[str]) -> str:
 
 
 def _names_at(kind: Any, path: str) -> list[str]:
-    """The fields of the struct to which the path leads; none if it is no struct."""
+    """The fields of the struct at the path; empty if there is no struct."""
     for name in path.replace("[...]", "").split(".")[1:]:
         fields = {it.encode_name: it.type for it in msgspec.structs.fields(kind)}
         kind = _struct_in(fields.get(name))
@@ -58,7 +59,7 @@ def _names_at(kind: Any, path: str) -> list[str]:
 
 
 def _struct_in(kind: Any) -> Any:
-    """The struct of `Struct | None`, `dict[str, Struct]` and their kind."""
+    """The struct inside a type such as `Struct | None` or `dict[str, Struct]`."""
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         return kind
     if isinstance(kind, types.UnionType) or typing.get_origin(kind) is not None:

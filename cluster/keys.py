@@ -1,4 +1,4 @@
-"""`tandem key`: makes API keys. A key is shown once, and only its hash is kept."""
+"""The command `tandem key`: creates API keys. A key is shown once; only its hash is stored."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ keys_app = typer.Typer(no_args_is_help=True, help="API keys for the doors of a r
 
 @keys_app.callback()
 def _commands() -> None:
-    """Makes `new` a command of its own."""
+    """Make `new` a subcommand."""
 
 
 @keys_app.command()
@@ -26,7 +26,7 @@ def new(
         Path | None, typer.Option(help="Add it to this file, and print nothing but the key.")
     ] = None,
 ) -> None:
-    """Draw a key: it is shown this once; the file holds its hash."""
+    """Create an API key. It is shown only once; the file stores its hash."""
     try:
         check_name(name)
         key, line = _draw(name)
@@ -48,7 +48,10 @@ def _draw(name: str) -> tuple[str, str]:
 
 
 def _add(file: Path, name: str, line: str) -> None:
-    """Only for its owner to read. Raises BadConfig when the file is none, or has the name."""
+    """Append the line to the file, readable only by its owner.
+
+    Raises BadConfig if the file is not a key file or has that name already.
+    """
     before = ""
     if file.exists():
         if name in read_keys(str(file)).names:

@@ -1,4 +1,4 @@
-"""Ray's label selectors: which nodes they mean."""
+"""Ray's label selectors: which nodes they match."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ _SELECTOR = re.compile(rf"(!?)(?:in\(({_VALUE}(?:, ?{_VALUE})*)\)|({_VALUE}))")
 
 
 def is_selector(text: str) -> bool:
-    """Whether Ray takes it: "a", "!a", "in(a, b)" or "!in(a, b)"."""
+    """Whether the text is a selector of Ray: "a", "!a", "in(a, b)" or "!in(a, b)"."""
     return _SELECTOR.fullmatch(text) is not None
 
 
 def matches(wanted: Mapping[str, str], labels: Mapping[str, str]) -> bool:
-    """Whether a node with these labels is meant. A label that is missing is no value at all."""
+    """Whether a node's labels match all selectors. A missing label equals no value."""
     return all(_matches(selector, labels.get(key)) for key, selector in wanted.items())
 
 

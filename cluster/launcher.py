@@ -1,4 +1,4 @@
-"""What starts and watches the processes of a cluster: Ray actors, or plain child processes."""
+"""The launcher's interface: starts the processes of a cluster, as Ray actors or child processes."""
 
 from __future__ import annotations
 
@@ -12,75 +12,76 @@ from router.config import RouterAddresses, RouterConfig
 from worker.config import WorkerConfig
 
 ROUTER_START_S = 300.0
-"""How long a router may take to start. A few seconds are usual; on a busy machine, where Ray has
-yet to start a process and to unpack the job's files for it, they become minutes."""
+"""Timeout for a router's start. A few seconds are usual; a busy machine, where Ray must first start
+a process and unpack the job's files, can take minutes."""
 
 
 class WorkerStatus(msgspec.Struct, frozen=True):
-    """How far a worker has come. `address` is set when it is ready, `error` when it failed."""
+    """Progress of a worker's start. `address` is set when it is ready, `error` when it failed."""
 
     notes: tuple[str, ...] = ()
-    """What it had to say of its start so far."""
+    """Log lines of the start so far."""
     address: str | None = None
     process_id: int | None = None
     error: str | None = None
     waits_for: str | None = None
-    """What keeps it from being placed."""
+    """The resources that are missing, while the worker waits to be placed."""
 
 
 class RunningProcess(Protocol):
-    """Something that was launched. None of its methods takes longer than a second or raises."""
+    """A launched process. No method takes longer than a second or raises."""
 
     name: str
 
     def drain(self, timeout_s: float) -> None:
-        """Begin to drain and then to stop."""
+        """Begin to drain; the process then stops by itself."""
         ...
 
     def wait_stopped(self, timeout_s: float) -> None:
-        """Wait for the end, and enforce it when the time is over."""
+        """Wait until the process has ended, and kill it after `timeout_s`."""
         ...
 
 
 class RunningRouter(RunningProcess, Protocol):
-    """A router that was launched, and may still load."""
+    """A launched router, which may still be loading."""
 
     fleet: str
-    """host:port where workers announce themselves, from now on: it will listen there."""
+    """host:port where workers will reach it; known before the router listens."""
 
     @property
     def addresses(self) -> RouterAddresses:
-        """Once it listens. Raises StartFailed."""
+        """The router's addresses, once it listens. Raises StartFailed."""
         ...
 
     def error(self) -> str | None:
-        """Why it has died; None while it lives."""
+        """The reason of its death; None while it lives."""
         ...
 
 
 class RunningWorker(RunningProcess, Protocol):
-    """A worker that was launched, and may still load."""
+    """A launched worker, which may still be loading."""
 
     def status(self) -> WorkerStatus: ...
 
     def has_stopped(self) -> bool:
-        """After `drain`: nothing of it is left to wait for."""
+        """Whether the worker has ended after `drain`."""
         ...
 
 
 class Launcher(Protocol):
-    """Raises StartFailed for whatever keeps a process from starting."""
+    """Starts processes. Methods raise StartFailed when a process cannot start."""
 
     def start_router(self, name: str, config: RouterConfig) -> RunningRouter:
-        """Returns when it is known where workers find it."""
+        """Start a router; returns as soon as its address for workers is known."""
         ...
 
     def start_worker(self, pool: PoolConfig, name: str, config: WorkerConfig) -> RunningWorker:
-        """Of this pool, with the pool's `worker` settings made its own."""
+        """Start a worker of the pool; `config` is the pool's `worker` settings with this worker's
+        name."""
         ...
 
     def adopt(self, config: ClusterConfig) -> None:
-        """What is started from now on is of this configuration."""
+        """Use this configuration for all later starts."""
         ...
 
     def close(self) -> None: ...

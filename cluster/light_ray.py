@@ -1,4 +1,4 @@
-"""A Ray of this process's own, for a cluster on one machine."""
+"""A light Ray: started by this process, for a cluster on one machine."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ LOGS = "/tmp/ray/session_latest/logs"
 def start_light_ray(init: Callable[..., Any] = ray.init, **options: Any) -> None:
     """Start Ray without a dashboard, on loopback only.
 
-    Ray takes 127.0.0.1 for a name of the machine's other address, and listens everywhere, unless
-    clusters of several machines are switched off, as they are on macOS. Its children are told by
-    the environment.
+    Ray replaces 127.0.0.1 by another address of the machine, and listens on all of them, unless
+    clusters of several machines are disabled, as they are on macOS. An environment variable
+    disables them in Ray's child processes too.
 
-    On a busy machine Ray's own processes may not find each other in the time that it gives them
-    (30 s), or meet on a port; what did start is ended then, and Ray is started anew.
+    On a busy machine Ray's own processes may not find each other within Ray's 30 s, or two may
+    choose the same port; all of them are then killed, and Ray is started again.
 
     Args:
-        init: What starts it.
-        options: For it, beyond those above.
+        init: Starts Ray.
+        options: Further options for `init`.
 
     Raises:
         StartFailed: It did not start in `ATTEMPTS` attempts.
@@ -47,7 +47,7 @@ def start_light_ray(init: Callable[..., Any] = ray.init, **options: Any) -> None
             _end(_children() - before)
             raise
         except (TypeError, ValueError):
-            raise  # an option that it does not take is none the next time either
+            raise  # an invalid option is no better the second time
         except Exception as error:  # Ray raises nothing narrower
             ray.shutdown()
             _end(_children() - before)
@@ -59,7 +59,7 @@ def start_light_ray(init: Callable[..., Any] = ray.init, **options: Any) -> None
 
 
 def _children(threads: Path = Path("/proc/self/task")) -> set[int]:
-    """Of all threads of this process; one may end while it is asked."""
+    """Ids of the child processes of all threads; a thread may end meanwhile."""
     found: set[int] = set()
     for thread in threads.iterdir():
         with suppress(FileNotFoundError, ProcessLookupError):

@@ -1,8 +1,8 @@
-"""On which node of a Ray a process should run: values in, values out.
+"""Node placement on Ray, as pure functions.
 
-Ray places what it is asked for wherever there is room. Which of several nodes is the right one
-depends on the others of this cluster, so that is decided here, one process after the other: a
-replacement finds its node by the same rules.
+Ray places a request wherever resources are free. The best of several nodes depends on the cluster's
+other processes, so it is chosen here, one process at a time; a replacement finds its node by the
+same rules.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ ROUNDING = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One that lives. `free` may be late to tell what was taken last."""
+    """A live node. `free` may lag behind the latest placements."""
 
     node_id: str
     address: str
@@ -30,7 +30,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What a process of one kind wants: of a pool, by its name, or "router"."""
+    """The resources that a process of one kind needs. `kind` is a pool's name, or "router"."""
 
     kind: str
     bundle: Amounts
@@ -40,7 +40,7 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """A process of this cluster that has its room."""
+    """A placed process of this cluster."""
 
     demand: Demand
     node_id: str
@@ -48,14 +48,14 @@ class Placed:
 
 @dataclass(frozen=True, slots=True)
 class Pairing:
-    """Kinds that are to be near each other: on nodes with one value of the label `near`."""
+    """Kinds to place near each other: on nodes with the same value of the label `near`."""
 
     near: str
-    shares: Mapping[str, Demand]
+    demands: Mapping[str, Demand]
     replicas: Mapping[str, int]
 
     def domain(self, node: Node) -> str:
-        """A node without the label is near itself alone."""
+        """The value of the label; a node without the label is a domain of its own."""
         return node.labels.get(self.near, node.node_id)
 
 
@@ -66,39 +66,42 @@ def ranked(
     pairing: Pairing | None = None,
     home: str | None = None,
 ) -> list[Node]:
-    """The nodes that have room for it, best first. Among equals the node `home` is the best."""
-    rooms = _FreeNodes(nodes, placed)
-    open_nodes = [node for node in nodes if _may(demand, node, placed) and rooms.fit(demand, node)]
-    paired = pairing if pairing is not None and demand.kind in pairing.shares else None
+    """The nodes that can take the process, best first. Ties go to the node `home`."""
+    free = _FreeResources(nodes, placed)
+    open_nodes = [
+        node for node in nodes if _is_allowed(demand, node, placed) and free.fit(demand, node)
+    ]
+    paired = pairing if pairing is not None and demand.kind in pairing.demands else None
 
     def key(node: Node) -> tuple[object, ...]:
-        far = () if paired is None else _distance(demand, node, nodes, placed, rooms, paired)
-        by_policy = _policy_key(demand, node, placed, rooms)
+        far = () if paired is None else _pairing_key(demand, node, nodes, placed, free, paired)
+        by_policy = _policy_key(demand, node, placed, free)
         return (*far, *by_policy, node.node_id != home, node.address, node.node_id)
 
     return sorted(open_nodes, key=key)
 
 
-def home_again(former: Node, nodes: Sequence[Node]) -> Node | None:
-    """The node that a process ran on, or the one that is at its address now."""
+def same_node(former: Node, nodes: Sequence[Node]) -> Node | None:
+    """The node that a process ran on, or the one that has its address now."""
     same = [node for node in nodes if node.node_id == former.node_id]
     there = [node for node in nodes if node.address == former.address]
     return next(iter(same + there), None)
 
 
-def shut_out(demand: Demand, placed: Sequence[Placed]) -> list[str]:
-    """Nodes on which there may be no other of this kind."""
+def excluded_nodes(demand: Demand, placed: Sequence[Placed]) -> list[str]:
+    """Nodes that may not get another process of this kind."""
     if demand.placement is not PlacementRule.ONE_PER_NODE:
         return []
     return [it.node_id for it in placed if it.demand.kind == demand.kind]
 
 
-def _may(demand: Demand, node: Node, placed: Sequence[Placed]) -> bool:
-    return matches(demand.labels, node.labels) and node.node_id not in shut_out(demand, placed)
+def _is_allowed(demand: Demand, node: Node, placed: Sequence[Placed]) -> bool:
+    excluded = excluded_nodes(demand, placed)
+    return matches(demand.labels, node.labels) and node.node_id not in excluded
 
 
-class _FreeNodes:
-    """What is free, were Ray to know at once what this cluster has taken."""
+class _FreeResources:
+    """Free resources, less those of this cluster's placements that Ray does not yet count."""
 
     def __init__(self, nodes: Sequence[Node], placed: Sequence[Placed]) -> None:
         self._free = {node.node_id: dict(node.free) for node in nodes}
@@ -110,59 +113,61 @@ class _FreeNodes:
         for node in nodes:
             free = self._free[node.node_id]
             for resource, amount in taken.get(node.node_id, {}).items():
-                left = node.total.get(resource, 0.0) - amount
-                free[resource] = min(free.get(resource, 0.0), left)
+                available = node.total.get(resource, 0.0) - amount
+                free[resource] = min(free.get(resource, 0.0), available)
 
     def fit(self, demand: Demand, node: Node, after: Amounts | None = None) -> bool:
-        """`after` is what something else takes from this node before."""
+        """Whether the demand fits the node, `after` other resources were taken from it."""
         free, before = self._free[node.node_id], after or {}
         return all(
             free.get(resource, 0.0) - before.get(resource, 0.0) >= amount - ROUNDING
             for resource, amount in demand.bundle.items()
         )
 
-    def left(self, demand: Demand, node: Node) -> float:
-        """How much of what it wants is free, all resources together."""
+    def total_free(self, demand: Demand, node: Node) -> float:
+        """The free amount of the demanded resources, summed."""
         return sum(self._free[node.node_id].get(it, 0.0) for it in demand.bundle)
 
 
 def _policy_key(
-    demand: Demand, node: Node, placed: Sequence[Placed], rooms: _FreeNodes
+    demand: Demand, node: Node, placed: Sequence[Placed], free: _FreeResources
 ) -> tuple[float, ...]:
-    """Smaller is better. GPUs are kept for those that want them."""
+    """Sort key of the placement rule; smaller is better. Nodes with GPUs are left to kinds that use
+    them."""
     here = [it for it in placed if it.node_id == node.node_id]
     of_kind = sum(it.demand.kind == demand.kind for it in here)
     wastes = node.total.get("GPU", 0.0) > 0 and not demand.bundle.get("GPU")
     if demand.placement is PlacementRule.PACK:
-        return (wastes, -len(here), rooms.left(demand, node))
-    return (wastes, of_kind, len(here), -rooms.left(demand, node))
+        return (wastes, -len(here), free.total_free(demand, node))
+    return (wastes, of_kind, len(here), -free.total_free(demand, node))
 
 
-def _distance(
+def _pairing_key(
     demand: Demand,
     node: Node,
     nodes: Sequence[Node],
     placed: Sequence[Placed],
-    rooms: _FreeNodes,
+    free: _FreeResources,
     pairing: Pairing,
 ) -> tuple[float, ...]:
-    """First where this kind lags most behind the others, then where they have room to follow."""
+    """Sort key of a pairing: first domains where this kind lags most behind the others, then
+    domains in which the others still fit."""
     near = {it.node_id for it in nodes if pairing.domain(it) == pairing.domain(node)}
-    shares = {
+    fractions = {
         kind: sum(it.demand.kind == kind and it.node_id in near for it in placed)
         / max(1, pairing.replicas[kind])
-        for kind in pairing.shares
+        for kind in pairing.demands
     }
-    own = shares.pop(demand.kind)
-    lead = own - max(shares.values(), default=0.0)
-    followers = [pairing.shares[kind] for kind in shares if pairing.replicas[kind]]
-    lonely = sum(
+    own = fractions.pop(demand.kind)
+    lead = own - max(fractions.values(), default=0.0)
+    others = [pairing.demands[kind] for kind in fractions if pairing.replicas[kind]]
+    num_unpaired = sum(
         not any(
             matches(other.labels, it.labels)
-            and rooms.fit(other, it, demand.bundle if it is node else None)
+            and free.fit(other, it, demand.bundle if it is node else None)
             for it in nodes
             if it.node_id in near
         )
-        for other in followers
+        for other in others
     )
-    return (lead, lonely if lead >= 0 else 0)
+    return (lead, num_unpaired if lead >= 0 else 0)

@@ -1,4 +1,4 @@
-"""Models and pools as a user writes them, in the short form or by name, to one list of pools."""
+"""Models and pools: from the short form or the form by name to one list of pools."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from wire.identity import Role
 from worker.config import WorkerConfig
 
 SHORT_FORM = tuple(role.value for role in Role)
-"""Pools at the top level, where there is one model: named after their roles."""
+"""Names of the pools in the short form: the roles."""
 ROUTER = "router"
-"""What routers are called, where pools have names."""
+"""Kind of the routers; no pool may have this name."""
 MODEL_KEYS = ("model", "model_name", "models")
 POOL_KEYS = ("worker", "pools", *SHORT_FORM)
 _POOL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
@@ -28,44 +28,45 @@ Section = TypeVar("Section", bound=msgspec.Struct)
 
 
 class PoolSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Workers of one kind, and what each of them asks of Ray."""
+    """A pool: workers with the same settings and resource demands."""
 
     role: Role
-    """A model whose pools are all of one role is served by each of their workers alone."""
+    """Role of its workers. A model with pools of one role only is served without a handoff."""
     model: str | None = None
-    """Its name among `models`; may be left out where there is one."""
+    """Name of the pool's model among `models`; may be omitted if there is only one."""
     replicas: int = 1
-    """Workers."""
+    """Number of workers."""
     num_cpus: float = 1
-    """Of each worker: what Ray counts, and its threads unless `worker.threads` says otherwise. If
-    not given, one for each of its ranks (`worker.tensor_parallel_size`)."""
+    """CPUs that each worker reserves on Ray; also its number of threads unless `worker.threads` is
+    set. Default: one for each rank (`worker.tensor_parallel_size`)."""
     num_gpus: float = 0
-    """Of each worker, all on one node; parts of one are shared with others. If not given, one for
-    each rank of several, where `worker.device` says that they are on GPUs."""
+    """GPUs of each worker, all on one node; a fraction shares a GPU with others. Default: 0, or one
+    for each rank if there are several and `worker.device` is a GPU."""
     resources: dict[str, float] = {}
     """Custom Ray resources of each worker, as {"name": amount}."""
     accelerator_type: str | None = None
-    """Of the node's GPUs, as Ray calls it: "A100", "H100", …"""
+    """Type of the node's GPUs, in Ray's spelling: "A100", "H100", …"""
     labels: dict[str, str] = {}
-    """What a node's labels must be, in Ray's words: {"rack": "r1"}, "!r1", "in(r1, r2)",
-    "!in(r1, r2)"."""
+    """Required node labels, as Ray's selectors: {"rack": "r1"}, "!r1", "in(r1, r2)", "!in(r1,
+    r2)"."""
     placement: PlacementRule = PlacementRule.PACK
-    """How the workers share the nodes that have room for them."""
+    """How the workers are distributed over nodes with free resources."""
     worker: WorkerConfig
-    """Over the settings of all pools."""
+    """Settings of this pool's workers; they override the top-level `worker` settings."""
 
 
 class PoolConfig(PoolSettings, frozen=True, kw_only=True):
-    """One pool. Its workers are called NAME-0, NAME-1, …"""
+    """One pool, fully composed. Its workers are called NAME-0, NAME-1, …"""
 
     name: str
     keys: str
-    """Where the configuration says what it is: "prefill", or "pools.NAME"."""
+    """Path of the pool in the configuration: "prefill", or "pools.NAME"."""
     model: str
 
 
 def compose_models(tree: dict[str, Any]) -> dict[str, ServedModelConfig]:
-    """Takes `model` and `model_name`, or `models`, out of the tree. Raises BadConfig."""
+    """Remove `model` and `model_name`, or `models`, from the tree; returns the models by name.
+    Raises BadConfig."""
     short = {key: tree.pop(key) for key in ("model", "model_name") if tree.get(key) is not None}
     if tree.get("models") is None:
         tree.pop("models", None)
@@ -83,8 +84,10 @@ def compose_models(tree: dict[str, Any]) -> dict[str, ServedModelConfig]:
 def compose_pools(
     tree: dict[str, Any], models: Mapping[str, ServedModelConfig], defaults: Mapping[str, Any]
 ) -> tuple[PoolConfig, ...]:
-    """From POOL_KEYS of the tree. The settings of a worker are, the later the stronger: `defaults`,
-    `worker`, the pool's own. Raises BadConfig."""
+    """The pools under POOL_KEYS of the tree. Raises BadConfig.
+
+    A worker's settings come from `defaults`, `worker` and the pool itself; the later win.
+    """
     shared = mapping(tree, "worker")
     return tuple(
         _pool(name, keys, settings, models, {**defaults, **shared})
@@ -93,7 +96,7 @@ def compose_pools(
 
 
 def mapping(tree: dict[str, Any], key: str, keys: str | None = None) -> dict[str, Any]:
-    """What stands there, made if it is missing. Raises BadConfig, which calls it `keys`."""
+    """The mapping at `key`, created if missing. Raises BadConfig, which calls it `keys`."""
     value = tree.get(key)
     if value is None:
         value = tree[key] = {}
@@ -103,7 +106,7 @@ def mapping(tree: dict[str, Any], key: str, keys: str | None = None) -> dict[str
 
 
 def _model(name: str, value: Any) -> ServedModelConfig:
-    """A directory alone, or settings of which it is one."""
+    """A model from its directory alone, or from settings with a `path`."""
     return decode(
         {"path": value} if isinstance(value, str) else value, ServedModelConfig, f"models.{name}"
     )
@@ -112,7 +115,7 @@ def _model(name: str, value: Any) -> ServedModelConfig:
 def _written_pools(
     tree: dict[str, Any], models: Mapping[str, ServedModelConfig]
 ) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Name, where it stands, and what it says."""
+    """Name, path in the configuration, and settings of each pool."""
     short = [key for key in SHORT_FORM if key in tree]
     if tree.get("pools") is None:
         if len(models) > 1:
@@ -151,8 +154,8 @@ def _pool(
 
 
 def _rank_shares(worker: WorkerConfig) -> dict[str, float]:
-    """What a worker of several ranks asks of its node, if nothing is said: each is a process, and
-    has a GPU of its own where it computes on one."""
+    """Default CPUs and GPUs of a worker with several ranks: each rank is a process, with a GPU of
+    its own if it computes on one."""
     num_ranks = worker.tensor_parallel_size
     if num_ranks <= 1:
         return {}
@@ -172,7 +175,7 @@ def _model_of(
 
 
 def decode(tree: Any, kind: type[Section], keys: str) -> Section:
-    """A part of the configuration by itself. Raises BadConfig with the whole path of the key."""
+    """Decode one section of the configuration. Raises BadConfig with the key's whole path."""
     try:
         return msgspec.convert(tree, kind)
     except msgspec.ValidationError as error:

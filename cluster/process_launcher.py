@@ -1,4 +1,4 @@
-"""Processes as plain children on this machine: for tests, and where Ray is not installed."""
+"""The launcher for child processes on this machine: for tests, and where Ray is not installed."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 
 from cluster.child import Child
-from cluster.config import ClusterConfig, at_home
+from cluster.config import ClusterConfig, with_host
 from cluster.errors import StartFailed
-from cluster.gpu_shares import GpuShares
+from cluster.gpu_allocator import GpuAllocator
 from cluster.launcher import ROUTER_START_S, WorkerStatus
 from cluster.pools import PoolConfig
 from engine.device.cores import count_cores
@@ -24,7 +24,8 @@ from worker.config import WorkerConfig
 
 
 class ChildRouter:
-    """Implements `cluster.launcher.RunningRouter`; `reserved` is the port `fleet` until then."""
+    """Implements `cluster.launcher.RunningRouter`; `reserved` holds the port of `fleet` until it
+    listens."""
 
     def __init__(self, child: Child, fleet: str, reserved: socket.socket) -> None:
         self.name = child.name
@@ -45,7 +46,7 @@ class ChildRouter:
         return msgspec.json.decode(ready, type=RouterAddresses)
 
     def error(self) -> str | None:
-        return None if self._child.process.poll() is None else self._child.last_words()
+        return None if self._child.process.poll() is None else self._child.exit_reason()
 
     def drain(self, timeout_s: float) -> None:
         self._child.process.terminate()
@@ -72,7 +73,7 @@ class ChildWorker:
         except StartFailed as error:
             return WorkerStatus(process_id=process_id, error=str(error))
         if self._child.process.poll() is not None:
-            return WorkerStatus(process_id=process_id, error=self._child.last_words())
+            return WorkerStatus(process_id=process_id, error=self._child.exit_reason())
         return WorkerStatus(address=self._address, process_id=process_id)
 
     def drain(self, timeout_s: float) -> None:
@@ -91,11 +92,11 @@ class ProcessLauncher:
 
     def __init__(self) -> None:
         self._children: list[Child] = []
-        self._gpus = GpuShares(visible_gpus())
+        self._gpus = GpuAllocator(visible_gpus())
 
     def start_router(self, name: str, config: RouterConfig) -> ChildRouter:
-        """Its workers may load while it does: that is where most of a start goes."""
-        config = at_home(config, LOOPBACK)
+        """Start a router, and return while it loads, so that workers load at the same time."""
+        config = with_host(config, LOOPBACK)
         try:
             reserved = reserve_port(config.host, config.fleet_port, "router.fleet_port")
         except PortTaken as error:
@@ -107,27 +108,28 @@ class ProcessLauncher:
         return ChildRouter(child, fleet, reserved)
 
     def start_worker(self, pool: PoolConfig, name: str, config: WorkerConfig) -> ChildWorker:
-        """Raises StartFailed where the machine lacks the GPUs that the pool asks for."""
-        config = share_cores(at_home(config, LOOPBACK), count_cores())
+        """Start a worker. Raises StartFailed where the machine lacks the GPUs that the pool
+        requests."""
+        config = share_cores(with_host(config, LOOPBACK), count_cores())
         environment = {}
         if pool.num_gpus > 0:
-            gpus = self._gpus.take(name, pool.num_gpus, f"{pool.keys}.num_gpus")
+            gpus = self._gpus.allocate(name, pool.num_gpus, f"{pool.keys}.num_gpus")
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
         settings = msgspec.json.encode(config).decode()
-        room = f"{pool.role.value}_worker"
-        arguments = [room, "--model", config.model, "--settings", settings]
+        module = f"{pool.role.value}_worker"
+        arguments = [module, "--model", config.model, "--settings", settings]
         child = self._spawn(name, arguments, environment)
-        return ChildWorker(child, lambda: self._gpus.give_back(name))
+        return ChildWorker(child, lambda: self._gpus.release(name))
 
     def adopt(self, config: ClusterConfig) -> None:
-        """Nothing of it is kept here."""
+        """No-op: this launcher keeps no configuration."""
 
     def pids(self, kind: str) -> tuple[int, ...]:
-        """Of the children whose names begin like this."""
+        """Process ids of the children whose names begin with `kind`."""
         return tuple(it.process.pid for it in self._children if it.name.startswith(kind))
 
     def close(self) -> None:
-        """End whatever was not stopped before."""
+        """Kill all children that were not stopped before."""
         for child in self._children:
             child.stop(0)
 
@@ -140,7 +142,7 @@ class ProcessLauncher:
 
 
 def share_cores(config: WorkerConfig, num_cores: int) -> WorkerConfig:
-    """Unless its threads were given: half of the cores, and all of them while others are idle."""
+    """Default threads of a worker: half of the cores, and all of them while others are idle."""
     if config.threads is not None:
         return config
     most = config.most_threads or num_cores

@@ -1,4 +1,4 @@
-"""The places of a cluster, who fills each of them now, and since when."""
+"""Process slots: one for each router and worker, with its current process and its restarts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cluster.pools import PoolConfig
 
 @dataclass(slots=True)
 class ProcessSlot:
-    """One place. Who died is started again, sooner or later; `start_at` is set until then."""
+    """A slot for one process. A dead process is restarted; `start_at` is set until then."""
 
     name: str
     backoff: Backoff
@@ -24,17 +24,17 @@ class ProcessSlot:
     def empty(self) -> bool:
         return self.start_at is not None
 
-    def bury(self, error: str, now: float, tell: Callable[[str], None]) -> None:
-        """Say what happened, and when another one is started."""
-        self.start_at = self.backoff.died(now)
+    def record_death(self, error: str, now: float, report: Callable[[str], None]) -> None:
+        """Schedule the restart of a process that died, and report both."""
+        self.start_at = self.backoff.restart_at(now)
         wait_s = self.start_at - now
         when = f"in {wait_s:.0f} s" if wait_s > 0 else "now"
-        tell(f"{self.name}   died: {error}; another starts {when}")
+        report(f"{self.name}   died: {error}; another starts {when}")
 
-    def try_again(
-        self, start: Callable[[int], None], now: float, tell: Callable[[str], None]
+    def restart_when_due(
+        self, start: Callable[[int], None], now: float, report: Callable[[str], None]
     ) -> None:
-        """Once it is time, `start` the next incarnation, whose number it is given."""
+        """Call `start` with the number of the next incarnation, once the restart is due."""
         if self.start_at is None or now < self.start_at:
             return
         self.num_starts += 1
@@ -42,7 +42,7 @@ class ProcessSlot:
         try:
             start(self.num_starts)
         except StartFailed as error:
-            self.bury(str(error), now, tell)
+            self.record_death(str(error), now, report)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -52,7 +52,7 @@ class RouterSlot(ProcessSlot):
 
 @dataclass(slots=True)
 class NotStarted:
-    """In the place of a worker that could not be started: implements `RunningWorker`."""
+    """A worker that could not be started: implements `RunningWorker`."""
 
     name: str
     why: str
@@ -61,36 +61,36 @@ class NotStarted:
         return WorkerStatus(error=self.why)
 
     def drain(self, timeout_s: float) -> None:
-        """There is nothing to drain."""
+        """No-op: there is no process."""
 
     def has_stopped(self) -> bool:
         return True
 
     def wait_stopped(self, timeout_s: float) -> None:
-        """There is nothing to wait for."""
+        """No-op: there is no process."""
 
 
 @dataclass(slots=True, kw_only=True)
 class WorkerSlot(ProcessSlot):
     pool: PoolConfig
     worker: RunningWorker
-    num_notes_told: int = 0
-    told_ready: bool = False
-    told_waiting: bool = False
+    num_notes_reported: int = 0
+    reported_ready: bool = False
+    reported_waiting: bool = False
 
     def fill(self, worker: RunningWorker) -> None:
-        """A new incarnation, which loads its weights anew."""
-        self.worker, self.num_notes_told = worker, 0
-        self.told_ready = self.told_waiting = False
+        """Put a new incarnation into the slot."""
+        self.worker, self.num_notes_reported = worker, 0
+        self.reported_ready = self.reported_waiting = False
 
-    def show(self, status: WorkerStatus, tell: Callable[[str], None]) -> None:
-        """A line while it has no room, for what it says of its start, and when it serves."""
-        if status.waits_for is not None and not self.told_waiting:
-            self.told_waiting = True
-            tell(f"{self.name}   waits for room: it {status.waits_for}")
-        for note in status.notes[self.num_notes_told :]:
-            tell(f"{self.name}   {note}")
-        self.num_notes_told = len(status.notes)
-        if status.address is not None and not self.told_ready:
-            self.told_ready = True
-            tell(f"{self.name}   ready   at {status.address}   process {status.process_id}")
+    def show(self, status: WorkerStatus, report: Callable[[str], None]) -> None:
+        """Report what is new: missing resources, log lines of the start, readiness."""
+        if status.waits_for is not None and not self.reported_waiting:
+            self.reported_waiting = True
+            report(f"{self.name}   waits for resources: it {status.waits_for}")
+        for note in status.notes[self.num_notes_reported :]:
+            report(f"{self.name}   {note}")
+        self.num_notes_reported = len(status.notes)
+        if status.address is not None and not self.reported_ready:
+            self.reported_ready = True
+            report(f"{self.name}   ready   at {status.address}   process {status.process_id}")

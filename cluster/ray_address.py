@@ -1,4 +1,4 @@
-"""Where a Ray is, and whether one answers there."""
+"""The address of Ray, and whether a Ray answers there."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ NO_RAY = {
     grpc.StatusCode.INTERNAL,
 }
 ELSEWHERE = ("auto", "local")
-"""Names of a Ray that Ray itself looks for."""
+"""Addresses that Ray resolves itself."""
 
 
 def ray_address(config: ClusterConfig) -> str | None:
-    """Of the Ray to run on; None where a light one is to be started."""
+    """The address of the Ray to run on; None to start a light one."""
     return config.ray.address or os.environ.get("RAY_ADDRESS")
 
 
 def check_that_ray_answers(address: str, answer_s: float = ANSWER_S) -> bool:
-    """Whether it may want a token: False when it answers without one.
+    """Check that a Ray listens at `address`; False if it answers without an authentication token.
 
-    A driver that shows a token to a Ray without them is not heard by it, and loses its actors.
-    Raises StartFailed within twice `answer_s`; Ray itself would try for minutes, deaf to Ctrl-C.
+    A driver that presents a token to a Ray without authentication is ignored and loses its actors.
+    Raises StartFailed within twice `answer_s`; Ray itself would retry for minutes, ignoring Ctrl-C.
     """
     if address in ELSEWHERE:
         return True
@@ -56,13 +56,13 @@ def check_that_ray_answers(address: str, answer_s: float = ANSWER_S) -> bool:
     if code in NO_RAY:
         raise StartFailed(
             f"what listens at {address} is no Ray: give the address that `ray start --head` "
-            "printed, whose port is 6379 unless it was told another"
+            "printed, whose port is 6379 unless --port names another"
         )
     return code is not grpc.StatusCode.OK
 
 
 def _code_of(address: str, answer_s: float) -> grpc.StatusCode:
-    """What a head says to a method of its own, asked without a token."""
+    """The status code of a call to Ray's head without a token."""
     method = CLIENT_METHOD if address.startswith(CLIENT_SCHEME) else HEAD_METHOD
     target = address.removeprefix(CLIENT_SCHEME)
     with grpc.insecure_channel(target, options=[("grpc.enable_http_proxy", 0)]) as channel:

@@ -1,4 +1,4 @@
-"""Rooms for workers: placement groups, each on the node that `cluster.placement` chose."""
+"""Ray placement groups for workers, each on the node that `cluster.placement` chose."""
 
 from __future__ import annotations
 
@@ -14,80 +14,81 @@ from ray.util.placement_group import (
     remove_placement_group,
 )
 
-from cluster.placement import Demand, Node, Pairing, Placed, ranked, shut_out
+from cluster.placement import Demand, Node, Pairing, Placed, excluded_nodes, ranked
 from cluster.shortage import explain
 
 NODE_ID = "ray.io/node-id"
 PIN_S = 5
-"""How long Ray may take to give room on a node that has it, before the next one is asked; it
-counts whole seconds."""
-MOST_TRIES = 3
+"""Timeout for a placement group on a chosen node, before the next node is tried; in whole seconds,
+as Ray counts it."""
+MAX_TRIES = 3
 
 
 @dataclass(slots=True, eq=False)
 class ReservedBundle:
-    """A placement group of one worker. `placed` is None while the worker waits for it."""
+    """The placement group of one worker. `placed` is None while the worker waits for it."""
 
     name: str
     demand: Demand
     group: Any
-    asked_at: float
+    requested_at: float
     placed: Placed | None = None
 
-    def look(self) -> bool:
-        """Whether the worker has its room now."""
+    def is_placed(self) -> bool:
+        """Whether the group has its resources now."""
         if self.placed is None:
-            told = placement_group_table(self.group)
-            if told.get("state") == "CREATED":
-                (node_id,) = told["bundles_to_node_id"].values()
+            table = placement_group_table(self.group)
+            if table.get("state") == "CREATED":
+                (node_id,) = table["bundles_to_node_id"].values()
                 self.placed = Placed(self.demand, node_id)
         return self.placed is not None
 
 
 @dataclass(slots=True)
 class ReservedBundles:
-    """All rooms of one cluster. Groups are called CLUSTER/WORKER."""
+    """All placement groups of one cluster, named CLUSTER/WORKER."""
 
     cluster_name: str
-    _rooms: list[ReservedBundle] = field(default_factory=list)
+    _bundles: list[ReservedBundle] = field(default_factory=list)
 
-    def ask(self, name: str, demand: Demand, pairing: Pairing | None) -> ReservedBundle:
-        """On the best node with room; where none has any, on whichever has first."""
-        for node in ranked(demand, nodes(), self.placed, pairing)[:MOST_TRIES]:
-            room = self._room(name, demand, {NODE_ID: node.node_id})
-            if room.group.wait(PIN_S):
-                room.placed = Placed(demand, node.node_id)
-                return room
-            self.give_up(room)  # somebody else was faster
-        shut = shut_out(demand, self.placed)
-        elsewhere = {NODE_ID: f"!in({', '.join(shut)})"} if shut else {}
-        return self._room(name, demand, {**demand.labels, **elsewhere})
+    def reserve(self, name: str, demand: Demand, pairing: Pairing | None) -> ReservedBundle:
+        """Reserve the bundle on the best node; if none has the resources, on the first that gets
+        them."""
+        for node in ranked(demand, nodes(), self.placed, pairing)[:MAX_TRIES]:
+            bundle = self._bundle(name, demand, {NODE_ID: node.node_id})
+            if bundle.group.wait(PIN_S):
+                bundle.placed = Placed(demand, node.node_id)
+                return bundle
+            self.release(bundle)  # another process was faster
+        excluded = excluded_nodes(demand, self.placed)
+        other_nodes = {NODE_ID: f"!in({', '.join(excluded)})"} if excluded else {}
+        return self._bundle(name, demand, {**demand.labels, **other_nodes})
 
-    def give_up(self, room: ReservedBundle) -> None:
-        remove_placement_group(room.group)
-        self._rooms.remove(room)
+    def release(self, bundle: ReservedBundle) -> None:
+        remove_placement_group(bundle.group)
+        self._bundles.remove(bundle)
 
-    def why_not(self, room: ReservedBundle, keys: str) -> str:
-        return explain(room.demand, nodes(), self.placed, keys)
+    def explain_shortage(self, bundle: ReservedBundle, keys: str) -> str:
+        return explain(bundle.demand, nodes(), self.placed, keys)
 
     @property
     def placed(self) -> list[Placed]:
-        return [room.placed for room in self._rooms if room.placed is not None]
+        return [bundle.placed for bundle in self._bundles if bundle.placed is not None]
 
-    def _room(self, name: str, demand: Demand, labels: dict[str, str]) -> ReservedBundle:
+    def _bundle(self, name: str, demand: Demand, labels: dict[str, str]) -> ReservedBundle:
         group = placement_group(
             [dict(demand.bundle)],
             strategy="STRICT_PACK",
             name=f"{self.cluster_name}/{name}",
             bundle_label_selector=[labels] if labels else None,
         )
-        room = ReservedBundle(name, demand, group, time.monotonic())
-        self._rooms.append(room)
-        return room
+        bundle = ReservedBundle(name, demand, group, time.monotonic())
+        self._bundles.append(bundle)
+        return bundle
 
 
 def nodes() -> list[Node]:
-    """Those that live."""
+    """The live nodes."""
     free = available_resources_per_node()
     return [
         Node(

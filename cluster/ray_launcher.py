@@ -1,4 +1,4 @@
-"""Processes as Ray actors, each worker in a placement group of its own."""
+"""The launcher for Ray: processes are actors, each worker in a placement group of its own."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from ray.util.scheduling_strategies import (
 
 from cluster.actors import RouterActor, WorkerActor
 from cluster.cluster_name import NAMESPACE, claim, submission_id
-from cluster.config import ClusterConfig, ProcessConfig, at_home
+from cluster.config import ClusterConfig, ProcessConfig, with_host
 from cluster.demands import pairing, router_demand, worker_demand
 from cluster.errors import NameTaken, StartFailed
 from cluster.interruptible import call_interruptibly
 from cluster.launcher import ROUTER_START_S
 from cluster.light_ray import start_light_ray
-from cluster.placement import Node, Placed, home_again, ranked
+from cluster.placement import Node, Placed, ranked, same_node
 from cluster.pools import PoolConfig
 from cluster.ray_address import check_that_ray_answers, ray_address
 from cluster.ray_bundles import ReservedBundle, ReservedBundles, nodes
@@ -38,7 +38,7 @@ from runtime.address import LOOPBACK
 from worker.config import WorkerConfig
 
 JOB_STOP_S = 3.0
-"""How long Ray lets a stopped job end, unless it is told otherwise."""
+"""Ray's default time for a stopped job to end."""
 
 
 class RayLauncher:
@@ -46,7 +46,7 @@ class RayLauncher:
 
     def __init__(self, config: ClusterConfig) -> None:
         self._config = config
-        self._rooms = ReservedBundles(config.name)
+        self._bundles = ReservedBundles(config.name)
         self._router_nodes: dict[str, Node] = {}
         self._connect()
 
@@ -66,7 +66,7 @@ class RayLauncher:
             )
             .remote()
         )
-        started = actor.start.remote(msgspec.json.encode(self._at_home(config)))
+        started = actor.start.remote(msgspec.json.encode(self._with_host(config)))
         try:
             answer = ray.get(started, timeout=ROUTER_START_S)
         except GetTimeoutError:
@@ -82,17 +82,17 @@ class RayLauncher:
 
     def start_worker(self, pool: PoolConfig, name: str, config: WorkerConfig) -> RayWorker:
         threads = config.threads or max(1, int(pool.num_cpus))
-        config = msgspec.structs.replace(self._at_home(config), threads=threads)
+        config = msgspec.structs.replace(self._with_host(config), threads=threads)
         settings = msgspec.json.encode(config)
 
-        def start(room: ReservedBundle) -> Any:
+        def start(bundle: ReservedBundle) -> Any:
             actor = (
                 ray.remote(WorkerActor)
                 .options(
                     num_cpus=pool.num_cpus,
-                    num_gpus=pool.num_gpus,  # the other resources are its group's alone
+                    num_gpus=pool.num_gpus,  # other resources belong to the placement group alone
                     max_concurrency=4,
-                    scheduling_strategy=PlacementGroupSchedulingStrategy(room.group),
+                    scheduling_strategy=PlacementGroupSchedulingStrategy(bundle.group),
                 )
                 .remote()
             )
@@ -100,15 +100,15 @@ class RayLauncher:
             return actor
 
         near = pairing(self._config, pool.model)
-        room = self._rooms.ask(name, worker_demand(pool), near)
+        bundle = self._bundles.reserve(name, worker_demand(pool), near)
         timeout_s = self._config.ray.place_timeout_s
-        return RayWorker(name, self._rooms, room, start, timeout_s, pool.keys)
+        return RayWorker(name, self._bundles, bundle, start, timeout_s, pool.keys)
 
     def adopt(self, config: ClusterConfig) -> None:
         self._config = config
 
     def warnings(self) -> list[str]:
-        """What Ray will do that its user may not want."""
+        """Warnings about Ray's own settings."""
         stop_s = float(os.environ.get("RAY_JOB_STOP_WAIT_TIME_S", JOB_STOP_S))
         drain_s = self._config.drain_timeout_s
         if submission_id() is None or stop_s > drain_s:
@@ -122,16 +122,17 @@ class RayLauncher:
     def close(self) -> None:
         ray.shutdown()
 
-    def _at_home(self, config: ProcessConfig) -> ProcessConfig:
-        """On a light Ray, loopback; elsewhere the process's node says what its address is."""
-        return at_home(config, LOOPBACK) if self._is_light else config
+    def _with_host(self, config: ProcessConfig) -> ProcessConfig:
+        """Set `host` to loopback on a light Ray; elsewhere each process uses its node's address."""
+        return with_host(config, LOOPBACK) if self._is_light else config
 
     def _router_node(self, name: str) -> Node:
-        """Where it ran before, since clients and workers know that address; else the best."""
+        """The node for a router: its former one, since clients and workers know the address; else
+        the best."""
         demand, alive = router_demand(self._config), nodes()
         former = self._router_nodes.get(name)
         if former is not None:
-            node = home_again(former, alive)
+            node = same_node(former, alive)
             if node is not None:
                 return node
             raise StartFailed(
@@ -143,11 +144,11 @@ class RayLauncher:
         found = ranked(demand, alive, placed, home=home)
         if not found:
             why = explain(demand, alive, placed, "ray.routers")
-            raise StartFailed(f"{name} has no room: {why}")
+            raise StartFailed(f"{name} has no node: {why}")
         return found[0]
 
     def _connect(self) -> None:
-        """To the Ray that is named, or the one whose job this is, or else to a new, light one."""
+        """Connect to the named Ray or that of the current job; else start a light one."""
         address = ray_address(self._config)
         self._is_light = address is None
         options: dict[str, Any] = {
@@ -174,11 +175,14 @@ class RayLauncher:
             raise StartFailed(f"Ray at {address or 'this machine'}: {error}") from error
 
     def _import_directory(self) -> AbstractContextManager[None]:
-        """Ray's workers import first from where the driver is when it connects: rather from ours,
-        than what lies in the user's. A runtime_env may have paths that begin there."""
+        """The working directory to connect from: Ray's workers import from it first, so it is ours.
+
+        With a runtime_env the user's stays, since paths in it may be relative.
+        """
         return nullcontext() if self._config.ray.runtime_env else chdir(ROOT)
 
     def _cpus_wanted(self) -> int:
-        """A laptop has fewer cores than a small cluster has workers: let them share."""
+        """CPUs to declare on a light Ray: a laptop may have fewer cores than the cluster has
+        workers."""
         wanted = sum(pool.replicas * pool.num_cpus for pool in self._config.pools)
         return max(os.cpu_count() or 1, int(wanted + 1))

@@ -1,4 +1,4 @@
-"""Routers and workers that are Ray actors, seen from the driver."""
+"""Routers and workers as Ray actors, seen from the driver."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from cluster.ray_bundles import ReservedBundle, ReservedBundles
 from router.config import RouterAddresses
 
 ANSWER_S = 1.0
-PATIENCE_S = 2.0
-"""How long a worker waits for room before a person hears of it."""
+REPORT_AFTER_S = 2.0
+"""Waiting time for resources, after which the shortage is reported."""
 
 
 class RayRouter:
@@ -48,35 +48,36 @@ class RayRouter:
 
 
 class RayWorker:
-    """Implements `cluster.launcher.RunningWorker`: first it waits for room, then it starts."""
+    """Implements `cluster.launcher.RunningWorker`: waits for its placement group, then starts the
+    actor."""
 
     def __init__(
         self,
         name: str,
-        rooms: ReservedBundles,
-        room: ReservedBundle,
+        bundles: ReservedBundles,
+        bundle: ReservedBundle,
         start: Callable[[ReservedBundle], Any],
         place_timeout_s: float,
         keys: str,
     ) -> None:
-        """`start` makes the actor, once there is room; `keys` is where the configuration says what
-        the worker wants."""
+        """`start` creates the actor once the bundle is placed; `keys` is the pool's path in the
+        configuration."""
         self.name = name
-        self._rooms = rooms
-        self._room = room
+        self._bundles = bundles
+        self._bundle = bundle
         self._start = start
         self._place_timeout_s = place_timeout_s
         self._keys = keys
-        self._actor: Any = start(room) if room.placed is not None else None
+        self._actor: Any = start(bundle) if bundle.placed is not None else None
         self._last = WorkerStatus()
         self._stopping: Any = None
 
     @property
     def node_id(self) -> str | None:
-        return None if self._room.placed is None else self._room.placed.node_id
+        return None if self._bundle.placed is None else self._bundle.placed.node_id
 
     def status(self) -> WorkerStatus:
-        if self._actor is None and not self._look_for_room():
+        if self._actor is None and not self._try_to_start():
             return self._last
         try:
             answer = ray.get(self._actor.status.remote(), timeout=ANSWER_S)
@@ -94,7 +95,7 @@ class RayWorker:
             self._stopping = self._actor.drain.remote(timeout_s)
 
     def has_stopped(self) -> bool:
-        """At once where it had not begun to serve."""
+        """Whether draining has ended; True at once for a worker that did not serve yet."""
         if self._stopping is None:
             return True
         ended, _ = ray.wait([self._stopping], timeout=0)
@@ -105,20 +106,22 @@ class RayWorker:
             ray.wait([self._stopping], timeout=timeout_s)
         if self._actor is not None:
             ray.kill(self._actor)
-        self._rooms.give_up(self._room)
+        self._bundles.release(self._bundle)
 
-    def _look_for_room(self) -> bool:
-        if self._room.look():
-            self._actor = self._start(self._room)
+    def _try_to_start(self) -> bool:
+        if self._bundle.is_placed():
+            self._actor = self._start(self._bundle)
             return True
-        waited_s = time.monotonic() - self._room.asked_at
+        waited_s = time.monotonic() - self._bundle.requested_at
         if waited_s > self._place_timeout_s:
-            why = self._rooms.why_not(self._room, self._keys)
+            why = self._bundles.explain_shortage(self._bundle, self._keys)
             self._last = WorkerStatus(
-                error=f"no room within {self._place_timeout_s:.0f} s: it {why}"
+                error=f"no resources within {self._place_timeout_s:.0f} s: it {why}"
             )
-        elif waited_s > PATIENCE_S and self._last.waits_for is None:
-            self._last = WorkerStatus(waits_for=self._rooms.why_not(self._room, self._keys))
+        elif waited_s > REPORT_AFTER_S and self._last.waits_for is None:
+            self._last = WorkerStatus(
+                waits_for=self._bundles.explain_shortage(self._bundle, self._keys)
+            )
         return False
 
 

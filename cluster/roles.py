@@ -1,4 +1,4 @@
-"""A worker of either role, by name: what actors and processes start."""
+"""Creates a worker of either role, for Ray actors and processes alike."""
 
 from __future__ import annotations
 

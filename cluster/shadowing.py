@@ -1,4 +1,4 @@
-"""Whether Python finds our packages, or others of the same names; see docs/decisions/0020."""
+"""Detects packages that shadow ours on Python's path; see docs/decisions/0020."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ PACKAGES = (
     "wire",
     "worker",
 )
-"""All but this one's own, which is imported by now."""
+"""All packages but `cluster`, which is imported already."""
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def find_shadowed(root: Path = ROOT) -> str | None:
-    """What is wrong, for a person; None where every package is the one beside this."""
+    """An error message for the user; None if every package is the one in this directory."""
     for name in PACKAGES:
         spec = find_spec(name)
         found = None if spec is None or spec.origin is None else Path(spec.origin).resolve()

@@ -1,4 +1,4 @@
-"""The signals that end a cluster: what they do while one loads, starts, runs and drains."""
+"""The signals that stop a cluster, and their effect while it loads, starts, runs and drains."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from types import FrameType
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 INTERRUPTED = 130
-"""Exit status."""
+"""Exit status after an interruption."""
 
 
 def on_stop_signals(handler: signal._HANDLER) -> None:
-    """Under nohup SIGHUP is ignored, and stays so."""
+    """Install the handler. Under nohup SIGHUP is ignored, and stays so."""
     for number in STOP_SIGNALS:
         if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, handler)
 
 
 def leave_at_once(number: int, frame: FrameType | None) -> None:
-    """While modules are imported, where an exception might be swallowed, or end in a traceback."""
+    """Exit during imports, where an exception might be swallowed or print a traceback."""
     os.write(2, b"error: interrupted\n")
     os._exit(INTERRUPTED)
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:
-    """While a cluster starts: what has started is ended."""
+    """Interrupt a starting cluster, which then ends its processes."""
     raise KeyboardInterrupt
 
 
 class StopSignal:
-    """An interruption, except while `wait` is awaited, which the first signal then ends."""
+    """Raises KeyboardInterrupt for a signal, except for the first one after `wait` was called."""
 
     def __init__(self) -> None:
         self._received = threading.Event()
@@ -39,7 +39,7 @@ class StopSignal:
         on_stop_signals(self._receive)
 
     def wait(self, timeout_s: float) -> bool:
-        """True once a signal has come; the next one interrupts the draining."""
+        """Wait for the first signal; True once it has come. The next one interrupts draining."""
         self._awaited = True
         return self._received.wait(timeout_s)
 

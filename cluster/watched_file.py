@@ -1,4 +1,4 @@
-"""A cluster's configuration file that may change while the cluster runs."""
+"""A configuration file that may change while the cluster runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cluster.errors import BadConfig
 
 
 class WatchedFile:
-    """Ask it every second or so. `overrides` hold for every reading of the file."""
+    """Detects changes by polling. `overrides` apply to each reading of the file."""
 
     def __init__(self, path: str, overrides: dict[str, Any]) -> None:
         self._path = path
@@ -18,8 +18,11 @@ class WatchedFile:
         self._used = self._seen = self._content()
 
     def changed(self) -> ClusterConfig | None:
-        """The new configuration, once; None while there is none. A file counts as written when two
-        looks in a row find the same. Raises BadConfig, once for each content."""
+        """The new configuration, once; None while there is none.
+
+        A change counts when two polls in a row read the same content. Raises BadConfig, once for
+        each content.
+        """
         content = self._content()
         if content is None or content == self._used:
             return None
@@ -32,7 +35,7 @@ class WatchedFile:
         return load_config(self._path, self._overrides)
 
     def _content(self) -> bytes | None:
-        """None for a moment while another file takes its place."""
+        """The file's content; None while it is being replaced."""
         try:
             return Path(self._path).read_bytes()
         except OSError:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.bundled import BUNDLED_MODEL
-from cluster.changes import HeldPlace, difference, needs_replacing, next_step
+from cluster.changes import SlotState, difference, needs_replacing, next_step
 from cluster.config import ClusterConfig, load_config
 from cluster.errors import BadConfig
 from cluster.watched_file import WatchedFile
@@ -120,7 +120,7 @@ def test_every_series_of_changes_ends_with_what_was_wanted_last(
         last = number + 1 == len(series)
         for _ in range(60 if last else data.draw(st.integers(0, 4))):
             held = [
-                HeldPlace(
+                SlotState(
                     name=name,
                     is_current=name in wanted and not needs_replacing(pool, wanted[name]),
                     serves=name in serves,

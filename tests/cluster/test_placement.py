@@ -10,7 +10,7 @@ import pytest
 from cluster.config import load_config
 from cluster.demands import pairing, router_demand, worker_demand
 from cluster.labels import is_selector, matches
-from cluster.placement import Demand, Node, Pairing, Placed, home_again, ranked
+from cluster.placement import Demand, Node, Pairing, Placed, ranked, same_node
 from cluster.ray_config import PlacementRule
 from cluster.shortage import explain
 
@@ -82,9 +82,9 @@ def test_among_equal_nodes_a_router_runs_where_the_driver_does() -> None:
 def test_a_router_returns_to_its_node_or_to_a_new_one_at_the_same_address() -> None:
     former, other = a_node("1"), a_node("2")
     rebuilt = Node("9", former.address)
-    assert home_again(former, [other, rebuilt, former]) is former
-    assert home_again(former, [other, rebuilt]) is rebuilt
-    assert home_again(former, [other]) is None
+    assert same_node(former, [other, rebuilt, former]) is former
+    assert same_node(former, [other, rebuilt]) is rebuilt
+    assert same_node(former, [other]) is None
 
 
 def a_pairing(prefill: int, decode: int, placement: PlacementRule = PlacementRule.PACK) -> Pairing:
@@ -160,7 +160,7 @@ def test_what_a_worker_asks_for_is_one_bundle() -> None:
         (Demand("decode", {"CPU": 3}), r"10.0.0.1 has free {'CPU': 2}.*lower decode.replicas"),
         (
             a_demand("decode", PlacementRule.ONE_PER_NODE),
-            "every node with room for it has a decode worker already.*change decode.placement",
+            "every node that is large enough has a decode worker already.*change decode.placement",
         ),
     ],
 )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.child import Child, worth_hearing
+from cluster.child import Child, shown_text
 from cluster.errors import StartFailed
 from cluster.process_launcher import ProcessLauncher, share_cores
 from router.config import RouterConfig
@@ -19,7 +19,7 @@ def test_of_a_killed_child_the_signal_is_told_and_not_what_it_said_before() -> N
     assert child.wait_ready(60) is not None
     child.process.kill()
     child.stop(60)
-    assert child.last_words() == "killed by SIGKILL"
+    assert child.exit_reason() == "killed by SIGKILL"
 
 
 def test_a_child_that_ends_by_itself_is_known_by_its_last_line() -> None:
@@ -28,7 +28,7 @@ def test_a_child_that_ends_by_itself_is_known_by_its_last_line() -> None:
     assert child.process.stdin is not None
     child.process.stdin.close()
     child.stop(60)
-    assert child.last_words() == "12:01 WARNING mind the gap"
+    assert child.exit_reason() == "12:01 WARNING mind the gap"
 
 
 def test_what_a_child_warns_of_is_heard_with_its_name(capsys: pytest.CaptureFixture[str]) -> None:
@@ -69,7 +69,7 @@ def test_workers_of_one_machine_share_its_cores_and_take_those_that_are_idle(
     ],
 )
 def test_who_waits_for_a_start_reads_what_takes_so_long(line: str, heard: str | None) -> None:
-    assert worth_hearing(line) == heard
+    assert shown_text(line) == heard
 
 
 def test_what_lies_in_the_users_directory_is_not_imported_in_place_of_our_packages(

@@ -200,7 +200,7 @@ def test_both_pools_grow_evenly_and_who_waits_for_room_says_so_once() -> None:
     run.named("decode-0")[0].waits_for = "wants {'GPU': 1}"
     run.cluster.watch()
     run.cluster.watch()
-    assert run.told.count("decode-0   waits for room: it wants {'GPU': 1}") == 1
+    assert run.told.count("decode-0   waits for resources: it wants {'GPU': 1}") == 1
 
 
 def test_several_routers_share_the_doors_and_every_worker_announces_itself_to_each() -> None:
@@ -227,9 +227,9 @@ def test_stopping_ends_all_but_those_that_are_dead_already() -> None:
 
 def test_who_lived_long_is_not_made_to_wait() -> None:
     backoff = Backoff(0.0)
-    assert backoff.died(1.0) == 1.0
-    assert backoff.died(2.0) == 2.0 + FIRST_S
-    assert backoff.died(3.0 + HEALTHY_S) == 3.0 + HEALTHY_S
+    assert backoff.restart_at(1.0) == 1.0
+    assert backoff.restart_at(2.0) == 2.0 + FIRST_S
+    assert backoff.restart_at(3.0 + HEALTHY_S) == 3.0 + HEALTHY_S
 
 
 def test_workers_announce_themselves_to_routers_that_run_elsewhere() -> None:
@@ -244,7 +244,7 @@ def test_workers_announce_themselves_to_routers_that_run_elsewhere() -> None:
 def test_no_wait_is_longer_than_the_longest() -> None:
     backoff, now = Backoff(0.0), 0.0
     for _ in range(20):
-        again = backoff.died(now)
+        again = backoff.restart_at(now)
         assert again - now <= LONGEST_S
         now = again
 
@@ -301,7 +301,7 @@ def test_workers_with_other_settings_are_replaced_one_after_the_other_under_new_
     assert isinstance(new.config, WorkerConfig)
     assert (new.config.worker_id, new.config.max_sequences) == ("decode-0.2", 8)
     new.serves = False
-    run.cluster._workers[-1].told_ready = False
+    run.cluster._workers[-1].reported_ready = False
     run.cluster.watch()
     assert not second.drained, "the first of the new ones still loads"
     new.serves = True

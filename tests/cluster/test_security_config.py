@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from cluster.commands import app
 from cluster.config import load_config
-from cluster.demo import check_open
+from cluster.demo import check_no_auth
 from cluster.errors import BadConfig
 from router.access.keys import read_keys
 from runtime.tls import MutualTls
@@ -70,8 +70,8 @@ def test_a_mistake_is_named_with_its_key(tmp_path: Path, text: str, complaint: s
 )
 def test_the_demo_says_that_it_has_no_key(settings: dict[str, str]) -> None:
     with pytest.raises(BadConfig, match="tandem up"):
-        check_open(load_config(None, settings))
-    check_open(load_config(None, {}))
+        check_no_auth(load_config(None, settings))
+    check_no_auth(load_config(None, {}))
 
 
 def tandem(*arguments: str) -> tuple[int, str, str]:

@@ -12,7 +12,7 @@ import pytest
 
 from cluster.config import ClusterConfig, load_config
 from cluster.demands import worker_demand
-from cluster.gpu_shares import GpuShares
+from cluster.gpu_allocator import GpuAllocator
 from cluster.placement import Node, Placed, ranked
 from tests.docs.blocks import ROOT
 from wire.identity import Role
@@ -42,9 +42,9 @@ def test_the_index_names_every_example() -> None:
 
 def test_workers_of_one_gpu_node_have_a_gpu_each(tmp_path: Path) -> None:
     config = loaded("one-gpu-node.yaml", tmp_path)
-    shares = GpuShares([str(number) for number in range(NUM_GPUS)])
+    gpus = GpuAllocator([str(number) for number in range(NUM_GPUS)])
     given = [
-        shares.take(f"{pool.name}-{index}", pool.num_gpus, f"{pool.keys}.num_gpus")
+        gpus.allocate(f"{pool.name}-{index}", pool.num_gpus, f"{pool.keys}.num_gpus")
         for pool, index in config.workers()
     ]
     assert sorted(given) == [[str(number)] for number in range(NUM_GPUS)]

@@ -142,7 +142,7 @@ async def test_what_the_cluster_has_no_room_for_is_named() -> None:
     settings = {**ARITHMETIC, "prefill.num_gpus": 1, "ray.place_timeout_s": 1}
     config = load_config(None, settings)
     with (
-        pytest.raises(StartFailed, match=r"prefill-0: no room .*'GPU': 1.*Add nodes"),
+        pytest.raises(StartFailed, match=r"prefill-0: no resources .*'GPU': 1.*Add nodes"),
         running(config, RayLauncher(config), lambda line: None) as cluster,
     ):
         async with a_client(cluster):

@@ -42,7 +42,7 @@ T = TypeVar("T")
 
 
 class ARay:
-    """Nodes by name. The head has no room for workers."""
+    """Nodes by name. The head has no resources for workers."""
 
     def __init__(self) -> None:
         head = {
@@ -176,7 +176,7 @@ async def test_a_worker_without_room_says_so_and_starts_once_a_node_has_some(ray
 
     def tell(line: str) -> None:
         told.append(line)
-        if "waits for room" in line:
+        if "waits for resources" in line:
             amounts = {"nic": 1, "accelerator_type:H100": 1}
             for num_gpus in (1, 2):
                 ray.add(f"e{num_gpus}", num_cpus=1, num_gpus=num_gpus, resources=amounts)
@@ -188,20 +188,20 @@ async def test_a_worker_without_room_says_so_and_starts_once_a_node_has_some(ray
     }
     with ray.cluster(settings, tell) as cluster:
         assert ray.homes(cluster)["prefill-0"] == "e2"  # both GPUs are on one node
-    (line,) = [line for line in told if "waits for room" in line]
+    (line,) = [line for line in told if "waits for resources" in line]
     assert "(short of GPU, accelerator_type:H100). Add nodes, or change prefill.num_gpus" in line
 
 
 async def test_a_router_that_dies_comes_back_where_it_was(ray: ARay) -> None:
     with ray.cluster({"prefill.replicas": 0, "router.join_wait_s": 30}) as cluster:
-        router = cluster._routers[0].router
+        router = cluster._routers.slots[0].router
         assert isinstance(router, RayRouter)
         addresses = router.addresses
         ray_kill(router._actor)
 
         def is_back() -> bool:
             cluster.watch()
-            place = cluster._routers[0]
+            place = cluster._routers.slots[0]
             return place.router is not router and not place.empty
 
         wait_until(is_back)

@@ -93,7 +93,7 @@ def start_worker_of(
 ) -> RunningWorker:
     """As another pod of the pool with other weights would."""
     pool = cluster.config.pool(role)
-    fleet = cluster._routers[0].router.fleet
+    fleet = cluster._routers.slots[0].router.fleet
     config = msgspec.structs.replace(
         pool.worker, model=str(model), worker_id=f"new-{role}", routers=(fleet,)
     )

@@ -8,7 +8,7 @@ import pytest
 
 from cluster.config import load_config
 from cluster.errors import StartFailed
-from cluster.gpu_shares import GpuShares
+from cluster.gpu_allocator import GpuAllocator
 from cluster.process_launcher import ProcessLauncher
 from engine.device.visible_gpus import visible_gpus
 
@@ -16,18 +16,18 @@ pytestmark = pytest.mark.quick
 
 
 def test_workers_get_gpus_of_their_own_and_a_dead_one_gives_them_back() -> None:
-    shares = GpuShares(["0", "1", "2"])
-    assert shares.take("prefill-0", 2, "prefill.num_gpus") == ["0", "1"]
-    assert shares.take("decode-0", 1, "decode.num_gpus") == ["2"]
+    shares = GpuAllocator(["0", "1", "2"])
+    assert shares.allocate("prefill-0", 2, "prefill.num_gpus") == ["0", "1"]
+    assert shares.allocate("decode-0", 1, "decode.num_gpus") == ["2"]
     with pytest.raises(StartFailed, match=r"decode-1: decode\.num_gpus is 1.*3 GPUs.* 0 are free"):
-        shares.take("decode-1", 1, "decode.num_gpus")
-    shares.give_back("prefill-0")
-    assert shares.take("decode-1", 1, "decode.num_gpus") == ["0"]
+        shares.allocate("decode-1", 1, "decode.num_gpus")
+    shares.release("prefill-0")
+    assert shares.allocate("decode-1", 1, "decode.num_gpus") == ["0"]
 
 
 def test_parts_of_one_are_shared_before_another_is_begun() -> None:
-    shares = GpuShares(["GPU-a", "GPU-b"])
-    parts = [shares.take(f"decode-{n}", 1 / 3, "decode.num_gpus") for n in range(4)]
+    shares = GpuAllocator(["GPU-a", "GPU-b"])
+    parts = [shares.allocate(f"decode-{n}", 1 / 3, "decode.num_gpus") for n in range(4)]
     assert parts == [["GPU-a"], ["GPU-a"], ["GPU-a"], ["GPU-b"]]
 
 
