@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 from benchmarks.pool import PeerPool, a_pool
 from kv_transfer.endpoints.rank import MAX_PART_BYTES
-from kv_transfer.endpoints.transfer_thread import RankPath, TransferThread, WriteJob, Written
-from kv_transfer.endpoints.write_path import BlockWrite, InPlaceWrites
+from kv_transfer.endpoints.transfer_thread import TransferThread
+from kv_transfer.endpoints.write_path import InPlaceWrites, RankPath, Written
+from kv_transfer.layout.block_write import BlockWrite
 from kv_transfer.transports.nixl.nixl_link import NixlLink
 from kv_transfer.transports.probe import LinkSpeed, Probe
 from kv_transfer.transports.transport import Transport
@@ -88,9 +89,9 @@ def _run(transfer_thread: TransferThread, links: Sequence[str], num_blocks: int)
             tuple(reversed(range(num_blocks))),  # so that no neighbours merge
             tuple(pages),
             num_blocks * LAYOUT.block_size,
-            first_page=0,
+            first_remote_block=0,
         )
-        transfer_thread.write(WriteJob(link, block_write, ended.put))
+        transfer_thread.write(link, block_write, ended.put)
     return [ended.get().ended - started for _ in links]
 
 

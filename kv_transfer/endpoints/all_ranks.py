@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import partial
-from typing import TypeVar
+
+import msgspec
 
 from kv_transfer.endpoints.endpoint import (
     OnCrash,
@@ -20,7 +19,9 @@ from kv_transfer.endpoints.endpoint import (
 from kv_transfer.endpoints.rank import RankEndpoint
 from kv_transfer.endpoints.remote_rank import RemoteRank
 from kv_transfer.endpoints.remote_rank_messages import BlocksChecksum
-from kv_transfer.endpoints.transfer_thread import WriteJob, Written
+from kv_transfer.endpoints.when_all import when_all, when_all_ended
+from kv_transfer.endpoints.write_path import OnWritten, Written
+from kv_transfer.layout.block_write import BlockWrite
 from kv_transfer.layout.checksum import MASK, ComputeChecksum
 from kv_transfer.layout.head_routes import rank_pairs
 from kv_transfer.transports.probe import LinkSpeed
@@ -73,7 +74,7 @@ class AllRanksEndpoint:
             rank.admit(link, source, told)
 
     def evict(self, link: str, then: Callable[[], None]) -> None:
-        for rank, ended in zip(self._ranks, countdown(len(self._ranks), then), strict=True):
+        for rank, ended in zip(self._ranks, when_all_ended(len(self._ranks), then), strict=True):
             rank.evict(link, ended)
 
     def connect(self, link: str, peer: PeerPool, on_result: TellSpeed) -> None:
@@ -87,18 +88,24 @@ class AllRanksEndpoint:
         for rank, told in zip(feeding, when_all(len(feeding), all_told), strict=True):
             rank.connect(link, peer, told)
 
-    def write(self, job: WriteJob) -> None:
-        link = self._links.get(job.link)
-        if link is None:
+    def write(
+        self,
+        link: str,
+        block_write: BlockWrite,
+        on_done: OnWritten,
+        latest_start: float = 0.0,
+    ) -> None:
+        peer = self._links.get(link)
+        if peer is None:
             now = time.monotonic()
-            job.on_done(Written(now, now, cause=f"{job.link} is not connected"))
+            on_done(Written(now, now, cause=f"{link} is not connected"))
             return
 
         def all_ended(parts: list[Written]) -> None:
-            job.on_done(_whole(parts, link.cause))
+            on_done(_whole(parts, peer.cause))
 
-        for rank, ended in zip(link.ranks, when_all(len(link.ranks), all_ended), strict=True):
-            rank.write(WriteJob(job.link, job.block_write, ended, job.latest_start))
+        for rank, ended in zip(peer.ranks, when_all(len(peer.ranks), all_ended), strict=True):
+            rank.write(link, block_write, ended, latest_start)
 
     def disconnect(self, link: str, then: Callable[[], None]) -> None:
         self._tear_down(link, then)
@@ -142,7 +149,7 @@ class AllRanksEndpoint:
         feeding = self._feeding(link)
         if not feeding:
             then()
-        for rank, ended in zip(feeding, countdown(len(feeding), then), strict=True):
+        for rank, ended in zip(feeding, when_all_ended(len(feeding), then), strict=True):
             rank.disconnect(link, ended)
 
 
@@ -167,47 +174,11 @@ def _slowest(found: Sequence[LinkSpeed | str], failure: str | None) -> LinkSpeed
 
 
 def _whole(parts: Sequence[Written], failure: str | None) -> Written:
-    """A write is over when the last rank's part is, and failed when any has failed."""
-    cause = next((part.cause for part in parts if part.cause is not None), None)
-    return Written(
-        min(part.started for part in parts),
-        max(part.ended for part in parts),
-        sum(part.checksum for part in parts) & MASK,
-        cause and (failure or cause),
-    )
+    """The end of a write, from its ends at all ranks; `failure` is why the link failed."""
+    written = Written.together(parts)
+    if written.cause is None or failure is None:
+        return written
+    return msgspec.structs.replace(written, cause=failure)
 
 
 def _nothing() -> None: ...
-
-
-T = TypeVar("T")
-
-
-def when_all(count: int, done: Callable[[list[T]], None]) -> list[Callable[[T], None]]:
-    """As many functions, each to be called once, from any thread; `done(results)` after the last.
-
-    The results are in the order of the functions.
-    """
-    results: dict[int, T] = {}
-    lock = threading.Lock()
-
-    def one(number: int) -> Callable[[T], None]:
-        def tell(result: T) -> None:
-            with lock:
-                results[number] = result
-                complete = len(results) == count
-            if complete:
-                done([results[number] for number in range(count)])
-
-        return tell
-
-    return [one(number) for number in range(count)]
-
-
-def countdown(count: int, then: Callable[[], None]) -> list[Callable[[], None]]:
-    """The same where there is nothing to tell."""
-
-    def all_ended(ends: list[None]) -> None:
-        then()
-
-    return [partial(end, None) for end in when_all(count, all_ended)]

@@ -7,7 +7,8 @@ from typing import Protocol
 
 import msgspec
 
-from kv_transfer.endpoints.transfer_thread import WriteJob
+from kv_transfer.endpoints.write_path import OnWritten
+from kv_transfer.layout.block_write import BlockWrite
 from kv_transfer.layout.checksum import ComputeChecksum
 from kv_transfer.transports.probe import LinkSpeed
 from wire.layout import KvLayout
@@ -74,8 +75,17 @@ class Endpoint(Protocol):
         """
         ...
 
-    def write(self, job: WriteJob) -> None:
-        """`job.on_done` is called once, when no rank reads the blocks on its behalf any more."""
+    def write(
+        self,
+        link: str,
+        block_write: BlockWrite,
+        on_done: OnWritten,
+        latest_start: float = 0.0,
+    ) -> None:
+        """`on_done` is called once, when no rank reads the blocks on the write's behalf any more.
+
+        Of the writes that wait for one link, the one with the earliest `latest_start` goes first.
+        """
         ...
 
     def disconnect(self, link: str, then: Callable[[], None]) -> None:

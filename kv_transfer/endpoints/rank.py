@@ -12,15 +12,11 @@ from kv_transfer.endpoints.endpoint import (
     TellAdmissions,
     TellSpeed,
 )
-from kv_transfer.endpoints.transfer_thread import RankPath, TransferThread, WriteJob
-from kv_transfer.endpoints.write_path import (
-    InPlaceWrites,
-    SlotQuota,
-    StagedWrites,
-    StagingSlots,
-    WritePath,
-)
+from kv_transfer.endpoints.staged_writes import SlotQuota, StagedWrites, StagingSlots
+from kv_transfer.endpoints.transfer_thread import TransferThread
+from kv_transfer.endpoints.write_path import InPlaceWrites, OnWritten, RankPath, WritePath
 from kv_transfer.errors import BadPeer
+from kv_transfer.layout.block_write import BlockWrite
 from kv_transfer.layout.checksum import ComputeChecksum, checksum_seed
 from kv_transfer.layout.head_routes import RankPair, rank_pairs
 from kv_transfer.layout.region import CacheRegion
@@ -113,8 +109,14 @@ class RankEndpoint:
         ways = [self._way(link, pair, admission, peer, room) for pair, admission in ours]
         self.transfer_thread.connect(link, ways, tell)
 
-    def write(self, job: WriteJob) -> None:
-        self.transfer_thread.write(job)
+    def write(
+        self,
+        link: str,
+        block_write: BlockWrite,
+        on_done: OnWritten,
+        latest_start: float = 0.0,
+    ) -> None:
+        self.transfer_thread.write(link, block_write, on_done, latest_start)
 
     def disconnect(self, link: str, then: Callable[[], None]) -> None:
         self.transfer_thread.disconnect(link, then)

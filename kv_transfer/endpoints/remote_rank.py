@@ -32,7 +32,8 @@ from kv_transfer.endpoints.remote_rank_messages import (
     RankPairFailed,
     WriteBlocks,
 )
-from kv_transfer.endpoints.transfer_thread import WriteJob, Written
+from kv_transfer.endpoints.write_path import OnWritten, Written
+from kv_transfer.layout.block_write import BlockWrite
 from wire.layout import KvLayout
 from wire.reports import Traffic
 
@@ -76,19 +77,24 @@ class RemoteRank:
         self._traffic[link] = None
         self._ask(ConnectPeer(link, peer), PeerConnected, answered)
 
-    def write(self, job: WriteJob) -> None:
+    def write(
+        self,
+        link: str,
+        block_write: BlockWrite,
+        on_done: OnWritten,
+        latest_start: float = 0.0,
+    ) -> None:
         def answered(answer: BlocksWritten | None, cause: str) -> None:
             if answer is None:
                 now = time.monotonic()
-                self._on_link_failed(job.link, cause)
-                job.on_done(Written(now, now, cause=cause))
+                self._on_link_failed(link, cause)
+                on_done(Written(now, now, cause=cause))
                 return
-            if job.link in self._traffic:
-                self._traffic[job.link] = answer.traffic
-            job.on_done(answer.written)
+            if link in self._traffic:
+                self._traffic[link] = answer.traffic
+            on_done(answer.written)
 
-        message = WriteBlocks.of(job.link, job.block_write, job.latest_start)
-        self._ask(message, BlocksWritten, answered)
+        self._ask(WriteBlocks(link, block_write, latest_start), BlocksWritten, answered)
 
     def disconnect(self, link: str, then: Callable[[], None]) -> None:
         self._traffic.pop(link, None)

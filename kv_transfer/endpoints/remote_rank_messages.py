@@ -9,8 +9,8 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 
 from kv_transfer.endpoints.endpoint import PeerPool
-from kv_transfer.endpoints.transfer_thread import Written
-from kv_transfer.endpoints.write_path import BlockWrite
+from kv_transfer.endpoints.write_path import Written
+from kv_transfer.layout.block_write import BlockWrite
 from kv_transfer.transports.probe import LinkSpeed
 from wire.layout import KvLayout
 from wire.reports import Traffic
@@ -42,34 +42,9 @@ class PeerConnected(msgspec.Struct, frozen=True):
 
 
 class WriteBlocks(msgspec.Struct, frozen=True):
-    """See kv_transfer.endpoints.write_path.Passage; `layers` are the first, and the one behind
-    the last."""
-
     link: str
-    blocks: tuple[int, ...]
-    pages: tuple[int, ...]
-    num_tokens: int
-    first_page: int
-    layers: tuple[int, int] | None
+    block_write: BlockWrite
     latest_start: float
-
-    @staticmethod
-    def of(link: str, block_write: BlockWrite, latest_start: float) -> WriteBlocks:
-        layers = block_write.layers
-        return WriteBlocks(
-            link,
-            block_write.blocks,
-            block_write.pages,
-            block_write.num_tokens,
-            block_write.first_page,
-            None if layers is None else (layers.start, layers.stop),
-            latest_start,
-        )
-
-    @property
-    def block_write(self) -> BlockWrite:
-        layers = None if self.layers is None else range(*self.layers)
-        return BlockWrite(self.blocks, self.pages, self.num_tokens, self.first_page, layers)
 
 
 class BlocksWritten(msgspec.Struct, frozen=True):

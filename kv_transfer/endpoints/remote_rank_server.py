@@ -26,7 +26,7 @@ from kv_transfer.endpoints.remote_rank_messages import (
     Reply,
     WriteBlocks,
 )
-from kv_transfer.endpoints.transfer_thread import WriteJob, Written
+from kv_transfer.endpoints.write_path import Written
 from kv_transfer.transports.probe import LinkSpeed
 
 log = logging.getLogger(__name__)
@@ -84,8 +84,7 @@ class RankService:
         def done(written: Written) -> None:
             reply(BlocksWritten(written, self._endpoint.traffic(message.link)))
 
-        job = WriteJob(message.link, message.block_write, done, message.latest_start)
-        self._endpoint.write(job)
+        self._endpoint.write(message.link, message.block_write, done, message.latest_start)
 
     def _disconnect(self, message: DisconnectPeer, reply: Reply) -> None:
         self._endpoint.disconnect(message.link, lambda: reply(PeerClosed()))

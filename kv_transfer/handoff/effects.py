@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from kv_transfer.layout.block_write import BlockWrite
 from wire.handoff import Commit, Handoff
 
 
@@ -16,19 +17,10 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """Source: copy `num_tokens` tokens, from the start of `blocks` to the start of `pages`.
-
-    `first_page` is the place of pages[0] among the destination's blocks of the sequence. Of
-    `layers` only these travel, others have left or will leave; None stands for all. When it has
-    ended, call wrote or write_failed.
-    """
+    """Source: start this write; when it has ended, call `wrote` or `write_failed`."""
 
     write_id: int
-    blocks: tuple[int, ...]
-    pages: tuple[int, ...]
-    num_tokens: int
-    first_page: int
-    layers: range | None = None
+    block_write: BlockWrite
 
 
 @dataclass(frozen=True, slots=True)

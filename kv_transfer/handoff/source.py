@@ -15,6 +15,7 @@ from kv_transfer.handoff.effects import (
     SourceClosed,
     Write,
 )
+from kv_transfer.layout.block_write import BlockWrite
 from kv_transfer.layout.checksum import MASK
 from wire.handoff import (
     Abort,
@@ -123,7 +124,7 @@ class SourceHandoff:
         if num_layers <= self._num_layers_posted or self._num_posted == self.offer.num_tokens:
             return []
         self._blocks = tuple(blocks)
-        layers = range(self._num_layers_posted, num_layers)
+        layers = self._num_layers_posted, num_layers
         self._num_layers_posted = num_layers
         return [self._write(self.offer.num_tokens, layers)]
 
@@ -246,27 +247,27 @@ class SourceHandoff:
         if self._num_posted >= end:
             return []
         begun, num_layers = self._num_layers_posted, self.offer.layout.num_layers
-        write = self._write(end, range(begun, num_layers) if begun else None)
+        write = self._write(end, (begun, num_layers) if begun else None)
         self._num_posted, self._num_layers_posted = end, 0
-        self.tally.num_blocks += len(write.pages)
+        self.tally.num_blocks += len(write.block_write.remote_blocks)
         return [write]
 
-    def _write(self, end: int, layers: range | None) -> Write:
-        """Of the tokens from the first that is not posted to `end`."""
+    def _write(self, end: int, layers: tuple[int, int] | None) -> Write:
+        """A write of the tokens from the first that is not posted to `end`."""
         assert self._grant is not None
         start, held = self._num_posted, self._grant.first_missing_block
         ours, theirs = self.offer.layout, self._grant.layout
-        first_page, end_page = start // theirs.block_size, theirs.num_blocks(end)
-        write = Write(
-            self._next_write,
+        first, stop = start // theirs.block_size, theirs.num_blocks(end)
+        block_write = BlockWrite(
             self._blocks[start // ours.block_size : ours.num_blocks(end)],
-            self._grant.pages[first_page - held : end_page - held],
+            self._grant.pages[first - held : stop - held],
             num_tokens=end - start,
-            first_page=first_page,
+            first_remote_block=first,
             layers=layers,
         )
+        write = Write(self._next_write, block_write)
         self._next_write += 1
-        self._outstanding[write.write_id] = len(write.pages)
+        self._outstanding[write.write_id] = len(block_write.remote_blocks)
         return write
 
     @property

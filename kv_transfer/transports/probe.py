@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -87,3 +87,32 @@ def probe_link(
     for _ in range(NUM_BULK):
         bulks.append((yield from write(count)))
     return LinkSpeed(statistics.median(singles), count * scratch.num_bytes / min(bulks))
+
+
+OnSpeeds = Callable[[Sequence[LinkSpeed] | str], None]
+"""Gets the speed of each rank pair of a link, or the cause why there are none."""
+
+
+@dataclass(slots=True, eq=False)
+class LinkProbes:
+    """The probes of one link's rank pairs, all at the same time. No probe holds up another."""
+
+    link: str
+    probes: Sequence[Probe]
+    on_result: OnSpeeds
+    _found: dict[int, LinkSpeed] = field(default_factory=dict)
+
+    def advance(self) -> list[LinkSpeed] | None:
+        """Let each probe go on until it waits; all speeds once the last one has ended.
+
+        Raises LinkFailed.
+        """
+        for number, probe in enumerate(self.probes):
+            if number not in self._found:
+                try:
+                    next(probe)
+                except StopIteration as end:
+                    self._found[number] = end.value
+        if len(self._found) < len(self.probes):
+            return None
+        return [self._found[number] for number in range(len(self.probes))]

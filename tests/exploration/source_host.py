@@ -14,6 +14,7 @@ from kv_transfer.handoff.effects import (
     Write,
 )
 from kv_transfer.handoff.source import SourceHandoff
+from kv_transfer.layout.block_write import BlockWrite
 from tests.exploration.attempts import (
     BLOCK_SIZE,
     NOW,
@@ -192,25 +193,26 @@ class SourceHost:
         if self.desk.links[number].session == "open":
             self.desk.end_at_source(number)
 
-    def _post(self, attempt_id: int, it: SourceLeg, write: Write) -> None:
+    def _post(self, attempt_id: int, it: SourceLeg, effect: Write) -> None:
         """A write over a link that is torn down is never sent."""
         desk, offer = self.desk, self.machine(attempt_id).offer
         grant = self.machine(attempt_id)._grant
         assert grant is not None
         assert it.link is not None
+        write = effect.block_write
         carries = it.link in desk.links and desk.links[it.link].carries
         flight = Flight(
             attempt_id,
-            write.write_id,
+            effect.write_id,
             it.link,
             "posted" if carries else "unsent",
             place_of(offer.destination),
             offer.destination.incarnation,
             grant.epoch,
             write.blocks,
-            write.pages,
+            write.remote_blocks,
             tuple(self.side.memory[block] % PART for block in write.blocks),
-            write.first_page,
+            write.first_remote_block,
             _part(write),
         )
         desk.flights.append(flight)
@@ -220,7 +222,7 @@ class SourceHost:
         self.side.change(attempt_id, stage="over", blocks=())
 
 
-def _part(write: Write) -> Part:
+def _part(write: BlockWrite) -> Part:
     if write.layers is None:
         return "whole"
-    return "rest" if write.layers.start else "first"
+    return "rest" if write.layers[0] else "first"

@@ -7,12 +7,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from kv_transfer.endpoints.write_path import BlockWrite, StagedWrites, StagingSlots, WritePath
+from kv_transfer.endpoints.staged_writes import StagedWrites, StagingSlots
+from kv_transfer.endpoints.write_path import RankPath, WritePart, WritePath
+from kv_transfer.layout.block_write import BlockWrite
 from kv_transfer.layout.checksum import MASK
 from kv_transfer.layout.device_checksum import checksum_blocks
 from kv_transfer.layout.region import CacheRegion
 from kv_transfer.layout.staging import Staging
 from kv_transfer.transports.memory import MemoryFabric, MemoryLink
+from kv_transfer.transports.probe import LinkSpeed, Probe
 from kv_transfer.transports.transport import Transport
 from wire.layout import SCALED_DTYPES, KvLayout
 
@@ -128,21 +131,33 @@ def move(
         tuple(blocks[: source.layout.num_blocks(num_tokens)]),
         tuple(pages[: destination.layout.num_blocks(num_tokens)]),
         num_tokens,
-        first_page=0,
+        first_remote_block=0,
     )
     assert carry(us, "them", staged.write_path, block_write) == destination.checksum(
-        block_write.pages, 0
+        block_write.remote_blocks, 0
     )
+
+
+def a_part(write_path: WritePath, block_write: BlockWrite, name: str = "them") -> WritePart:
+    """A part that is posted by hand: nobody waits for its end."""
+    path = RankPath(name, b"", write_path, unmeasured)
+    return WritePart("link", path, block_write, lambda written: None)
+
+
+def unmeasured(transport: Transport) -> Probe:
+    yield from ()
+    return LinkSpeed(0.0, 0.0)
 
 
 def carry(transport: Transport, link: str, write_path: WritePath, block_write: BlockWrite) -> int:
     """Move a block write part by part. Returns its checksum."""
     checksum = 0
-    for part in write_path.parts(block_write):
-        posted = write_path.try_post(transport, link, part)
-        assert posted is not None
+    for part in write_path.split(block_write):
+        posted = a_part(write_path, part, link)
+        assert write_path.try_post(transport, posted)
+        assert posted.transfer is not None
         while not posted.transfer.done():
             pass
-        posted.release()
+        posted.end(now=0.0)
         checksum = (checksum + posted.checksum) & MASK
     return checksum

@@ -1,4 +1,4 @@
-"""Both ends of a link, each with all its ranks in this process; couriers are turned by hand."""
+"""Both ends of a link, each with all its ranks in this process; tests turn the transfer threads."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from kv_transfer.endpoints.endpoint import PeerPool
-from kv_transfer.endpoints.transfer_thread import WriteJob, Written
-from kv_transfer.endpoints.write_path import BlockWrite
+from kv_transfer.endpoints.write_path import Written
+from kv_transfer.layout.block_write import BlockWrite
 from kv_transfer.transports.memory import MemoryFabric, MemoryLink
 from kv_transfer.transports.probe import LinkSpeed, Probe, Scratch
 from kv_transfer.transports.transport import Transport
@@ -57,7 +57,7 @@ class Side:
     @property
     def under_way(self) -> list[int]:
         """How many parts of writes each rank has posted."""
-        return [len(rank.transfer_thread._flights) for rank in self.ranks]
+        return [len(rank.transfer_thread._writes.in_flight) for rank in self.ranks]
 
     def _rank(self, name: str, rank: int, pool: Pool, fabric: MemoryFabric) -> HandEndpoint:
         link = MemoryLink(name, fabric)
@@ -91,7 +91,7 @@ class Ends:
             self.source.turn()
 
     def write(self, block_write: BlockWrite) -> None:
-        self.source.endpoint.write(WriteJob("link", block_write, self.written.append))
+        self.source.endpoint.write("link", block_write, self.written.append)
         self.source.turn()
 
     def checksum(self, pages: Sequence[int], first: int = 0) -> int:

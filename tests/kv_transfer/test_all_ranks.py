@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kv_transfer.endpoints import all_ranks
-from kv_transfer.endpoints.all_ranks import AllRanksEndpoint, when_all
+from kv_transfer.endpoints.all_ranks import AllRanksEndpoint
 from kv_transfer.endpoints.endpoint import PeerPool
-from kv_transfer.endpoints.write_path import BlockWrite
+from kv_transfer.endpoints.when_all import when_all
 from kv_transfer.errors import BadPeer, LinkFailed
 from kv_transfer.layout import checksum_by_heads
+from kv_transfer.layout.block_write import BlockWrite
 from kv_transfer.layout.head_routes import rank_pairs
 from kv_transfer.transports.probe import LinkSpeed, Probe, Scratch
 from kv_transfer.transports.transport import Transport, together
@@ -59,9 +60,9 @@ def test_what_is_written_arrives_at_all_ranks_with_the_checksum_that_they_find(
     ends.write(block_write)
     (written,) = ends.written
     assert written.cause is None
-    found = ends.destination.get(block_write.pages, block_write.num_tokens)
+    found = ends.destination.get(block_write.remote_blocks, block_write.num_tokens)
     assert torch.equal(found, some_tokens(MODEL, block_write.num_tokens))
-    assert written.checksum == ends.checksum(block_write.pages, 3)
+    assert written.checksum == ends.checksum(block_write.remote_blocks, 3)
 
 
 @given(st.sampled_from(UNEQUAL), st.integers(0, 7), st.integers(0, 2**16), st.integers(0, 7))
@@ -74,9 +75,9 @@ def test_a_bit_that_flips_in_any_rank_s_pages_changes_the_checksum(
     ends.write(block_write)
     pool = ends.destination.pools[rank % degrees[1]]
     size = pool.layout.block_bytes
-    page = block_write.pages[place % len(block_write.pages)]
+    page = block_write.remote_blocks[place % len(block_write.remote_blocks)]
     pool.memory[page * size + place % size] ^= 1 << bit
-    assert ends.written[0].checksum != ends.checksum(block_write.pages)
+    assert ends.written[0].checksum != ends.checksum(block_write.remote_blocks)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float8_e4m3fn"])
@@ -104,7 +105,7 @@ def test_ranks_that_hold_each_other_s_heads_have_another_checksum() -> None:
     kept = first.clone()
     first.copy_(second)
     second.copy_(kept)
-    assert ends.written[0].checksum != ends.checksum(block_write.pages)
+    assert ends.written[0].checksum != ends.checksum(block_write.remote_blocks)
 
 
 @every_pair

@@ -3,6 +3,7 @@ from msgspec.structs import replace
 
 from kv_transfer.handoff.effects import CutLink, HandedOver, NotHandedOver, SourceClosed, Write
 from kv_transfer.handoff.source import SourceHandoff, SourceState
+from kv_transfer.layout.block_write import BlockWrite
 from tests.kv_transfer.attempts import (
     LAYOUT,
     a_destination,
@@ -30,6 +31,18 @@ pytestmark = pytest.mark.quick
 BLOCKS = (3, 4, 5)
 
 
+def a_write(
+    write_id: int,
+    blocks: tuple[int, ...],
+    remote_blocks: tuple[int, ...],
+    num_tokens: int,
+    first_remote_block: int,
+    layers: tuple[int, int] | None = None,
+) -> Write:
+    block_write = BlockWrite(blocks, remote_blocks, num_tokens, first_remote_block, layers)
+    return Write(write_id, block_write)
+
+
 def a_grant(num_held: int = 0) -> Grant:
     (grant,) = sent(a_destination(num_held).grant())
     assert isinstance(grant, Grant)
@@ -39,21 +52,21 @@ def a_grant(num_held: int = 0) -> Grant:
 def test_full_blocks_leave_while_prefill_still_computes() -> None:
     source = a_source()
     source.receive(a_grant(), now=1.0)
-    assert source.computed(BLOCKS, 4) == [Write(0, (3,), (20,), 4, 0)]
-    assert source.computed(BLOCKS, 9) == [Write(1, (4,), (21,), 4, 1)]
-    assert source.computed(BLOCKS, 10) == [Write(2, (5,), (22,), 2, 2)]
+    assert source.computed(BLOCKS, 4) == [a_write(0, (3,), (20,), 4, 0)]
+    assert source.computed(BLOCKS, 9) == [a_write(1, (4,), (21,), 4, 1)]
+    assert source.computed(BLOCKS, 10) == [a_write(2, (5,), (22,), 2, 2)]
 
 
 def test_blocks_computed_before_the_grant_leave_with_it() -> None:
     source = a_source()
     assert source.computed(BLOCKS, 8) == []
-    assert source.receive(a_grant(), now=1.0) == [Write(0, (3, 4), (20, 21), 8, 0)]
+    assert source.receive(a_grant(), now=1.0) == [a_write(0, (3, 4), (20, 21), 8, 0)]
 
 
 def test_blocks_that_the_destination_holds_are_not_written() -> None:
     source = a_source()
     source.receive(a_grant(num_held=2), now=1.0)
-    assert source.computed(BLOCKS, 10) == [Write(0, (5,), (20,), 2, 2)]
+    assert source.computed(BLOCKS, 10) == [a_write(0, (5,), (20,), 2, 2)]
     assert source.tally.skipped_blocks == 2
 
 
@@ -62,10 +75,10 @@ def test_the_last_chunk_leaves_layer_by_layer_and_counts_its_pages_once() -> Non
     source = a_source(layout)
     source.receive(replace(a_grant(), layout=layout), now=1.0)
     source.computed(BLOCKS, 4)
-    assert source.computed_layers(BLOCKS, 2) == [Write(1, (4, 5), (21, 22), 6, 1, range(2))]
+    assert source.computed_layers(BLOCKS, 2) == [a_write(1, (4, 5), (21, 22), 6, 1, (0, 2))]
     assert source.computed_layers(BLOCKS, 2) == []
-    assert source.computed_layers(BLOCKS, 3) == [Write(2, (4, 5), (21, 22), 6, 1, range(2, 3))]
-    assert source.computed(BLOCKS, 10) == [Write(3, (4, 5), (21, 22), 6, 1, range(3, 4))]
+    assert source.computed_layers(BLOCKS, 3) == [a_write(2, (4, 5), (21, 22), 6, 1, (2, 3))]
+    assert source.computed(BLOCKS, 10) == [a_write(3, (4, 5), (21, 22), 6, 1, (3, 4))]
     assert source.tally.num_blocks == 3
     assert source.finish(final(), now=2.0) == []
     assert [sent(source.wrote(write, 1.0, 2.5, 0)) for write in (3, 0, 2)] == [[], [], []]
@@ -79,7 +92,7 @@ def test_layers_wait_for_the_grant() -> None:
     assert source.computed_layers(BLOCKS, 2) == []
     source.computed(BLOCKS, 10)
     (write,) = writes(source.receive(replace(a_grant(), layout=layout), now=1.0))
-    assert write.layers is None
+    assert write.block_write.layers is None
 
 
 def test_layers_of_another_layout_leave_together() -> None:

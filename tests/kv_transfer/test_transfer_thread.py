@@ -8,9 +8,10 @@ from typing import NoReturn
 import pytest
 
 from engine.runners.arithmetic_runner import ArithmeticRunner
-from kv_transfer.endpoints.transfer_thread import RankPath, TransferThread, WriteJob, Written
-from kv_transfer.endpoints.write_path import BlockWrite, InPlaceWrites
+from kv_transfer.endpoints.transfer_thread import TransferThread
+from kv_transfer.endpoints.write_path import InPlaceWrites, RankPath, Written
 from kv_transfer.errors import LinkFailed
+from kv_transfer.layout.block_write import BlockWrite
 from kv_transfer.transports.memory import MemoryFabric, MemoryLink
 from kv_transfer.transports.probe import LinkSpeed, Probe
 from kv_transfer.transports.transport import Transport
@@ -46,15 +47,15 @@ class Bench:
     def connect(self, name: str, admission: bytes, probe: object = None) -> list[object]:
         found: list[object] = []
         start = probe or at_once
-        way = RankPath(name, admission, self.write_path, start)  # type: ignore[arg-type]
-        self.transfer_thread.connect(name, [way], found.append)
+        path = RankPath(name, admission, self.write_path, start)  # type: ignore[arg-type]
+        self.transfer_thread.connect(name, [path], found.append)
         self.transfer_thread.turn()
         return found
 
     def write(self, name: str, link: str, num_blocks: int, latest_start: float = 0.0) -> None:
         blocks = tuple(range(num_blocks))
         block_write = BlockWrite(blocks, blocks, num_blocks * SIZE, 0)
-        self.transfer_thread.write(WriteJob(link, block_write, self.told(name), latest_start))
+        self.transfer_thread.write(link, block_write, self.told(name), latest_start)
 
     def told(self, name: str) -> Callable[[Written], None]:
         def tell(written: Written) -> None:
@@ -68,7 +69,7 @@ class Bench:
 
     @property
     def in_flight(self) -> list[int]:
-        return [len(flight.part.block_write.blocks) for flight in self.transfer_thread._flights]
+        return [len(part.block_write.blocks) for part in self.transfer_thread._writes.in_flight]
 
 
 def at_once(transport: Transport) -> Probe:
@@ -105,7 +106,7 @@ def test_one_peer_s_queue_does_not_hold_up_another_s() -> None:
     bench.write("y", "a", 4)
     bench.write("z", "b", 4)
     bench.run()
-    assert [flight.part.link for flight in bench.transfer_thread._flights] == ["a", "b"]
+    assert [part.link for part in bench.transfer_thread._writes.in_flight] == ["a", "b"]
 
 
 def test_a_write_larger_than_the_bound_goes_alone() -> None:

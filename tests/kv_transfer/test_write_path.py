@@ -12,22 +12,23 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kv_transfer.endpoints.transfer_thread import RankPath, TransferThread, WriteJob, Written
-from kv_transfer.endpoints.write_path import (
-    BlockWrite,
-    InPlaceWrites,
-    SlotQuota,
-    StagedWrites,
-    StagingSlots,
-    WritePath,
-    split_write,
-)
+from kv_transfer.endpoints.staged_writes import SlotQuota, StagedWrites, StagingSlots
+from kv_transfer.endpoints.transfer_thread import TransferThread
+from kv_transfer.endpoints.write_path import InPlaceWrites, RankPath, WritePath, Written
 from kv_transfer.errors import LinkFailed
+from kv_transfer.layout.block_write import BlockWrite, split_write
 from kv_transfer.layout.head_routes import CannotExchange
 from kv_transfer.transports.memory import MemoryFabric, MemoryLink
-from kv_transfer.transports.probe import LinkSpeed, Probe
-from kv_transfer.transports.transport import Transport
-from tests.kv_transfer.pools import GARBAGE, Pool, Staged, a_staging, carry, some_tokens
+from tests.kv_transfer.pools import (
+    GARBAGE,
+    Pool,
+    Staged,
+    a_part,
+    a_staging,
+    carry,
+    some_tokens,
+    unmeasured,
+)
 from tests.kv_transfer.ranks import block_ids, ranks
 from wire.layout import KvLayout
 
@@ -57,15 +58,17 @@ def check_parts(
 ) -> None:
     """They cover the block write in order, each with whole pages and blocks, but for its end."""
     assert [block for part in parts for block in part.blocks] == list(block_write.blocks)
-    assert [page for part in parts for page in part.pages] == list(block_write.pages)
+    assert [page for part in parts for page in part.remote_blocks] == list(
+        block_write.remote_blocks
+    )
     assert sum(part.num_tokens for part in parts) == block_write.num_tokens
     for part in parts:
         assert len(part.blocks) == ours.num_blocks(part.num_tokens)
-        assert len(part.pages) == theirs.num_blocks(part.num_tokens)
+        assert len(part.remote_blocks) == theirs.num_blocks(part.num_tokens)
     for part, following in pairwise(parts):
         assert part.num_tokens % max(ours.block_size, theirs.block_size) == 0
-        assert following.first_page == part.first_page + len(part.pages)
-    assert not parts or parts[0].first_page == block_write.first_page
+        assert following.first_remote_block == part.first_remote_block + len(part.remote_blocks)
+    assert not parts or parts[0].first_remote_block == block_write.first_remote_block
 
 
 @given(SIZES, SIZES, st.integers(0, 300), st.integers(1, 5), st.integers(0, 9))
@@ -77,10 +80,10 @@ def test_staged_parts_cover_everything_in_whole_pages_that_fit_a_slot(
     unit_bytes = max(block_size, page_size) * theirs.token_bytes
     room = StagingSlots(1, num_units * unit_bytes + unit_bytes // 2)
     block_write = a_passage(ours, theirs, num_tokens, first_page)
-    parts = list(StagedWrites(ours, theirs, room, never).parts(block_write))
+    parts = list(StagedWrites(ours, theirs, room, never).split(block_write))
     check_parts(block_write, parts, ours, theirs)
     for part in parts:
-        assert len(part.pages) * theirs.block_bytes <= room.slot_bytes
+        assert len(part.remote_blocks) * theirs.block_bytes <= room.slot_bytes
     assert len(parts) == -(-num_tokens // (num_units * max(block_size, page_size)))
 
 
@@ -91,14 +94,14 @@ def test_direct_parts_cover_everything_and_are_no_larger_than_allowed(
 ) -> None:
     layout = like(MODEL, block_size=block_size)
     block_write = a_passage(layout, layout, num_tokens, first_page)
-    parts = list(InPlaceWrites(layout, never, max_part_bytes).parts(block_write))
+    parts = list(InPlaceWrites(layout, never, max_part_bytes).split(block_write))
     check_parts(block_write, parts, layout, layout)
     largest = max(max_part_bytes, layout.block_bytes)
     assert all(len(part.blocks) * layout.block_bytes <= largest for part in parts)
 
 
 def test_a_passage_that_fits_is_its_own_only_part() -> None:
-    block_write = BlockWrite((4, 5, 6), (9,), num_tokens=11, first_page=3)
+    block_write = BlockWrite((4, 5, 6), (9,), num_tokens=11, first_remote_block=3)
     assert list(split_write(block_write, 4, 16, 100)) == [block_write]
 
 
@@ -130,7 +133,7 @@ def test_layers_that_leave_one_after_the_other_make_whole_pages() -> None:
     blocks, pages = (2, 0), (5, 1)
     pair.source.put(blocks, tokens)
     write_path, total = pair.direct(), 0
-    for layers in (range(1), range(1, MODEL.num_layers)):
+    for layers in ((0, 1), (1, MODEL.num_layers)):
         total += carry(pair.link, "them", write_path, BlockWrite(blocks, pages, 7, 3, layers))
     assert torch.equal(pair.destination.get(pages, 7), tokens)
     assert total == pair.destination.checksum(pages, 3)
@@ -204,22 +207,17 @@ class Desk:
         self.written: list[Written] = []
         self.transfer_thread = TransferThread(pair.link, lambda link, cause: None, _raise)
         admission = pair.peer.admit("us")
-        way = RankPath("them", admission, write_path, unmeasured)
-        self.transfer_thread.connect("them", [way], lambda speeds: None)
+        path = RankPath("them", admission, write_path, unmeasured)
+        self.transfer_thread.connect("them", [path], lambda speeds: None)
         self.transfer_thread.turn()
 
     def write(self, block_write: BlockWrite) -> None:
-        self.transfer_thread.write(WriteJob("them", block_write, self.written.append))
+        self.transfer_thread.write("them", block_write, self.written.append)
         self.transfer_thread.turn()
 
     @property
     def in_flight(self) -> list[int]:
-        return [flight.part.block_write.num_tokens for flight in self.transfer_thread._flights]
-
-
-def unmeasured(transport: Transport) -> Probe:
-    yield from ()
-    return LinkSpeed(0.0, 0.0)
+        return [part.block_write.num_tokens for part in self.transfer_thread._writes.in_flight]
 
 
 def _raise(error: Exception) -> None:
@@ -244,8 +242,8 @@ def test_a_part_waits_while_the_staging_room_is_full_and_goes_later() -> None:
     desk.transfer_thread.turn()
     (written,) = desk.written
     assert written.cause is None
-    assert written.checksum == pair.destination.checksum(block_write.pages, 0)
-    assert torch.equal(pair.destination.get(block_write.pages, 20), some_tokens(MODEL, 20))
+    assert written.checksum == pair.destination.checksum(block_write.remote_blocks, 0)
+    assert torch.equal(pair.destination.get(block_write.remote_blocks, 20), some_tokens(MODEL, 20))
     assert staged.num_free == 2
 
 
@@ -254,10 +252,10 @@ def test_a_room_without_a_free_slot_posts_nothing() -> None:
     staged = pair.staged(1, 8 * MODEL.token_bytes)
     slot = staged.room.try_take()
     assert slot == 0
-    part = BlockWrite((0, 1), (3,), 8, 0)
-    assert staged.write_path.try_post(pair.link, "them", part) is None
+    part = a_part(staged.write_path, BlockWrite((0, 1), (3,), 8, 0))
+    assert not staged.write_path.try_post(pair.link, part)
     staged.room.give_back(slot)
-    assert staged.write_path.try_post(pair.link, "them", part) is not None
+    assert staged.write_path.try_post(pair.link, part)
 
 
 def test_a_link_that_stands_still_leaves_slots_to_the_others() -> None:
@@ -266,13 +264,12 @@ def test_a_link_that_stands_still_leaves_slots_to_the_others() -> None:
     stage = staged.write_path._stage
     layouts = MODEL, pair.destination.layout
     modest = StagedWrites(*layouts, SlotQuota(staged.room, 1), stage)
-    part = BlockWrite((0, 1), (3,), 8, 0)
-    posted = modest.try_post(pair.link, "them", part)
-    assert posted is not None
-    assert modest.try_post(pair.link, "them", part) is None
+    posted, waiting = (a_part(modest, BlockWrite((0, 1), (3,), 8, 0)) for _ in range(2))
+    assert modest.try_post(pair.link, posted)
+    assert not modest.try_post(pair.link, waiting)
     assert staged.num_free == 1
-    posted.release()
-    assert modest.try_post(pair.link, "them", part) is not None
+    posted.end(now=0.0)
+    assert modest.try_post(pair.link, waiting)
 
 
 def test_writes_that_go_down_with_their_link_give_their_slots_back() -> None:
@@ -293,18 +290,19 @@ def test_a_write_that_cannot_be_posted_gives_its_slot_back(error: Exception) -> 
     pair = Pair(MODEL, like(MODEL, block_size=8))
     staged = pair.staged(1, 8 * MODEL.token_bytes)
     pair.link.write_spans = failing(error)  # type: ignore[method-assign]
+    part = a_part(staged.write_path, BlockWrite((0, 1), (3,), 8, 0))
     with pytest.raises(type(error)):
-        staged.write_path.try_post(pair.link, "them", BlockWrite((0, 1), (3,), 8, 0))
+        staged.write_path.try_post(pair.link, part)
+    part.end(now=0.0, cause=str(error))
     assert staged.num_free == 1
 
 
 def test_staging_that_fails_gives_its_slot_back() -> None:
     room = StagingSlots(1, 1024)
     write_path = StagedWrites(MODEL, like(MODEL, block_size=8), room, failing(MemoryError()))
+    part = a_part(write_path, BlockWrite((0, 1), (3,), 8, 0))
     with pytest.raises(MemoryError):
-        write_path.try_post(
-            MemoryLink("us", MemoryFabric()), "them", BlockWrite((0, 1), (3,), 8, 0)
-        )
+        write_path.try_post(MemoryLink("us", MemoryFabric()), part)
     assert room.try_take() == 0
 
 
@@ -338,12 +336,11 @@ def test_parts_under_way_at_once_lie_in_different_slots() -> None:
     pair.source.put([2, 0, 1], tokens)
     block_write = BlockWrite((2, 0, 1), (5, 4, 3, 2, 1, 0), 12, 0)
     write_path = staged.write_path
-    posted = [
-        write_path.try_post(pair.link, "them", part) for part in write_path.parts(block_write)
-    ]
+    parts = [a_part(write_path, part) for part in write_path.split(block_write)]
+    assert all(write_path.try_post(pair.link, part) for part in parts)
     pair.fabric.resume()
-    assert all(each is not None and each.transfer.done() for each in posted)
-    assert torch.equal(pair.destination.get(block_write.pages, 12), tokens)
+    assert all(part.transfer is not None and part.transfer.done() for part in parts)
+    assert torch.equal(pair.destination.get(block_write.remote_blocks, 12), tokens)
 
 
 @pytest.mark.parametrize(
@@ -398,7 +395,8 @@ def test_spans_of_a_part_are_its_pages_in_their_order() -> None:
     staged = pair.staged(2, 4 * MODEL.token_bytes)
     posted: list[np.ndarray] = []
     pair.link.write_spans = lambda link, spans, staged: posted.append(spans)  # type: ignore
-    staged.write_path.try_post(pair.link, "them", BlockWrite((1,), (9, 4), 4, 0))
+    part = a_part(staged.write_path, BlockWrite((1,), (9, 4), 4, 0))
+    assert staged.write_path.try_post(pair.link, part)
     size, start = 2 * MODEL.token_bytes, 4 * MODEL.token_bytes
     (spans,) = posted
     assert spans.tolist() == [[start, 9 * size, size], [start + size, 4 * size, size]]

@@ -8,8 +8,8 @@ import pytest
 
 from decode_worker.scheduler import DecodePolicy
 from engine.runners.arithmetic_runner import ArithmeticRunner
-from kv_transfer.endpoints.transfer_thread import RankPath, TransferThread
-from kv_transfer.endpoints.write_path import InPlaceWrites
+from kv_transfer.endpoints.transfer_thread import TransferThread
+from kv_transfer.endpoints.write_path import InPlaceWrites, RankPath
 from kv_transfer.transports.memory import MemoryFabric, MemoryLink
 from kv_transfer.transports.probe import Scratch
 from tests.worker.bench import DECODE_STAMP as D
@@ -161,7 +161,7 @@ def test_an_overdue_leg_ends_although_its_router_says_nothing() -> None:
     bench.check_nothing_is_held()
 
 
-def test_a_broken_courier_is_a_crash_and_not_a_silence() -> None:
+def test_a_broken_transfer_thread_is_a_crash_and_not_a_silence() -> None:
     class Broken(MemoryLink):
         """Fails in a way that no transport may."""
 
@@ -174,7 +174,7 @@ def test_a_broken_courier_is_a_crash_and_not_a_silence() -> None:
     transfer_thread.start()
     write_path = InPlaceWrites(ArithmeticRunner().layout, lambda blocks, first: 0, 1)
     scratch = Scratch(0, 0, 1)
-    way = RankPath("link", b"", write_path, lambda it: unmeasured(it, "link", scratch))
-    transfer_thread.connect("link", [way], lambda found: None)
+    path = RankPath("link", b"", write_path, lambda it: unmeasured(it, "link", scratch))
+    transfer_thread.connect("link", [path], lambda found: None)
     assert crashed.wait(60)
     transfer_thread.stop()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from engine.runner import OnLayer, Sampled, Slice
-from kv_transfer.endpoints.write_path import BlockWrite, InPlaceWrites, Posted
+from kv_transfer.endpoints.write_path import InPlaceWrites, WritePart
 from kv_transfer.transports.transport import Transport
 from tests.kv_transfer.pools import GARBAGE, Pool, move
 from tests.worker.bench import Bench
@@ -70,14 +70,14 @@ def test_tokens_are_those_of_one_worker_alone(
 
 
 @pytest.fixture
-def left(monkeypatch: pytest.MonkeyPatch) -> list[range | None]:
+def left(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int] | None]:
     """Which layers each write took, in their order; every layer is worth a write of its own."""
-    layers: list[range | None] = []
+    layers: list[tuple[int, int] | None] = []
     post = InPlaceWrites.try_post
 
-    def noted(self: InPlaceWrites, transport: Transport, link: str, part: BlockWrite) -> Posted:
-        layers.append(part.layers)
-        return post(self, transport, link, part)
+    def noted(self: InPlaceWrites, transport: Transport, part: WritePart) -> bool:
+        layers.append(part.block_write.layers)
+        return post(self, transport, part)
 
     monkeypatch.setattr(block_sender, "LAYERS_BYTES", 1)
     monkeypatch.setattr(InPlaceWrites, "try_post", noted)
@@ -85,15 +85,15 @@ def left(monkeypatch: pytest.MonkeyPatch) -> list[range | None]:
 
 
 def test_tokens_are_the_same_when_the_last_chunk_leaves_layer_by_layer(
-    model: Model, left: list[range | None]
+    model: Model, left: list[tuple[int, int] | None]
 ) -> None:
     assert handed_over(model, ("float32", 4), ("float32", 4)) == model.alone("float32", 4)
     assert left[0] is None
-    assert left[-2:] == [range(1), range(1, 2)]
+    assert left[-2:] == [(0, 1), (1, 2)]
 
 
 def test_a_prompt_of_one_chunk_leaves_while_it_is_computed(
-    model: Model, left: list[range | None]
+    model: Model, left: list[tuple[int, int] | None]
 ) -> None:
     runner = model.runner("float32", 4)
     bench = Bench(
@@ -117,7 +117,7 @@ def test_a_prompt_of_one_chunk_leaves_while_it_is_computed(
     attempt_id = bench.submit("a", list(PROMPT), sampling=GREEDY)
     bench.run()
     assert bench.tokens(attempt_id) == model.alone("float32", 4)
-    assert sorted(left, key=str) == [range(1), range(1, 2)]
+    assert sorted(left, key=str) == [(0, 1), (1, 2)]
     bench.check_nothing_is_held()
 
 

@@ -328,7 +328,7 @@ def test_a_late_grant_of_an_earlier_offer_is_not_taken_for_the_present_one_s() -
     )
     bench.prefill.loop.receive(late, Peer(bench.decode.ref, bench.link))
     bench.prefill.carry()
-    assert not any(rank.transfer_thread._flights for rank in bench.prefill.ranks)
+    assert not any(rank.transfer_thread._writes.in_flight for rank in bench.prefill.ranks)
     (answer,) = [m for _, m in bench.prefill.outbox.for_peers if isinstance(m, Quiesced)][-1:]
     assert answer.ends == offer.ends
     bench.run()

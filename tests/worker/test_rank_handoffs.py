@@ -8,7 +8,7 @@ from itertools import count, product
 
 import pytest
 
-from kv_transfer.endpoints.write_path import BlockWrite, InPlaceWrites, Posted
+from kv_transfer.endpoints.write_path import InPlaceWrites, WritePart
 from kv_transfer.layout.spans import Offsets
 from kv_transfer.transports.memory import MemoryFabric
 from kv_transfer.transports.nixl.nixl_link import NixlLink
@@ -98,14 +98,14 @@ def test_over_nixl_they_are_too(model: Model, degree: int, other: int) -> None:
 
 
 @pytest.fixture
-def left(monkeypatch: pytest.MonkeyPatch) -> list[range | None]:
+def left(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int] | None]:
     """Which layers each write took, in their order; every layer is worth a write of its own."""
-    layers: list[range | None] = []
+    layers: list[tuple[int, int] | None] = []
     post = InPlaceWrites.try_post
 
-    def noted(self: InPlaceWrites, transport: Transport, link: str, part: BlockWrite) -> Posted:
-        layers.append(part.layers)
-        return post(self, transport, link, part)
+    def noted(self: InPlaceWrites, transport: Transport, part: WritePart) -> bool:
+        layers.append(part.block_write.layers)
+        return post(self, transport, part)
 
     monkeypatch.setattr(block_sender, "LAYERS_BYTES", 1)
     monkeypatch.setattr(InPlaceWrites, "try_post", noted)
@@ -114,7 +114,7 @@ def left(monkeypatch: pytest.MonkeyPatch) -> list[range | None]:
 
 @pytest.mark.parametrize("degree", [2, 4])
 def test_the_last_chunk_leaves_layer_by_layer_from_every_rank(
-    model: Model, degree: int, left: list[range | None]
+    model: Model, degree: int, left: list[tuple[int, int] | None]
 ) -> None:
     is_answered(a_bench(model, (degree, degree)), model, 16)
     by_layers = [layers for layers in left if layers is not None]
@@ -173,12 +173,12 @@ def test_a_rank_that_cannot_be_written_to_costs_the_whole_link_and_no_token(
     bench = a_bench(model, (degree, other))
     attempt_id = bench.submit("a", list(PROMPT), sampling=GREEDY)
     bench.fabric.stall()
-    while not any(each.transfer_thread._flights for each in bench.prefill.ranks):
+    while not any(each.transfer_thread._writes.in_flight for each in bench.prefill.ranks):
         bench.turn()
     bench.fabric.kill(bench.decode.rank_name(rank))
     bench.turn()
     bench.prefill.carry()
-    assert not any(each.transfer_thread._flights for each in bench.prefill.ranks)
+    assert not any(each.transfer_thread._writes.in_flight for each in bench.prefill.ranks)
     bench.fabric.dead.clear()
     bench.fabric.resume()
     bench.run()

@@ -246,11 +246,9 @@ class Handoffs(RuleBasedStateMachine):
         late = [(door, offset) for door, offset, _ in fabric._late]
         pages = {offset // size for door, offset in late if door in fabric.doors}
         if bench.link in bench.decode.ranks[0].transfer_thread._admitted:
-            parts = [
-                *transfer_thread._waiting,
-                *(flight.part for flight in transfer_thread._flights),
-            ]
-            pages.update(page for part in parts for page in part.block_write.pages)
+            writes = transfer_thread._writes
+            parts = [*writes.waiting, *writes.in_flight]
+            pages.update(page for part in parts for page in part.block_write.remote_blocks)
         return pages
 
     def _come_to_rest(self) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from kv_transfer.endpoints.transfer_thread import WriteJob, Written
-from kv_transfer.endpoints.write_path import BlockWrite
+from kv_transfer.endpoints.write_path import Written
 from kv_transfer.handoff.effects import Effect, Write
 from wire.layout import KvLayout
 from worker.steps.attempt_state import AttemptState
@@ -52,16 +51,10 @@ class BlockSender:
                 effects = handoff.write_failed(write.write_id, written.cause)
             perform(attempt, effects)
 
-        block_write = BlockWrite(
-            write.blocks, write.pages, write.num_tokens, write.first_page, write.layers
-        )
-        job = WriteJob(
-            attempt.link,
-            block_write,
-            lambda written: self._call(lambda: ended(written)),
-            self._latest_start(attempt),
-        )
-        self._endpoint.write(job)
+        def on_done(written: Written) -> None:
+            self._call(lambda: ended(written))
+
+        self._endpoint.write(attempt.link, write.block_write, on_done, self._latest_start(attempt))
 
     def _latest_start(self, attempt: AttemptState) -> float:
         """When a write must start for the rest to have arrived as soon as prefill has ended."""
