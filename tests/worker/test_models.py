@@ -79,7 +79,7 @@ def left(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int] | None]:
         layers.append(part.block_write.layers)
         return post(self, transport, part)
 
-    monkeypatch.setattr(block_sender, "LAYERS_BYTES", 1)
+    monkeypatch.setattr(block_sender, "MIN_WRITE_BYTES", 1)
     monkeypatch.setattr(InPlaceWrites, "try_post", noted)
     return layers
 

@@ -1,1 +1,1 @@
-"""What a worker does between two engine steps: attempts, handoffs at both ends, reports."""
+"""A worker's step loop, and its work between two steps: attempts, handoffs, reports."""

@@ -1,4 +1,4 @@
-"""What a worker remembers of an attempt that it serves for a router."""
+"""The state of one attempt that a worker serves for a router."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from wire.sampling import TokenLogprob
 
 @dataclass(slots=True)
 class AttemptState:
-    """One attempt. `num_sent` tokens of the sequence have been sent to the router, or came from
-    it."""
+    """Owned by the step loop's thread; at most one for each attempt id."""
 
     sequence: Sequence
     router_id: str
     num_sent: int
+    """Leading tokens of the sequence that the router has: sent to it, or received from it."""
     submitted_at: float
     deadline: float | None = None
     destination: Destination | None = None
@@ -26,18 +26,19 @@ class AttemptState:
     prefilled: bool = False
     handoff: SourceHandoff | None = None
     link: str | None = None
-    """Over which the handoff's grant came; where its blocks and all further messages go."""
+    """The link over which the destination's grant came: blocks and all further messages take it."""
     kept: bool = False
-    """True once its handoff has failed and this worker decodes the sequence itself."""
+    """True when the handoff has failed, and this worker decodes the sequence itself."""
     prefix_only: bool = False
-    """True for a copy of cached blocks: there is nothing to decode."""
+    """True for a copy of cached blocks to another worker: nothing is computed."""
     wanted: bool = True
-    """False once cancelled or handed over: only the end of its transfer is still awaited."""
+    """False when it was cancelled or handed over, and only the end of its transfer is awaited."""
     last_logprob: TokenLogprob | None = None
-    """Of the sequence's last token, where the request asked for it."""
+    """Log-probability of the sequence's last token, where the request asks for it."""
     unsent_logprobs: tuple[TokenLogprob, ...] = ()
-    unsent_scores: tuple[TokenLogprob, ...] = ()
-    """Log-probabilities of the prompt's tokens, from the worker that computed it."""
+    """Log-probabilities of tokens that the source sampled; they go out with the next output."""
+    unsent_prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    """Log-probabilities of the prompt's tokens, from the worker that prefilled it."""
 
     @staticmethod
     def of(submit: Submit, router_id: str, now: float) -> AttemptState:
@@ -58,30 +59,30 @@ class AttemptState:
             destination=submit.destination,
         )
 
-    def take_output(self, made: SequenceProgress) -> Output:
-        """What a step drew, and all before it that the router has not been sent."""
-        assert made.sampled is not None
+    def take_output(self, progress: SequenceProgress) -> Output:
+        """Everything that the router has not been sent, up to the token that a step has sampled."""
+        assert progress.sampled is not None
         tokens = tuple(self.sequence.tokens[self.num_sent :])
         position, self.num_sent = self.num_sent, len(self.sequence.tokens)
-        self.last_logprob = made.sampled.logprob
+        self.last_logprob = progress.sampled.logprob
         logprobs, self.unsent_logprobs = self.unsent_logprobs, ()
-        if made.sampled.logprob is not None:
-            logprobs = (*logprobs, made.sampled.logprob)
-        scores, self.unsent_scores = self.unsent_scores, ()
+        if progress.sampled.logprob is not None:
+            logprobs = (*logprobs, progress.sampled.logprob)
+        prompt_logprobs, self.unsent_prompt_logprobs = self.unsent_prompt_logprobs, ()
         if not self.prefilled:
-            scores = tuple(self.sequence.scores)
+            prompt_logprobs = tuple(self.sequence.scores)
         return Output(
             attempt_id=self.sequence.attempt_id,
             position=position,
             tokens=tokens,
             logprobs=logprobs,
-            finish=made.finish,
-            stop_token=made.stop_token,
-            prompt_logprobs=scores,
+            finish=progress.finish,
+            stop_token=progress.stop_token,
+            prompt_logprobs=prompt_logprobs,
         )
 
     def times(self, now: float) -> Prefilled:
-        """How long it took to the first token, which has just been drawn."""
+        """How long queueing and prefill took; called when the first token has been sampled."""
         assert self.started_at is not None
         return Prefilled(
             attempt_id=self.sequence.attempt_id,

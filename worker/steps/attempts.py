@@ -1,4 +1,4 @@
-"""The attempts that a worker serves: what is done to them, and what is told of them."""
+"""The attempts that a worker serves: submitted, cancelled, moved, timed out, reported."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ log = logging.getLogger(__name__)
 
 
 class Attempts:
-    """Those that run here, those that are handed to others, and those that come from them.
+    """All attempts of one worker, and the handoffs that take them to other workers or bring them.
 
-    `settle()` is called before somebody changes a sequence: it waits for the step under way.
+    `settle()` waits for the step under way; it is called before a sequence is changed.
     """
 
     def __init__(self, context: StepContext, settle: Callable[[], None]) -> None:
@@ -45,9 +45,9 @@ class Attempts:
         return len(self._attempts) + self.num_handoffs
 
     def submit(self, router_id: str, message: Submit) -> None:
-        """Queue an attempt; a repetition of one that is known here changes nothing."""
+        """Queue an attempt; a known attempt id changes nothing."""
         attempt_id = message.attempt_id
-        self.reports.hear(router_id, message.number)
+        self.reports.submitted(router_id, message.number)
         if (
             attempt_id in self._attempts
             or attempt_id in self.source_handoffs
@@ -69,7 +69,7 @@ class Attempts:
             self._attempts[attempt_id] = attempt
 
     def cancel(self, attempt_id: AttemptId, cause: str = "cancelled") -> None:
-        """End an attempt in whatever state it is here; unknown attempts are remembered as ended."""
+        """End an attempt in any state; an unknown attempt id is remembered as ended."""
         self._settle()
         self.destination_handoffs.cancel(attempt_id, cause)
         attempt = self._attempts.get(attempt_id)
@@ -92,7 +92,7 @@ class Attempts:
             self.source_handoffs.move(attempt, destination)
 
     def copy_prefix(self, router_id: str, message: CopyPrefix) -> None:
-        """Copy cached blocks to another worker; a repetition of a known attempt changes nothing."""
+        """Copy cached blocks to another worker; a known attempt id changes nothing."""
         attempt_id = message.attempt_id
         if attempt_id in self._attempts or attempt_id in self.source_handoffs:
             return
@@ -111,7 +111,7 @@ class Attempts:
             self.source_handoffs.copy_prefix(attempt)
 
     def router_lost(self, router_id: str) -> None:
-        """Nobody is left to hear of these attempts."""
+        """Cancel all attempts of a router whose session has ended."""
         self.reports.forget(router_id)
         self.destination_handoffs.router_lost(router_id)
         for attempt_id, attempt in list(self._attempts.items()):
@@ -119,18 +119,18 @@ class Attempts:
                 self.cancel(attempt_id, f"router {router_id} is gone")
 
     def end_overdue(self, now: float) -> None:
-        """The router watches the deadline too; this is for when it cannot."""
+        """Fail attempts whose deadline has passed. The router does so too, unless it is cut off."""
         for attempt_id, attempt in list(self._attempts.items()):
             if attempt.deadline is not None and now >= attempt.deadline:
                 self._settle()
                 if attempt_id not in self._attempts:
-                    continue  # it has just ended
+                    continue  # the step under way has ended it
                 stage = "decode" if attempt.prefilled else "prefill"
                 self._fail(attempt, stage, "deadline passed", retryable=False)
                 self.cancel(attempt_id, "deadline passed")
 
     def started(self, sequence: Sequence, now: float) -> None:
-        """It has blocks from now on."""
+        """The engine has admitted a sequence, which has blocks now: offer it to its destination."""
         attempt = self._attempts[sequence.attempt_id]
         if attempt.started_at is None:
             attempt.started_at = now
@@ -140,13 +140,13 @@ class Attempts:
             self.source_handoffs.open(attempt)
 
     def emit(self, progress: list[SequenceProgress]) -> None:
-        """Tokens to the routers, one message each; blocks to the decode workers; cache events."""
+        """Send what a step has made: tokens to routers, blocks to destinations, cache events."""
         outputs: dict[str, list[Output]] = defaultdict(list)
-        for made in progress:
-            attempt = self._attempts[made.sequence.attempt_id]
-            if made.sampled is not None:
-                outputs[attempt.router_id].append(attempt.take_output(made))
-            self._after_step(attempt, made)
+        for each in progress:
+            attempt = self._attempts[each.sequence.attempt_id]
+            if each.sampled is not None:
+                outputs[attempt.router_id].append(attempt.take_output(each))
+            self._progressed(attempt, each)
         for router_id, batch in outputs.items():
             self.reports.generated(len(batch))
             self._outbox.to_router(router_id, StepOutputs(outputs=tuple(batch)))
@@ -156,41 +156,43 @@ class Attempts:
         self._outbox.flush()
 
     def _fail_lost(self, sequence: Sequence) -> None:
-        """No worker can follow its grammar from here."""
+        """Fail a sequence that no worker can continue by its grammar."""
         assert sequence.grammar is not None
         cause, invalid = str(sequence.grammar.error), sequence.grammar.to_blame
         attempt = self._attempts.get(sequence.attempt_id)
         if attempt is not None:
-            failed = Failed(
-                attempt_id=sequence.attempt_id,
-                stage="grammar",
-                cause=cause,
-                retryable=False,
-                invalid=invalid,
-            )
-            self._outbox.to_router(attempt.router_id, failed)
+            self._fail(attempt, "grammar", cause, retryable=False, invalid=invalid)
             self.cancel(sequence.attempt_id, cause)
 
-    def _after_step(self, attempt: AttemptState, made: SequenceProgress) -> None:
-        if made.sampled is not None and not attempt.prefilled:
+    def _progressed(self, attempt: AttemptState, progress: SequenceProgress) -> None:
+        if progress.sampled is not None and not attempt.prefilled:
             attempt.prefilled = True
-            self.reports.prefilled(made.sequence)
+            self.reports.prefilled(progress.sequence)
             self._outbox.to_router(attempt.router_id, attempt.times(self._clock()))
-        self.source_handoffs.progressed(attempt, made)
-        if made.finish is not None:
-            self._forget(made.sequence.attempt_id)
+        self.source_handoffs.progressed(attempt, progress)
+        if progress.finish is not None:
+            self._forget(progress.sequence.attempt_id)
 
     def _adopted(self, attempt: AttemptState) -> None:
         self._attempts[attempt.sequence.attempt_id] = attempt
 
     def _forget(self, attempt_id: AttemptId) -> None:
-        """The attempt is not this worker's to serve any more; its transfer may still have to
-        end."""
+        """This worker no longer serves the attempt; its transfer may still have to end."""
         self._attempts.pop(attempt_id, None)
         self.destination_handoffs.ended(attempt_id)
 
-    def _fail(self, attempt: AttemptState, stage: str, cause: str, *, retryable: bool) -> None:
+    def _fail(
+        self,
+        attempt: AttemptState,
+        stage: str,
+        cause: str,
+        *,
+        retryable: bool,
+        invalid: bool = False,
+    ) -> None:
         attempt_id = attempt.sequence.attempt_id
-        failed = Failed(attempt_id=attempt_id, stage=stage, cause=cause, retryable=retryable)
+        failed = Failed(
+            attempt_id=attempt_id, stage=stage, cause=cause, retryable=retryable, invalid=invalid
+        )
         log.info("attempt %s failed, %s: %s", attempt_id, stage, cause)
         self._outbox.to_router(attempt.router_id, failed)

@@ -1,4 +1,4 @@
-"""How a sequence's blocks leave: layer by layer where that pays, and the most urgent ones first."""
+"""Sends a sequence's blocks: layer by layer where that pays, the most urgent write first."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from worker.steps.attempt_state import AttemptState
 from worker.steps.step_context import StepContext
 
 NOMINAL_RATE = 2e9
-"""Bytes per second, by which flows over one link are weighed against each other."""
+"""Bytes per second that are assumed for a link when the urgency of its writes is compared."""
 
-LAYERS_BYTES = 1 << 18
-"""Layers that leave before others are at least so many bytes: every write has its fixed cost."""
+MIN_WRITE_BYTES = 1 << 18
+"""Layers are sent ahead in writes of at least this size: every write has a fixed cost."""
 
 
 def layers_per_write(layout: KvLayout, num_tokens: int) -> int:
-    """How many layers of a chunk are worth a write of their own."""
-    return max(1, -(-LAYERS_BYTES // (layout.num_blocks(num_tokens) * layout.layer_bytes)))
+    """How many layers of a chunk of `num_tokens` tokens make a write of MIN_WRITE_BYTES."""
+    return max(1, -(-MIN_WRITE_BYTES // (layout.num_blocks(num_tokens) * layout.layer_bytes)))
 
 
 class BlockSender:
@@ -38,7 +38,8 @@ class BlockSender:
         write: Write,
         perform: Callable[[AttemptState, list[Effect]], None],
     ) -> None:
-        """Start a copy; what its end leads to goes to `perform`, in the loop's thread."""
+        """Queue a write. In the step loop's thread, the handoff is told when it has ended, and the
+        effects go to `perform`."""
         handoff = attempt.handoff
         assert handoff is not None
         assert attempt.link is not None
@@ -57,7 +58,8 @@ class BlockSender:
         self._endpoint.write(attempt.link, write.block_write, on_done, self._latest_start(attempt))
 
     def _latest_start(self, attempt: AttemptState) -> float:
-        """When a write must start for the rest to have arrived as soon as prefill has ended."""
+        """The latest time at which a write may start if all blocks are to arrive with the end of
+        prefill."""
         sequence, now = attempt.sequence, self._clock()
         num_done = sequence.num_computed - sequence.num_cached
         if attempt.started_at is None or num_done <= 0:

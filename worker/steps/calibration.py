@@ -1,4 +1,4 @@
-"""What a worker tells of itself: its load, and what its steps take, learned from some of them."""
+"""A worker's load as it is reported, and the costs of its steps, learned from a sample of them."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from engine.schedule.step_times import StepTimes, StepWork, num_pairs
 from wire.reports import Report, StepCosts, WorkerState, WorkerTotals
 
 LEARN_EVERY_S = 5e-3
-"""A step that is learned from costs some 30 us; at this distance nobody feels them."""
-ENOUGH_PROMPTS = 6
-ENOUGH_DECODES = 12
-"""Steps of either kind that were learned from before anything is told of that kind."""
-NOTHING_DONE = WorkerTotals()
+"""Least time between two steps that are learned from: each costs about 30 us."""
+MIN_PROMPT_STEPS = 6
+MIN_DECODE_STEPS = 12
+"""Costs of a kind of step are reported once this many of them were learned from."""
+NO_TOTALS = WorkerTotals()
 
 
 class Calibration:
-    """Seconds for each unit of work. A step counts from its plan to its last message."""
+    """Seconds for each unit of work, learned from steps: from a step's plan to its last message."""
 
     def __init__(
         self, step_target_s: float | None = None, learn_every_s: float = LEARN_EVERY_S
@@ -31,7 +31,7 @@ class Calibration:
         self._next_s = 0.0
 
     def observe(self, slices: Seq[Slice], seconds: float, now: float) -> None:
-        """Learns from this step if the last one that it learned from is long enough ago."""
+        """Learn from a step, unless it follows the last one that was learned from too soon."""
         if now < self._next_s:
             return
         self._next_s = now + self._learn_every_s
@@ -42,11 +42,14 @@ class Calibration:
 
     @property
     def costs(self) -> StepCosts | None:
-        """None before enough steps of any kind; coefficients of a kind that was not seen are None.
+        """None before enough steps of any kind; coefficients of a kind without enough are None.
 
-        A fit may give a small coefficient below 0 for what hardly matters: that is told as 0.
+        A fit may give a small negative coefficient for what hardly matters: it is reported as 0.
         """
-        prompts, decodes = self._num_prompts >= ENOUGH_PROMPTS, self._num_decodes >= ENOUGH_DECODES
+        prompts, decodes = (
+            self._num_prompts >= MIN_PROMPT_STEPS,
+            self._num_decodes >= MIN_DECODE_STEPS,
+        )
         if not (prompts or decodes):
             return None
         step_s, *others = (max(0.0, each) for each in self._times.per_unit())
@@ -66,9 +69,9 @@ def load_of(
     num_handoffs: int,
     heard: dict[str, int],
     calibration: Calibration,
-    totals: WorkerTotals = NOTHING_DONE,
+    totals: WorkerTotals = NO_TOTALS,
 ) -> Report:
-    """What an engine has to do now."""
+    """The report of an engine's present work. `heard` has each router's last submission number."""
     unfinished = [*engine.waiting, *engine.running]
     prompts = [sequence for sequence in unfinished if not sequence.decoding]
     decoding = [sequence for sequence in engine.running if sequence.decoding]

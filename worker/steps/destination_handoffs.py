@@ -19,15 +19,17 @@ from worker.steps.attempt_state import AttemptState
 from worker.steps.step_context import Peer, StepContext
 
 NUM_TOMBSTONES = 4096
+"""Ended attempts that are remembered."""
 RETRY_AFTER_S = 0.5
+"""When a refused source may offer again."""
 log = logging.getLogger(__name__)
 
 
 class DestinationHandoffs:
-    """All attempts that others hand to this worker. Lives in the step loop's thread.
+    """All handoffs to this worker. Lives in the step loop's thread.
 
-    `on_adopt(attempt)` is told of every sequence that is ours from now on. Ended attempts leave a
-    tombstone, so that a message that comes late is never taken for a new offer.
+    `on_adopt(attempt)` is called for every sequence that has become this worker's to decode. Ended
+    attempts leave a tombstone, so that a late message is never taken for a new offer.
     """
 
     def __init__(self, context: StepContext, on_adopt: Callable[[AttemptState], None]) -> None:
@@ -45,7 +47,7 @@ class DestinationHandoffs:
         self._next_epoch = 1
         self.arrived = HandoffBook()
         self.num_offers: Counter[str] = Counter()
-        """By the answer."""
+        """Offers of other workers, counted by the answer."""
 
     def __len__(self) -> int:
         return len(self._attempts)
@@ -61,22 +63,22 @@ class DestinationHandoffs:
             self._outbox.over_link(source.link, Stale(**message.ends))
 
     def cancel(self, attempt_id: AttemptId, cause: str) -> None:
-        """Also for an attempt that has not been offered yet: its offer will be refused."""
+        """End an attempt; if it has not been offered yet, its offer will be refused."""
         handoff = self._attempts.get(attempt_id)
         if handoff is not None:
             self._perform(handoff, handoff.abort(cause, self._clock()))
         else:
-            self._bury(attempt_id)
+            self._remember_ended(attempt_id)
 
     def router_lost(self, router_id: str) -> None:
-        """Sequences that are granted but not here yet have nobody to be decoded for."""
+        """Abort the granted handoffs of a router whose session has ended."""
         for handoff in list(self._attempts.values()):
             if handoff.offer.router_id == router_id:
                 cause = f"router {router_id} is gone"
                 self._perform(handoff, handoff.abort(cause, self._clock()))
 
     def source_lost(self, link: str, cause: str) -> list[DestinationHandoff]:
-        """A source's session ended. Returns the attempts that wait until its link is fenced."""
+        """A source's session has ended. Returns the handoffs that wait until its link is fenced."""
         lost = [
             handoff
             for attempt_id, handoff in self._attempts.items()
@@ -87,7 +89,7 @@ class DestinationHandoffs:
         return [handoff for handoff in lost if handoff.state is DestinationState.FENCING]
 
     def source_fenced(self, lost: list[DestinationHandoff]) -> None:
-        """Nothing that was sent over the lost attempts' link lands any more."""
+        """The link of these handoffs is fenced: nothing sent over it lands any more."""
         for handoff in lost:
             self._perform(handoff, handoff.source_fenced())
 
@@ -173,7 +175,7 @@ class DestinationHandoffs:
                 case FreeBlocks():
                     self._engine.pool.release(effect.blocks)
                 case AttemptLost():
-                    pass  # the source tells the router; here only the pages matter
+                    pass  # the source tells the router; here only the blocks matter
                 case CutLink():
                     self._outbox.cut_link(self._links[handoff.offer.attempt_id], effect.cause)
         done = handoff.state is DestinationState.ACCEPTED and handoff.offer.prefix_only
@@ -181,14 +183,14 @@ class DestinationHandoffs:
             self._forget(handoff.offer.attempt_id)
 
     def ended(self, attempt_id: AttemptId) -> None:
-        """A sequence that was adopted here has ended."""
+        """An adopted sequence has ended."""
         handoff = self._attempts.get(attempt_id)
         if handoff is not None and handoff.state is DestinationState.ACCEPTED:
             self._forget(attempt_id)
 
     def _forget(self, attempt_id: AttemptId) -> None:
         del self._attempts[attempt_id], self._links[attempt_id]
-        self._bury(attempt_id)
+        self._remember_ended(attempt_id)
 
     def _adopt(self, offer: Offer, adopt: Adopt) -> None:
         commit = adopt.commit
@@ -203,20 +205,20 @@ class DestinationHandoffs:
         sequence.num_computed = offer.num_tokens
         self._engine.adopt(sequence)
         if offer.prefix_only:
-            self._engine.drop(sequence)  # its blocks stay as cache
-            self._tell_handed(offer, commit)
+            self._engine.drop(sequence)  # its blocks stay in the prefix cache
+            self._report_handed(offer, commit)
             return
-        # The source's token goes out once more, so that the router never meets a gap.
+        # The source's token is sent once more, so that the router never sees a gap.
         attempt = AttemptState(
             sequence, offer.router_id, offer.num_tokens, self._clock(), prefilled=True
         )
         if commit.logprob is not None:
             attempt.unsent_logprobs = (commit.logprob,)
-        attempt.unsent_scores = commit.prompt_logprobs
+        attempt.unsent_prompt_logprobs = commit.prompt_logprobs
         self._on_adopt(attempt)
-        self._tell_handed(offer, commit)
+        self._report_handed(offer, commit)
 
-    def _tell_handed(self, offer: Offer, commit: Commit) -> None:
+    def _report_handed(self, offer: Offer, commit: Commit) -> None:
         self.arrived.add(offer.source, offer.destination, commit.moved)
         handed = Handed(attempt_id=offer.attempt_id, source=offer.source, moved=commit.moved)
         self._outbox.to_router(offer.router_id, handed)
@@ -224,7 +226,7 @@ class DestinationHandoffs:
     def __contains__(self, attempt_id: AttemptId) -> bool:
         return attempt_id in self._attempts
 
-    def _bury(self, attempt_id: AttemptId) -> None:
+    def _remember_ended(self, attempt_id: AttemptId) -> None:
         self._tombstones[attempt_id] = None
         if len(self._tombstones) > NUM_TOMBSTONES:
             self._tombstones.popitem(last=False)

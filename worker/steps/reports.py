@@ -1,4 +1,4 @@
-"""What routers hear of a worker as a whole: its load, and which blocks its caches hold."""
+"""Reports of a worker to its routers: its load, and which blocks its caches hold."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from worker.steps.step_context import StepContext
 class Reports:
     """Lives in the step loop's thread; `last` may be read in others.
 
-    `offers` counts those of other workers by the answer.
+    `offers` counts the offers of other workers by the answer.
     """
 
     def __init__(self, context: StepContext, offers: Mapping[str, int]) -> None:
@@ -21,31 +21,31 @@ class Reports:
         self._outbox = context.outbox
         self._calibration = Calibration(context.config.tpot_target_s)
         self._offers = offers
-        self._heard: dict[str, int] = {}
+        self._last_submissions: dict[str, int] = {}
         self._event_number = 0
         self._num_steps = 0
         self._step_s = 0.0
         self._prefilled_tokens = 0
         self._generated_tokens = 0
         self.last: Report | None = None
-        """None before the first."""
+        """The last report; None before the first."""
 
-    def hear(self, router_id: str, number: int) -> None:
-        """A router's submission of this number has arrived."""
-        self._heard[router_id] = max(number, self._heard.get(router_id, 0))
+    def submitted(self, router_id: str, number: int) -> None:
+        """A router's submission of this number has arrived; see `wire.reports.Report.heard`."""
+        self._last_submissions[router_id] = max(number, self._last_submissions.get(router_id, 0))
 
     def forget(self, router_id: str) -> None:
-        """It is gone, and would begin to count anew."""
-        self._heard.pop(router_id, None)
+        """A router's session has ended; a new one counts its submissions from 1."""
+        self._last_submissions.pop(router_id, None)
 
     def observe(self, seconds: float, now: float) -> None:
-        """What the engine has landed took so long."""
+        """The step that the engine has landed took `seconds`."""
         self._num_steps += 1
         self._step_s += seconds
         self._calibration.observe(self._engine.landed, seconds, now)
 
     def prefilled(self, sequence: Sequence) -> None:
-        """Its first token was drawn."""
+        """A sequence's first token was sampled."""
         self._prefilled_tokens += max(0, sequence.num_prompt - sequence.num_cached)
 
     def generated(self, num_tokens: int) -> None:
@@ -53,12 +53,17 @@ class Reports:
 
     def load(self, state: WorkerState, num_handoffs: int) -> Report:
         self.last = load_of(
-            self._engine, state, num_handoffs, self._heard, self._calibration, self._totals()
+            self._engine,
+            state,
+            num_handoffs,
+            self._last_submissions,
+            self._calibration,
+            self._totals(),
         )
         return self.last
 
     def send_snapshot(self, router_id: str, links: tuple[LinkReport, ...], load: Report) -> None:
-        """The whole cache index, the load and the links, for a router that knows nothing yet."""
+        """Send links, the whole cache index and the load to a router that has just connected."""
         for link in links:
             self._outbox.to_router(router_id, link)
         events = CacheEvents(
@@ -71,7 +76,7 @@ class Reports:
         self._outbox.to_router(router_id, load)
 
     def send_cache_events(self) -> None:
-        """What has changed since the last ones."""
+        """Broadcast which cached blocks have come and gone since the last call."""
         stored, removed = self._engine.pool.take_events()
         host_stored, host_removed = self._engine.memory.take_host_events()
         if stored or removed or host_stored or host_removed:

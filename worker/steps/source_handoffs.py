@@ -28,11 +28,11 @@ from worker.steps.step_context import Peer, StepContext
 
 
 class SourceHandoffs:
-    """All attempts that this worker prefills for others. Lives in the step loop's thread.
+    """All handoffs from this worker. Lives in the step loop's thread.
 
-    A sequence is pinned from its offer until no write of it is outstanding. When a handoff does
-    not come about, the worker keeps the sequence and decodes it: nothing is recomputed.
-    `on_over(attempt_id)` is told when an attempt is no longer this worker's to serve.
+    A sequence is pinned from its offer until no write of it is outstanding. When a handoff fails,
+    the worker keeps the sequence and decodes it: nothing is recomputed. `on_over(attempt_id)` is
+    called when this worker no longer serves an attempt.
     """
 
     def __init__(self, context: StepContext, on_over: Callable[[AttemptId], None]) -> None:
@@ -108,14 +108,14 @@ class SourceHandoffs:
         self._computed(attempt, sequence.num_computed)
 
     def _computed(self, attempt: AttemptState, num_tokens: int) -> None:
-        """So much of the sequence is in the cache; it leaves now, or all of it at once."""
+        """`num_tokens` tokens of the sequence are in the cache: send them, or wait for the rest."""
         handoff, blocks = attempt.handoff, attempt.sequence.blocks
         assert handoff is not None
         if self._config.overlap or num_tokens >= handoff.offer.num_tokens:
             self._perform(attempt, handoff.computed(blocks, num_tokens))
 
     def _finish(self, attempt: AttemptState) -> None:
-        """All that travels is computed: commit as soon as it has arrived."""
+        """All that is handed over is computed: commit as soon as it has arrived."""
         assert attempt.handoff is not None
         sequence = attempt.sequence
         final = Final(
@@ -128,9 +128,10 @@ class SourceHandoffs:
         self._perform(attempt, attempt.handoff.finish(final, self._clock()))
 
     def by_layers(self, slices: list[Slice]) -> OnLayer | None:
-        """To be called while a step computes: the last chunk of a prompt leaves layer by layer."""
+        """A callback for the step that computes these slices, if one of them is the last chunk of a
+        prompt: it sends that chunk layer by layer."""
         layout = self._engine.runner.layout
-        leaving = [
+        last_chunks = [
             (attempt, attempt.handoff, layers_per_write(layout, slice.count))
             for slice in slices
             if (attempt := self._attempts.get(slice.sequence.attempt_id)) is not None
@@ -140,15 +141,15 @@ class SourceHandoffs:
         ]
 
         def on_layer(num_layers: int) -> None:
-            for attempt, handoff, group in leaving:
+            for attempt, handoff, group in last_chunks:
                 if num_layers % group == 0 and num_layers < layout.num_layers:
                     blocks = attempt.sequence.blocks
                     self._perform(attempt, handoff.computed_layers(blocks, num_layers))
 
-        return on_layer if leaving else None
+        return on_layer if last_chunks else None
 
     def progressed(self, attempt: AttemptState, progress: SequenceProgress) -> None:
-        """A step computed more of the prompt, or drew the first token, or ended the sequence."""
+        """A step has computed more of the prompt, sampled the first token, or ended the answer."""
         handoff, sequence = attempt.handoff, attempt.sequence
         if handoff is None or not attempt.wanted or attempt.kept:
             return
@@ -161,13 +162,13 @@ class SourceHandoffs:
             self._finish(attempt)
 
     def cancel(self, attempt: AttemptState, cause: str) -> None:
-        """Nobody wants the sequence; its blocks go back when no write reads them any more."""
+        """Abort the handoff; the sequence's blocks are freed when no write reads them any more."""
         self._over(attempt)
         assert attempt.handoff is not None
         self._perform(attempt, attempt.handoff.abort(cause, self._clock()))
 
     def receive(self, message: Handoff, peer: Peer) -> None:
-        """An attempt may have had other destinations before: those only hear that all is quiet."""
+        """Messages of an attempt's earlier destinations are answered with Quiesced."""
         attempt = self._attempts.get(message.attempt_id)
         handoff = None if attempt is None else attempt.handoff
         if attempt and handoff and message.ends == handoff.offer.ends:
@@ -176,11 +177,11 @@ class SourceHandoffs:
                 self._perform(attempt, handoff.receive(message, self._clock()))
         elif isinstance(message, Grant | Abort):
             # No record of the offer means that no write of it is outstanding on a living link: when
-            # one fails, its session is hung up before anybody hears of it (Courier._fail).
+            # one fails, its session is hung up before anybody is told (TransferThread._fail).
             self._outbox.over_link(peer.link, Quiesced(**message.ends, epoch=None))
 
     def peer_lost(self, peer: Peer, cause: str) -> None:
-        """The link ended, or was never made."""
+        """The link to a destination has ended, or could not be made."""
         for attempt in list(self._attempts.values()):
             handoff = attempt.handoff
             assert handoff is not None
@@ -234,7 +235,7 @@ class SourceHandoffs:
                 attempt.router_id, Kept(attempt_id=attempt_id, cause=outcome.cause)
             )
             return
-        if outcome.ambiguous:  # it may run there: going on here could run it twice
+        if outcome.ambiguous:  # it may run there: to go on here could run it twice
             self._over(attempt)
             failed = Failed(attempt_id=attempt_id, stage="transfer", cause=outcome.cause)
             self._outbox.to_router(attempt.router_id, failed)

@@ -28,32 +28,32 @@ class Peer:
 
 
 class Outbox(Protocol):
-    """How the step loop's thread speaks to the rest of the world; never blocks."""
+    """Messages of the step loop's thread to routers and workers; no method blocks."""
 
     def to_router(self, router_id: str, message: Message) -> None: ...
 
     def to_routers(self, message: Message) -> None: ...
 
     def to_worker(self, peer: Destination, message: Handoff) -> None:
-        """Over the session that this worker opened to the peer, or opens now."""
+        """Send over the session that this worker has opened to the peer, or opens now."""
         ...
 
     def over_link(self, link: str, message: Handoff) -> None:
-        """Over this link's session. When that has ended, the message is lost, like the attempt."""
+        """Send over a link's session. If it has ended, the message is lost, as the attempt is."""
         ...
 
     def cut_link(self, link: str, cause: str) -> None:
-        """End this link's session."""
+        """End a link's session."""
         ...
 
     def flush(self) -> None:
-        """Let everything go that was said since the last flush."""
+        """Send all messages since the last flush."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class StepContext:
-    """One worker's; all but `calls` belongs to the step loop's thread."""
+    """What is given to everything in the step loop's thread, which owns all of it but `calls`."""
 
     ref: WorkerRef
     content: str
@@ -68,5 +68,5 @@ class StepContext:
 
     @property
     def call(self) -> Call:
-        """Takes work to the step loop's thread, from any thread."""
+        """Queues a callback for the step loop's thread; thread-safe."""
         return self.calls.put

@@ -15,9 +15,9 @@ from worker.steps.attempts import Attempts
 from worker.steps.step_context import Peer, StepContext
 
 TICK_S = 0.25
-"""How often deadlines are looked at and a quiet worker reports; also the longest idle wait."""
+"""Interval at which deadlines are checked and the load is reported; also the longest idle wait."""
 STARVED_S = 0.002
-"""Pause when sequences wait but none can run until a handoff or a transfer ends."""
+"""Wait while sequences are queued but none can run before a handoff or a transfer ends."""
 
 log = logging.getLogger(__name__)
 
@@ -25,18 +25,18 @@ log = logging.getLogger(__name__)
 class StepLoop:
     """Everything that happens to the engine happens here, one thing after the other.
 
-    Other threads hand in work by `call`; what this thread has to say goes to the outbox.
+    Other threads queue callbacks by `call`; messages of this thread go to the outbox.
 
-    `start` drives the loop in a thread of its own. Whoever drives it by hand, in tests or on a
-    virtual clock, calls `turn()`, which neither sleeps nor waits; or `plan()` when a step begins
-    and `compute(slices)` when it ends, with whatever else happens between the two put into the
-    context's calls. `idle_s` says for how long a driver may leave the loop alone.
+    `start` drives the loop in a thread of its own. A test or a simulation drives it by hand with
+    `turn()`, which neither sleeps nor waits; on a virtual clock with `plan()` at the beginning of a
+    step and `compute(slices)` at its end, queueing by `call` whatever happens between the two.
+    `idle_s` says for how long the loop may be left alone.
     """
 
     def __init__(self, context: StepContext, on_crash: Callable[[Exception], None]) -> None:
         self.engine = engine = context.engine
         self.call = context.call
-        """Runs work in the loop's thread, between two steps. Thread-safe."""
+        """Runs a callback in the loop's thread, between two steps. Thread-safe."""
         self.attempts = Attempts(context, self._settle)
         self.source_handoffs = self.attempts.source_handoffs
         self.destination_handoffs = self.attempts.destination_handoffs
@@ -45,12 +45,12 @@ class StepLoop:
         self._outbox = context.outbox
         self._clock = context.clock
         self._calls = context.calls
-        if engine.followers.grammars is not None:  # one that is ready is worth a turn
+        if engine.followers.grammars is not None:  # a compiled grammar needs a turn
             engine.followers.grammars.on_ready = lambda: self.call(lambda: None)
         self._grants: queue.SimpleQueue[tuple[Grant, Peer]] = queue.SimpleQueue()
         self._next_tick = 0.0
         self._began_at = 0.0
-        """When the step that is computed now became the only one."""
+        """When the present step began, or when the step before it ended, if that was later."""
         self._stopping = False
         self.num_turns = 0
         """Turns that have begun; of an idle loop too, more than one each TICK_S."""
@@ -82,7 +82,7 @@ class StepLoop:
         return self.compute(self.plan(timeout_s))
 
     def plan(self, timeout_s: float = 0.0) -> list[Slice]:
-        """The first half of a turn: do what was called, and decide what the next step computes."""
+        """The first half of a turn: run callbacks, admit sequences, schedule a step."""
         if not self.engine.may_go_ahead:
             self._settle()
         self._admit(timeout_s)
@@ -92,8 +92,8 @@ class StepLoop:
         return slices
 
     def compute(self, slices: list[Slice]) -> bool:
-        """The second half: run what was planned, and tell what came of it. True when a step ran."""
-        self._tell(self.engine.run(slices, self._while_computing(slices)))
+        """The second half of a turn: run a step, and send what it made. True when a step ran."""
+        self._emit(self.engine.run(slices, self._while_computing(slices)))
         if self._on_idle is not None and self.idle:
             self._on_idle()
             self._on_idle = None
@@ -101,12 +101,12 @@ class StepLoop:
         return self._stepped
 
     def _settle(self) -> None:
-        """What is under way is over, and told, before somebody changes its sequences."""
+        """Wait for the step under way, and send what it made, before its sequences are changed."""
         if self.engine.under_way:
-            self._tell(self.engine.settle())
+            self._emit(self.engine.settle())
 
-    def _tell(self, progress: list[SequenceProgress]) -> None:
-        """How long the step took that is over, to the policy, and what it made, to everybody."""
+    def _emit(self, progress: list[SequenceProgress]) -> None:
+        """Note how long the landed step took, and send what it made."""
         if self.engine.landed:
             now = self._clock()
             self.engine.observe(now - self._began_at)
@@ -115,7 +115,7 @@ class StepLoop:
         self.attempts.emit(progress)
 
     def receive(self, message: Handoff, peer: Peer) -> None:
-        """A message of a peer worker; each kind belongs to one of the two ends."""
+        """Pass a message of a peer worker to the end of the handoff that it is for."""
         match message:
             case Offer() | Commit() | Quiesced() | Abort(by_source=True):
                 self.destination_handoffs.receive(message, peer)
@@ -132,8 +132,7 @@ class StepLoop:
             self.call(lambda: self.receive(message, peer))
 
     def drain(self, on_idle: Callable[[], object]) -> None:
-        """Take no new attempts; those under way go on, and `on_idle` is called when none is
-        left."""
+        """Take no new attempts; `on_idle` is called when all that are under way have ended."""
         self.destination_handoffs.draining = True
         self._on_idle = on_idle
         self._report()
@@ -145,11 +144,11 @@ class StepLoop:
 
     @property
     def last_report(self) -> Report | None:
-        """Safe from any thread; None before the first."""
+        """Thread-safe; None before the first."""
         return self._reports.last
 
     def send_snapshot(self, router_id: str, links: tuple[LinkReport, ...]) -> None:
-        """The whole cache index, the load and the links, for a router that knows nothing yet."""
+        """Send links, the whole cache index and the load to a router that has just connected."""
         self._reports.send_snapshot(router_id, links, self.load())
 
     def load(self) -> Report:
@@ -157,7 +156,7 @@ class StepLoop:
         return self._reports.load(state, self.attempts.num_handoffs)
 
     def _admit(self, timeout_s: float) -> None:
-        """Do what was called, look at deadlines, and start sequences that now fit."""
+        """Run callbacks, check deadlines, and start sequences that now fit."""
         self._calls.run_all(timeout_s)
         now = self._clock()
         if now >= self._next_tick:
@@ -175,20 +174,20 @@ class StepLoop:
             self.receive(*self._grants.get())
 
     def _while_computing(self, slices: list[Slice]) -> OnLayer | None:
-        """Only what changes nothing in the engine is done within a step: blocks leave."""
-        leave = self.source_handoffs.by_layers(slices)
-        if leave is None:
+        """A callback within a step, which only sends blocks: the engine's state must not change."""
+        send_layers = self.source_handoffs.by_layers(slices)
+        if send_layers is None:
             return None
 
         def on_layer(num_layers: int) -> None:
             self._take_grants()
-            leave(num_layers)
+            send_layers(num_layers)
 
         return on_layer
 
     @property
     def idle_s(self) -> float:
-        """How long, in seconds, no turn is needed unless something is called; 0 for no time."""
+        """Seconds in which no turn is needed unless something is called."""
         if self.engine.under_way or (self._stepped and self.engine.running):
             return 0.0
         if self.engine.busy:
