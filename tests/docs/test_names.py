@@ -12,9 +12,12 @@ from tests.docs.blocks import ROOT, pages
 pytestmark = pytest.mark.quick
 
 PAGES = [*pages(), ROOT / "CHANGELOG.md"]
-FOLDERS = {it.name for it in ROOT.iterdir() if it.is_dir()} - {".git", ".venv", "build"}
+FOLDERS = {it.name for it in ROOT.iterdir() if it.is_dir() and it.name[0] != "."} | {".github"}
 SECTIONS = {"cluster", "router", "worker"}
 """Rooms whose names are also sections of the configuration, or begin the name of a file of it."""
+CODES = {".py", ".proto", ".yaml", ".tpl", ".toml"}
+OF_OTHERS = {"SeedOssForCausalLM"}
+"""What docs/add-a-model.md adds."""
 FENCED = re.compile(r"^```.*?^```$", re.M | re.S)
 CODE = re.compile(r"`([^`\n]+)`")
 PATH = re.compile(r"[\w.-]+(?:/[\w.-]+)*/?")
@@ -22,6 +25,8 @@ MODULE = re.compile(r"[a-z_]+(?:\.\w+)+")
 RUN_MODULE = re.compile(r"python -m ([a-z_.]+)")
 LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
 IN_FILE = re.compile(r"`(\w+(?:\.\w+)?)` in `([\w/.-]+\.\w+)`")
+CLASS = re.compile(r"(?:[A-Z][a-z0-9]+){2,}(?:\.\w+)?")
+SOURCES = [it for room in sorted(FOLDERS) for it in (ROOT / room).rglob("*") if it.suffix in CODES]
 DECISIONS = re.compile(r"^(\d{4})-")
 
 
@@ -73,6 +78,13 @@ def test_names_are_in_the_files_that_are_said_to_have_them(page: Path) -> None:
         and not all(re.search(rf"\b{it}\b", (ROOT / file).read_text()) for it in name.split("."))
     ]
     assert missing == []
+
+
+def test_classes_are_there() -> None:
+    named = {it: page.name for page in PAGES for it in spoken_of(page) if CLASS.fullmatch(it)}
+    known = set(re.findall(r"\w+", "\n".join(file.read_text() for file in SOURCES)))
+    gone = {it: page for it, page in named.items() if not set(it.split(".")) <= known | OF_OTHERS}
+    assert gone == {}
 
 
 def test_every_page_is_in_the_index() -> None:
