@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence as Seq
 
 import msgspec
-import numpy as np
 
 from engine.runner import Slice
 
@@ -18,6 +17,7 @@ MOST_UNCERTAIN = 1e4
 
 
 _UNITS = (1, 8, 4096, 128, 65536)
+_Row = tuple[float, float, float, float, float]
 
 
 def num_pairs(count: int, start: int) -> int:
@@ -47,35 +47,50 @@ class StepWork(msgspec.Struct, frozen=True, gc=False):
                 pairs += num_pairs(piece.count, piece.start)
         return StepWork(decoding, context, tokens, pairs)
 
-    def features(self) -> np.ndarray:
-        """Scaled to similar sizes, float64 [5]; the first stands for the step itself."""
-        return np.array(
-            [
-                1.0,
-                self.num_decoding / _UNITS[1],
-                self.context_tokens / _UNITS[2],
-                self.prompt_tokens / _UNITS[3],
-                self.prompt_pairs / _UNITS[4],
-            ]
+    def features(self) -> _Row:
+        """Scaled to similar sizes; the first stands for the step itself."""
+        return (
+            1.0,
+            self.num_decoding / _UNITS[1],
+            self.context_tokens / _UNITS[2],
+            self.prompt_tokens / _UNITS[3],
+            self.prompt_pairs / _UNITS[4],
         )
 
 
 class StepTimes:
-    """Recursive least squares with forgetting. (Plackett, Biometrika 37, 1950)"""
+    """Recursive least squares with forgetting. (Plackett, Biometrika 37, 1950)
+
+    Written out, because five by five numbers are too few for NumPy: it would take three times as
+    long, for each step.
+    """
 
     def __init__(self) -> None:
-        self._weights = np.zeros(5)
-        self._uncertainty = np.eye(5) * MOST_UNCERTAIN
+        self._weights: _Row = (0.0, 0.0, 0.0, 0.0, 0.0)
+        self._uncertainty: list[_Row] = [_unit_row(n, MOST_UNCERTAIN) for n in range(5)]
         self.num_prompt_steps = 0
 
     def observe(self, work: StepWork, seconds: float) -> None:
         features = work.features()
-        reach = self._uncertainty @ features
-        gain = reach / (FORGETTING + features @ reach)
-        self._weights += gain * (seconds - features @ self._weights)
-        self._uncertainty -= np.outer(gain, reach)
-        if np.trace(self._uncertainty) < MOST_UNCERTAIN:
-            self._uncertainty /= FORGETTING
+        reach = tuple(_product(row, features) for row in self._uncertainty)
+        r0, r1, r2, r3, r4 = reach
+        scale = 1 / (FORGETTING + _product(features, (r0, r1, r2, r3, r4)))
+        w0, w1, w2, w3, w4 = self._weights
+        off = scale * (seconds - _product(features, self._weights))
+        self._weights = (w0 + r0 * off, w1 + r1 * off, w2 + r2 * off, w3 + r3 * off, w4 + r4 * off)
+        trace = sum(row[n] - scale * reach[n] ** 2 for n, row in enumerate(self._uncertainty))
+        growth = 1 / FORGETTING if trace < MOST_UNCERTAIN else 1.0
+        s = scale * growth
+        self._uncertainty = [
+            (
+                a * growth - s * r * r0,
+                b * growth - s * r * r1,
+                c * growth - s * r * r2,
+                d * growth - s * r * r3,
+                e * growth - s * r * r4,
+            )
+            for (a, b, c, d, e), r in zip(self._uncertainty, reach, strict=True)
+        ]
         self.num_prompt_steps += work.prompt_tokens > 0
 
     @property
@@ -85,11 +100,11 @@ class StepTimes:
 
     def per_unit(self) -> list[float]:
         """Seconds for the step itself, and for one of each of the quantities of StepWork."""
-        return [float(w) / unit for w, unit in zip(self._weights, _UNITS, strict=True)]
+        return [w / unit for w, unit in zip(self._weights, _UNITS, strict=True)]
 
     def predict(self, work: StepWork) -> float:
         """Seconds; never negative."""
-        return max(0.0, float(work.features() @ self._weights))
+        return max(0.0, _product(work.features(), self._weights))
 
     def prompt_tokens_within(self, work: StepWork, context: int, seconds: float) -> float:
         """How many prompt tokens behind `context` others fit, beside this work, into that time.
@@ -106,3 +121,14 @@ class StepTimes:
         )
         each_s = max(1e-9, (self.predict(one_chunk) - alone) / 128)
         return (seconds - alone) / each_s
+
+
+def _product(one: _Row, other: _Row) -> float:
+    a, b, c, d, e = one
+    f, g, h, i, j = other
+    return a * f + b * g + c * h + d * i + e * j
+
+
+def _unit_row(number: int, value: float) -> _Row:
+    a, b, c, d, e = (value * (n == number) for n in range(5))
+    return a, b, c, d, e
