@@ -4,22 +4,42 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import count
 
 
-class Clock:
-    """`after` says what comes; `run` goes from event to event."""
+class VirtualClock:
+    """`at` and `after` schedule work; `run` goes from event to event. Times are in seconds.
+
+    Work that is scheduled for one time is done in the order in which it was scheduled.
+    """
 
     def __init__(self) -> None:
         self.now = 0.0
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = count()
 
+    def at(self, time_s: float, work: Callable[[], None]) -> None:
+        """Do the work at this time, or now if it has passed."""
+        heapq.heappush(self._events, (max(time_s, self.now), next(self._order), work))
+
     def after(self, seconds: float, work: Callable[[], None]) -> None:
-        heapq.heappush(self._events, (self.now + seconds, next(self._order), work))
+        self.at(self.now + seconds, work)
 
     def run(self, goes_on: Callable[[], bool]) -> None:
-        """Until it need not, or nothing more will happen."""
+        """Do what is scheduled until `goes_on()` is false or nothing more will happen."""
         while self._events and goes_on():
             self.now, _, work = heapq.heappop(self._events)
             work()
+
+
+@dataclass(slots=True)
+class LocalTime:
+    """One worker's time, which runs ahead of the cluster's clock within a turn of its step loop.
+
+    A turn happens as a whole at the time when it begins: the step that it computes moves this time
+    on, and what the turn sends after the step leaves at this time. Nothing can reach a worker while
+    it computes, so that nobody notices.
+    """
+
+    now: float = 0.0

@@ -1,27 +1,38 @@
-"""One simulated request: as its client sees it, and on its way."""
+"""One simulated request: what became of it, and what the router knows of it until then."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from router.fleet.attempt_log import AttemptLog
 from router.placing.ledger import PromptHashes
-from router.placing.placement_request import Placement, PlacementRequest, Slo
+from router.placing.placement_request import Placement, Slo
+from router.queueing.fair_queue import Waiter
 from sim.traces import Arrival
 from wire.identity import AttemptId, WorkerRef
+from wire.messages import Output
 
 
 @dataclass(slots=True)
-class Served:
-    """One request, as its client sees it."""
+class RequestResult:
+    """What became of one request, as its client sees it; times are virtual seconds.
+
+    It is complete when `last_s` is set; else it was refused, or it failed.
+    """
 
     arrival: Arrival
     slo: Slo
     first_s: float | None = None
     last_s: float | None = None
     refused_s: float | None = None
+    failure: str | None = None
     placement: Placement | None = None
+    """The first attempt's."""
     split: bool = False
+    """Whether another worker wrote the answer than the one that computed the prompt."""
     cached: int = 0
+    """Tokens of the prompt that the worker which computed it had cached."""
+    attempts: int = 0
 
     @property
     def ttft_s(self) -> float | None:
@@ -43,18 +54,45 @@ class Served:
             slo.tpot_s is None or tpot_s <= slo.tpot_s
         )
 
+    @property
+    def ended(self) -> bool:
+        return not (self.last_s is None and self.refused_s is None and self.failure is None)
+
 
 @dataclass(slots=True)
-class Ride:
-    """What the router knows of it."""
+class OpenRequest:
+    """A request that has not ended; `tokens` are its prompt and what was generated so far."""
 
-    attempt_id: AttemptId
-    served: Served
-    need: PlacementRequest
+    key: str
+    result: RequestResult
     tokens: list[int]
     hashes: PromptHashes
-    placement: Placement | None = None
-    number: int = 0
-    granted: tuple[list[int], WorkerRef] | None = None
-    """Blocks that wait for it, and where."""
-    asked: set[WorkerRef] = field(default_factory=set)
+    waiter: Waiter | None = None
+    """Of a request that was judged when it arrived."""
+    avoid: set[WorkerRef] = field(default_factory=set)
+    """Workers that have failed it."""
+    log: AttemptLog = field(default_factory=AttemptLog)
+    members: list[WorkerRef] = field(default_factory=list)
+    """Workers that were told of the attempt, or will hear of it from another."""
+    refused: set[WorkerRef] = field(default_factory=set)
+    """Destinations that would not have it in this attempt."""
+
+    @property
+    def arrival(self) -> Arrival:
+        return self.result.arrival
+
+    @property
+    def attempt_id(self) -> AttemptId:
+        return AttemptId(self.key, self.log.attempts - 1)
+
+    @property
+    def num_output(self) -> int:
+        return len(self.tokens) - self.arrival.num_prompt
+
+    def take(self, output: Output) -> bool:
+        """Append what is new of the output; False when tokens before it are missing."""
+        num_known = len(self.tokens) - output.position
+        if num_known < 0:
+            return False
+        self.tokens += output.tokens[num_known:]
+        return True

@@ -1,124 +1,190 @@
-"""The simulated router's front: requests arrive, are judged, wait, and are sent to workers."""
+"""The simulated router: requests arrive, are judged, wait, and are sent to workers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import msgspec
 
-from router.placing.cost_model import Hits
 from router.placing.ledger import Ledger, PromptHashes
-from router.placing.placement_request import Placement, PlacementRequest, Slo, Split
+from router.placing.placement_request import Placement, Refusal, Slo, Split
 from router.queueing.admission import Admission, Verdict
+from router.queueing.admission_queue import ROUND_S
 from router.queueing.fair_queue import Waiter
-from sim.clock import Clock
-from sim.request import Ride, Served
-from sim.worker import Machine
-from wire.identity import AttemptId, WorkerRef
+from sim.clock import VirtualClock
+from sim.journeys import Choose, Journeys
+from sim.network import Network
+from sim.request import OpenRequest, RequestResult
+from wire.identity import WorkerRef
+from wire.messages import (
+    Failed,
+    Handed,
+    Kept,
+    Message,
+    Prefilled,
+    Released,
+    StepOutputs,
+    WorkerCard,
+)
+from wire.reports import CacheEvents, LinkReport, Report
 
-MESSAGE_S = 0.5e-3
 
-Choose = Callable[[PlacementRequest, Hits, float], Placement]
+class RouterSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What a simulated router does with requests."""
+
+    max_queued: int | None = 2048
+    """Requests that wait at most; None lets every request go on at once."""
+    split: Split = Split.AUTO
+    max_attempts: int = 3
+    choose: Callable[[list[WorkerCard]], Choose] | None = None
+    """Places requests in another way than the ledger's; given all workers."""
 
 
-class Front:
-    """`choose` places a request; without an admission it goes on at once."""
+class SimulatedRouter:
+    """One router of one model. It is told of the workers that there are before requests come."""
 
     def __init__(
         self,
-        clock: Clock,
+        clock: VirtualClock,
         ledger: Ledger,
-        machines: Mapping[WorkerRef, Machine],
+        network: Network,
         choose: Choose,
-        admission: Admission | None,
-        split: Split,
+        settings: RouterSettings,
     ) -> None:
+        self.num_ended = 0
         self._clock = clock
         self._ledger = ledger
-        self._machines = machines
-        self._choose = choose
-        self._admission = admission
-        self._split = split
-        self._waiting: dict[str, Ride] = {}
-        self.num_refused = 0
+        self._journeys = Journeys(
+            clock,
+            ledger,
+            network,
+            choose,
+            settings.split,
+            settings.max_attempts,
+            self._first_token,
+            self._ended,
+        )
+        queued = settings.max_queued
+        self._admission = None if queued is None else Admission(queued)
+        self._waiting: dict[str, OpenRequest] = {}
+        self._round_is_due = False
 
-    def arrive(self, attempt_id: AttemptId, served: Served) -> None:
-        ride = self._ride(attempt_id, served)
-        found = self._place(ride)
-        if self._admission is None:
-            self._submit(ride, found)
-            return
-        waiter = Waiter(
-            key=str(attempt_id),
-            tenant=served.arrival.tenant,
+    def arrive(self, key: str, result: RequestResult) -> None:
+        """A new request: it goes on, waits, or is refused."""
+        request = OpenRequest(key, result, result.arrival.tokens(), PromptHashes(b""))
+        found = self._journeys.place(request, self._target(result))
+        if isinstance(found, Refusal):
+            result.failure = found.detail
+            self._ended(request)
+        elif self._admission is None or not self._ledger.calibrated:
+            self._journeys.submit(request, found)
+        else:
+            self._judge(self._admission, request, found)
+
+    def receive(self, sender: WorkerRef, messages: list[Message]) -> None:
+        """What a worker said at one time."""
+        if self._ledger.load(sender) is None:
+            return  # it is lost
+        for message in messages:
+            self._take(sender, message)
+
+    def worker_lost(self, ref: WorkerRef, cause: str) -> None:
+        self._ledger.drop(ref)
+        self._journeys.worker_lost(ref, cause)
+        self._look_soon()
+
+    def _take(self, sender: WorkerRef, message: Message) -> None:
+        """What `router.fleet.fleet.Fleet` does with it."""
+        ledger = self._ledger
+        match message:
+            case StepOutputs():
+                for output in message.outputs:
+                    if output.finish is not None:
+                        ledger.ended(sender, output.attempt_id)
+                        self._look_soon()
+                    self._journeys.take_output(sender, output)
+            case Report():
+                ledger.hear(sender, message)
+                self._look_soon()
+            case CacheEvents():
+                assert ledger.cached(sender, message), "cache events are missing"
+            case LinkReport():
+                ledger.measured(sender, message)
+            case _:
+                self._enter(sender, message)
+
+    def _enter(self, sender: WorkerRef, news: Message) -> None:
+        """What became of an attempt changes what its worker has to do."""
+        ledger = self._ledger
+        match news:
+            case Prefilled():
+                ledger.prefilled(sender, news.attempt_id)
+            case Handed():
+                ledger.arrived(sender, news.attempt_id)
+            case Kept():
+                ledger.kept(sender, news.attempt_id)
+            case Released() | Failed():
+                ledger.ended(sender, news.attempt_id)
+            case _:
+                raise TypeError(f"{type(news).__name__} for a router")
+        self._look_soon()
+        self._journeys.take_news(sender, news)
+
+    def _judge(self, admission: Admission, request: OpenRequest, found: Placement) -> None:
+        result, now = request.result, self._clock.now
+        request.waiter = waiter = Waiter(
+            key=request.key,
+            tenant=request.arrival.tenant,
             work_s=found.prefill_s,
-            arrived_s=self._clock.now,
-            target_s=served.slo.ttft_s,
+            arrived_s=now,
+            target_s=result.slo.ttft_s,
         )
-        judged = self._admission.arrive(waiter, found, len(self._machines), self._clock.now)
-        match judged.verdict:
+        match admission.arrive(waiter, found, self._ledger.num_ready, now).verdict:
             case Verdict.ADMIT:
-                self._submit(ride, found)
+                self._journeys.submit(request, found)
             case Verdict.WAIT:
-                self._waiting[waiter.key] = ride
+                self._waiting[request.key] = request
+                self._look_soon()
             case Verdict.REFUSE:
-                self._refuse(ride)
+                self._refuse(request)
 
-    def dispatch(self) -> None:
+    def _look_soon(self) -> None:
         """Something has changed at the workers: who waits may go on."""
-        if self._admission is None:
-            return
+        if self._waiting and not self._round_is_due:
+            self._round_is_due = True
+            self._clock.after(ROUND_S, self._look)
+
+    def _look(self) -> None:
+        self._round_is_due = False
+        assert self._admission is not None
         while turn := self._admission.next(self._find, self._clock.now):
-            ride = self._waiting.pop(turn.waiter.key)
+            request = self._waiting.pop(turn.waiter.key)
             if turn.found is None or turn.judged.verdict is Verdict.REFUSE:
-                self._refuse(ride)
+                self._refuse(request)
             else:
-                self._submit(ride, turn.found)
+                self._journeys.submit(request, turn.found)
 
-    def came(self, ride: Ride) -> None:
-        """Its first token."""
-        target_s, took_s = ride.served.slo.ttft_s, ride.served.ttft_s
-        if self._admission is not None and target_s is not None and took_s is not None:
-            self._admission.forecast.came(took_s <= target_s)
+    def _find(self, waiter: Waiter) -> Placement | None:
+        request = self._waiting[waiter.key]
+        found = self._journeys.place(request, self._target(request.result))
+        return None if isinstance(found, Refusal) else found
 
-    def _ride(self, attempt_id: AttemptId, served: Served) -> Ride:
-        arrival = served.arrival
-        need = PlacementRequest(
-            key=str(attempt_id),
-            num_prompt_tokens=arrival.num_prompt,
-            num_tokens=arrival.num_prompt + arrival.num_new,
-            num_new_tokens=self._ledger.lengths.expected(arrival.tenant, 100_000),
-            single_token=arrival.num_new == 1,
-            slo=served.slo,
-            split=self._split,
-        )
-        return Ride(attempt_id, served, need, arrival.tokens(), PromptHashes(b""))
-
-    def _find(self, waiter: Waiter) -> Placement:
-        return self._place(self._waiting[waiter.key])
-
-    def _place(self, ride: Ride) -> Placement:
-        """Where it would go now."""
-        hits = self._ledger.hits(ride.tokens, ride.hashes)
-        need = msgspec.structs.replace(ride.need, slo=self._left(ride.served))
-        return self._choose(need, hits, self._clock.now)
-
-    def _left(self, served: Served) -> Slo:
+    def _target(self, result: RequestResult) -> Slo:
         """What is left of its targets, and has to be aimed at."""
-        slo = served.slo
+        slo = result.slo
         if self._admission is None or slo.ttft_s is None:
             return slo
-        left_s = served.arrival.at_s + slo.ttft_s - self._clock.now
+        left_s = result.arrival.at_s + slo.ttft_s - self._clock.now
         return Slo(self._admission.forecast.target(left_s), slo.tpot_s)
 
-    def _refuse(self, ride: Ride) -> None:
-        ride.served.refused_s = self._clock.now
-        self.num_refused += 1
+    def _first_token(self, request: OpenRequest) -> None:
+        waiter = request.waiter
+        if self._admission is not None and waiter is not None and waiter.target_s is not None:
+            self._admission.forecast.came(self._clock.now <= waiter.due_s)
 
-    def _submit(self, ride: Ride, placement: Placement) -> None:
-        attempt_id, hits = ride.attempt_id, self._ledger.hits(ride.tokens, ride.hashes)
-        ride.placement = ride.served.placement = placement
-        self._ledger.placed(attempt_id, placement, ride.need, hits, self._clock.now)
-        ride.number = self._ledger.submitted(placement.first, attempt_id)
-        machine = self._machines[placement.first]
-        self._clock.after(MESSAGE_S, lambda: machine.between_steps(lambda: machine.submit(ride)))
+    def _refuse(self, request: OpenRequest) -> None:
+        request.result.refused_s = self._clock.now
+        self._ended(request)
+
+    def _ended(self, request: OpenRequest) -> None:
+        self.num_ended += 1

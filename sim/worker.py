@@ -1,178 +1,149 @@
-"""A simulated worker: the real engine, driven by a virtual clock."""
+"""A simulated worker: the production step loop, turned by events of the virtual clock."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
-from engine.engine import SequenceProgress
-from engine.schedule.policy import FreeCapacity
-from engine.sequence import Sequence
-from router.placing.ledger import Ledger
-from sim.clock import Clock
-from sim.machine import LAYOUT, Device, Stopwatch, make_engine
-from sim.request import Ride
-from wire.identity import AttemptId, ProcessRef, Role, WorkerRef
-from wire.messages import WorkerCard
-from wire.reports import CacheEvents, WorkerState
-from wire.sampling import SamplingParams
-from wire.traits import RequestTraits
-from worker.steps.calibration import Calibration, load_of
+import decode_worker.scheduler
+import prefill_worker.scheduler
+from engine.cache.block_pool import BlockPool
+from engine.engine import Engine
+from engine.schedule.policy import Policy
+from sim.clock import LocalTime, VirtualClock
+from sim.endpoint import VirtualEndpoint
+from sim.machine import MachineModel
+from sim.network import Network, VirtualOutbox
+from sim.runner import VirtualRunner
+from wire.handoff import Handoff
+from wire.identity import ProcessRef, Role, WorkerRef
+from wire.messages import Cancel, Message, Move, Submit, WorkerCard
+from worker.config import RunnerKind, WorkerConfig
+from worker.steps.step_context import Peer, StepContext
+from worker.steps.step_loop import StepLoop
 
-LEARN_EVERY_S = 0.03
-"""Of virtual time; enough, and quicker to simulate."""
 ROUTER = "router"
+CONTENT = "simulated"
+SETTINGS = WorkerConfig(model=CONTENT, runner=RunnerKind.ARITHMETIC)
 
 
-class Router(Protocol):
-    """Whom a worker tells what it did."""
-
-    clock: Clock
-    ledger: Ledger
-
-    def started(self, machine: Machine, ride: Ride) -> None:
-        """Its prompt is begun."""
-
-    def first_token(self, machine: Machine, ride: Ride, sequence: Sequence) -> None: ...
-
-    def finished(self, ride: Ride) -> None: ...
-
-
-class Machine:
-    """One worker."""
+class SimulatedWorker:
+    """One worker. It takes a turn when the one before has ended, and a message when it waits."""
 
     def __init__(
-        self, router: Router, role: Role, number: int, device: Device, tpot_s: float | None
+        self,
+        ref: WorkerRef,
+        role: Role,
+        machine: MachineModel,
+        settings: WorkerConfig,
+        clock: VirtualClock,
+        network: Network,
+        seed: int,
     ) -> None:
-        self.ref = WorkerRef(f"{role.value}-{number}", 1)
-        self.role = role
-        self.engine = make_engine(role, device, tpot_s)
-        self.rides: dict[AttemptId, Ride] = {}
-        self.num_granted = 0
-        self.busy_s = 0.0
-        self._router = router
-        self._watch = Stopwatch(device, seed=number)
-        self._calibration = Calibration(tpot_s, LEARN_EVERY_S)
-        self._inbox: list[Callable[[], None]] = []
-        self._stepping = False
-        self._heard = 0
-        self._event_number = 0
+        self.ref = ref
+        self.alive = True
+        self._clock = clock
+        self._time = LocalTime(clock.now)
+        self._runner = VirtualRunner(machine, self._time, seed)
+        self.engine = Engine(self._runner, BlockPool(machine.num_blocks), _policy(role, settings))
+        self._endpoint = VirtualEndpoint(machine, clock, self._time, self._wake)
+        outbox = VirtualOutbox(ref, self._time, network)
+        context = StepContext(
+            ref, CONTENT, settings, self.engine, self._endpoint, outbox, lambda: self._time.now
+        )
+        self.loop = StepLoop(context, _raise)
+        self.card = WorkerCard(
+            ref=ref,
+            role=role,
+            address="",
+            model=CONTENT,
+            model_hash=CONTENT,
+            layout=machine.layout,
+            content=CONTENT,
+            num_blocks=machine.num_blocks,
+            max_model_len=machine.max_model_len,
+            policy=self.engine.policy.traits,
+            transport=self._endpoint.transport_name,
+            process=ProcessRef("simulated", seed),
+        )
+        self._turn_number = 0
+        self._waits = True
 
     @property
-    def card(self) -> WorkerCard:
-        return WorkerCard(
-            ref=self.ref,
-            role=self.role,
-            address="",
-            model="simulated",
-            model_hash="simulated",
-            layout=LAYOUT,
-            content="simulated",
-            num_blocks=self.engine.pool.num_blocks,
-            max_model_len=self.engine.runner.max_model_len,
-            policy=self.engine.policy.traits,
-            transport="memory",
-            process=ProcessRef("host", 1),
-        )
+    def idle(self) -> bool:
+        """It has nothing to do; or it is dead."""
+        return not self.alive or (self.loop.idle and not self.engine.busy)
 
-    def between_steps(self, work: Callable[[], None]) -> None:
-        """Now, or when the step that is under way is over."""
-        if self._stepping:
-            self._inbox.append(work)
-        else:
-            work()
-            self._begin_step()
+    @property
+    def busy_s(self) -> float:
+        """Duration of all its steps so far."""
+        return self._runner.busy_s
 
-    def submit(self, ride: Ride) -> None:
-        sampling = SamplingParams(max_tokens=ride.served.arrival.num_new, ignore_eos=True)
-        traits = RequestTraits(tenant=ride.served.arrival.tenant)
-        sequence = Sequence(ride.attempt_id, ride.tokens, sampling, traits=traits)
-        self._heard = max(self._heard, ride.number)
-        self.rides[ride.attempt_id] = ride
-        self.engine.add(sequence)
+    def start(self) -> None:
+        """The first turn, which also tells the router of the worker's load."""
+        self.call(lambda: self.loop.send_snapshot(ROUTER, ()))
 
-    def report(self) -> None:
-        report = load_of(
-            self.engine, WorkerState.READY, 0, {ROUTER: self._heard}, self._calibration
-        )
-        self._router.ledger.hear(self.ref, report)
+    def kill(self) -> None:
+        self.alive = False
 
-    def try_grant(self, ride: Ride) -> list[int] | None:
-        """Blocks for a prompt, as worker.steps.destination_handoffs does it."""
-        if self.engine.waiting:
-            return None
-        pool = self.engine.pool
-        hashes = ride.hashes.of(ride.tokens, LAYOUT.block_size)
-        held = pool.acquire_prefix(hashes)
-        num_missing = LAYOUT.num_blocks(len(ride.tokens)) - len(held)
-        room = FreeCapacity(pool.num_free, len(self.engine.running) + self.num_granted)
-        pages = None
-        if self.engine.policy.admits(room, num_missing):
-            pages = pool.try_allocate(num_missing)
-        if pages is None:
-            pool.release(held)
-            return None
-        self.num_granted += 1
-        return held + pages
+    def call(self, work: Callable[[], None]) -> None:
+        """Do the work between two steps."""
+        self.loop.call(work)
+        self._wake()
 
-    def adopt(self, ride: Ride, tokens: list[int], blocks: list[int]) -> None:
-        sampling = SamplingParams(max_tokens=ride.served.arrival.num_new, ignore_eos=True)
-        num_prompt = ride.served.arrival.num_prompt
-        sequence = Sequence(
-            ride.attempt_id,
-            tokens,
-            sampling,
-            num_prompt=num_prompt,
-            traits=RequestTraits(tenant=ride.served.arrival.tenant),
-        )
-        sequence.blocks, sequence.num_computed = blocks, len(tokens) - 1
-        self.num_granted -= 1
-        self.rides[ride.attempt_id] = ride
-        self.engine.adopt(sequence)
-        self._router.ledger.arrived(self.ref, ride.attempt_id)
+    def receive(self, message: Message) -> None:
+        attempts = self.loop.attempts
+        match message:
+            case Submit():
+                self.call(lambda: attempts.submit(ROUTER, message))
+            case Cancel():
+                self.call(lambda: attempts.cancel(message.attempt_id))
+            case Move():
+                self.call(lambda: attempts.move(message.attempt_id, message.destination))
+            case _:
+                raise TypeError(f"{type(message).__name__} for a worker")
 
-    def _begin_step(self) -> None:
-        for sequence in self.engine.admit():
-            self._router.started(self, self.rides[sequence.attempt_id])
-        slices = self.engine.schedule()
-        if not slices:
-            return
-        self._stepping = True
-        seconds = self._watch.seconds(slices)
-        self.busy_s += seconds
+    def receive_handoff(self, message: Handoff, peer: Peer) -> None:
+        self.loop.on_peer_message(message, peer)
+        self._wake()
 
-        def end() -> None:
-            self._stepping = False
-            progress = self.engine.run(slices)
-            self.engine.policy.observe(slices, seconds)
-            self._calibration.observe(slices, seconds, self._router.clock.now)
-            for made in progress:
-                self._progressed(made)
-            self._tell_cache()
-            inbox, self._inbox = self._inbox, []
-            for work in inbox:
-                work()
-            self._begin_step()
+    def destination_lost(self, peer: Peer, cause: str) -> None:
+        self.call(lambda: self.loop.source_handoffs.peer_lost(peer, cause))
+        self._endpoint.disconnect(peer.link, lambda: None)
 
-        self._router.clock.after(seconds, end)
+    def source_lost(self, link: str, cause: str) -> None:
+        """No write of a lost source is under way any more, so that its pages are free at once."""
+        handoffs = self.loop.destination_handoffs
+        self.call(lambda: handoffs.source_fenced(handoffs.source_lost(link, cause)))
 
-    def _progressed(self, made: SequenceProgress) -> None:
-        if made.sampled is None:
-            return
-        sequence = made.sequence
-        ride = self.rides[sequence.attempt_id]
-        if sequence.num_output == 1:
-            ride.served.cached = sequence.num_cached
-            self._router.first_token(self, ride, sequence)
-        if made.finish is not None:
-            del self.rides[sequence.attempt_id]
-            self._router.finished(ride)
+    def _wake(self) -> None:
+        """A loop that waits takes its turn now, one that computes when its step is over."""
+        if self._waits:
+            self._take_turn_at(self._clock.now, waits=False)
 
-    def _tell_cache(self) -> None:
-        stored, removed = self.engine.pool.take_events()
-        if stored or removed:
-            self._event_number += 1
-            events = CacheEvents(
-                number=self._event_number, stored=tuple(stored), removed=tuple(removed)
-            )
-            self._router.ledger.cached(self.ref, events)
+    def _take_turn_at(self, time_s: float, *, waits: bool) -> None:
+        """`waits` says whether it may be woken before."""
+        self._waits = waits
+        self._turn_number += 1
+        number = self._turn_number
+
+        def turn() -> None:
+            if number == self._turn_number and self.alive:
+                self._turn()
+
+        self._clock.at(time_s, turn)
+
+    def _turn(self) -> None:
+        self._time.now = self._clock.now
+        self.loop.turn()
+        idle_s = self.loop.idle_s
+        self._take_turn_at(self._time.now + idle_s, waits=idle_s > 0)
+
+
+def _policy(role: Role, settings: WorkerConfig) -> Policy:
+    if role is Role.PREFILL:
+        return prefill_worker.scheduler.make_policy(settings)
+    return decode_worker.scheduler.make_policy(settings)
+
+
+def _raise(error: Exception) -> None:
+    raise error

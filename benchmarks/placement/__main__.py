@@ -32,7 +32,7 @@ from benchmarks.placement.policies import (
     run,
 )
 from sim import traces
-from sim.machine import Device
+from sim.machine import MachineModel
 from sim.traces import Arrival
 
 Sweep = dict[float, dict[str, float]]
@@ -67,7 +67,7 @@ def main(
     chosen = [int(number) for number in windows.split(",")]
     sweeps = {}
     for name, load, rates in _loads(console, traces_dir, chosen, count):
-        sweeps[name] = sweep(load, rates, Setting(Device()))
+        sweeps[name] = sweep(load, rates, Setting(MachineModel()))
         _show(console, name, sweeps[name])
     overload.show(console, overload_s)
     if plot_file is not None:

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from benchmarks.placement.policies import OURS, Setting, goodput, run
 from sim import traces
-from sim.machine import Device
+from sim.machine import MachineModel
 from sim.traces import Arrival
 
 FULL_PER_S = 25.0
@@ -16,7 +16,7 @@ KEPT, LIGHT_KEPT = 0.95, 0.9
 
 
 def show(console: Console, seconds: float) -> None:
-    setting = Setting(Device())
+    setting = Setting(MachineModel())
     heavy = traces.at_rate(
         traces.synthetic(int(3 * FULL_PER_S * seconds), seed=1, tenant="heavy"), 3 * FULL_PER_S
     )

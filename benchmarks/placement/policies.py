@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import count
 
 import msgspec
 
-from router.placing.placement_request import Slo, Split
-from router.queueing.admission import Admission
-from sim.machine import Device
-from sim.request import Served
-from sim.simulation import Cluster
+from router.placing.cost_model import Hits
+from router.placing.placement_request import Placement, PlacementRequest, Slo, Split
+from sim.journeys import Choose
+from sim.machine import MachineModel
+from sim.request import RequestResult
+from sim.router import RouterSettings
+from sim.simulation import SimulatedCluster, WorkerPool
 from sim.traces import Arrival
+from sim.worker import SETTINGS
+from wire.identity import Role
+from wire.messages import WorkerCard
 
 
 class Policy(msgspec.Struct, frozen=True):
@@ -31,7 +37,7 @@ NEVER_ADMITTED = Policy("never split, nobody refused", Split.NEVER, refuses=Fals
 ROUND_ROBIN = Policy("round robin", refuses=False, in_turn=True)
 POLICIES = (OURS, NEVER, ALWAYS, ALL_ADMITTED, NEVER_ADMITTED, ROUND_ROBIN)
 """The second and third are this router's admission and placement too, with other ways forbidden."""
-NUM_WARM = 20
+NUM_WARM = 40
 WARM_EVERY_S = 0.25
 
 
@@ -39,7 +45,7 @@ WARM_EVERY_S = 0.25
 class Setting:
     """A cluster, and what its clients expect of it."""
 
-    device: Device
+    machine: MachineModel
     num_prefill: int = 4
     num_decode: int = 4
     least_ttft_s: float = 1.0
@@ -49,27 +55,33 @@ class Setting:
     max_queued: int = 256
 
     def slo(self, arrival: Arrival) -> Slo:
-        alone_s = self.device.prefill_s(arrival.num_prompt)
+        alone_s = self.machine.prefill_s(arrival.num_prompt)
         return Slo(self.least_ttft_s + self.prefills * alone_s, self.tpot_s)
 
 
-def run(policy: Policy, arrivals: list[Arrival], setting: Setting) -> list[Served]:
+def run(policy: Policy, arrivals: list[Arrival], setting: Setting) -> list[RequestResult]:
     """Every policy begins with the same few requests, which teach the router what steps take."""
-    cluster = Cluster(
-        setting.num_prefill,
-        setting.num_decode,
-        setting.device,
-        0.85 * setting.tpot_s,
-        Admission(setting.max_queued) if policy.refuses else None,
-        policy.split,
-        in_turn=policy.in_turn,
-    )
     begin_s = (NUM_WARM + 10) * WARM_EVERY_S
     later = [each.later(begin_s) for each in arrivals]
-    return cluster.serve([*_warm(), *later], setting.slo)[NUM_WARM:]
+    return cluster_of(policy, setting).run([*_warm(), *later], setting.slo)[NUM_WARM:]
 
 
-def goodput(served: list[Served]) -> float:
+def cluster_of(policy: Policy, setting: Setting) -> SimulatedCluster:
+    """Steps aim at a little less than the target, so that tokens keep it."""
+    settings = msgspec.structs.replace(SETTINGS, tpot_target_s=0.85 * setting.tpot_s)
+    pools = [
+        WorkerPool(Role.PREFILL, setting.num_prefill, setting.machine, settings),
+        WorkerPool(Role.DECODE, setting.num_decode, setting.machine, settings),
+    ]
+    router = RouterSettings(
+        max_queued=setting.max_queued if policy.refuses else None,
+        split=policy.split,
+        choose=_in_turn if policy.in_turn else None,
+    )
+    return SimulatedCluster(pools, router)
+
+
+def goodput(served: list[RequestResult]) -> float:
     """Share of the requests that were complete, and within both targets."""
     return sum(each.good for each in served) / len(served)
 
@@ -82,3 +94,17 @@ def _warm() -> list[Arrival]:
         blocks = tuple(range(first, first + -(-num_prompt // 512)))
         arrivals.append(Arrival(number * WARM_EVERY_S, num_prompt, 40 + number, blocks))
     return arrivals
+
+
+def _in_turn(workers: list[WorkerCard]) -> Choose:
+    """Pairs in turn, whatever they have to do: round robin."""
+    turn = count()
+    firsts = [card.ref for card in workers if card.role is Role.PREFILL]
+    others = [card.ref for card in workers if card.role is Role.DECODE]
+
+    def choose(need: PlacementRequest, hits: Hits, now: float) -> Placement:
+        number = next(turn)
+        destination = None if need.single_token else others[number % len(others)]
+        return Placement(firsts[number % len(firsts)], destination)
+
+    return choose

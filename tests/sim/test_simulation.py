@@ -1,74 +1,77 @@
-"""The ledger, placement and admission with real engines on a virtual clock."""
+"""The cluster in virtual time: it repeats itself, loses nothing, and learns what steps take."""
 
 from __future__ import annotations
 
 import pytest
 
-from benchmarks.placement.policies import (
-    ALL_ADMITTED,
-    OURS,
-    POLICIES,
-    Policy,
-    Setting,
-    goodput,
-    run,
-)
 from router.placing.placement_request import Split
-from router.queueing.admission import Admission
-from sim import traces
-from sim.machine import Device
-from sim.simulation import Cluster
+from sim.machine import MachineModel
+from tests.sim.clusters import LOAD, a_cluster, check_nothing_is_left, slo_of
 
 pytestmark = pytest.mark.quick
 
-SETTING = Setting(Device(), num_prefill=2, num_decode=2)
-LOAD = traces.at_rate(traces.synthetic(16), per_s=8.0)
-
-
-@pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.name)
-def test_every_request_is_answered_or_refused(policy: Policy) -> None:
-    served = run(policy, LOAD, SETTING)
-    assert len(served) == len(LOAD)
-    for each in served:
-        assert (each.last_s is None) == (each.refused_s is not None)
-
 
 @pytest.mark.parametrize("split", Split)
-def test_nothing_is_left_when_all_is_over(split: Split) -> None:
-    cluster = Cluster(2, 2, SETTING.device, 0.025, Admission(16), split)
-    cluster.serve(LOAD, SETTING.slo)
-    for machine in cluster.machines.values():
-        machine.engine.pool.check_integrity()
-        load = cluster.ledger.load(machine.ref)
-        assert load is not None
-        assert load.num_legs == 0
-        assert load.num_expected == load.expected_tokens == 0
-    cluster.ledger.index.check_integrity()
-
-
-def test_workers_learn_what_their_steps_take() -> None:
-    device = Device(noise=0.0)
-    cluster = Cluster(2, 2, device, None)
-    cluster.serve(LOAD, SETTING.slo)
-    table = cluster.ledger.table
-    for machine in cluster.machines.values():
-        row = table.row(machine.ref)
-        assert table.calibrated[row]
-        assert table.step_s[row] == pytest.approx(device.step_s, rel=0.1)
-        assert table.prompt_token_s[row] == pytest.approx(device.prompt_token_s, rel=0.1)
-        assert table.context_token_s[row] == pytest.approx(device.context_token_s, rel=0.1)
-
-
-def test_predictions_of_the_first_token_are_good() -> None:
-    errors = []
-    for each in run(ALL_ADMITTED, LOAD, SETTING):
-        assert each.ttft_s is not None
-        assert each.placement is not None
-        errors.append(abs(each.ttft_s - each.placement.ttft_s) / each.ttft_s)
-    assert sorted(errors)[len(errors) // 2] < 0.3
+def test_every_request_ends_once_and_nothing_is_left(split: Split) -> None:
+    cluster = a_cluster(split)
+    results = cluster.run(LOAD, slo_of)
+    assert [each.arrival for each in results] == LOAD
+    for each in results:
+        assert [each.last_s, each.refused_s, each.failure].count(None) == 2
+        assert each.last_s is None or each.attempts == 1
+    check_nothing_is_left(cluster)
 
 
 def test_a_run_is_repeatable() -> None:
-    first, second = (run(OURS, LOAD, SETTING) for _ in range(2))
-    assert [each.last_s for each in first] == [each.last_s for each in second]
-    assert 0.0 < goodput(first) <= 1.0
+    first, second = (a_cluster().run(LOAD, slo_of) for _ in range(2))
+    assert [(each.first_s, each.last_s) for each in first] == [
+        (each.first_s, each.last_s) for each in second
+    ]
+
+
+def test_another_seed_takes_other_times() -> None:
+    first, second = (a_cluster(seed=seed).run(LOAD, slo_of) for seed in (0, 10))
+    assert [each.last_s for each in first] != [each.last_s for each in second]
+
+
+def test_tokens_come_at_the_pace_of_the_steps() -> None:
+    machine = MachineModel(noise=0.0, context_token_s=0.0)
+    (result,) = a_cluster(machine=machine).run(LOAD[:1])
+    assert result.split
+    assert result.tpot_s == pytest.approx(machine.step_s + machine.sequence_s, rel=0.05)
+    assert result.ttft_s == pytest.approx(machine.prefill_s(result.arrival.num_prompt), rel=0.05)
+
+
+def test_workers_are_busy_as_long_as_they_step() -> None:
+    cluster = a_cluster()
+    cluster.run(LOAD, slo_of)
+    for worker in cluster.workers.values():
+        report = worker.loop.last_report
+        assert report is not None
+        assert report.totals.step_s == pytest.approx(worker.busy_s)
+        assert 0 <= worker.busy_s < cluster.clock.now
+
+
+def test_workers_learn_what_their_steps_take() -> None:
+    machine = MachineModel(noise=0.0)
+    cluster = a_cluster(machine=machine)
+    cluster.run(LOAD, slo_of)
+    table = cluster.ledger.table
+    for ref in cluster.workers:
+        row = table.row(ref)
+        assert table.calibrated[row]
+        assert table.step_s[row] == pytest.approx(machine.step_s, rel=0.1)
+        assert table.prompt_token_s[row] == pytest.approx(machine.prompt_token_s, rel=0.1)
+        assert table.context_token_s[row] == pytest.approx(machine.context_token_s, rel=0.1)
+
+
+def test_blocks_travel_while_later_ones_are_computed() -> None:
+    """A link that is a little faster than prefill adds the last chunk's blocks alone."""
+    slow = MachineModel(noise=0.0, bytes_per_s=4e9)
+    (result,) = a_cluster(Split.ALWAYS, slow).run([LOAD[0]])
+    fast = MachineModel(noise=0.0, bytes_per_s=1e15)
+    (instant,) = a_cluster(Split.ALWAYS, fast).run([LOAD[0]])
+    assert result.last_s is not None
+    assert instant.last_s is not None
+    all_of_it_s = result.arrival.num_prompt * slow.layout.token_bytes / slow.bytes_per_s
+    assert 0 < result.last_s - instant.last_s < 0.5 * all_of_it_s
