@@ -4,10 +4,11 @@
 
 Workers compute nothing. Four of them make a token for every stream at regular times, so that 5,000
 tokens come each second, however many streams share them. Told are the router's CPU time for each
-token; how late tokens reach the client, compared with the promptest of the same stream, workers and
-client included; and errors. Prompts are text of some hundred tokens, and answers are turned into
-text. A peer is to be started before, in front of four workers of its own, such as
-`python -m benchmarks.router.backend --step-s 0.0512`, which is the step of 256 streams.
+request (of one token, all sent at once) and for each token; how late tokens reach the client,
+compared with the promptest of the same stream, workers and client included; and errors. Prompts are
+text of some hundred tokens, and answers are turned into text. A peer is to be started before, in
+front of four workers of its own, such as `python -m benchmarks.router.backend --step-s 0.0512`,
+which is the step of 256 streams.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from wire import inference_pb2_grpc as rpc
 
 TOKENS_PER_S = 5000.0
 SECONDS = 10.0
+BURSTS = 3
 WARM_S = 0.5
 """After the last stream has begun, until lateness counts."""
 WORDS = ("def", "read", "lines", "from", "a", "path", "return", "the", "first", "not", "empty")
@@ -50,8 +52,8 @@ def main(
     ] = None,
 ) -> None:
     peers = [Server.parse(given) for given in peer or []]
-    columns = ("router", "door", "streams", "tokens/s", "CPU us/token", "late p50 ms", "p99 ms")
-    table = Table(*columns, "TTFT p50 ms", "p99 ms", "errors")
+    columns = ("router", "door", "streams", "CPU ms/request", "tokens/s", "CPU us/token")
+    table = Table(*columns, "late p50 ms", "p99 ms", "TTFT p50 ms", "p99 ms", "errors")
     for num_streams in map(int, streams.split(",")):
         step_s = num_streams / tokens_per_s
         length = max(8, round(seconds / step_s))
@@ -69,15 +71,16 @@ def _row(
     target: Target, door: str, num_streams: int, step_s: float, length: int
 ) -> tuple[str, ...]:
     """Figures of one load; the time in which streams begin counts, but not for lateness."""
-    seen, before = Seen(), sum(map(family_cpu_s, target.pids))
-    wall_s = timed(lambda: uvloop.run(_load(target, door, num_streams, length, seen)))
-    spent_s = sum(map(family_cpu_s, target.pids)) - before
+    request_s = _request_cpu_s(target, door, num_streams)
+    seen = Seen()
+    wall_s, spent_s = _loaded(target, door, num_streams, length, seen)
     all_begun = max(arrivals[0] for arrivals in seen.arrivals if arrivals) + WARM_S
     late = np.concatenate([_lateness(it, all_begun, step_s) for it in seen.arrivals])
     return (
         target.name,
         door,
         str(num_streams),
+        f"{request_s * 1e3:.2f}",
         f"{seen.num_tokens / wall_s:.0f}",
         f"{spent_s / max(1, seen.num_tokens) * 1e6:.1f}",
         *(f"{np.percentile(late, at) * 1e3:.2f}" for at in (50, 99)),
@@ -85,6 +88,26 @@ def _row(
         f"{np.percentile(seen.ttft_s, 99) * 1e3:.1f}",
         str(seen.num_errors),
     )
+
+
+def _request_cpu_s(target: Target, door: str, num_requests: int) -> float:
+    """CPU time of one of so many requests that come at once, each for one token: the median of
+    BURSTS, after one that warms up."""
+    spent = []
+    for burst in range(BURSTS + 1):
+        seen = Seen()
+        _, spent_s = _loaded(target, door, num_requests, 1, seen, seed=burst)
+        spent.append(spent_s / num_requests)
+    return statistics.median(spent[1:])
+
+
+def _loaded(
+    target: Target, door: str, num_streams: int, length: int, seen: Seen, seed: int = 0
+) -> tuple[float, float]:
+    """Seconds that a load takes, by the clock and of the router's CPU time."""
+    before = sum(map(family_cpu_s, target.pids))
+    wall_s = timed(lambda: uvloop.run(_load(target, door, num_streams, length, seen, seed)))
+    return wall_s, sum(map(family_cpu_s, target.pids)) - before
 
 
 def _lateness(arrivals: list[float], since: float, step_s: float) -> NDArray[np.float64]:
@@ -100,8 +123,10 @@ def _lateness(arrivals: list[float], since: float, step_s: float) -> NDArray[np.
     return np.asarray(np.maximum(0.0, late - np.percentile(late, 1)))
 
 
-async def _load(target: Target, door: str, num_streams: int, length: int, seen: Seen) -> None:
-    draw = random.Random(num_streams)
+async def _load(
+    target: Target, door: str, num_streams: int, length: int, seen: Seen, seed: int
+) -> None:
+    draw = random.Random(f"{num_streams}/{seed}")
     prompts = [" ".join(draw.choices(WORDS, k=100)) for _ in range(num_streams)]
     if door == "http":
         bodies = ({**_settings(length), "prompt": prompt} for prompt in prompts)
