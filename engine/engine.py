@@ -95,7 +95,7 @@ class Engine:
         if self.waiting and offered.runs:
             return None
         return self.memory.try_reserve(
-            block_hashes(offered.tokens, self.block_size, offered.traits.cache_salt),
+            block_hashes(offered.tokens, self.block_size, offered.traits),
             self.runner.layout.num_blocks(len(offered.tokens)),
             self.policy,
             len(self.running) + num_reserved,

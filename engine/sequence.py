@@ -10,9 +10,7 @@ from kv_transfer.hashing import extend_hashes
 from wire.identity import AttemptId
 from wire.messages import FinishReason
 from wire.sampling import SamplingParams, TokenLogprob
-from wire.traits import RequestTraits
-
-PLAIN_REQUEST = RequestTraits()
+from wire.traits import NO_TRAITS, RequestTraits
 
 
 class Status(enum.Enum):
@@ -69,7 +67,7 @@ class Sequence:
         sampling: SamplingParams,
         *,
         num_prompt: int | None = None,
-        traits: RequestTraits = PLAIN_REQUEST,
+        traits: RequestTraits = NO_TRAITS,
     ) -> None:
         self.attempt_id = attempt_id
         self.tokens = tokens
@@ -150,7 +148,7 @@ class Sequence:
 
     def update_hashes(self, block_size: int) -> list[bytes]:
         """Hashes of all full blocks of the tokens known so far."""
-        extend_hashes(self.hashes, self.tokens, block_size, self.traits.cache_salt)
+        extend_hashes(self.hashes, self.tokens, block_size, self.traits)
         return self.hashes
 
     def shorten(self, num_blocks: int, block_size: int) -> None:

@@ -1,4 +1,4 @@
-"""Block hashes: a block's name follows from all tokens up to its end, and the tenant's salt."""
+"""Block hashes: a block's name follows from all tokens up to its end, and its request's salt."""
 
 from __future__ import annotations
 
@@ -6,25 +6,29 @@ import hashlib
 from array import array
 from collections.abc import Sequence
 
+from wire.traits import NO_TRAITS, RequestTraits
+
 HASH_BYTES = 16
 
 
-def block_hashes(tokens: Sequence[int], block_size: int, salt: bytes = b"") -> list[bytes]:
+def block_hashes(
+    tokens: Sequence[int], block_size: int, traits: RequestTraits = NO_TRAITS
+) -> list[bytes]:
     """Chained hashes of the full blocks of `tokens`; a partial last block has none.
 
     Equal hashes mean equal tokens from the start on under the same salt, so that a cached block
     may stand for its whole prefix.
     """
     hashes: list[bytes] = []
-    extend_hashes(hashes, tokens, block_size, salt)
+    extend_hashes(hashes, tokens, block_size, traits)
     return hashes
 
 
 def extend_hashes(
-    hashes: list[bytes], tokens: Sequence[int], block_size: int, salt: bytes = b""
+    hashes: list[bytes], tokens: Sequence[int], block_size: int, traits: RequestTraits = NO_TRAITS
 ) -> None:
     """Append the hashes of the blocks that `tokens` fills beyond those already in `hashes`."""
-    parent = hashes[-1] if hashes else _root(salt)
+    parent = hashes[-1] if hashes else _root(traits.cache_salt)
     for block in range(len(hashes), len(tokens) // block_size):
         content = array("I", tokens[block * block_size : (block + 1) * block_size]).tobytes()
         parent = hashlib.blake2b(parent + content, digest_size=HASH_BYTES).digest()

@@ -71,7 +71,7 @@ class SimulatedRouter:
 
     def arrive(self, key: str, result: RequestResult) -> None:
         """A new request: it goes on, waits, or is refused."""
-        request = OpenRequest(key, result, result.arrival.tokens(), PromptHashes(b""))
+        request = OpenRequest(key, result, result.arrival.tokens(), PromptHashes())
         found = self._journeys.place(request, self._target(result))
         if isinstance(found, Refusal):
             result.failure = found.detail

@@ -19,3 +19,7 @@ class RequestTraits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     tenant: str = ""
     """The name of the API key, empty where none are asked for. Tenants of one priority have equal
     shares of a worker."""
+
+
+NO_TRAITS = RequestTraits()
+"""Of a request that asks for nothing special."""

@@ -38,7 +38,7 @@ def measure(num_workers: int = 1000, rounds: int = 400) -> Decisions:
     draw = random.Random(7)
     ledger = _ledger(num_workers, draw)
     prompts = [[n] * NUM_TOKENS for n in range(NUM_PROMPTS)]
-    hashes = [PromptHashes(b"") for _ in prompts]
+    hashes = [PromptHashes() for _ in prompts]
     begun = time.perf_counter()
     for tokens, each in zip(prompts, hashes, strict=True):
         each.of(tokens, LAYOUT.block_size)

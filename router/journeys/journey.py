@@ -67,7 +67,7 @@ class Journey:
         self._num_failed = 0
         self._clock = fleet.clock
         self._began_s = began_s = self._clock.now()
-        entry = entry or Admitted(PromptHashes(request.traits.cache_salt), began_s)
+        entry = entry or Admitted(PromptHashes(request.traits), began_s)
         self._needs = Needs(
             self._leg_id, request, config, fleet.ledger, entry, self._merger, self._clock
         )

@@ -18,6 +18,7 @@ from router.placing.worker_load import WorkerLoad
 from wire.identity import AttemptId, WorkerRef
 from wire.messages import WorkerCard
 from wire.reports import CacheEvents, LinkReport, Report
+from wire.traits import NO_TRAITS, RequestTraits
 
 LIFETIME_RATE = 0.02
 """How much the newest answer counts in how long answers take."""
@@ -28,13 +29,13 @@ ARRIVALS_S = 10.0
 class PromptHashes:
     """Block hashes of one growing sequence, each computed once for every block size asked for."""
 
-    def __init__(self, salt: bytes) -> None:
-        self._salt = salt
+    def __init__(self, traits: RequestTraits = NO_TRAITS) -> None:
+        self._traits = traits
         self._hashes: dict[int, list[bytes]] = {}
 
     def of(self, tokens: Sequence[int], block_size: int) -> list[bytes]:
         hashes = self._hashes.setdefault(block_size, [])
-        extend_hashes(hashes, tokens, block_size, self._salt)
+        extend_hashes(hashes, tokens, block_size, self._traits)
         return hashes
 
 

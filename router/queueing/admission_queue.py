@@ -65,7 +65,7 @@ class AdmissionQueue:
         Whoever is cancelled here leaves the queue.
         """
         arrived_s = self._now
-        hashes = PromptHashes(request.traits.cache_salt)
+        hashes = PromptHashes(request.traits)
         if len(request.prompt_tokens) > LONG_PROMPT_TOKENS:
             await asyncio.to_thread(self._hash, request, hashes)
         ledger = self._fleet.ledger

@@ -79,7 +79,7 @@ class Stage:
         assert load is not None
         return View(
             ready=bool(ledger.table.ready[row]),
-            num_hit_tokens=int(ledger.hits(tokens, PromptHashes(b"")).either[row]),
+            num_hit_tokens=int(ledger.hits(tokens, PromptHashes()).either[row]),
             num_queued_tokens=int(load.queued_tokens),
             num_sequences=int(load.num_decoding + load.num_expected),
             num_legs=load.num_legs,

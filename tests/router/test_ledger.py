@@ -13,6 +13,7 @@ from router.placing.placement_request import Placement, PlacementRequest
 from tests.router.ledgers import COSTS, LAYOUT, Scene, card, report
 from wire.identity import AttemptId, Role, WorkerRef
 from wire.reports import CacheEvents, StepCosts
+from wire.traits import RequestTraits
 
 pytestmark = pytest.mark.quick
 
@@ -116,12 +117,12 @@ def test_hits_are_counted_in_tokens_and_by_tenant() -> None:
     scene = Scene()
     worker = scene.add("p0", Role.PREFILL)
     tokens = list(range(100))
-    hashes = PromptHashes(b"mine")
+    hashes = PromptHashes(RequestTraits(cache_salt=b"mine"))
     stored = tuple(hashes.of(tokens, LAYOUT.block_size))
     scene.ledger.cached(worker, CacheEvents(number=0, stored=stored, snapshot=True))
     found = scene.ledger.hits(tokens, hashes)
     assert found.device[scene.ledger.table.row(worker)] == 96
-    strangers = scene.ledger.hits(tokens, PromptHashes(b"theirs"))
+    strangers = scene.ledger.hits(tokens, PromptHashes(RequestTraits(cache_salt=b"theirs")))
     assert not np.any(strangers.either)
 
 

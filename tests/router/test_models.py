@@ -177,7 +177,7 @@ async def test_equal_tokens_of_two_models_never_meet_in_the_index(stage: Stage) 
     tiny.send(CacheEvents(number=1, stored=tuple(block_hashes(tokens, LAYOUT.block_size))))
     await stage.until(lambda: stage.view(tiny, tokens).num_hit_tokens == 12)
     ledger = stage.server.conductor.models.find("other").fleet.ledger
-    assert ledger.hits(tokens, PromptHashes(b"")).either.sum() == 0
+    assert ledger.hits(tokens, PromptHashes()).either.sum() == 0
 
 
 async def test_one_model_s_queue_holds_up_no_request_of_another(
