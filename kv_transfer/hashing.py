@@ -27,7 +27,12 @@ def block_hashes(
 def extend_hashes(
     hashes: list[bytes], tokens: Sequence[int], block_size: int, traits: RequestTraits = NO_TRAITS
 ) -> None:
-    """Append the hashes of the blocks that `tokens` fills beyond those already in `hashes`."""
+    """Append the hashes of the blocks that `tokens` fills beyond those already in `hashes`.
+
+    Blocks of a request that does not use the prefix cache have no names.
+    """
+    if not traits.cache_prompt:
+        return
     parent = hashes[-1] if hashes else _root(traits.cache_salt)
     for block in range(len(hashes), len(tokens) // block_size):
         content = array("I", tokens[block * block_size : (block + 1) * block_size]).tobytes()

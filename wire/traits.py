@@ -14,6 +14,9 @@ class RequestTraits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
     cache_salt: bytes = b""
     """Requests share cached blocks only with requests of the same salt."""
+    cache_prompt: bool = True
+    """When false, no cached block is used for this request, and none of its blocks becomes one:
+    bulk work leaves the prefix cache to others."""
     priority: int = 0
     """Less is more urgent: it starts before others, and gives way after them."""
     tenant: str = ""

@@ -152,7 +152,7 @@ class KvMemory:
     def publish(self, sequence: Sequence, num_computed: int) -> None:
         """Name the blocks that are full by now."""
         num_full = num_computed // self._block_size
-        if num_full <= sequence.num_published:
+        if num_full <= sequence.num_published or not sequence.traits.cache_prompt:
             return
         hashes = sequence.update_hashes(self._block_size)
         for index in range(sequence.num_published, num_full):
@@ -171,7 +171,8 @@ class KvMemory:
         if self.tier is not None:
             self.tier.forget(sequence)
         if sequence.blocks:
-            self._tails.keep(sequence)
+            if sequence.traits.cache_prompt:
+                self._tails.keep(sequence)
             self.pool.release(sequence.blocks)
         self._forget_blocks(sequence)
 
@@ -194,9 +195,10 @@ class KvMemory:
             self.tier.close()
 
     def _share_tail(self, sequence: Sequence, neighbours: Iterable[Sequence]) -> None:
-        if sequence.wants_scores:
+        if sequence.wants_scores or not sequence.traits.cache_prompt:
             return
-        nearest = islice(neighbours, MOST_NEIGHBOURS)
+        cached = (neighbour for neighbour in neighbours if neighbour.traits.cache_prompt)
+        nearest = islice(cached, MOST_NEIGHBOURS)
         found = self._tails.try_share(sequence, nearest, self._least_shared)
         if found is None:
             return

@@ -84,6 +84,7 @@ class CommonBody(msgspec.Struct, frozen=True, kw_only=True):
     guided_choice: list[str] | None = None
     guided_grammar: str | None = None
     cache_salt: str | None = None
+    cache_prompt: bool | None = None
     priority: int | None = None
     slo: SloBody | None = None
     request_id: str | None = None

@@ -16,6 +16,7 @@ from engine.schedule.policy import Policy
 from engine.sequence import Sequence
 from wire.identity import AttemptId
 from wire.sampling import SamplingParams
+from wire.traits import NO_TRAITS, RequestTraits
 
 
 class Tiered:
@@ -41,8 +42,15 @@ class Tiered:
         kind = AsyncEngine if ahead else Engine
         self.engine = kind(runner, self.pool, policy or DecodePolicy(), None, self.tier)
 
-    def add(self, name: str, prompt: Seq[int], max_tokens: int = 4) -> Sequence:
-        sequence = Sequence(AttemptId(name), list(prompt), SamplingParams(max_tokens=max_tokens))
+    def add(
+        self,
+        name: str,
+        prompt: Seq[int],
+        max_tokens: int = 4,
+        traits: RequestTraits = NO_TRAITS,
+    ) -> Sequence:
+        sampling = SamplingParams(max_tokens=max_tokens)
+        sequence = Sequence(AttemptId(name), list(prompt), sampling, traits=traits)
         self.engine.add(sequence)
         return sequence
 
@@ -68,8 +76,14 @@ class Tiered:
         assert self.pool.num_free == self.pool.num_blocks
         assert not self.tier.pool.used_blocks()
 
-    def run(self, name: str, prompt: Seq[int], max_tokens: int = 4) -> Sequence:
-        sequence = self.add(name, prompt, max_tokens)
+    def run(
+        self,
+        name: str,
+        prompt: Seq[int],
+        max_tokens: int = 4,
+        traits: RequestTraits = NO_TRAITS,
+    ) -> Sequence:
+        sequence = self.add(name, prompt, max_tokens, traits)
         self.finish()
         assert answer(sequence) == expected(prompt, max_tokens)
         return sequence

@@ -16,6 +16,7 @@ from tests.router.tiny_model import ASSISTANT, BOS, EOS, USER
 from wire import inference_pb2 as pb
 from wire.identity import Role
 from wire.messages import Cancel, Output, Prefilled, StepOutputs, Submit
+from wire.traits import RequestTraits
 
 Responses = list[pb.GenerateResponse]
 
@@ -99,13 +100,14 @@ async def test_sampling_reaches_the_worker_as_it_was_asked_for(stage: Stage) -> 
         stop_token_ids=[9],
         ignore_eos=True,
         cache_salt="tenant",
+        cache_prompt=False,
     )
     submit = await prefill.hears(Submit)
     wanted = submit.sampling
     assert (wanted.temperature, wanted.top_p, wanted.top_k, wanted.seed) == (0, 0.5, 7, 11)
     assert (wanted.min_p, wanted.min_tokens, wanted.stop_token_ids) == (0.1, 1, (9,))
     assert wanted.ignore_eos
-    assert submit.traits.cache_salt == b"tenant"
+    assert submit.traits == RequestTraits(cache_salt=b"tenant", cache_prompt=False)
     assert submit.deadline_s is not None
     await generate(stage)
     await generate(stage)

@@ -18,6 +18,7 @@ from tests.router.test_invalid_requests import http_client
 from tests.router.tiny_model import ASSISTANT, BOS, EOS, USER
 from wire.identity import Role
 from wire.messages import Cancel, Failed, Prefilled, StepOutputs, Submit
+from wire.traits import RequestTraits
 
 TEXT = "two wheels 😀 and two riders"
 MESSAGES: Any = [{"role": "user", "content": "the fox"}]
@@ -170,6 +171,7 @@ async def test_extensions_reach_the_worker_and_unknown_fields_do_not_matter(
         "ignore_eos": True,
         "stop_token_ids": [9],
         "cache_salt": "tenant",
+        "cache_prompt": False,
         "no_such_field": {"a": 1},
     }
     await client.chat.completions.create(
@@ -184,7 +186,7 @@ async def test_extensions_reach_the_worker_and_unknown_fields_do_not_matter(
     assert (wanted.top_k, wanted.min_p, wanted.repetition_penalty) == (5, 0.2, 1.5)
     assert (wanted.min_tokens, wanted.stop_token_ids, wanted.ignore_eos) == (1, (9,), True)
     assert (wanted.max_tokens, wanted.seed) == (7, 3)
-    assert submit.traits.cache_salt == b"tenant"
+    assert submit.traits == RequestTraits(cache_salt=b"tenant", cache_prompt=False)
 
 
 async def test_a_top_k_of_minus_one_means_all(stage: Stage) -> None:

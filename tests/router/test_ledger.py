@@ -122,6 +122,8 @@ def test_hits_are_counted_in_tokens_and_by_tenant() -> None:
     scene.ledger.cached(worker, CacheEvents(number=0, stored=stored, snapshot=True))
     found = scene.ledger.hits(tokens, hashes)
     assert found.device[scene.ledger.table.row(worker)] == 96
+    uncached = PromptHashes(RequestTraits(cache_salt=b"mine", cache_prompt=False))
+    assert not scene.ledger.hits(tokens, uncached).either.any()
     strangers = scene.ledger.hits(tokens, PromptHashes(RequestTraits(cache_salt=b"theirs")))
     assert not np.any(strangers.either)
 

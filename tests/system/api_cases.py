@@ -61,6 +61,7 @@ COMPLETIONS: list[Body] = [
     {"prompt": PROMPT, "seed": 16, "stream_interval": 7, "ignore_eos": True},
     {"prompt": PROMPT, "seed": 17, "regex": "[a-f]{5} [0-9]{3}", "n": 2},
     {"prompt": PROMPT * 8, "temperature": 0, "cache_salt": "mine", "priority": -1},
+    {"prompt": PROMPT * 8, "temperature": 0, "cache_prompt": False, "n": 2},
     {"prompt": "x = ", "seed": 18, "stop_token_ids": list(range(20, 60)), "ignore_eos": True},
     {"prompt": "x = ", "seed": 19, "guided_grammar": 'root ::= "a" root | "b"', "n": 2},
 ]
@@ -101,6 +102,7 @@ _SAMPLING = (
 _SAME = (
     *("min_tokens", "stop_token_ids", "ignore_eos", "cache_salt", "n", "skip_special_tokens"),
     *("add_special_tokens", "truncate_prompt_tokens", "priority", "echo", "stream_interval"),
+    "cache_prompt",
 )
 _MODES = {
     "none": pb.TOOL_MODE_NONE,

@@ -39,6 +39,7 @@ from wire.messages import (
     Submit,
 )
 from wire.sampling import SamplingParams
+from wire.traits import NO_TRAITS, RequestTraits
 from worker.config import RunnerKind, WorkerConfig
 from worker.steps.step_context import Peer, StepContext
 from worker.steps.step_loop import StepLoop
@@ -258,6 +259,7 @@ class Bench:
         alone: bool = False,
         deadline_s: float | None = None,
         sampling: SamplingParams | None = None,
+        traits: RequestTraits = NO_TRAITS,
     ) -> AttemptId:
         attempt_id = AttemptId(request_id)
         submit = Submit(
@@ -266,6 +268,7 @@ class Bench:
             num_prompt=len(prompt),
             sampling=sampling or SamplingParams(max_tokens=max_tokens),
             destination=None if alone else self.decode.address,
+            traits=traits,
             deadline_s=deadline_s,
         )
         self.prefill.loop.attempts.submit("router", submit)
