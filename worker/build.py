@@ -1,4 +1,4 @@
-"""Makes a worker's parts from its configuration: runner, transport, engine."""
+"""Makes a worker's parts from its configuration: runner, engine, endpoint."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+import msgspec
 
 from engine.async_engine import AsyncEngine
 from engine.cache.block_copier import BlockCopier, HostCopier, allocate_host
@@ -23,6 +25,7 @@ from kv_transfer.endpoints.all_ranks import AllRanksEndpoint
 from kv_transfer.endpoints.endpoint import Endpoint
 from kv_transfer.endpoints.remote_rank import RemoteRank
 from kv_transfer.endpoints.remote_rank_messages import RankPairFailed
+from runtime.tokenizer_hash import tokenizer_hash
 from wire.identity import ProcessRef
 from wire.layout import KvLayout
 from worker.config import RunnerKind, WorkerConfig
@@ -32,9 +35,42 @@ from worker.rank.transport import NUM_SCRATCH_BLOCKS, make_rank_endpoint, worker
 from worker.ranks.team import Team
 
 SPIN_COUNT = "20000"
-"""Turns that an OpenMP thread waits for work before it sleeps; read when torch is loaded."""
+"""Iterations for which an OpenMP thread spins before it sleeps; read when torch is loaded."""
 
 Progress = Callable[[int, int], None]
+
+
+class Machine(msgspec.Struct, frozen=True):
+    """What a worker computes with, and what it exchanges blocks with."""
+
+    engine: Engine
+    endpoint: Endpoint
+    content: str
+    """See wire.messages.WorkerCard."""
+    tokenizer: str | None
+    """See runtime.tokenizer_hash."""
+
+
+def make_machine(
+    config: WorkerConfig,
+    name: str,
+    policy: Policy,
+    progress: Progress,
+    on_rank_lost: Callable[[Exception], None],
+) -> Machine:
+    """Load the model, and make everything around it; takes long. Raises EngineError.
+
+    `name` is what the transport calls this worker; for the callbacks see make_runner.
+    """
+    runner = make_runner(config, progress, on_rank_lost)
+    engine, region = make_engine(config, runner, policy)
+    try:
+        endpoint = make_endpoint(config, name, runner, region, engine.pool.num_blocks)
+    except BaseException:
+        runner.close()  # its other ranks are processes
+        raise
+    content = f"{runner.model_hash} checked by {runner.checksum_kind}"
+    return Machine(engine, endpoint, content, tokenizer_hash(Path(config.model)))
 
 
 def make_runner(
@@ -42,10 +78,10 @@ def make_runner(
     progress: Progress,
     on_rank_lost: Callable[[Exception], None] = lambda error: None,
 ) -> Runner:
-    """Loads the model; `progress(loaded_bytes, total_bytes)` is called on the way.
+    """Load the model; `progress(loaded_bytes, total_bytes)` is called on the way.
 
-    `on_rank_lost(error)` is told, in any thread, when another rank of the worker is gone. Raises
-    CheckpointError and ConfigError, and RankLost.
+    `on_rank_lost(error)` is called, in any thread, when another rank of the worker has ended.
+    Raises CheckpointError, ConfigError and RankLost.
     """
     check_ranks(config)
     if config.runner is RunnerKind.ARITHMETIC:
@@ -58,9 +94,9 @@ def make_runner(
             step_s=config.step_s,
         )
     if config.most_threads is not None:
-        # Threads that spin for long look like others' work to whoever counts idle cores.
+        # Threads that spin for long count as others' work where idle cores are counted.
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
-    # What loads torch is imported here, for it costs a second that others need not pay.
+    # Imported here since torch takes a second to load, which the arithmetic runner need not pay.
     if config.tensor_parallel_size > 1:
         from worker.ranks.lead_runner import LeadRunner
 
@@ -71,7 +107,7 @@ def make_runner(
 
 
 def make_engine(config: WorkerConfig, runner: Runner, policy: Policy) -> tuple[Engine, CacheRegion]:
-    """Raises ConfigError; the runner is closed then."""
+    """The engine, and the memory of its KV cache. Raises ConfigError; the runner is closed then."""
     try:
         num_blocks = runner.fit_num_blocks(config.cache_bytes, config.cache_fraction)
         region = runner.allocate(num_blocks + NUM_SCRATCH_BLOCKS)
@@ -85,9 +121,9 @@ def make_engine(config: WorkerConfig, runner: Runner, policy: Policy) -> tuple[E
 
 
 def make_grammars(config: WorkerConfig, runner: Runner) -> Grammars | None:
-    """None where the model's directory has no tokenizer.json: then no request can have a grammar.
+    """None for a model directory without tokenizer.json: then no request can have a grammar.
 
-    The tokenizer is read when the first one comes.
+    The tokenizer is read for the first request that has one.
     """
     directory = Path(config.model)
     tokenizer_file = directory / "tokenizer.json"
@@ -100,7 +136,7 @@ def make_grammars(config: WorkerConfig, runner: Runner) -> Grammars | None:
 def make_endpoint(
     config: WorkerConfig, name: str, runner: Runner, region: CacheRegion, num_blocks: int
 ) -> Endpoint:
-    """`num_blocks` are those in use. Raises ConfigError for a transport that is not to be had."""
+    """`num_blocks` are those in use. Raises ConfigError for a transport that is not available."""
     team = team_of(runner)
     if team is not None and config.transport == "memory":
         raise ConfigError(
@@ -113,13 +149,13 @@ def make_endpoint(
 
 
 def team_of(runner: Runner) -> Team | None:
-    """The other ranks, where there are some."""
+    """The other ranks of a worker; None for a single one."""
     team = getattr(runner, "team", None)
     return team if isinstance(team, Team) else None
 
 
 def processes_of(runner: Runner) -> tuple[ProcessRef, ...]:
-    """Of all ranks, this one first."""
+    """The processes of all ranks, this one first."""
     own, team = this_process(), team_of(runner)
     others = () if team is None else team.followers
     return (own, *(ProcessRef(own.host, other.pid) for other in others))
@@ -138,7 +174,7 @@ def _others(team: Team) -> list[RemoteRank]:
 def make_host_tier(
     host_cache_bytes: int, layout: KvLayout, pool: BlockPool, cache: CacheRegion
 ) -> HostTier | None:
-    """None for 0 bytes; ConfigError for too few, or more than there are."""
+    """Host memory behind the cache; None for 0 bytes. ConfigError for too few or too many."""
     if host_cache_bytes == 0:
         return None
     num_blocks = host_cache_bytes // layout.block_bytes

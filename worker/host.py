@@ -6,31 +6,26 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Callable, Coroutine
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import grpc
 
 from engine.engine import Engine
 from engine.errors import ConfigError
 from engine.schedule.policy import Policy
-from kv_transfer.endpoints.endpoint import Endpoint
 from runtime.address import is_wildcard, join_address
-from runtime.fleet import announce
 from runtime.handoffs import HandoffBook
 from runtime.listen import bind
-from runtime.names import for_each_address
-from runtime.session import SERVER_OPTIONS, OpenedSession, Session, SessionService
-from runtime.tokenizer_hash import tokenizer_hash
-from wire.handoff import Handoff
+from runtime.session import SERVER_OPTIONS, Session, SessionService
 from wire.identity import Role, WorkerRef, draw_incarnation
 from wire.messages import Hello, Welcome, WorkerCard
 from wire.reports import LinkReport, Report
-from worker.build import Progress, make_endpoint, make_engine, make_runner, processes_of
+from worker.build import Progress, make_machine, processes_of
 from worker.config import WorkerConfig
 from worker.rank.this_process import this_process
+from worker.sessions.fleet_membership import FleetMembership
+from worker.sessions.handoff_events import HandoffEvents
 from worker.sessions.inbound import InboundSessions
 from worker.sessions.links import Links
 from worker.sessions.outbox import SessionOutbox
@@ -38,7 +33,7 @@ from worker.sessions.peer_book import PeerBook
 from worker.sessions.routers import Routers
 from worker.sessions.status_port import StatusPort, WorkerPhase
 from worker.standstill import watch_turns
-from worker.steps.step_context import Peer, StepContext
+from worker.steps.step_context import StepContext
 from worker.steps.step_loop import StepLoop
 
 log = logging.getLogger(__name__)
@@ -66,7 +61,7 @@ class Worker:
         self._policy = policy
         self._on_crash = on_crash
         self._progress = progress
-        self._announcements: list[asyncio.Task[None]] = []
+        self._membership = FleetMembership(config.routers, config.tls)
         self._broken = asyncio.Event()
         self.joined = asyncio.Event()
         """Set when a router has taken this worker into its fleet."""
@@ -75,7 +70,6 @@ class Worker:
         self._status: StatusPort | None = None
         self._metrics_address: str | None = None
         self._started_at = time.time()
-        self._refused_by: dict[str, str] = {}
 
     async def start(self) -> WorkerCard:
         """Raises EngineError for a model or settings that cannot work, PortTaken for the port,
@@ -85,51 +79,28 @@ class Worker:
                 f"host is {self.config.host}, where routers and other workers reach nobody: give "
                 "an address of this machine"
             )
-        await self._show_status()
+        await self._serve_status()
         self._loop = asyncio.get_running_loop()
-        await self._make_machine()
-        self._make_loop()
-        self.card = self._make_card(join_address(self.config.host, self._bind()))
-        self._links = Links(
+        self._machine = await asyncio.to_thread(
+            make_machine,
             self.config,
-            self.card,
-            self._endpoint,
-            self._tell_link,
-            self._peers.hang_up,
+            str(self.ref),
+            self._policy,
+            self._progress,
+            self._crashed,
         )
-        self._routers = Routers(self._steps, self._outbox, self._links, self._joined)
+        self._engine, self._endpoint = self._machine.engine, self._machine.endpoint
+        self._make_step_loop()
+        self.card = self._make_card(join_address(self.config.host, self._bind()))
+        self._make_sessions()
         await self._server.start()
         self._steps.start()
         self._watching = asyncio.create_task(
             watch_turns(lambda: self._steps.num_turns, self.config.step_timeout_s, self._crashed)
         )
         self.known, self.phase = self.card, WorkerPhase.JOINING
-        self._join(self.config.routers)
+        self._membership.start(self.card)
         return self.card
-
-    def _make_loop(self) -> None:
-        """The step loop, and those through whom it speaks to other workers."""
-        self._peers = PeerBook(self._hello, self, self.config.tls)
-        self._outbox = SessionOutbox(self._loop, self._peers)
-        self._endpoint.start(self._link_failed, self._crashed)
-        context = StepContext(
-            self.ref, self._content, self.config, self._engine, self._endpoint, self._outbox
-        )
-        self._steps = StepLoop(context, self._crashed)
-        self._sources = InboundSessions(
-            self._endpoint,
-            self._peers,
-            self._steps.destination_handoffs,
-            self._steps.call,
-            fence_deadline_s=self.config.fence_deadline_s,
-        )
-
-    def _bind(self) -> int:
-        """The port at which the server will listen."""
-        self._server = grpc.aio.server(options=SERVER_OPTIONS)
-        service = SessionService(self._on_session, self.config.tls)
-        self._server.add_generic_rpc_handlers((service,))
-        return bind(self._server, self.config.host, self.config.port, "port", self.config.tls)
 
     async def drain(self, timeout_s: float) -> bool:
         """Take no new work and wait until all is done; False when time ran out."""
@@ -145,9 +116,7 @@ class Worker:
 
     async def stop(self) -> None:
         self._watching.cancel()
-        for task in self._announcements:
-            task.cancel()
-        await asyncio.gather(*self._announcements, return_exceptions=True)
+        await self._membership.stop()
         await self._peers.close()
         for session in list(self._outbox.routers.values()):
             session.close("the worker stops")
@@ -165,13 +134,14 @@ class Worker:
 
     @property
     def idle(self) -> bool:
+        """True while no attempt is here."""
         return self._steps.idle
 
-    # What `worker.sessions.status_port.Watched` asks for.
+    # Implements `worker.sessions.status_port.Watched`.
 
     @property
     def refusal(self) -> str | None:
-        return next(iter(self._refused_by.values()), None)
+        return self._membership.refusal
 
     @property
     def last_report(self) -> Report | None:
@@ -185,29 +155,43 @@ class Worker:
     def arrived(self) -> HandoffBook:
         return self._steps.destination_handoffs.arrived
 
-    async def _show_status(self) -> None:
-        """Before anything else: that it loads is worth knowing, too."""
+    async def _serve_status(self) -> None:
+        """Comes first, so that a worker which loads can be watched."""
         host, port = self.config.host, self.config.metrics_port
         if port is not None:
             self._status = StatusPort(self)
             bound = await self._status.start(host, port)
             self._metrics_address = join_address(host, bound)
 
-    async def _make_machine(self) -> None:
-        def make() -> tuple[Engine, Endpoint]:
-            runner = make_runner(self.config, self._progress, self._crashed)
-            engine, region = make_engine(self.config, runner, self._policy)
-            num_blocks, name = engine.pool.num_blocks, str(self.ref)
-            try:
-                return engine, make_endpoint(self.config, name, runner, region, num_blocks)
-            except BaseException:
-                runner.close()  # its other ranks are processes
-                raise
+    def _make_step_loop(self) -> None:
+        self._peers = PeerBook(self.config.tls)
+        self._outbox = SessionOutbox(self._loop, self._peers)
+        content = self._machine.content
+        context = StepContext(
+            self.ref, content, self.config, self._engine, self._endpoint, self._outbox
+        )
+        self._steps = StepLoop(context, self._crashed)
 
-        self._engine, self._endpoint = await asyncio.to_thread(make)
-        runner = self._engine.runner
-        self._content = f"{runner.model_hash} checked by {runner.checksum_kind}"
-        self._tokenizer = await asyncio.to_thread(tokenizer_hash, Path(self.config.model))
+    def _make_sessions(self) -> None:
+        steps, peers, endpoint = self._steps, self._peers, self._endpoint
+        endpoint.start(self._link_failed, self._crashed)
+        self._links = Links(self.config, self.card, endpoint, self._report_link, peers.hang_up)
+        self._routers = Routers(steps, self._outbox, self._links, self._joined)
+        self._sources = InboundSessions(
+            endpoint,
+            peers,
+            steps.destination_handoffs,
+            steps.call,
+            fence_deadline_s=self.config.fence_deadline_s,
+        )
+        peers.start(self._hello, HandoffEvents(steps, self._links))
+
+    def _bind(self) -> int:
+        """The port at which the server will listen."""
+        self._server = grpc.aio.server(options=SERVER_OPTIONS)
+        service = SessionService(self._on_session, self.config.tls)
+        self._server.add_generic_rpc_handlers((service,))
+        return bind(self._server, self.config.host, self.config.port, "port", self.config.tls)
 
     def _make_card(self, address: str) -> WorkerCard:
         runner = self._engine.runner
@@ -218,14 +202,14 @@ class Worker:
             model=self.config.model_name or Path(self.config.model).name,
             model_hash=runner.model_hash,
             layout=self._endpoint.layout,
-            content=self._content,
+            content=self._machine.content,
             num_blocks=self._engine.pool.num_blocks,
             max_model_len=runner.max_model_len,
             policy=self._policy.traits,
             transport=self._endpoint.transport_name,
             process=this_process(),
             metrics_address=self._metrics_address,
-            tokenizer=self._tokenizer,
+            tokenizer=self._machine.tokenizer,
             started_at=self._started_at,
         )
 
@@ -237,27 +221,6 @@ class Worker:
             processes=processes_of(self._engine.runner),
             address=self.card.address,
         )
-
-    def _join(self, routers: tuple[str, ...]) -> None:
-        def announce_to(address: str) -> Coroutine[Any, Any, None]:
-            return announce(
-                address,
-                lambda: self.card,
-                lambda ok: None,
-                self.config.tls,
-                partial(self._refused, address),
-            )
-
-        for address in routers:
-            announcing = for_each_address(address, announce_to)
-            task = asyncio.create_task(announcing, name=f"join {address}")
-            self._announcements.append(task)
-
-    def _refused(self, router: str, why: str | None) -> None:
-        if why is None:
-            self._refused_by.pop(router, None)
-        else:
-            self._refused_by[router] = why
 
     def _joined(self) -> None:
         """A router has taken this worker into its fleet."""
@@ -273,7 +236,7 @@ class Worker:
             await self._routers.serve(hello.caller_id, session)
 
     def _crashed(self, error: Exception) -> None:
-        """Called in any thread."""
+        """The worker cannot go on. Called in any thread."""
 
         def tell() -> None:
             if not self._broken.is_set():
@@ -283,24 +246,9 @@ class Worker:
         self._loop.call_soon_threadsafe(tell)
 
     def _link_failed(self, link: str, cause: str) -> None:
-        """Called in a transfer thread's thread: the session goes down with its link."""
+        """End a failed link's session. Called in a transfer thread."""
         log.warning("link %s failed: %s", link, cause)
         self._loop.call_soon_threadsafe(self._peers.hang_up, link, cause)
 
-    def _tell_link(self, link: LinkReport) -> None:
+    def _report_link(self, link: LinkReport) -> None:
         self._steps.call(lambda: self._outbox.to_routers(link))
-
-    # Implements `PeerEvents`: everything goes on in the step loop's thread.
-
-    def on_message(self, message: Handoff, peer: Peer) -> None:
-        self._steps.on_peer_message(message, peer)
-
-    def on_connected(self, peer: Peer, opened: OpenedSession) -> None:
-        self._links.open(peer, opened.card, opened.admissions)
-
-    async def on_destination_lost(self, peer: Peer, cause: str) -> None:
-        self._steps.call(lambda: self._steps.source_handoffs.peer_lost(peer, cause))
-        await self._links.close(peer)
-
-    def on_unreachable(self, peer: Peer, cause: str) -> None:
-        self._steps.call(lambda: self._steps.source_handoffs.peer_lost(peer, cause))

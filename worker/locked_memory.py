@@ -1,4 +1,4 @@
-"""Warns of a limit of locked memory that RDMA will run into: adapters lock what they register."""
+"""Warns when the limit of locked memory is too low for RDMA, which locks registered memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from worker.config import WorkerConfig
 
 MIB = 1024 * 1024
 IPC_LOCK = 14
-"""The capability that lifts the limit, as a bit of CapEff."""
+"""Bit of CapEff for the capability that lifts the limit."""
 UCX_FABRICS = re.compile(r"(ib|rc|ud|dc|srd)(_\w+)?")
 ADAPTER = re.compile(r"[\w.-]+:\d+")
 """How UCX_NET_DEVICES names an adapter's port; interfaces have no port."""
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 def warn_of_locked_memory(config: WorkerConfig) -> None:
-    """Log what would keep this process from registering memory with an RDMA adapter."""
+    """Log a warning if this process could not register its memory with an RDMA adapter."""
     asked = rdma_asked_for({**os.environ, **config.ucx_env})
     if asked is None or _may_lock_anything():
         return

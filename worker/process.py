@@ -1,4 +1,4 @@
-"""A worker as a process of its own: `python -m prefill_worker`, `python -m decode_worker`."""
+"""A worker as a process: `python -m prefill_worker` and `python -m decode_worker`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MakePolicy = Callable[[WorkerConfig], Policy]
 
 
 def make_app(role: Role, make_policy: MakePolicy) -> typer.Typer:
-    """The command line of one room; only the policy differs."""
+    """The command line of one role; only the policy differs."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
     @app.command(help=f"Start one {role.value} worker and announce it to routers.")
@@ -77,7 +77,7 @@ def make_app(role: Role, make_policy: MakePolicy) -> typer.Typer:
 
 
 async def run(config: WorkerConfig, role: Role, policy: Policy) -> int:
-    """Serve until SIGTERM or SIGINT, then drain; the exit status."""
+    """Serve until SIGTERM or SIGINT, then drain; returns the exit status."""
     stopping: asyncio.Task[object] = asyncio.create_task(stop_signal())
     crashed: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
     worker = Worker(
@@ -106,7 +106,7 @@ async def run(config: WorkerConfig, role: Role, policy: Policy) -> int:
 
 
 async def _say_ready(worker: Worker, card: WorkerCard) -> None:
-    """One line of JSON, once the worker can get work: at once, where no router was named."""
+    """Write one line of JSON when the worker can get work: at once, if no router was named."""
     if worker.config.routers:
         await worker.joined.wait()
     ready = {"worker": str(card.ref), "address": card.address}

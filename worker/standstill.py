@@ -1,4 +1,4 @@
-"""A step that does not end: a device hangs, or one of the worker's ranks does, alive as it is."""
+"""Detects a step that does not end: a device hangs, or another rank does that is still alive."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from collections.abc import Callable
 from engine.errors import EngineError
 
 NUM_LOOKS = 10
-"""In the time that a step may take."""
+"""Looks at the step loop in the time that a step may take."""
 
 log = logging.getLogger(__name__)
 
 
 class StepHangs(EngineError):
-    """Says how long it has been waited for."""
+    """Says how long the step has lasted."""
 
 
 class Standstill:
-    """Counts looks and not time: a process that stood still as a whole has not looked meanwhile."""
+    """Counts looks and not seconds: a process that was stopped has not looked meanwhile."""
 
     def __init__(self) -> None:
         self._turn: int | None = None
         self._num_looks = 0
 
     def look(self, turn: int) -> int:
-        """How often this turn of the step loop, the one under way, was there before."""
+        """How often the turn under way was seen before; `turn` counts the step loop's turns."""
         self._num_looks = self._num_looks + 1 if turn == self._turn else 0
         self._turn = turn
         return self._num_looks
@@ -36,7 +36,7 @@ class Standstill:
 async def watch_turns(
     turn: Callable[[], int], timeout_s: float, on_hang: Callable[[Exception], None]
 ) -> None:
-    """Return when one has taken so long, and that is told; `turn()` counts them."""
+    """Return when a turn has taken `timeout_s`, after calling `on_hang`; `turn()` counts turns."""
     standstill = Standstill()
     while True:
         if standstill.look(turn()) == NUM_LOOKS:
@@ -48,12 +48,12 @@ async def watch_turns(
 
 
 async def end_when_held_up(timeout_s: float) -> None:
-    """End this process with status 1 once its interpreter has run no task for so long; runs until
-    it is cancelled.
+    """End this process with status 1 when its interpreter has run no task for `timeout_s`; runs
+    until it is cancelled.
 
-    A call of a driver that never returns may hold the interpreter's lock: then nothing here can
-    say so, while threads that are not Python's go on answering pings. Who watches is a thread
-    without the lock, which writes to stderr where each thread stood.
+    A driver's call that never returns may hold the interpreter's lock. Then no Python code can
+    report it, while other threads go on answering pings. The watching thread needs no lock; it
+    writes every thread's traceback to stderr.
     """
     try:
         while True:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from worker.progress import LARGE, Quarters
+from worker.progress import LARGE_BYTES, Quarters
 
 pytestmark = pytest.mark.quick
 
 
-@pytest.mark.parametrize(("total", "expected"), [(LARGE, [25, 50, 75, 100]), (8_000_000, [100])])
+@pytest.mark.parametrize(
+    ("total", "expected"), [(LARGE_BYTES, [25, 50, 75, 100]), (8_000_000, [100])]
+)
 def test_large_weights_have_a_line_for_each_quarter_and_small_ones_for_the_end(
     total: int, expected: list[int]
 ) -> None:

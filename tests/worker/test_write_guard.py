@@ -60,7 +60,7 @@ async def test_a_source_that_says_that_it_is_quiet_is_believed(
     processes: list[subprocess.Popen[bytes]],
 ) -> None:
     guard = WriteGuard(refs(processes), direct_access=True)
-    guard.told_quiet()
+    guard.set_quiet()
     await asyncio.wait_for(guard.wait(0.05), 60)
     assert [process.poll() for process in processes] == [None, None]
     guard.close()

@@ -1,4 +1,4 @@
-"""The peers that write into this worker's pool: let in, listened to, and kept out afterwards."""
+"""Sessions of the workers that hand sequences to this one: admitted, served, fenced."""
 
 from __future__ import annotations
 
@@ -28,17 +28,19 @@ class _InboundSession:
     """One session of one source, from its Hello until its link is fenced."""
 
     session: Session
-    guard: WriteGuard
-    over: asyncio.Event = field(default_factory=asyncio.Event)
+    write_guard: WriteGuard
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the link is fenced."""
 
 
 class InboundSessions:
-    """Lives on the event loop; `call` takes work to the step loop's thread.
+    """Lives on the event loop; `call` queues a callback for the step loop's thread.
 
-    When a source's session ends, whatever the cause, the pool is closed to it at once. Pages that
-    it was granted return when nothing of it can land any more: that is, then; but its processes on
-    this host with direct access to our memory must also have ended, or it must have called again
-    (which it does only when its writes are over), and they are killed if neither happens.
+    When a source's session ends, whatever the cause, the pool is closed to it at once. Blocks that
+    were granted to it are freed when nothing of it can land any more: with that, unless it has
+    processes on this host with direct access to this worker's memory. Those must have ended, or the
+    source must have opened a new session, which it does only when its writes are over; they are
+    killed if neither happens.
     """
 
     def __init__(
@@ -56,35 +58,35 @@ class InboundSessions:
         self._call = call
         self._fence_deadline_s = fence_deadline_s
         self._loop = asyncio.get_running_loop()
-        self._visits: dict[WorkerRef, _InboundSession] = {}
+        self._sessions: dict[WorkerRef, _InboundSession] = {}
 
     async def serve(self, hello: Hello, session: Session, card: WorkerCard) -> None:
-        """Welcome a peer and listen to it; returns when its link is fenced."""
+        """Welcome a source and receive its messages; returns when its link is fenced."""
         assert hello.worker is not None
         await self._end_former(hello.worker)
-        guard = WriteGuard(hello.processes, direct_access=self._endpoint.direct_access)
-        visit = self._visits[hello.worker] = _InboundSession(session, guard)
+        write_guard = WriteGuard(hello.processes, direct_access=self._endpoint.direct_access)
+        inbound = self._sessions[hello.worker] = _InboundSession(session, write_guard)
         peer = self._peers.new_peer(hello.worker)
         try:
             admissions = await self._admit(peer.link, hello.layout or card.layout)
             if session.closed_because is None:
                 session.send(Welcome(card=card, admissions=admissions))
             cause = await self._peers.answer(peer, session)
-            await self._fence(peer, cause, guard)
+            await self._fence(peer, cause, write_guard)
         finally:
-            guard.close()
-            visit.over.set()
-            del self._visits[hello.worker]
+            write_guard.close()
+            inbound.ended.set()
+            del self._sessions[hello.worker]
 
     async def _end_former(self, ref: WorkerRef) -> None:
-        """By calling again, a source says that what it wrote before is over."""
-        while (former := self._visits.get(ref)) is not None:
+        """End a source's earlier session: by opening another, it says that its writes are over."""
+        while (former := self._sessions.get(ref)) is not None:
             former.session.close("the same worker has opened another session")
-            former.guard.told_quiet()
-            await former.over.wait()
+            former.write_guard.set_quiet()
+            await former.ended.wait()
 
     async def _admit(self, link: str, source: KvLayout) -> tuple[bytes, ...]:
-        """None to a source of another model, which learns from our card what is wrong."""
+        """Open the pool. A source of another model gets nothing; the card tells it why."""
         admissions: asyncio.Future[tuple[bytes, ...]] = self._loop.create_future()
 
         def tell(contents: tuple[bytes, ...]) -> None:
@@ -96,11 +98,11 @@ class InboundSessions:
             return ()
         return await admissions
 
-    async def _fence(self, peer: Peer, cause: str, guard: WriteGuard) -> None:
-        lost = await self._in_steps(lambda: self._handoffs.source_lost(peer.link, cause))
+    async def _fence(self, peer: Peer, cause: str, write_guard: WriteGuard) -> None:
+        lost = await self._call_and_wait(lambda: self._handoffs.source_lost(peer.link, cause))
         await self._evict(peer.link)
         if lost:
-            await guard.wait(self._fence_deadline_s)
+            await write_guard.wait(self._fence_deadline_s)
             self._call(lambda: self._handoffs.source_fenced(lost))
 
     async def _evict(self, link: str) -> None:
@@ -112,9 +114,10 @@ class InboundSessions:
         self._endpoint.evict(link, then)
         await evicted
 
-    async def _in_steps(
+    async def _call_and_wait(
         self, work: Callable[[], list[DestinationHandoff]]
     ) -> list[DestinationHandoff]:
+        """What `work` returns in the step loop's thread."""
         done: asyncio.Future[list[DestinationHandoff]] = self._loop.create_future()
 
         def run() -> None:

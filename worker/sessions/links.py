@@ -1,4 +1,4 @@
-"""The links over which this worker's blocks leave: made, measured, reported, torn down."""
+"""Links over which this worker sends blocks: connected, measured, reported, torn down."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ from worker.config import WorkerConfig
 from worker.steps.step_context import Peer
 
 BLOCK_S = 20e-6
-"""How long a block may take for its own sake."""
+"""Fixed cost of a block, in seconds: small blocks are slower for that, whatever the link."""
 TRAFFIC_PERIOD_S = 1.0
+"""Interval at which the traffic of a link is reported."""
 
 log = logging.getLogger(__name__)
 
 
 class Links:
-    """Lives on the event loop. `on_measured(link)` hears of every link that was made, and again
-    when more has gone over it, where the transport counts that."""
+    """Lives on the event loop. `on_measured(link)` is called for every new link, and again when
+    more has gone over it, where the transport counts that."""
 
     def __init__(
         self,
@@ -40,7 +41,7 @@ class Links:
         self._config = config
         self._card = card
         self._endpoint = endpoint
-        self._ways: dict[str, LinkEstimate] = {}
+        self._estimates: dict[str, LinkEstimate] = {}
         self._on_measured = on_measured
         self._hang_up = hang_up
         self._loop = asyncio.get_running_loop()
@@ -51,12 +52,12 @@ class Links:
         return tuple(self._measured.values())
 
     def open(self, peer: Peer, card: WorkerCard, admissions: tuple[bytes, ...]) -> None:
-        """Connect to a peer's pool. What comes of it is told later."""
+        """Connect to a peer's pool; `on_measured` or `hang_up` is called later."""
 
         def tell(found: LinkSpeed | str) -> None:
             self._loop.call_soon_threadsafe(self._opened, peer, found)
 
-        self._ways[peer.link] = estimate_link(
+        self._estimates[peer.link] = estimate_link(
             self._card.process, card.process, direct_access=self._endpoint.direct_access
         )
         pool = PeerPool(card.layout, card.num_blocks, admissions)
@@ -66,48 +67,47 @@ class Links:
             self._opened(peer, str(error))
 
     async def close(self, peer: Peer) -> None:
-        """Returns when no write over the link is under way any more."""
-        self._ways.pop(peer.link, None)
+        """Disconnect from a peer; returns when no write over the link is under way any more."""
+        self._estimates.pop(peer.link, None)
         self._measured.pop(peer.ref, None)
-        over = asyncio.Event()
+        ended = asyncio.Event()
 
         def then() -> None:
-            self._loop.call_soon_threadsafe(over.set)
+            self._loop.call_soon_threadsafe(ended.set)
 
         self._endpoint.disconnect(peer.link, then)
-        await over.wait()
+        await ended.wait()
 
     def _opened(self, peer: Peer, found: LinkSpeed | str) -> None:
-        way = self._ways.pop(peer.link, None)
-        if way is None:
+        estimate = self._estimates.pop(peer.link, None)
+        if estimate is None:
             return  # closed in the meantime
         if isinstance(found, str):
             log.warning("no link to %s: %s", peer.ref, found)
             self._hang_up(peer.link, found)
             return
-        link = self._describe(peer, way, found)
+        link = self._describe(peer, estimate, found)
         self._measured[peer.ref] = link
         self._on_measured(link)
         if link.traffic is not None:
-            self._loop.call_later(TRAFFIC_PERIOD_S, self._tell_traffic, peer)
+            self._loop.call_later(TRAFFIC_PERIOD_S, self._report_traffic, peer)
 
-    def _describe(self, peer: Peer, way: LinkEstimate, found: LinkSpeed) -> LinkReport:
-        # Blocks that are very small take their time for each, whatever the link gives.
-        least = min(way.least_bytes_per_s, self._card.layout.of_rank(0).block_bytes / BLOCK_S)
+    def _describe(self, peer: Peer, estimate: LinkEstimate, found: LinkSpeed) -> LinkReport:
+        least = min(estimate.least_bytes_per_s, self._card.layout.of_rank(0).block_bytes / BLOCK_S)
         least = self._config.slow_link_bytes_per_s or least
         link = LinkReport(
             destination=peer.ref,
             latency_s=found.latency_s,
             bytes_per_s=found.bytes_per_s,
             transport=self._card.transport,
-            kind=way.kind.value,
+            kind=estimate.kind.value,
             slow=found.bytes_per_s < least,
             traffic=self._traffic(peer),
         )
         log.log(
             logging.WARNING if link.slow else logging.INFO,
             "link to %s over %s, %s (%s): %s%s",
-            *(peer.ref, link.transport, link.kind, way.why, found),
+            *(peer.ref, link.transport, link.kind, estimate.why, found),
             f"; far below the {least / 1e9:.3g} GB/s that it should give: check which network "
             "UCX has found (UCX_NET_DEVICES, UCX_TLS)"
             if link.slow
@@ -115,15 +115,15 @@ class Links:
         )
         return link
 
-    def _tell_traffic(self, peer: Peer) -> None:
-        """Now and then, for as long as the link is there."""
+    def _report_traffic(self, peer: Peer) -> None:
+        """Report what has gone over a link, every TRAFFIC_PERIOD_S until it is closed."""
         link, traffic = self._measured.get(peer.ref), self._traffic(peer)
         if link is None or traffic is None:
             return
         if traffic != link.traffic:
             link = self._measured[peer.ref] = msgspec.structs.replace(link, traffic=traffic)
             self._on_measured(link)
-        self._loop.call_later(TRAFFIC_PERIOD_S, self._tell_traffic, peer)
+        self._loop.call_later(TRAFFIC_PERIOD_S, self._report_traffic, peer)
 
     def _traffic(self, peer: Peer) -> Traffic | None:
         return self._endpoint.traffic(peer.link)

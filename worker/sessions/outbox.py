@@ -1,4 +1,4 @@
-"""From the step loop's thread to the sessions on the event loop: one wake-up for each turn."""
+"""Messages from the step loop's thread to sessions on the event loop: one wake-up a turn."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class SessionOutbox:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, peers: PeerBook) -> None:
         self.routers: dict[str, Session] = {}
-        """Live sessions by router; changed on the event loop only."""
+        """Open sessions by router; changed on the event loop only."""
         self._loop = loop
         self._peers = peers
         self._pending: list[Callable[[], None]] = []

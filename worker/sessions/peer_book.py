@@ -1,4 +1,4 @@
-"""The sessions between workers over which handoffs are arranged; blocks travel elsewhere."""
+"""Sessions between workers, which carry the handoffs' messages; blocks go over transports."""
 
 from __future__ import annotations
 
@@ -18,50 +18,53 @@ DIAL_TIMEOUT_S = 5.0
 
 
 class PeerEvents(Protocol):
-    """Who hears of what happens between workers."""
+    """Callbacks for what happens on the sessions between workers."""
 
     def on_message(self, message: Handoff, peer: Peer) -> None: ...
 
     def on_connected(self, peer: Peer, opened: OpenedSession) -> None:
-        """A session that this worker opened; called before anything is sent over it."""
+        """This worker has opened a session; called before anything is sent over it."""
         ...
 
     async def on_destination_lost(self, peer: Peer, cause: str) -> None:
-        """Such a session ended. Returns when no write over its link is under way any more."""
+        """A session that this worker opened has ended. Returns when no write over its link is
+        under way any more."""
         ...
 
     def on_unreachable(self, peer: Peer, cause: str) -> None:
-        """There is no session, and there was no link."""
+        """A session could not be opened."""
         ...
 
 
 class PeerBook:
-    """Sends to peers, and opens sessions with them where there are none.
+    """Sends to peers, and opens sessions with them where there are none. Lives on the event loop.
 
     All messages of an attempt go over the session that its source opened: opening it is what makes
     the link that the attempt's blocks take, and it is not opened again before that link has ended.
     """
 
-    def __init__(
-        self, hello: Callable[[], Hello], events: PeerEvents, tls: MutualTls | None = None
-    ) -> None:
-        self._hello = hello
+    def __init__(self, tls: MutualTls | None = None) -> None:
         self._tls = tls
-        self._events = events
-        self._numbers = itertools.count(1)
+        self._link_numbers = itertools.count(1)
         self._sessions: dict[str, Session] = {}
-        """By link, whoever opened them."""
-        self._called: dict[WorkerRef, Session] = {}
+        """Sessions by link, opened by either side."""
+        self._opened: dict[WorkerRef, Session] = {}
+        """Sessions that this worker has opened."""
         self._unsent: dict[WorkerRef, list[Handoff]] = {}
-        """For peers whose session is being opened, or is coming to its end."""
+        """Messages to peers whose session is being opened, or is about to end."""
         self._tasks: set[asyncio.Task[None]] = set()
 
+    def start(self, hello: Callable[[], Hello], events: PeerEvents) -> None:
+        """Called once, before anything is sent; `hello()` opens this worker's sessions."""
+        self._hello = hello
+        self._events = events
+
     def new_peer(self, ref: WorkerRef) -> Peer:
-        return Peer(ref, f"{ref}/{next(self._numbers)}")
+        return Peer(ref, f"{ref}/{next(self._link_numbers)}")
 
     def send(self, peer: Destination, message: Handoff) -> None:
-        """Over the session that this worker opened; it is opened if need be."""
-        session = self._called.get(peer.ref)
+        """Send over the session that this worker has opened to a peer; open it first if need be."""
+        session = self._opened.get(peer.ref)
         if session is not None and session.closed_because is None:
             session.send(message)
         elif peer.ref in self._unsent:
@@ -73,7 +76,7 @@ class PeerBook:
             task.add_done_callback(self._tasks.discard)
 
     def send_over(self, link: str, message: Handoff) -> None:
-        """Lost when the link's session has ended."""
+        """Send over a link's session; lost if that has ended."""
         session = self._sessions.get(link)
         if session is not None and session.closed_because is None:
             session.send(message)
@@ -84,7 +87,7 @@ class PeerBook:
             session.close(cause)
 
     async def answer(self, peer: Peer, session: Session) -> str:
-        """Serve a session that a peer opened until it ends; returns why it did."""
+        """Serve a session that a peer has opened, until it ends; returns why it did."""
         self._sessions[peer.link] = session
         return await self._listen(peer, session)
 
@@ -97,10 +100,10 @@ class PeerBook:
 
     async def _serve(self, peer: Destination) -> None:
         while self._unsent[peer.ref]:
-            await self._call(peer)
+            await self._serve_once(peer)
         del self._unsent[peer.ref]
 
-    async def _call(self, destination: Destination) -> None:
+    async def _serve_once(self, destination: Destination) -> None:
         ref = destination.ref
         peer = self.new_peer(ref)
         try:
@@ -110,12 +113,12 @@ class PeerBook:
             self._events.on_unreachable(peer, str(error))
             return
         session = opened.session
-        self._called[ref] = self._sessions[peer.link] = session
+        self._opened[ref] = self._sessions[peer.link] = session
         self._events.on_connected(peer, opened)
         for message in self._take_unsent(ref):
             self.send_over(peer.link, message)
         cause = await self._listen(peer, session)
-        del self._called[ref]
+        del self._opened[ref]
         await self._events.on_destination_lost(peer, cause)
 
     async def _open(self, destination: Destination) -> OpenedSession:

@@ -1,4 +1,4 @@
-"""The routers that send a worker its attempts: listened to, one session each."""
+"""Sessions of the routers that send this worker attempts, one for each router."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ log = logging.getLogger(__name__)
 
 
 class Routers:
-    """Lives on the event loop; what they want is done in the step loop's thread.
+    """Lives on the event loop; messages are acted on in the step loop's thread.
 
-    `on_joined()` is called when one has taken this worker into its fleet.
+    `on_joined()` is called when a router has taken this worker into its fleet.
     """
 
     def __init__(
@@ -29,19 +29,19 @@ class Routers:
         self._on_joined = on_joined
 
     async def serve(self, router_id: str, session: Session) -> None:
-        """Returns when the session has ended, or the same router has opened another."""
+        """Receive a router's messages until its session ends, or it has opened another."""
         former = self._sessions.get(router_id)
         if former is not None:
             former.close("the same router has opened another session")
             self._lost(router_id)
         self._sessions[router_id] = session
         async for message in session.messages():
-            self._hear(router_id, message)
+            self._receive(router_id, message)
         if self._sessions.get(router_id) is session:
             del self._sessions[router_id]
             self._lost(router_id)
 
-    def _hear(self, router_id: str, message: Message) -> None:
+    def _receive(self, router_id: str, message: Message) -> None:
         steps, attempts = self._steps, self._steps.attempts
         match message:
             case Submit():

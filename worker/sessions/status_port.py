@@ -1,4 +1,4 @@
-"""A worker's own HTTP port, for whoever watches it: /metrics, /health and /ping."""
+"""A worker's own HTTP port, for monitoring: /metrics, /health and /ping."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
 
 class WorkerPhase(enum.Enum):
-    """Of a worker's life; only a ready one gets work."""
+    """The phases of a worker's life; only a ready worker gets work."""
 
     LOADING = "loading"
     JOINING = "no router has taken it yet"
@@ -33,19 +33,19 @@ class WorkerPhase(enum.Enum):
 
 
 class Watched(Protocol):
-    """What is read of a worker; see worker.host.Worker."""
+    """What the port reads of a worker; see worker.host.Worker."""
 
     @property
     def phase(self) -> WorkerPhase: ...
 
     @property
     def known(self) -> WorkerCard | None:
-        """None while it loads; nothing else is asked for then."""
+        """The worker's card; None while it loads, when nothing else is read."""
         ...
 
     @property
     def refusal(self) -> str | None:
-        """Why a router does not take it; None where none refuses."""
+        """Why a router does not take the worker; None where none refuses."""
         ...
 
     @property
@@ -59,7 +59,7 @@ class Watched(Protocol):
 
 
 class StatusPort:
-    """Answers on the event loop, from what the step loop has reported: steps wait for nothing."""
+    """Answers on the event loop, from the step loop's last report, so that no step waits for it."""
 
     def __init__(self, worker: Watched) -> None:
         self._worker = worker
@@ -69,7 +69,7 @@ class StatusPort:
         self._server = HttpServer(self)
 
     async def start(self, host: str, port: int) -> int:
-        """The port that was bound. Raises PortTaken."""
+        """Listen; returns the port that was bound. Raises PortTaken."""
         return await self._server.start(host, port, "metrics_port")
 
     async def stop(self) -> None:
@@ -94,15 +94,15 @@ class StatusPort:
 
     def _health(self) -> tuple[int, bytes, bytes]:
         phase = self._worker.phase
-        told = {"status": phase.value}
+        health = {"status": phase.value}
         if phase is WorkerPhase.JOINING and self._worker.refusal is not None:
-            told["reason"] = self._worker.refusal
-        body = msgspec.json.encode(told)
+            health["reason"] = self._worker.refusal
+        body = msgspec.json.encode(health)
         return (200 if phase is WorkerPhase.READY else 503), b"application/json", body
 
 
 class _WorkerCollector(Collector):
-    """Asked at every scrape; empty families while the worker loads."""
+    """Called at every scrape; the families are empty while the worker loads."""
 
     def __init__(self, worker: Watched) -> None:
         self._worker = worker

@@ -1,8 +1,8 @@
-"""Waits until processes that can write into our memory by themselves cannot do so any more.
+"""Waits until processes with direct access to this worker's memory cannot write into it any more.
 
-Workers on one host may copy by direct access to each other's memory. Then nothing that happens
-here keeps a stopped process from going on when it wakes up: only its end does. Who has access to
-our memory may be ended by us, since the kernel asks for the same rights.
+Workers on one host may copy by direct access to each other's memory. Then nothing but its end keeps
+a stopped process from writing when it is continued. This process may kill it: for that the kernel
+asks for the same rights as for access to memory.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ log = logging.getLogger(__name__)
 
 
 class WriteGuard:
-    """Over all processes of a source, made while they live: no other is ever taken for one of them.
+    """Watches all processes of a source. Made while they live, so that no reused pid is mistaken
+    for one of them.
 
-    For a process on another host, or of no direct access, there is nothing to wait for.
+    Processes on other hosts, or without direct access, need not be waited for.
     """
 
     def __init__(self, processes: Iterable[ProcessRef], *, direct_access: bool) -> None:
         self._pidfds: dict[int, int] = {}
-        """By pid."""
+        """File descriptors of the processes, by pid."""
         self._quiet = asyncio.Event()
         host = this_process().host
         for process in processes:
@@ -36,12 +37,13 @@ class WriteGuard:
                 with contextlib.suppress(ProcessLookupError):  # it has ended
                     self._pidfds[process.pid] = os.pidfd_open(process.pid)
 
-    def told_quiet(self) -> None:
-        """The source itself says that no write of it is under way."""
+    def set_quiet(self) -> None:
+        """The source has said that no write of it is under way."""
         self._quiet.set()
 
-    async def wait(self, patience_s: float) -> None:
-        """Return when all have ended or are quiet; after `patience_s`, kill those who are left."""
+    async def wait(self, timeout_s: float) -> None:
+        """Return when the source is quiet or all its processes have ended; after `timeout_s` those
+        that are left are killed."""
         living = dict(self._pidfds)
         if not living:
             return
@@ -55,11 +57,11 @@ class WriteGuard:
         for pid, pidfd in self._pidfds.items():
             loop.add_reader(pidfd, ended, pid)
         try:
-            async with asyncio.timeout(patience_s):
+            async with asyncio.timeout(timeout_s):
                 await self._quiet.wait()
         except TimeoutError:
             for pid, pidfd in living.items():
-                _kill(pid, pidfd, patience_s)
+                _kill(pid, pidfd, timeout_s)
             await self._quiet.wait()
         finally:
             for pidfd in living.values():
@@ -71,12 +73,12 @@ class WriteGuard:
         self._pidfds.clear()
 
 
-def _kill(pid: int, pidfd: int, patience_s: float) -> None:
+def _kill(pid: int, pidfd: int, timeout_s: float) -> None:
     log.warning(
         "process %d neither answers nor ends, and might still write into this worker's "
         "memory: it is killed after %g s",
         pid,
-        patience_s,
+        timeout_s,
     )
     with contextlib.suppress(ProcessLookupError):
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
