@@ -91,8 +91,8 @@ class StepInFlight:
         """A step that has just been launched: planning goes on as if it were over."""
         for piece in slices:
             sequence = piece.sequence
-            sequence.num_unknown += piece.samples
-            sequence.num_computed = piece.end
+            sequence.num_unknown += piece.num_sampled > 0
+            sequence.num_computed = piece.start + piece.num_known
             sequence.num_flights += 1
         return StepInFlight(slices, collect)
 
@@ -101,14 +101,14 @@ class StepInFlight:
         for piece, outcome in zip(self.slices, self.collect(), strict=True):
             sequence = piece.sequence
             sequence.num_flights -= 1
-            sequence.num_unknown -= drawn(outcome) is not None
+            sequence.num_unknown -= len(drawn(outcome)) > 0
             if sequence.status is not Status.FINISHED:
                 yield piece, outcome
 
     @property
     def may_be_followed(self) -> bool:
         """False when this must be over before the next step is planned."""
-        return not any(must_be_known(piece.sequence) for piece in self.slices)
+        return not any(piece.drafts or must_be_known(piece.sequence) for piece in self.slices)
 
 
 def must_be_known(sequence: Sequence) -> bool:

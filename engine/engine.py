@@ -15,7 +15,7 @@ from engine.cache.reservation import OfferedSequence, Reservation
 from engine.errors import SequenceError
 from engine.grammar.grammars import Grammars
 from engine.grammar.sequences import GrammarSequences
-from engine.runner import OnLayer, Outcome, Runner, Sampled, Scored, Slice
+from engine.runner import Draws, OnLayer, Outcome, Runner, Scored, Slice, accepted
 from engine.schedule.policy import Policy
 from engine.schedule.tenant_queue import TenantQueue
 from engine.sequence import Sequence, Status
@@ -25,12 +25,13 @@ from wire.messages import FinishReason
 
 
 class SequenceProgress(msgspec.Struct, frozen=True, gc=False):
-    """What one step did for one sequence. A finished one has given its blocks back, if unpinned."""
+    """What one step did for one sequence: its KV cache goes to `end` now, and `sampled` are its new
+    tokens. A finished one has given its blocks back, if unpinned."""
 
     sequence: Sequence
     start: int
     end: int
-    sampled: Sampled | None
+    sampled: Draws
     finish: FinishReason | None = None
     stop_token: int | None = None
 
@@ -215,7 +216,7 @@ class Engine:
         self.landed = slices
         outcomes = self.runner.run(slices, on_layer) if slices else []
         for piece in slices:
-            piece.sequence.num_computed = piece.start + piece.count
+            piece.sequence.num_computed = piece.start + piece.num_known
         progress = [self._advance(*pair) for pair in zip(slices, outcomes, strict=True)]
         self.followers.follow()
         return progress
@@ -246,30 +247,41 @@ class Engine:
         sequence.move(Status.RUNNING)
 
     def _advance(self, piece: Slice, outcome: Outcome) -> SequenceProgress:
-        sequence, end = piece.sequence, piece.start + piece.count
-        grammar, finish, stop_token = sequence.grammar, None, None
+        sequence, grammar = piece.sequence, piece.sequence.grammar
         if isinstance(outcome, Scored):
             sequence.take_scores(piece.start, outcome.scores)
-            outcome = outcome.sampled
-        sampled = outcome
+            outcome = outcome.draws
         if grammar is not None and grammar.error is not None:
             return self._break(piece)
-        if sampled is not None:
-            sequence.tokens.append(sampled.token)
-            finish, stop_token = sequence.ending(self.runner.eos_token_ids)
-            if grammar is not None and finish is None:
-                self.followers.drew(grammar, sampled.token)
+        draws, finish, stop_token = self._take(sequence, accepted(piece.drafts, outcome))
+        end = piece.start + piece.num_known
+        if piece.drafts:
+            end += len(draws) - 1  # the other draws were drafts, whose cache has been computed
+            sequence.num_computed = end
+        if grammar is not None and draws and finish is None:
+            self.followers.drew(grammar, draws[-1].token)
         if end // self.block_size > sequence.num_published:
             self.memory.publish(sequence, end)
         if finish is not None:
             self._end(sequence)
-        return SequenceProgress(sequence, piece.start, end, sampled, finish, stop_token)
+        return SequenceProgress(sequence, piece.start, end, draws, finish, stop_token)
+
+    def _take(
+        self, sequence: Sequence, draws: Draws
+    ) -> tuple[Draws, FinishReason | None, int | None]:
+        """Append the draws up to the one that ends the sequence, if one does."""
+        for number, sampled in enumerate(draws, 1):
+            sequence.tokens.append(sampled.token)
+            finish, stop_token = sequence.ending(self.runner.eos_token_ids)
+            if finish is not None:
+                return draws[:number], finish, stop_token
+        return draws, None, None
 
     def _break(self, piece: Slice) -> SequenceProgress:
         """What was drawn follows no grammar, and nothing can follow it."""
         self._end(piece.sequence)
         self.followers.lose(piece.sequence)
-        return SequenceProgress(piece.sequence, piece.start, piece.end, None)
+        return SequenceProgress(piece.sequence, piece.start, piece.end, ())
 
     def _queue_ready(self) -> None:
         """Who had to wait for a grammar goes where it belongs."""

@@ -16,12 +16,14 @@ from wire.sampling import TokenLogprob
 __all__ = [
     "CacheRegion",
     "Collect",
+    "Draws",
     "OnLayer",
     "Outcome",
     "Runner",
     "Sampled",
     "Scored",
     "Slice",
+    "accepted",
     "drawn",
 ]
 
@@ -32,22 +34,45 @@ OnLayer = Callable[[int], None]
 class Slice(msgspec.Struct, frozen=True, gc=False):
     """One sequence's share of a step: compute the KV cache of `count` tokens from `start` on.
 
-    The sequence's blocks already cover start + count tokens.
+    The sequence's blocks already cover start + count tokens. `drafts` are guesses at the tokens
+    behind the known ones: the slice ends with them, and a token is sampled behind the last known
+    token and behind each draft. A sequence with a grammar, or whose last token is not known yet,
+    is given none.
     """
 
     sequence: Sequence
     start: int
     count: int
+    drafts: tuple[int, ...] = ()
 
     @property
     def end(self) -> int:
         return self.start + self.count
 
     @property
-    def samples(self) -> bool:
-        """True when the slice reaches the last known token, so that the next one is drawn."""
-        sequence = self.sequence
-        return self.start + self.count == len(sequence.tokens) + sequence.num_unknown
+    def tokens(self) -> list[int]:
+        """The slice's tokens; without the one that a step under way draws, which is nowhere yet."""
+        known = self.sequence.tokens[self.start : self.start + self.count]
+        return [*known, *self.drafts] if self.drafts else known
+
+    @property
+    def num_known(self) -> int:
+        """Tokens of the slice that are the sequence's own, not drafts."""
+        return self.count - len(self.drafts)
+
+    @property
+    def num_sampled(self) -> int:
+        """Last rows of the slice that are sampled from: none where it ends before the last known
+        token, or else that token's and each draft's."""
+        sequence, drafts = self.sequence, self.drafts
+        known = len(sequence.tokens) + sequence.num_unknown
+        return 1 + len(drafts) if self.start + self.count == known + len(drafts) else 0
+
+    @property
+    def drafted(self) -> list[Sequence]:
+        """The sequence as it would be behind each draft, which is what its row is sampled for."""
+        drafts = self.drafts
+        return [self.sequence.followed_by(drafts[:n]) for n in range(1, len(drafts) + 1)]
 
     @property
     def num_scored(self) -> int:
@@ -62,22 +87,35 @@ class Sampled(msgspec.Struct, frozen=True, gc=False):
     logprob: TokenLogprob | None = None
 
 
-class Scored(msgspec.Struct, frozen=True, gc=False):
-    """What a slice came to of whose prompt log-probabilities are wanted, `num_scored` of them."""
+Draws = tuple[Sampled, ...]
+"""A slice's `num_sampled` tokens, in the order of its rows. A draw follows from the logits, the
+sequence's seed and the token's position alone, whichever step it is made in."""
 
-    sampled: Sampled | None
+
+class Scored(msgspec.Struct, frozen=True, gc=False):
+    """The outcome of a slice that computes prompt log-probabilities, `num_scored` of them."""
+
+    draws: Draws
     scores: tuple[TokenLogprob, ...]
 
 
-Outcome = Sampled | Scored | None
-"""Of a slice; None where it does not sample."""
+Outcome = Draws | Scored
+"""What a slice came to."""
 
 Collect = Callable[[], Seq[Outcome]]
-"""Waits for a step; one result a slice. Called once."""
+"""Waits for a step's end and returns one outcome a slice. Called once."""
 
 
-def drawn(outcome: Outcome) -> Sampled | None:
-    return outcome.sampled if isinstance(outcome, Scored) else outcome
+def drawn(outcome: Outcome) -> Draws:
+    return outcome.draws if isinstance(outcome, Scored) else outcome
+
+
+def accepted(drafts: Seq[int], draws: Draws) -> Draws:
+    """The draws up to the first that contradicts its draft: those behind it had a wrong prefix."""
+    for number, (draft, made) in enumerate(zip(drafts, draws, strict=False)):
+        if made.token != draft:
+            return draws[: number + 1]
+    return draws
 
 
 class Runner(Protocol):
@@ -117,7 +155,7 @@ class Runner(Protocol):
         ...
 
     def run(self, slices: Seq[Slice], on_layer: OnLayer | None = None) -> Seq[Outcome]:
-        """Compute all slices in one batch; one result a slice, None where it does not sample.
+        """Compute all slices in one batch; one outcome a slice.
 
         Slices of prefill chunks and of decode steps mix freely; no two share a sequence. When it
         returns, the cache of all slices is in memory, so that a transport may read it. Before,

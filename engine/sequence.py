@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import enum
 from collections.abc import Sequence as Seq
 
@@ -141,6 +142,14 @@ class Sequence:
         """Of the tokens behind those from `start` on; computed again, they change nothing."""
         assert start <= len(self.scores), f"{self.attempt_id}: scores from {start} on leave a gap"
         self.scores += scores[len(self.scores) - start :]
+
+    def followed_by(self, drafts: Seq[int]) -> Sequence:
+        """A copy for sampling: this sequence as it would be if its next tokens were these."""
+        assert self.grammar is None, f"{self.attempt_id}: only its next token has a mask"
+        assert not self.num_unknown, f"{self.attempt_id}: drafts follow a token nobody knows"
+        drafted = copy.copy(self)
+        drafted.tokens = [*self.tokens, *drafts]
+        return drafted
 
     def move(self, status: Status) -> None:
         assert status in _TRANSITIONS[self.status], f"{self.attempt_id}: {self.status} -> {status}"

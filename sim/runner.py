@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence as Seq
 
-from engine.runner import CacheRegion, Collect, OnLayer, Sampled, Slice
+from engine.runner import CacheRegion, Collect, Draws, OnLayer, Sampled, Slice
 from engine.schedule.step_times import StepWork
 from sim.clock import LocalTime
 from sim.machine import MachineModel
@@ -35,7 +35,7 @@ class VirtualRunner:
         self._time = time
         self._draw = random.Random(seed)
 
-    def run(self, slices: Seq[Slice], on_layer: OnLayer | None = None) -> list[Sampled | None]:
+    def run(self, slices: Seq[Slice], on_layer: OnLayer | None = None) -> list[Draws]:
         noise = self._draw.lognormvariate(0.0, self._machine.noise)
         seconds = self._machine.seconds(StepWork.of(slices)) * noise
         begin_s = self._time.now
@@ -43,7 +43,7 @@ class VirtualRunner:
             self._tell_layers(begin_s, seconds, on_layer)
         self._time.now = begin_s + seconds
         self.busy_s += seconds
-        return [DRAWN if piece.samples else None for piece in slices]
+        return [(DRAWN,) * piece.num_sampled for piece in slices]
 
     def _tell_layers(self, begin_s: float, seconds: float, on_layer: OnLayer) -> None:
         num_layers = self.layout.num_layers

@@ -57,9 +57,8 @@ def _answers(driver: Driver) -> list[Answer]:
         if waiting:
             sequences.append(driver.add(waiting.pop(0), NUM_TOKENS, logprobs=2))
         for progress in driver.engine.step():
-            if progress.sampled is not None and progress.sampled.logprob is not None:
-                logprob = progress.sampled.logprob
-                entry = progress.sampled.token, logprob.logprob, logprob.top_logprobs[1]
+            if progress.sampled and (logprob := progress.sampled[-1].logprob) is not None:
+                entry = progress.sampled[-1].token, logprob.logprob, logprob.top_logprobs[1]
                 made.setdefault(progress.sequence.attempt_id.request_id, []).append(entry)
     answers += [made[sequence.attempt_id.request_id] for sequence in sequences]
     return answers

@@ -24,7 +24,7 @@ class StepSlice(SequenceRows, frozen=True, gc=False):
     tokens: Seq[int]
     source: int | None
     num_prompt: int
-    samples: bool
+    num_sampled: int
     num_scored: int = 0
     """See engine.runner.Slice."""
 
@@ -38,7 +38,7 @@ class LastDrawn:
 
     def piece(self, slice: Slice) -> StepSlice:
         sequence, start, count = slice.sequence, slice.start, slice.count
-        tokens = sequence.tokens[start : start + count]
+        tokens = slice.tokens
         source = None if tokens else self._row_of[sequence.attempt_id]
         return StepSlice(
             start,
@@ -47,7 +47,7 @@ class LastDrawn:
             tokens,
             source,
             sequence.num_prompt,
-            slice.samples,
+            slice.num_sampled,
             slice.num_scored,
         )
 
@@ -105,10 +105,10 @@ def scored_rows(pieces: Seq[StepSlice]) -> list[int]:
 
 
 def last_rows(pieces: Seq[StepSlice]) -> list[int]:
-    """Where among the step's tokens the last ones of the sampling pieces are."""
-    rows, end = [], 0
+    """The step's rows that are sampled from, in order."""
+    rows: list[int] = []
+    end = 0
     for piece in pieces:
         end += piece.count
-        if piece.samples:
-            rows.append(end - 1)
+        rows += range(end - piece.num_sampled, end)
     return rows

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.errors import ConfigError
-from engine.runner import CacheRegion, Collect, OnLayer, Outcome, Sampled, Scored, Slice
+from engine.runner import CacheRegion, Collect, Draws, OnLayer, Outcome, Sampled, Scored, Slice
 from engine.sequence import Sequence
 from kv_transfer.layout.checksum import checksum_host_blocks
 from wire.identity import AttemptId
@@ -49,23 +49,33 @@ class _SliceWork:
     start: int
     count: int
     tokens: list[int]
-    samples: bool
+    num_sampled: int
     followed_by: list[int]
     """Tokens whose log-probabilities are wanted."""
 
     @staticmethod
     def of(piece: Slice) -> _SliceWork:
         sequence = piece.sequence
-        tokens = sequence.tokens[piece.start : piece.end]
         blocks = list(sequence.blocks)
         followed_by = sequence.tokens[piece.start + 1 :][: piece.num_scored]
         return _SliceWork(
-            sequence, blocks, piece.start, piece.count, tokens, piece.samples, followed_by
+            sequence,
+            blocks,
+            piece.start,
+            piece.count,
+            piece.tokens,
+            piece.num_sampled,
+            followed_by,
         )
 
     @property
     def end(self) -> int:
         return self.start + self.count
+
+    @property
+    def sampled_ends(self) -> range:
+        """For each row that is sampled from, how many tokens come before what is drawn."""
+        return range(self.end - self.num_sampled + 1, self.end + 1)
 
 
 @dataclass(slots=True)
@@ -174,20 +184,19 @@ class ArithmeticRunner:
                 self._store(work, layer)
             if on_layer is not None:
                 on_layer(layer + 1)
-        tokens = [self._next_token(work) if work.samples else None for work in step.works]
-        drawn = [*zip(step.works, tokens, strict=True)]
-        self._drawn = {
-            work.sequence.attempt_id: token for work, token in drawn if token is not None
-        }
+        drawn = [(work, self._draw(work)) for work in step.works]
+        self._drawn = {work.sequence.attempt_id: draws[-1].token for work, draws in drawn if draws}
         self._keep_time()
         return [self._outcome(*each) for each in drawn]
 
-    def _outcome(self, work: _SliceWork, token: int | None) -> Outcome:
-        sampled = None if token is None else Sampled(token)
+    def _draw(self, work: _SliceWork) -> Draws:
+        return tuple(Sampled(self._next_token(work, end)) for end in work.sampled_ends)
+
+    def _outcome(self, work: _SliceWork, draws: Draws) -> Outcome:
         if not work.followed_by:
-            return sampled
+            return draws
         scores = (score(followed, self.stamp) for followed in work.followed_by)
-        return Scored(sampled, tuple(scores))
+        return Scored(draws, tuple(scores))
 
     def _keep_time(self) -> None:
         """Whoever gets tokens late can tell by how much: they are made at regular times."""
@@ -202,12 +211,12 @@ class ArithmeticRunner:
         self._cache[blocks, layer, 0, slots] = tokens[:, None] + 1
         self._cache[blocks, layer, 1, slots] = positions[:, None] + 1
 
-    def _next_token(self, work: _SliceWork) -> int:
-        """Every copy of every number has its part in the sum."""
+    def _next_token(self, work: _SliceWork, end: int) -> int:
+        """The one behind the first `end` tokens. Every copy of every number has its part."""
         num_layers, width = self.layout.num_layers, self.layout.head_size
-        used = self._cache[work.blocks[: self.layout.num_blocks(work.end)]]
+        used = self._cache[work.blocks[: self.layout.num_blocks(end)]]
         by_kind = used.transpose(2, 0, 3, 1, 4).reshape(2, -1, num_layers * width)
-        keys, values = by_kind[:, : work.end]
+        keys, values = by_kind[:, :end]
         total = int(np.einsum("tw,tw->", keys, values)) // (num_layers * width)
         if work.sequence.grammar is not None:
             allowed = work.sequence.grammar.allowed.members()

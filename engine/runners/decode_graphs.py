@@ -67,7 +67,7 @@ class DecodeGraphs:
         """True when this is a step for `run`."""
         if max(len(pieces), len(last.tokens)) > self._ladder[-1]:
             return False
-        return all(piece.count == 1 and piece.samples for piece in pieces)
+        return all(piece.count == piece.num_sampled == 1 for piece in pieces)
 
     def run(self, pieces: Seq[StepSlice], last: LastDrawn) -> Tensor:
         """Logits [pieces, vocab_size], valid until the next step."""

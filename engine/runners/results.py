@@ -1,34 +1,38 @@
-"""What a launched step will have come to, one result a slice."""
+"""What a launched step will have come to, one outcome a slice."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
+from itertools import islice
 
 from engine.device.to_device import Arriving
-from engine.runner import Sampled
+from engine.runner import Draws
 from engine.sampler.sampler import Drawn
 
 
 @dataclass(frozen=True, slots=True)
 class NoneSampled:
-    """A step of which nobody reached the end of what is known."""
+    """A step none of whose slices reaches its sequence's last known token."""
 
     num_slices: int
     over: Arriving
 
-    def __call__(self) -> list[Sampled | None]:
+    def __call__(self) -> list[Draws]:
         self.over.wait()
-        return [None] * self.num_slices
+        return [()] * self.num_slices
 
 
 @dataclass(frozen=True, slots=True)
 class SomeSampled:
-    """A step in which some do."""
+    """A step whose slices sample from so many rows each; `drawn` has the draws of all rows."""
 
-    samples: Seq[bool]
+    counts: Seq[int]
     drawn: Drawn
 
-    def __call__(self) -> list[Sampled | None]:
-        remaining = iter(self.drawn.collect())
-        return [next(remaining) if samples else None for samples in self.samples]
+    def __call__(self) -> list[Draws]:
+        sampled = self.drawn.collect()
+        if min(self.counts) == max(self.counts) == 1:
+            return [(each,) for each in sampled]
+        remaining = iter(sampled)
+        return [tuple(islice(remaining, count)) for count in self.counts]

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from itertools import compress
 
 import torch
 from torch import Tensor
@@ -158,8 +157,8 @@ class TorchRunner:
         self, pieces: Seq[StepSlice], slices: Seq[Slice], on_layer: OnLayer | None = None
     ) -> Collect:
         """`launch`, when the slices' pieces are there already."""
-        samples = [piece.samples for piece in pieces]
-        sampling = [slice.sequence for slice in compress(slices, samples)]
+        counts = [piece.num_sampled for piece in pieces]
+        sampling = _sampled_rows(slices, counts)
         scores: list[Tensor] = []
 
         def take_scored(hidden: Tensor) -> None:
@@ -167,25 +166,23 @@ class TorchRunner:
 
         with self._on_device, torch.inference_mode():
             logits = self._logits(pieces, on_layer, take_scored)
-            collect = self._draw(logits, sampling, samples)
+            collect = self._draw(logits, sampling, counts)
             if not scores:
                 return collect
-            counts = [
+            scored = [
                 (piece.num_scored, slice.sequence.sampling.prompt_logprobs or 0)
                 for piece, slice in zip(pieces, slices, strict=True)
             ]
-            return WithScores(collect, counts, Arriving(self.device, *scores))
+            return WithScores(collect, scored, Arriving(self.device, *scores))
 
-    def _draw(self, logits: Tensor, sampling: Seq[Sequence], samples: Seq[bool]) -> Collect:
+    def _draw(self, logits: Tensor, sampling: Seq[Sequence], counts: Seq[int]) -> Collect:
         if not sampling:
-            return NoneSampled(len(samples), Arriving(self.device))
+            return NoneSampled(len(counts), Arriving(self.device))
         drawn = self._sampler.draw(logits, sampling)
         if self.runs_ahead:
             self._collective.hand_out(drawn.tokens)
         self._last = LastDrawn(drawn.tokens, sampling)
-        if len(sampling) == len(samples):
-            return drawn.collect
-        return SomeSampled(samples, drawn)
+        return SomeSampled(counts, drawn)
 
     def follow(self, pieces: Seq[StepSlice], *, by_layers: bool) -> None:
         """Compute this rank's part of a step that rank 0 launches, `by_layers` or at once.
@@ -195,7 +192,7 @@ class TorchRunner:
         """
         with self._on_device, torch.inference_mode():
             self._logits(pieces, _nobody if by_layers else None, self._score_along)
-            num_drawn = sum(piece.samples for piece in pieces)
+            num_drawn = sum(piece.num_sampled for piece in pieces)
             if num_drawn and self.runs_ahead:
                 tokens = torch.empty(num_drawn, dtype=torch.int64, device=self.device)
                 self._collective.hand_out(tokens)
@@ -257,6 +254,17 @@ class TorchRunner:
         hidden = self._model.forward(ids, positions, lengths, batch, marks.mark)
         marks.tell(on_layer)
         return hidden
+
+
+def _sampled_rows(slices: Seq[Slice], counts: Seq[int]) -> list[Sequence]:
+    """Each row's sequence, as it stands there; a slice has that many rows."""
+    rows: list[Sequence] = []
+    for slice, count in zip(slices, counts, strict=True):
+        if count:
+            rows.append(slice.sequence)
+        if count > 1:
+            rows += slice.drafted
+    return rows
 
 
 def _nobody(num_layers: int) -> None:

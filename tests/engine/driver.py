@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence as Seq
 
 from engine.cache.block_pool import BlockPool
-from engine.runner import Runner, Sampled, Slice
+from engine.runner import Runner, Sampled, Slice, drawn
 from engine.schedule.policy import FreeCapacity, ScheduledTokens
 from engine.sequence import Sequence
 from wire.identity import AttemptId
@@ -35,7 +35,7 @@ def give_blocks(sequence: Sequence, pool: BlockPool, num_tokens: int) -> None:
 def step(runner: Runner, pieces: Seq[tuple[Sequence, int]]) -> list[Sampled | None]:
     """One batch of (sequence, tokens to compute), which advances the sequences."""
     slices = [Slice(sequence, sequence.num_computed, count) for sequence, count in pieces]
-    results = runner.run(slices)
+    results = [next(iter(drawn(outcome)), None) for outcome in runner.run(slices)]
     for slice, sampled in zip(slices, results, strict=True):
         slice.sequence.num_computed = slice.end
         if sampled is not None:

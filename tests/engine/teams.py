@@ -13,7 +13,7 @@ import torch
 from torch.distributed import HashStore
 
 from engine.device.torch_collective import TorchCollective
-from engine.runner import Collect, OnLayer, Sampled, Slice
+from engine.runner import Collect, OnLayer, Outcome, Slice
 from engine.runners.torch_loading import load_torch_runner
 from engine.runners.torch_runner import TorchRunner
 
@@ -28,7 +28,7 @@ class Team:
         self._threads = [ThreadPoolExecutor(1) for _ in self.followers]
         self._under_way: list[Future[None]] = []
 
-    def run(self, slices: Seq[Slice], on_layer: OnLayer | None = None) -> list[Sampled | None]:
+    def run(self, slices: Seq[Slice], on_layer: OnLayer | None = None) -> list[Outcome]:
         return list(self.launch(slices, on_layer)())
 
     def launch(self, slices: Seq[Slice], on_layer: OnLayer | None = None) -> Collect:

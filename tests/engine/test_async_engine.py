@@ -89,7 +89,7 @@ def test_penalties_wait_for_the_token_before() -> None:
     engine.step()
     assert not engine.may_go_ahead
     [progress] = engine.step()
-    assert progress.sampled is not None
+    assert len(progress.sampled) == 1
 
 
 def test_what_is_dropped_under_way_is_free_when_its_step_is_over() -> None:

@@ -39,7 +39,7 @@ def answer(directory: Path, dtype: str, num_others: int, chunk_tokens: int) -> l
     drawn: list[Sampled] = []
     while len(drawn) < SAMPLING.max_tokens:
         steps = engine.step()
-        drawn += [it.sampled for it in steps if it.sequence is wanted and it.sampled]
+        drawn += [each for it in steps if it.sequence is wanted for each in it.sampled]
     return drawn
 
 

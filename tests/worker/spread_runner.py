@@ -7,7 +7,7 @@ from collections.abc import Sequence as Seq
 import msgspec
 import torch
 
-from engine.runner import CacheRegion, OnLayer, Sampled, Slice
+from engine.runner import CacheRegion, OnLayer, Outcome, Slice
 from engine.runners.torch_runner import TorchRunner
 from kv_transfer.layout.checksum import ComputeChecksum
 from tests.kv_transfer.pools import Pool
@@ -55,7 +55,7 @@ class SpreadRunner:
     def checksum(self, blocks: Seq[int], first: int) -> int:
         return self._pools[0].checksum(blocks, first)
 
-    def run(self, slices: Seq[Slice], on_layer: OnLayer | None = None) -> list[Sampled | None]:
+    def run(self, slices: Seq[Slice], on_layer: OnLayer | None = None) -> list[Outcome]:
         for slice in slices:
             self._gather(slice)
         sampled = self._runner.run(slices)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.runner import OnLayer, Sampled, Slice
+from engine.runner import OnLayer, Outcome, Slice
 from kv_transfer.endpoints.write_path import InPlaceWrites, WritePart
 from kv_transfer.transports.transport import Transport
 from tests.kv_transfer.pools import GARBAGE, Pool, move
@@ -104,7 +104,7 @@ def test_a_prompt_of_one_chunk_leaves_while_it_is_computed(
     )
     run = runner.run
 
-    def run_late(slices: Seq[Slice], on_layer: OnLayer | None = None) -> list[Sampled | None]:
+    def run_late(slices: Seq[Slice], on_layer: OnLayer | None = None) -> list[Outcome]:
         """By the first layer, the destination has answered."""
         bench.deliver()
         bench.decode.loop.turn()

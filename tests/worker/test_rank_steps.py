@@ -28,7 +28,7 @@ steps = st.lists(st.fixed_dictionaries(dict.fromkeys(NAMES, changes)), min_size=
 
 def a_piece(name: str, blocks: list[int]) -> tuple[StepSlice, Slice]:
     sequence = Sequence(AttemptId(name), [1, 2, 3], SamplingParams(max_tokens=9))
-    return StepSlice(2, 1, blocks, [3], None, 3, True, len(blocks) % 2), Slice(sequence, 2, 1)
+    return StepSlice(2, 1, blocks, [3], None, 3, 1, len(blocks) % 2), Slice(sequence, 2, 1)
 
 
 def told(writer: StepWriter, step: dict[str, list[int]]) -> tuple[list[StepSlice], RunStep]:
@@ -69,7 +69,7 @@ def test_of_a_sequence_that_goes_on_only_new_blocks_are_told() -> None:
 
 
 def test_a_token_that_only_the_device_knows_is_told_by_its_row() -> None:
-    piece = StepSlice(3, 1, [4], [], 2, 3, True)
+    piece = StepSlice(3, 1, [4], [], 2, 3, 1)
     slice = a_piece("a", [4])[1]
     step = StepWriter().write([piece], [slice], by_layers=True)
     assert step.by_layers

@@ -38,15 +38,15 @@ class PrepareSteps(msgspec.Struct, frozen=True, tag=True):
 
 
 class RunSlice(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """See engine.model.step_inputs.Piece. Its blocks are those of piece number `before` in the step
-    before, if there is one, and `blocks` behind them."""
+    """See engine.model.step_inputs.StepSlice. Its blocks are those of piece number `before` in the
+    step before, if there is one, and `blocks` behind them."""
 
     start: int
     count: int
     tokens: list[int]
     source: int | None
     num_prompt: int
-    samples: bool
+    num_sampled: int
     before: int | None
     blocks: list[int]
     num_scored: int = 0

@@ -55,7 +55,7 @@ def _tell(piece: StepSlice, known: _SentSequence | None) -> RunSlice:
         list(piece.tokens),
         piece.source,
         piece.num_prompt,
-        piece.samples,
+        piece.num_sampled,
         None if known is None else known.number,
         list(piece.blocks[0 if known is None else known.num_blocks :]),
         piece.num_scored,
@@ -78,7 +78,7 @@ class StepReader:
                 it.tokens,
                 it.source,
                 it.num_prompt,
-                it.samples,
+                it.num_sampled,
                 it.num_scored,
             )
             for it, table in zip(step.pieces, self._tables, strict=True)

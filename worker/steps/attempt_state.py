@@ -61,13 +61,12 @@ class AttemptState:
 
     def take_output(self, progress: SequenceProgress) -> Output:
         """Everything that the router has not been sent, up to the token that a step has sampled."""
-        assert progress.sampled is not None
+        assert progress.sampled
         tokens = tuple(self.sequence.tokens[self.num_sent :])
         position, self.num_sent = self.num_sent, len(self.sequence.tokens)
-        self.last_logprob = progress.sampled.logprob
+        self.last_logprob = progress.sampled[-1].logprob
         logprobs, self.unsent_logprobs = self.unsent_logprobs, ()
-        if progress.sampled.logprob is not None:
-            logprobs = (*logprobs, progress.sampled.logprob)
+        logprobs += tuple(it.logprob for it in progress.sampled if it.logprob is not None)
         prompt_logprobs, self.unsent_prompt_logprobs = self.unsent_prompt_logprobs, ()
         if not self.prefilled:
             prompt_logprobs = tuple(self.sequence.scores)

@@ -144,7 +144,7 @@ class Attempts:
         outputs: dict[str, list[Output]] = defaultdict(list)
         for each in progress:
             attempt = self._attempts[each.sequence.attempt_id]
-            if each.sampled is not None:
+            if each.sampled:
                 outputs[attempt.router_id].append(attempt.take_output(each))
             self._progressed(attempt, each)
         for router_id, batch in outputs.items():
@@ -165,7 +165,7 @@ class Attempts:
             self.cancel(sequence.attempt_id, cause)
 
     def _progressed(self, attempt: AttemptState, progress: SequenceProgress) -> None:
-        if progress.sampled is not None and not attempt.prefilled:
+        if progress.sampled and not attempt.prefilled:
             attempt.prefilled = True
             self.reports.prefilled(progress.sequence)
             self._outbox.to_router(attempt.router_id, attempt.times(self._clock()))

@@ -157,7 +157,7 @@ class SourceHandoffs:
             self.cancel(attempt, "the answer ended with its first token")
             return
         self._computed(attempt, progress.end)
-        if progress.sampled is not None and sequence.status is Status.RUNNING:
+        if progress.sampled and sequence.status is Status.RUNNING:
             self._engine.hold(sequence)
             self._finish(attempt)
 
