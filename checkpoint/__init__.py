@@ -1,1 +1,2 @@
-"""What a Hugging Face model directory says, for routers and workers alike: both hear the same."""
+"""Reads Hugging Face model directories: tokenizer, chat templates, lengths; for routers and
+workers."""

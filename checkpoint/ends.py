@@ -1,4 +1,4 @@
-"""The token by which a model's tokenizer says that an answer has ended."""
+"""The end-of-sequence token of a model's tokenizer."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ class _Added(msgspec.Struct):
 
 
 class _TokenizerFile(msgspec.Struct):
-    """What is read of tokenizer.json: not its vocabulary, which may have megabytes."""
+    """The part of tokenizer.json that is read; its vocabulary may have megabytes."""
 
     added_tokens: list[_Added] = []
 
 
 def tokenizer_end(directory: Path, vocab_size: int) -> int | None:
-    """The id of `eos_token`; None where no added token is that, or the model has none so high.
+    """The id of `eos_token`; None if no added token has that text, or its id is beyond the
+    vocabulary.
 
-    Chat models that were trained from others often name the end of a turn there and nowhere else:
-    their config.json still has the end of a text. Raises BrokenDirectory.
+    Fine-tuned chat models often name the end of a turn only there, while their config.json still
+    has the base model's end of text. Raises BrokenDirectory.
     """
     name = special_tokens(directory).get("eos_token")
     if name is None:

@@ -1,5 +1,5 @@
-"""What can be wrong with a model directory."""
+"""Errors in model directories."""
 
 
 class BrokenDirectory(Exception):
-    """A file that is missing or broken, named with what to do."""
+    """A file is missing or broken; names the file and the remedy."""

@@ -1,4 +1,4 @@
-"""How long a model's sequences can be: the only place that says so."""
+"""The maximum sequence length of a model."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ ORIGINAL = "original_max_position_embeddings"
 
 
 def model_length(config: Mapping[str, Any]) -> int:
-    """Tokens of the longest sequence that config.json's model is meant for, as vLLM derives it.
+    """Maximum sequence length of the model in config.json, in tokens, derived as in vLLM.
 
-    Linear and dynamic scaling multiply max_position_embeddings; YaRN multiplies the length from
-    before it; with all others (Llama 3's, LongRoPE) max_position_embeddings is extended already.
-    Raises ValueError for a number that is missing or is none.
+    Linear and dynamic scaling multiply max_position_embeddings; YaRN multiplies the original
+    length; for all others (Llama 3's, LongRoPE) max_position_embeddings is the extended length
+    already. Raises ValueError if a number is missing or invalid.
     """
     longest = _whole_number(config, MAX_POSITION)
     rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
@@ -28,7 +28,8 @@ def model_length(config: Mapping[str, Any]) -> int:
 
 
 def _original(config: Mapping[str, Any], rope: Mapping[str, Any], longest: int) -> int:
-    """A value beside the RoPE settings wins over one among them, as in transformers."""
+    """The length before scaling. As in transformers, a top-level value wins over one in the RoPE
+    settings."""
     for source in (config, rope):
         if source.get(ORIGINAL) is not None:
             return _whole_number(source, ORIGINAL)

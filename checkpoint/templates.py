@@ -10,7 +10,8 @@ from checkpoint.json_file import read_object
 
 
 def read_templates(directory: Path) -> dict[str, str]:
-    """Files of their own take the place of all that tokenizer_config.json has, which may be stale.
+    """Read all templates. Template files replace those in tokenizer_config.json, which may be
+    stale.
 
     Raises BrokenDirectory.
     """
@@ -29,7 +30,8 @@ def _read(path: Path) -> str:
 
 
 def _configured(path: Path) -> dict[str, str]:
-    """One text is the default; several are a list of names and texts, or an object."""
+    """Templates in tokenizer_config.json: a string (the default), a list of names and texts, or an
+    object."""
     found: Any = read_object(path).get("chat_template") or {}
     if isinstance(found, str):
         return {"default": found}

@@ -1,4 +1,4 @@
-"""A model's tokenizer, with every token that its directory names."""
+"""Loads a model's tokenizer, including tokens that only other files of the directory name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ log = logging.getLogger("tandem.checkpoint")
 
 
 def load_tokenizer(directory: Path) -> Tokenizer:
-    """Raises BrokenDirectory when tokenizer.json, or a file beside it, cannot be read."""
+    """Load the tokenizer. Raises BrokenDirectory if tokenizer.json, or a file beside it, cannot be
+    read."""
     path = directory / "tokenizer.json"
     try:
         backend = Tokenizer.from_file(str(path))
@@ -31,8 +32,10 @@ def load_tokenizer(directory: Path) -> Tokenizer:
 
 
 def _add(backend: Tokenizer, tokens: Sequence[ExtraToken], directory: Path) -> None:
-    """Those that tokenizer.json lacks, or has with other flags; a listed id is not for us to
-    choose: a token that comes out with another is told."""
+    """Add tokens that tokenizer.json lacks, or has with other flags.
+
+    A listed id cannot be enforced: a token that gets another id is logged.
+    """
     known = {repr(token) for token in backend.get_added_tokens_decoder().values()}
     names = {token.content for token in backend.get_added_tokens_decoder().values()}
     for token in tokens:

@@ -1,6 +1,6 @@
-"""The tokens that files beside tokenizer.json add to it, and the names of special ones.
+"""Tokens added by files beside tokenizer.json, and the names of special tokens.
 
-As transformers reads them: `added_tokens_decoder` of tokenizer_config.json, or else, in older
+The sources are those of transformers: `added_tokens_decoder` in tokenizer_config.json or, in older
 directories, added_tokens.json and special_tokens_map.json; then the special tokens by name.
 """
 
@@ -29,7 +29,7 @@ _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 
 class ExtraToken(msgspec.Struct, frozen=True):
-    """One that is to be added; `id` None is whatever comes next."""
+    """A token to add; with `id` None it gets the next free id."""
 
     content: str
     id: int | None = None
@@ -41,14 +41,15 @@ class ExtraToken(msgspec.Struct, frozen=True):
 
 
 def special_tokens(directory: Path) -> dict[str, str]:
-    """ "bos_token" and the like, as chat templates name them. Raises BrokenDirectory."""
+    """Special tokens by their names in chat templates, such as "bos_token". Raises
+    BrokenDirectory."""
     config = _merged(directory)
     found = {key: _content(value) for key, value in config.items() if key.endswith("_token")}
     return {key: content for key, content in found.items() if content is not None}
 
 
 def extra_tokens(directory: Path) -> list[ExtraToken]:
-    """In the order in which they are added. Raises BrokenDirectory."""
+    """Tokens to add, in order. Raises BrokenDirectory."""
     config = _merged(directory)
     path = directory / "tokenizer_config.json"
     special = [*_special(config)]
@@ -64,7 +65,7 @@ def extra_tokens(directory: Path) -> list[ExtraToken]:
 
 
 def _merged(directory: Path) -> Mapping[str, Any]:
-    """tokenizer_config.json; an older one is filled up from special_tokens_map.json."""
+    """tokenizer_config.json; older ones are supplemented by special_tokens_map.json."""
     config = read_object(directory / "tokenizer_config.json")
     if "added_tokens_decoder" in config:
         return config
@@ -72,7 +73,7 @@ def _merged(directory: Path) -> Mapping[str, Any]:
 
 
 def _special(config: Mapping[str, Any]) -> Iterator[str]:
-    """Each once."""
+    """Texts of the special tokens, without duplicates."""
     values = [config.get(name) for name in NAMES]
     values += [
         value for key, value in config.items() if key.endswith("_token") and key not in NAMES
@@ -85,7 +86,7 @@ def _special(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _content(value: object) -> str | None:
-    """Entries are strings, or objects that hold one as "content"."""
+    """The token's text: entries are strings, or objects with a "content"."""
     content = value.get("content") if isinstance(value, dict) else value
     return content if isinstance(content, str) else None
 
@@ -107,6 +108,6 @@ def _legacy(path: Path, special: frozenset[str]) -> Iterator[ExtraToken]:
     if not all(isinstance(index, int) for index in ids.values()):
         raise BrokenDirectory(f"{path} must hold a token id for each text: download it again")
     for content, index in sorted(ids.items(), key=lambda item: item[1]):
-        # Normalized, none would be found behind a normalizer that puts a blank before texts.
+        # Normalized tokens would not be found behind a normalizer that prepends a space.
         flags = {"special": content in special, "normalized": False}
         yield ExtraToken(content, index, flags)

@@ -18,7 +18,7 @@ from runtime.address import join_address, reachable, split_address
 from runtime.background import BackgroundLoop
 from runtime.descriptors import raise_descriptor_limit
 from runtime.logs import forward_start_lines, start_logging
-from runtime.process import keep_what_is_loaded
+from runtime.process import freeze_loaded_objects
 from wire.identity import Role
 from wire.messages import WorkerCard
 from worker.config import WorkerConfig
@@ -34,12 +34,12 @@ class RouterActor:
         """Returns `RouterAddresses`. Raises the errors of `RouterServer.start`."""
         own = _node_address()
         config = with_host(msgspec.json.decode(settings, type=RouterConfig), own)
-        start_logging("info", discreet=True)
+        start_logging("info", hide_messages=True)
         raise_descriptor_limit()
         self._loop = BackgroundLoop("router")
         self._server = RouterServer(config)
         addresses = self._loop.run(self._server.start())
-        keep_what_is_loaded()
+        freeze_loaded_objects()
         host, port = split_address(addresses.fleet)
         fleet = join_address(reachable(host, own), port)
         return msgspec.json.encode(msgspec.structs.replace(addresses, fleet=fleet))
@@ -79,7 +79,7 @@ class WorkerActor:
         except Exception as error:  # noqa: BLE001  # whatever it was, the user has to hear it
             self._note(error=f"{type(error).__name__}: {error}")
         else:
-            keep_what_is_loaded()
+            freeze_loaded_objects()
             self._note(address=card.address)
 
     def status(self) -> bytes:

@@ -21,7 +21,13 @@ from router.server import RouterServer
 from runtime.descriptors import raise_descriptor_limit
 from runtime.listen import PortTaken
 from runtime.logs import LogLevel, start_logging
-from runtime.process import UntilStdinEnds, end_with_stdin, keep_what_is_loaded, leave, say_ready
+from runtime.process import (
+    UntilStdinEnds,
+    exit_with_error,
+    freeze_loaded_objects,
+    print_ready,
+    stop_when_stdin_ends,
+)
 from runtime.signals import stop_signal
 from runtime.tls import BadCertificate
 
@@ -55,14 +61,16 @@ def main(
     try:
         further = msgspec.json.decode(settings)
         if model is not None and "models" in further:
-            leave("--model names a model, and so does models in --settings: leave one out")
+            exit_with_error(
+                "--model names a model, and so does models in --settings: leave one out"
+            )
         config = msgspec.convert({**given, **further}, RouterConfig)
     except (msgspec.DecodeError, TypeError) as error:
-        leave(f"--model, --settings: {error}")
-    start_logging(log_level, discreet=True)
+        exit_with_error(f"--model, --settings: {error}")
+    start_logging(log_level, hide_messages=True)
     raise_descriptor_limit()
     if until_stdin_ends:
-        end_with_stdin()
+        stop_when_stdin_ends()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(config))
 
@@ -73,10 +81,10 @@ async def _serve(config: RouterConfig) -> None:
         server = RouterServer(config)
         addresses = await server.start()
     except (StartError, PortTaken, BadCertificate) as error:
-        leave(str(error))
-    keep_what_is_loaded()
+        exit_with_error(str(error))
+    freeze_loaded_objects()
     gc.set_threshold(NEW_OBJECTS)
-    say_ready(addresses)
+    print_ready(addresses)
     await stopping
     drain = asyncio.create_task(server.drain(config.drain_timeout_s))
     again = asyncio.create_task(stop_signal())

@@ -8,7 +8,7 @@ import msgspec
 
 from router.placing.placement_request import Split
 from runtime.address import Port
-from runtime.tls import DoorTls, MutualTls
+from runtime.tls import MutualTls, ServerTls
 
 MIB = 1024 * 1024
 
@@ -87,7 +87,7 @@ class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     keys_file: str | None = None
     """API keys, which then every request but health checks needs; see docs/security.md."""
-    door_tls: DoorTls | None = None
+    door_tls: ServerTls | None = None
     """Certificates of the gRPC and HTTP doors; None serves without TLS."""
     tls: MutualTls | None = None
     """Certificates of the fleet port and of the sessions with workers; None: without TLS."""

@@ -1,1 +1,2 @@
-"""The life of any process: sessions, fleet membership, clock, logs, metrics, serve and drain."""
+"""Shared runtime of all processes: sessions, fleet membership, servers, TLS, logs, metrics,
+shutdown."""

@@ -1,4 +1,4 @@
-"""host:port as one text, and apart: an IPv6 address stands in brackets there."""
+"""Addresses written host:port; an IPv6 host is in brackets."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Annotated
 from msgspec import Meta
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
-"""0 takes any free one."""
+"""A TCP port; 0 takes any free one."""
 LOOPBACK = "127.0.0.1"
 
 
 def join_address(host: str, port: int | str) -> str:
-    """host:port, as gRPC, URLs and people write it; `host` may have its brackets already."""
+    """host:port, as in URLs and gRPC targets; `host` may have its brackets already."""
     bare = bare_host(host)
     return f"[{bare}]:{port}" if ":" in bare else f"{bare}:{port}"
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """Host without brackets, and port. Raises ValueError for anything else."""
+    """The host, without brackets, and the port. Raises ValueError if the text is not host:port."""
     host, colon, port = address.rpartition(":")
     bare = bare_host(host)
     bracketed = bare != host
@@ -31,29 +31,30 @@ def split_address(address: str) -> tuple[str, int]:
 
 
 def bare_host(host: str) -> str:
-    """Without the brackets of an IPv6 address."""
+    """The host without the brackets of an IPv6 address."""
     return host[1:-1] if host.startswith("[") and host.endswith("]") else host
 
 
 def is_address(host: str) -> bool:
-    """An IP address of either family, rather than a name."""
+    """Whether the host is an IP address rather than a name."""
     return _ip(host) is not None
 
 
 def is_loopback(host: str) -> bool:
-    """Only processes of this machine reach it."""
+    """Whether only processes of this machine can reach the host."""
     address = _ip(host)
     return bare_host(host) == "localhost" if address is None else address.is_loopback
 
 
 def is_wildcard(host: str) -> bool:
-    """Stands for every address of the machine: to listen on, not to be reached at."""
+    """Whether the host stands for every address of the machine: valid to listen on, not to connect
+    to."""
     address = _ip(host)
     return address is not None and address.is_unspecified
 
 
 def reachable(host: str, own: str) -> str:
-    """Where others reach a process that listens at `host`: at `own` if that is every address."""
+    """The host at which others reach a process that listens at `host`: `own` for a wildcard."""
     return own if is_wildcard(host) else host
 
 

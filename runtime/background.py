@@ -1,4 +1,4 @@
-"""An event loop in a thread of its own, where the main thread belongs to somebody else."""
+"""An asyncio event loop in a thread of its own, for processes whose main thread is taken."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class BackgroundLoop:
-    """`run` works from any thread, and waits for the result."""
+    """An event loop in a thread. `run` is thread-safe, and waits for the coroutine's result."""
 
     def __init__(self, name: str) -> None:
         self._loop = asyncio.new_event_loop()

@@ -1,4 +1,4 @@
-"""How many files and sockets a process may have open: as many as it is allowed to."""
+"""File descriptor limits: raises the soft limit, and logs when it is exhausted."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import os
 import resource
 from collections.abc import Callable
 
-LOOK_EVERY_S = 1.0
+CHECK_EVERY_S = 1.0
 log = logging.getLogger("tandem.descriptors")
-MOST = 1 << 20
-"""Where there is no limit; the kernel's own for one process."""
+MAX_DESCRIPTORS = 1 << 20
+"""The limit to set where the hard limit is infinite; the kernel's default maximum per process."""
 
 
 def raise_descriptor_limit() -> int:
-    """Set the soft limit, 1,024 almost everywhere, to the hard one; the limit that holds then.
+    """Raise the soft limit, usually 1,024, to the hard limit; returns the limit that is in effect.
 
-    Children inherit it. A connection of a client is one descriptor, of a worker several.
+    Child processes inherit it. A client's connection takes one descriptor, a worker's several.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MOST if hard == resource.RLIM_INFINITY else hard
+    wanted = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else hard
     if soft != resource.RLIM_INFINITY and soft < wanted:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
@@ -31,8 +31,8 @@ def raise_descriptor_limit() -> int:
     return soft
 
 
-def one_is_free() -> bool:
-    """Whether the process could open one more."""
+def has_free_descriptor() -> bool:
+    """Whether the process can open another file."""
     try:
         os.close(os.open(os.devnull, os.O_RDONLY))
     except OSError as error:
@@ -43,21 +43,23 @@ def one_is_free() -> bool:
 
 
 async def watch_descriptors(
-    has_one: Callable[[], bool] = one_is_free, every_s: float = LOOK_EVERY_S
+    has_free: Callable[[], bool] = has_free_descriptor, every_s: float = CHECK_EVERY_S
 ) -> None:
-    """Log, until cancelled, that the limit was reached: listeners do not tell, they only close what
-    they accept, and try again a second later."""
+    """Log when the limit is reached, until cancelled.
+
+    Listeners do not log it: they close what they accept, and try again a second later.
+    """
     reached = False
     while True:
-        if reached != (not has_one()):
+        if reached != (not has_free()):
             reached = not reached
             limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
             if reached:
                 log.error(
-                    "all %d descriptors are in use, and new connections are refused: raise the "
-                    "hard limit (ulimit -Hn, LimitNOFILE), or let more routers share the clients",
+                    "all %d file descriptors are in use, and new connections are refused: raise "
+                    "the hard limit (ulimit -Hn, LimitNOFILE), or run more routers",
                     limit,
                 )
             else:
-                log.warning("descriptors are free again, new connections are accepted")
+                log.warning("file descriptors are free again: new connections are accepted")
         await asyncio.sleep(every_s)

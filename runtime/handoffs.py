@@ -1,4 +1,4 @@
-"""Which blocks went from which worker to which, for metrics: kept by whoever hears of it."""
+"""Totals of handoffs for each pair of workers, for metrics of workers and routers."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ import msgspec
 from wire.handoff import Moved
 from wire.identity import WorkerRef
 
-MOST_PAIRS = 4096
-"""Pairs of workers that are remembered; those of which nothing was heard for longest go first."""
+MAX_PAIRS = 4096
+"""Maximum number of pairs; the one without handoffs for longest is dropped first."""
 
 
-class Handoffs(msgspec.Struct, frozen=True, kw_only=True):
-    """Those from one worker to another, added up; copies of cached blocks are among them."""
+class PairTotals(msgspec.Struct, frozen=True, kw_only=True):
+    """Totals of the handoffs from one worker to another, copies of cached blocks included."""
 
     num: int = 0
     num_bytes: int = 0
     transfer_s: float = 0.0
-    """While writes were under way."""
+    """Time while writes were in flight."""
     hidden_s: float = 0.0
-    """The part of it while prompts were still computed."""
+    """The part of `transfer_s` that overlapped prefill."""
     exposed_s: float = 0.0
-    """From the end of prefill until the destination could go on."""
+    """Time from the end of prefill until the destination could continue."""
 
-    def plus(self, moved: Moved) -> Handoffs:
-        return Handoffs(
+    def plus(self, moved: Moved) -> PairTotals:
+        return PairTotals(
             num=self.num + 1,
             num_bytes=self.num_bytes + moved.num_bytes,
             transfer_s=self.transfer_s + moved.transfer_s,
@@ -33,21 +33,21 @@ class Handoffs(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-class HandoffBook:
-    """By the ids of source and destination. One thread adds, others may read."""
+class HandoffTotals:
+    """Handoff totals by the ids of source and destination. One thread adds; others may read."""
 
     def __init__(self) -> None:
-        self._pairs: dict[tuple[str, str], Handoffs] = {}
-        """Those that were heard of last come last."""
+        self._pairs: dict[tuple[str, str], PairTotals] = {}
+        """In the order of the latest handoff."""
         self.num_bytes = 0
-        """Of all pairs, forgotten ones too."""
+        """Bytes of all pairs, dropped ones included."""
 
     def add(self, source: WorkerRef, destination: WorkerRef, moved: Moved) -> None:
         self.num_bytes += moved.num_bytes
         pair = source.worker_id, destination.worker_id
-        self._pairs[pair] = self._pairs.pop(pair, Handoffs()).plus(moved)
-        if len(self._pairs) > MOST_PAIRS:
+        self._pairs[pair] = self._pairs.pop(pair, PairTotals()).plus(moved)
+        if len(self._pairs) > MAX_PAIRS:
             del self._pairs[next(iter(self._pairs))]
 
-    def pairs(self) -> dict[tuple[str, str], Handoffs]:
+    def pairs(self) -> dict[tuple[str, str], PairTotals]:
         return dict(self._pairs)

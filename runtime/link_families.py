@@ -1,4 +1,4 @@
-"""The ways between workers, as Prometheus has them: in a worker's scrape, and in a router's."""
+"""Prometheus metrics of links between workers, exported by workers and by routers."""
 
 from __future__ import annotations
 
@@ -6,45 +6,50 @@ from collections.abc import Iterable
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from runtime.handoffs import HandoffBook
+from runtime.handoffs import HandoffTotals
 from wire.identity import WorkerRef
 from wire.reports import LinkReport
 
 _ENDS = ("source", "destination")
 _TRAFFIC = {
-    "num_writes": ("writes", "Writes that arrived."),
-    "num_bytes": ("written_bytes", "Bytes that arrived."),
-    "num_descriptors": ("descriptors", "Pieces that they went in."),
-    "post_s": ("post_seconds", "Handing writes to the fabric."),
-    "fabric_s": ("fabric_seconds", "Start to end of each write, added up."),
+    "num_writes": ("writes", "Block writes that arrived."),
+    "num_bytes": ("written_bytes", "Bytes that arrived in block writes."),
+    "num_descriptors": (
+        "descriptors",
+        "Descriptors posted to the fabric; contiguous parts are merged into one.",
+    ),
+    "post_s": ("post_seconds", "Seconds spent posting writes to the fabric."),
+    "fabric_s": ("fabric_seconds", "Seconds from start to end of each write, summed."),
 }
-"""What transports count, where they do; it starts anew with each link."""
+"""Counters of a link's traffic, for transports that count it; they restart with each link."""
 _HANDOFFS = {
-    "num": ("handoffs", "Sequences, and copies of cached blocks, that arrived."),
-    "num_bytes": ("handoff_bytes", "KV cache bytes that they brought."),
-    "transfer_s": ("handoff_seconds", "While their writes were under way."),
+    "num": ("handoffs", "Handoffs of sequences, and copies of cached prefixes, that arrived."),
+    "num_bytes": ("handoff_bytes", "KV cache bytes transferred by handoffs."),
+    "transfer_s": ("handoff_seconds", "Seconds during which writes of handoffs were in flight."),
     "hidden_s": (
         "handoff_hidden_seconds",
-        "The part of tandem_link_handoff_seconds_total while prompts were still computed.",
+        "Part of tandem_link_handoff_seconds_total that overlapped prefill.",
     ),
     "exposed_s": (
         "handoff_exposed_seconds",
-        "From the end of prefill until the destination could go on.",
+        "Seconds from the end of prefill until the destination could continue.",
     ),
 }
 
 
 def link_families(links: Iterable[tuple[WorkerRef, LinkReport]]) -> Iterable[Metric]:
-    """What workers measured of their links, given with their sources."""
+    """Metrics of link measurements and traffic; each report comes with its source worker."""
     rates = GaugeMetricFamily(
-        "tandem_link_bytes_per_second", "Measured when the link was made.", labels=_ENDS
+        "tandem_link_bytes_per_second",
+        "Bandwidth of a link, measured when it was made.",
+        labels=_ENDS,
     )
     latencies = GaugeMetricFamily(
-        "tandem_link_latency_seconds", "Of a write of one block.", labels=_ENDS
+        "tandem_link_latency_seconds", "Latency of a write of one block.", labels=_ENDS
     )
     slow = GaugeMetricFamily(
         "tandem_link_slow",
-        "1 for a link that gives far less than its kind should.",
+        "1 for a link that is far slower than its kind should be.",
         labels=[*_ENDS, "transport", "kind"],
     )
     counted = _counters(_TRAFFIC)
@@ -59,8 +64,8 @@ def link_families(links: Iterable[tuple[WorkerRef, LinkReport]]) -> Iterable[Met
     return rates, latencies, slow, *counted.values()
 
 
-def handoff_families(book: HandoffBook) -> Iterable[Metric]:
-    """What was handed over between each pair of workers."""
+def handoff_families(book: HandoffTotals) -> Iterable[Metric]:
+    """Metrics of the handoffs between each pair of workers."""
     families = _counters(_HANDOFFS)
     for ends, handoffs in book.pairs().items():
         for field, family in families.items():

@@ -1,4 +1,4 @@
-"""Binding a port, with an error that says what is wrong with it and which setting to change."""
+"""Binding ports, with errors that name the cause and the setting to change."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from contextlib import contextmanager
 import grpc
 
 from runtime.address import bare_host, is_wildcard, join_address
-from runtime.tls import DoorTls, MutualTls, server_credentials
+from runtime.tls import MutualTls, ServerTls, server_credentials
 
 
 class PortTaken(OSError):
-    """Somebody else has the port, or this machine does not have the address."""
+    """The port is in use, or this machine does not have the address."""
 
 
 def bind(
@@ -22,7 +22,7 @@ def bind(
     host: str,
     port: int,
     key: str,
-    tls: MutualTls | DoorTls | None = None,
+    tls: MutualTls | ServerTls | None = None,
 ) -> int:
     """Bind a gRPC server and return the port, a free one when `port` is 0.
 
@@ -43,42 +43,42 @@ def bind(
 
 
 def open_listener(host: str, port: int, key: str, *, shared: bool = False) -> socket.socket:
-    """A listening TCP socket for servers other than gRPC's; as `bind` for the rest.
+    """A listening TCP socket for servers other than gRPC's. Raises PortTaken.
 
-    With `shared` others who say so may listen on the same port: each gets some connections.
+    With `shared`, other `shared` listeners may use the port: connections are balanced among them.
     """
     listener = reserve_port(host, port, key, shared=shared)
-    with _claiming(listener, host, port, key):
+    with _closing_on_error(listener, host, port, key):
         listener.listen(2048)
     return listener
 
 
 def reserve_port(host: str, port: int, key: str, *, shared: bool = False) -> socket.socket:
-    """A TCP socket with a port, any free one when it is 0, at which nobody listens yet.
+    """Bind a TCP socket to a port, any free one if it is 0, without listening yet.
 
-    While it is held, nobody is given the port but who asks for it by number, as a process may that
-    is to listen there. "::" is all addresses of both families. Raises PortTaken.
+    While the socket is open, the kernel gives the port to no process that asks for any free one.
+    The host "::" is all addresses of both families. Raises PortTaken.
     """
     family = _family(host, port, key)
-    # asyncio turns Nagle's algorithm off only for sockets that say that they are TCP.
+    # asyncio disables Nagle's algorithm only for sockets with this protocol number.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    # Without this a restarted process waits for old connections; it shares the port with nobody.
+    # Without this a restarted process waits for old connections; it does not share the port.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if shared:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     if family == socket.AF_INET6 and is_wildcard(host):
         listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-    with _claiming(listener, host, port, key):
+    with _closing_on_error(listener, host, port, key):
         listener.bind((bare_host(host), port))
     return listener
 
 
 @contextmanager
 def claimed_port(host: str, port: int, key: str) -> Iterator[None]:
-    """Make sure that nobody has a port, then let processes of this user share it.
+    """Make sure that no process has the port, then let processes of this user share it.
 
-    To be held while the first of them begins to listen: SO_REUSEPORT asks only whether both sockets
-    have it, so that without this two clusters would share a port and each other's clients. Raises
+    Hold it until the first of them listens. SO_REUSEPORT only requires that both sockets have set
+    it, so without this check two clusters would share a port and each other's clients. Raises
     PortTaken.
     """
     if port == 0:
@@ -91,7 +91,7 @@ def claimed_port(host: str, port: int, key: str) -> Iterator[None]:
 
 
 def _family(host: str, port: int, key: str) -> socket.AddressFamily:
-    """IPv4 where a name has both. Raises PortTaken for a name that nobody knows."""
+    """The host's address family; IPv4 if it has both. Raises PortTaken for an unknown name."""
     try:
         found = socket.getaddrinfo(bare_host(host), port, type=socket.SOCK_STREAM)
     except OSError as error:
@@ -101,7 +101,7 @@ def _family(host: str, port: int, key: str) -> socket.AddressFamily:
 
 
 @contextmanager
-def _claiming(listener: socket.socket, host: str, port: int, key: str) -> Iterator[None]:
+def _closing_on_error(listener: socket.socket, host: str, port: int, key: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -110,22 +110,23 @@ def _claiming(listener: socket.socket, host: str, port: int, key: str) -> Iterat
 
 
 def _grpc_refusal(host: str, port: int, key: str) -> PortTaken:
-    """gRPC tells no cause: a plain socket meets the same one."""
+    """The cause of a failed gRPC bind, which gRPC does not report: a plain socket fails
+    likewise."""
     try:
         reserve_port(host, port, key).close()
     except PortTaken as error:
         return error
-    return _refusal(OSError(errno.EADDRINUSE, "taken"), host, port, key)
+    return _refusal(OSError(errno.EADDRINUSE, "in use"), host, port, key)
 
 
 def _refusal(error: OSError, host: str, port: int, key: str) -> PortTaken:
-    """One cause, and what to change; `key` is the setting of the port."""
+    """The error with its cause and the change that fixes it; `key` is the port's setting."""
     another = f"set {key} to another port, or to 0 for any free one"
     causes = {
-        errno.EADDRINUSE: f"the port is taken; {another}",
-        errno.EACCES: f"only root may take this port; {another}",
-        errno.EADDRNOTAVAIL: f"this machine has no such address; change the host beside {key}",
-        socket.EAI_NONAME: f"there is no such name; change the host beside {key}",
+        errno.EADDRINUSE: f"the port is in use; {another}",
+        errno.EACCES: f"only root may bind this port; {another}",
+        errno.EADDRNOTAVAIL: f"no network interface has this address; change the host beside {key}",
+        socket.EAI_NONAME: f"this name does not resolve; change the host beside {key}",
     }
     cause = causes.get(
         error.errno or 0, f"{error.strerror or error}; change {key} or the host beside it"

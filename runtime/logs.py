@@ -1,4 +1,4 @@
-"""Where a process writes what it has to say: standard error, a line each."""
+"""Logging to standard error."""
 
 from __future__ import annotations
 
@@ -13,26 +13,30 @@ import typer
 
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 START_LOGGERS = ("tandem.start", "engine.kernels.build", "engine.kernels.lock")
-"""What they say at "info" is worth a person's while who waits for a process to start."""
+"""Loggers whose "info" lines are shown to the user while a process starts."""
 LEVELS = ("debug", "info", "warning", "error")
 ExceptionInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 
 
 def _known(level: str) -> str:
     if level.lower() not in LEVELS:
-        raise typer.BadParameter(f"{level!r}: choose among {', '.join(LEVELS)}")
+        raise typer.BadParameter(f"{level!r}: choose one of {', '.join(LEVELS)}")
     return level.lower()
 
 
 LogLevel = Annotated[
     str,
-    typer.Option(help="What is worth a line.", envvar="TANDEM_LOG_LEVEL", callback=_known),
+    typer.Option(
+        help="Minimum level of log lines: debug, info, warning or error.",
+        envvar="TANDEM_LOG_LEVEL",
+        callback=_known,
+    ),
 ]
 
 
-class Discreet(logging.Formatter):
-    """Tells where and as what an exception was raised, and not its message: in a process that has
-    clients' texts in its hands, any library's message may quote them."""
+class HideMessages(logging.Formatter):
+    """Formats an exception's traceback and type, but not its message, which may quote clients'
+    texts."""
 
     def formatException(self, ei: ExceptionInfo) -> str:  # type: ignore[override]
         kind, error, where = ei
@@ -42,25 +46,25 @@ class Discreet(logging.Formatter):
         return "".join(lines)
 
 
-def start_logging(level: str, *, discreet: bool = False) -> None:
-    """Once for each process."""
+def start_logging(level: str, *, hide_messages: bool = False) -> None:
+    """Set up logging; call once per process."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(Discreet(FORMAT) if discreet else logging.Formatter(FORMAT))
+    handler.setFormatter(HideMessages(FORMAT) if hide_messages else logging.Formatter(FORMAT))
     logging.basicConfig(level=level.upper(), handlers=[handler])
 
 
 class _Forwarder(logging.Handler):
-    def __init__(self, hear: Callable[[str], None]) -> None:
+    def __init__(self, on_line: Callable[[str], None]) -> None:
         super().__init__(logging.INFO)
-        self._hear = hear
+        self._on_line = on_line
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._hear(record.getMessage())
+        self._on_line(record.getMessage())
 
 
-def forward_start_lines(hear: Callable[[str], None]) -> None:
-    """`hear(line)` is told in any thread what START_LOGGERS say, where nobody reads the log."""
+def forward_start_lines(on_line: Callable[[str], None]) -> None:
+    """Call `on_line(line)` for each "info" line of START_LOGGERS, from any thread."""
     for name in START_LOGGERS:
         logger = logging.getLogger(name)
         logger.setLevel(logging.INFO)
-        logger.addHandler(_Forwarder(hear))
+        logger.addHandler(_Forwarder(on_line))

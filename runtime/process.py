@@ -1,4 +1,4 @@
-"""How a process deals with whoever started it: a line when it serves, a line when it cannot."""
+"""A process and its parent: the ready line, errors at the start, and the end of standard input."""
 
 from __future__ import annotations
 
@@ -13,40 +13,41 @@ import msgspec
 import typer
 
 UntilStdinEnds = Annotated[
-    bool, typer.Option(help="Drain when standard input ends: whoever holds its other end is dead.")
+    bool,
+    typer.Option(help="Drain when standard input ends, that is, when the parent process is gone."),
 ]
 
 
-def say_ready(facts: Any) -> None:
-    """One line of JSON on standard output, which carries nothing else."""
+def print_ready(facts: Any) -> None:
+    """Print one line of JSON on standard output, which carries nothing else."""
     sys.stdout.write(msgspec.json.encode(facts).decode() + "\n")
     sys.stdout.flush()
 
 
-def keep_what_is_loaded() -> None:
-    """To be called once, when the process is about to serve.
+def freeze_loaded_objects() -> None:
+    """Freeze all loaded objects for the garbage collector; call once, before serving.
 
-    Modules, models and tokenizers stay until the end: were the garbage collector to look through
-    them again and again, nothing would move for a tenth of a second each time. It may have been
-    disabled while they were loaded.
+    Modules, models and tokenizers stay until the end. Each collection that traverses them would
+    pause the process for a tenth of a second. Also enables the collector, which loading may
+    disable.
     """
     gc.collect()
     gc.freeze()
     gc.enable()
 
 
-def end_with_stdin() -> None:
-    """SIGTERM to this process when nobody holds the other end of its standard input any more."""
-    threading.Thread(target=_wait_for_the_end, name="standard input", daemon=True).start()
+def stop_when_stdin_ends() -> None:
+    """Send SIGTERM to this process when its standard input ends, because the parent is gone."""
+    threading.Thread(target=_wait_for_end, name="standard input", daemon=True).start()
 
 
-def _wait_for_the_end() -> None:
+def _wait_for_end() -> None:
     while os.read(sys.stdin.fileno(), 4096):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def leave(message: str) -> NoReturn:
-    """The cause, for a person, and exit status 2."""
+def exit_with_error(message: str) -> NoReturn:
+    """Print an error for the user, and exit with status 2."""
     sys.stderr.write(f"error: {message}\n")
     raise SystemExit(2)

@@ -1,8 +1,8 @@
-"""A session: one bidirectional gRPC stream that carries `wire.messages`, the same at either end.
+"""Sessions: bidirectional gRPC streams that carry `wire.messages`, symmetric at both ends.
 
-Token traffic goes as one message per engine step, so one stream per pair of processes is enough.
-Generic handlers carry msgspec bytes; gRPC brings flow control, deadlines, TLS and fast detection
-of a dead peer.
+Tokens travel in one message per engine step, so one stream per pair of processes is enough. Generic
+handlers carry msgspec bytes; gRPC adds flow control, deadlines, TLS and fast detection of a dead
+peer.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ METHOD = "/tandem.internal.v1.Worker/Open"
 log = logging.getLogger(__name__)
 HELLO_S = 5.0
 MAX_UNSENT_BYTES = 256 * 1024 * 1024
-# A peer whose machine vanished, or whose process was stopped, sends no end: ask it now and then.
+# A vanished machine or stopped process sends no end of stream: pings detect it.
 KEEPALIVE_OPTIONS = [
     ("grpc.keepalive_time_ms", 5000),
     ("grpc.keepalive_timeout_ms", 10_000),
@@ -30,35 +30,35 @@ KEEPALIVE_OPTIONS = [
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.http2.min_ping_interval_without_data_ms", 2000),
-    # A process that was stopped finds many pings at once when it goes on; they are no attack.
+    # A stopped process that continues finds many pings at once; they are no attack.
     ("grpc.http2.max_ping_strikes", 0),
 ]
 CHANNEL_OPTIONS = [
     *KEEPALIVE_OPTIONS,
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    # Each session owns its connection: the death of one is the death of one peer.
+    # Each session owns its connection, so one broken connection ends one session.
     ("grpc.use_local_subchannel_pool", 1),
-    # Proxies from the environment are for the outside world, never between our own processes.
+    # Proxies from the environment are never used between our own processes.
     ("grpc.enable_http_proxy", 0),
 ]
 SERVER_OPTIONS = [
     *KEEPALIVE_OPTIONS,
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    # From the connection to the end of its handshakes, TLS and HTTP/2.
+    # Timeout from the connection to the end of the TLS and HTTP/2 handshakes.
     ("grpc.server_handshake_timeout_ms", 10_000),
-    # On by default, and then a second server binds the same port without a word.
+    # With the default of 1, a second server could bind the same port without an error.
     ("grpc.so_reuseport", 0),
 ]
 
 
 class SessionClosed(ConnectionError):
-    """The other end is gone, or this end closed the session; says which and why."""
+    """The session has ended; says which end closed it, and why."""
 
 
 class Session:
-    """Either end of a stream. `send` never blocks; order is kept; after the end it raises."""
+    """One end of a stream. `send` never blocks, and keeps the order; after the end it raises."""
 
     def __init__(self, peer_name: str) -> None:
         self.peer_name = peer_name
@@ -69,18 +69,18 @@ class Session:
         self._on_close: Callable[[], None] = lambda: None
 
     def send(self, message: Message) -> None:
-        """Raises SessionClosed when the session has ended."""
+        """Queue a message. Raises SessionClosed after the end."""
         if self.closed_because is not None:
             raise SessionClosed(f"session with {self.peer_name}: {self.closed_because}")
         frame = encode(message)
         self._unsent_bytes += len(frame)
         if self._unsent_bytes > MAX_UNSENT_BYTES:
-            self.close(f"{self.peer_name} does not read: {self._unsent_bytes} bytes wait for it")
+            self.close(f"{self.peer_name} does not read: {self._unsent_bytes} bytes are unsent")
             raise SessionClosed(f"session with {self.peer_name}: {self.closed_because}")
         self._outbox.put_nowait(frame)
 
     async def receive(self) -> Message:
-        """The next message; raises SessionClosed when there will be none."""
+        """The next message. Raises SessionClosed if there will be none."""
         message = await self._inbox.get()
         if message is None:
             self._inbox.put_nowait(None)
@@ -88,7 +88,7 @@ class Session:
         return message
 
     async def messages(self) -> AsyncIterator[Message]:
-        """All messages until the session ends; the end is no error here."""
+        """All messages until the session ends; the end raises nothing here."""
         try:
             while True:
                 yield await self.receive()
@@ -96,7 +96,7 @@ class Session:
             return
 
     def close(self, because: str = "closed by this end") -> None:
-        """End the session. Idempotent; what has not left yet is dropped."""
+        """End the session. Idempotent; unsent messages are dropped."""
         if self.closed_because is None:
             self.closed_because = because
             self._outbox.put_nowait(None)
@@ -114,13 +114,13 @@ class Session:
                 self._inbox.put_nowait(decode(frame))
             self.close(f"{self.peer_name} ended the stream")
         except BadMessage as error:
-            self.close(f"{self.peer_name} sent nonsense: {error}")
+            self.close(f"{self.peer_name} sent an invalid message: {error}")
         except grpc.RpcError as error:
-            self.close(f"connection to {self.peer_name} broke: {_cause(error)}")
+            self.close(f"connection to {self.peer_name} failed: {_cause(error)}")
 
 
 class OpenedSession:
-    """A session that this process opened, with the welcome of the worker that answered."""
+    """A session opened by this process, with the Welcome of the called worker."""
 
     def __init__(self, session: Session, welcome: Welcome) -> None:
         self.session = session
@@ -129,7 +129,7 @@ class OpenedSession:
 
 
 def open_channel(address: str, tls: MutualTls | None) -> grpc.aio.Channel:
-    """To another process of the cluster. Raises BadCertificate."""
+    """A channel to another process of the cluster. Raises BadCertificate."""
     if tls is None:
         return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
     options = [*CHANNEL_OPTIONS, ("grpc.ssl_target_name_override", tls.name)]
@@ -139,7 +139,7 @@ def open_channel(address: str, tls: MutualTls | None) -> grpc.aio.Channel:
 async def open_session(
     address: str, hello: Hello, *, timeout_s: float, tls: MutualTls | None = None
 ) -> OpenedSession:
-    """Call a worker at host:port. Raises SessionClosed when it does not answer in `timeout_s`."""
+    """Call a worker at host:port. Raises SessionClosed if it does not answer within `timeout_s`."""
     try:
         channel = open_channel(address, tls)
     except BadCertificate as error:
@@ -155,12 +155,12 @@ async def open_session(
         answer = await asyncio.wait_for(session.receive(), timeout_s)
     except TimeoutError:
         session.close(f"no answer within {timeout_s} s")
-        raise SessionClosed(f"{address} gave no answer within {timeout_s} s") from None
+        raise SessionClosed(f"{address} did not answer within {timeout_s} s") from None
     except asyncio.CancelledError:
-        session.close("nobody waits for the answer any more")
+        session.close("the caller was cancelled")
         raise
     if not isinstance(answer, Welcome):
-        session.close("no welcome")
+        session.close("no Welcome")
         raise SessionClosed(f"{address} answered {type(answer).__name__} instead of Welcome")
     return OpenedSession(session, answer)
 
@@ -174,10 +174,10 @@ async def _close_when_done(
 
 
 class SessionService(grpc.GenericRpcHandler):  # type: ignore[misc]
-    """The called side: gives each session to `on_session`.
+    """The called side: passes each session to `on_session`.
 
-    `on_session(hello, session)` sends the Welcome, and runs for as long as the session lives; when
-    it returns, the session is closed, and when the caller goes, its `messages()` end.
+    `on_session(hello, session)` sends the Welcome, and runs as long as the session lives. When it
+    returns, the session is closed; when the caller disconnects, `session.messages()` ends.
     """
 
     def __init__(
@@ -196,7 +196,7 @@ class SessionService(grpc.GenericRpcHandler):  # type: ignore[misc]
     async def _open(
         self, frames: AsyncIterator[bytes], context: grpc.aio.ServicerContext
     ) -> AsyncIterator[bytes]:
-        await refuse_strangers(context, self._tls)
+        await require_member(context, self._tls)
         session = Session(context.peer())
         pump = asyncio.create_task(session._pump(frames), name=f"session from {context.peer()}")
         handler = asyncio.create_task(self._greet_and_run(session))
@@ -204,7 +204,7 @@ class SessionService(grpc.GenericRpcHandler):  # type: ignore[misc]
             async for frame in session._frames():
                 yield frame
         finally:
-            session.close("the caller is gone")
+            session.close("the caller disconnected")
             pump.cancel()
             await asyncio.wait([handler])
             handler.result()
@@ -221,12 +221,12 @@ class SessionService(grpc.GenericRpcHandler):  # type: ignore[misc]
             session.close("the worker ended the session")
 
 
-async def refuse_strangers(context: grpc.aio.ServicerContext, tls: MutualTls | None) -> None:
-    """Ends a call whose certificate says nothing of this cluster."""
+async def require_member(context: grpc.aio.ServicerContext, tls: MutualTls | None) -> None:
+    """Abort a call whose certificate does not have the cluster's name."""
     if not is_member(context, tls):
         assert tls is not None
-        cause = f"the certificate that {context.peer()} shows is not for {tls.name}"
-        log.warning("a call was refused: %s", cause)
+        cause = f"the certificate of {context.peer()} is not for {tls.name}"
+        log.warning("refused a call: %s", cause)
         await context.abort(grpc.StatusCode.UNAUTHENTICATED, cause)
 
 
@@ -235,8 +235,8 @@ def _checked_hello(hello: Message) -> Hello:
         raise BadMessage(f"a session starts with Hello, not with {type(hello).__name__}")
     if hello.protocol_version != PROTOCOL_VERSION:
         raise BadMessage(
-            f"{hello.caller_id} speaks protocol version {hello.protocol_version}, "
-            f"this worker speaks {PROTOCOL_VERSION}: run the same release on both"
+            f"{hello.caller_id} has protocol version {hello.protocol_version}, "
+            f"this worker has {PROTOCOL_VERSION}: run the same release on both"
         )
     return hello
 

@@ -1,4 +1,4 @@
-"""The wish to stop, as something to await."""
+"""Stop signals as an awaitable."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import signal
 
 
 async def stop_signal() -> signal.Signals:
-    """Returns when SIGTERM, SIGINT or SIGHUP arrives; where SIGHUP is ignored, as under nohup, it
-    stays so. Runs in the main thread's event loop."""
+    """Wait for SIGTERM, SIGINT or SIGHUP; an ignored SIGHUP, as under nohup, stays ignored.
+
+    Must run in the main thread's event loop.
+    """
     loop = asyncio.get_running_loop()
     received: asyncio.Future[signal.Signals] = loop.create_future()
 

@@ -1,7 +1,7 @@
-"""Certificates: between our own processes, where both ends show one, and at the doors.
+"""TLS certificates: mutual TLS between the cluster's processes, and TLS of the public servers.
 
-Every certificate inside a cluster carries one agreed name, whatever address its process has: it
-says "a member of this cluster", which is what both ends ask. Addresses come and go with pods.
+Every certificate inside a cluster has the same DNS name, whatever the process's address: both ends
+check only for membership in the cluster, since addresses change with pods.
 """
 
 from __future__ import annotations
@@ -16,35 +16,37 @@ CLUSTER_NAME = "tandem-internal"
 
 
 class BadCertificate(ValueError):
-    """A file of a certificate or key cannot be used; names it."""
+    """A certificate or key file cannot be used; names the file."""
 
 
 class MutualTls(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Files in PEM, read again for each new connection: replacing them needs no restart."""
+    """PEM files for mutual TLS, read again for each new connection: replacing them needs no
+    restart."""
 
     ca: str
-    """Of the authority that signs the cluster's certificates, and best nothing else."""
+    """Certificate of the authority that signs the cluster's certificates, ideally nothing else."""
     cert: str
-    """Of this process, signed by `ca`."""
+    """Certificate of this process, signed by `ca`."""
     key: str
-    """Of `cert`."""
+    """Private key of `cert`."""
     name: str = CLUSTER_NAME
     """DNS name among the subject alternative names of every process's certificate."""
 
 
-class DoorTls(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Files in PEM, read again when they change: replacing them needs no restart."""
+class ServerTls(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """PEM files for the public servers, read again when they change: replacing them needs no
+    restart."""
 
     cert: str
-    """With the chain up to what clients trust."""
+    """Server certificate, with its chain up to a root that clients trust."""
     key: str
-    """Of `cert`."""
+    """Private key of `cert`."""
     client_ca: str | None = None
-    """Clients must show a certificate of this authority; None asks them for none."""
+    """Authority of client certificates, which are then required; None requires none."""
 
 
 def channel_credentials(tls: MutualTls) -> grpc.ChannelCredentials:
-    """Raises BadCertificate."""
+    """Credentials for connecting to other processes. Raises BadCertificate."""
     return grpc.ssl_channel_credentials(
         root_certificates=_read(tls.ca),
         private_key=_read(tls.key),
@@ -52,9 +54,12 @@ def channel_credentials(tls: MutualTls) -> grpc.ChannelCredentials:
     )
 
 
-def server_credentials(tls: MutualTls | DoorTls) -> grpc.ServerCredentials:
-    """The files are read again at every new connection; while they cannot be used, what was read
-    last goes on. Raises BadCertificate when they cannot be used at all."""
+def server_credentials(tls: MutualTls | ServerTls) -> grpc.ServerCredentials:
+    """Credentials that read the files again at every new connection.
+
+    If files become unusable later, the last usable ones stay in use. Raises BadCertificate if they
+    are unusable now.
+    """
     client_ca = tls.ca if isinstance(tls, MutualTls) else tls.client_ca
     files = (tls.cert, tls.key, *((client_ca,) if client_ca else ()))
     check_pair(tls.cert, tls.key)
@@ -65,8 +70,8 @@ def server_credentials(tls: MutualTls | DoorTls) -> grpc.ServerCredentials:
 
 
 def is_member(context: grpc.aio.ServicerContext, tls: MutualTls | None) -> bool:
-    """Whether the certificate of whoever calls carries the cluster's name: other certificates of
-    the same authority are good for other things."""
+    """Whether the caller's certificate has the cluster's name, besides being signed by its
+    authority."""
     if tls is None:
         return True
     names = context.auth_context().get("x509_subject_alternative_name", ())
@@ -74,7 +79,8 @@ def is_member(context: grpc.aio.ServicerContext, tls: MutualTls | None) -> bool:
 
 
 def check_pair(cert: str, key: str) -> None:
-    """Raises BadCertificate for files that are not there, no PEM, or do not belong together."""
+    """Raises BadCertificate if a file is missing or not PEM, or if key and certificate do not
+    match."""
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key)
     except (OSError, ssl.SSLError) as error:
@@ -82,7 +88,8 @@ def check_pair(cert: str, key: str) -> None:
 
 
 class _Fetcher:
-    """Called by gRPC, in a thread of its own, when somebody connects; None: as before."""
+    """Reads changed files for gRPC, which calls it in a thread at each connection; None if
+    unchanged."""
 
     def __init__(self, files: tuple[str, ...]) -> None:
         self._files = files

@@ -1,4 +1,4 @@
-"""Tells whether two model directories turn text into the same tokens."""
+"""Tokenizer hashes: equal for model directories that tokenize text alike."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Any
 import msgspec
 
 UNUSED = ("truncation", "padding", "version")
-"""Parts of tokenizer.json that do not change which tokens a text becomes here."""
+"""Parts of tokenizer.json that do not affect tokenization here."""
 
 
 def tokenizer_hash(directory: Path) -> str | None:
-    """Equal for equal tokenizers, however their files are laid out; None without a readable one."""
+    """The hash of a directory's tokenizer, independent of file format; None if it cannot be
+    read."""
     try:
         tree = msgspec.json.decode((directory / "tokenizer.json").read_bytes())
     except (OSError, msgspec.DecodeError):
@@ -26,7 +27,7 @@ def tokenizer_hash(directory: Path) -> str | None:
 
 
 def _with_plain_merges(tree: dict[str, Any]) -> dict[str, Any]:
-    """Merges are written as pairs or, by older releases, as texts with a blank between."""
+    """The tree with merges as pairs; older releases write them as texts with a space between."""
     model = tree.get("model")
     if not isinstance(model, dict) or not isinstance(model.get("merges"), list):
         return tree

@@ -1,4 +1,4 @@
-"""What a worker reports of itself, as Prometheus has it: in its own scrape, and in a router's."""
+"""Prometheus metrics of a worker's reports, exported by the worker and by routers."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ WORKER = ("worker", "role")
 
 
 class WorkerFamilies:
-    """`add` every worker, then take `families`; what is told lags by a second at most."""
+    """Metrics of many workers: `add` each one, then read `families`. Values lag by up to a
+    second."""
 
     def __init__(self) -> None:
         self._info = GaugeMetricFamily(
             "tandem_worker_info",
-            "1 for each worker: what it serves, and where its own metrics are, if it has any.",
+            "1 for each worker, labelled with its model and addresses.",
             labels=[*WORKER, "model", "address", "metrics_address"],
         )
         self._loads = _Loads()
@@ -37,27 +38,29 @@ class WorkerFamilies:
 
 
 class _Loads:
-    """What there is now."""
+    """Gauges of the current load."""
 
     def __init__(self) -> None:
         self._blocks = GaugeMetricFamily(
             "tandem_worker_blocks",
-            "KV cache blocks: in use, free but found again by their prefix, or blank.",
+            "KV cache blocks by state: used, cached (free, but in the prefix cache) or blank.",
             labels=(*WORKER, "tier", "state"),
         )
         self._used = GaugeMetricFamily(
-            "tandem_worker_kv_used_ratio", "Blocks in use, of all on the device.", labels=WORKER
+            "tandem_worker_kv_used_ratio",
+            "Fraction of the device's KV blocks that are in use.",
+            labels=WORKER,
         )
         self._sequences = GaugeMetricFamily(
-            "tandem_worker_sequences", "Running and waiting ones.", labels=(*WORKER, "state")
+            "tandem_worker_sequences", "Sequences, running and waiting.", labels=(*WORKER, "state")
         )
         self._tokens = GaugeMetricFamily(
             "tandem_worker_waiting_tokens",
-            "Prompt tokens that still have to be computed.",
+            "Prompt tokens still to be computed.",
             labels=WORKER,
         )
         self._handoffs = GaugeMetricFamily(
-            "tandem_worker_handoffs", "Under way, at either end.", labels=WORKER
+            "tandem_worker_handoffs", "Handoffs in progress, at either end.", labels=WORKER
         )
 
     @property
@@ -81,7 +84,7 @@ class _Loads:
 
 
 class _TotalsFamilies:
-    """What it has done since it started."""
+    """Counters since the worker's start."""
 
     def __init__(self) -> None:
         def counter(name: str, text: str, *labels: str) -> CounterMetricFamily:
@@ -89,20 +92,22 @@ class _TotalsFamilies:
 
         self._plain: list[tuple[CounterMetricFamily, Callable[[WorkerTotals], float]]] = [
             (counter("steps", "Engine steps."), lambda it: it.num_steps),
-            (counter("step_seconds", "Time that steps took."), lambda it: it.step_s),
+            (counter("step_seconds", "Seconds spent in engine steps."), lambda it: it.step_s),
             (
-                counter("prefilled_tokens", "Prompt tokens that were computed, not found."),
+                counter(
+                    "prefilled_tokens", "Prompt tokens that were computed, not found in the cache."
+                ),
                 lambda it: it.prefilled_tokens,
             ),
-            (counter("generated_tokens", "Tokens drawn."), lambda it: it.generated_tokens),
+            (counter("generated_tokens", "Tokens sampled."), lambda it: it.generated_tokens),
         ]
         self._found = counter(
             "cached_tokens",
-            "Tokens of blocks that were found in the cache, on the device or in host memory.",
+            "Prompt tokens found in the prefix cache, by tier: device or host memory.",
             "tier",
         )
         self._offers = counter(
-            "offers", "Sequences that others wanted to hand over, by the answer.", "answer"
+            "offers", "Handoffs offered to this worker, by its answer.", "answer"
         )
 
     @property

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import trustme
 
-from runtime.tls import CLUSTER_NAME, DoorTls, MutualTls
+from runtime.tls import CLUSTER_NAME, MutualTls, ServerTls
 
 
 class Authority:
@@ -32,10 +32,12 @@ class Authority:
         cert, key = self.sign(file, name)
         return MutualTls(ca=str(self.file), cert=cert, key=key)
 
-    def door(self, client_ca: Path | None = None) -> DoorTls:
+    def door(self, client_ca: Path | None = None) -> ServerTls:
         """Settings of doors on loopback."""
         cert, key = self.sign("door", "127.0.0.1", "localhost")
-        return DoorTls(cert=cert, key=key, client_ca=None if client_ca is None else str(client_ca))
+        return ServerTls(
+            cert=cert, key=key, client_ca=None if client_ca is None else str(client_ca)
+        )
 
 
 def spoil(path: str) -> None:

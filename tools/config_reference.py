@@ -24,7 +24,7 @@ from cluster.pools import PoolSettings
 from cluster.ray_config import RayConfig, RouterNodes
 from router.access.keys import KeyEntry
 from router.config import RouterConfig, SamplingDefaults, ServedModelConfig
-from runtime.tls import DoorTls, MutualTls
+from runtime.tls import MutualTls, ServerTls
 from tools import chart_schema
 from worker.config import WorkerConfig
 
@@ -41,7 +41,7 @@ SECTIONS: dict[Config, tuple[str, str]] = {
     RayConfig: ("Ray", "ray"),
     RouterNodes: ("Nodes of routers", "ray.routers"),
     MutualTls: ("TLS between processes", "tls"),
-    DoorTls: ("TLS of the doors", "router.door_tls"),
+    ServerTls: ("TLS of the doors", "router.door_tls"),
     KeyEntry: ("A key", "NAME, in the file that router.keys_file names"),
 }
 """Each with its title, and where it stands."""

@@ -1,1 +1,2 @@
-"""What crosses a process: generated stubs of the public contract and the internal messages."""
+"""Everything that crosses processes: internal messages, and generated stubs of the public gRPC
+API."""

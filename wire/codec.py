@@ -1,4 +1,4 @@
-"""Messages to bytes and back: msgpack by msgspec, never pickle."""
+"""Encoding of messages: msgpack by msgspec, never pickle."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 
 
 class BadMessage(ValueError):
-    """Bytes that are no message of this protocol version."""
+    """The bytes are not a message of this protocol version."""
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -22,8 +22,8 @@ def encode(message: Message) -> bytes:
 
 
 def decode(frame: bytes) -> Message:
-    """Raises BadMessage when the frame is not one of `wire.messages.Message`."""
+    """Decode one message. Raises BadMessage if the frame is none of `wire.messages.Message`."""
     try:
         return _decoder.decode(frame)
     except msgspec.DecodeError as error:
-        raise BadMessage(f"{len(frame)} bytes are no message: {error}") from error
+        raise BadMessage(f"{len(frame)} bytes are not a valid message: {error}") from error

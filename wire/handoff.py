@@ -1,9 +1,9 @@
-"""The messages by which a sequence's KV blocks change hands, source to destination and back.
+"""Handoff messages: they move a sequence's KV blocks from a source to a destination worker.
 
 Messages may be lost, repeated or reordered: each names its attempt and the incarnations of both
-ends, and every handler is idempotent. All messages of an attempt go over the session that its
-source opened; when that ends, so does the attempt. Durations are remaining seconds, because clocks
-differ.
+ends, and every handler is idempotent. All messages of an attempt travel in the session that its
+source opened; when the session ends, so does the attempt. Durations are remaining seconds, because
+clocks differ.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class RefuseReason(enum.Enum):
 
 
 class Ends(TypedDict):
-    """What every message of one attempt repeats."""
+    """The fields shared by all messages of one attempt."""
 
     attempt_id: AttemptId
     source: WorkerRef
@@ -37,14 +37,14 @@ class Ends(TypedDict):
 
 
 class HandoffMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What every message of a handoff names: whose blocks, and who is to have them."""
+    """Base of all handoff messages: the attempt, and the workers at both ends."""
 
     attempt_id: AttemptId
     source: WorkerRef
     destination: WorkerRef
     offer_number: int = 0
-    """The source's own: an attempt may be offered again, and old answers are not for the new
-    offer."""
+    """Number given by the source: an attempt may be offered again, and an answer to an old offer is
+    not one to the new."""
 
     @property
     def ends(self) -> Ends:
@@ -58,25 +58,25 @@ class HandoffMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 
 
 class Offer(HandoffMessage, frozen=True, tag="offer", kw_only=True):
-    """Source: I start computing this sequence; will you take it?
+    """Source to destination: prefill of this sequence begins; please reserve blocks for it.
 
-    The KV cache that travels covers exactly `tokens`, in blocks of `layout`, which is that of all
-    ranks of a worker together, as in a grant. `content` names the model, and how its blocks are
-    checked. `router_id` is where the destination's tokens go.
+    The transferred KV cache covers exactly `tokens`, in blocks of `layout`, the source's layout
+    over all its ranks. `content` names the model and the checksum of its blocks. `router_id` is the
+    router that the destination sends tokens to.
     """
 
     tokens: tuple[int, ...]
     max_tokens: int
-    """How long the whole sequence can become."""
+    """Maximum length of the whole sequence, in tokens."""
     layout: KvLayout
     content: str
     router_id: str
     deadline_s: float
     traits: RequestTraits = RequestTraits()
     prefix_only: bool = False
-    """There is no sequence to go on with: the blocks are for the destination's prefix cache."""
+    """True if no sequence follows: the blocks are for the destination's prefix cache."""
     grammar: Grammar | None = None
-    """That the answer must follow: the destination compiles it while the blocks travel."""
+    """Grammar of the answer, which the destination compiles while blocks are transferred."""
 
     @property
     def num_tokens(self) -> int:
@@ -84,11 +84,12 @@ class Offer(HandoffMessage, frozen=True, tag="offer", kw_only=True):
 
 
 class Grant(HandoffMessage, frozen=True, tag="grant", kw_only=True):
-    """Destination: write to these pages; I already hold the blocks before `first_missing_block`.
+    """Destination to source: write to these pages. The blocks before `first_missing_block` are
+    cached.
 
-    Pages are blocks of `layout`, the destination's; `pages[i]` is for its block
-    `first_missing_block + i`, which begins where a block of the source begins, too. `epoch`
-    distinguishes this grant from any other use of the same pages.
+    Pages are the destination's blocks, of its `layout`; `pages[i]` is for the block
+    `first_missing_block + i` of the sequence, which begins where a block of the source begins, too.
+    `epoch` distinguishes this grant from any other use of the same pages.
     """
 
     first_missing_block: int
@@ -104,11 +105,11 @@ class Refuse(HandoffMessage, frozen=True, tag="refuse", kw_only=True):
 
 
 class Moved(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a handoff moved, and what that took, in seconds by the source's clock.
+    """Size and timing of a handoff, in seconds by the source's clock.
 
-    Blocks are the destination's. `transfer_s` is the time during which writes were under way,
-    `hidden_s` the part of it while prefill still computed, `exposed_s` the time from the end of
-    prefill until the commit left. `skipped_blocks` the destination had already.
+    Blocks are the destination's. `transfer_s` is the time while writes were in flight, `hidden_s`
+    the part of it that overlapped prefill, `exposed_s` the time from the end of prefill until the
+    commit was sent. `skipped_blocks` were cached at the destination already.
     """
 
     num_blocks: int = 0
@@ -120,10 +121,10 @@ class Moved(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Commit(HandoffMessage, frozen=True, tag="commit", kw_only=True):
-    """Source: every write has completed. `new_tokens` follow those that were offered.
+    """Source to destination: every write has completed. `new_tokens` follow the offered ones.
 
-    The sampler's whole state is in `sampling`, the tokens and `num_prompt`: draws depend on the
-    seed and the position alone. The cache covers all tokens but the new ones.
+    `sampling`, the tokens and `num_prompt` are the sampler's whole state: sampling depends on the
+    seed and the position alone. The KV cache covers all tokens but the new ones.
     """
 
     epoch: int
@@ -131,13 +132,14 @@ class Commit(HandoffMessage, frozen=True, tag="commit", kw_only=True):
     num_prompt: int
     sampling: SamplingParams
     logprob: TokenLogprob | None = None
-    """Of the last token, where the request asked for it."""
+    """Log-probability of the last token, if requested."""
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
-    """The source has them: with the last token they go to the router once more."""
+    """Log-probabilities of the prompt, if requested; the destination sends them to the router
+    again, with the last token."""
 
     moved: Moved = Moved()
     checksum: int = 0
-    """Sum of the checksums of the granted pages, on all ranks; see kv_transfer.layout.checksum."""
+    """Sum of the checksums of the granted pages over all ranks; see kv_transfer.layout.checksum."""
 
 
 class Accepted(HandoffMessage, frozen=True, tag="accepted", kw_only=True):
@@ -150,24 +152,25 @@ class Rejected(HandoffMessage, frozen=True, tag="rejected", kw_only=True):
 
 
 class Abort(HandoffMessage, frozen=True, tag="abort", kw_only=True):
-    """Either end: this attempt is over for me. Pages return only after `Quiesced`."""
+    """Either end: this attempt is over. Pages are freed only after `Quiesced`."""
 
     cause: str
     by_source: bool
 
 
 class Quiesced(HandoffMessage, frozen=True, tag="quiesced", kw_only=True):
-    """Source: every write of mine into this attempt's pages has completed, and none will follow.
+    """Source to destination: every write to this attempt's pages has completed, and none will
+    follow.
 
-    Never said of writes that failed: nobody knows when those end, and the link is torn down.
-    `epoch` is None when the source never saw a grant.
+    Not sent after a failed write, whose end is unknown; the link is torn down instead. `epoch` is
+    None if the source has not received a grant.
     """
 
     epoch: int | None
 
 
 class Stale(HandoffMessage, frozen=True, tag="stale", kw_only=True):
-    """Destination: I know nothing of this attempt, or not any more."""
+    """Destination to source: the attempt is not known here, or not any more."""
 
 
 Handoff = Offer | Grant | Refuse | Commit | Accepted | Rejected | Abort | Quiesced | Stale

@@ -1,4 +1,4 @@
-"""Who speaks: workers fenced by their incarnation, and the attempt of a request's journey."""
+"""Identities: roles, workers with their incarnation, processes, and attempts at a request."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ PROTOCOL_VERSION = 7
 
 1: first release
 2: offers carry tokens and layouts, links are admitted one by one, attempts end with their session
-3: answers may have to follow a grammar
-4: workers count what they have done, and say where a sequence came from
+3: answers may follow a grammar
+4: workers report totals, and the source of a handoff
 5: workers may have several ranks, and links a rank pair for each two of them
-6: answers that must follow a grammar may begin with a thought
+6: answers that follow a grammar may begin with a thought
 7: messages name their attempt by attempt_id, and carry a request's traits as one; a worker's card
-   tells how its policy schedules
+   describes its scheduling policy
 """
 
 
 class Role(enum.Enum):
-    """The pool a worker was started for. A role is policy: both kinds host the same engine."""
+    """The pool a worker belongs to. A role is a scheduling policy; both run the same engine."""
 
     PREFILL = "prefill"
     DECODE = "decode"
 
 
 class WorkerRef(msgspec.Struct, frozen=True):
-    """One life of one worker. What belongs to another incarnation is stale and is dropped."""
+    """One incarnation of a worker. Messages of another incarnation are stale, and are dropped."""
 
     worker_id: str
     incarnation: int
@@ -39,7 +39,7 @@ class WorkerRef(msgspec.Struct, frozen=True):
 
 
 class ProcessRef(msgspec.Struct, frozen=True):
-    """Where a process runs. On equal hosts processes see each other's pids, and perhaps memory."""
+    """The host and pid of a process: on equal hosts processes may share memory."""
 
     host: str
     pid: int
@@ -56,5 +56,5 @@ class AttemptId(msgspec.Struct, frozen=True):
 
 
 def draw_incarnation() -> int:
-    """A fresh number for this process start; 63 bits, so that no two starts ever share one."""
+    """A random number for this process start; 63 bits, so that no two starts ever share one."""
     return secrets.randbits(63)

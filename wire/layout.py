@@ -1,4 +1,4 @@
-"""How KV memory looks, so that two workers can tell whether they can exchange blocks."""
+"""The memory layout of KV blocks, by which workers decide whether they can exchange blocks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import msgspec
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1, "int64": 8}
 
 SCALED_DTYPES = frozenset({"float8_e4m3fn"})
-"""Dtypes whose values mean nothing without the float32 scales at the end of their block."""
+"""Dtypes whose values need the float32 scales at the end of their block."""
 
 SCALE_BYTES = 4
 
@@ -18,30 +18,30 @@ class KvLayout(msgspec.Struct, frozen=True):
     """A pool of blocks, block-major: [block, layer, key/value, kv_head, slot, head_size].
 
     One block holds `block_size` token slots of all layers and is contiguous, so that it travels as
-    one descriptor; heads lie outside the slots, so that a head's slice is contiguous too. Blocks of
-    a scaled dtype end with their scales, float32 [layer, key/value, kv_head]: a value is what is
-    stored times its scale.
+    one descriptor; heads come before slots, so that a head's slice is contiguous too. Blocks of a
+    scaled dtype end with their scales, float32 [layer, key/value, kv_head]; a value is the stored
+    number times its scale.
 
-    With several ranks it describes a worker whose heads are spread over them: then each rank has a
-    pool of its own, of the layout `of_rank`, with the same blocks. Raises ValueError for sizes
-    below 1, heads that the model lacks, and heads that cannot be spread evenly.
+    With several ranks the layout describes a worker whose heads are spread over them: each rank has
+    a pool of its own, of the layout `of_rank`, with the same block numbers. Raises ValueError for
+    sizes below 1, heads that the model lacks, and heads that cannot be spread evenly.
     """
 
     num_layers: int
     num_kv_heads: int
-    """Heads that lie here."""
+    """Number of heads in this pool."""
     head_size: int
     block_size: int
     dtype: str
     first_kv_head: int = 0
-    """Which of the model's heads is head 0 here."""
+    """Index, in the model, of this pool's head 0."""
     total_kv_heads: int | None = None
-    """Heads of the model; None when all of them lie here."""
+    """Heads of the model; None if this pool has all of them."""
     kv_order: Literal["kv", "vk"] = "kv"
-    """Whether a layer's keys lie before its values or behind them."""
+    """Whether a layer's keys come before its values ("kv") or after them."""
     num_ranks: int = 1
-    """Tensor-parallel ranks over which the heads are spread; where there are more ranks than heads,
-    several hold the same one."""
+    """Tensor-parallel ranks over which the heads are spread; with more ranks than heads, heads are
+    replicated."""
 
     def __post_init__(self) -> None:
         sizes = self.num_layers, self.num_kv_heads, self.head_size, self.block_size, self.num_ranks
@@ -54,7 +54,7 @@ class KvLayout(msgspec.Struct, frozen=True):
             raise ValueError(f"{heads} cannot be spread evenly over {self.num_ranks} ranks")
 
     def of_rank(self, rank: int) -> KvLayout:
-        """The pool of one rank of this worker."""
+        """The layout of one rank's pool."""
         if self.num_ranks == 1:
             return self
         heads = self.num_kv_heads
@@ -68,7 +68,7 @@ class KvLayout(msgspec.Struct, frozen=True):
 
     @property
     def heads(self) -> range:
-        """The model's KV heads that lie here."""
+        """The model's KV heads in this pool."""
         return range(self.first_kv_head, self.first_kv_head + self.num_kv_heads)
 
     @property
@@ -77,17 +77,17 @@ class KvLayout(msgspec.Struct, frozen=True):
 
     @property
     def _held_heads(self) -> int:
-        """Counting a head once for each rank that holds it."""
+        """Number of heads over all ranks, replicas included."""
         return max(self.num_kv_heads, self.num_ranks)
 
     @property
     def token_bytes(self) -> int:
-        """Bytes of one token's keys and values over all layers, on all ranks together."""
+        """Bytes of one token's keys and values over all layers and ranks."""
         return 2 * self.num_layers * self._held_heads * self.head_size * DTYPE_BYTES[self.dtype]
 
     @property
     def value_bytes(self) -> int:
-        """Bytes of one block's keys and values; its scales, if any, begin there."""
+        """Bytes of one block's keys and values, which is also the offset of its scales."""
         return self.token_bytes * self.block_size
 
     @property
@@ -106,5 +106,5 @@ class KvLayout(msgspec.Struct, frozen=True):
         return self.value_bytes + self.scale_bytes
 
     def num_blocks(self, num_tokens: int) -> int:
-        """Blocks that hold `num_tokens` tokens, the last one perhaps in part."""
+        """Number of blocks for `num_tokens` tokens; the last one may be partial."""
         return -(-num_tokens // self.block_size)

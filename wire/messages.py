@@ -1,4 +1,4 @@
-"""The messages between routers and workers, and the union of all that a session carries."""
+"""Messages between routers and workers, and the union of all messages that a session carries."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from wire.traits import RequestTraits
 
 
 class WorkerCard(msgspec.Struct, frozen=True, kw_only=True):
-    """All that others must know of a worker before they speak to it."""
+    """A worker's properties, as routers and peers need them before they call it."""
 
     ref: WorkerRef
     role: Role
@@ -36,65 +36,65 @@ class WorkerCard(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     model_hash: str
     layout: KvLayout
-    """Of all its ranks together."""
+    """Layout of its KV blocks over all ranks."""
     content: str
-    """Names the model, and how its blocks are checked; workers exchange blocks of equal content."""
+    """The model and the checksum of its blocks; workers exchange blocks only if it is equal."""
     num_blocks: int
     max_model_len: int
-    """Of the model, or less as the worker is set; its blocks may hold less."""
+    """Longest sequence: the model's maximum, or a lower setting; the block pool may hold less."""
     policy: PolicyTraits
-    """How it schedules."""
+    """Rules of its scheduling policy."""
     transport: str
-    """Name of the transport; only equal ones can be connected."""
+    """Name of the transport; only equal transports connect."""
     process: ProcessRef
-    """That of its first rank."""
+    """Process of its first rank."""
     metrics_address: str | None = None
-    """host:port of its /metrics and /health, where it has them."""
+    """host:port of its /metrics and /health; None without them."""
     tokenizer: str | None = None
-    """Equal for equal tokenizers, see runtime.tokenizer_hash; None where it is not known."""
+    """Hash of its tokenizer, see runtime.tokenizer_hash; None if it is not known."""
     started_at: float = 0.0
-    """When its process started, in seconds since 1970 by its own clock: of two revisions of a
-    model, the one whose workers started later is newer."""
+    """Start of its process, in seconds since 1970 by its own clock: of two revisions of a model,
+    the one whose workers started later is newer."""
 
 
 class Hello(msgspec.Struct, frozen=True, tag="hello", kw_only=True):
-    """First frame of whoever opens a session. `worker` and `layout` are set when a worker calls.
+    """First message of the caller. `worker` and `layout` are set if the caller is a worker.
 
-    By calling, a worker says that no write of an earlier session's link is under way any more.
+    A worker that calls thereby states that no write of an earlier session's link is in flight.
     """
 
     caller_id: str
     worker: WorkerRef | None = None
     layout: KvLayout | None = None
-    """Of the blocks that it will write."""
+    """Layout of the blocks that it will write."""
     processes: tuple[ProcessRef, ...] = ()
-    """Of all its ranks: each writes by itself."""
+    """Processes of all its ranks, each of which writes by itself."""
     address: str = ""
-    """Where the calling worker can be called back."""
+    """host:port at which the calling worker can be called back."""
     protocol_version: int = PROTOCOL_VERSION
 
 
 class Welcome(msgspec.Struct, frozen=True, tag="welcome", kw_only=True):
-    """First frame of the worker that was called."""
+    """First message of the called worker."""
 
     card: WorkerCard
     admissions: tuple[bytes, ...] = ()
-    """For a peer worker: with what its ranks' transports connect to the called worker's pools, one
-    for each pair of ranks, in the order of kv_transfer.layout.head_routes.strands."""
+    """For a calling worker: data with which its ranks' transports connect to the called worker's
+    pools, one item per pair of ranks, in the order of kv_transfer.layout.head_routes.strands."""
 
 
 class Destination(msgspec.Struct, frozen=True):
-    """Where a prefilled sequence goes."""
+    """The decode worker that receives a prefilled sequence."""
 
     ref: WorkerRef
     address: str
 
 
 class Submit(msgspec.Struct, frozen=True, tag="submit", kw_only=True):
-    """Router to worker: serve this sequence; hand it to `destination` once prefilled.
+    """Router to worker: serve this sequence; hand it over to `destination` after prefill.
 
-    Without a destination the worker itself decodes to the end. `tokens` are the prompt
-    (`num_prompt` of them) and, after a failover, the tokens that the client already has.
+    Without a destination the worker decodes to the end. `tokens` are the prompt (`num_prompt`
+    tokens) and, after a failover, the tokens that the client has already received.
     """
 
     attempt_id: AttemptId
@@ -105,20 +105,20 @@ class Submit(msgspec.Struct, frozen=True, tag="submit", kw_only=True):
     traits: RequestTraits = RequestTraits()
     deadline_s: float | None = None
     number: int = 0
-    """Counts a router's submissions to one worker from 1; see `Report.heard`."""
+    """Number of the router's submissions to this worker, from 1; see `Report.seen_submits`."""
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel", kw_only=True):
-    """Router to worker: nobody waits for this attempt any more. Unknown attempts are ignored."""
+    """Router to worker: abort this attempt. Unknown attempts are ignored."""
 
     attempt_id: AttemptId
 
 
 class Move(msgspec.Struct, frozen=True, tag="move", kw_only=True):
-    """Router to worker: hand this sequence, which decodes with you, to another worker.
+    """Router to worker: hand this decoding sequence over to another worker.
 
-    Nothing is recomputed: all blocks travel. Answered by Released, or by Kept when nothing comes
-    of it; ignored for an attempt that does not decode there.
+    Nothing is recomputed: all blocks are transferred. The worker answers Released, or Kept if the
+    handoff fails; it ignores attempts that are not decoding there.
     """
 
     attempt_id: AttemptId
@@ -126,13 +126,13 @@ class Move(msgspec.Struct, frozen=True, tag="move", kw_only=True):
 
 
 class CopyPrefix(msgspec.Struct, frozen=True, tag="share", kw_only=True):
-    """Router to worker: copy what you have cached of these tokens to another worker's cache.
+    """Router to worker: copy the cached blocks of these tokens to another worker's prefix cache.
 
-    The other worker answers Handed, this one Released; or Kept, when nothing comes of it.
+    The other worker answers Handed and this one Released, or Kept if the copy fails.
     """
 
     attempt_id: AttemptId
-    """Of this copy alone: the request that wants it has another."""
+    """Attempt of the copy itself; the request that needs the prefix has another."""
     tokens: tuple[int, ...]
     destination: Destination
     traits: RequestTraits = RequestTraits()
@@ -144,11 +144,11 @@ class FinishReason(enum.Enum):
 
 
 class Output(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """New tokens of one sequence. `position` is that of the first of them, prompt included.
+    """New tokens of one sequence. `position` is that of the first of them, counting the prompt.
 
     The first output after a handoff repeats the token that the source generated: two streams may
-    overtake each other, so the router drops what it has and never meets a gap. `logprobs`, where
-    asked for, has one entry for each token.
+    overtake each other, so the router drops tokens it already has, and never meets a gap.
+    `logprobs`, if requested, has one entry per token.
     """
 
     attempt_id: AttemptId
@@ -157,21 +157,22 @@ class Output(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     logprobs: tuple[TokenLogprob, ...] = ()
     finish: FinishReason | None = None
     stop_token: int | None = None
-    """The token id that ended the sequence, when one did."""
+    """Id of the token that ended the sequence, if one did."""
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
-    """Of the prompt's tokens but the first, where asked for, with the first token of the answer."""
+    """Log-probabilities of the prompt's tokens but the first, if requested; sent with the answer's
+    first token."""
 
 
 class StepOutputs(msgspec.Struct, frozen=True, tag="step", kw_only=True):
-    """Worker to router: what one engine step made for all of that router's sequences."""
+    """Worker to router: the outputs of one engine step for all of that router's sequences."""
 
     outputs: tuple[Output, ...]
 
 
 class Prefilled(msgspec.Struct, frozen=True, tag="prefilled", kw_only=True):
-    """Worker to router, beside the first token: what the first stages took, in seconds.
+    """Worker to router, beside the first token: durations of queueing and prefill, in seconds.
 
-    `cached_tokens` were in the prefix cache of the worker that prefilled.
+    `cached_tokens` is the number of prompt tokens found in the prefill worker's prefix cache.
     """
 
     attempt_id: AttemptId
@@ -181,7 +182,8 @@ class Prefilled(msgspec.Struct, frozen=True, tag="prefilled", kw_only=True):
 
 
 class Handed(msgspec.Struct, frozen=True, tag="handed", kw_only=True):
-    """Destination to router, before its first token: the sequence runs here now."""
+    """Destination to router, before its first token: the sequence was handed over, and runs
+    here."""
 
     attempt_id: AttemptId
     source: WorkerRef
@@ -189,22 +191,22 @@ class Handed(msgspec.Struct, frozen=True, tag="handed", kw_only=True):
 
 
 class Released(msgspec.Struct, frozen=True, tag="released", kw_only=True):
-    """Source to router: the destination has accepted the sequence; it is not mine any more."""
+    """Source to router: the destination has accepted the sequence, and the source has freed it."""
 
     attempt_id: AttemptId
 
 
 class Kept(msgspec.Struct, frozen=True, tag="kept", kw_only=True):
-    """Source to router: the handoff did not happen; this worker decodes the sequence itself."""
+    """Source to router: the handoff failed; this worker goes on decoding the sequence."""
 
     attempt_id: AttemptId
     cause: str
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed", kw_only=True):
-    """Worker to router: this attempt ended without result; says where and why.
+    """Worker to router: this attempt ended without a result.
 
-    `retryable` is true when another worker may well succeed.
+    `retryable` is true if another worker may succeed.
     """
 
     attempt_id: AttemptId
@@ -212,25 +214,25 @@ class Failed(msgspec.Struct, frozen=True, tag="failed", kw_only=True):
     cause: str
     retryable: bool = True
     invalid: bool = False
-    """True when the request itself is to blame: then no worker can serve it."""
+    """True if the request itself is invalid, so that no worker can serve it."""
 
 
 class WantSnapshot(msgspec.Struct, frozen=True, tag="want_snapshot"):
-    """Router to worker: send your whole cache index."""
+    """Router to worker: send all cached blocks as a snapshot."""
 
 
 class Join(msgspec.Struct, frozen=True, tag="join", kw_only=True):
-    """Worker to router's fleet port, repeated as a heartbeat: I am here, call me."""
+    """Worker to router's fleet port: the worker's card, repeated as a heartbeat."""
 
     card: WorkerCard
 
 
 class Joined(msgspec.Struct, frozen=True, tag="joined", kw_only=True):
-    """Router to worker: the announcement was heard."""
+    """Router to worker: answer to Join."""
 
     router_id: str
     refused: str | None = None
-    """Why this router does not take the worker, and what to do; None when it takes it."""
+    """Reason why the router refuses the worker, and what to do; None if it accepts."""
 
 
 Message = (

@@ -1,4 +1,4 @@
-"""How a worker's scheduling policy divides steps among prompts: what placement predicts with."""
+"""Rules of a worker's scheduling policy that placement needs to predict its latency."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import msgspec
 
 
 class PolicyTraits(msgspec.Struct, frozen=True, kw_only=True):
-    """What the policy itself says of its rules. Counts are prompt tokens of one step."""
+    """How a policy splits prompts into chunks and orders them. Counts are prompt tokens of one
+    step."""
 
     chunk_tokens: int
-    """Most that a step computes while no sequence decodes."""
+    """Maximum for a step without decoding sequences."""
     mixed_chunk_tokens: int
-    """Most beside decoding sequences, where no target for the time per output token limits them."""
+    """Maximum beside decoding sequences, unless a target for the time per output token lowers
+    it."""
     min_chunk_tokens: int
-    """Least beside decoding sequences, however small the target."""
+    """Minimum beside decoding sequences, however low the target."""
     overtaking_ratio: int
-    """A prompt with so many times fewer uncomputed tokens than the first one does not wait for it:
-    such prompts share half of each step."""
+    """Ratio of uncomputed tokens from which a shorter prompt overtakes the first one: such prompts
+    share half of each step."""

@@ -1,4 +1,4 @@
-"""What a worker reports to routers: its load and costs, its links, its cached blocks."""
+"""A worker's reports to routers: load, step costs, links and cached blocks."""
 
 from __future__ import annotations
 
@@ -15,37 +15,38 @@ class WorkerState(enum.Enum):
 
 
 class StepCosts(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """What a worker's steps take, in seconds for each unit of work, as learned from its own.
+    """Measured durations of a worker's steps, in seconds per unit of work.
 
-    None for a kind of work that it has hardly done.
+    None for a kind of work that the worker has hardly done.
     """
 
     step_s: float | None
-    """A step by itself."""
+    """Fixed part of each step."""
     sequence_s: float | None
-    """Each decoding sequence in it."""
+    """Per decoding sequence in the step."""
     context_token_s: float | None
-    """Each cached token that those sequences read."""
+    """Per cached token that the decoding sequences read."""
     prompt_token_s: float | None
     prompt_pair_s: float | None
-    """Each pair of a prompt token and one that it sees."""
+    """Per pair of a prompt token and a token that it attends to."""
 
 
 class WorkerTotals(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a worker has done since it started."""
+    """A worker's counters since its start."""
 
     num_steps: int = 0
     step_s: float = 0.0
-    """During which steps were computed."""
+    """Time spent in steps."""
     prefilled_tokens: int = 0
-    """Prompt tokens that were computed, not found, of sequences that came to their first token."""
+    """Prompt tokens that were computed, not found in the cache, of sequences that reached their
+    first token."""
     generated_tokens: int = 0
     found_blocks: int = 0
-    """Blocks that sequences found in the cache."""
+    """Blocks found in the prefix cache."""
     found_host_blocks: int = 0
-    """The same for the tier in the host's memory."""
+    """Blocks found in the host memory tier."""
     offers: dict[str, int] = {}
-    """Sequences that others offered to hand over, by the answer: "granted", or why not."""
+    """Offers of handoffs to this worker, by the answer: "granted", or the reason for refusal."""
 
 
 class Report(msgspec.Struct, frozen=True, tag="report", kw_only=True, omit_defaults=True):
@@ -55,48 +56,49 @@ class Report(msgspec.Struct, frozen=True, tag="report", kw_only=True, omit_defau
     num_running: int
     num_waiting: int
     waiting_tokens: int
-    """Prompt tokens that still have to be computed, waiting and running sequences together."""
+    """Prompt tokens still to be computed, of waiting and running sequences."""
     free_blocks: int
     num_blocks: int
     cached_blocks: int = 0
     num_host_blocks: int = 0
-    """Of the host memory behind the cache; 0 where there is none."""
+    """Blocks of the host memory tier; 0 without one."""
     cached_host_blocks: int = 0
     num_handoffs: int = 0
-    """Handoffs under way, either end."""
+    """Handoffs in progress, at either end."""
     num_decoding: int = 0
     context_tokens: int = 0
-    """Cached tokens of the sequences that decode."""
+    """Cached tokens of the decoding sequences."""
     waiting_prompts: int = 0
-    """Sequences whose prompts are still to be computed, in whole or in part."""
+    """Sequences whose prompts are not completely computed."""
     waiting_pairs: int = 0
-    """Pairs of a prompt token that is still to be computed and one that it sees."""
-    heard: dict[str, int] = {}
-    """For each router the highest `Submit.number` that this report knows of."""
+    """Pairs of a prompt token still to be computed and a token that it attends to."""
+    seen_submits: dict[str, int] = {}
+    """Highest `Submit.number` received from each router when the report was made."""
     costs: StepCosts | None = None
-    """None until enough steps were seen."""
+    """Measured step costs; None until enough steps were measured."""
     step_target_s: float | None = None
-    """Beside decoding sequences, steps have as much of prompts as fits into this; None: a chunk."""
+    """Target duration of a step with decoding sequences, which limits its prompt tokens; None:
+    limited by a chunk alone."""
     totals: WorkerTotals = WorkerTotals()
 
 
 class Traffic(msgspec.Struct, frozen=True, kw_only=True):
-    """What arrived over a link since it was made, the writes that measured it included."""
+    """Traffic over a link since it was made, including the writes that measured it."""
 
     num_writes: int
     num_bytes: int
     num_descriptors: int
-    """Pieces that the fabric was given; neighbours are one."""
+    """Number of descriptors given to the fabric; contiguous parts are merged into one."""
     post_s: float
-    """Spent on handing writes to the fabric, and copying where the processor does that."""
+    """Time to post writes to the fabric, including copies by the CPU."""
     fabric_s: float
-    """From the start of each write to its end, added up."""
+    """Duration of each write from start to end, summed."""
 
 
 class LinkReport(msgspec.Struct, frozen=True, tag="link", kw_only=True):
-    """Worker to router: what its link to another worker gave when it was made.
+    """Worker to router: measurements of its link to another worker.
 
-    Where traffic is counted, it is told again as that grows, at most once a second.
+    Sent again as counted traffic grows, at most once a second.
     """
 
     destination: WorkerRef
@@ -104,24 +106,24 @@ class LinkReport(msgspec.Struct, frozen=True, tag="link", kw_only=True):
     bytes_per_s: float
     transport: str
     kind: str
-    """Such as "shared memory"; see kv_transfer.transports.link_kind."""
+    """Kind of link, such as "shared memory"; see kv_transfer.transports.link_kind."""
     slow: bool = False
-    """True when it gives far less than its kind should."""
+    """True if the link is far slower than its kind should be."""
     traffic: Traffic | None = None
-    """None where it is not counted."""
+    """Traffic counters; None if the transport does not count."""
 
 
 class CacheEvents(msgspec.Struct, frozen=True, tag="cache_events", kw_only=True):
-    """Blocks that entered and left a worker's prefix cache since the event before.
+    """Blocks stored in and removed from a worker's prefix cache since the previous event.
 
-    `number` counts up by one; a gap means that the receiver must ask for a snapshot. A message
-    with `snapshot` replaces all that was known.
+    `number` increments by one; after a gap the receiver must ask for a snapshot. A message with
+    `snapshot` replaces all earlier events.
     """
 
     number: int
     stored: tuple[bytes, ...] = ()
     removed: tuple[bytes, ...] = ()
     host_stored: tuple[bytes, ...] = ()
-    """The same for the tier in the host's memory, where there is one."""
+    """Blocks stored in the host memory tier, if there is one."""
     host_removed: tuple[bytes, ...] = ()
     snapshot: bool = False

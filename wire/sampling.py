@@ -1,4 +1,4 @@
-"""How the next token is chosen, as the client asked for it; one struct from door to sampler."""
+"""Sampling parameters and grammars: one struct from the public API to the sampler."""
 
 from __future__ import annotations
 
@@ -14,35 +14,37 @@ class GrammarKind(enum.Enum):
 
 
 class Grammar(msgspec.Struct, frozen=True):
-    """What the answer must match, and ends with: a JSON schema, a regular expression, or a grammar
+    """A grammar that the whole answer must match: a JSON schema, a regular expression, or a grammar
     in llguidance's dialect of Lark."""
 
     kind: GrammarKind
     text: str
     preface: str = ""
-    """What comes before it, such as a thought: a rule of this name in Lark, and those it needs."""
+    """Text before the match, such as a thought: Lark rules, the first of this name."""
     calls: str = ""
-    """A grammar in Lark of what may come in its place: calls of tools."""
+    """Alternative to the match: a Lark grammar of tool calls."""
 
 
 class TokenRules(msgspec.Struct, frozen=True, array_like=True):
-    """Which tokens a request prefers, allows and forbids. Few have any: hence a struct beside."""
+    """Tokens that a request biases, allows and bans. Few requests have any, so these fields are a
+    struct of their own."""
 
     bias: tuple[tuple[int, float], ...] = ()
-    """(token id, what is added to its logit)."""
+    """Pairs of a token id and a number that is added to its logit."""
     allowed: tuple[int, ...] | None = None
-    """No other token may be drawn."""
+    """The only tokens that may be sampled; None allows all."""
     banned: tuple[tuple[int, ...], ...] = ()
-    """Runs of tokens that the output must not hold."""
+    """Token sequences that the output must not contain."""
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Validated at the doors; the engine trusts it.
+    """Sampling parameters. The router validates them; the engine trusts them.
 
-    `temperature` 0 means greedy. `seed` is always present (the router draws one when the client
-    gave none), so that a sequence continues on another worker as it would have on the first.
-    `logprobs` None means none are wanted, 0 the chosen token's alone, n the n best beside it.
-    A `grammar` wins over whatever else would keep an answer from following it, or from its end.
+    `temperature` 0 means greedy. `seed` is always set (the router chooses one if the client did
+    not), so that a sequence continues on another worker as it would have on the first. `logprobs`
+    None means none are requested, 0 the sampled token's, n also the n best alternatives'. A
+    `grammar` takes precedence over settings that would keep an answer from following it or from
+    ending.
     """
 
     max_tokens: int
@@ -59,7 +61,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     stop_token_ids: tuple[int, ...] = ()
     logprobs: int | None = None
     prompt_logprobs: int | None = None
-    """The same of the prompt's tokens; they come with the first token of the answer."""
+    """Like `logprobs`, for the prompt's tokens; sent with the answer's first token."""
     grammar: Grammar | None = None
     rules: TokenRules | None = None
 
@@ -69,9 +71,10 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
-    """Natural log-probability of a chosen token, and of the best alternatives, best first.
+    """Natural log-probability of a sampled token and of the best alternatives, best first.
 
-    Taken from the raw distribution: after penalties nothing could be compared across requests.
+    Computed from the raw distribution: after penalties, values would not be comparable across
+    requests.
     """
 
     logprob: float

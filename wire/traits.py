@@ -1,4 +1,4 @@
-"""What workers must know of a request besides its tokens and how new ones are drawn."""
+"""Traits of a request beside its tokens and sampling parameters."""
 
 from __future__ import annotations
 
@@ -6,23 +6,19 @@ import msgspec
 
 
 class RequestTraits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Travels whole from the router's doors to every worker that serves the request.
+    """Traits that travel whole from the router's APIs to every worker that serves the request.
 
-    Whoever passes a request on passes this on: a new field is named here, where clients may set it
-    in the doors' messages, and where a worker heeds it.
+    Every stage passes them on unchanged: a new field is added here, where the APIs' messages set
+    it, and where a worker uses it.
     """
 
     cache_salt: bytes = b""
-    """Requests share cached blocks only with requests of the same salt."""
+    """Cached blocks are shared only among requests with the same salt."""
     cache_prompt: bool = True
-    """When false, no cached block is used for this request, and none of its blocks becomes one:
-    bulk work leaves the prefix cache to others."""
+    """When false, the request neither uses cached blocks nor adds to them: bulk work leaves the
+    prefix cache to others."""
     priority: int = 0
-    """Less is more urgent: it starts before others, and gives way after them."""
+    """Smaller is more urgent: such requests start first, and are preempted last."""
     tenant: str = ""
-    """The name of the API key, empty where none are asked for. Tenants of one priority have equal
-    shares of a worker."""
-
-
-NO_TRAITS = RequestTraits()
-"""Of a request that asks for nothing special."""
+    """Name of the API key, empty without keys. Tenants of one priority get equal shares of a
+    worker."""

@@ -17,7 +17,13 @@ from engine.schedule.policy import Policy
 from runtime.descriptors import raise_descriptor_limit
 from runtime.listen import PortTaken
 from runtime.logs import LogLevel, start_logging
-from runtime.process import UntilStdinEnds, end_with_stdin, keep_what_is_loaded, leave, say_ready
+from runtime.process import (
+    UntilStdinEnds,
+    exit_with_error,
+    freeze_loaded_objects,
+    print_ready,
+    stop_when_stdin_ends,
+)
 from runtime.signals import stop_signal
 from runtime.tls import BadCertificate
 from wire.identity import Role
@@ -66,11 +72,11 @@ def make_app(role: Role, make_policy: MakePolicy) -> typer.Typer:
         try:
             config = msgspec.convert({**given, **msgspec.json.decode(settings)}, WorkerConfig)
         except (msgspec.DecodeError, TypeError) as error:
-            leave(f"--settings: {error}")
-        start_logging(log_level, discreet=True)
+            exit_with_error(f"--settings: {error}")
+        start_logging(log_level, hide_messages=True)
         raise_descriptor_limit()
         if until_stdin_ends:
-            end_with_stdin()
+            stop_when_stdin_ends()
         sys.exit(asyncio.run(run(config, role, make_policy(config))))
 
     return app
@@ -90,8 +96,8 @@ async def run(config: WorkerConfig, role: Role, policy: Policy) -> int:
     try:
         card = starting.result()
     except (EngineError, PortTaken, BadCertificate) as error:
-        leave(str(error))
-    keep_what_is_loaded()
+        exit_with_error(str(error))
+    freeze_loaded_objects()
     announcing = asyncio.create_task(_say_ready(worker, card))
     watching = asyncio.create_task(end_when_held_up(config.step_timeout_s))
     crash: asyncio.Task[object] = asyncio.create_task(_result(crashed))
@@ -112,7 +118,7 @@ async def _say_ready(worker: Worker, card: WorkerCard) -> None:
     ready = {"worker": str(card.ref), "address": card.address}
     if card.metrics_address is not None:
         ready["metrics"] = card.metrics_address
-    say_ready(ready)
+    print_ready(ready)
 
 
 async def _result(future: asyncio.Future[Exception]) -> Exception:

@@ -16,7 +16,7 @@ from router.fleet.member import Member, MemberState
 from router.fleet.running_clock import RunningClock
 from router.placing.ledger import Ledger
 from router.placing.revisions import Revisions, RevisionView
-from runtime.handoffs import HandoffBook
+from runtime.handoffs import HandoffTotals
 from runtime.session import Session, SessionClosed, open_session
 from runtime.tls import MutualTls
 from wire.identity import Role, WorkerRef
@@ -71,7 +71,7 @@ class Fleet:
         """Of the revision that serves."""
         self.num_kept = 0
         """Handoffs of which nothing came, so that the first worker went on."""
-        self.handoffs = HandoffBook()
+        self.handoffs = HandoffTotals()
         self._changed = asyncio.Event()
         self.on_change: Callable[[], None] = lambda: None
         self.on_room: Callable[[], None] = lambda: None

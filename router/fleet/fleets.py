@@ -9,7 +9,7 @@ from router.fleet.fleet import Fleet, taken_id
 from router.fleet.member import Member, MemberState
 from router.fleet.refusals import Refusals
 from router.placing.revisions import RevisionView
-from runtime.handoffs import HandoffBook
+from runtime.handoffs import HandoffTotals
 from wire.identity import Role, WorkerRef
 from wire.messages import WorkerCard
 from wire.reports import LinkReport
@@ -21,7 +21,7 @@ class Fleets:
 
     def __init__(self, fleets: Sequence[Fleet]) -> None:
         self._by_model = {fleet.model: fleet for fleet in fleets}
-        self.handoffs = HandoffBook()
+        self.handoffs = HandoffTotals()
         self._refusals = Refusals()
         for fleet in fleets:
             fleet.handoffs = self.handoffs

@@ -2,7 +2,7 @@
 
 A report lags, but knows other routers' requests; what this router knows better is added to it or
 taken off. Messages of a worker come in the order in which it said them, so that whatever comes
-behind a report has happened after it, and `Report.heard` tells which submissions it includes.
+behind a report has happened after it, and `Report.seen_submits` tells which submissions it knows.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class WorkerLoad:
     def hear(self, report: Report) -> None:
         self._report = report
         self._since = _Sum()
-        heard = report.heard.get(self._router_id, 0)
+        heard = report.seen_submits.get(self._router_id, 0)
         while self._not_heard_of and self._not_heard_of[0].number <= heard:
             part = self._not_heard_of.popleft()
             if part.phase is _AttemptPhase.UNHEARD:

@@ -1,1 +1,1 @@
-"""HTTP/1.1 servers: h11 reads the protocol, connections have limits, applications are ASGI."""
+"""An HTTP/1.1 server for ASGI applications: h11 parses, and every connection has limits."""

@@ -1,4 +1,4 @@
-"""The types of ASGI that servers and applications share."""
+"""The ASGI types that servers and applications share."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""One client's connection: its bytes become requests, one at a time, and answers its bytes.
+"""One client connection: parses requests, one at a time, and writes responses.
 
-A connection costs little, but clients that hold thousands of them open, and never come to the
-point, cost everybody else: each state in which a connection waits for its client has a time, and
-everything that waits has a size.
+Clients may hold thousands of connections open without completing a request, so each state that
+waits for the client has a timeout, and each buffer a maximum size.
 """
 
 from __future__ import annotations
@@ -22,25 +21,25 @@ from runtime.http.received import MAX_HEAD_BYTES, Received
 from runtime.http.timers import Timers
 
 HEAD_S = 10.0
-"""From the first byte of a request, or from the connection, to the end of its headers."""
+"""Timeout from a connection or a request's first byte to the end of its headers."""
 IDLE_S = 75.0
-"""How long a connection may wait for its next request: longer than clients and proxies keep theirs,
-or a request meets a connection that is just being closed."""
+"""Keep-alive timeout: longer than that of clients and proxies, whose requests would otherwise meet
+a connection that is just being closed."""
 STALL_S = 60.0
-"""How long a client may leave unread what was sent to it."""
+"""Timeout for a client to read sent data."""
 LINGER_S = 1.0
-"""How long the rest of a request is read and dropped once its answer is complete: who closes a
-connection on which the client still sends takes the answer back."""
+"""Time in which the rest of a request is read and dropped after its response. Closing while the
+client still sends would discard the response."""
 MAX_PIPELINED = 64 * 1024
-"""Bytes of further requests that wait for the answer to the first; then no more are read."""
-PIECE_BYTES = 16 * 1024
-"""So much is parsed at a time of what may be a body: what follows it is put back."""
-EVENTS_AT_ONCE = 128
-"""Pieces of a body that are read before others have their turn: chunks may be tiny."""
+"""Maximum bytes of pipelined requests; beyond it, reading pauses."""
+PARSE_BYTES = 16 * 1024
+"""Bytes parsed at a time while they may be a body; the bytes behind it are put back."""
+MAX_EVENTS_PER_TURN = 128
+"""Body events parsed before other connections get a turn, since chunks may be tiny."""
 
 
 class Shared:
-    """What the connections of one server share."""
+    """State shared by all connections of one server."""
 
     def __init__(self, app: App) -> None:
         self.app = app
@@ -48,7 +47,7 @@ class Shared:
         self.connections: set[Connection] = set()
         self.tasks: set[asyncio.Task[None]] = set()
         self.closing = False
-        """Whether connections close after the answer that is under way, or the next."""
+        """Whether connections close after the current or next response."""
         self.unconnected = asyncio.Event()
         """Set while there is no connection."""
         self.unconnected.set()
@@ -72,18 +71,18 @@ class Connection(asyncio.Protocol):
         self._timers = Timers(self._loop)
         self._received = Received()
         self._parser: h11.Connection | None = None
-        """Of the request that is being read or answered; None between requests."""
+        """The parser of the current request; None between requests."""
         self._exchange: Exchange | None = None
         self._request_complete = False
         self._answered = False
         self._close_after = False
-        self._drops = False
-        """Whether everything that still comes is dropped, for the connection is being closed."""
+        self._drops_input = False
+        """Whether received data is dropped because the connection is closing."""
         self._paused = False
         self._is_writable = asyncio.Event()
         self._is_writable.set()
 
-    # The event loop calls these.
+    # Called by the event loop.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
@@ -93,7 +92,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._shared.discard(self)
         self._timers.end()
-        self._drops = True
+        self._drops_input = True
         self._received.clear()
         self._is_writable.set()
         if self._exchange is not None:
@@ -101,7 +100,7 @@ class Connection(asyncio.Protocol):
         self._exchange = self._parser = None
 
     def data_received(self, data: bytes) -> None:
-        if self._drops:
+        if self._drops_input:
             return
         self._received.add(data)
         if self._parser is None:
@@ -119,24 +118,25 @@ class Connection(asyncio.Protocol):
         self._is_writable.set()
         self._timers.stop("stall")
 
-    # The server calls these.
+    # Called by the server.
 
     def retire(self) -> None:
-        """Close when idle; otherwise after the answer. One that has just been opened, or whose
-        request is arriving, may still be answered."""
+        """Close if idle; otherwise after the response. A new connection, or one whose request is
+        arriving, still gets a response."""
         if self._timers.runs("idle"):
             self._close()
 
     def finish(self) -> None:
-        """Close unless an answer is under way, and then after it."""
+        """Close after the current response, or now if there is none."""
         if self._exchange is None:
             self._close()
 
-    # The exchange calls these.
+    # Called by the exchange.
 
     @property
     def closing(self) -> bool:
-        """Also when the client still sends: its body will not be read to the end."""
+        """Whether the connection closes after this response; True if the request's body is not read
+        to its end."""
         return self._shared.closing or not self._request_complete
 
     @property
@@ -152,7 +152,7 @@ class Connection(asyncio.Protocol):
     def default_headers(self) -> list[tuple[bytes, bytes]]:
         return [(b"date", self._shared.date.now())]
 
-    def read_on(self) -> None:
+    def resume_body(self) -> None:
         if not self._request_complete:
             self._resume()
             self._read_body()
@@ -163,7 +163,7 @@ class Connection(asyncio.Protocol):
             self._end_exchange()
         else:
             self._timers.start("linger", LINGER_S, self._close)
-            self.read_on()
+            self.resume_body()
 
     def abort(self) -> None:
         self._transport.abort()
@@ -171,7 +171,7 @@ class Connection(asyncio.Protocol):
     # From one request to the next.
 
     def _begin(self) -> None:
-        """Start the next request if its head is there."""
+        """Start the next request if its headers have arrived."""
         try:
             head = self._received.take_head()
             if head is not None:
@@ -199,9 +199,9 @@ class Connection(asyncio.Protocol):
         self._read_body()
 
     def _read_body(self) -> None:
-        """What has arrived of it, in turns."""
+        """Parse what has arrived of the body; yield after `MAX_EVENTS_PER_TURN` events."""
         try:
-            for _ in range(EVENTS_AT_ONCE):
+            for _ in range(MAX_EVENTS_PER_TURN):
                 if self._parser is None or self._exchange is None or self._request_complete:
                     return
                 if self._exchange.full:
@@ -211,14 +211,14 @@ class Connection(asyncio.Protocol):
                 if event is not h11.NEED_DATA:
                     self._take(event)
                 elif len(self._received):
-                    self._parser.receive_data(self._received.take(PIECE_BYTES))
+                    self._parser.receive_data(self._received.take(PARSE_BYTES))
                 else:
                     return
         except h11.RemoteProtocolError as error:
             self._refuse(BadRequest(str(error), error.error_status_hint))
             return
         self._pause()
-        self._loop.call_soon(self.read_on)
+        self._loop.call_soon(self.resume_body)
 
     def _take(self, event: Any) -> None:
         assert self._exchange is not None
@@ -233,7 +233,7 @@ class Connection(asyncio.Protocol):
                 self._end_exchange()
 
     def _end_exchange(self) -> None:
-        """Request and answer are complete."""
+        """Finish an exchange whose request and response are complete."""
         self._timers.stop("linger")
         self._exchange = self._parser = None
         if self._close_after:
@@ -244,9 +244,9 @@ class Connection(asyncio.Protocol):
         self._begin()
 
     def _refuse(self, error: BadRequest) -> None:
-        """Tell the client, unless an answer has begun; then the connection ends."""
+        """Send an error response, unless a response has begun; then close."""
         exchange, self._exchange = self._exchange, None
-        self._drops = True
+        self._drops_input = True
         self._received.clear()
         if exchange is not None:
             exchange.disconnect()
@@ -272,8 +272,8 @@ class Connection(asyncio.Protocol):
             self._transport.resume_reading()
 
     def _close(self) -> None:
-        """What was written is still sent, if the client reads it in time."""
-        self._drops = True
+        """Close after the client has read the response, or after a timeout."""
+        self._drops_input = True
         self._timers.start("flush", STALL_S, self.abort)
         self._transport.close()
 
@@ -298,16 +298,16 @@ class Connection(asyncio.Protocol):
 
 
 def _check(request: h11.Request) -> None:
-    """What h11 leaves open. Raises BadRequest."""
+    """Reject requests that h11 accepts but this server does not serve. Raises BadRequest."""
     if request.http_version not in (b"1.0", b"1.1"):
-        raise BadRequest(f"HTTP/{request.http_version.decode()} is not spoken here", 505)
+        raise BadRequest(f"HTTP/{request.http_version.decode()} is not supported", 505)
     if request.method == b"CONNECT":
-        raise BadRequest("this is no proxy: CONNECT leads nowhere", 405)
+        raise BadRequest("CONNECT is not supported: this server is not a proxy", 405)
     names = {name for name, _ in request.headers}
     if b"transfer-encoding" in names and b"content-length" in names:
-        raise BadRequest("a body has a Content-Length or a Transfer-Encoding, not both")
+        raise BadRequest("a request must not have both Content-Length and Transfer-Encoding")
     if b"transfer-encoding" in names and request.http_version == b"1.0":
-        raise BadRequest("HTTP/1.0 knows no Transfer-Encoding")
+        raise BadRequest("HTTP/1.0 has no Transfer-Encoding")
 
 
 def _origin_form(target: bytes) -> bytes:
@@ -324,6 +324,6 @@ def _address(found: Any) -> tuple[str, int] | None:
 
 
 def _error_body(error: BadRequest) -> dict[str, Any]:
-    """As OpenAI's servers say it."""
+    """An error body in OpenAI's format."""
     kind = "invalid_request_error"
     return {"error": {"message": str(error), "type": kind, "param": None, "code": None}}

@@ -7,7 +7,7 @@ from email.utils import formatdate
 
 
 class HttpDate:
-    """Formats the time once a second."""
+    """Formats the current time, once a second."""
 
     def __init__(self) -> None:
         self._second = 0

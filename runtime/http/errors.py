@@ -1,10 +1,10 @@
-"""What ends an HTTP connection because of what its client sent."""
+"""Errors for invalid HTTP requests."""
 
 from __future__ import annotations
 
 
 class BadRequest(Exception):
-    """The bytes are no request that could be answered otherwise; `status` says so to the client."""
+    """The request is invalid or not supported; `status` is that of the response."""
 
     def __init__(self, message: str, status: int = 400) -> None:
         super().__init__(message)

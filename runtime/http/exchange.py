@@ -1,4 +1,4 @@
-"""One request and its answer, as an ASGI application sees them."""
+"""One request and its response, as an ASGI application sees them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import h11
 from runtime.http.asgi import App, Message, Scope
 
 log = logging.getLogger("tandem.http")
-MAX_BODY_HELD = 64 * 1024
-"""Bytes of a body that wait for the application; then no more are read from the connection."""
+MAX_BODY_BUFFERED = 64 * 1024
+"""Maximum bytes of the body that wait for the application; beyond it, reading pauses."""
 CHUNKS = "tandem.chunks"
 """An extension of the scope; its `way` is of the class below."""
 NO_BODY = (204, 304)
@@ -32,26 +32,26 @@ class Chunks(NamedTuple):
 
 
 class Wire(Protocol):
-    """What an exchange uses of its connection."""
+    """The connection's interface for an exchange."""
 
     @property
     def closing(self) -> bool:
-        """Whether an answer that begins now is the connection's last."""
+        """Whether a response that begins now is the connection's last."""
 
     @property
     def writable(self) -> bool:
-        """Whether the client has read enough for more to be written."""
+        """Whether the write buffer has room."""
 
     async def wait_writable(self) -> None:
-        """Returns also when the connection is lost."""
+        """Wait until the connection is writable, or lost."""
 
     def write(self, data: bytes) -> None: ...
 
-    def read_on(self) -> None:
-        """The application has taken the body so far."""
+    def resume_body(self) -> None:
+        """Continue to read the body, after the application has taken some."""
 
     def answered(self, *, close: bool) -> None:
-        """The answer is complete."""
+        """End the response."""
 
     def abort(self) -> None: ...
 
@@ -59,7 +59,7 @@ class Wire(Protocol):
 
 
 class Exchange:
-    """`run` calls the application. The connection feeds the body, and says when its client left."""
+    """One request and its response. `run` calls the application; the connection feeds the body."""
 
     def __init__(self, request: h11.Request, scope: Scope, parser: h11.Connection, wire: Wire):
         self._scope = scope
@@ -69,37 +69,37 @@ class Exchange:
         self._wire = wire
         self._body = bytearray()
         self._body_complete = False
-        self._news = asyncio.Event()
+        self._body_event = asyncio.Event()
         self._disconnected = False
         self._started = self._complete = self._chunked = self._bodiless = False
         scope["extensions"] = {CHUNKS: {"way": Chunks(self._ready, self._write, self._cut)}}
 
-    # For the connection.
+    # Called by the connection.
 
     @property
     def started(self) -> bool:
-        """The head of the answer has been sent."""
+        """Whether the response's headers were sent."""
         return self._started
 
     @property
     def full(self) -> bool:
-        return len(self._body) > MAX_BODY_HELD
+        return len(self._body) > MAX_BODY_BUFFERED
 
     def feed(self, data: bytes) -> None:
-        """A piece of the body; dropped when the answer is complete."""
+        """Add bytes of the body; dropped if the response is complete."""
         if not self._complete:
             self._body += data
-            self._news.set()
+            self._body_event.set()
 
     def end_body(self) -> None:
         self._body_complete = True
-        self._news.set()
+        self._body_event.set()
 
     def disconnect(self) -> None:
-        """The client is gone: the application hears of it, and what it sends is dropped."""
+        """Report the client's disconnect to the application, and drop what it sends from now on."""
         self._disconnected = True
         self._body.clear()
-        self._news.set()
+        self._body_event.set()
 
     async def run(self, app: App) -> None:
         try:
@@ -107,17 +107,16 @@ class Exchange:
         except Exception as error:
             log.exception("an HTTP application failed: %s", type(error).__name__)
         finally:
-            self._scope.pop(
-                "extensions", None
-            )  # refers to this object: no collector need find that out
+            # A reference cycle with this object, which only the garbage collector would find.
+            self._scope.pop("extensions", None)
         if self._complete or self._disconnected:
             return
         if self._started:
-            self._wire.abort()  # the client must not take what it has for a whole answer
+            self._wire.abort()  # the client sees that the response is incomplete
         else:
             await self._send_failure()
 
-    # For the application.
+    # Called by the application.
 
     async def receive(self) -> Message:
         if self._parser.they_are_waiting_for_100_continue and not self._started:
@@ -125,9 +124,9 @@ class Exchange:
                 self._parser.send(h11.InformationalResponse(status_code=100, headers=[])) or b""
             )
         if not (self._disconnected or self._complete):
-            self._wire.read_on()
-            await self._news.wait()
-            self._news.clear()
+            self._wire.resume_body()
+            await self._body_event.wait()
+            self._body_event.clear()
         if self._disconnected or self._complete:
             return {"type": "http.disconnect"}
         body, self._body = bytes(self._body), bytearray()
@@ -137,7 +136,7 @@ class Exchange:
         if not (self._wire.writable or self._disconnected):
             await self._wire.wait_writable()
         if self._disconnected:
-            await asyncio.sleep(0)  # who sends without end must not keep the loop to himself
+            await asyncio.sleep(0)  # lets other tasks run if the application sends without end
             return
         if message["type"] == "http.response.start":
             self._start(message["status"], list(message.get("headers", ())))
@@ -163,7 +162,7 @@ class Exchange:
     def _write(self, content: bytes) -> None:
         if self._bodiless or not content:
             return
-        if self._chunked:  # as h11 does it, for every token
+        if self._chunked:  # the same bytes as h11's, but cheaper for every token
             self._wire.write(b"%x\r\n%b\r\n" % (len(content), content))
         else:
             self._wire.write(self._parser.send(h11.Data(data=content)) or b"")
@@ -177,7 +176,7 @@ class Exchange:
         self._wire.write(self._parser.send(h11.EndOfMessage()) or b"")
         self._complete = True
         self._body.clear()
-        self._news.set()
+        self._body_event.set()
         self._wire.answered(close=close or self._parser.our_state is h11.MUST_CLOSE)
 
     async def _send_failure(self) -> None:

@@ -1,4 +1,4 @@
-"""An HTTP server: a listener of its own, and the connections that came from it."""
+"""An HTTP server: its listener and its connections."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from contextlib import suppress
 from runtime.http.asgi import App
 from runtime.http.connection import Connection, Shared
 from runtime.listen import open_listener
-from runtime.tls import DoorTls
-from runtime.tls_doors import door_context
+from runtime.server_tls import server_context
+from runtime.tls import ServerTls
 
 STOP_S = 1.0
-"""How long `stop` waits for answers that end, and for clients to read them."""
+"""Time in which `stop` waits for responses to end and to be read."""
 
 
 class HttpServer:
-    """`start` binds and serves, `retire` lets clients go, `stop` ends; answers under way are cut
-    off then."""
+    """An HTTP server. `start` binds and serves, `retire` closes connections gracefully, `stop` ends
+    all."""
 
-    def __init__(self, app: App, *, share_port: bool = False, tls: DoorTls | None = None) -> None:
+    def __init__(self, app: App, *, share_port: bool = False, tls: ServerTls | None = None) -> None:
         self._shared = Shared(app)
         self._share_port = share_port
         self._tls = tls
@@ -31,12 +31,12 @@ class HttpServer:
 
     @property
     def num_requests(self) -> int:
-        """Requests whose application has not ended."""
+        """Requests whose application has not returned."""
         return len(self._shared.tasks)
 
     async def start(self, host: str, port: int, key: str) -> int:
-        """The port that was bound; `key` is its setting. Raises PortTaken, BadCertificate."""
-        context = None if self._tls is None else door_context(self._tls)
+        """Listen, and return the port; `key` is its setting. Raises PortTaken, BadCertificate."""
+        context = None if self._tls is None else server_context(self._tls)
         listener = open_listener(host, port, key=key, shared=self._share_port)
         bound = int(listener.getsockname()[1])
         loop = asyncio.get_running_loop()
@@ -46,11 +46,11 @@ class HttpServer:
         return bound
 
     def close_after_answers(self) -> None:
-        """Answers say `Connection: close` from now on, so that clients connect elsewhere next."""
+        """Send `Connection: close` with responses, so that clients reconnect elsewhere."""
         self._shared.closing = True
 
     def retire(self) -> None:
-        """No more connections. Idle ones are closed, the others after their answer."""
+        """Accept no more connections. Idle ones are closed, others after their response."""
         self.close_after_answers()
         if self._server is not None:
             self._server.close()
@@ -58,7 +58,7 @@ class HttpServer:
             connection.retire()
 
     async def wait_unconnected(self, timeout_s: float) -> None:
-        """Until no client is connected, or the time is over."""
+        """Wait until no client is connected, at most for `timeout_s`."""
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._shared.unconnected.wait()
@@ -67,7 +67,7 @@ class HttpServer:
         self.retire()
         for connection in list(self._shared.connections):
             connection.finish()
-        await self.wait_unconnected(STOP_S)  # what was written is still on its way
+        await self.wait_unconnected(STOP_S)  # written data may still be in flight
         for connection in list(self._shared.connections):
             connection.abort()
         for task in self._shared.tasks:

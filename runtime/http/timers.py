@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 
 class Timers:
-    """Named timers, at most one of each name. After `end` none is left and none starts, so nothing
-    that a timer refers to outlives its connection."""
+    """Named timers, at most one of each name. `end` cancels all and prevents new ones, so that no
+    timer keeps its connection alive."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop

@@ -13,11 +13,11 @@ from router.access.exposure import warnings
 from router.config import RouterConfig
 from router.server import RouterServer
 from runtime.address import split_address
-from runtime.tls import DoorTls, MutualTls
+from runtime.tls import MutualTls, ServerTls
 from tests.router.tiny_model import one_model
 
 TLS = MutualTls(ca="ca", cert="cert", key="key")
-DOOR = DoorTls(cert="cert", key="key")
+DOOR = ServerTls(cert="cert", key="key")
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,10 @@ import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from router.http.asgi import read_body, send_chunk, send_start
-from runtime import tls_doors
+from runtime import server_tls
 from runtime.http import connection as http_connection
 from runtime.http.server import HttpServer
-from runtime.tls import BadCertificate, DoorTls
+from runtime.tls import BadCertificate, ServerTls
 from tests.certificates import Authority, remove, spoil
 
 
@@ -36,7 +36,7 @@ async def _answer(send: Send, content: bytes) -> None:
 
 
 @asynccontextmanager
-async def a_door(tls: DoorTls | None = None, app: ASGIApp = echo) -> AsyncIterator[int]:
+async def a_door(tls: ServerTls | None = None, app: ASGIApp = echo) -> AsyncIterator[int]:
     door = HttpServer(app, tls=tls)
     try:
         yield await door.start("127.0.0.1", 0, "http_port")
@@ -101,7 +101,7 @@ async def test_clients_must_show_a_certificate_of_their_authority(
 async def test_replaced_files_hold_for_the_next_connection(
     authority: Authority, clients: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tls_doors, "LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr(server_tls, "CHECK_EVERY_S", 0.0)
     tls = authority.door(client_ca=clients.file)
     client = clients.sign("client", "alice")
     async with a_door(tls) as port:
@@ -119,12 +119,12 @@ async def test_replaced_files_hold_for_the_next_connection(
 async def test_a_broken_new_certificate_leaves_the_former(
     authority: Authority, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(tls_doors, "LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr(server_tls, "CHECK_EVERY_S", 0.0)
     tls = authority.door()
     async with a_door(tls) as port:
         spoil(tls.key)
         assert await said(port, a_context(authority)) == "hello"
-    assert "the former certificate stays in use" in caplog.text
+    assert "the previous certificate stays in use" in caplog.text
 
 
 async def test_a_door_with_a_missing_certificate_does_not_open(authority: Authority) -> None:

@@ -49,7 +49,7 @@ def test_several_routers_share_load_through_what_workers_report() -> None:
             ledger.add(each)
             ledger.set_ready(each.ref, True)
     first = place(ledgers[0], AttemptId("a"))
-    told = report(waiting_tokens=1000, waiting_prompts=1, heard={"router-0": 1})
+    told = report(waiting_tokens=1000, waiting_prompts=1, seen_submits={"router-0": 1})
     for ledger in ledgers:
         ledger.hear(first, told)
     for ledger in ledgers:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from runtime.descriptors import one_is_free, raise_descriptor_limit, watch_descriptors
+from runtime.descriptors import has_free_descriptor, raise_descriptor_limit, watch_descriptors
 
 pytestmark = pytest.mark.quick
 
@@ -26,7 +26,7 @@ def test_the_soft_limit_becomes_the_hard_one(limits: tuple[int, int]) -> None:
     raised = raise_descriptor_limit()
     assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == raised > 256
     assert raise_descriptor_limit() == raised
-    assert one_is_free()
+    assert has_free_descriptor()
 
 
 async def test_it_is_told_once_when_it_is_reached_and_once_when_it_is_over(

@@ -17,7 +17,7 @@ def test_a_reserved_port_can_be_listened_at_and_then_be_reserved_by_nobody() -> 
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", port))
         listener.listen()
-        with pytest.raises(PortTaken, match=f"127.0.0.1:{port}: the port is taken.*set port to"):
+        with pytest.raises(PortTaken, match=f"127.0.0.1:{port}: the port is in use.*set port to"):
             reserve_port("127.0.0.1", port, "port")
 
 
@@ -37,8 +37,8 @@ def test_the_ipv6_wildcard_is_both_families() -> None:
 @pytest.mark.parametrize(
     ("host", "cause"),
     [
-        ("203.0.113.7", "cannot listen on 203.0.113.7:0: this machine has no such address"),
-        ("2001:db8::7", r"cannot listen on \[2001:db8::7\]:0: this machine has no such address"),
+        ("203.0.113.7", "cannot listen on 203.0.113.7:0: no network interface has this address"),
+        ("2001:db8::7", r"cannot listen on \[2001:db8::7\]:0: no network interface has this address"),
         ("no.such.invalid", "cannot listen on no.such.invalid:0: .*the host beside http_port"),
     ],
 )
@@ -51,11 +51,11 @@ def test_a_host_that_is_not_this_machine_is_another_cause_than_a_taken_port(
 
 async def test_grpc_has_the_same_causes() -> None:
     server = grpc.aio.server(options=SERVER_OPTIONS)
-    with pytest.raises(PortTaken, match=r"203\.0\.113\.7:5000: this machine has no such address"):
+    with pytest.raises(PortTaken, match=r"203\.0\.113\.7:5000: no network interface has this address"):
         bind(server, "203.0.113.7", 5000, "grpc_port")
     with open_listener("::1", 0, "port") as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(PortTaken, match=rf"\[::1\]:{port}: the port is taken"):
+        with pytest.raises(PortTaken, match=rf"\[::1\]:{port}: the port is in use"):
             bind(server, "::1", port, "grpc_port")
 
 
@@ -64,7 +64,7 @@ def test_a_port_is_shared_once_it_was_claimed_and_claimed_by_nobody_else() -> No
         port = free.getsockname()[1]
     with claimed_port("127.0.0.1", port, "port"):
         with (
-            pytest.raises(PortTaken, match="the port is taken"),
+            pytest.raises(PortTaken, match="the port is in use"),
             claimed_port("127.0.0.1", port, "port"),
         ):
             raise AssertionError("claimed twice")
@@ -72,7 +72,7 @@ def test_a_port_is_shared_once_it_was_claimed_and_claimed_by_nobody_else() -> No
     with (
         first,
         open_listener("127.0.0.1", port, "port", shared=True),
-        pytest.raises(PortTaken, match="the port is taken"),
+        pytest.raises(PortTaken, match="the port is in use"),
         claimed_port("127.0.0.1", port, "port"),
     ):
         raise AssertionError("claimed although others listen there")

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from runtime.logs import FORMAT, Discreet
+from runtime.logs import FORMAT, HideMessages
 
 pytestmark = pytest.mark.quick
 
@@ -24,7 +24,7 @@ def test_a_discreet_log_tells_where_and_what_kind_and_never_the_message() -> Non
             "tandem", logging.ERROR, __file__, 1, "a request failed", (), None
         )
         record.exc_info = (type(error), error, error.__traceback__)
-    told = Discreet(FORMAT).format(record)
+    told = HideMessages(FORMAT).format(record)
     assert SECRET not in told
     assert "a request failed" in told
     assert "builtins.ValueError after KeyError" in told

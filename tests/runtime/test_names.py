@@ -21,7 +21,7 @@ class AName:
         self.served: set[str] = set()
         self.looked_up = asyncio.Condition()
 
-    async def look_up(self, host: str) -> frozenset[str]:
+    async def lookup(self, host: str) -> frozenset[str]:
         assert host == "routers.example"
         async with self.looked_up:
             self.looked_up.notify_all()
@@ -46,7 +46,7 @@ class AName:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         serving = for_each_address(
-            "routers.example:8002", self.serve, look_up=self.look_up, every_s=0.0
+            "routers.example:8002", self.serve, lookup=self.lookup, every_s=0.0
         )
         task = asyncio.create_task(serving)
         try:

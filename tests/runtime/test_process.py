@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from runtime.process import keep_what_is_loaded
+from runtime.process import freeze_loaded_objects
 
 pytestmark = pytest.mark.quick
 
@@ -26,13 +26,13 @@ def everything_is_looked_at_again() -> Iterator[None]:
 
 def test_what_is_loaded_is_not_looked_at_again() -> None:
     loaded = Cycle()
-    keep_what_is_loaded()
+    freeze_loaded_objects()
     assert gc.get_freeze_count() > 1000
     assert not any(each is loaded for each in gc.get_objects())
 
 
 def test_what_comes_later_is_still_collected() -> None:
-    keep_what_is_loaded()
+    freeze_loaded_objects()
     later = weakref.ref(Cycle())
     gc.collect()
     assert later() is None
@@ -40,5 +40,5 @@ def test_what_comes_later_is_still_collected() -> None:
 
 def test_garbage_of_the_start_is_not_kept() -> None:
     before = weakref.ref(Cycle())
-    keep_what_is_loaded()
+    freeze_loaded_objects()
     assert before() is None

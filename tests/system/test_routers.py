@@ -57,7 +57,7 @@ def test_two_clusters_do_not_share_their_ports() -> None:
         for taken in ports.items():
             second = load_config(None, dict([*SETTINGS.items(), taken]))
             with (
-                pytest.raises(StartFailed, match=f"router-0: .*{taken[1]}: the port is taken"),
+                pytest.raises(StartFailed, match=f"router-0: .*{taken[1]}: the port is in use"),
                 running(second, ProcessLauncher(), print),
             ):
                 raise AssertionError("two clusters at one port")

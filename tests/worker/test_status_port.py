@@ -12,7 +12,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from runtime.fleet import FleetService
-from runtime.handoffs import MOST_PAIRS, HandoffBook
+from runtime.handoffs import MAX_PAIRS, HandoffTotals
 from runtime.listen import PortTaken
 from tests.worker.test_live import Router, a_router, a_worker
 from wire.handoff import Moved
@@ -145,14 +145,14 @@ async def _served(router: Router, second: Worker, attempt_id: AttemptId) -> Hand
 
 
 def test_the_book_adds_up_and_forgets_the_pair_of_which_it_heard_least_lately() -> None:
-    book, moved = HandoffBook(), Moved(num_bytes=10, transfer_s=0.5, hidden_s=0.25)
+    book, moved = HandoffTotals(), Moved(num_bytes=10, transfer_s=0.5, hidden_s=0.25)
     here = WorkerRef("here", 1)
-    for number in range(MOST_PAIRS):
+    for number in range(MAX_PAIRS):
         book.add(here, WorkerRef(f"w{number}", 1), moved)
     book.add(here, WorkerRef("w0", 2), moved)
     book.add(here, WorkerRef("new", 1), moved)
     pairs = book.pairs()
-    assert len(pairs) == MOST_PAIRS
+    assert len(pairs) == MAX_PAIRS
     assert ("here", "w1") not in pairs
     assert (pairs["here", "w0"].num, pairs["here", "w0"].hidden_s) == (2, 0.5)
-    assert book.num_bytes == 10 * (MOST_PAIRS + 2)
+    assert book.num_bytes == 10 * (MAX_PAIRS + 2)

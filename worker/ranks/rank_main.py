@@ -20,7 +20,7 @@ from engine.runner import CacheRegion
 from engine.runners.torch_runner import TorchRunner
 from kv_transfer.endpoints.remote_rank_messages import Handler
 from kv_transfer.endpoints.remote_rank_server import RankService
-from runtime.process import keep_what_is_loaded
+from runtime.process import freeze_loaded_objects
 from wire.identity import draw_incarnation
 from worker.config import WorkerConfig
 from worker.rank.load_runner import load_runner
@@ -148,7 +148,7 @@ class _RankMain:
         )
         self._services = make_services(post)
         self._callee.serve(self._services.handlers)
-        keep_what_is_loaded()
+        freeze_loaded_objects()
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,7 +67,7 @@ def load_of(
     engine: Engine,
     state: WorkerState,
     num_handoffs: int,
-    heard: dict[str, int],
+    seen_submits: dict[str, int],
     calibration: Calibration,
     totals: WorkerTotals = NO_TOTALS,
 ) -> Report:
@@ -92,7 +92,7 @@ def load_of(
         waiting_pairs=sum(
             num_pairs(sequence.num_uncomputed, sequence.num_computed) for sequence in prompts
         ),
-        heard=dict(heard),
+        seen_submits=dict(seen_submits),
         costs=calibration.costs,
         step_target_s=calibration.step_target_s,
         totals=totals,

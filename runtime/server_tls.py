@@ -1,4 +1,4 @@
-"""TLS of the HTTP door: a context that follows its files, and tells of clients it refuses."""
+"""TLS of the public HTTP server: a context that reloads changed files and logs refused clients."""
 
 from __future__ import annotations
 
@@ -8,38 +8,38 @@ import ssl
 import time
 from typing import Any
 
-from runtime.tls import BadCertificate, DoorTls, check_pair
+from runtime.tls import BadCertificate, ServerTls, check_pair
 
-LOOK_EVERY_S = 1.0
+CHECK_EVERY_S = 1.0
 log = logging.getLogger("tandem.tls")
 Signature = tuple[tuple[int, int, int] | None, ...]
 
 
-def door_context(tls: DoorTls) -> ssl.SSLContext:
-    """For any number of listeners. Raises BadCertificate."""
+def server_context(tls: ServerTls) -> ssl.SSLContext:
+    """A context for any number of listeners. Raises BadCertificate."""
     current = _Current(tls)
-    front = _new_context(tls)
-    front.sni_callback = lambda connection, name, context: current.install(connection)
-    return front
+    context = _new_context(tls)
+    context.sni_callback = lambda connection, name, context: current.install(connection)
+    return context
 
 
 class _Current:
-    """The context of the files as they are now; one that cannot be used leaves the former."""
+    """The context for the current files; unusable files leave the former one in use."""
 
-    def __init__(self, tls: DoorTls) -> None:
+    def __init__(self, tls: ServerTls) -> None:
         self._tls = tls
         self._seen = _signature(tls)
         self._context = _new_context(tls)
-        self._looked_s = time.monotonic()
+        self._checked_s = time.monotonic()
 
     def install(self, connection: ssl.SSLObject) -> None:
-        """Called when a client says hello, whether or not it names a server."""
-        if time.monotonic() - self._looked_s >= LOOK_EVERY_S:
-            self._look()
+        """Called at each TLS ClientHello, with or without a server name."""
+        if time.monotonic() - self._checked_s >= CHECK_EVERY_S:
+            self._reload_if_changed()
         connection.context = self._context
 
-    def _look(self) -> None:
-        self._looked_s = time.monotonic()
+    def _reload_if_changed(self) -> None:
+        self._checked_s = time.monotonic()
         signature = _signature(self._tls)
         if signature == self._seen:
             return
@@ -47,13 +47,13 @@ class _Current:
         try:
             self._context = _new_context(self._tls)
         except BadCertificate as error:
-            log.error("the former certificate stays in use: %s", error)
+            log.error("the previous certificate stays in use: %s", error)
         else:
-            log.info("%s was read again", self._tls.cert)
+            log.info("%s was reloaded", self._tls.cert)
 
 
-class _ToldObject(ssl.SSLObject):
-    """Event loops drop a failed handshake without a word."""
+class _LoggedHandshake(ssl.SSLObject):
+    """Logs failed handshakes, which event loops drop silently."""
 
     def do_handshake(self) -> None:
         try:
@@ -65,21 +65,21 @@ class _ToldObject(ssl.SSLObject):
             raise
 
 
-def _new_context(tls: DoorTls) -> ssl.SSLContext:
+def _new_context(tls: ServerTls) -> ssl.SSLContext:
     check_pair(tls.cert, tls.key)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.load_cert_chain(tls.cert, tls.key)
     context.set_alpn_protocols(["http/1.1"])
     if tls.client_ca is not None:
-        _ask_clients(context, tls.client_ca)
-    context.sslobject_class = _ToldObject
+        _require_client_certificates(context, tls.client_ca)
+    context.sslobject_class = _LoggedHandshake
     return context
 
 
-def _ask_clients(context: ssl.SSLContext, client_ca: str) -> None:
+def _require_client_certificates(context: ssl.SSLContext, client_ca: str) -> None:
     context.verify_mode = ssl.CERT_REQUIRED
-    context.num_tickets = 0  # a resumed session would not be asked again, by whatever authority
+    context.num_tickets = 0  # a resumed session would skip the check against a replaced authority
     context.options |= ssl.OP_NO_TICKET
     try:
         context.load_verify_locations(client_ca)
@@ -87,7 +87,7 @@ def _ask_clients(context: ssl.SSLContext, client_ca: str) -> None:
         raise BadCertificate(f"client_ca {client_ca}: {error}") from error
 
 
-def _signature(tls: DoorTls) -> Signature:
+def _signature(tls: ServerTls) -> Signature:
     return tuple(_stat(path) for path in (tls.cert, tls.key, tls.client_ca or tls.cert))
 
 
