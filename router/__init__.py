@@ -1,1 +1,2 @@
-"""The front doors and the conductor: text comes in, a pair of workers serves it, text goes out."""
+"""The router: serves the public APIs, and places each request on one worker or a pair of
+workers."""

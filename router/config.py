@@ -14,165 +14,167 @@ MIB = 1024 * 1024
 
 
 class GenerationConfig(enum.Enum):
-    """Whether sampling defaults are read from a model's generation_config.json."""
+    """Whether defaults for sampling are read from a model's generation_config.json."""
 
     MODEL = "model"
     IGNORE = "ignore"
 
 
 class SamplingDefaults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How tokens are chosen where a request leaves that open; None is as the APIs have it."""
+    """Default sampling parameters for requests that omit them; None: the API's default."""
 
     temperature: float | None = None
-    """0 always takes the likeliest token."""
+    """Sampling temperature; 0 always takes the likeliest token."""
     top_p: float | None = None
-    """Only the likeliest tokens, of so much probability together."""
+    """Sample from the likeliest tokens whose probabilities sum to this."""
     top_k: int | None = None
-    """Only so many of the likeliest tokens."""
+    """Sample from this many of the likeliest tokens."""
     min_p: float | None = None
-    """Only tokens with at least this share of the likeliest one's probability."""
+    """Exclude tokens below this fraction of the likeliest token's probability."""
     repetition_penalty: float | None = None
-    """Over 1 makes tokens of the prompt and the answer less likely."""
+    """Factor over 1 makes tokens of the prompt and the answer less likely."""
     presence_penalty: float | None = None
-    """Taken from the logits of tokens that the answer has."""
+    """Subtracted from the logits of tokens that the answer contains."""
     frequency_penalty: float | None = None
-    """The same, for each time that it has them."""
+    """Subtracted from the logits of tokens for each time that the answer contains them."""
 
 
 class ServedModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One model that a router serves. What is None is as the router's own settings say."""
+    """Settings of one served model; None takes the router's own setting."""
 
     path: str
-    """A Hugging Face model directory: tokenizer, chat template and config are read, weights not."""
+    """Hugging Face model directory, from which the router reads tokenizer, chat template and
+    config."""
     sampling: SamplingDefaults = SamplingDefaults()
-    """What requests that leave it open have; wins over the model's generation_config.json."""
+    """Default sampling parameters; they override the model's generation_config.json."""
     generation_config: GenerationConfig | None = None
-    """In place of `router.generation_config`."""
+    """Overrides `router.generation_config`."""
     tool_parser: str | None = None
-    """In place of `router.tool_parser`."""
+    """Overrides `router.tool_parser`."""
     reasoning_parser: str | None = None
-    """In place of `router.reasoning_parser`."""
+    """Overrides `router.reasoning_parser`."""
     default_max_tokens: int | None = None
-    """In place of `router.default_max_tokens`."""
+    """Overrides `router.default_max_tokens`."""
     split: Split | None = None
-    """In place of `router.split`."""
+    """Overrides `router.split`."""
     ttft_target_s: float | None = None
-    """In place of `router.ttft_target_s`."""
+    """Overrides `router.ttft_target_s`."""
     tpot_target_s: float | None = None
-    """In place of `router.tpot_target_s`."""
+    """Overrides `router.tpot_target_s`."""
     max_waiting: int | None = None
-    """In place of `router.max_waiting`."""
+    """Overrides `router.max_waiting`."""
     max_queued: int | None = None
-    """In place of `router.max_queued`."""
+    """Overrides `router.max_queued`."""
 
 
 class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Port 0 means any free port; the addresses are known after `RouterServer.start`."""
+    """Settings of a router. A port of 0 is any free one; `RouterServer.start` returns the actual
+    addresses."""
 
     models: dict[str, ServedModelConfig]
-    """By the names under which clients and workers know them."""
+    """The served models by name, as clients and workers refer to them."""
     host: str = "127.0.0.1"
-    """Address to listen on; in a cluster's file also "auto", which is the node's own."""
+    """Address to listen on; "auto" in a cluster's file is the address of the node."""
     grpc_port: Port = 0
-    """For clients."""
+    """Port of the public gRPC API."""
     http_port: Port = 0
-    """For clients."""
+    """Port of the public HTTP API."""
     fleet_port: Port = 0
-    """Where workers announce themselves."""
+    """Port at which workers announce themselves."""
     share_ports: bool = False
-    """Whether other routers on this machine may listen on the same ports for clients."""
+    """Whether other routers on this machine may share the ports of the public APIs."""
     join_ports: bool = False
-    """With `share_ports`: such routers are there already. Without this the ports must be free, so
-    that no two clusters share them."""
+    """With `share_ports`: whether routers already listen there. Otherwise the ports must be free,
+    so that two clusters never share them."""
 
     keys_file: str | None = None
-    """API keys, which then every request but health checks needs; see docs/security.md."""
+    """File of API keys, which all requests but health checks then need; see docs/security.md."""
     door_tls: ServerTls | None = None
-    """Certificates of the gRPC and HTTP doors; None serves without TLS."""
+    """Certificates of the public gRPC and HTTP servers; None: without TLS."""
     tls: MutualTls | None = None
-    """Certificates of the fleet port and of the sessions with workers; None: without TLS."""
+    """Certificates of the fleet port and of sessions with workers; None: without TLS."""
     admin_host: str = "127.0.0.1"
     """Address of the admin port."""
     admin_port: Port | None = None
-    """Where /metrics and /load are, and then no more at the HTTP door; None leaves them there.
-    Beyond loopback it has the TLS of the doors, and asks for keys with `admin: true`, if keys are
-    asked for."""
+    """Port of /metrics and /load, which then leave the public HTTP port; None keeps them there.
+    Beyond loopback it uses `door_tls`, and needs keys with `admin: true` if keys are required."""
     body_timeout_s: float = 60.0
-    """How long the body of an HTTP request may take to arrive."""
+    """Timeout for the body of an HTTP request to arrive."""
 
     max_message_bytes: int = 4 * MIB
-    """Largest gRPC request."""
+    """Maximum size of a gRPC request."""
     max_body_bytes: int = 10 * MIB
-    """Largest HTTP request."""
+    """Maximum size of an HTTP request body."""
     max_unread_bytes: int = 2 * MIB
-    """How much memory the answers to one request may take because their client does not read; then
-    it ends. Some 50,000 tokens."""
+    """Maximum memory for answers to one request that its client has not read, some 50,000 tokens;
+    beyond it the request is aborted."""
     max_unread_total_bytes: int = 64 * MIB
-    """The same for all requests together; then the one with the most ends."""
+    """Maximum memory for unread answers of all requests; beyond it the request with the most is
+    aborted."""
     max_waiting: int = 1024
-    """Most answers of one model that are made at a time, or wait; more are refused, with a time to
-    return."""
+    """Maximum number of running and waiting answers per model; further requests are refused with a
+    time to retry."""
     max_n: int = 64
-    """Most answers to one prompt."""
+    """Maximum number of answers to one prompt (`n`)."""
     max_choices: int = 256
-    """Most answers in one HTTP request, which may have several prompts."""
+    """Maximum number of answers in one HTTP request, which may have several prompts."""
     trust_request_templates: bool = False
-    """Whether a request may bring a chat template of its own: a program that runs in a sandbox."""
+    """Whether requests may bring a chat template, which is a program that runs in a sandbox."""
     grpc_reflection: bool = True
-    """Whether the gRPC door tells its contract to whoever asks."""
+    """Whether the gRPC server offers reflection."""
     tool_parser: str = "auto"
-    """How the model writes calls of tools: "hermes" (also Qwen), "qwen3_coder", "deepseek_v3",
-    "deepseek_v31", "nemotron", "llama3_json", "mistral" or "pythonic"; "auto" looks at the chat
-    template (docs/tools.md)."""
+    """Format of the model's tool calls: "hermes" (also Qwen), "qwen3_coder", "deepseek_v3",
+    "deepseek_v31", "nemotron", "llama3_json", "mistral" or "pythonic"; "auto" derives it from the
+    chat template (docs/tools.md)."""
     reasoning_parser: str = "auto"
-    """How the model thinks before it answers: "think" for <think>…</think>, "mistral" for
-    [THINK]…[/THINK], or "none"; "auto" looks at the chat template."""
+    """Format of the model's reasoning: "think" for <think>…</think>, "mistral" for
+    [THINK]…[/THINK], or "none"; "auto" derives it from the chat template."""
     max_grammar_bytes: int = 64 * 1024
-    """Largest JSON schema, regular expression or grammar, and all tools' schemas together where a
-    call must be made."""
+    """Maximum size of a JSON schema, regular expression or grammar, and of all tools' schemas
+    together if a call is required."""
     grammar_timeout_s: float = 5.0
-    """How long compiling one may take; the first one also waits for the tokenizer."""
+    """Timeout for compiling a grammar; the first one also waits for the tokenizer."""
     generation_config: GenerationConfig = GenerationConfig.MODEL
-    """"model": requests that leave temperature, top_p, top_k, min_p or repetition_penalty open have
-    what the model's generation_config.json says, and max_new_tokens there is the longest answer, as
-    with vLLM; "ignore": they have what the APIs say. Its eos_token_id counts in any case."""
+    """"model": defaults of temperature, top_p, top_k, min_p and repetition_penalty, and the limit
+    max_new_tokens, come from the model's generation_config.json, as with vLLM; "ignore": the API's
+    defaults. Its eos_token_id is used in any case."""
     default_max_tokens: int = 256
-    """Length of an answer when the client names none; less when the context has no room."""
+    """Default maximum length of an answer in tokens; less if the context is full."""
     request_timeout_s: float = 600.0
-    """Longest time for a request, whatever the client's own deadline."""
+    """Maximum duration of a request, whatever the client's own deadline."""
     max_attempts: int = 3
-    """How often a request is placed before its failure is the client's to see."""
+    """Maximum number of attempts before a request fails."""
     drain_timeout_s: float = 30.0
-    """How long requests may take to end after the first signal."""
+    """Time for running requests to end after the first stop signal."""
     drain_grace_s: float = 2.0
-    """Of that time, how long requests are still served while health checks fail already, for load
-    balancers to notice; less when no HTTP client is connected."""
+    """Part of that time in which requests are still accepted while health checks fail already, so
+    that load balancers notice; less if no HTTP client is connected."""
     join_wait_s: float = 1.0
-    """How long a request waits for a worker that can serve it."""
+    """Time that a request waits for a worker that can serve it."""
     open_timeout_s: float = 5.0
-    """How long a worker that announced itself may take to answer."""
+    """Timeout for opening a session to a worker."""
     report_wait_s: float = 0.2
-    """How long the last message waits for workers to report what their stages took."""
+    """Time that the last message of a stream waits for workers' reports of stage durations."""
     split: Split = Split.AUTO
-    """"auto" computes prompts on other workers than answers where that pays; or "always", "never".
-    """
+    """Whether prefill and decode run on different workers: "auto" where that is faster; or
+    "always", "never"."""
     ttft_target_s: float | None = None
-    """Until the first token, for requests that name no target of their own; None has none."""
+    """Default target for the time to first token; None has none."""
     tpot_target_s: float | None = None
-    """For each further token, likewise."""
+    """Default target for the time per output token; None has none."""
     max_queued: int = 2048
-    """Most requests of one model that wait for workers whose queues are full; see
+    """Maximum number of requests per model that wait in the router; see
     router.queueing.admission."""
     fetch_min_tokens: int = 256
-    """How many more tokens of a prompt another worker must have cached, for its blocks to be copied
-    to the worker that is to prefill: the next turn of a conversation finds what was decoded."""
+    """Minimum number of tokens by which another worker's cached prefix must be longer to be copied
+    to the prefill worker, as after a conversation's turn was decoded elsewhere."""
     fetch_wait_s: float = 2.0
-    """How long such a copy may take; then the tokens are computed instead."""
+    """Timeout for such a copy; afterwards the tokens are computed."""
     index_max_entries: int = 1_000_000
-    """Most (block, worker) pairs that the prefix index of each model remembers."""
+    """Maximum number of (block, worker) entries in each model's prefix index."""
 
     def for_model(self, name: str) -> RouterConfig:
-        """With what this model has of its own in place of the router's."""
+        """The settings for one model, with its overrides applied."""
         model = self.models[name]
         own = {
             field: value for field in _OF_ONE_MODEL if (value := getattr(model, field)) is not None

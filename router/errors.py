@@ -28,16 +28,16 @@ import grpc
 
 
 class RouterError(Exception):
-    """Anything that ends a request, or a router, with an error."""
+    """Base of all errors that end a request or a router."""
 
     retry_after_s: float | None = None
     field: str | None = None
     reason: str | None = None
-    """One of REASONS, where there are several for one outcome."""
+    """One of REASONS, if the outcome has several."""
 
 
 class InvalidRequest(RouterError):
-    """`field` is the name that the client used, "" never: None when no field is to blame."""
+    """The request is invalid. `field` is the field's name in the request, or None."""
 
     def __init__(self, message: str, field: str | None = None) -> None:
         super().__init__(message)
@@ -45,19 +45,19 @@ class InvalidRequest(RouterError):
 
 
 class ModelNotFound(InvalidRequest):
-    """Names the wanted model and the one that is served."""
+    """The model is not served here; names it and the served ones."""
 
 
 class TooLarge(InvalidRequest):
-    """Names the limit in bytes."""
+    """The request is too large; names the limit in bytes."""
 
 
 class UnknownEncoding(InvalidRequest):
-    """Names the encoding, and those that are read."""
+    """The body's content encoding is not supported; names it and the supported ones."""
 
 
 class NoSuchRoute(InvalidRequest):
-    """Names the path; `status` is 404 or 405."""
+    """The HTTP path or method does not exist; `status` is 404 or 405."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
@@ -65,15 +65,15 @@ class NoSuchRoute(InvalidRequest):
 
 
 class TooSlow(InvalidRequest):
-    """Names the time that a request's body may take."""
+    """The request's body did not arrive in time; names the timeout."""
 
 
 class Unauthenticated(RouterError):
-    """Says how to send a key; never what is wrong with the one that came."""
+    """No valid API key; says how to send one, but not what is wrong with the one sent."""
 
 
 class Forbidden(RouterError):
-    """Names what the key may do instead."""
+    """The key does not allow this; names what it allows."""
 
     def __init__(self, message: str, field: str | None = None) -> None:
         super().__init__(message)
@@ -81,7 +81,7 @@ class Forbidden(RouterError):
 
 
 class OverQuota(RouterError):
-    """Names the limit of the key; others are served."""
+    """The key's limit is reached; names the limit. Other keys are served."""
 
     def __init__(self, message: str, retry_after_s: float, *, reason: str) -> None:
         super().__init__(message)
@@ -90,7 +90,7 @@ class OverQuota(RouterError):
 
 
 class Overloaded(RouterError):
-    """The router holds as many requests as it may."""
+    """The router has as many requests as it may."""
 
     def __init__(
         self, message: str, retry_after_s: float = 1.0, *, reason: str = "router_full"
@@ -101,7 +101,7 @@ class Overloaded(RouterError):
 
 
 class Unavailable(RouterError):
-    """Another time, or another router, may serve the same request."""
+    """No worker can serve the request now; a later attempt, or another router, may."""
 
     def __init__(
         self, message: str, retry_after_s: float = 1.0, *, reason: str = "no_worker"
@@ -112,28 +112,28 @@ class Unavailable(RouterError):
 
 
 class NotRead(RouterError):
-    """Says how much of the answer waits."""
+    """The client does not read its answer; says how many bytes wait."""
 
 
 class DeadlineExceeded(RouterError):
-    """Says which stage was under way, and where."""
+    """The request's deadline has passed; names the current stage and worker."""
 
 
 class Internal(RouterError):
-    """Says what broke, and where."""
+    """An internal error, of the router or a worker; says what failed."""
 
 
 class StartError(RouterError):
-    """Says which file is to blame, and the remedy."""
+    """The router cannot start; names the file and the remedy."""
 
 
 class ClientGone(Exception):
-    """No error: the client closed its connection before the answer was complete."""
+    """The client disconnected before the answer was complete; not an error."""
 
 
 @dataclass(frozen=True)
 class ErrorMapping:
-    """How one kind of error looks from outside, at both doors and in the metrics."""
+    """The representation of an error class in both APIs and in metrics."""
 
     outcome: str
     grpc_status: grpc.StatusCode
@@ -219,23 +219,23 @@ REASONS = (
     *("quota_requests", "quota_tokens", "quota_concurrency"),  # OverQuota
     *("no_worker", "draining", "stopped", "workers_failed"),  # Unavailable
 )
-"""Why a request was not served, where its outcome leaves that open."""
+"""Reasons for not serving a request, for outcomes that have several."""
 
 
 def reason_of(error: RouterError) -> str:
-    """One of REASONS, or else the outcome."""
+    """The error's reason, or else its outcome."""
     return error.reason or mapping_of(error).outcome
 
 
 def mapping_of(error: RouterError) -> ErrorMapping:
-    """The row of `FACES` for this error."""
+    """The mapping of the error's class."""
     return FACES.get(type(error), FACES[Internal])
 
 
 @contextmanager
 def nesting_is_invalid_request() -> Iterator[None]:
-    """Around a request: JSON that is nested until Python's stack ends is a mistake of the client's,
-    whichever parser, template or encoder meets it. Raises InvalidRequest."""
+    """Turn RecursionError into InvalidRequest: too deeply nested JSON is the client's error,
+    whichever parser, template or encoder fails on it."""
     try:
         yield
     except RecursionError as error:

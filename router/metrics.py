@@ -1,4 +1,4 @@
-"""What the router counts, for Prometheus. One registry per router: nothing is global."""
+"""Prometheus metrics of the router, in a registry of its own."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _STAGE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.
 
 
 def reaching_to(longest_s: float, buckets: tuple[float, ...]) -> tuple[float, ...]:
-    """With further buckets, each about twice the one before, the last of `longest_s` or more."""
+    """The buckets, extended in steps of about two up to `longest_s` or more."""
     while buckets[-1] < longest_s:
         last = buckets[-1]
         buckets += (min(longest_s, next(each for each in _FURTHER if each > last)),)
@@ -41,20 +41,20 @@ def reaching_to(longest_s: float, buckets: tuple[float, ...]) -> tuple[float, ..
 
 
 class Counted:
-    """A request that will be counted. Its model is known once the router has looked it up: what a
-    client calls a model never becomes a label."""
+    """A request to be counted. `model` is set once the router has found it, so that labels never
+    contain names made up by clients."""
 
     model = ""
 
 
 class RouterMetrics:
-    """Requests are those for answers: POST to the two completion endpoints, and Generate.
+    """The router's metrics. Requests are POST to the two completion endpoints, and Generate.
 
-    The fleet is asked at every scrape.
+    The fleet's metrics are collected at each scrape.
     """
 
     def __init__(self, fleet: FleetView, request_timeout_s: float = 600.0) -> None:
-        """Histograms reach to `request_timeout_s`: nothing of a request takes longer."""
+        """Histograms extend to `request_timeout_s`, the longest possible duration."""
         self._fleet = fleet
         self._longest_s = request_timeout_s
         self._registry = CollectorRegistry()
@@ -137,11 +137,11 @@ class RouterMetrics:
         )
 
     def show_unread(self, num_bytes: Callable[[], int]) -> None:
-        """Asked at every scrape."""
+        """Register the gauge of unread bytes; it is read at each scrape."""
         self._unread.set_function(num_bytes)
 
     def add_model(self, model: str, queue_length: Callable[[], int]) -> None:
-        """Shown from now on; the length of its queue is asked at every scrape."""
+        """Register a model's metrics; the length of its queue is read at each scrape."""
         self._queued.labels(model).set_function(queue_length)
         self._show_outcomes(model)
         for side in CACHE_SIDES:
@@ -156,7 +156,7 @@ class RouterMetrics:
 
     @contextmanager
     def request(self, door: str) -> Iterator[Counted]:
-        """Counts one request by how the block ends."""
+        """Count one request, by how the block ends."""
         counted = Counted()
         try:
             yield counted
@@ -172,12 +172,12 @@ class RouterMetrics:
         self.requests.labels(door, counted.model, "ok").inc()
 
     def refused(self, door: str, error: RouterError, model: str = "") -> None:
-        """Counts one request that ends with this error."""
+        """Count one request that ends with this error."""
         self.requests.labels(door, model, mapping_of(error).outcome).inc()
         self.refusals.labels(reason_of(error)).inc()
 
     def observe(self, ending: Ending, record: AttemptLog, model: str) -> None:
-        """Everything that a finished answer tells; of several to a prompt, one has the prompt."""
+        """Record a finished answer; of several answers to a prompt, one counts the prompt."""
         usage, timing = ending.usage, ending.timing
         self.resubmissions.inc(ending.attempts - 1)
         self.prompt_tokens.labels(model).inc(usage.prompt_tokens)
@@ -210,5 +210,5 @@ class RouterMetrics:
             self.cached_tokens.labels(model, side).inc(count)
 
     def expose(self) -> bytes:
-        """The Prometheus text format."""
+        """All metrics in Prometheus' text format."""
         return generate_latest(self._registry)

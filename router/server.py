@@ -1,4 +1,4 @@
-"""A router process: its fleet port, its doors, and how it starts, drains and stops."""
+"""A router process: its servers, and how it starts, drains and stops."""
 
 from __future__ import annotations
 
@@ -39,8 +39,10 @@ log = logging.getLogger("tandem.router")
 
 
 class RouterServer:
-    """start → drain → stop, once each. Raises StartError when a model, or the file of keys, cannot
-    be read."""
+    """A router. Call start, drain and stop in this order, once each.
+
+    Raises StartError if a model or the file of keys cannot be read.
+    """
 
     def __init__(self, config: RouterConfig) -> None:
         self._config = config
@@ -58,7 +60,7 @@ class RouterServer:
         self._keeping: asyncio.Task[None] | None = None
 
     async def start(self) -> RouterAddresses:
-        """Bind all ports and serve. Raises PortTaken, BadCertificate; then nothing stays bound."""
+        """Bind all ports and serve. Raises PortTaken or BadCertificate, with no port left bound."""
         config = self._config
         self._clock.begin()
         self._keeping = asyncio.create_task(self._clock.keep(), name="clock")
@@ -92,8 +94,11 @@ class RouterServer:
         )
 
     async def drain(self, timeout_s: float) -> bool:
-        """Fail health checks, after a grace let clients go, and wait for the requests under way.
-        False when some are left after `timeout_s`."""
+        """Fail health checks, disconnect clients after a grace period, and wait for running
+        requests.
+
+        Returns False if some are left after `timeout_s`.
+        """
         deadline = asyncio.get_running_loop().time() + timeout_s
         self.conductor.draining = True
         await self._doors.announce_drain(min(self._config.drain_grace_s, timeout_s))
@@ -102,7 +107,7 @@ class RouterServer:
         return await self.conductor.wait_idle(deadline - asyncio.get_running_loop().time())
 
     async def stop(self) -> None:
-        """End everything; requests that still run fail, and are cancelled on their workers."""
+        """End everything; running requests fail, and are cancelled on their workers."""
         self.conductor.draining = self.conductor.refuses = True
         self.conductor.stop_all()
         await self.conductor.wait_idle(1.0)
@@ -123,7 +128,7 @@ class RouterServer:
 
 
 def load_models(config: RouterConfig, router_id: str, clock: RunningClock) -> Models:
-    """All tokenizers at once, a thread each; all go by one clock. Raises StartError."""
+    """Load all models, each in a thread, with one clock for all. Raises StartError."""
     if not config.models:
         raise StartError("there is no model to serve: give a model directory with --model")
 
@@ -151,7 +156,10 @@ class DoorPorts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Doors:
-    """`start` binds all of them or raises; `stop` ends whatever has started."""
+    """The public servers (gRPC, HTTP) and the admin server.
+
+    `start` binds all or raises; `stop` ends those that have started.
+    """
 
     def __init__(self, conductor: Conductor, gate: Gate) -> None:
         self._config = config = conductor.config
@@ -172,7 +180,7 @@ class Doors:
         )
 
     async def start(self) -> DoorPorts:
-        """Raises PortTaken, BadCertificate."""
+        """Bind and serve. Raises PortTaken, BadCertificate."""
         config = self._config
         if not config.share_ports or config.join_ports:
             return await self._start()
@@ -191,19 +199,25 @@ class Doors:
         return DoorPorts(grpc=grpc, http=http, admin=admin)
 
     async def show_readiness(self) -> None:
-        """Who watches the health of the gRPC door hears it."""
+        """Update the gRPC health service."""
         await self._grpc.show_readiness()
 
     async def announce_drain(self, grace_s: float) -> None:
-        """Health checks fail, and answers ask clients to connect again. Returns after the grace, or
-        when no HTTP client is left: gRPC's are told by `retire`, and lose nothing by it."""
+        """Fail health checks, and ask HTTP clients to reconnect elsewhere.
+
+        Returns after the grace period, or when no HTTP client is connected. gRPC clients are told
+        by `retire`, without losing calls.
+        """
         await self.show_readiness()
         self._http.close_after_answers()
         await self._http.wait_unconnected(grace_s)
 
     def retire(self, timeout_s: float) -> None:
-        """Clients go elsewhere: nothing listens any more, idle connections are closed, those with
-        requests under way after them; calls may take `timeout_s`. The admin port stays."""
+        """Stop listening on public ports, and close idle connections.
+
+        Busy connections close after their requests; gRPC calls may take `timeout_s`. The admin port
+        stays.
+        """
         self._http.retire()
         self._grpc.retire(timeout_s)
 

@@ -1,7 +1,7 @@
-"""Who calls, and what that allows: set at the doors, asked where requests are admitted.
+"""The caller of a request: set by the servers, read where requests are admitted.
 
-It goes through a context variable, as interceptors of gRPC and middleware of ASGI can hand nothing
-else to what they wrap; tasks that serve the request inherit it.
+A context variable carries it, since gRPC interceptors and ASGI middleware cannot pass arguments to
+what they wrap; tasks that serve the request inherit it.
 """
 
 from __future__ import annotations
@@ -20,33 +20,36 @@ from router.requests.request import RequestDraft
 
 Spend = Callable[[int], None]
 CHARGED_TOGETHER = 16
-"""Tokens of an answer: several routers may have to agree about each charge."""
+"""Tokens of an answer that are charged at once, since each charge may need a lock shared by
+routers."""
 
 
 class Caller:
-    """Anybody: where no keys are asked for, every request is as its client wants it."""
+    """An anonymous caller, where no keys are required: every request is admitted unchanged."""
 
     name: str | None = None
 
     def enter(self) -> None:
-        """A request begins, which `leave` ends. Raises OverQuota; then it has not begun."""
+        """Count a new request, until `leave`. Raises OverQuota, and then counts nothing."""
 
     def leave(self) -> None:
-        """A request has ended."""
+        """Count the end of a request."""
 
     def admit(self, draft: RequestDraft) -> RequestDraft:
-        """The request as this caller may have it. Raises Forbidden."""
+        """The request, restricted to what this caller may ask for. Raises Forbidden."""
         return draft
 
     @contextlib.contextmanager
     def charge(self, num_prompt_tokens: int) -> Iterator[Spend]:
-        """Charges a prompt, and through what it yields each token that is generated. A request
-        that fails before its first token costs nothing. Raises OverQuota."""
+        """Charge a prompt; yields a function that charges generated tokens.
+
+        A request that fails before its first token is refunded. Raises OverQuota.
+        """
         yield lambda num_tokens: None
 
 
 class KeyCaller(Caller):
-    """The holder of a key."""
+    """A caller with an API key."""
 
     def __init__(self, tenant: Tenant, meter: Meter, clock: Callable[[], float]) -> None:
         self.name = tenant.name
@@ -109,14 +112,14 @@ class KeyCaller(Caller):
 
 
 class Prepaid(Caller):
-    """A caller whose prompts were charged together: what its client sent as one is paid as one."""
+    """A caller whose prompts were charged already, as one HTTP request may have several prompts."""
 
     def __init__(self, caller: Caller) -> None:
         self.name = caller.name
 
 
 def narrowed(tenant_salt: bytes, client_salt: bytes) -> bytes:
-    """A client's own salt divides what its key shares; no salt that it sends leads out of that."""
+    """The salt for a client's own salt: it can only divide what the key shares, never leave it."""
     if not client_salt:
         return tenant_salt
     return hashlib.blake2b(client_salt, key=tenant_salt, digest_size=32).digest()

@@ -1,4 +1,4 @@
-"""What a router's settings leave open to whoever reaches it."""
+"""Warnings about what a router's settings expose to the network."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from runtime.address import is_loopback
 
 
 def warnings(config: RouterConfig) -> Iterator[str]:
-    """One line for each danger, with the setting that ends it; none on loopback."""
+    """One line for each risk, with the setting that removes it; none on loopback."""
     if not is_loopback(config.host):
         if config.keys_file is None:
             yield f"anybody who reaches {config.host} may use this model: set keys_file"

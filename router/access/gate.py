@@ -1,4 +1,4 @@
-"""The gate behind both doors: from the key that a client shows to the caller that it is."""
+"""The gate of all servers: maps the API key of a request to its caller."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HOW = "send it as `Authorization: Bearer KEY`"
 
 
 class Gate:
-    """One for all doors of a router: what a key uses, it uses at both. No keys, no gate."""
+    """Checks keys for all of a router's servers, which share each key's limits."""
 
     def __init__(self, keys: KeyFile | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._keys = keys
@@ -26,7 +26,7 @@ class Gate:
         self._shared: SharedTallies | None = None
 
     def count_together(self, *identity: object) -> None:
-        """What a key uses, with all routers of this machine that have the same identity."""
+        """Share each key's usage with all routers on this machine that have the same identity."""
         if self._keys is None:
             return
         try:
@@ -36,7 +36,7 @@ class Gate:
         self._meters.clear()
 
     def close(self) -> None:
-        """No request is under way any more."""
+        """Close the shared usage file; call when no request is running."""
         if self._shared is not None:
             self._shared.close()
 
@@ -45,7 +45,7 @@ class Gate:
         return self._keys is not None
 
     def caller(self, authorization: str | None) -> Caller:
-        """Whose key that is. Raises Unauthenticated."""
+        """The caller with this Authorization header. Raises Unauthenticated."""
         if self._keys is None:
             return ANYBODY
         if authorization is None:
@@ -64,7 +64,7 @@ class Gate:
         return KeyCaller(tenant, meter, self._clock)
 
     def admin(self, authorization: str | None) -> Caller:
-        """As `caller`, of a key that may see what concerns all. Raises Forbidden too."""
+        """Like `caller`, for a key with `admin: true`. Raises Forbidden too."""
         caller = self.caller(authorization)
         if isinstance(caller, KeyCaller) and not caller.is_admin:
             raise Forbidden("this needs a key with `admin: true`")

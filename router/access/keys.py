@@ -1,4 +1,4 @@
-"""API keys: who may call, known by the hashes of their keys, from a file that may change."""
+"""API keys: read from a file, which may change, and identified by their hashes."""
 
 from __future__ import annotations
 
@@ -25,31 +25,31 @@ log = logging.getLogger("tandem.router.access.keys")
 
 
 class KeyLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """What one key may use at all routers behind one port of a machine; None for no limit."""
+    """Limits of one key over all routers behind the same ports of a machine; None for no limit."""
 
     requests_per_minute: float | None = None
-    """A minute's worth may come at once."""
+    """Requests per minute; a whole minute's worth may come at once."""
     tokens_per_minute: float | None = None
-    """Of prompts and answers together."""
+    """Tokens of prompts and answers per minute."""
     concurrency: int | None = None
-    """Requests under way at a time."""
+    """Number of concurrent requests."""
 
 
 class KeyEntry(KeyLimits, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One key of the file. `name: sha256:…` is short for `name: {hash: sha256:…}`."""
+    """One key in the file. `name: sha256:…` is short for `name: {hash: sha256:…}`."""
 
     hash: str | tuple[str, ...]
-    """Several while a key is being replaced by another."""
+    """Hash of the key; several while the key is being rotated."""
     max_priority: int = 0
-    """The most urgent priority that its requests may ask for: the lower the more urgent."""
+    """Most urgent priority that its requests may ask for; smaller is more urgent."""
     share_group: str | None = None
-    """Keys of one group find each other's prompts in the prefix caches; others never do."""
+    """Keys of one group share cached prompts; keys without a common group never do."""
     admin: bool = False
-    """Opens the admin port, where that asks for keys."""
+    """Whether the key may use the admin port, if keys are required there."""
 
 
 class Tenant(msgspec.Struct, frozen=True):
-    """Whom a key belongs to. `salt` seeds the block hashes of its prompts."""
+    """The owner of a key. `salt` seeds the block hashes of its prompts."""
 
     name: str
     entry: KeyEntry
@@ -57,10 +57,11 @@ class Tenant(msgspec.Struct, frozen=True):
 
 
 class KeyRing:
-    """The keys of one reading of the file. Raises ValueError, which names the entry."""
+    """The keys of one version of the file. Raises ValueError, which names the invalid entry."""
 
     def __init__(self, entries: Mapping[str, KeyEntry]) -> None:
-        # Looked up by a digest that nobody outside can steer: time taken tells nothing of the keys.
+        # Look-ups use a keyed digest that clients cannot steer, so their timing reveals nothing of
+        # the keys.
         self._secret = secrets.token_bytes(32)
         self._tenants: dict[bytes, Tenant] = {}
         salts = _salts(entries)
@@ -85,7 +86,7 @@ class KeyRing:
 
 
 class KeyFile:
-    """The file's keys, as they are now. Raises StartError when the first reading fails."""
+    """The keys of a file, re-read when it changes. Raises StartError if the first reading fails."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -97,8 +98,8 @@ class KeyFile:
             raise StartError(f"keys_file {path}: {error}") from error
 
     def ring(self, now_s: float) -> KeyRing:
-        """Read again when the file has changed, which is looked for once a second. A file that
-        cannot be used leaves the keys as they were."""
+        """The current keys. Checks the file for changes once a second; an invalid file changes
+        nothing."""
         if now_s - self._looked_s >= LOOK_EVERY_S:
             self._looked_s = now_s
             signature = _signature(self._path)
@@ -117,7 +118,7 @@ class KeyFile:
 
 
 def read_keys(path: str) -> KeyRing:
-    """Raises OSError, or ValueError that names the entry and what is wrong with it."""
+    """Read a file of keys. Raises OSError, or ValueError that names the entry and its error."""
     try:
         tree = yaml.safe_load(Path(path).read_text())
     except yaml.YAMLError as error:
@@ -128,17 +129,17 @@ def read_keys(path: str) -> KeyRing:
 
 
 def draw_key() -> tuple[str, str]:
-    """A new key, and the hash that stands for it in the file.
+    """A new key, and its hash for the file.
 
-    A key is 256 random bits, which nobody guesses: a plain SHA-256 keeps it as safe as a slow
-    password hash would, and costs a request a microsecond.
+    A key is 256 random bits, which cannot be guessed, so a plain SHA-256 is as safe as a slow
+    password hash, and takes a microsecond per request.
     """
     key = PREFIX + base64.urlsafe_b64encode(secrets.token_bytes(KEY_BYTES)).decode().rstrip("=")
     return key, "sha256:" + hashlib.sha256(key.encode()).hexdigest()
 
 
 def check_name(name: str) -> None:
-    """Raises ValueError for a name that logs and metrics could not show."""
+    """Raises ValueError for a name that logs and metrics cannot show."""
     if not (1 <= len(name) <= MAX_NAME_CHARS and name.isprintable() and " " not in name):
         raise ValueError(f"{name!r}: a name is 1 to {MAX_NAME_CHARS} printable characters")
 
@@ -172,10 +173,10 @@ def _parse_hash(name: str, text: str) -> bytes:
 
 
 def _salts(entries: Mapping[str, KeyEntry]) -> dict[str, bytes]:
-    """One for each group, keyed by the hashes of its members.
+    """The cache salt of each key, shared within groups and derived from the members' hashes.
 
-    Those are random and known to this deployment alone, the same in all of its routers and after
-    a restart: nobody can compute the salt of another, whatever name or group he has.
+    The hashes are random and secret, and equal in all routers and after a restart, so nobody can
+    compute the salt of another key or group.
     """
     groups: dict[tuple[str, str], list[str]] = {}
     for name, entry in entries.items():
@@ -193,7 +194,7 @@ def _salt(kind: str, name: str, groups: Mapping[tuple[str, str], list[str]]) -> 
 
 
 def _signature(path: str) -> tuple[int, int, int] | None:
-    """None when the file is not there."""
+    """The file's identity and version; None if it does not exist."""
     try:
         stat = os.stat(path)
     except OSError:

@@ -1,4 +1,4 @@
-"""What one key may use: rates, as buckets that refill, and requests under way."""
+"""Limits of one key: token buckets for rates, and a count of concurrent requests."""
 
 from __future__ import annotations
 
@@ -9,37 +9,37 @@ from router.access.keys import KeyLimits
 from router.errors import OverQuota
 
 RETRY_CONCURRENCY_S = 1.0
-"""When a request of the same key ends, nobody knows: ask again soon."""
+"""Suggested retry time, since it is unknown when a request of the key will end."""
 NUM_CELLS = 3
-"""Of a bucket."""
+"""Number of cells in a bucket."""
 LEVEL, AT_S, PER_MINUTE = range(NUM_CELLS)
 
 
 class Cells(Protocol):
-    """Numbers that outlive who counts with them; all zero at first."""
+    """Mutable numbers, initially zero, that may be shared with other processes."""
 
     def __getitem__(self, index: int, /) -> float: ...
     def __setitem__(self, index: int, value: float, /) -> None: ...
 
 
 class UsageTally(Protocol):
-    """What one key has used, by one router or by several that share it."""
+    """Usage of one key, by one router or by several that share it."""
 
     requests: Cells
     tokens: Cells
 
     def held(self) -> AbstractContextManager[None]:
-        """Nobody else changes anything meanwhile."""
+        """Hold the lock on the usage."""
 
     def add_running(self, difference: int) -> None:
-        """Of this router."""
+        """Add to this router's number of running requests."""
 
     def num_running(self, limit: int) -> int:
-        """Of all routers; may be too many only as long as it is under the limit."""
+        """Running requests of all routers; may be too high only while it is below `limit`."""
 
 
 class OwnTally:
-    """Of one router alone."""
+    """Usage of one key at this router alone."""
 
     def __init__(self) -> None:
         self.requests: Cells = [0.0] * NUM_CELLS
@@ -57,9 +57,10 @@ class OwnTally:
 
 
 class Bucket:
-    """Holds a minute's worth and refills evenly. It may run into debt, which has to refill too.
+    """A token bucket: holds one minute's worth and refills evenly. Debt is allowed, and refills
+    first.
 
-    When the rate changes, what the bucket holds changes with it.
+    When the rate changes, the level is scaled.
     """
 
     def __init__(self, per_minute: float, cells: Cells, now_s: float) -> None:
@@ -69,7 +70,7 @@ class Bucket:
             cells[LEVEL], cells[AT_S], cells[PER_MINUTE] = per_minute, now_s, per_minute
 
     def wait_s(self, amount: float, now_s: float) -> float:
-        """Seconds until `amount` is there, or, for one that the bucket never holds, all it can."""
+        """Seconds until `amount` is available, or the whole bucket for a larger amount."""
         missing = min(amount, self.per_minute) - self._refilled(now_s)
         return max(0.0, missing * 60 / self.per_minute)
 
@@ -77,7 +78,7 @@ class Bucket:
         self._cells[LEVEL] = min(self.per_minute, self._refilled(now_s) - amount)
 
     def _refilled(self, now_s: float) -> float:
-        """The level, brought up to date."""
+        """The level after refilling until now."""
         cells, most = self._cells, self.per_minute
         if cells[PER_MINUTE] != most:
             cells[LEVEL], cells[PER_MINUTE] = cells[LEVEL] * most / cells[PER_MINUTE], most
@@ -87,7 +88,7 @@ class Bucket:
 
 
 class Meter:
-    """Counts what one key uses. `set_limits` changes what it may."""
+    """Counts the usage of one key, and enforces its limits."""
 
     def __init__(self, limits: KeyLimits, now_s: float, tally: UsageTally | None = None) -> None:
         self._tally = tally or OwnTally()
@@ -97,7 +98,7 @@ class Meter:
         self.set_limits(limits, now_s)
 
     def set_limits(self, limits: KeyLimits, now_s: float) -> None:
-        """What was used stays used."""
+        """Change the limits; past usage stays counted."""
         if limits == self._limits:
             return
         self._limits = limits
@@ -106,7 +107,7 @@ class Meter:
             self._tokens = _bucket(limits.tokens_per_minute, self._tally.tokens, now_s)
 
     def enter(self, now_s: float) -> None:
-        """A request begins; `leave` ends it. Raises OverQuota; then there is nothing to leave."""
+        """Count a new request, until `leave`. Raises OverQuota, and then counts nothing."""
         with self._tally.held():
             self._check_running()
             if self._tokens is not None:
@@ -120,20 +121,21 @@ class Meter:
         self._tally.add_running(-1)
 
     def take_prompt(self, num_tokens: int, now_s: float) -> None:
-        """Charges a prompt. Raises OverQuota while the bucket holds less than it has tokens."""
+        """Charge a prompt. Raises OverQuota if the bucket has fewer tokens."""
         if self._tokens is not None:
             with self._tally.held():
                 _check(self._tokens, num_tokens, now_s, "tokens")
                 self._tokens.take(num_tokens, now_s)
 
     def take_output(self, num_tokens: int, now_s: float) -> None:
-        """Charges what was generated: an answer goes on to its end, the next request waits."""
+        """Charge generated tokens, possibly into debt: the answer continues, the next request
+        waits."""
         if self._tokens is not None:
             with self._tally.held():
                 self._tokens.take(num_tokens, now_s)
 
     def give_back(self, num_tokens: int, now_s: float) -> None:
-        """Of a prompt that was not served."""
+        """Refund a prompt that was not served."""
         self.take_output(-num_tokens, now_s)
 
     def _check_running(self) -> None:

@@ -1,8 +1,8 @@
-"""What keys have used, counted together by the routers behind one port of a machine.
+"""Usage of keys, shared by the routers behind the same ports of one machine.
 
-The counts lie in a small file that every router maps into its memory. Whoever changes them holds a
-lock; what is under way is counted in a column of each router's own, which is void once that router
-is gone. Times are those of the machine's monotonic clock, which all of its processes share.
+The counters are in a small file that every router maps into its memory. Changes are made under a
+lock; running requests are counted in one column per router, which is void once that router has
+ended. Times are those of the monotonic clock, which all processes of a machine share.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ from router.access.limits import NUM_CELLS, Cells
 
 MAX_ROUTERS = 64
 MAX_KEYS = 4096
-"""Names that the file has room for, those of former keys included; others are counted alone."""
+"""Number of keys in the file, former ones included; further keys are counted per router."""
 NAME_BYTES = 16
 PATIENCE_S = 0.005
-"""A router that was stopped while it held the lock is not waited for: a count may be off then."""
+"""Timeout for the lock: a router may be suspended while it holds it; a count may then be off."""
 _NUM_DOUBLES = 2 * NUM_CELLS + MAX_ROUTERS
 _SHAPE = (MAX_KEYS, NAME_BYTES, _NUM_DOUBLES)
-"""Of the file: only those share one that read it alike."""
+"""Format of the file; only routers with the same format share one."""
 _FILE_BYTES = MAX_KEYS * (NAME_BYTES + 8 * _NUM_DOUBLES)
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class SharedTallies:
-    """Opened by each router. Raises OSError where the file cannot be had."""
+    """The file, opened by one router. Raises OSError if it cannot be created."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         while not self._try_join(_open(path)):
-            pass  # the last of the others has just taken the file along
+            pass  # the last other router has just removed the file
 
     def tally(self, name: str) -> SharedTally | None:
-        """Of the key of that name, from now on; None when the file is full."""
+        """The usage of the key of that name; None if the file is full."""
         digest = hashlib.blake2b(name.encode(), digest_size=NAME_BYTES).digest()
         with self.held():
             slot = self._find(digest)
@@ -54,7 +54,7 @@ class SharedTallies:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Nobody else changes anything meanwhile, unless they lost patience."""
+        """Hold the lock, unless its holder does not release it within the timeout."""
         until = time.monotonic() + PATIENCE_S
         while not _try_flock(self._fd) and time.monotonic() < until:
             time.sleep(0)
@@ -64,7 +64,8 @@ class SharedTallies:
             fcntl.flock(self._fd, fcntl.LOCK_UN)
 
     def _try_join(self, fd: int) -> bool:
-        """False when the file is nobody's any more. Who has a column keeps the others from that."""
+        """Join the file; False if it was removed meanwhile. A router with a column prevents its
+        removal."""
         self._fd = fd
         try:
             with self.held():
@@ -79,7 +80,7 @@ class SharedTallies:
 
     def _join(self) -> None:
         self._column = self._claim_column()
-        # All of it now: where memory ends later, writing there would end the process.
+        # Allocate all memory now: writing where it runs out later would kill the process.
         os.posix_fallocate(self._fd, 0, _FILE_BYTES)
         self._map = mmap.mmap(self._fd, _FILE_BYTES)
         self._names = memoryview(self._map)[: MAX_KEYS * NAME_BYTES]
@@ -87,22 +88,23 @@ class SharedTallies:
         self._clear_column()
 
     def _is_there(self) -> bool:
-        """Others can still find the file."""
+        """Whether the file still has a name."""
         return os.fstat(self._fd).st_nlink > 0
 
     def is_gone(self, column: int) -> bool:
-        """No router that lives has this column."""
+        """Whether the router with this column has ended."""
         return column != self._column and _lock(self._fd, fcntl.F_OFD_GETLK, column)
 
     def close(self) -> None:
-        """The last router takes the file along."""
+        """Leave the file; the last router removes it."""
         with self.held():
             self._clear_column()
             others = set(range(MAX_ROUTERS)) - {self._column}
             if self._is_there() and all(map(self.is_gone, others)):
                 with suppress(FileNotFoundError):
                     self._path.unlink()
-        _lock(self._fd, fcntl.F_OFD_SETLK, self._column, fcntl.F_UNLCK)  # the map keeps it open
+        # Closing the file would not unlock it: the mapping keeps it open.
+        _lock(self._fd, fcntl.F_OFD_SETLK, self._column, fcntl.F_UNLCK)
         os.close(self._fd)
 
     def _claim_column(self) -> int:
@@ -118,7 +120,7 @@ class SharedTallies:
             self._counts[slot * _NUM_DOUBLES + 2 * NUM_CELLS + self._column] = 0.0
 
     def _find(self, digest: bytes) -> int | None:
-        """Names stand in the order in which they came."""
+        """The slot of a name; a new name takes the first free one."""
         for slot in range(MAX_KEYS):
             name = self._names[slot * NAME_BYTES : (slot + 1) * NAME_BYTES]
             if not any(name):
@@ -129,7 +131,7 @@ class SharedTallies:
 
 
 class SharedTally:
-    """What one key has used at all routers that share the file."""
+    """Usage of one key over all routers that share the file."""
 
     def __init__(self, tallies: SharedTallies, counts: memoryview[float], column: int) -> None:
         self.requests: Cells = counts[:NUM_CELLS]
@@ -140,7 +142,7 @@ class SharedTally:
         self.held = tallies.held
 
     def add_running(self, difference: int) -> None:
-        """Only this router writes in its column."""
+        """Add to this router's column."""
         self._running[self._column] += difference
 
     def num_running(self, limit: int) -> int:
@@ -152,7 +154,7 @@ class SharedTally:
 
 
 def path_for(*identity: object) -> Path:
-    """Where those meet who serve the same port with the same keys; in memory, where that is."""
+    """The file for routers with the same ports and keys; in shared memory if possible."""
     memory = Path("/dev/shm")
     folder = memory if os.access(memory, os.W_OK) else Path(tempfile.gettempdir())
     boot = _BOOT_ID.read_text() if _BOOT_ID.exists() else ""
@@ -162,7 +164,7 @@ def path_for(*identity: object) -> Path:
 
 
 def _open(path: Path) -> int:
-    """A file of this user's."""
+    """Open or create the file. Raises PermissionError if it belongs to another user."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     if os.fstat(fd).st_uid != os.geteuid():
         os.close(fd)
@@ -179,7 +181,7 @@ def _try_flock(fd: int) -> bool:
 
 
 def _lock(fd: int, command: int, byte: int, kind: int = fcntl.F_WRLCK) -> bool:
-    """Takes the lock on a byte, for as long as the file is open, or asks whether it is free."""
+    """Lock a byte for as long as the file is open, or test whether it is unlocked."""
     wanted = struct.pack("hhqqi0q", kind, os.SEEK_SET, byte, 1, 0)
     try:
         found = fcntl.fcntl(fd, command, wanted)

@@ -1,1 +1,1 @@
-"""The workers that this router knows, and what they report."""
+"""The router's view of its workers: sessions, reports, attempts, metrics."""

@@ -1,4 +1,5 @@
-"""What is known of a journey: who has the sequence, and what its stages took."""
+"""The log of a request's attempts: which worker has the sequence, and the duration of each
+stage."""
 
 from __future__ import annotations
 
@@ -12,8 +13,10 @@ from wire.messages import Handed, Kept, Prefilled
 
 
 class AttemptFailed(Exception):
-    """An attempt ended without result; `retryable` when another may succeed, `lost` when it ended
-    with the session."""
+    """An attempt ended without a result.
+
+    `retryable` is true if another attempt may succeed, `lost` if the session with the worker ended.
+    """
 
     def __init__(
         self, stage: str, worker: WorkerRef, cause: str, *, retryable: bool, lost: bool = False
@@ -25,29 +28,30 @@ class AttemptFailed(Exception):
 
 
 class AttemptLog(msgspec.Struct):
-    """What is known of a journey while it runs, and after it."""
+    """The state of a request over its attempts, while it runs and afterwards."""
 
     attempts: int = 0
     fetched: Moved | None = None
-    """The prefix that was copied to the first worker before it began."""
+    """The prefix that was copied to the first worker before prefill."""
     placement: Placement | None = None
     prefilled: Prefilled | None = None
     handed: Handed | None = None
     released: bool = False
     kept: Kept | None = None
     lost_destination: WorkerLost | None = None
-    """Its loss matters only once the sequence turns out to have moved there."""
+    """Loss of the destination, which matters only if the sequence turns out to have moved there."""
     destination_spoke: bool = False
 
     def go_to(self, destination: WorkerRef) -> None:
-        """The sequence stays where it is until this other destination has accepted it."""
+        """Record another destination; the sequence stays where it is until that worker has accepted
+        it."""
         assert self.placement is not None
         self.placement = Placement(self.placement.first, destination)
         self.kept = self.lost_destination = None
 
     @property
     def stage(self) -> str:
-        """What is under way."""
+        """The current stage: placement, prefill, transfer or decode."""
         if self.placement is None:
             return "placement"
         if self.prefilled is None and not self.destination_spoke:
@@ -58,12 +62,12 @@ class AttemptLog(msgspec.Struct):
 
     @property
     def moved(self) -> bool:
-        """The destination has the sequence; what becomes of the first worker is no matter."""
+        """Whether the destination has the sequence; the first worker no longer matters then."""
         return self.destination_spoke or self.handed is not None or self.released
 
     @property
     def home(self) -> WorkerRef | None:
-        """Who decodes it and has all of its prompt; None while that is not known."""
+        """The worker that decodes and has the whole prompt cached; None while it is not known."""
         if self.placement is None or not (self.moved or self.prefilled is not None):
             return None
         if self.moved:
@@ -73,19 +77,19 @@ class AttemptLog(msgspec.Struct):
 
     @property
     def complete(self) -> bool:
-        """Everything has been reported that a finished journey will report."""
+        """Whether all reports of a finished request have arrived."""
         return self.prefilled is not None and (
             self.handed is not None or not self.destination_spoke
         )
 
     @property
     def destination(self) -> WorkerRef | None:
-        """Where the sequence is to be decoded; None where the first worker does that, too."""
+        """The worker that decodes after a handoff; None if the first worker decodes, too."""
         return None if self.placement is None else self.placement.destination
 
     @property
     def worker(self) -> WorkerRef | None:
-        """Who works on it now."""
+        """The worker that has the sequence now."""
         if self.placement is None:
             return None
         return self.placement.destination if self.moved else self.placement.first

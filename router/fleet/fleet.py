@@ -1,9 +1,8 @@
-"""The workers of one model: they announce themselves, are called back, and may be lost.
+"""The workers of one model: membership, sessions, reports and losses.
 
-Workers of several revisions of the model may be here at a time, as they are during an upgrade. Each
-revision has a ledger of its own, with its load, its prefix index and its links; new requests go by
-the ledger of the revision that serves (see router.placing.revisions), and those that have begun an
-answer stay with theirs.
+During an upgrade there are workers of several revisions of the model's weights. Each revision has a
+ledger with its load, prefix index and links. New requests are placed by the ledger of the serving
+revision (see router.placing.revisions); requests that have begun stay with theirs.
 """
 
 from __future__ import annotations
@@ -35,7 +34,8 @@ from wire.messages import (
 from wire.reports import CacheEvents, LinkReport, Report
 
 COME_BACK_S = 10.0
-"""Workers announce themselves every second; one try that a router missed takes 5 s to time out."""
+"""Time in which workers rejoin after a standstill of the router: they announce themselves every
+second, but one missed announcement takes 5 s to time out."""
 CLOSED = "this router closed the session"
 log = logging.getLogger("tandem.router.fleet")
 
@@ -54,9 +54,10 @@ class Fleet:
         tokenizer: str | None = None,
         clock: RunningClock | None = None,
     ) -> None:
-        """`tokenizer` is the router's own, see runtime.tokenizer_hash; None takes any worker's."""
+        """`tokenizer` is the router's hash, see runtime.tokenizer_hash; None accepts every
+        worker."""
         self.clock = clock or RunningClock()
-        """By which all that concerns this model is timed."""
+        """Clock for everything that concerns this model."""
         self._router_id = router_id
         self._tls = tls
         self._tokenizer = tokenizer
@@ -68,67 +69,69 @@ class Fleet:
         self._revisions = Revisions()
         self._ledgers: dict[str, Ledger] = {}
         self.ledger = Ledger(router_id, index_max_entries)
-        """Of the revision that serves."""
+        """Ledger of the serving revision."""
         self.num_kept = 0
-        """Handoffs of which nothing came, so that the first worker went on."""
+        """Number of handoffs that failed, after which the first worker decoded."""
         self.handoffs = HandoffTotals()
         self._changed = asyncio.Event()
         self.on_change: Callable[[], None] = lambda: None
         self.on_room: Callable[[], None] = lambda: None
-        """Called when a worker may have come to have less to do."""
+        """Called when a worker's load may have dropped."""
 
     @property
     def ready(self) -> bool:
-        """At least one worker can serve."""
+        """Whether at least one worker is ready."""
         return any(member.state is MemberState.READY for member in self._members.values())
 
     @property
     def max_model_len(self) -> int | None:
-        """What every worker that is ready is set to, and one at least has blocks for; None without
-        workers. Whoever fails, another can take the sequence."""
+        """Longest sequence that every ready worker accepts and at least one has blocks for; None
+        without workers.
+
+        It is the minimum, so that a failover to any worker is possible.
+        """
         ready = (m.card for m in self._members.values() if m.state is MemberState.READY)
         shortest = min((card.max_model_len for card in ready), default=None)
         longest = self.ledger.table.longest
         return longest if longest is None or shortest is None else min(shortest, longest)
 
     def count(self) -> dict[tuple[str, Role, MemberState], int]:
-        """Members by model, role and state, absent ones as 0."""
+        """Number of members by model, role and state, zeros included."""
         counts = {(self.model, role, state): 0 for role in Role for state in MemberState}
         for member in self._members.values():
             counts[self.model, member.card.role, member.state] += 1
         return counts
 
     def revisions(self) -> list[RevisionView]:
-        """Those that have workers, the oldest first."""
+        """The revisions that have workers, oldest first."""
         return self._revisions.views()
 
     def members(self) -> list[Member]:
-        """All that are there now."""
+        """All current members."""
         return list(self._members.values())
 
     def links(self) -> list[tuple[WorkerRef, LinkReport]]:
-        """What every worker measured of its ways to others: (source, link)."""
+        """Link reports of all workers, each with its source."""
         return [(m.ref, link) for m in self._members.values() for link in m.links.values()]
 
     def member(self, ref: WorkerRef) -> Member | None:
-        """None when this incarnation is not there any more."""
+        """The member with this incarnation; None if it has gone."""
         member = self._members.get(ref.worker_id)
         return member if member is not None and member.ref == ref else None
 
     def block_size(self, ref: WorkerRef) -> int:
-        """In tokens; 0 of a worker that is not there any more."""
+        """The worker's block size in tokens; 0 if it has gone."""
         member = self.member(ref)
         return 0 if member is None else member.card.layout.block_size
 
     @property
     def may_come_back_s(self) -> float:
-        """How long yet workers that are not here may come back by themselves: they take a router
-        that stood still for dead, and find it again."""
+        """Remaining time in which missing workers may rejoin after a standstill of this router."""
         since_s = self.clock.since_standstill_s()
         return 0.0 if since_s is None else max(0.0, COME_BACK_S - since_s)
 
     async def wait_changed(self, timeout_s: float) -> None:
-        """Until a worker joins, leaves or changes its state, or the time is over."""
+        """Wait until a worker joins, leaves or changes its state, at most for `timeout_s`."""
         try:
             async with asyncio.timeout(timeout_s):
                 await self._changed.wait()
@@ -136,10 +139,10 @@ class Fleet:
             return
 
     def join(self, card: WorkerCard) -> str | None:
-        """Open a session to a worker that is new. Returns why it is not taken, None when it is.
+        """Open a session to a new worker. Returns the reason for refusing it, or None.
 
-        One that is there already keeps its name: a worker that was born again is taken when the
-        session with its former life has broken, and a late announcement of that life never is.
+        A worker that is a member keeps its id: its next incarnation is accepted once the session
+        with the former one has ended, and late announcements of the former one are refused.
         """
         known = self._members.get(card.ref.worker_id)
         if known is not None:
@@ -159,15 +162,15 @@ class Fleet:
         return None
 
     async def close(self) -> None:
-        """Lose every worker."""
+        """Close the sessions with all workers."""
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _ledger_for(self, revision: str) -> Ledger:
-        """Where nobody else is here, the ledger that there was: it has learned what requests are
-        like."""
+        """The ledger of a revision. With no other worker present the existing one is kept, since it
+        has learned the distribution of request lengths."""
         ledger = self._ledgers.get(revision)
         if ledger is not None:
             return ledger
@@ -180,7 +183,8 @@ class Fleet:
         return ledger
 
     def _look_at_revisions(self) -> None:
-        """After every change of who is ready; traffic goes over, and what is gone is dropped."""
+        """Update the serving revision after a change of ready workers, and drop revisions without
+        workers."""
         former = self._revisions.serving
         serving = self._revisions.look(self.clock.now())
         if serving is not None and serving != former:
@@ -191,7 +195,7 @@ class Fleet:
                 del self._ledgers[revision]
 
     def _go_over(self, former: str | None, serving: str) -> None:
-        """Requests that wait are placed anew; those that have begun stay where they are."""
+        """Switch to another revision: waiting requests are placed again, running ones stay."""
         ledger = self._ledgers[serving]
         if ledger is self.ledger:
             return  # the first workers, or another revision after all others had left
@@ -209,7 +213,7 @@ class Fleet:
         self._announce_change()
 
     async def _run(self, member: Member) -> None:
-        """The life of one member."""
+        """Run one member's session until it ends."""
         cause = CLOSED
         try:
             session = await self._open(member)
@@ -258,7 +262,7 @@ class Fleet:
                 if member.state is not before:
                     self._set_ready(member, member.state is MemberState.READY)
                 elif len(self._revisions) > 1:
-                    self._look_at_revisions()  # one may have proved itself by now
+                    self._look_at_revisions()  # the revision's first report may qualify it to serve
             case LinkReport():
                 member.links[message.destination] = message
                 member.ledger.measured(member.ref, message)
@@ -269,7 +273,7 @@ class Fleet:
                 raise SessionClosed(f"{member.ref} sent {type(message).__name__} to a router")
 
     def _enter(self, member: Member, news: Prefilled | Handed | Released | Kept | Failed) -> None:
-        """What became of an attempt changes what its worker has to do."""
+        """Update the ledger for an event of an attempt."""
         self.on_room()
         ref, ledger = member.ref, member.ledger
         match news:
@@ -304,7 +308,7 @@ class Fleet:
 
 
 def taken_id(card: WorkerCard, other: WorkerCard) -> str:
-    """Why a worker is refused whose id another one has."""
+    """The reason for refusing a worker whose id is in use."""
     return (
         f"another worker with the id {card.ref.worker_id!r} is here, {other.ref} of model "
         f"{other.model!r} at {other.address}: end that one, or start this one with another "

@@ -1,4 +1,4 @@
-"""What the fleet knows of its workers and links, for Prometheus: one scrape shows the cluster."""
+"""Prometheus metrics of all workers and links, so that scraping one router shows the cluster."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from wire.reports import LinkReport
 
 
 class FleetView(Protocol):
-    """What is read of a fleet, or of several; see router.fleet.fleets.Fleets."""
+    """The properties of a fleet that metrics read; see router.fleet.fleets.Fleets."""
 
     handoffs: HandoffTotals
 
@@ -37,7 +37,7 @@ class FleetView(Protocol):
 
 
 class FleetCollector(Collector):
-    """Asked at every scrape."""
+    """Collects the metrics at each scrape."""
 
     def __init__(self, fleet: FleetView) -> None:
         self._fleet = fleet
@@ -69,7 +69,7 @@ class FleetCollector(Collector):
 
 
 def _revision_families(revisions: Iterable[tuple[str, RevisionView]]) -> Iterable[Metric]:
-    """Several of a model are there during an upgrade."""
+    """Metrics of revisions; a model has several during an upgrade."""
     ready = GaugeMetricFamily(
         "tandem_revision_workers",
         "Ready workers of each revision of a model's weights.",

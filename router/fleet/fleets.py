@@ -1,4 +1,4 @@
-"""The workers of all models of a router: each belongs to the fleet of its model."""
+"""The fleets of all models of a router."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ from wire.reports import LinkReport
 
 
 class Fleets:
-    """`join` is the FleetService's callback. Requests of a model see its own fleet alone, so that
-    neither its load nor its prefix index ever meets another model's."""
+    """One fleet per model; each worker joins the fleet of its model.
+
+    A request sees only its model's fleet, so load and prefix index of models never mix. `join` is
+    the callback of FleetService.
+    """
 
     def __init__(self, fleets: Sequence[Fleet]) -> None:
         self._by_model = {fleet.model: fleet for fleet in fleets}
@@ -27,7 +30,7 @@ class Fleets:
             fleet.handoffs = self.handoffs
 
     def join(self, card: WorkerCard) -> str | None:
-        """To the fleet of its model. Returns why the worker is not taken, None when it is."""
+        """Add a worker to the fleet of its model. Returns the reason for refusing it, or None."""
         refused = self._join(card)
         self._refusals.note(card, refused)
         return refused
@@ -44,11 +47,11 @@ class Fleets:
 
     @property
     def num_kept(self) -> int:
-        """Handoffs of which nothing came, so that the first worker went on."""
+        """Number of handoffs that failed, after which the first worker decoded."""
         return sum(fleet.num_kept for fleet in self._by_model.values())
 
     def count(self) -> dict[tuple[str, Role, MemberState], int]:
-        """Members by model, role and state, absent ones as 0."""
+        """Number of members by model, role and state, zeros included."""
         return {
             key: count for fleet in self._by_model.values() for key, count in fleet.count().items()
         }
@@ -57,19 +60,19 @@ class Fleets:
         return [member for fleet in self._by_model.values() for member in fleet.members()]
 
     def revisions(self) -> list[tuple[str, RevisionView]]:
-        """Of all models, with the model's name."""
+        """The revisions of all models, with the model's name."""
         return [(fleet.model, it) for fleet in self._by_model.values() for it in fleet.revisions()]
 
     def links(self) -> list[tuple[WorkerRef, LinkReport]]:
-        """What every worker measured of its ways to others: (source, link)."""
+        """Link reports of all workers, each with its source."""
         return [link for fleet in self._by_model.values() for link in fleet.links()]
 
     def block_size(self, ref: WorkerRef) -> int:
-        """In tokens; 0 of a worker that is not there any more."""
+        """The worker's block size in tokens; 0 if it has gone."""
         return max(fleet.block_size(ref) for fleet in self._by_model.values())
 
     async def close(self) -> None:
-        """Lose every worker."""
+        """Close the sessions with all workers."""
         await asyncio.gather(*(fleet.close() for fleet in self._by_model.values()))
 
     def _find(self, worker_id: str) -> Member | None:

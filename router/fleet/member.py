@@ -1,4 +1,4 @@
-"""One incarnation of a worker, as this router knows it: its session, its load, its attempts."""
+"""One incarnation of a worker: its session, its reports, and the attempts on it."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from wire.reports import LinkReport, Report, WorkerState
 
 
 class MemberState(enum.Enum):
-    JOINING = "joining"  # announced, its session is being opened
+    JOINING = "joining"  # announced; its session is being opened
     READY = "ready"
-    DRAINING = "draining"  # finishes what it has, takes nothing new
-    LOST = "lost"  # for ever: the next incarnation is another member
+    DRAINING = "draining"  # finishes its requests, accepts no new ones
+    LOST = "lost"  # final: the next incarnation is another member
 
 
 class Member:
-    """Owned by the fleet; journeys hold attempts on it."""
+    """A worker of the fleet. Requests attach a mailbox for each attempt on it."""
 
     def __init__(self, card: WorkerCard, ledger: Ledger) -> None:
         self.card = card
         self.ledger = ledger
-        """Of its revision."""
+        """Ledger of the worker's revision."""
         self.state = MemberState.JOINING
         self.report: Report | None = None
         self.links: dict[WorkerRef, LinkReport] = {}
@@ -41,7 +41,7 @@ class Member:
         self.state = MemberState.READY
 
     def lose(self, cause: str) -> None:
-        """Every journey with an attempt here hears it at once."""
+        """End the session, and report the loss to every attempt on this worker."""
         self.state = MemberState.LOST
         if self._session is not None:
             self._session.close(cause)
@@ -54,28 +54,28 @@ class Member:
         self.state = MemberState.DRAINING if draining else MemberState.READY
 
     def deliver(self, attempt_id: AttemptId, news: WorkerEvent) -> None:
-        """To the journey that holds this attempt; nobody waits for other attempts any more."""
+        """Pass an event to the attempt's mailbox; events of detached attempts are dropped."""
         mailbox = self._mailboxes.get(attempt_id)
         if mailbox is not None:
             mailbox.put(self.ref, news)
 
     def attach(self, attempt_id: AttemptId, mailbox: Mailbox) -> None:
-        """What this worker says of the attempt goes there."""
+        """Deliver the worker's events of this attempt to the mailbox."""
         self._mailboxes[attempt_id] = mailbox
 
     def detach(self, attempt_id: AttemptId) -> None:
         self._mailboxes.pop(attempt_id, None)
 
     def send(self, message: Message) -> None:
-        """Raises SessionClosed when the worker is lost."""
+        """Send a message. Raises SessionClosed if the worker is lost."""
         if self._session is None:
             raise SessionClosed(f"{self.ref} is not connected")
         self._session.send(message)
 
     def cancel(self, attempt_id: AttemptId) -> None:
-        """Nobody waits for this attempt any more. A lost worker need not hear it."""
+        """Tell the worker to abort the attempt, unless it is lost."""
         if self.state is not MemberState.LOST:
             try:
                 self.send(Cancel(attempt_id=attempt_id))
             except SessionClosed:
-                return  # it is being lost at this moment
+                return  # the session ends at this moment

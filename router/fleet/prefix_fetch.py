@@ -1,4 +1,4 @@
-"""Copies cached blocks to a worker before it prefills, from where they were computed."""
+"""Copies a cached prefix from another worker to the one that will prefill."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from wire.messages import CopyPrefix, Handed, Released
 async def fetch_prefix(
     share: CopyPrefix, source: Member, target: Member, wait_s: float
 ) -> Moved | None:
-    """What was copied; None when nothing was, for whatever cause: it is then computed.
+    """Copy the prefix; returns None if that fails or takes longer than `wait_s`.
 
-    The copy is cancelled when it takes longer than `wait_s`.
+    A failed copy is cancelled, and the worker computes the prefix instead.
     """
     mailbox = Mailbox()
     ends = (source, target)
@@ -42,5 +42,5 @@ async def _outcome(mailbox: Mailbox) -> Moved | None:
         for _, news in await mailbox.take():
             if isinstance(news, Handed):
                 return news.moved
-            if not isinstance(news, Released):  # kept, failed, or one of the two is lost
+            if not isinstance(news, Released):  # Kept, Failed, or one of the workers is lost
                 return None

@@ -1,4 +1,4 @@
-"""Which workers this router does not take, said once for each life of each of them."""
+"""Logs refused workers, once per incarnation and reason."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ log = logging.getLogger("tandem.router.fleet")
 
 
 class Refusals:
-    """Workers announce themselves every few seconds; a reason is worth a line when it is new."""
+    """The reasons logged so far, since refused workers announce themselves every few seconds."""
 
     def __init__(self) -> None:
         self._told: OrderedDict[WorkerRef, str] = OrderedDict()
 
     def note(self, card: WorkerCard, why: str | None) -> None:
-        """`why` is None for a worker that is taken."""
+        """Log a refusal if it is new; `why` is None for an accepted worker."""
         if why is None:
             self._told.pop(card.ref, None)
             return

@@ -1,8 +1,8 @@
-"""Time as a router that may stand still has to count it.
+"""A clock that stops while the process is suspended.
 
-A process that is stopped (SIGSTOP, a frozen container, a suspended or migrated machine) misses
-what its workers and clients do meanwhile, and finds all its deadlines past when it goes on. On this
-clock no time passes while the process does not run: who waited is judged as if it had.
+A suspended process (SIGSTOP, a frozen container, a migrated machine) misses messages of workers and
+clients, and would find all its deadlines past when it resumes. On this clock no time passes
+meanwhile.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from collections.abc import Callable
 from typing import Any
 
 BEAT_S = 0.25
-"""How often the clock is read at least, by `keep`."""
+"""Interval at which `keep` reads the clock."""
 STILL_S = 2.0
-"""Read later than that, the process has stood still; less is a long step of the event loop."""
+"""A longer gap between two readings counts as a standstill; shorter ones may be long event loop
+steps."""
 log = logging.getLogger("tandem.router")
 
 
@@ -40,26 +41,26 @@ class RunningClock:
         return seen - self._lost_s
 
     def since_standstill_s(self) -> float | None:
-        """How long it has been running again; None if it never stood still."""
+        """Seconds since the last standstill; None if there was none."""
         now = self.now()
         return None if self._woke_s is None else now - self._woke_s
 
     def begin(self) -> None:
-        """The time until now does not count as a standstill: the process was starting."""
+        """Ignore the time until now, during which the process was starting."""
         self._seen = self._read()
 
     async def keep(self) -> None:
-        """Until cancelled: reads the clock often enough that a standstill is seen."""
+        """Read the clock periodically, until cancelled, so that a standstill is detected."""
         while True:
             self.now()
             await asyncio.sleep(BEAT_S)
 
     def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
-        """`callback` is called on the event loop, once this clock has come to `when`."""
+        """Call `callback` on the event loop when this clock reaches `when`."""
         return Timer(self, when, callback)
 
     async def wait_for(self, future: asyncio.Future[Any], timeout_s: float) -> bool:
-        """False when the time is over before the future is done; it is not cancelled then."""
+        """Wait for the future; False after `timeout_s`. The future is not cancelled."""
         until = self.now() + timeout_s
         while not future.done():
             left_s = until - self.now()
@@ -70,7 +71,7 @@ class RunningClock:
 
 
 class Timer:
-    """One call at a time of a running clock."""
+    """A timer on a running clock."""
 
     def __init__(self, clock: RunningClock, when: float, callback: Callable[[], None]) -> None:
         self._clock = clock
