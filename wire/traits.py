@@ -22,3 +22,7 @@ class RequestTraits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     tenant: str = ""
     """Name of the API key, empty without keys. Tenants of one priority get equal shares of a
     worker."""
+
+
+NO_TRAITS = RequestTraits()
+"""Traits of a request that sets none."""

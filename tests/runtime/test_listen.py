@@ -37,8 +37,8 @@ def test_the_ipv6_wildcard_is_both_families() -> None:
 @pytest.mark.parametrize(
     ("host", "cause"),
     [
-        ("203.0.113.7", "cannot listen on 203.0.113.7:0: no network interface has this address"),
-        ("2001:db8::7", r"cannot listen on \[2001:db8::7\]:0: no network interface has this address"),
+        ("203.0.113.7", "cannot listen on 203.0.113.7:0: no network interface"),
+        ("2001:db8::7", r"cannot listen on \[2001:db8::7\]:0: no network interface"),
         ("no.such.invalid", "cannot listen on no.such.invalid:0: .*the host beside http_port"),
     ],
 )
@@ -51,7 +51,7 @@ def test_a_host_that_is_not_this_machine_is_another_cause_than_a_taken_port(
 
 async def test_grpc_has_the_same_causes() -> None:
     server = grpc.aio.server(options=SERVER_OPTIONS)
-    with pytest.raises(PortTaken, match=r"203\.0\.113\.7:5000: no network interface has this address"):
+    with pytest.raises(PortTaken, match=r"203\.0\.113\.7:5000: no network interface"):
         bind(server, "203.0.113.7", 5000, "grpc_port")
     with open_listener("::1", 0, "port") as taken:
         port = taken.getsockname()[1]
