@@ -33,7 +33,7 @@ class PairTotals(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-class HandoffTotals:
+class HandoffCounters:
     """Handoff totals by the ids of source and destination. One thread adds; others may read."""
 
     def __init__(self) -> None:

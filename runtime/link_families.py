@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from runtime.handoffs import HandoffTotals
+from runtime.handoffs import HandoffCounters
 from wire.identity import WorkerRef
 from wire.reports import LinkReport
 
@@ -64,7 +64,7 @@ def link_families(links: Iterable[tuple[WorkerRef, LinkReport]]) -> Iterable[Met
     return rates, latencies, slow, *counted.values()
 
 
-def handoff_families(book: HandoffTotals) -> Iterable[Metric]:
+def handoff_families(book: HandoffCounters) -> Iterable[Metric]:
     """Metrics of the handoffs between each pair of workers."""
     families = _counters(_HANDOFFS)
     for ends, handoffs in book.pairs().items():

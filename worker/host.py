@@ -15,7 +15,7 @@ from engine.engine import Engine
 from engine.errors import ConfigError
 from engine.schedule.policy import Policy
 from runtime.address import is_wildcard, join_address
-from runtime.handoffs import HandoffTotals
+from runtime.handoffs import HandoffCounters
 from runtime.listen import bind
 from runtime.session import SERVER_OPTIONS, Session, SessionService
 from wire.identity import Role, WorkerRef, draw_incarnation
@@ -152,7 +152,7 @@ class Worker:
         return [(self.ref, link) for link in self._links.measured]
 
     @property
-    def arrived(self) -> HandoffTotals:
+    def arrived(self) -> HandoffCounters:
         return self._steps.destination_handoffs.arrived
 
     async def _serve_status(self) -> None:

@@ -15,7 +15,7 @@ from router.fleet.member import Member, MemberState
 from router.fleet.running_clock import RunningClock
 from router.placing.ledger import Ledger
 from router.placing.revisions import Revisions, RevisionView
-from runtime.handoffs import HandoffTotals
+from runtime.handoffs import HandoffCounters
 from runtime.session import Session, SessionClosed, open_session
 from runtime.tls import MutualTls
 from wire.identity import Role, WorkerRef
@@ -72,7 +72,7 @@ class Fleet:
         """Ledger of the serving revision."""
         self.num_kept = 0
         """Number of handoffs that failed, after which the first worker decoded."""
-        self.handoffs = HandoffTotals()
+        self.handoffs = HandoffCounters()
         self._changed = asyncio.Event()
         self.on_change: Callable[[], None] = lambda: None
         self.on_room: Callable[[], None] = lambda: None

@@ -10,7 +10,7 @@ from prometheus_client.registry import Collector
 
 from router.fleet.member import Member, MemberState
 from router.placing.revisions import RevisionView
-from runtime.handoffs import HandoffTotals
+from runtime.handoffs import HandoffCounters
 from runtime.link_families import handoff_families, link_families
 from runtime.worker_families import WorkerFamilies
 from wire.identity import Role, WorkerRef
@@ -20,7 +20,7 @@ from wire.reports import LinkReport
 class FleetView(Protocol):
     """The properties of a fleet that metrics read; see router.fleet.fleets.Fleets."""
 
-    handoffs: HandoffTotals
+    handoffs: HandoffCounters
 
     @property
     def num_kept(self) -> int: ...

@@ -9,7 +9,7 @@ from router.fleet.fleet import Fleet, taken_id
 from router.fleet.member import Member, MemberState
 from router.fleet.refusals import Refusals
 from router.placing.revisions import RevisionView
-from runtime.handoffs import HandoffTotals
+from runtime.handoffs import HandoffCounters
 from wire.identity import Role, WorkerRef
 from wire.messages import WorkerCard
 from wire.reports import LinkReport
@@ -24,7 +24,7 @@ class Fleets:
 
     def __init__(self, fleets: Sequence[Fleet]) -> None:
         self._by_model = {fleet.model: fleet for fleet in fleets}
-        self.handoffs = HandoffTotals()
+        self.handoffs = HandoffCounters()
         self._refusals = Refusals()
         for fleet in fleets:
             fleet.handoffs = self.handoffs

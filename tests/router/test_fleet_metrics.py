@@ -10,7 +10,7 @@ from router.fleet.fleet_metrics import FleetCollector
 from router.fleet.member import Member, MemberState
 from router.placing.ledger import Ledger
 from router.placing.revisions import RevisionView
-from runtime.handoffs import HandoffTotals
+from runtime.handoffs import HandoffCounters
 from tests.router.fake_worker import FakeWorker
 from wire.identity import Role, WorkerRef
 from wire.reports import LinkReport, Report, WorkerState
@@ -32,7 +32,7 @@ class AFleet:
     def __init__(self, report: Report) -> None:
         self._decode, self._prefill = a_member(Role.DECODE), a_member(Role.PREFILL)
         self._decode.hear(report)
-        self.handoffs = HandoffTotals()
+        self.handoffs = HandoffCounters()
 
     def count(self) -> dict[tuple[str, Role, MemberState], int]:
         return {

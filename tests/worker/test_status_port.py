@@ -12,7 +12,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from runtime.fleet import FleetService
-from runtime.handoffs import MAX_PAIRS, HandoffTotals
+from runtime.handoffs import MAX_PAIRS, HandoffCounters
 from runtime.listen import PortTaken
 from tests.worker.test_live import Router, a_router, a_worker
 from wire.handoff import Moved
@@ -145,7 +145,7 @@ async def _served(router: Router, second: Worker, attempt_id: AttemptId) -> Hand
 
 
 def test_the_book_adds_up_and_forgets_the_pair_of_which_it_heard_least_lately() -> None:
-    book, moved = HandoffTotals(), Moved(num_bytes=10, transfer_s=0.5, hidden_s=0.25)
+    book, moved = HandoffCounters(), Moved(num_bytes=10, transfer_s=0.5, hidden_s=0.25)
     here = WorkerRef("here", 1)
     for number in range(MAX_PAIRS):
         book.add(here, WorkerRef(f"w{number}", 1), moved)

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector, generate_late
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from runtime.handoffs import HandoffTotals
+from runtime.handoffs import HandoffCounters
 from runtime.http.asgi import Receive, Scope, Send
 from runtime.http.server import HttpServer
 from runtime.link_families import handoff_families, link_families
@@ -55,7 +55,7 @@ class Watched(Protocol):
     def measured_links(self) -> Iterable[tuple[WorkerRef, LinkReport]]: ...
 
     @property
-    def arrived(self) -> HandoffTotals: ...
+    def arrived(self) -> HandoffCounters: ...
 
 
 class StatusPort:
@@ -113,4 +113,4 @@ class _WorkerCollector(Collector):
             own.add(card, self._worker.last_report)
         yield from own.families
         yield from link_families(() if card is None else self._worker.measured_links)
-        yield from handoff_families(HandoffTotals() if card is None else self._worker.arrived)
+        yield from handoff_families(HandoffCounters() if card is None else self._worker.arrived)

@@ -11,7 +11,7 @@ from engine.sequence import Sequence
 from kv_transfer.handoff.destination import DestinationHandoff, DestinationState
 from kv_transfer.handoff.effects import Adopt, AttemptLost, CutLink, Effect, FreeBlocks, Send
 from kv_transfer.layout.head_routes import CannotExchange, check_exchange
-from runtime.handoffs import HandoffTotals
+from runtime.handoffs import HandoffCounters
 from wire.handoff import Commit, Handoff, Offer, Refuse, RefuseReason, Stale
 from wire.identity import AttemptId
 from wire.messages import Handed
@@ -45,7 +45,7 @@ class DestinationHandoffs:
         self._links: dict[AttemptId, str] = {}
         self._tombstones: OrderedDict[AttemptId, None] = OrderedDict()
         self._next_epoch = 1
-        self.arrived = HandoffTotals()
+        self.arrived = HandoffCounters()
         self.num_offers: Counter[str] = Counter()
         """Offers of other workers, counted by the answer."""
 
