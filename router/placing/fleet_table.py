@@ -167,10 +167,12 @@ class FleetTable:
         """By what the worker itself has told; others of its kind have the mean of it meanwhile."""
         kind = int(self.kind[row])
         told = self._costs.setdefault(kind, {})
-        news = told.get(row) is None or _known(told[row]) != _known(costs)
+        before = _known(told[row]) if row in told else set()
         told[row] = costs
-        # The more have told already, the less one more changes the mean.
-        if news and len(told) & (len(told) - 1) == 0:
+        # The more have told a cost already, the less one more changes its mean.
+        news = _known(costs) - before
+        num_told = [sum(name in _known(each) for each in told.values()) for name in news]
+        if any(each & (each - 1) == 0 for each in num_told):
             for other in np.flatnonzero(self.kind == kind):
                 self._fill(int(other))
         else:
@@ -231,8 +233,9 @@ class FleetTable:
         self.refs += [None] * len(self.refs)
 
 
-def _known(costs: StepCosts) -> list[bool]:
-    return [getattr(costs, name) is not None for name in StepCosts.__struct_fields__]
+def _known(costs: StepCosts) -> set[str]:
+    """Names of the costs that are told."""
+    return {name for name in StepCosts.__struct_fields__ if getattr(costs, name) is not None}
 
 
 def _exchange(one: _Kind, other: _Kind) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -82,6 +83,21 @@ def test_a_worker_that_has_told_nothing_has_the_costs_of_its_kind() -> None:
     assert table.sequence_s[rows[told]] == COSTS.sequence_s
     assert table.calibrated[rows[told]]
     assert not scene.ledger.calibrated
+
+
+def test_the_first_that_tells_of_prompts_tells_it_for_all_however_many_told_of_decoding() -> None:
+    scene = Scene()
+    decoding = [scene.add(f"d{number}", Role.DECODE) for number in range(4)]
+    first, quiet = scene.add("p0", Role.PREFILL), scene.add("p1", Role.PREFILL)
+    decodes_only = msgspec.structs.replace(COSTS, prompt_token_s=None, prompt_pair_s=None)
+    prompts_only = msgspec.structs.replace(COSTS, sequence_s=None, context_token_s=None)
+    for ref in decoding:
+        scene.ledger.hear(ref, report(costs=decodes_only))
+    scene.ledger.hear(first, report(costs=prompts_only))
+    table = scene.ledger.table
+    assert table.prompt_token_s[table.row(quiet)] == COSTS.prompt_token_s
+    assert table.calibrated[table.row(quiet)]
+    assert scene.ledger.calibrated
 
 
 def test_a_dead_worker_leaves_its_row_to_the_next() -> None:
