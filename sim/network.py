@@ -8,9 +8,11 @@ from itertools import count
 from typing import Protocol
 
 from sim.clock import LocalTime, VirtualClock
+from sim.machine import MachineModel
 from wire.handoff import Handoff
 from wire.identity import WorkerRef
 from wire.messages import Destination, Message
+from wire.reports import LinkReport
 from worker.steps.step_context import Peer
 
 MESSAGE_S = 0.5e-3
@@ -135,10 +137,14 @@ class Network:
 class VirtualOutbox:
     """Implements `worker.steps.step_context.Outbox`: what is said leaves at the next flush."""
 
-    def __init__(self, me: WorkerRef, time: LocalTime, network: Network) -> None:
+    def __init__(
+        self, me: WorkerRef, machine: MachineModel, time: LocalTime, network: Network
+    ) -> None:
         self._me = me
+        self._machine = machine
         self._time = time
         self._network = network
+        self._told_links: set[str] = set()
         self._for_router: list[Message] = []
 
     def to_router(self, router_id: str, message: Message) -> None:
@@ -150,6 +156,9 @@ class VirtualOutbox:
     def to_worker(self, peer: Destination, message: Handoff) -> None:
         now = self._time.now
         link = self._network.link_to(peer.ref, self._me, now)
+        if link not in self._told_links:
+            self._told_links.add(link)
+            self._for_router.append(self._speed(peer.ref))
         self._network.over_link(self._me, now, link, message)
 
     def over_link(self, link: str, message: Handoff) -> None:
@@ -162,3 +171,13 @@ class VirtualOutbox:
         if self._for_router:
             messages, self._for_router = self._for_router, []
             self._network.to_router(self._me, self._time.now, messages)
+
+    def _speed(self, destination: WorkerRef) -> LinkReport:
+        """What measuring a new link would give."""
+        return LinkReport(
+            destination=destination,
+            latency_s=self._machine.latency_s,
+            bytes_per_s=self._machine.bytes_per_s,
+            transport="virtual",
+            kind="virtual",
+        )

@@ -46,7 +46,7 @@ class SimulatedWorker:
         self._runner = VirtualRunner(machine, self._time, seed)
         self.engine = Engine(self._runner, BlockPool(machine.num_blocks), _policy(role, settings))
         self._endpoint = VirtualEndpoint(machine, clock, self._time, self._wake)
-        outbox = VirtualOutbox(ref, self._time, network)
+        outbox = VirtualOutbox(ref, machine, self._time, network)
         context = StepContext(
             ref, CONTENT, settings, self.engine, self._endpoint, outbox, lambda: self._time.now
         )

@@ -37,7 +37,7 @@ NEVER_ADMITTED = Policy("never split, nobody refused", Split.NEVER, refuses=Fals
 ROUND_ROBIN = Policy("round robin", refuses=False, in_turn=True)
 POLICIES = (OURS, NEVER, ALWAYS, ALL_ADMITTED, NEVER_ADMITTED, ROUND_ROBIN)
 """The second and third are this router's admission and placement too, with other ways forbidden."""
-NUM_WARM = 40
+NUM_WARM = 20
 WARM_EVERY_S = 0.25
 
 
