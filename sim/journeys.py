@@ -12,7 +12,14 @@ from router.fleet.attempt_log import AttemptLog
 from router.fleet.mailbox import WorkerLost
 from router.placing.cost_model import Hits
 from router.placing.ledger import Ledger
-from router.placing.placement_request import Placement, PlacementRequest, Refusal, Slo, Split
+from router.placing.placement_request import (
+    Placement,
+    PlacementRequest,
+    Refusal,
+    RefusalReason,
+    Slo,
+    Split,
+)
 from sim.clock import VirtualClock
 from sim.network import Network
 from sim.request import OpenRequest
@@ -35,6 +42,9 @@ from wire.traits import RequestTraits
 MOST_TOKENS = 100_000
 """The answer's longest length as the router is told it: it has to learn how long answers are."""
 
+LOOK_S = 0.05
+"""Between two looks for a worker while there is none."""
+
 Choose = Callable[[PlacementRequest, Hits, float], Placement | Refusal]
 AttemptNews = Prefilled | Handed | Released | Kept | Failed
 
@@ -51,6 +61,7 @@ class Journeys:
         choose: Choose,
         split: Split,
         max_attempts: int,
+        join_wait_s: float,
         on_first_token: Callable[[OpenRequest], None],
         on_end: Callable[[OpenRequest], None],
     ) -> None:
@@ -60,6 +71,7 @@ class Journeys:
         self._choose = choose
         self._split = split
         self._max_attempts = max_attempts
+        self._join_wait_s = join_wait_s
         self._on_first_token = on_first_token
         self._on_end = on_end
         self._open: dict[AttemptId, OpenRequest] = {}
@@ -81,6 +93,18 @@ class Journeys:
             slo=slo,
             split=self._split,
         )
+
+    def begin(self, request: OpenRequest, waited_s: float = 0.0) -> None:
+        """Begin an attempt as soon as there is a worker; the request fails if none joins in
+        time."""
+        found = self.place(request, self._left(request))
+        if isinstance(found, Placement):
+            self.submit(request, found)
+        elif found.reason is RefusalReason.NO_WORKERS and waited_s < self._join_wait_s:
+            self._clock.after(LOOK_S, lambda: self.begin(request, waited_s + LOOK_S))
+        else:
+            request.result.failure = found.detail
+            self._on_end(request)
 
     def submit(self, request: OpenRequest, placement: Placement) -> None:
         """Begin an attempt; both ends count it from now on."""
@@ -198,13 +222,10 @@ class Journeys:
         self._end_attempt(request)
         request.avoid.add(worker)
         request.refused.clear()
-        found: Placement | Refusal | None = None
         if retryable and request.result.attempts < self._max_attempts:
-            found = self.place(request, self._left(request))
-        if isinstance(found, Placement):
-            self.submit(request, found)
+            self.begin(request)
             return
-        request.result.failure = cause if found is None else found.detail
+        request.result.failure = cause
         self._on_end(request)
 
     def _end_attempt(self, request: OpenRequest) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from router.config import RouterConfig
 from router.placing.ledger import Ledger, PromptHashes
 from router.placing.placement_request import Placement, Refusal, Slo, Split
 from router.queueing.admission import Admission, Verdict
@@ -28,14 +29,18 @@ from wire.messages import (
 )
 from wire.reports import CacheEvents, LinkReport, Report
 
+PRODUCTION = RouterConfig(models={})
+
 
 class RouterSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What a simulated router does with requests."""
 
-    max_queued: int | None = 2048
+    max_queued: int | None = PRODUCTION.max_queued
     """Requests that wait at most; None lets every request go on at once."""
     split: Split = Split.AUTO
-    max_attempts: int = 3
+    max_attempts: int = PRODUCTION.max_attempts
+    join_wait_s: float = PRODUCTION.join_wait_s
+    """How long requests wait for a worker to join while there is none."""
     choose: Callable[[list[WorkerCard]], Choose] | None = None
     """Places requests in another way than the ledger's; given all workers."""
 
@@ -61,6 +66,7 @@ class SimulatedRouter:
             choose,
             settings.split,
             settings.max_attempts,
+            settings.join_wait_s,
             self._first_token,
             self._ended,
         )
@@ -74,8 +80,7 @@ class SimulatedRouter:
         request = OpenRequest(key, result, result.arrival.tokens(), PromptHashes())
         found = self._journeys.place(request, self._target(result))
         if isinstance(found, Refusal):
-            result.failure = found.detail
-            self._ended(request)
+            self._journeys.begin(request)
         elif self._admission is None or not self._ledger.calibrated:
             self._journeys.submit(request, found)
         else:

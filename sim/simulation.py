@@ -48,10 +48,11 @@ class SimulatedCluster:
         self.clock = VirtualClock()
         self.ledger = Ledger(ROUTER, INDEX_ENTRIES)
         self._network = Network(self.clock)
+        self._seed = seed
         self.workers: dict[WorkerRef, SimulatedWorker] = {}
         for pool in pools:
             for _ in range(pool.num_workers):
-                self._add(pool, seed)
+                self._add(pool)
         cards = [worker.card for worker in self.workers.values()]
         choose = self.ledger.place if router.choose is None else router.choose(cards)
         self._router = SimulatedRouter(self.clock, self.ledger, self._network, choose, router)
@@ -59,15 +60,26 @@ class SimulatedCluster:
         for worker in self.workers.values():
             worker.start()
 
-    def _add(self, pool: WorkerPool, seed: int) -> None:
+    def add(self, pool: WorkerPool, at_s: float) -> None:
+        """At that time the pool's workers join."""
+
+        def join() -> None:
+            for _ in range(pool.num_workers):
+                self._add(pool).start()
+
+        self.clock.at(at_s, join)
+
+    def _add(self, pool: WorkerPool) -> SimulatedWorker:
         number = len(self.workers)
         ref = WorkerRef(f"{pool.role.value}-{number}", 1)
+        seed = self._seed + number
         worker = SimulatedWorker(
-            ref, pool.role, pool.machine, pool.settings, self.clock, self._network, seed + number
+            ref, pool.role, pool.machine, pool.settings, self.clock, self._network, seed
         )
         self.workers[ref] = self._network.workers[ref] = worker
         self.ledger.add(worker.card)
         self.ledger.set_ready(ref, True)
+        return worker
 
     def kill(self, ref: WorkerRef, at_s: float) -> None:
         """At that time the worker is gone, and what it had."""

@@ -171,7 +171,7 @@ class FleetTable:
         told[row] = costs
         # The more have told a cost already, the less one more changes its mean.
         news = _known(costs) - before
-        num_told = [sum(name in _known(each) for each in told.values()) for name in news]
+        num_told = [sum(getattr(c, name) is not None for c in told.values()) for name in news]
         if any(each & (each - 1) == 0 for each in num_told):
             for other in np.flatnonzero(self.kind == kind):
                 self._fill(int(other))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from router.placing.placement_request import Split
+from sim.simulation import SimulatedCluster, WorkerPool
 from tests.sim.clusters import DECODE, LOAD, PREFILL, a_cluster, check_nothing_is_left
 from wire.identity import Role, WorkerRef
 
@@ -53,7 +54,21 @@ def test_a_prefill_worker_serves_alone_when_every_decode_worker_is_gone() -> Non
 
 def test_requests_fail_when_nobody_is_left() -> None:
     cluster = a_cluster(num_each=1)
-    for number, role in enumerate(Role):
-        cluster.kill(WorkerRef(f"{role.value}-{number}", 1), 0.3)
+    _kill_both(cluster)
     results = cluster.run(LOAD[:4])
     assert all(each.failure is not None for each in results)
+
+
+def test_a_worker_that_joins_in_time_serves_what_others_left() -> None:
+    cluster = a_cluster(num_each=1)
+    _kill_both(cluster)
+    cluster.add(WorkerPool(Role.DECODE, 1), at_s=0.8)
+    results = cluster.run(LOAD[:4])
+    assert all(each.last_s is not None for each in results)
+    assert cluster.workers[WorkerRef("decode-2", 1)].busy_s > 0
+    check_nothing_is_left(cluster)
+
+
+def _kill_both(cluster: SimulatedCluster) -> None:
+    for number, role in enumerate(Role):
+        cluster.kill(WorkerRef(f"{role.value}-{number}", 1), 0.3)
