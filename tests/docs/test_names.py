@@ -11,7 +11,9 @@ from tests.docs.blocks import ROOT, pages
 
 pytestmark = pytest.mark.quick
 
-PAGES = [*pages(), ROOT / "CHANGELOG.md"]
+REPLACED = re.compile(r"^Replaced by \[decision", re.M)
+"""Said of a decision that is history, with the names of its time."""
+PAGES = [it for it in (*pages(), ROOT / "CHANGELOG.md") if REPLACED.search(it.read_text()) is None]
 FOLDERS = {it.name for it in ROOT.iterdir() if it.is_dir() and it.name[0] != "."} | {".github"}
 SECTIONS = {"cluster", "router", "worker"}
 """Rooms whose names are also sections of the configuration, or begin the name of a file of it."""
