@@ -71,26 +71,15 @@ class StepTimes:
         self.num_prompt_steps = 0
 
     def observe(self, work: StepWork, seconds: float) -> None:
-        features = work.features()
-        reach = tuple(_product(row, features) for row in self._uncertainty)
+        features = f0, f1, f2, f3, f4 = work.features()
+        before = self._uncertainty
+        reach = [a * f0 + b * f1 + c * f2 + d * f3 + e * f4 for a, b, c, d, e in before]
         r0, r1, r2, r3, r4 = reach
         scale = 1 / (FORGETTING + _product(features, (r0, r1, r2, r3, r4)))
-        w0, w1, w2, w3, w4 = self._weights
         off = scale * (seconds - _product(features, self._weights))
+        w0, w1, w2, w3, w4 = self._weights
         self._weights = (w0 + r0 * off, w1 + r1 * off, w2 + r2 * off, w3 + r3 * off, w4 + r4 * off)
-        trace = sum(row[n] - scale * reach[n] ** 2 for n, row in enumerate(self._uncertainty))
-        growth = 1 / FORGETTING if trace < MOST_UNCERTAIN else 1.0
-        s = scale * growth
-        self._uncertainty = [
-            (
-                a * growth - s * r * r0,
-                b * growth - s * r * r1,
-                c * growth - s * r * r2,
-                d * growth - s * r * r3,
-                e * growth - s * r * r4,
-            )
-            for (a, b, c, d, e), r in zip(self._uncertainty, reach, strict=True)
-        ]
+        self._uncertainty = _narrowed(before, reach, scale)
         self.num_prompt_steps += work.prompt_tokens > 0
 
     @property
@@ -127,6 +116,25 @@ def _product(one: _Row, other: _Row) -> float:
     a, b, c, d, e = one
     f, g, h, i, j = other
     return a * f + b * g + c * h + d * i + e * j
+
+
+def _narrowed(before: list[_Row], reach: list[float], scale: float) -> list[_Row]:
+    """The uncertainty after a step; old steps are forgotten as long as it stays within bounds."""
+    r0, r1, r2, r3, r4 = reach
+    trace = before[0][0] + before[1][1] + before[2][2] + before[3][3] + before[4][4]
+    trace -= scale * (r0 * r0 + r1 * r1 + r2 * r2 + r3 * r3 + r4 * r4)
+    growth = 1 / FORGETTING if trace < MOST_UNCERTAIN else 1.0
+    s = scale * growth
+    return [
+        (
+            a * growth - s * r * r0,
+            b * growth - s * r * r1,
+            c * growth - s * r * r2,
+            d * growth - s * r * r3,
+            e * growth - s * r * r4,
+        )
+        for (a, b, c, d, e), r in zip(before, reach, strict=True)
+    ]
 
 
 def _unit_row(number: int, value: float) -> _Row:

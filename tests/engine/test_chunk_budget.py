@@ -6,7 +6,7 @@ import pytest
 
 from decode_worker.scheduler import DecodePolicy
 from engine.runner import Slice
-from engine.schedule.chunk_budget import LEAST_TOKENS, ChunkBudget
+from engine.schedule.chunk_budget import MIN_CHUNK_TOKENS, ChunkBudget
 from engine.schedule.step_times import StepTimes, StepWork
 from engine.sequence import Sequence
 from tests.engine.driver import make_sequence
@@ -99,7 +99,7 @@ def test_a_prompt_advances_even_where_steps_are_too_long_without_it() -> None:
     for _ in range(60):
         work = some_work(draw)
         pace.times.observe(work, seconds(work))
-    assert pace.prompt_tokens([decoding(9)], make_sequence([3] * 50)) == LEAST_TOKENS
+    assert pace.prompt_tokens([decoding(9)], make_sequence([3] * 50)) == MIN_CHUNK_TOKENS
 
 
 def test_without_a_target_or_experience_the_number_is_fixed() -> None:
