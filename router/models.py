@@ -44,6 +44,7 @@ class ServedModel:
         self._from_model = generation_defaults(card.generation, config.generation_config, card.name)
         self._defaults = {**self._from_model.sampling, **_sampling_defaults(config, card.name)}
         tell(self._from_model, card.name)
+        self._last_bounds = self._make_bounds(self.max_model_len)
 
     @property
     def name(self) -> str:
@@ -70,14 +71,17 @@ class ServedModel:
         draft = self._with_defaults(draft)
         check_draft(draft, bounds)
         longest = bounds.max_model_len if draft.truncate_prompt_tokens is None else None
-        tokens = await self.tokenize(draft.prompt, longest)
+        tokens = await self._tokenize(draft.prompt, longest)
         request = build_request(draft, tokens, bounds, self.tokenizer)
         return await self.structured.apply(request, draft)
 
-    async def tokenize(self, prompt: Prompt | None, max_model_len: int | None = None) -> list[int]:
-        """Raises InvalidRequest; also for a text that is certainly longer."""
+    async def tokenize(self, prompt: Prompt | None) -> list[int]:
+        """Raises InvalidRequest."""
         if isinstance(prompt, ChatPrompt):
             check_template(prompt, trusts_templates=self.config.trust_request_templates)
+        return await self._tokenize(prompt, None)
+
+    async def _tokenize(self, prompt: Prompt | None, max_model_len: int | None) -> list[int]:
         if num_chars(prompt) < LONG_PROMPT_CHARS:
             return tokenize(prompt, self.tokenizer, max_model_len)
         return await asyncio.to_thread(tokenize, prompt, self.tokenizer, max_model_len)
@@ -99,9 +103,16 @@ class ServedModel:
         return msgspec.structs.replace(draft, **left_open) if left_open else draft
 
     def _bounds(self) -> Bounds:
+        """They change only when workers join or leave."""
+        max_model_len = self.max_model_len
+        if self._last_bounds.max_model_len != max_model_len:
+            self._last_bounds = self._make_bounds(max_model_len)
+        return self._last_bounds
+
+    def _make_bounds(self, max_model_len: int) -> Bounds:
         return Bounds(
             vocab_size=self.card.vocab_size,
-            max_model_len=self.max_model_len,
+            max_model_len=max_model_len,
             default_max_tokens=self.config.default_max_tokens,
             longest_answer=self._from_model.max_tokens,
             request_timeout_s=self.config.request_timeout_s,

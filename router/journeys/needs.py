@@ -8,7 +8,7 @@ from router.fleet.running_clock import RunningClock
 from router.placing.cost_model import Hits
 from router.placing.ledger import Ledger
 from router.placing.placement_request import Placement, PlacementRequest, Refusal, Slo
-from router.queueing.admitted import Admitted, need_of
+from router.queueing.admitted import Admitted, placement_request
 from router.requests.request import GenerateRequest
 from wire.identity import WorkerRef
 
@@ -41,9 +41,9 @@ class Needs:
 
     def place(self, avoid: set[WorkerRef]) -> Placement | Refusal:
         """What the admission queue has found holds while nothing has changed since."""
-        judged_best = self._entry.placement(self.ledger)
-        if judged_best is not None:
-            return judged_best
+        found = self._entry.found
+        if found is not None and found.holds(self.ledger):
+            return found.placement
         return self.ledger.place(self.need(avoid), self.hits(), self._now)
 
     def another_destination(self, first: WorkerRef, avoid: set[WorkerRef]) -> WorkerRef | None:
@@ -53,7 +53,7 @@ class Needs:
         return self.ledger.hits(self._merger.sequence, self._entry.hashes)
 
     def need(self, avoid: set[WorkerRef]) -> PlacementRequest:
-        return need_of(
+        return placement_request(
             self._request,
             self._config,
             self.ledger,
@@ -69,7 +69,7 @@ class Needs:
         if self._first_s is None:
             self._first_s = self._now
             if tell_lobby:
-                self._entry.came(self._first_s)
+                self._entry.on_first_token(self._first_s)
 
     def answered(self, num_tokens: int) -> None:
         """The answer is complete: how long it is, and how long it took, is worth knowing."""

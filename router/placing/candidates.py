@@ -1,4 +1,4 @@
-"""The ways in which a request can be served: which pair is the cheapest, which worker alone."""
+"""Candidates for a request: the cheapest pair of workers, and the cheapest worker alone."""
 
 from __future__ import annotations
 
@@ -11,64 +11,65 @@ from router.placing.prices import Prices
 
 AVOID_S = 1e9
 NUM_BEST = 4
-"""So many of the best first workers, and destinations, are looked at as pairs."""
+"""Only the cheapest NUM_BEST first workers and destinations of each kind are paired."""
 MODEL_ERROR = 0.4
-"""Share of a cost that splitting has to gain. Predictions err by less in most cases, not in all."""
+"""Share of a lone worker's cost that splitting has to save: most predictions err by less."""
 
-Way = tuple[float, int, int | None, float]
-"""Its cost, the row of the first worker, that of the destination, and what the move takes."""
+Candidate = tuple[float, int, int | None, float]
+"""Cost in seconds, row of the first worker, row of the destination, and seconds that the handoff
+adds."""
 
 
-def pays(need: PlacementRequest, prices: Prices, pair: Way, lone: Way) -> bool:
+def pays(request: PlacementRequest, prices: Prices, pair: Candidate, lone: Candidate) -> bool:
     """Splitting gains more than predictions err. With targets, it keeps one that nobody alone can.
 
-    Where neither way keeps them, both would be late, and only one of them takes two workers.
+    Where neither candidate keeps them, both would be late, and only one of them takes two workers.
     """
-    has_targets = need.slo != Slo()
-    if has_targets and (_keeps(need.slo, prices, lone) or not _keeps(need.slo, prices, pair)):
+    has_targets = request.slo != Slo()
+    if has_targets and (_keeps(request.slo, prices, lone) or not _keeps(request.slo, prices, pair)):
         return False
     return pair[0] < (1 - MODEL_ERROR) * lone[0]
 
 
-def _keeps(slo: Slo, prices: Prices, way: Way) -> bool:
-    """Both targets, by the prediction."""
-    _, first, destination, _ = way
+def _keeps(slo: Slo, prices: Prices, candidate: Candidate) -> bool:
+    """The prediction meets both targets."""
+    _, first, destination, _ = candidate
     home = first if destination is None else destination
     in_time = slo.ttft_s is None or prices.costs.ttft_s[first] <= slo.ttft_s
     return bool(in_time and (slo.tpot_s is None or prices.tpot_s[home] <= slo.tpot_s))
 
 
 def best_lone(
-    table: FleetTable, need: PlacementRequest, prices: Prices, fits: Flags, avoided_s: Floats
-) -> Way:
+    table: FleetTable, request: PlacementRequest, prices: Prices, fits: Flags, avoided_s: Floats
+) -> Candidate:
     """The cheapest among those that fit."""
     total = prices.first_s + avoided_s
     # A prefill worker by choice, where the first token is the last.
-    total = total + (table.decodes * 1e-3 if need.single_token else prices.destination_s)
-    row = cheapest(total * prices.draw, fits)
+    total = total + (table.decodes * 1e-3 if request.single_token else prices.destination_s)
+    row = cheapest(total * prices.tie_break, fits)
     return float(total[row]), row, None, 0.0
 
 
 def best_pair(
     table: FleetTable,
-    need: PlacementRequest,
+    request: PlacementRequest,
     hits: Hits,
     prices: Prices,
     fits: Flags,
     avoided_s: Floats,
-) -> Way | None:
+) -> Candidate | None:
     """The cheapest among those that fit; None where no two of them can exchange blocks."""
     firsts, destinations = fits & table.prefills, fits & table.decodes
-    first_s = (prices.first_s + avoided_s) * prices.draw
-    destination_s = (prices.destination_s + avoided_s) * prices.draw
-    best: Way | None = None
+    first_s = (prices.first_s + avoided_s) * prices.tie_break
+    destination_s = (prices.destination_s + avoided_s) * prices.tie_break
+    best: Candidate | None = None
     # Few kinds of workers exist, and within one every pair can exchange.
     for kind, exchanges in enumerate(table.exchanges):
         rows = _best_rows(first_s, firsts & (table.kind == kind))
         others = _best_rows(destination_s, destinations & exchanges[table.kind]) if rows else []
         if not others:
             continue
-        left = np.maximum(0.0, need.num_prompt_tokens - hits.device[others]).tolist()
+        left = np.maximum(0.0, request.num_prompt_tokens - hits.device[others]).tolist()
         costs = destination_s[others].tolist()
         for row in rows:
             own_s, prefill_s = float(first_s[row]), float(prices.costs.prefill_s[row])
@@ -90,14 +91,14 @@ def _best_rows(total: Floats, among: Flags) -> list[int]:
 
 
 def cheapest(total: Floats, among: Flags) -> int:
-    """Its row; there must be one."""
+    """Row of the lowest total `among` the rows; there must be one."""
     return int(np.argmin(np.where(among, total, np.inf)))
 
 
-def avoided(table: FleetTable, need: PlacementRequest) -> Floats:
+def avoided(table: FleetTable, request: PlacementRequest) -> Floats:
     """Seconds by which workers that have failed this request cost more."""
     seconds = np.zeros(len(table.refs))
-    for ref in need.avoid:
+    for ref in request.avoid:
         row = table.row(ref)
         if row is not None:
             seconds[row] = AVOID_S

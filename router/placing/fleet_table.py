@@ -83,7 +83,7 @@ class FleetTable:
         self.expected_tokens: Floats = np.zeros(num_rows)
         self.interrupted_s: Floats = np.zeros(num_rows)
         self.interrupted_at: Floats = np.zeros(num_rows)
-        self.lot: npt.NDArray[np.uint64] = np.zeros(num_rows, np.uint64)
+        self.tie_break_salt: npt.NDArray[np.uint64] = np.zeros(num_rows, np.uint64)
         self.refs: list[WorkerRef | None] = [None] * num_rows
         self.block_sizes: Counter[int] = Counter()
         """How many workers have blocks of each size."""
@@ -93,6 +93,11 @@ class FleetTable:
         """What requests usually have as a target."""
         self.requests_per_s = 0.0
         """That come to one worker."""
+        self.num_ready = 0
+        self.longest: int | None = None
+        """Most tokens that any ready worker holds of one sequence; None when none is ready."""
+        self.all_calibrated = True
+        """Every ready worker, or another of its kind, has told what its steps take."""
         self._rows: dict[WorkerRef, int] = {}
         self._kinds: list[_Kind] = []
         self._costs: dict[int, dict[int, StepCosts]] = {}
@@ -102,13 +107,6 @@ class FleetTable:
 
     def __len__(self) -> int:
         return len(self._rows)
-
-    @property
-    def longest(self) -> int | None:
-        """The most tokens that any worker holds of one sequence; None when nobody is ready."""
-        if not self.ready.any():
-            return None
-        return int(self.capacity_tokens[self.ready].max())
 
     def add(self, card: WorkerCard) -> int:
         """Give a worker a row; it is not ready yet."""
@@ -130,9 +128,13 @@ class FleetTable:
             getattr(self, name)[row] = getattr(card.policy, name)
         self.kind[row] = self._kind_of(card)
         drawn = hashlib.blake2b(str(card.ref).encode(), digest_size=8).digest()
-        self.lot[row] = int.from_bytes(drawn, "big") | 1
+        self.tie_break_salt[row] = int.from_bytes(drawn, "big") | 1
         self._fill(row)
         return row
+
+    def set_ready(self, row: int, ready: bool) -> None:
+        self.ready[row] = ready
+        self._sum_up_ready()
 
     def row(self, ref: WorkerRef) -> int | None:
         return self._rows.get(ref)
@@ -151,6 +153,7 @@ class FleetTable:
         self.refs[row] = None
         for pair in [pair for pair in self._links if ref in pair]:
             del self._links[pair]
+        self._sum_up_ready()
 
     def set_load(self, row: int, load: WorkerLoad) -> None:
         self.queued_tokens[row] = load.queued_tokens
@@ -177,6 +180,8 @@ class FleetTable:
                 self._fill(int(other))
         else:
             self._fill(row)
+        if news:
+            self._sum_up_ready()
 
     def interrupt(self, row: int, seconds: float, now: float) -> None:
         """Sequences that decode there lose so much time to a prompt."""
@@ -201,6 +206,12 @@ class FleetTable:
         """With which rows this one can exchange KV blocks."""
         row_of_kinds: Flags = self.exchanges[self.kind[row]]
         return row_of_kinds[self.kind]
+
+    def _sum_up_ready(self) -> None:
+        """Asked for by every request, and changed by few events."""
+        self.num_ready = int(np.count_nonzero(self.ready))
+        self.longest = int(self.capacity_tokens[self.ready].max()) if self.num_ready else None
+        self.all_calibrated = bool(self.calibrated[self.ready].all())
 
     def _kind_of(self, card: WorkerCard) -> int:
         kind = (card.content, card.layout, card.transport)

@@ -21,9 +21,9 @@ from wire.reports import CacheEvents, LinkReport, Report
 from wire.traits import NO_TRAITS, RequestTraits
 
 LIFETIME_RATE = 0.02
-"""How much the newest answer counts in how long answers take."""
+"""Weight of the newest answer in the mean duration of answers."""
 ARRIVALS_S = 10.0
-"""For so long a request counts in how many come."""
+"""Averaging window of the arrival rate, in seconds."""
 
 
 class PromptHashes:
@@ -64,7 +64,7 @@ class Ledger:
     def set_ready(self, ref: WorkerRef, ready: bool) -> None:
         row = self.table.row(ref)
         if row is not None:
-            self.table.ready[row] = ready
+            self.table.set_ready(row, ready)
             self.version += 1
 
     def drop(self, ref: WorkerRef) -> None:
@@ -80,12 +80,12 @@ class Ledger:
 
     @property
     def num_ready(self) -> int:
-        return int(np.count_nonzero(self.table.ready))
+        return self.table.num_ready
 
     @property
     def calibrated(self) -> bool:
-        """Every worker that is ready, or others of its kind, have told what their steps take."""
-        return bool(self.table.calibrated[self.table.ready].all())
+        """Every worker that is ready, or another of its kind, has told what its steps take."""
+        return self.table.all_calibrated
 
     def load(self, ref: WorkerRef) -> WorkerLoad | None:
         return self._loads.get(ref)
@@ -126,13 +126,13 @@ class Ledger:
             device[rows], either[rows] = found[0][rows] * size, found[1][rows] * size
         return Hits(device, either)
 
-    def place(self, need: PlacementRequest, hits: Hits, now: float) -> Placement | Refusal:
-        return place(self.table, need, hits, now)
+    def place(self, request: PlacementRequest, hits: Hits, now: float) -> Placement | Refusal:
+        return place(self.table, request, hits, now)
 
     def another_destination(
-        self, need: PlacementRequest, hits: Hits, first: WorkerRef, now: float
+        self, request: PlacementRequest, hits: Hits, first: WorkerRef, now: float
     ) -> WorkerRef | None:
-        return another_destination(self.table, need, hits, first, now)
+        return another_destination(self.table, request, hits, first, now)
 
     def prefix_holder(self, hits: Hits, first: WorkerRef, min_tokens: int) -> WorkerRef | None:
         return prefix_holder(self.table, hits, first, min_tokens)
@@ -141,15 +141,15 @@ class Ledger:
         self,
         attempt_id: AttemptId,
         placement: Placement,
-        need: PlacementRequest,
+        request: PlacementRequest,
         hits: Hits,
         now: float,
     ) -> None:
         """The attempt counts on its workers from now on."""
-        self._note_arrival(need.slo.ttft_s, now)
+        self._note_arrival(request.slo.ttft_s, now)
         row, load = self.table.row(placement.first), self._loads[placement.first]
         assert row is not None
-        prompt, growth = need.num_prompt_tokens, need.work.num_new_tokens
+        prompt, growth = request.num_prompt_tokens, request.work.num_new_tokens
         uncached = max(1.0, prompt - float(hits.either[row]))
         load.place(
             attempt_id,
@@ -162,18 +162,20 @@ class Ledger:
         self.table.interrupt(row, placement.prompt_s, now)
         self._show(placement.first)
         if placement.destination is not None:
-            self.expect(placement.destination, attempt_id, need)
+            self.expect(placement.destination, attempt_id, request)
 
     def submitted(self, ref: WorkerRef, attempt_id: AttemptId) -> int:
         """The number of this submission to the worker; see Submit."""
         load = self._loads.get(ref)
         return 0 if load is None else load.submit(attempt_id)
 
-    def expect(self, ref: WorkerRef, attempt_id: AttemptId, need: PlacementRequest) -> None:
+    def expect(self, ref: WorkerRef, attempt_id: AttemptId, request: PlacementRequest) -> None:
         """The attempt will be handed to this worker."""
         load = self._loads.get(ref)
         if load is not None:
-            load.expect(attempt_id, context=need.num_prompt_tokens, growth=need.work.num_new_tokens)
+            load.expect(
+                attempt_id, context=request.num_prompt_tokens, growth=request.work.num_new_tokens
+            )
             self._show(ref)
 
     def prefilled(self, ref: WorkerRef, attempt_id: AttemptId) -> None:

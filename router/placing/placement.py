@@ -1,11 +1,11 @@
 """Which workers serve a request: the cheapest that keep it, and all that run, within targets.
 
-Each way costs seconds: the request's own, and those that it takes from others. A prompt that is
+Candidates are pairs, a prefill and a decode worker, and lone workers of either kind: splitting has
+to pay. Each costs seconds: the request's own, and those that it takes from others. A prompt that is
 computed beside decoding sequences delays each of them; a sequence more makes every step longer; a
 prompt in a queue holds up those behind it. On top of that comes LOST_S for each request that would
-miss its target, times how likely that is. Ways are pairs, a prefill and a decode worker, and lone
-workers of either kind: splitting has to pay. Until both kinds have told what their steps take,
-roles decide, and pairs come first.
+miss its target, times how likely that is. Until both kinds have told what their steps take, roles
+decide, and pairs come first.
 """
 
 from __future__ import annotations
@@ -29,50 +29,53 @@ FETCH_SHARE = 0.5
 """Of the time that a copied prefix spares, so much may go into copying it."""
 
 
-def place(table: FleetTable, need: PlacementRequest, hits: Hits, now: float) -> Placement | Refusal:
+def place(
+    table: FleetTable, request: PlacementRequest, hits: Hits, now: float
+) -> Placement | Refusal:
     """The best pair or lone worker; see above."""
-    fits = table.ready & (table.capacity_tokens >= need.num_tokens)
+    fits = table.ready & (table.capacity_tokens >= request.num_tokens)
     if not fits.any():
-        return _refusal(table, need)
-    prices = _price(table, need, hits, now)
-    avoided_s = avoided(table, need)
+        return _refusal(table, request)
+    prices = _price(table, request, hits, now)
+    avoided_s = avoided(table, request)
     known = bool((table.calibrated | ~fits).all())
     pair = None
-    if not need.single_token and (need.split is not Split.NEVER or not known):
-        pair = best_pair(table, need, hits, prices, fits, avoided_s)
-    if pair is None or (need.split is not Split.ALWAYS and known):
-        lone = best_lone(table, need, prices, fits, avoided_s)
-        if pair is None or not pays(need, prices, pair, lone):
+    if not request.single_token and (request.split is not Split.NEVER or not known):
+        pair = best_pair(table, request, hits, prices, fits, avoided_s)
+    if pair is None or (request.split is not Split.ALWAYS and known):
+        lone = best_lone(table, request, prices, fits, avoided_s)
+        if pair is None or not pays(request, prices, pair, lone):
             pair = lone
     _, first, destination, moved_s = pair
-    return _placement(table, need, prices, (first, destination), moved_s)
+    return _placement(table, request, prices, (first, destination), moved_s)
 
 
 def another_destination(
-    table: FleetTable, need: PlacementRequest, hits: Hits, first: WorkerRef, now: float
+    table: FleetTable, request: PlacementRequest, hits: Hits, first: WorkerRef, now: float
 ) -> WorkerRef | None:
-    """Who else could take a sequence that `first` has; nobody of `need.avoid`."""
+    """Another destination for a sequence that `first` has, none of `request.avoid`."""
     row = table.row(first)
     if row is None or not table.ready[row]:
         return None
-    fits = table.ready & (table.capacity_tokens >= need.num_tokens) & table.decodes
-    fits &= table.can_exchange(row) & (avoided(table, need) == 0)
+    fits = table.ready & (table.capacity_tokens >= request.num_tokens) & table.decodes
+    fits &= table.can_exchange(row) & (avoided(table, request) == 0)
     fits[row] = False
     if not fits.any():
         return None
-    prices = _price(table, need, hits, now)
-    return table.refs[cheapest(prices.destination_s * prices.draw, fits)]
+    prices = _price(table, request, hits, now)
+    return table.refs[cheapest(prices.destination_s * prices.tie_break, fits)]
 
 
 def prefix_holder(
     table: FleetTable, hits: Hits, first: WorkerRef, min_tokens: int
 ) -> WorkerRef | None:
-    """Who can send `first` at least `min_tokens` more of the prompt, in less time than it spares.
+    """A worker that can send `first` at least `min_tokens` more of the prompt, in less time than
+    that saves.
 
     This is also how a prefix that many want comes to more than one worker.
     """
     row = table.row(first)
-    if row is None:
+    if row is None or hits.device.max() < min_tokens:
         return None
     more = hits.device - hits.either[row]
     able = table.ready & table.can_exchange(row) & (more >= min_tokens)
@@ -89,21 +92,21 @@ def prefix_holder(
     return table.refs[holder]
 
 
-def _price(table: FleetTable, need: PlacementRequest, hits: Hits, now: float) -> Prices:
-    targets = (need.slo.ttft_s, need.slo.tpot_s)
-    return price(table, need.work, targets, hits, need.key, now)
+def _price(table: FleetTable, request: PlacementRequest, hits: Hits, now: float) -> Prices:
+    targets = (request.slo.ttft_s, request.slo.tpot_s)
+    return price(table, request.work, targets, hits, request.key, now)
 
 
 def _placement(
     table: FleetTable,
-    need: PlacementRequest,
+    request: PlacementRequest,
     prices: Prices,
     rows: tuple[int, int | None],
     moved_s: float,
 ) -> Placement:
     first, destination = rows
     home = first if destination is None else destination
-    answer = need.work.num_new_tokens
+    answer = request.work.num_new_tokens
     return Placement(
         first=_ref(table, first),
         destination=None if destination is None else _ref(table, destination),
@@ -114,7 +117,7 @@ def _placement(
         queue_s=float(prices.costs.queue_s[first]),
         num_queued=float(table.num_prompts[first]),
         queued_steps=float(prices.costs.queued_steps[first]),
-        relief_s=_relief_s(table, need.slo.tpot_s, prices, home),
+        relief_s=_relief_s(table, request.slo.tpot_s, prices, home),
     )
 
 
@@ -134,11 +137,10 @@ def _ref(table: FleetTable, row: int) -> WorkerRef:
     return ref
 
 
-def _refusal(table: FleetTable, need: PlacementRequest) -> Refusal:
-    if not table.ready.any():
+def _refusal(table: FleetTable, request: PlacementRequest) -> Refusal:
+    if not table.num_ready:
         return Refusal(RefusalReason.NO_WORKERS, "no worker is ready")
-    longest = int(table.capacity_tokens[table.ready].max())
     return Refusal(
         RefusalReason.TOO_LONG,
-        f"{need.num_tokens} tokens are wanted, the largest worker holds {longest}",
+        f"{request.num_tokens} tokens are wanted, the largest worker holds {table.longest}",
     )

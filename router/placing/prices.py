@@ -16,8 +16,8 @@ LOST_S = 100.0
 FULL_S = 100.0
 """What it costs to send a sequence where there is no room for any of it."""
 PATIENCE = 0.1
-"""What a second of decoding counts beside one before the first token, where each token has a
-target: nobody is better off for much less than that."""
+"""Weight of a second of decode time against a second of TTFT when there is a TPOT target: tokens
+much faster than the target serve nobody."""
 EVEN = 1e-4
 """Costs that differ by less than this share are equal, and drawn from."""
 
@@ -32,8 +32,8 @@ class Prices:
     destination_s: Floats
     """Decoding the answer there."""
     tpot_s: Floats
-    draw: Floats
-    """About 1: among equal costs, it tells who is taken; by request and worker alone."""
+    tie_break: Floats
+    """Factors of about 1, by request and worker alone: they decide between equal costs."""
 
 
 def price(
@@ -61,7 +61,7 @@ def price(
         by_prompt, by_answer = _lost_tokens(costs, tpot_s, answer, tpot_target_s)
         first_s += LOST_S * by_prompt
         destination_s += LOST_S * by_answer
-    return Prices(costs, first_s, destination_s, tpot_s, draw=_draw(table, key))
+    return Prices(costs, first_s, destination_s, tpot_s, tie_break=_tie_break(table, key))
 
 
 def _held_up(table: FleetTable, costs: Costs, answer: float) -> tuple[Floats, Floats]:
@@ -94,7 +94,7 @@ def _lost_tokens(
     return by_prompt, lost + costs.num_decoding * (lost - before)
 
 
-def _draw(table: FleetTable, key: str) -> Floats:
+def _tie_break(table: FleetTable, key: str) -> Floats:
     drawn = hashlib.blake2b(key.encode(), digest_size=8).digest()
-    mixed = (table.lot * np.uint64(int.from_bytes(drawn, "big") | 1)) >> np.uint64(40)
+    mixed = (table.tie_break_salt * np.uint64(int.from_bytes(drawn, "big") | 1)) >> np.uint64(40)
     return 1.0 + (EVEN / 2**24) * mixed.astype(np.float64)

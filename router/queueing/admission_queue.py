@@ -10,11 +10,10 @@ from functools import partial
 from router.config import RouterConfig
 from router.errors import DeadlineExceeded, Overloaded
 from router.fleet.fleet import Fleet
-from router.placing.cost_model import Hits
-from router.placing.ledger import Ledger, PromptHashes
+from router.placing.ledger import PromptHashes
 from router.placing.placement_request import Placement, Refusal, Slo
 from router.queueing.admission import Admission, Judgement, Verdict
-from router.queueing.admitted import Admitted, need_of
+from router.queueing.admitted import Admitted, Found, placement_request
 from router.queueing.fair_queue import Waiter
 from router.requests.request import GenerateRequest
 
@@ -26,21 +25,14 @@ LONG_PROMPT_TOKENS = 16384
 """Longer prompts are hashed in a thread, so that other streams do not wait for them."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """Where a request may go, by which ledger, and the ledger's version at that time."""
-
-    placement: Placement | None
-    ledger: Ledger
-    version: int
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Waiting:
     waiter: Waiter
     request: GenerateRequest
     hashes: PromptHashes
-    admitted: asyncio.Future[_Found]
+    admitted: asyncio.Future[Found | None]
+    found: Found | None = None
+    """By the newest look at the workers."""
 
 
 class AdmissionQueue:
@@ -69,20 +61,20 @@ class AdmissionQueue:
         if len(request.prompt_tokens) > LONG_PROMPT_TOKENS:
             await asyncio.to_thread(self._hash, request, hashes)
         ledger = self._fleet.ledger
-        found = self._place(request, hashes, self._slo(request, arrived_s))
-        if isinstance(found, Refusal) or not ledger.calibrated:
+        found = None
+        if ledger.calibrated:
+            found = self._place(request, hashes, self._slo(request, arrived_s))
+        if found is None:
             return Admitted(hashes, arrived_s)  # the journey knows what to do about that
-        waiter = _waiter(request, found, arrived_s)
-        judged = self._admission.arrive(waiter, found, ledger.num_ready, self._now)
+        waiter = _waiter(request, found.placement, arrived_s)
+        judged = self._admission.arrive(waiter, found.placement, ledger.num_ready, self._now)
         if judged.verdict is Verdict.REFUSE:
             raise _refusal(request, judged)
-        best = _Found(found, ledger, ledger.version)
         if judged.verdict is Verdict.WAIT:
-            best = await self._wait(_Waiting(waiter, request, hashes, self._future()))
-        came = partial(self._came, waiter)
-        return Admitted(hashes, arrived_s, best.placement, best.ledger, best.version, came)
+            found = await self._wait(_Waiting(waiter, request, hashes, self._future()))
+        return Admitted(hashes, arrived_s, found, partial(self._on_first_token, waiter))
 
-    async def _wait(self, waiting: _Waiting) -> _Found:
+    async def _wait(self, waiting: _Waiting) -> Found | None:
         key, timeout_s = waiting.waiter.key, waiting.request.timeout_s
         self._waiting[key] = waiting
         self._look_soon()
@@ -113,7 +105,7 @@ class AdmissionQueue:
             return  # until somebody has room
         waiting = self._waiting[turn.waiter.key]
         if turn.judged.verdict is Verdict.ADMIT:
-            self._admit(waiting, turn.found)
+            self._admit(waiting)
         else:
             self._refuse(waiting, turn.judged)
         if self._waiting:
@@ -122,13 +114,12 @@ class AdmissionQueue:
     def _find(self, waiter: Waiter) -> Placement | None:
         waiting = self._waiting[waiter.key]
         slo = self._slo(waiting.request, waiter.arrived_s)
-        found = self._place(waiting.request, waiting.hashes, slo)
-        return None if isinstance(found, Refusal) else found
+        waiting.found = self._place(waiting.request, waiting.hashes, slo)
+        return None if waiting.found is None else waiting.found.placement
 
-    def _admit(self, waiting: _Waiting, found: Placement | None) -> None:
+    def _admit(self, waiting: _Waiting) -> None:
         if not waiting.admitted.done():
-            ledger = self._fleet.ledger
-            waiting.admitted.set_result(_Found(found, ledger, ledger.version))
+            waiting.admitted.set_result(waiting.found)
         self._waiting.pop(waiting.waiter.key, None)
 
     def _refuse(self, waiting: _Waiting, judged: Judgement) -> None:
@@ -136,19 +127,19 @@ class AdmissionQueue:
         if not waiting.admitted.done():
             waiting.admitted.set_exception(_refusal(waiting.request, judged))
 
-    def _came(self, waiter: Waiter, now: float) -> None:
+    def _on_first_token(self, waiter: Waiter, now: float) -> None:
         if waiter.target_s is not None:
             self._admission.forecast.came(now <= waiter.due_s)
 
-    def _place(
-        self, request: GenerateRequest, hashes: PromptHashes, slo: Slo
-    ) -> Placement | Refusal:
+    def _place(self, request: GenerateRequest, hashes: PromptHashes, slo: Slo) -> Found | None:
+        """None when no worker can serve it."""
         ledger = self._fleet.ledger
-        need = need_of(request, self._config, ledger, request.request_id, slo)
-        return ledger.place(need, self._hits(request, hashes), self._now)
-
-    def _hits(self, request: GenerateRequest, hashes: PromptHashes) -> Hits:
-        return self._fleet.ledger.hits(request.prompt_tokens, hashes)
+        wanted = placement_request(request, self._config, ledger, request.request_id, slo)
+        hits = ledger.hits(request.prompt_tokens, hashes)
+        placement = ledger.place(wanted, hits, self._now)
+        if isinstance(placement, Refusal):
+            return None
+        return Found(placement, hits, ledger, ledger.version)
 
     def _hash(self, request: GenerateRequest, hashes: PromptHashes) -> None:
         for size in list(self._fleet.ledger.table.block_sizes):
@@ -160,7 +151,7 @@ class AdmissionQueue:
         left_s = None if target_s is None else arrived_s + target_s - self._now
         return Slo(self._admission.forecast.target(left_s), request.tpot_target_s)
 
-    def _future(self) -> asyncio.Future[_Found]:
+    def _future(self) -> asyncio.Future[Found | None]:
         return asyncio.get_running_loop().create_future()
 
     @property

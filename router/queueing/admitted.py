@@ -1,4 +1,4 @@
-"""What a request brings from the admission queue to its journey."""
+"""The result of admission: what a request brings from the admission queue to its journey."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from router.config import RouterConfig
+from router.placing.cost_model import Hits
 from router.placing.ledger import Ledger, PromptHashes
 from router.placing.placement_request import Placement, PlacementRequest, Slo
 from router.requests.request import GenerateRequest
@@ -13,27 +14,34 @@ from wire.identity import WorkerRef
 
 
 @dataclass(frozen=True, slots=True)
+class Found:
+    """A placement, how much of the prompt each worker had cached then, and the ledger that was
+    asked, with its version."""
+
+    placement: Placement
+    hits: Hits
+    ledger: Ledger
+    version: int
+
+    def holds(self, ledger: Ledger) -> bool:
+        """Nothing has changed since: the same ledger would find the same."""
+        return self.ledger is ledger and self.version == ledger.version
+
+
+@dataclass(frozen=True, slots=True)
 class Admitted:
-    """Let in. Times are the event loop's."""
+    """A request that may be placed. Times are the event loop's."""
 
     hashes: PromptHashes
     arrived_s: float
     """When it came to the admission queue; its target for the first token counts from then."""
-    found: Placement | None = None
-    judged_by: Ledger | None = None
-    """Who found that."""
-    version: int = 0
-    """Of this ledger, when that was the best."""
-    came: Callable[[float], None] = lambda now: None
-    """To be told when its first token has come."""
-
-    def placement(self, ledger: Ledger) -> Placement | None:
-        """Where it was judged to be served best, if nothing has changed since."""
-        same = self.judged_by is ledger and self.version == ledger.version
-        return self.found if same else None
+    found: Found | None = None
+    """The best placement at the time of admission; None when there was none."""
+    on_first_token: Callable[[float], None] = lambda now: None
+    """Called with the time of its first token."""
 
 
-def need_of(
+def placement_request(
     request: GenerateRequest,
     config: RouterConfig,
     ledger: Ledger,
@@ -43,7 +51,8 @@ def need_of(
     num_output: int = 0,
     avoid: frozenset[WorkerRef] = frozenset(),
 ) -> PlacementRequest:
-    """Of a request with `num_output` tokens of its answer; `key` breaks ties between workers."""
+    """What a request asks for with `num_output` tokens of its answer; `key` breaks ties between
+    workers."""
     max_tokens = request.sampling.max_tokens
     expected = ledger.lengths.expected(request.traits.tenant, max_tokens)
     return PlacementRequest(
