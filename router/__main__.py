@@ -37,14 +37,16 @@ lives: with Python's default of 700 the collector used a tenth of the CPU time i
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-@app.command(help="Start one router: clients come to its doors, workers to its fleet port.")
+@app.command(help="Start one router: clients use its gRPC and HTTP ports, workers its fleet port.")
 def main(
     model: Annotated[str | None, typer.Option(help="Hugging Face model directory.")] = None,
     name: Annotated[str | None, typer.Option(help="Name the model is served under.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     grpc_port: Annotated[int, typer.Option(help="0 takes any free port.")] = 0,
     http_port: Annotated[int, typer.Option(help="0 takes any free port.")] = 0,
-    fleet_port: Annotated[int, typer.Option(help="Where workers announce themselves.")] = 0,
+    fleet_port: Annotated[
+        int, typer.Option(help="Port for workers' announcements; 0 takes any free port.")
+    ] = 0,
     settings: Annotated[
         str, typer.Option(help="Further settings of RouterConfig, as JSON.")
     ] = "{}",

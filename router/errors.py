@@ -1,21 +1,21 @@
-"""What can go wrong at the router, and how each door says it.
+"""The router's error tree, and how the gRPC and HTTP APIs report each error.
 
 RouterError
-├── InvalidRequest      the client's mistake; names the field
+├── InvalidRequest      an invalid request; names the field
 │   ├── ModelNotFound   the model is not served here
-│   ├── TooLarge        more bytes than the router reads
-│   ├── UnknownEncoding a body in a compression that the router does not read
-│   ├── NoSuchRoute     an HTTP path or method that is not there
+│   ├── TooLarge        the request is too large
+│   ├── UnknownEncoding the body's encoding is not supported
+│   ├── NoSuchRoute     an HTTP path or method that does not exist
 │   └── TooSlow         the client took too long to send its request
-├── Unauthenticated     no key, or none that is known here
-├── Forbidden           this key may not do that
-├── Overloaded          too many requests; come back after `retry_after_s`
-├── OverQuota           this key has used what it may; come back after `retry_after_s`
-├── Unavailable         no worker can serve this now, or all that tried failed
+├── Unauthenticated     no API key, or an unknown one
+├── Forbidden           the API key does not allow it
+├── Overloaded          too many requests; retry after `retry_after_s`
+├── OverQuota           a limit of the API key is reached; retry after `retry_after_s`
+├── Unavailable         no worker can serve the request now, or all attempts failed
 ├── NotRead             the client does not read its answer
-├── DeadlineExceeded    the request's time is over; names stage and worker
-├── Internal            our mistake, or a worker's that another would repeat
-└── StartError          the model's directory cannot be read
+├── DeadlineExceeded    the request's deadline has passed; names stage and worker
+├── Internal            an internal error, of the router or a worker
+└── StartError          the router cannot start; names the file
 """
 
 from __future__ import annotations

@@ -69,12 +69,12 @@ class RouterMetrics:
 
         self.requests = counter(
             "requests",
-            "Requests that ended, by door, model (empty where none was found) and outcome.",
+            "Finished requests by API (label door), model (empty if unknown) and outcome.",
             ("door", "model", "outcome"),
         )
         self._show_outcomes("")
         self.refusals = counter(
-            "refusals", "Requests that ended with an error, by its reason.", ("reason",)
+            "refusals", "Requests that ended with an error, by reason.", ("reason",)
         )
         outcomes = [outcome for outcome in OUTCOMES if outcome not in ("ok", "cancelled")]
         for reason in (*REASONS, *outcomes):
@@ -82,26 +82,28 @@ class RouterMetrics:
         self.prompt_tokens = counter("prompt_tokens", "Prompt tokens of finished requests.", _MODEL)
         self.cached_tokens = counter(
             "cached_tokens",
-            "Prompt tokens of finished requests that were cached: where they were prefilled, or "
-            "where they were decoded, which need not move; or copied to the former from elsewhere.",
+            "Cached prompt tokens of finished requests: at the prefill worker, at the decode "
+            "worker (not transferred), or copied to the prefill worker from another one.",
             (*_MODEL, "side"),
         )
-        self.generated_tokens = counter("generated_tokens", "Tokens of finished requests.", _MODEL)
-        self.resubmissions = counter("resubmissions", "Attempts that followed a failed one.")
+        self.generated_tokens = counter(
+            "generated_tokens", "Generated tokens of finished requests.", _MODEL
+        )
+        self.resubmissions = counter("resubmissions", "Attempts after a failed one.")
         self._queued = Gauge(
             "tandem_requests_queued",
-            "Requests that wait in the router for workers to have room.",
+            "Requests waiting in the router's queue for workers.",
             _MODEL,
             registry=self._registry,
         )
         self._unread = Gauge(
             "tandem_unread_bytes",
-            "Memory of answers that wait because their clients do not read.",
+            "Memory of answers that clients have not read yet.",
             registry=self._registry,
         )
         self.in_flight = Gauge(
             "tandem_requests_in_flight",
-            "Requests in the router now.",
+            "Requests in the router, queued and running.",
             _MODEL,
             registry=self._registry,
         )
@@ -113,18 +115,24 @@ class RouterMetrics:
                 f"tandem_{name}_seconds", text, _MODEL, buckets=reaching, registry=self._registry
             )
 
-        self.ttft = seconds("time_to_first_token", "Arrival to first token.", _TTFT_BUCKETS)
-        self.tpot = seconds("time_per_output_token", "Mean after the first token.", _TPOT_BUCKETS)
+        self.ttft = seconds(
+            "time_to_first_token", "Time from arrival to the first token.", _TTFT_BUCKETS
+        )
+        self.tpot = seconds(
+            "time_per_output_token", "Mean time per token after the first.", _TPOT_BUCKETS
+        )
         self.admission = seconds(
-            "admission", "Waiting in the router, also of those that are refused.", _STAGE_BUCKETS
+            "admission", "Time in the router's queue, refused requests included.", _STAGE_BUCKETS
         )
-        self.queue = seconds("queue", "Waiting at the prefill worker.", _STAGE_BUCKETS)
-        self.prefill = seconds("prefill", "Computing the prompt.", _STAGE_BUCKETS)
-        self.transfer = seconds("transfer", "KV cache writes under way.", _STAGE_BUCKETS)
+        self.queue = seconds("queue", "Time in the prefill worker's queue.", _STAGE_BUCKETS)
+        self.prefill = seconds("prefill", "Time of prefill.", _STAGE_BUCKETS)
+        self.transfer = seconds(
+            "transfer", "Time while KV cache writes were in flight.", _STAGE_BUCKETS
+        )
         self.exposed = seconds(
-            "transfer_exposed", "Handoff time that prefill did not hide.", _STAGE_BUCKETS
+            "transfer_exposed", "Time of handoffs that did not overlap prefill.", _STAGE_BUCKETS
         )
-        self.decode = seconds("decode", "First token to last.", _STAGE_BUCKETS)
+        self.decode = seconds("decode", "Time from the first token to the last.", _STAGE_BUCKETS)
         self._seconds = (
             self.ttft,
             self.tpot,

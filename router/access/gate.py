@@ -32,7 +32,7 @@ class Gate:
         try:
             self._shared = SharedTallies(path_for(*identity))
         except OSError as error:
-            log.warning("this router alone counts what its keys use: %s", error)
+            log.warning("usage of keys is counted by this router alone: %s", error)
         self._meters.clear()
 
     def close(self) -> None:
@@ -49,13 +49,13 @@ class Gate:
         if self._keys is None:
             return ANYBODY
         if authorization is None:
-            raise Unauthenticated(f"an API key is needed: {HOW}")
+            raise Unauthenticated(f"an API key is required: {HOW}")
         scheme, _, key = authorization.partition(" ")
         now_s = self._clock()
         ring = self._keys.ring(now_s)
         tenant = ring.find(key.strip()) if scheme.lower() == "bearer" else None
         if tenant is None:
-            raise Unauthenticated(f"this API key is not known here: {HOW}")
+            raise Unauthenticated(f"unknown API key: {HOW}")
         meter = self._meters.get(tenant.name)
         if meter is None:
             meter = Meter(tenant.entry, now_s, self._tally(tenant.name))
@@ -67,7 +67,7 @@ class Gate:
         """Like `caller`, for a key with `admin: true`. Raises Forbidden too."""
         caller = self.caller(authorization)
         if isinstance(caller, KeyCaller) and not caller.is_admin:
-            raise Forbidden("this needs a key with `admin: true`")
+            raise Forbidden("this requires a key with `admin: true`")
         return caller
 
     def _tally(self, name: str) -> UsageTally | None:

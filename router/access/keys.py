@@ -69,7 +69,7 @@ class KeyRing:
             for text in _hashes(entry):
                 mark = self._mark(_parse_hash(name, text))
                 if mark in self._tenants:
-                    raise ValueError(f"{name}: has the key of {self._tenants[mark].name}")
+                    raise ValueError(f"{name}: has the same key as {self._tenants[mark].name}")
                 self._tenants[mark] = Tenant(name, entry, salts[name])
 
     def find(self, key: str) -> Tenant | None:
@@ -112,9 +112,11 @@ class KeyFile:
         try:
             self._ring = read_keys(self._path)
         except (OSError, ValueError) as error:
-            log.error("keys_file %s is not used, the former keys still hold: %s", self._path, error)
+            log.error(
+                "keys_file %s is invalid, the previous keys stay valid: %s", self._path, error
+            )
         else:
-            log.info("keys_file %s was read again: %d keys", self._path, len(self._ring.names))
+            log.info("keys_file %s was reloaded: %d keys", self._path, len(self._ring.names))
 
 
 def read_keys(path: str) -> KeyRing:

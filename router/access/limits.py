@@ -144,7 +144,7 @@ class Meter:
             return
         num_running = self._tally.num_running(limit)
         if num_running >= limit:
-            text = f"{num_running} requests of this key are under way, it may have {limit}"
+            text = f"{num_running} requests of this key are running, the limit is {limit}"
             raise OverQuota(text, RETRY_CONCURRENCY_S, reason="quota_concurrency")
 
 
@@ -155,6 +155,6 @@ def _bucket(per_minute: float | None, cells: Cells, now_s: float) -> Bucket | No
 def _check(bucket: Bucket, amount: float, now_s: float, what: str) -> None:
     wait_s = bucket.wait_s(amount, now_s)
     if wait_s > 0:
-        limit = f"this key may use {bucket.per_minute:g} {what} a minute"
-        text = f"{limit}: come back in {wait_s:.1f} s"
+        limit = f"this key is limited to {bucket.per_minute:g} {what} per minute"
+        text = f"{limit}: retry in {wait_s:.1f} s"
         raise OverQuota(text, wait_s, reason=f"quota_{what}")

@@ -1,1 +1,1 @@
-"""From a worker's tokens to what a client reads: text, reasoning, tool calls, stop strings."""
+"""Answers: from a worker's tokens to text, reasoning and tool calls, with stop strings."""

@@ -1,4 +1,4 @@
-"""The last thing that a stream says: why it ended, what it used, what its stages took."""
+"""The end of an answer: finish reason, token usage and stage durations."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from router.requests.request import Ending, GenerateRequest, Timing, TransferRep
 
 
 class TokenTimes:
-    """Times of the first and last token."""
+    """Times of an answer's first and last token."""
 
     def __init__(self, arrived_s: float) -> None:
         self._arrived_s = arrived_s
@@ -49,7 +49,7 @@ def make_ending(
     *,
     counts_prompt: bool = True,
 ) -> Ending:
-    """Of several answers to one prompt, the first counts the prompt."""
+    """The ending of an answer; of several answers to one prompt, the first counts the prompt."""
     text = answer.text
     assert text.finish is not None
     assert record.placement is not None
@@ -73,7 +73,8 @@ def make_ending(
 
 
 def _num_cached(request: GenerateRequest, record: AttemptLog) -> int:
-    """After a failover the worker may also have found generated tokens: they are no prompt."""
+    """Cached prompt tokens; after a failover a worker may have generated tokens cached, which do
+    not count."""
     cached = record.prefilled.cached_tokens if record.prefilled else 0
     return min(cached, len(request.prompt_tokens))
 

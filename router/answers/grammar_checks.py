@@ -1,7 +1,4 @@
-"""Grammars that requests ask for, translated and compiled once.
-
-What no worker could follow is found before a worker hears of it.
-"""
+"""Checks of requests' grammars: each is translated and compiled once, before a worker gets it."""
 
 from __future__ import annotations
 
@@ -24,15 +21,15 @@ from router.text.model_card import ModelCard
 from wire.sampling import Grammar
 
 NUM_KNOWN = 256
-"""Grammars whose check is remembered: clients come back with the same ones."""
+"""Number of remembered results, since clients repeat grammars."""
 MAX_CHECKS = 64
-"""Most requests whose grammars are being checked."""
+"""Maximum number of concurrent checks."""
 NUM_THREADS = 2
 
 
 class Wanted(msgspec.Struct, frozen=True):
-    """What an answer must follow, as the client said it or as the grammar of a call that must be
-    made; what may come before it, and the calls that may come in its place."""
+    """A grammar to check: the client's constraint or the grammar of a required call, with the
+    reasoning before it and the tool calls that may replace it."""
 
     answer: Constraint | Grammar
     preface: str
@@ -40,13 +37,13 @@ class Wanted(msgspec.Struct, frozen=True):
 
 
 class Complaint(msgspec.Struct, frozen=True):
-    """What is wrong with a grammar."""
+    """The error in a grammar."""
 
     text: str
 
 
 class GrammarChecks:
-    """Of one model. Nothing is read or compiled before the first grammar comes."""
+    """The checks of one model. Nothing is read or compiled before the first grammar."""
 
     def __init__(self, config: RouterConfig, card: ModelCard) -> None:
         self._card = card
@@ -56,13 +53,15 @@ class GrammarChecks:
         self._num_checks = 0
 
     async def check(self, wanted: Wanted) -> Grammar | Complaint:
-        """Translated and compiled in a thread, unless it is known. Raises Overloaded, and Internal
-        when the model cannot follow any grammar."""
+        """Translate and compile a grammar in a thread, unless its result is known.
+
+        Raises Overloaded, and Internal if the model does not support grammars.
+        """
         if wanted in self._known:
             self._known.move_to_end(wanted)
             return self._known[wanted]
         if self._num_checks >= MAX_CHECKS:
-            text = f"{MAX_CHECKS} grammars are being checked: come back later"
+            text = f"{MAX_CHECKS} grammars are being checked: retry later"
             raise Overloaded(text, reason="grammars_busy")
         self._num_checks += 1
         checking = asyncio.get_running_loop().run_in_executor(self._threads, self._check, wanted)
@@ -79,13 +78,14 @@ class GrammarChecks:
         return found
 
     def _count_down(self, checking: asyncio.Future[Grammar | Complaint]) -> None:
-        """Also when nobody waits for it any more."""
+        """Release a check's slot, also after its request has gone."""
         self._num_checks -= 1
         if not checking.cancelled():
-            checking.exception()  # whoever waited has seen it
+            checking.exception()  # retrieved, since the waiting request raises it
 
     def _check(self, wanted: Wanted) -> Grammar | Complaint:
-        """In a thread. Raises Internal when the model cannot follow any grammar."""
+        """Check a grammar; runs in a thread. Raises Internal if the model does not support
+        grammars."""
         try:
             check_bytes(wanted.answer.text + wanted.calls, "grammar", self._limits)
             grammar = self._translated(wanted)

@@ -1,4 +1,4 @@
-"""Which grammar an answer must follow: that of a call that must be made, or the client's own."""
+"""The grammar of an answer: of a required tool call, or of the client's constraint."""
 
 from __future__ import annotations
 
@@ -19,23 +19,24 @@ ANY_OBJECT = '{"type": "object"}'
 
 
 def must_call(choice: ToolChoice | None) -> bool:
-    """True when the answer must be a call of a tool."""
+    """Whether the answer must be a tool call."""
     return choice is not None and choice.mode in (ToolMode.REQUIRED, ToolMode.NAMED)
 
 
 def call_grammar(draft: RequestDraft, format_: ToolFormat, spell: Spell) -> Grammar:
-    """Of an answer that is a call, or several. Raises GrammarInvalid."""
+    """The grammar of an answer that is one call, or several. Raises GrammarInvalid."""
     choice = draft.tool_choice or ToolChoice(ToolMode.AUTO)
     assert format_.enforce is not None
     wanted = [tool for tool in draft.tools if choice.name in (None, tool["function"]["name"])]
     if not wanted:
-        raise GrammarInvalid(f"there is no tool of the name {choice.name!r} to call")
+        raise GrammarInvalid(f"there is no tool named {choice.name!r} to call")
     several = draft.parallel_tool_calls is not False and choice.mode is not ToolMode.NAMED
     return Grammar(GrammarKind.LARK, format_.enforce(wanted, spell, several=several))
 
 
 def constraint_grammar(constraint: Constraint, special_tokens: Mapping[str, int]) -> Grammar:
-    """Translating a large one takes up to seconds. Raises GrammarInvalid."""
+    """The grammar of a constraint; translating a large one takes up to seconds. Raises
+    GrammarInvalid."""
     match constraint.kind:
         case ConstraintKind.JSON_OBJECT:
             return Grammar(GrammarKind.JSON_SCHEMA, ANY_OBJECT)
@@ -60,5 +61,5 @@ def _choices(text: str) -> list[str]:
     except msgspec.DecodeError as error:
         raise GrammarInvalid(f"the choices must be a list of texts: {error}") from error
     if not choices:
-        raise GrammarInvalid("there is nothing to choose from: the list of choices is empty")
+        raise GrammarInvalid("the list of choices is empty")
     return choices

@@ -1,7 +1,7 @@
-"""What a model thinks before it answers, told apart from the answer: <think> … </think>.
+"""Reasoning: separates a model's thought from its answer, as in <think> … </think>.
 
-Qwen3, DeepSeek-R1 and many others write so, and Mistral's models with marks of their own. Some
-templates open the thought in the prompt itself.
+Qwen3, DeepSeek-R1 and many others use these marks, Mistral's models their own. Some chat templates
+open the thought in the prompt.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from router.requests.prompts import ChatPrompt, Prompt
 from router.requests.request import Reasoning
 
 TAIL_TOKENS = 16
-"""Of a prompt, in which it is seen whether the template has opened the thought."""
+"""Number of last prompt tokens that are searched for an opened thought."""
 
 DOUBT_CHARS = 256
-"""Of what may be a call within a thought, in which it is seen that it is none."""
+"""Number of characters after which text in a thought that resembles a call is judged."""
 
 
 class ThoughtMarks(msgspec.Struct, frozen=True):
-    """What stands before a thought, and behind it."""
+    """The marks before and after a thought."""
 
     opening: str
     closing: str
@@ -37,22 +37,22 @@ MARKS = {"think": THINK, "mistral": ThoughtMarks("[THINK]", "[/THINK]")}
 
 
 class ReasoningStage(enum.Enum):
-    BEGINNING = "nothing but blanks has come"
+    BEGINNING = "before the first visible character"
     THINKING = "within the thought"
-    BETWEEN = "behind the thought, before the answer"
+    BETWEEN = "after the thought, before the answer"
     ANSWERING = "within the answer"
 
 
 class CallsInThoughts(msgspec.Struct, frozen=True):
-    """Calls of tools that a model makes before it has closed its thought."""
+    """Tool calls that a model makes before it has closed its thought."""
 
     mark: str
-    """With which a call begins."""
+    """The text that begins a call."""
     parser: Callable[[], AnswerParser]
-    """A fresh one, for what follows the thought."""
+    """Creates a parser for the text after the thought."""
 
     def begin(self, text: str, start: int) -> int:
-        """Where a call may begin, from `start` on; -1 where none does."""
+        """The position of a possible call, from `start` on; -1 if there is none."""
         found = text.find(self.mark, start)
         while found >= 0:
             following = text.find(self.mark, found + 1)
@@ -65,11 +65,11 @@ class CallsInThoughts(msgspec.Struct, frozen=True):
 
 
 class ReasoningScanner:
-    """An AnswerParser: what comes behind the thought goes through `rest`, if there is one.
+    """An AnswerParser for a thought; the text after it goes to the parser `rest`, if any.
 
-    A thought comes first or not at all; blanks around it are not told. What never ends is a thought
-    to the end, but for the `calls` in it: what may be one is held back until the thought is closed,
-    which makes it part of that, or the answer ends.
+    A thought comes first or not at all; whitespace around it is dropped. A thought that never ends
+    is all of the answer, except for `calls` in it: a possible call is held back until the thought
+    is closed, which makes it part of the thought, or until the answer ends.
     """
 
     def __init__(
@@ -86,10 +86,10 @@ class ReasoningScanner:
         self._stage = ReasoningStage.THINKING if begun else ReasoningStage.BEGINNING
         self._pending = ""
         self._told = False
-        """A part of the thought."""
+        """Whether a part of the thought was emitted."""
 
     def push(self, text: str, *, done: bool) -> Parsed:
-        """What can be told now; with `done` all of the rest."""
+        """The newly parsed part of the answer; with `done` all that remains."""
         self._pending += text
         if self._stage is ReasoningStage.BEGINNING:
             self._begin(done)
@@ -130,12 +130,12 @@ class ReasoningScanner:
         return Parsed(reasoning=text[:cut])
 
     def _num_held(self, text: str) -> int:
-        """Of the end of a thought, what may begin a mark."""
+        """Length of the thought's suffix that may begin a mark."""
         held = num_held(text, self._marks.closing)
         return held if self._calls is None else max(held, num_held(text, self._calls.mark))
 
     def _end(self, text: str, call: int) -> Parsed:
-        """The thought was never closed: calls from `call` on are made all the same."""
+        """End a thought that was never closed; calls from `call` on are accepted."""
         thought = text[:call].rstrip(SPACE)
         if self._calls is None or call == len(text):
             return Parsed(reasoning=thought)
@@ -147,8 +147,8 @@ class ReasoningScanner:
 
 
 def find_marks(setting: str, templates: str) -> ThoughtMarks | None:
-    """Those of the setting, or with "auto" those that the chat templates show; None for a model
-    that does not think.
+    """The marks of the setting, or with "auto" those in the chat templates; None for a model
+    without reasoning.
 
     Raises StartError for an unknown setting.
     """
@@ -162,7 +162,8 @@ def find_marks(setting: str, templates: str) -> ThoughtMarks | None:
 
 
 def reasoning_of(prompt: Prompt | None, tail: str, marks: ThoughtMarks = THINK) -> Reasoning:
-    """How an answer to this prompt begins, of which `tail` is the end as the model sees it."""
+    """The initial state of an answer's reasoning; `tail` is the end of the prompt as the model sees
+    it."""
     if not isinstance(prompt, ChatPrompt):
         return Reasoning.NONE
     if tail.rstrip().endswith(marks.closing):

@@ -1,4 +1,4 @@
-"""What an answer must look like, and what of it is a call of a tool."""
+"""Structured outputs and tool calls of one model: the grammar of an answer, and its parser."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ from wire.sampling import Grammar
 
 
 class Structured:
-    """Makes grammars of requests, and refuses those that no worker could follow.
+    """Creates the grammars of requests, and refuses those that workers could not follow.
 
-    Nothing is read or compiled before the first grammar comes. Raises StartError for a
-    `tool_parser` or a `reasoning_parser` that is not known.
+    Nothing is read or compiled before the first grammar. Raises StartError for an unknown
+    `tool_parser` or `reasoning_parser`.
     """
 
     def __init__(self, config: RouterConfig, card: ModelCard, tokenizer: Tokenizer) -> None:
@@ -48,8 +48,7 @@ class Structured:
         self.checks = GrammarChecks(config, card)
 
     async def apply(self, request: GenerateRequest, draft: RequestDraft) -> GenerateRequest:
-        """The request with the grammar that its answer must follow, if there is one, and with
-        what it may think before that.
+        """The request with the grammar of its answer, if any, and its reasoning.
 
         Raises InvalidRequest, Overloaded.
         """
@@ -66,7 +65,7 @@ class Structured:
         return await self._following(request, Wanted(wanted, preface, calls), wanted.field)
 
     def parser(self, request: GenerateRequest) -> AnswerParser | None:
-        """A fresh one for each answer; None where all of it is text."""
+        """A new parser for one answer; None if all of it is text."""
         calls = self._call_parser(request) if _may_call(request) else None
         if self._thoughts is None or request.reasoning is Reasoning.NONE:
             return calls
@@ -77,7 +76,7 @@ class Structured:
         return ReasoningScanner(calls, begun=begun, calls=early, marks=self._thoughts)
 
     def shown_tokens(self, request: GenerateRequest) -> frozenset[int]:
-        """Special tokens that the parser must see as text, or the client."""
+        """Special tokens that the parser or the client must see as text."""
         marks = self._format_for(request).marks if _may_call(request) else ()
         if self._thoughts is not None and request.reasoning is not Reasoning.NONE:
             marks = (*marks, self._thoughts.opening, self._thoughts.closing)
@@ -98,7 +97,7 @@ class Structured:
         )
 
     def _calls(self, request: GenerateRequest, draft: RequestDraft) -> Grammar:
-        """Raises InvalidRequest."""
+        """The grammar of the request's tool calls. Raises InvalidRequest."""
         try:
             return call_grammar(draft, self._format_for(request), self._spell)
         except GrammarError as error:
@@ -107,7 +106,7 @@ class Structured:
     async def _following(
         self, request: GenerateRequest, wanted: Wanted, field: str
     ) -> GenerateRequest:
-        """Raises InvalidRequest, Overloaded."""
+        """The request with the compiled grammar. Raises InvalidRequest, Overloaded."""
         found = await self.checks.check(wanted)
         if isinstance(found, Complaint):
             raise InvalidRequest(f"{field}: {found.text}", field)
@@ -118,7 +117,7 @@ class Structured:
         return msgspec.structs.replace(request, sampling=sampling, shown_tokens=shown)
 
     def _preface(self, reasoning: Reasoning) -> str:
-        """What an answer that follows a grammar may think before it."""
+        """The Lark rules of the reasoning that may precede an answer with a grammar."""
         marks = self._thoughts
         if marks is None or reasoning in (Reasoning.NONE, Reasoning.CLOSED):
             return ""
@@ -135,7 +134,8 @@ class Structured:
         return self._tokenizer.special_token_id(mark)
 
     def _spell(self, mark: str) -> str:
-        """In Lark a special token is a number in brackets, and never matches its own text."""
+        """The mark in Lark, where a special token is a number in brackets and never matches its
+        text."""
         token = self._special(mark)
         return msgspec.json.encode(mark).decode() if token is None else f"<[{token}]>"
 

@@ -150,7 +150,7 @@ class Fleet:
         if None not in (self._tokenizer, card.tokenizer) and card.tokenizer != self._tokenizer:
             return (
                 f"its tokenizer ({card.tokenizer}) is not this router's ({self._tokenizer}), which "
-                f"would turn text into other tokens than its model was trained on: start routers "
+                f"would tokenize text unlike its model's training: start routers "
                 f"of model {self.model!r} with the worker's model directory"
             )
         member = Member(card, self._ledger_for(card.model_hash))
@@ -177,7 +177,7 @@ class Fleet:
         if not len(self._revisions):
             self._ledgers = {revision: self.ledger}
             return self.ledger
-        log.info("model %r: workers of another revision, %s, join", self.model, revision)
+        log.info("model %r: workers of another revision, %s, are joining", self.model, revision)
         ledger = Ledger(self._router_id, self._index_max_entries, self.ledger.lengths)
         self._ledgers[revision] = ledger
         return ledger
@@ -191,7 +191,7 @@ class Fleet:
             self._go_over(former, serving)
         for revision in [it for it in self._ledgers if it not in self._revisions]:
             if self._ledgers[revision] is not self.ledger:
-                log.info("model %r: the last worker of revision %s left", self.model, revision)
+                log.info("model %r: the last worker of revision %s has left", self.model, revision)
                 del self._ledgers[revision]
 
     def _go_over(self, former: str | None, serving: str) -> None:
@@ -200,7 +200,7 @@ class Fleet:
         if ledger is self.ledger:
             return  # the first workers, or another revision after all others had left
         instead = "" if former is None else f" in place of {former}"
-        log.info("model %r: revision %s serves%s", self.model, serving, instead)
+        log.info("model %r: revision %s is serving%s", self.model, serving, instead)
         ledger.follow(self.ledger)
         self.ledger = ledger
         self.on_room()
@@ -310,7 +310,7 @@ class Fleet:
 def taken_id(card: WorkerCard, other: WorkerCard) -> str:
     """The reason for refusing a worker whose id is in use."""
     return (
-        f"another worker with the id {card.ref.worker_id!r} is here, {other.ref} of model "
-        f"{other.model!r} at {other.address}: end that one, or start this one with another "
-        "worker_id; a former life of this worker is let go by itself, within some 15 s"
+        f"another worker with the id {card.ref.worker_id!r} is a member: {other.ref} of model "
+        f"{other.model!r} at {other.address}: stop that one, or start this one with another "
+        "worker_id; a previous incarnation of this worker is removed within about 15 s"
     )

@@ -44,7 +44,9 @@ class FleetCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         workers = GaugeMetricFamily(
-            "tandem_workers", "Workers of this router.", labels=("model", "role", "state")
+            "tandem_workers",
+            "Workers of this router by model, role and state.",
+            labels=("model", "role", "state"),
         )
         for (model, role, state), count in self._fleet.count().items():
             workers.add_metric((model, role.value, state.value), count)
@@ -52,12 +54,12 @@ class FleetCollector(Collector):
         yield from _revision_families(self._fleet.revisions())
         yield CounterMetricFamily(
             "tandem_handoffs_kept",
-            "Handoffs of which nothing came: the first worker went on.",
+            "Failed handoffs, after which the first worker decoded.",
             value=self._fleet.num_kept,
         )
         yield CounterMetricFamily(
             "tandem_transfer_bytes",
-            "KV cache bytes moved between workers.",
+            "KV cache bytes transferred between workers.",
             value=self._fleet.handoffs.num_bytes,
         )
         known = WorkerFamilies()
@@ -77,7 +79,7 @@ def _revision_families(revisions: Iterable[tuple[str, RevisionView]]) -> Iterabl
     )
     serving = GaugeMetricFamily(
         "tandem_revision_serving",
-        "1 for the revision of a model to which new requests go, 0 for others that are here.",
+        "1 for the revision that serves a model's new requests, 0 for others with workers.",
         labels=("model", "revision"),
     )
     for model, view in revisions:

@@ -29,4 +29,4 @@ class Refusals:
         self._told.move_to_end(card.ref)
         if len(self._told) > MOST_REMEMBERED:
             self._told.popitem(last=False)
-        log.warning("worker %s at %s is not taken: %s", card.ref, card.address, why)
+        log.warning("worker %s at %s is refused: %s", card.ref, card.address, why)

@@ -37,7 +37,9 @@ class RunningClock:
         if gap_s > STILL_S:
             self._lost_s += gap_s
             self._woke_s = seen - self._lost_s
-            log.warning("this process stood still for %.0f s: deadlines are put off by that", gap_s)
+            log.warning(
+                "this process was suspended for %.0f s: deadlines are extended by that", gap_s
+            )
         return seen - self._lost_s
 
     def since_standstill_s(self) -> float | None:

@@ -1,1 +1,1 @@
-"""The HTTP door: its routes, its gate, and the streams that it writes."""
+"""The public HTTP API: routes, authentication, and streams of server-sent events."""

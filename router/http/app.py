@@ -1,4 +1,4 @@
-"""What the HTTP door answers: models, health, metrics, and OpenAI-style errors for everything."""
+"""The HTTP application: models, health, metrics, and errors in OpenAI's format."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from router.openai.response_writer import error_body
 
 
 class App:
-    """Requests for tokens go past the framework: its wrappers take their time for each token."""
+    """Routes generating requests past the framework, whose wrappers cost time for each token."""
 
     def __init__(self, generating: dict[str, ASGIApp], others: ASGIApp) -> None:
         self._generating = generating
@@ -71,7 +71,7 @@ def _framework(conductor: Conductor, generating: dict[str, ASGIApp]) -> Starlett
 
 
 class _Service:
-    """The endpoints that generate nothing."""
+    """The endpoints that generate no tokens."""
 
     def __init__(self, conductor: Conductor) -> None:
         self._conductor = conductor
@@ -88,7 +88,7 @@ class _Service:
         return _json(request, VersionBody(version=version("tandem-serve")))
 
     async def ping(self, request: Request) -> Response:
-        """The process answers, whatever its workers do."""
+        """Liveness: the process answers, whatever its workers do."""
         return Response()
 
     async def load(self, request: Request) -> Response:

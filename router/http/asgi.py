@@ -1,4 +1,4 @@
-"""Small pieces of ASGI: bodies with a limit, JSON answers, and work that ends with its client."""
+"""ASGI helpers: bodies with a size limit, JSON responses, and tasks that end with their client."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ JSON = (b"content-type", b"application/json")
 
 
 async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
-    """Decompressed if need be. Raises TooLarge as soon as that is known, ClientGone when the client
-    goes first, UnknownEncoding, InvalidRequest."""
+    """The body, decompressed.
+
+    Raises TooLarge as soon as the limit is exceeded, ClientGone if the client disconnects,
+    UnknownEncoding, InvalidRequest.
+    """
     declared = int(_header(scope, b"content-length") or b"0")
     reads = decoder(_header(scope, b"content-encoding"))
     body = bytearray()
@@ -40,7 +43,7 @@ def _header(scope: Scope, name: bytes) -> bytes:
 
 
 async def while_connected(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
-    """Run `work`; when the client goes, it is cancelled and ClientGone raised."""
+    """Run `work`; if the client disconnects, cancel it and raise ClientGone."""
     task = asyncio.create_task(work, name="answer to an HTTP client")
     watch = asyncio.create_task(_disconnected(receive), name="watch of an HTTP client")
     try:

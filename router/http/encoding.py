@@ -1,4 +1,4 @@
-"""Request bodies that their client compressed."""
+"""Decompression of request bodies."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Protocol
 from router.errors import InvalidRequest, TooLarge, UnknownEncoding
 
 GZIP, ZLIB, RAW = 31, 15, -15
-"""Window sizes, as zlib writes them together with the format."""
+"""Window sizes, in which zlib also encodes the format."""
 
 
 class Decoder(Protocol):
     def feed(self, data: bytes, room: int) -> bytes:
-        """What these bytes stand for. Raises TooLarge when that is more than `room` bytes,
-        InvalidRequest when they are damaged."""
+        """The decompressed bytes. Raises TooLarge beyond `room` bytes, InvalidRequest for invalid
+        data."""
 
     def end(self) -> None:
-        """Raises InvalidRequest when the body is incomplete."""
+        """Finish. Raises InvalidRequest if the body is incomplete."""
 
 
 def decoder(content_encoding: bytes) -> Decoder:
-    """Raises UnknownEncoding."""
+    """The decoder for a Content-Encoding header. Raises UnknownEncoding."""
     name = content_encoding.strip().lower()
     if name in (b"", b"identity"):
         return _Plain()
@@ -29,7 +29,7 @@ def decoder(content_encoding: bytes) -> Decoder:
         return _Compressed(gzip=name != b"deflate")
     shown = content_encoding.decode("latin-1")
     raise UnknownEncoding(
-        f"content-encoding {shown!r} is not read here: send gzip, deflate or none"
+        f"content-encoding {shown!r} is not supported: send gzip, deflate or none"
     )
 
 
@@ -42,7 +42,7 @@ class _Plain:
 
 
 class _Compressed:
-    """Never holds more than its result has room for, whatever the bytes would become."""
+    """Decompresses incrementally, and never holds more than the permitted size."""
 
     def __init__(self, *, gzip: bool) -> None:
         self._gzip = gzip
@@ -59,18 +59,21 @@ class _Compressed:
                     raise TooLarge("the request's body is too large once it is decompressed")
                 data = self._stream.unused_data or self._stream.unconsumed_tail
         except zlib.error as error:
-            raise InvalidRequest(f"the request's body is damaged: {error}") from error
+            raise InvalidRequest(f"the request's body is invalid: {error}") from error
         return bytes(result)
 
     def end(self) -> None:
         if self._stream is not None and not self._stream.eof:
-            raise InvalidRequest("the request's body ends before its compression does")
+            raise InvalidRequest("the request's body ends within its compressed data")
 
     def _next(self, data: bytes) -> zlib._Decompress:
-        """gzip may have several parts; deflate is zlib's format, or its content alone."""
+        """A new stream: gzip may have several members; deflate is zlib's format, or a raw
+        stream."""
         if self._gzip:
             return zlib.decompressobj(GZIP)
         if self._stream is not None:
-            raise InvalidRequest("the request's body goes on after its compression ended")
+            raise InvalidRequest(
+                "the request's body continues after the end of its compressed data"
+            )
         is_zlib = data[0] & 0x0F == zlib.DEFLATED and data[0] >> 4 <= 7
         return zlib.decompressobj(ZLIB if is_zlib else RAW)

@@ -1,4 +1,4 @@
-"""The HTTP door's gate: keys before anything is read, and a request that arrives in good time."""
+"""Authentication of HTTP requests, before anything is read, and the timeout for their bodies."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from router.openai.headers import echoed_id, error_headers, read_head
 from router.openai.response_writer import error_body
 
 OPEN_PATHS = frozenset({"/health", "/ping"})
-"""For load balancers and probes, which have no keys."""
+"""Paths without authentication, for load balancers and probes."""
 ADMIN_PATHS = frozenset({"/metrics", "/load"})
-"""What tells of all clients: these move to the admin port where there is one, and otherwise need a
-key with `admin: true`, where keys are asked for."""
+"""Paths that show data of all clients: on the admin port if there is one; otherwise they need a key
+with `admin: true` if keys are required."""
 ANSWER_PATHS = {"/v1/completions": False, "/v1/chat/completions": True}
-"""Whose requests the metrics count, and whether they are chats."""
+"""Paths that metrics count, and whether they are chats."""
 
 
 class PublicGate:
-    """Wraps the application that clients see. `hidden` paths are not there."""
+    """Wraps the public application. `hidden` paths do not exist there."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class PublicGate:
 
 
 class AdminGate:
-    """Shows of the same application only what concerns the operator."""
+    """Wraps the same application for the admin port, which has the admin paths only."""
 
     def __init__(self, app: ASGIApp, gate: Gate, *, asks_for_keys: bool) -> None:
         self._app = app
@@ -97,7 +97,7 @@ class AdminGate:
 
 
 def authorization(scope: Scope) -> str | None:
-    """The header's value."""
+    """The value of the Authorization header."""
     for name, value in scope["headers"]:
         if name == b"authorization":
             return bytes(value).decode("latin-1")
@@ -105,7 +105,7 @@ def authorization(scope: Scope) -> str | None:
 
 
 def _in_time(receive: Receive, timeout_s: float) -> Receive:
-    """`receive`, which raises TooSlow when the body is not complete after `timeout_s`."""
+    """`receive`, raising TooSlow if the body is not complete after `timeout_s`."""
     deadline = asyncio.get_running_loop().time() + timeout_s
     complete = False
 

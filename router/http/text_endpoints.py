@@ -25,7 +25,7 @@ Answer = TypeVar("Answer", bound=msgspec.Struct)
 
 
 class TextEndpoints:
-    """What the tokenizer alone can answer. Errors are raised, as RouterError."""
+    """The endpoints that need only the tokenizer. Errors are raised as RouterError."""
 
     def __init__(self, conductor: Conductor) -> None:
         self._conductor = conductor
@@ -40,7 +40,7 @@ class TextEndpoints:
 
     async def _tokenize(self, body: TokenizeBody) -> TokenizeAnswer:
         model = self._conductor.models.find(body.model)
-        with self._conductor.permit(model):  # a long text takes a thread for a while
+        with self._conductor.permit(model):  # tokenizing a long text occupies a thread for a while
             tokens = await model.tokenize(tokenize_prompt(body))
         return TokenizeAnswer(
             count=len(tokens),

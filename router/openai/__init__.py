@@ -1,1 +1,1 @@
-"""OpenAI's bodies: what requests may say, and how answers are told."""
+"""The OpenAI API: request bodies to the router's requests, and answers to response bodies."""

@@ -1,4 +1,4 @@
-"""From an OpenAI request body to the router's drafts; what cannot be honoured is named."""
+"""OpenAI request bodies to request drafts; unsupported fields are refused by name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from router.requests.prompts import ToolMode
 from router.requests.request import RequestDraft
 
 COMPLETION_MAX_TOKENS = 16
-"""What the OpenAI API makes of an absent max_tokens on /v1/completions."""
+"""Default of max_tokens in OpenAI's /v1/completions."""
 
 _SAME = (
     "model",
@@ -38,20 +38,20 @@ Body = TypeVar("Body", bound=msgspec.Struct)
 
 
 def parse_body(content: bytes, kind: type[Body]) -> Body:
-    """Raises InvalidRequest that names the field of a wrong type."""
+    """Decode a body. Raises InvalidRequest, which names a field of a wrong type."""
     try:
         return msgspec.json.decode(content, type=kind)
     except msgspec.ValidationError as error:
         raise InvalidRequest(str(error), inner_field(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidRequest(f"the body is no valid JSON in UTF-8: {error}") from error
+        raise InvalidRequest(f"the body is not valid JSON in UTF-8: {error}") from error
 
 
 def completion_drafts(body: CompletionBody, head: RequestHead) -> list[RequestDraft]:
-    """One for each prompt. Raises InvalidRequest."""
+    """One draft for each prompt. Raises InvalidRequest."""
     _refuse({"suffix": body.suffix})
     if body.best_of not in (None, body.n or 1):
-        raise InvalidRequest("best_of must be n: every answer that is made is given", "best_of")
+        raise InvalidRequest("best_of must equal n: all generated answers are returned", "best_of")
     given = _max_tokens(body)
     common = _common(body, head) | {
         "max_tokens": COMPLETION_MAX_TOKENS if given is None else given,
@@ -63,10 +63,10 @@ def completion_drafts(body: CompletionBody, head: RequestHead) -> list[RequestDr
 
 
 def chat_draft(body: ChatBody, head: RequestHead) -> RequestDraft:
-    """Raises InvalidRequest."""
+    """The draft of a chat. Raises InvalidRequest."""
     _refuse({"functions": body.functions})
     tools, choice = chosen_tools(body.tools or (), body.tool_choice)
-    # A model that must not call tools is not told of them.
+    # A model that must not call tools does not see them.
     shows_tools = choice is None or choice.mode is not ToolMode.NONE
     return RequestDraft(
         prompt=chat_prompt(body, body.add_special_tokens, tools if shows_tools else ()),
@@ -88,7 +88,7 @@ def _common(body: CommonBody, head: RequestHead) -> dict[str, Any]:
         "request_id": body.request_id or head.request_id,
         "trace_id": head.trace_id,
         "split": split_asked(head.split),
-        "top_k": 0 if body.top_k == -1 else body.top_k,  # both mean "all" to engines
+        "top_k": 0 if body.top_k == -1 else body.top_k,  # engines take both as "all"
         "logit_bias": _logit_bias(body.logit_bias or {}),
         "allowed_token_ids": None if allowed is None else tuple(allowed),
         "bad_words": tuple(body.bad_words or ()),
@@ -106,11 +106,11 @@ def _common(body: CommonBody, head: RequestHead) -> dict[str, Any]:
 
 
 def _prompt_logprobs(body: CommonBody, echoed: int | None) -> int | None:
-    """As many of the best as either asks for."""
+    """The larger of the two requested numbers of alternatives."""
     if body.prompt_logprobs is None or body.prompt_logprobs < 0:
         return echoed if body.prompt_logprobs is None else body.prompt_logprobs
     if body.stream:
-        text = "prompt_logprobs come with whole answers only: ask for no stream, or for echo"
+        text = "prompt_logprobs are not supported for streams: use echo, or no stream"
         raise InvalidRequest(text, "prompt_logprobs")
     return max(body.prompt_logprobs, echoed or 0)
 
@@ -124,7 +124,7 @@ def _logit_bias(bias: Mapping[str, float]) -> tuple[tuple[int, float], ...]:
     try:
         return tuple((int(token), value) for token, value in bias.items())
     except ValueError as error:
-        text = f"logit_bias has token ids for keys, as text: {error}"
+        text = f"the keys of logit_bias must be token ids: {error}"
         raise InvalidRequest(text, "logit_bias") from error
 
 

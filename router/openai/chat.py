@@ -1,4 +1,4 @@
-"""/v1/chat/completions: from the router's deltas to whole messages and to chunks of streams."""
+"""Response bodies and chunks of /v1/chat/completions."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ class ChatWriter(ResponseWriter):
 
 
 def _call_piece(call: ToolCallDelta) -> ToolCallAnswer:
-    """Its id, type and name come with the first piece."""
+    """A chunk of a tool call; the first one has its id, type and name."""
     begins = call.id is not None
     return ToolCallAnswer(
         index=call.index,

@@ -1,4 +1,4 @@
-"""The deltas of whole answers, put together; and what they used."""
+"""Complete answers, joined from their deltas, and their usage."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from wire.sampling import TokenLogprob
 
 
 class CompleteAnswer(msgspec.Struct, kw_only=True):
-    """One answer, whole."""
+    """One complete answer."""
 
     index: int
     ending: Ending
@@ -26,7 +26,7 @@ class CompleteAnswer(msgspec.Struct, kw_only=True):
 
 
 def joined(deltas: Sequence[Delta]) -> list[CompleteAnswer]:
-    """The answers, by index."""
+    """The complete answers, by index."""
     by_index: dict[int, list[Delta]] = {}
     for delta in deltas:
         by_index.setdefault(delta.index, []).append(delta)
@@ -63,7 +63,7 @@ def _joined_calls(deltas: Sequence[Delta]) -> list[ToolCallDelta]:
 
 
 class UsageTotal:
-    """What a request used so far: all of its answers together, and each of them."""
+    """Token usage of a request so far: in total, and for each answer."""
 
     def __init__(self) -> None:
         self._prompt_tokens = 0
@@ -76,7 +76,7 @@ class UsageTotal:
         return self.running(index, 0)
 
     def running(self, index: int, num_tokens: int) -> UsageBody:
-        """Of one answer until now; how much of a prompt was cached is told at the end."""
+        """Usage of one answer so far; cached prompt tokens are known only at its end."""
         count = self._running[index]
         count[1] += num_tokens
         prompt, completion = count

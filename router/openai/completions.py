@@ -1,4 +1,4 @@
-"""/v1/completions: from the router's deltas to whole texts and to the chunks of a stream."""
+"""Response bodies and chunks of /v1/completions."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class CompletionWriter(ResponseWriter):
         self._scored: dict[int, Sequence[TokenLogprob]] = {}
 
     def opening(self, delta: Delta, usage: UsageField) -> CompletionResponse | None:
-        """The prompt itself, where it is to be told again."""
+        """The chunk with the prompt, if it is echoed or its token ids are requested."""
         prompt_tokens = delta.prompt_tokens or ()
         text = self._begin(delta.index, prompt_tokens)
         told = self._prompt_logprobs(delta.index, prompt_tokens, delta.prompt_logprobs)
@@ -101,13 +101,13 @@ class CompletionWriter(ResponseWriter):
         return prompt_logprobs(answer.prompt_tokens, known, self._tokenizer)
 
     def _begin(self, index: int, prompt_tokens: Sequence[int]) -> str:
-        """The text before an answer; empty where the prompt is not repeated."""
+        """The echoed prompt; empty without `echo`."""
         echo = self._form.echo_of(index, prompt_tokens, self._tokenizer)
         self._starts[index] = prompt_tokens, len(echo)
         return echo
 
     def _offsets_of(self, index: int) -> TextOffsets:
-        """Of an answer's own tokens."""
+        """Text offsets of an answer's own tokens."""
         if index not in self._offsets:
             context, start = self._starts[index]
             self._offsets[index] = TextOffsets(self._stream(context), start)
@@ -132,7 +132,7 @@ class CompletionWriter(ResponseWriter):
     def _prompt_logprobs(
         self, index: int, tokens: Sequence[int], logprobs: Sequence[TokenLogprob]
     ) -> CompletionLogprobs | None:
-        """Of an echo."""
+        """Log-probabilities of an echoed prompt."""
         form = self._form
         if not (form.echo and form.logprobs):
             return None
@@ -141,5 +141,5 @@ class CompletionWriter(ResponseWriter):
         return completion_logprobs(tokens, [None, *known], offsets, self._tokenizer)
 
     def _scores(self, index: int, logprobs: Sequence[TokenLogprob]) -> Sequence[TokenLogprob]:
-        """Answers to one prompt share them: they come with the first."""
+        """A prompt's log-probabilities, which come with the first of its answers."""
         return self._scored.setdefault(index // self._form.n, logprobs)

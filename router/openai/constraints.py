@@ -1,4 +1,4 @@
-"""The ways in which clients say what an answer must look like, made one."""
+"""Structured outputs: maps the various request fields to one constraint."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from router.requests.prompts import Constraint, ConstraintKind
 
 
 def constraint_of(body: CommonBody) -> Constraint | None:
-    """Raises InvalidRequest when there are several, or one is incomplete."""
+    """The constraint, if any. Raises InvalidRequest if there are several, or one is incomplete."""
     found = [*_all(body)]
     if len(found) > 1:
         names = " and ".join(each.field for each in found)

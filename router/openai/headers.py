@@ -1,4 +1,4 @@
-"""What a request's headers say beside its body."""
+"""HTTP request headers that the router reads, and response headers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from router.requests.trace import draw_request_id, trace_id
 
 class RequestHead(msgspec.Struct, frozen=True, kw_only=True):
     request_id: str
-    """The client's own name for its request, or one that was drawn."""
+    """The client's id for its request, or a generated one."""
     trace_id: str | None = None
     split: str | None = None
 
@@ -27,14 +27,14 @@ def read_head(headers: list[tuple[bytes, bytes]]) -> RequestHead:
 
 
 def echoed_id(request_id: str) -> list[tuple[bytes, bytes]]:
-    """The header that says which request was answered; none for names that no header can hold."""
+    """The X-Request-Id response header; none for ids that a header cannot contain."""
     if not (request_id.isascii() and request_id.isprintable()):
         return []
     return [(b"x-request-id", request_id.encode())]
 
 
 def error_headers(error: RouterError) -> list[tuple[bytes, bytes]]:
-    """What HTTP says of an error beside its status."""
+    """Response headers that belong to an error."""
     headers = []
     if isinstance(error, Unauthenticated):
         headers.append((b"www-authenticate", b"Bearer"))

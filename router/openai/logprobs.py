@@ -1,4 +1,4 @@
-"""Log-probabilities as /v1/completions tells them, and those of prompts as vLLM does."""
+"""Log-probabilities in the format of /v1/completions, and of prompts in vLLM's format."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from wire.sampling import TokenLogprob
 
 
 class TextOffsets:
-    """Where in a choice's text its tokens begin, counted in characters.
+    """Character offsets of tokens in a choice's text.
 
-    `stream` is one of the choice's own, `start` the length of the text before. A token within a
-    character has that character's place; one that leaves no text has that of the next.
+    `stream` is a detokenizer for this choice alone, `start` the length of the text before it. A
+    token within a character has that character's offset; a token without text has the next one's.
     """
 
     def __init__(self, stream: Detokenizer, start: int = 0) -> None:
@@ -22,7 +22,7 @@ class TextOffsets:
         self._end = start
 
     def of(self, tokens: Sequence[int]) -> list[int]:
-        """Of the next tokens."""
+        """The offsets of the next tokens."""
         offsets = []
         for token in tokens:
             offsets.append(self._end)
@@ -36,7 +36,7 @@ def completion_logprobs(
     offsets: TextOffsets,
     tokenizer: Tokenizer,
 ) -> CompletionLogprobs:
-    """None stands for a prompt's first token, which nothing comes before."""
+    """Log-probabilities of the tokens; None stands for a prompt's first token, which has none."""
     return CompletionLogprobs(
         tokens=[*map(tokenizer.token_text, tokens)],
         token_logprobs=[None if each is None else each.logprob for each in logprobs],
@@ -51,7 +51,7 @@ def completion_logprobs(
 def prompt_logprobs(
     tokens: Sequence[int], logprobs: Sequence[TokenLogprob], tokenizer: Tokenizer
 ) -> PromptLogprobs:
-    """Of all of a prompt's tokens, of which the first has none."""
+    """Log-probabilities of all prompt tokens; the first has none."""
     rest = (
         _by_id(token, each, tokenizer) for token, each in zip(tokens[1:], logprobs, strict=True)
     )
@@ -59,7 +59,7 @@ def prompt_logprobs(
 
 
 def joined_logprobs(first: CompletionLogprobs, second: CompletionLogprobs) -> CompletionLogprobs:
-    """A prompt's, and those of the answer to it."""
+    """The log-probabilities of a prompt and of its answer, concatenated."""
     return CompletionLogprobs(
         tokens=first.tokens + second.tokens,
         token_logprobs=first.token_logprobs + second.token_logprobs,
@@ -69,8 +69,8 @@ def joined_logprobs(first: CompletionLogprobs, second: CompletionLogprobs) -> Co
 
 
 def _by_text(token: int, logprob: TokenLogprob, tokenizer: Tokenizer) -> dict[str, float]:
-    """The best, and the token itself. Of two with one text, such as a letter and its byte, the
-    likelier stands for both."""
+    """The alternatives and the token itself, by text. For two tokens with the same text, such as a
+    letter and its byte, the likelier one counts."""
     found: dict[str, float] = {}
     for top, value in zip(logprob.top_ids, logprob.top_logprobs, strict=True):
         found.setdefault(tokenizer.token_text(top), value)

@@ -1,4 +1,4 @@
-"""From the prompts, messages and tools of OpenAI bodies to the router's own."""
+"""Prompts, messages and tools of OpenAI bodies, converted to the router's types."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _PATH = re.compile(r" - at `\$\.?(.+?)`$")
 
 
 def completion_prompts(body: CompletionBody) -> list[Prompt]:
-    """One a choice, or as many as there are texts or lists of ids. Raises InvalidRequest."""
+    """The prompts: one text, one list of token ids, or lists of these. Raises InvalidRequest."""
     adds = body.add_special_tokens is not False
     if body.prompt is None:
         raise InvalidRequest("there is no prompt", "prompt")
@@ -55,7 +55,7 @@ def completion_prompts(body: CompletionBody) -> list[Prompt]:
 
 
 def _token_prompt(ids: list[Piece]) -> TokenPrompt:
-    """Of ids, or of one list of them."""
+    """A prompt from token ids, or from a list with one list of them."""
     first = ids[0]
     return TokenPrompt(tuple(first if isinstance(first, list) else ids))  # type: ignore[arg-type]
 
@@ -65,7 +65,7 @@ def chat_prompt(
     add_special_tokens: bool | None,
     tools: tuple[dict[str, Any], ...] | None = None,
 ) -> ChatPrompt:
-    """With these tools, or those of the body. Raises InvalidRequest."""
+    """The chat with `tools`, or else with those of the body. Raises InvalidRequest."""
     if body.messages is None:
         raise InvalidRequest("there are no messages", "messages")
     continues = bool(body.continue_final_message)
@@ -87,14 +87,14 @@ def chat_prompt(
 
 
 def _template_args(body: ChatBody | TokenizeBody) -> dict[str, Any]:
-    """A template that knows degrees of reasoning has them as a variable."""
+    """The template's arguments, with `reasoning_effort` if the client sets it."""
     given = body.chat_template_kwargs or {}
     effort = body.reasoning_effort if isinstance(body, ChatBody) else None
     return given if effort is None else {"reasoning_effort": effort, **given}
 
 
 def tokenize_prompt(body: TokenizeBody) -> Prompt:
-    """Of either form. Raises InvalidRequest."""
+    """The text or chat to tokenize. Raises InvalidRequest."""
     if body.messages is not None:
         return chat_prompt(body, body.add_special_tokens)
     if body.prompt is None:
@@ -129,7 +129,7 @@ def _tool_call(sent: dict[str, Any], field: str) -> ToolCall:
 
 
 def inner_field(error: msgspec.ValidationError, outer: str | None = None) -> str | None:
-    """The path of the member of a wrong type, within `outer`."""
+    """The path of the member with a wrong type, within `outer`."""
     path = _PATH.search(str(error))
     if path is None:
         return outer
@@ -141,10 +141,10 @@ def _content(content: str | list[ContentPart] | None, field: str) -> str:
         return content or ""
     for part in content:
         if part.type != "text" or part.text is None:
-            raise InvalidRequest(f"content of type {part.type!r}: only text is read here", field)
+            raise InvalidRequest(f"content of type {part.type!r}: only text is supported", field)
     return "\n".join(part.text or "" for part in content)
 
 
 def json_text(value: Any) -> str:
-    """JSON as its author ordered it; text is taken as it is."""
+    """The JSON text with its members in the author's order; a string is taken as JSON already."""
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()

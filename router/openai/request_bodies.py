@@ -1,5 +1,5 @@
-"""What clients send to the OpenAI HTTP surface, as types. Unknown fields are ignored; what is named
-here but cannot be honoured is refused by name."""
+"""Request bodies of the OpenAI API, as types. Unknown fields are ignored; fields that are declared
+here but not supported are refused by name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class StreamOptions(msgspec.Struct, frozen=True):
 
 
 class StructuredOutputs(msgspec.Struct, frozen=True, kw_only=True):
-    """One of these says what the answer must look like."""
+    """A constraint on the answer; exactly one field is set."""
 
     json: str | dict[str, Any] | None = None
     regex: str | None = None
@@ -39,14 +39,14 @@ class ResponseFormat(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SloBody(msgspec.Struct, frozen=True, kw_only=True):
-    """What the client hopes for, in seconds."""
+    """Latency targets of the client, in seconds."""
 
     ttft_s: float | None = None
     tpot_s: float | None = None
 
 
 class CommonBody(msgspec.Struct, frozen=True, kw_only=True):
-    """What both endpoints share; the second half are the usual extensions of engines."""
+    """Fields of both endpoints; the second half are common extensions of inference engines."""
 
     model: str | None = None
     max_tokens: int | None = None
@@ -148,7 +148,7 @@ class ChatBody(CommonBody, frozen=True, kw_only=True):
 
 
 class TokenizeBody(msgspec.Struct, frozen=True, kw_only=True):
-    """POST /tokenize: of a text, or of a chat as /v1/chat/completions would read it."""
+    """POST /tokenize: a text, or a chat as in /v1/chat/completions."""
 
     messages: list[ChatBodyMessage] | None = None
     tools: list[dict[str, Any]] | None = None

@@ -1,4 +1,4 @@
-"""What the OpenAI HTTP surface answers, as types."""
+"""Response bodies of the OpenAI API, as types."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ class CompletionLogprobs(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PromptLogprob(msgspec.Struct, frozen=True, kw_only=True):
-    """`rank` counts from 1, where the token is among the best that were asked for."""
+    """A prompt token's log-probability. `rank` counts from 1, and is null beyond the requested
+    alternatives."""
 
     logprob: float
     rank: int | None
@@ -37,7 +38,8 @@ class PromptLogprob(msgspec.Struct, frozen=True, kw_only=True):
 
 
 PromptLogprobs = list[dict[str, PromptLogprob] | None]
-"""By token id as text: the prompt's own and the best; null for the first token."""
+"""Log-probabilities by token id, written as text: the prompt's token and the best; null for the
+first."""
 
 
 class CompletionChoice(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,7 +54,7 @@ class CompletionChoice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CompletionResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """Whole answers and chunks of a stream alike."""
+    """A complete answer, or a chunk of a stream."""
 
     id: str
     object: str = "text_completion"
@@ -86,7 +88,7 @@ class FunctionBody(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 
 class ToolCallAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """A whole call, or with an index a piece of one."""
+    """A complete tool call, or with `index` a chunk of one."""
 
     index: int | UnsetType = UNSET
     id: str | UnsetType = UNSET
@@ -102,7 +104,7 @@ class ChatDelta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ChatMessageAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """`content` is null when the answer is nothing but calls or thoughts."""
+    """A complete chat message; `content` is null if there are only tool calls or reasoning."""
 
     role: str = "assistant"
     content: str | None
@@ -122,7 +124,7 @@ class ChatChoice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChatResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """Whole answers and chunks of a stream alike."""
+    """A complete answer, or a chunk of a stream."""
 
     id: str
     object: str
@@ -143,7 +145,7 @@ class ModelBody(msgspec.Struct, frozen=True, kw_only=True):
     parent: None = None
     max_model_len: int
     sampling_defaults: dict[str, float]
-    """What requests have that leave it open."""
+    """Default sampling parameters for requests that omit them."""
     permission: list[Any] = []
 
 
@@ -184,4 +186,4 @@ class VersionBody(msgspec.Struct, frozen=True, kw_only=True):
 
 class LoadBody(msgspec.Struct, frozen=True, kw_only=True):
     server_load: int
-    """Requests in the router now."""
+    """Number of requests in the router."""

@@ -1,7 +1,6 @@
-"""From the router's deltas to OpenAI bodies: what both endpoints share.
+"""Deltas to OpenAI response bodies: the common part of both endpoints.
 
-A `ResponseWriter` makes chunks and whole answers. Nearly every chunk is text alone: all of
-its event but the text is made once for each choice.
+Nearly every chunk contains text alone, so all of its event but the text is encoded once per choice.
 """
 
 from __future__ import annotations
@@ -34,34 +33,34 @@ DONE = b"data: [DONE]\n\n"
 
 
 class ResponseOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """How the client wants to be told."""
+    """A client's options for the response."""
 
     usage: bool = False
-    """In a last chunk of a stream."""
+    """Whether a stream ends with a chunk of usage."""
     running_usage: bool = False
-    """In every chunk."""
+    """Whether every chunk has the usage so far."""
     token_ids: bool = False
     stop_token_ids: tuple[int, ...] = ()
-    """Those that are told when they end an answer; the model's own end is not."""
+    """Stop tokens to report as `stop_reason`; the model's own end token is not reported."""
     skip_special_tokens: bool = True
     logprobs: bool = False
-    """Those of an echoed prompt are told with it."""
+    """Whether an echoed prompt has log-probabilities, too."""
     prompt_logprobs: bool = False
-    """They have a field of their own in whole answers."""
+    """Whether complete answers have the prompt's log-probabilities in a field of their own."""
     echo: bool = False
     prompts: tuple[Prompt, ...] = ()
-    """What an echo repeats, each for `n` answers."""
+    """The prompts to echo, each for `n` answers."""
     n: int = 1
 
     def echo_of(self, index: int, tokens: Sequence[int], tokenizer: Tokenizer) -> str:
-        """Empty where none is asked for."""
+        """The prompt's text; empty without `echo`."""
         if not self.echo:
             return ""
         return tokenizer.echo(self.prompts[index // self.n], tokens)
 
 
 class ResponseWriter(abc.ABC):
-    """One endpoint's way of saying things about one request."""
+    """Writes the responses to one request, for one endpoint."""
 
     id_prefix: ClassVar[str]
     chunk_object: ClassVar[str]
@@ -79,26 +78,26 @@ class ResponseWriter(abc.ABC):
 
     @abc.abstractmethod
     def opening(self, delta: Delta, usage: UsageField) -> Chunk | None:
-        """A chunk before the first of an answer."""
+        """A chunk before an answer's first one, or None."""
 
     @abc.abstractmethod
     def plain_pieces(self, index: int) -> tuple[str, str]:
-        """JSON of a choice with nothing but text: what stands before the text, and after it."""
+        """JSON of a choice that contains text alone: the parts before and after the text."""
 
     @abc.abstractmethod
     def chunk(self, delta: Delta, usage: UsageField) -> Chunk:
-        """Anything that a delta can hold."""
+        """The chunk of any delta."""
 
     @abc.abstractmethod
     def usage_chunk(self, usage: UsageBody) -> Chunk:
-        """The last chunk of streams that asked for it."""
+        """The last chunk of a stream with usage."""
 
     @abc.abstractmethod
     def whole(self, answers: Sequence[CompleteAnswer], usage: UsageBody) -> Chunk:
-        """The body of a request that is not streamed."""
+        """The body of a response that is not streamed."""
 
     def events(self, delta: Delta) -> bytes:
-        """Server-sent events for this delta; none when there is nothing to say yet."""
+        """Server-sent events for this delta; empty if it has nothing to send yet."""
         begun = b"" if delta.prompt_tokens is None else b"".join(self._opening_events(delta))
         if self._is_plain(delta):
             if not delta.text:
@@ -111,20 +110,20 @@ class ResponseWriter(abc.ABC):
         return begun
 
     def last_events(self) -> Iterator[bytes]:
-        """When all answers are complete."""
+        """The events after all answers are complete."""
         if self._form.usage:
             yield server_sent_event(self.usage_chunk(self._total.body()))
         yield DONE
 
     def whole_body(self, deltas: Sequence[Delta]) -> Chunk:
-        """The answer of a request that is not streamed."""
+        """The body of a response that is not streamed."""
         answers = joined(deltas)
         for answer in answers:
             self._total.add(answer.ending.usage)
         return self.whole(answers, self._total.body())
 
     def stop_reason(self, ending: Ending | None) -> str | int | None:
-        """The stop string or token that the client asked for."""
+        """The stop string or token that ended the answer, if the client requested it."""
         if ending is None:
             return None
         wanted = ending.stop_token in self._form.stop_token_ids
@@ -164,7 +163,7 @@ class ResponseWriter(abc.ABC):
 
 
 def error_body(error: RouterError) -> tuple[int, ErrorBody]:
-    """HTTP status and body."""
+    """HTTP status and body of an error."""
     face = mapping_of(error)
     status = error.status if isinstance(error, NoSuchRoute) else face.http_status
     detail = ErrorDetail(

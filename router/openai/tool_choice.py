@@ -1,4 +1,4 @@
-"""Which tools an answer may call, or must: `tools`, `tool_choice` and `allowed_tools`."""
+"""The tools that an answer may or must call: `tools`, `tool_choice` and `allowed_tools`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class _Named(msgspec.Struct, frozen=True):
 
 
 class _Reference(msgspec.Struct, frozen=True, kw_only=True):
-    """A function by its name, as chats have it, or as responses do."""
+    """A function by its name, in the format of chats or in that of responses."""
 
     type: str = "function"
     name: str | None = None
@@ -32,7 +32,7 @@ class _Allowed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def checked_tools(tools: Any) -> Tools:
-    """Raises InvalidRequest that says which tool is no function with a name."""
+    """The tools. Raises InvalidRequest, which says which tool is not a function with a name."""
     for index, tool in enumerate(tools):
         field = f"tools[{index}]"
         if tool.get("type") != "function":
@@ -51,7 +51,7 @@ def checked_tools(tools: Any) -> Tools:
 def chosen_tools(
     tools: Sequence[Any], choice: str | dict[str, Any] | None
 ) -> tuple[Tools, ToolChoice | None]:
-    """The tools that may be called, and whether one must be. Raises InvalidRequest."""
+    """The tools that may be called, and whether a call is required. Raises InvalidRequest."""
     checked = checked_tools(tools)
     if not isinstance(choice, dict) or choice.get("type") != "allowed_tools":
         return checked, _tool_choice(choice)

@@ -1,1 +1,1 @@
-"""Text to tokens and back: tokenizer, chat template, stop strings."""
+"""Text and tokens: tokenizer, detokenizer, chat templates, model files."""

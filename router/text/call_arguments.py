@@ -1,7 +1,7 @@
-"""Arguments of calls in a history, as chat templates write them.
+"""Arguments of tool calls in a chat's history, converted for chat templates.
 
-What comes back may be what `max_tokens` has cut, or no JSON at all: it was the model's own, and the
-conversation goes on.
+They may be cut off by `max_tokens`, or not be JSON at all, since the model wrote them; the
+conversation must go on.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 NOT_JSON = "arguments"
-"""Name under which arguments that are no JSON stand in an object."""
+"""Key under which arguments that are not JSON are put into an object."""
 _CLOSERS = {"{": "}", "[": "]"}
 _HALF_ESCAPE = re.compile(r"(?<!\\)((?:\\\\)*)\\(?:u[0-9a-fA-F]{0,3})?$")
 
 
 class Arguments(dict[str, Any]):
-    """An object that templates can look into, and that shows as JSON where they write it as text:
-    in `{{ arguments }}` and in `~`."""
+    """An object whose members templates can read, and which prints as JSON in `{{ arguments }}` and
+    with `~`."""
 
     def __init__(self, members: dict[str, Any], text: str) -> None:
         super().__init__(members)
@@ -30,7 +30,7 @@ class Arguments(dict[str, Any]):
 
 
 def as_object(text: str) -> Any:
-    """The JSON's value; an object whenever that is possible. Raises RecursionError."""
+    """The JSON's value, as an object if possible. Raises RecursionError."""
     value = _decoded(text or "{}")
     if value is None:
         attempts = map(_decoded, _completed(text))
@@ -41,12 +41,12 @@ def as_object(text: str) -> Any:
 
 
 def as_text(text: str) -> str:
-    """JSON as the model wrote it."""
+    """The JSON as the model wrote it."""
     return text or "{}"
 
 
 def _decoded(text: str) -> Any:
-    """None for what is no JSON."""
+    """The value; None if the text is not JSON."""
     try:
         return json.loads(text)
     except ValueError:
@@ -54,7 +54,8 @@ def _decoded(text: str) -> Any:
 
 
 def _completed(text: str) -> Iterator[str]:
-    """What the JSON may be that was cut here, or that more follows; the most of it first."""
+    """Possible completions of cut JSON, or its prefix if more text follows; the most complete
+    first."""
     closers, quoted, escaped = list[str](), False, False
     whole, open_then = 0, ""
     for index, character in enumerate(text):

@@ -1,4 +1,4 @@
-"""A model's chat template: jinja in a sandbox, with the functions that templates rely on."""
+"""Chat templates: jinja in a sandbox, with the functions that models' templates use."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ from router.text.call_arguments import as_object, as_text
 from router.text.sandbox import BoundedSandbox, OutOfBounds, render
 
 ShowArguments = Callable[[str], Any]
-"""From the JSON of a call's arguments to what a template is given of it."""
+"""Converts the JSON text of a call's arguments to the value that the template gets."""
 
 _NO_CONTENT = re.compile(r"content(['\"]\s*\])?\s+is\s+(not\s+)?none", re.IGNORECASE)
-"""Some templates know messages that only call tools by that; others would write "None"."""
+"""Pattern of templates that expect no content in messages with tool calls; others would print
+"None"."""
 
 _FAILURES = (
     jinja2.TemplateError,
@@ -35,11 +36,11 @@ _FAILURES = (
     TypeError,
     ValueError,
 )
-"""What a template can raise over messages that it was not written for."""
+"""Errors that a template may raise for messages it does not support."""
 
 
 class GenerationBlock(jinja2.ext.Extension):
-    """Some templates mark the assistant's text with {% generation %}; it changes nothing here."""
+    """Accepts {% generation %}, which marks the assistant's text for training, and ignores it."""
 
     tags = {"generation"}  # noqa: RUF012  # the type that jinja declares
 
@@ -49,7 +50,7 @@ class GenerationBlock(jinja2.ext.Extension):
 
 
 class ChatTemplate:
-    """Raises jinja2.TemplateSyntaxError when the source is no template."""
+    """A chat template. Raises jinja2.TemplateSyntaxError if the source is invalid."""
 
     def __init__(self, source: str, special_tokens: dict[str, str]) -> None:
         self._special_tokens = special_tokens
@@ -59,19 +60,19 @@ class ChatTemplate:
         self._template = _environment().from_string(source)
 
     def render(self, prompt: ChatPrompt) -> str:
-        """The prompt up to the assistant's answer. Raises InvalidRequest with what the template
-        says against these messages."""
+        """The prompt up to the assistant's answer. Raises InvalidRequest with the template's
+        error."""
         if prompt.tools and not self._knows_tools:
-            raise InvalidRequest("the model's chat template shows no tools to the model", "tools")
+            raise InvalidRequest("the model's chat template does not support tools", "tools")
         try:
             return self._either_way(prompt)
         except _FAILURES as error:
             raise InvalidRequest(
-                f"the model's chat template refuses these messages: {error}", "messages"
+                f"the model's chat template rejects these messages: {error}", "messages"
             ) from error
 
     def _either_way(self, prompt: ChatPrompt) -> str:
-        """With arguments of calls as objects; as text where the template can have them only so."""
+        """Render with call arguments as objects, or as text if the template fails on objects."""
         try:
             return self._continued(prompt, as_object)
         except OutOfBounds:
@@ -84,7 +85,7 @@ class ChatTemplate:
             raise
 
     def _continued(self, prompt: ChatPrompt, arguments: ShowArguments) -> str:
-        """Up to the end of the last message, if the answer continues that."""
+        """Render, and cut behind the last message's content if the answer continues it."""
         messages = [self._message(each, arguments) for each in prompt.messages]
         if not prompt.continue_final_message:
             return self._rendered(prompt, messages)
@@ -93,14 +94,13 @@ class ChatTemplate:
         before, found, _ = self._rendered(prompt, messages).rpartition(mark)
         if not found:
             raise InvalidRequest(
-                "the model's chat template does not show the last message as it is: it cannot be "
-                "continued",
+                "the model's chat template changes the last message: it cannot be continued",
                 "continue_final_message",
             )
         return before
 
     def _rendered(self, prompt: ChatPrompt, messages: list[dict[str, Any]]) -> str:
-        """What a template hears from us no request can say differently."""
+        """Render the template; a request's own arguments cannot override ours."""
         given = {
             "messages": messages,
             "tools": list(prompt.tools) or None,
@@ -110,7 +110,7 @@ class ChatTemplate:
         return render(self._template, {**self._special_tokens, **prompt.template_args, **given})
 
     def _message(self, message: ChatMessage, arguments: ShowArguments) -> dict[str, Any]:
-        """As templates expect it; what is absent is left out."""
+        """The message as a dict for templates; absent members are omitted."""
         renamed = message.role == "developer" and not self._knows_developers
         said: dict[str, Any] = {
             "role": "system" if renamed else message.role,
@@ -130,7 +130,7 @@ class ChatTemplate:
 
 
 def model_template(source: str, special_tokens: dict[str, str]) -> ChatTemplate:
-    """Raises StartError when the model's own template is broken."""
+    """The model's own template. Raises StartError if it is invalid."""
     try:
         return ChatTemplate(source, special_tokens)
     except jinja2.TemplateSyntaxError as error:
@@ -141,7 +141,7 @@ def model_template(source: str, special_tokens: dict[str, str]) -> ChatTemplate:
 
 
 def request_template(source: str, special_tokens: dict[str, str]) -> ChatTemplate:
-    """Raises InvalidRequest when a request's template is broken."""
+    """A request's template. Raises InvalidRequest if it is invalid."""
     try:
         return ChatTemplate(source, special_tokens)
     except jinja2.TemplateSyntaxError as error:
@@ -150,7 +150,7 @@ def request_template(source: str, special_tokens: dict[str, str]) -> ChatTemplat
 
 
 def _tool_call(call: ToolCall, arguments: ShowArguments) -> dict[str, Any]:
-    """In the order in which the client sent it. Raises InvalidRequest."""
+    """The call with its members in the client's order. Raises InvalidRequest."""
     try:
         shown = arguments(call.arguments)
     except RecursionError as error:
@@ -185,7 +185,7 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """Plain JSON: jinja's own filter escapes for HTML."""
+    """Plain JSON, since jinja's own filter escapes for HTML."""
     return json.dumps(
         value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )

@@ -1,12 +1,11 @@
-"""Token ids to text, piece by piece, without ever showing half a character.
+"""Incremental detokenization: token ids to text, never showing an incomplete character.
 
-Two ways, chosen by the tokenizer's decoder. Byte-level decoders (the most common) map each token
-to bytes by a table, so that an incremental UTF-8 decoder is exact. Others (SentencePiece and its
-rules for leading spaces) are decoded over a small window of tokens, and the text that the window
-gave before is cut off.
+Byte-level tokenizers (the most common) map each token to bytes by a table, so an incremental UTF-8
+decoder is exact. Others (such as SentencePiece, with rules for leading spaces) decode a small
+window of tokens, and cut off the text that the window had before.
 
-An answer begins in the middle of a text: decoders drop the blank before the first word of what they
-are given, so a stream starts with the end of the prompt as its context, which is never shown.
+Decoders drop the space before the first word of their input, but an answer continues a text. So a
+stream starts with the end of the prompt as context, which is not shown.
 """
 
 from __future__ import annotations
@@ -20,11 +19,12 @@ REPLACEMENT = "\ufffd"
 
 
 class TokenText(NamedTuple):
-    """What a token stands for."""
+    """The bytes and text of a token."""
 
     content: bytes
     text: str | None
-    """None where it is not the same text wherever the token stands: not all of it is ASCII."""
+    """The token's text; None unless it is ASCII, since otherwise its text depends on its
+    neighbours."""
 
 
 class Detokenizer(Protocol):
@@ -34,20 +34,20 @@ class Detokenizer(Protocol):
         """The text that this token completes; may be empty."""
 
     def flush(self) -> str:
-        """What was held back, when no more tokens come."""
+        """The text held back so far, at the end of the stream."""
 
 
 class ByteDetokenizer:
     """For tokenizers whose tokens are byte strings; constant work per token."""
 
-    CONTEXT_BYTES = 3  # of a character of four bytes, all but the last may end the context
+    CONTEXT_BYTES = 3  # at most three bytes of an incomplete character can precede
 
     def __init__(self, pieces: Callable[[int], TokenText], context: Sequence[int] = ()) -> None:
-        """`context` are the tokens before the stream: they may end within a character."""
+        """`context` are the tokens before the stream; it may end within a character."""
         self._pieces = pieces
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._between = True
-        """No character is half done."""
+        """No character is incomplete."""
         before = b""
         for token in reversed(context):
             if len(before) >= self.CONTEXT_BYTES:
@@ -57,7 +57,7 @@ class ByteDetokenizer:
 
     def push(self, token: int) -> str:
         content, text = self._pieces(token)
-        if text is not None and self._between:  # nearly always, and several times as fast
+        if text is not None and self._between:  # the fast path for nearly all tokens
             return text
         return self._decode(content)
 
@@ -71,15 +71,16 @@ class ByteDetokenizer:
 
 
 class WindowDetokenizer:
-    """For any decoder whose text grows with its tokens, but for a tail of replacement characters.
+    """For any decoder whose text only grows with more tokens, apart from trailing replacement
+    characters.
 
-    `_window[:_boundary]` ends at the last point where no character was half done; the window is
-    cut there once it is long, so that work per token is bounded.
+    `_window[:_boundary]` ends where no character was incomplete; a long window is cut there, which
+    bounds the work per token.
     """
 
     MAX_WINDOW = 12
-    MAX_BROKEN = 48  # by then it is no character that is being spelled, but nonsense
-    MAX_HELD = 3  # a character has at most four bytes, so at most three can be waiting
+    MAX_BROKEN = 48  # so many tokens cannot be one character: the bytes are invalid
+    MAX_HELD = 3  # a character has at most four bytes, so at most three can be incomplete
     MIN_CONTEXT = 4
 
     def __init__(
@@ -88,8 +89,8 @@ class WindowDetokenizer:
         silent: frozenset[int],
         context: Sequence[int] = (),
     ) -> None:
-        """`silent` are special tokens: they leave no text, and are never part of the window.
-        `context` are the tokens before the stream."""
+        """`silent` are special tokens without text, which never enter the window. `context` are the
+        tokens before the stream."""
         self._decode = decode
         self._silent = silent
         self._window: list[int] = []
@@ -107,7 +108,7 @@ class WindowDetokenizer:
             new = self._take(text)
             self._mark_boundary()
         elif len(self._window) < self.MAX_BROKEN:
-            # One unfinished byte can spoil the whole run of bytes that it is in.
+            # One incomplete byte can invalidate the whole run of bytes around it.
             first = text.find(REPLACEMENT, len(self._shown))
             new = self._take(text[: max(0, first)])
         else:
@@ -119,7 +120,8 @@ class WindowDetokenizer:
         return self._take(self._decode(self._window)) if self._window else ""
 
     def _begin_after(self, context: Sequence[int]) -> None:
-        """As many of the last tokens as make whole characters, within bounds."""
+        """Start with the last tokens of the context, as many as form whole characters, within
+        bounds."""
         heard = (token for token in reversed(context) if token not in self._silent)
         last = [*islice(heard, self.MAX_BROKEN // 2)][::-1]
         for count in range(self.MIN_CONTEXT, len(last)):
@@ -134,7 +136,7 @@ class WindowDetokenizer:
                 return
 
     def _take(self, text: str) -> str:
-        """What `text` has beyond what was shown."""
+        """The part of `text` that was not shown yet."""
         if len(text) <= len(self._shown):
             return ""
         new, self._shown = text[len(self._shown) :], text
@@ -146,7 +148,7 @@ class WindowDetokenizer:
         self._boundary = len(self._window)
 
     def _cut(self, start: int) -> None:
-        """Forget the tokens before `start`; the rest stays as the context of what follows."""
+        """Drop the tokens before `start`; the rest remains as context."""
         self._window = self._window[start:]
         text = self._decode(self._window)
         self._shown = text if not text.endswith(REPLACEMENT) else _without_tail(text, self.MAX_HELD)
@@ -162,9 +164,10 @@ def _without_tail(text: str, limit: int) -> str:
 
 
 def byte_alphabet() -> dict[str, int]:
-    """The characters by which byte-level BPE writes bytes: printable ones stand for themselves.
+    """The characters by which byte-level BPE represents bytes; printable ones represent themselves.
 
-    From GPT-2's encoder (Radford et al., 2019): the other bytes follow from U+0100 on.
+    As in GPT-2's encoder (Radford et al., 2019), all other bytes are mapped to U+0100 and
+    following.
     """
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = (byte for byte in range(256) if byte not in set(printable))
@@ -178,7 +181,7 @@ def piece_of(content: bytes) -> TokenText:
 
 
 def bytes_of(token: str, alphabet: dict[str, int]) -> bytes:
-    """The bytes of one byte-level token; tokens outside the alphabet stand for their own text."""
+    """The bytes of one byte-level token; a token with other characters stands for its own text."""
     try:
         return bytes(alphabet[character] for character in token)
     except KeyError:
@@ -186,5 +189,5 @@ def bytes_of(token: str, alphabet: dict[str, int]) -> bytes:
 
 
 def detokenize(detokenizer: Detokenizer, tokens: Iterable[int]) -> str:
-    """All of a finished text at once."""
+    """The text of all tokens at once."""
     return "".join([*map(detokenizer.push, tokens), detokenizer.flush()])

@@ -1,9 +1,9 @@
-"""The fewest tokens that a text can have, known without tokenizing it.
+"""A lower bound on the number of a text's tokens, without tokenizing it.
 
-The tokens of a byte-level tokenizer are pieces of the text's bytes, so that a text has at least as
-many of them as its bytes divided by the longest piece. Few texts are made of such pieces, and so
-another measure is taken, too: places where a letter follows a blank, a digit a letter, and so on.
-No piece holds many of them, as tokenizers part words, numbers and punctuation.
+A byte-level tokenizer splits the text's bytes, so their number divided by the longest token's
+length is a bound. A second one is usually better: tokenizers split words, numbers and punctuation,
+so a token contains few places where the kind of character changes (letter to space, digit to
+letter, …).
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ _KIND = np.array(
 
 
 class LengthBound:
-    """Of a tokenizer whose tokens have these bytes; with `composes` it makes NFC of texts first."""
+    """The bound for a tokenizer with these tokens; `composes` tells that it normalizes texts to
+    NFC."""
 
     def __init__(self, pieces: Iterable[bytes], *, composes: bool = False) -> None:
         known = [piece for piece in pieces if piece]
@@ -40,19 +41,19 @@ class LengthBound:
         changes = np.concatenate([[0], np.cumsum(_changes(b"".join(known)))])
         ends = np.cumsum(lengths)
         self._most_bytes = int(lengths.max())
-        # With the change at its first byte, which lies between two pieces.
+        # Includes the change at the first byte, which lies between two tokens.
         self._most_changes = 1 + int((changes[ends] - changes[ends - lengths + 1]).max())
         self._composes = composes
 
     def fewest_tokens(self, text: str) -> int:
-        """Takes a few nanoseconds for each character. Raises UnicodeEncodeError."""
+        """The bound, in a few nanoseconds per character. Raises UnicodeEncodeError."""
         content = (unicodedata.normalize("NFC", text) if self._composes else text).encode()
         num_changes = int(np.count_nonzero(_changes(content)))
         return max(-(-len(content) // self._most_bytes), num_changes // self._most_changes)
 
 
 def length_bound(backend: Backend, alphabet: dict[str, int]) -> LengthBound | None:
-    """None for a tokenizer that might drop, or take together, any part of a text."""
+    """The bound; None for a tokenizer that may drop or merge parts of a text."""
     parts: dict[str, Any] = json.loads(backend.to_str())
     vocabulary = backend.get_vocab(with_added_tokens=True)
     normalizer = parts["normalizer"]
@@ -70,7 +71,7 @@ def length_bound(backend: Backend, alphabet: dict[str, int]) -> LengthBound | No
 
 
 def _changes(content: bytes) -> NDArray[np.bool_]:
-    """For each byte, whether it is of another kind than the one before it."""
+    """For each byte, whether its kind differs from that of the byte before it."""
     kinds: Kinds = _KIND[np.frombuffer(content, np.uint8)]
     changes = np.zeros(len(kinds), np.bool_)
     np.not_equal(kinds[1:], kinds[:-1], out=changes[1:])
@@ -86,7 +87,7 @@ def _steps(pre_tokenizer: dict[str, Any] | None) -> list[dict[str, Any]]:
 
 
 def _parts_only(step: dict[str, Any]) -> bool:
-    """It removes nothing."""
+    """Whether a pre-tokenizer step only splits, and removes nothing."""
     if step["type"] == "Split":
         return bool(step["behavior"] != "Removed")
     return step["type"] in ("ByteLevel", "Digits")

@@ -1,4 +1,5 @@
-"""What the router must know of a model, read from its directory without loading the model."""
+"""The router's view of a model: tokenizer file, chat templates, lengths; read without its
+weights."""
 
 from __future__ import annotations
 
@@ -17,26 +18,27 @@ from router.errors import StartError
 
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
-    """The text side of a model: its tokenizer file, template, special tokens and limits."""
+    """Tokenizer file, chat templates, special tokens and limits of a model."""
 
     name: str
     tokenizer_file: Path
     chat_template: str | None
     tool_template: str | None = None
-    """Another template for chats with tools, where the model has one."""
+    """Template for chats with tools, if the model has another one."""
     special_tokens: dict[str, str]
-    """"bos_token" and the like, as chat templates name them."""
+    """Special tokens by their names in chat templates, such as "bos_token"."""
     vocab_size: int
     max_model_len: int
     eos_token_ids: tuple[int, ...]
     generation: dict[str, Any] = {}
-    """generation_config.json as it is."""
+    """Content of generation_config.json."""
 
 
 def read_model_card(directory: Path, name: str | None = None) -> ModelCard:
-    """Raises StartError that names the file and the remedy when something is missing or broken."""
+    """Read a model directory. Raises StartError, which names the missing or broken file and the
+    remedy."""
     if not directory.is_dir():
-        raise StartError(f"{directory} is no directory: give a model directory with --model")
+        raise StartError(f"{directory} is not a directory: give a model directory with --model")
     tokenizer_file = directory / "tokenizer.json"
     if not tokenizer_file.is_file():
         raise StartError(
@@ -71,7 +73,7 @@ def _read(directory: Path, tokenizer_file: Path, name: str) -> ModelCard:
 
 
 def _text_config(config: dict[str, Any]) -> dict[str, Any]:
-    """Models of several modalities keep their language model's settings one level down."""
+    """The language model's settings, which multimodal models nest one level deeper."""
     nested = config.get("text_config")
     return {**config, **nested} if isinstance(nested, dict) else config
 
@@ -93,13 +95,13 @@ def _length(config: dict[str, Any], directory: Path) -> int:
 
 
 def _ends(own: int | None, *configs: dict[str, Any]) -> tuple[int, ...]:
-    """As workers have them; `own` is the tokenizer's."""
+    """The end-of-sequence tokens, as workers have them; `own` is the tokenizer's."""
     ids = _eos_token_ids(*configs)
     return ids if own is None or own in ids else (*ids, own)
 
 
 def _eos_token_ids(*configs: dict[str, Any]) -> tuple[int, ...]:
-    """From the first of `configs` that names any."""
+    """The ids in the first of `configs` that has any."""
     for config in configs:
         value = config.get("eos_token_id")
         if isinstance(value, int):

@@ -1,8 +1,7 @@
-"""jinja's sandbox, with bounds on what a template may make: it runs in the router's own process.
+"""A jinja sandbox that also limits size and time, since templates run in the router's process.
 
-Templates come with the model, or from clients where the operator trusts them; what clients put
-into them does not. A sandbox keeps a template from reaching Python; it does not keep it from making
-a gigabyte, or from never ending.
+Templates come with the model, or from trusted clients, but their input comes from any client.
+jinja's sandbox blocks access to Python, but not templates that produce gigabytes or never end.
 """
 
 from __future__ import annotations
@@ -17,20 +16,20 @@ import jinja2.runtime
 import jinja2.sandbox
 
 MAX_CHARS = 32 * 1024 * 1024
-"""Of a rendered prompt, and of each text that a template multiplies on the way."""
+"""Maximum length of a rendered prompt, and of each text that a template multiplies."""
 MAX_EXPONENT = 256
 MAX_SECONDS = 5.0
 LOOK_EVERY = 64
-"""Pieces of text between two looks at the clock."""
+"""Number of rendered chunks between two readings of the clock."""
 _WIDE = re.compile(r"%[^a-zA-Z%]*(\d{4}|\*)")
 
 
 class OutOfBounds(jinja2.TemplateError):
-    """The template makes too much, or takes too long."""
+    """The template's output is too large, or takes too long."""
 
 
 class BoundedSandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
-    """Refuses operators that make much of little. `range` ends at 100,000, as in jinja's own."""
+    """Rejects operators with huge results. `range` is limited to 100,000, as in jinja's sandbox."""
 
     intercepted_binops = frozenset({"*", "**", "%"})
 
@@ -40,9 +39,9 @@ class BoundedSandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
         if operator == "**" and (abs(left) > MAX_CHARS or abs(right) > MAX_EXPONENT):
             raise OutOfBounds(f"{left} ** {right} is too large")
         if operator == "*" and _size(left) * _size(right) > MAX_CHARS:
-            raise OutOfBounds("a multiplication makes too much")
+            raise OutOfBounds("a multiplication's result is too large")
         if operator == "%" and isinstance(left, str) and _WIDE.search(left):
-            raise OutOfBounds(f"{left!r} formats to something too wide")
+            raise OutOfBounds(f"{left!r} formats to a text that is too wide")
         return super().call_binop(context, operator, left, right)
 
 
@@ -51,19 +50,19 @@ def render(
     values: Mapping[str, Any],
     clock: Callable[[], float] = time.monotonic,
 ) -> str:
-    """The text. Raises OutOfBounds beyond `MAX_CHARS`, and beyond `MAX_SECONDS` as soon as the
-    template says something; besides what templates raise."""
+    """The rendered text. Raises OutOfBounds beyond `MAX_CHARS`, or beyond `MAX_SECONDS` at the next
+    output; also the template's own errors."""
     until, num_chars, pieces = clock() + MAX_SECONDS, 0, []
     for index, piece in enumerate(template.generate(values)):
         pieces.append(piece)
         num_chars += len(piece)
         if num_chars > MAX_CHARS:
-            raise OutOfBounds(f"it makes more than {MAX_CHARS} characters")
+            raise OutOfBounds(f"its output exceeds {MAX_CHARS} characters")
         if index % LOOK_EVERY == 0 and clock() > until:
             raise OutOfBounds(f"it takes longer than {MAX_SECONDS:g} s")
     return "".join(pieces)
 
 
 def _size(value: Any) -> float:
-    """How much a factor makes of the other."""
+    """The factor by which a value multiplies the other one."""
     return abs(value) if isinstance(value, int | float) else len(value)

@@ -1,4 +1,4 @@
-"""The bytes that each token stands for in the middle of a text."""
+"""The bytes of each token, as they appear in the middle of a text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 class TokenBytes:
-    """Callable with a token id; `alphabet` is that of a byte-level decoder, None for others."""
+    """Maps token ids to bytes. `alphabet` is the byte-level decoder's, None for other decoders."""
 
     def __init__(self, backend: Backend) -> None:
         steps = _decoder_steps(backend)
@@ -25,7 +25,7 @@ class TokenBytes:
         self._cached = functools.cache(self._bytes)
 
     def __call__(self, token: int) -> bytes:
-        """Empty for ids beyond the tokenizer's: models pad their vocabulary."""
+        """The token's bytes; empty for padding ids beyond the tokenizer's vocabulary."""
         return self._cached(token)
 
     def _bytes(self, token: int) -> bytes:
@@ -38,7 +38,7 @@ class TokenBytes:
         return bytes([int(byte[1], 16)]) if byte is not None else self._after_itself(token)
 
     def _after_itself(self, token: int) -> bytes:
-        """Decoders drop a blank before the first token, so the second of two is told."""
+        """The token's text after itself, since decoders drop a space before the first token."""
         once, twice = self._backend.decode_batch(
             [[token], [token, token]], skip_special_tokens=False
         )
@@ -46,7 +46,7 @@ class TokenBytes:
 
 
 def token_text(content: bytes) -> str:
-    """For display, another text for other bytes: parts of characters as OpenAI's API has them."""
+    """A token's text for display; incomplete characters as escaped bytes, as in OpenAI's API."""
     try:
         return content.decode()
     except UnicodeDecodeError:

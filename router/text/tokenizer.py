@@ -1,4 +1,4 @@
-"""The model's tokenizer: text and chats to token ids, and ids back to text."""
+"""The model's tokenizer: texts and chats to token ids, and token ids to text."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from router.text.model_card import ModelCard
 from router.text.token_bytes import TokenBytes, token_text
 
 LINE_END = "\n"
-"""No tokenizer takes it together with the word behind it."""
+"""Never merged into one token with the following word."""
 
 
 class Tokenizer:
-    """Raises StartError when the tokenizer's file cannot be read."""
+    """A model's tokenizer with its chat templates. Raises StartError if its file cannot be read."""
 
     def __init__(self, card: ModelCard) -> None:
         self._card = card
@@ -46,34 +46,39 @@ class Tokenizer:
         self._pieces = functools.cache(self._make_pieces)
 
     def encode_text(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        """With the special tokens (a beginning of sequence) that the tokenizer itself adds, or
-        without; names of special tokens in the text are those tokens either way."""
-        # A batch, since `encode` keeps Python's lock; "fast", since nobody asks where tokens stand.
+        """The token ids, with or without the special tokens that the tokenizer adds itself.
+
+        Names of special tokens in the text become those tokens in either case.
+        """
+        # `encode` holds the GIL, a batch does not; "fast" skips the tokens' offsets.
         batch = self._backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
         return batch[0].ids
 
     def encode_inside(self, text: str) -> list[int]:
-        """As it is in the middle of a text: some tokenizers put a blank before the first word."""
+        """The token ids as in the middle of a text; some tokenizers put a space before the first
+        word."""
         before = self.encode_text(LINE_END, add_special_tokens=False)
         ids = self.encode_text(LINE_END + text, add_special_tokens=False)
         parted = ids[: len(before)] == before
         return ids[len(before) :] if parted else self.encode_text(text, add_special_tokens=False)
 
     def encode_chat(self, prompt: ChatPrompt) -> list[int]:
-        """As a rule the template writes the special tokens. Raises InvalidRequest."""
+        """The chat's token ids; usually its template writes the special tokens. Raises
+        InvalidRequest."""
         return self.encode_text(self.render(prompt), add_special_tokens=prompt.add_special_tokens)
 
     def render(self, prompt: ChatPrompt) -> str:
-        """A chat as its template shows it to the model. Raises InvalidRequest."""
+        """A chat as its template presents it to the model. Raises InvalidRequest."""
         return self._template_for(prompt).render(prompt)
 
     def fewest_tokens(self, text: str) -> int:
-        """That a text can have; 0 where only tokenizing tells. Raises UnicodeEncodeError."""
+        """A lower bound on the text's number of tokens; 0 if there is none. Raises
+        UnicodeEncodeError."""
         return 0 if self._length_bound is None else self._length_bound.fewest_tokens(text)
 
     @functools.cached_property
     def _length_bound(self) -> LengthBound | None:
-        """Made when the first long text comes."""
+        """Created for the first long text."""
         return None if self._alphabet is None else length_bound(self._backend, self._alphabet)
 
     def _template_for(self, prompt: ChatPrompt) -> ChatTemplate:
@@ -88,13 +93,13 @@ class Tokenizer:
         return template
 
     def decode(self, tokens: Sequence[int], *, skip_special_tokens: bool = True) -> str:
-        """The text of whole sequences; special tokens leave none, if they are skipped."""
-        # A batch for the reason of `encode_text`.
+        """The text of a complete sequence; special tokens are optionally skipped."""
+        # A batch, for the same reason as in `encode_text`.
         return self._backend.decode_batch([tokens], skip_special_tokens=skip_special_tokens)[0]
 
     def echo(self, prompt: Prompt | None, tokens: Sequence[int]) -> str:
-        """A prompt's text as it was sent; of token ids what their answer continues, which is
-        without the part of a character at their end."""
+        """The prompt's text: as sent, or decoded from token ids without an incomplete character at
+        the end."""
         if isinstance(prompt, TextPrompt):
             return prompt.text
         text = self.decode(tokens)
@@ -103,11 +108,11 @@ class Tokenizer:
         return "".join(map(self.detokenizer().push, tokens))
 
     def token_text(self, token: int) -> str:
-        """One token for display; parts of characters are told as bytes."""
+        """One token for display; incomplete characters as bytes."""
         return token_text(self.token_bytes(token))
 
     def special_token_id(self, text: str) -> int | None:
-        """None when there is no special token of that name."""
+        """The id of a special token; None if there is none of that name."""
         token: int | None = self._backend.token_to_id(text)
         return token if token in self._special else None
 
@@ -123,15 +128,15 @@ class Tokenizer:
         shown: frozenset[int] = frozenset(),
         context: Sequence[int] = (),
     ) -> Detokenizer:
-        """A fresh stream of text that follows the tokens of `context`. Special tokens that are
-        `shown` are never skipped."""
+        """A new stream of text that follows the tokens of `context`. Special tokens in `shown` are
+        never skipped."""
         silent = self._special - shown if skip_special_tokens else frozenset[int]()
         if self._alphabet is not None:
             return ByteDetokenizer(self._pieces(silent), context)
         return WindowDetokenizer(self._decode_all, silent, context)
 
     def _make_pieces(self, silent: frozenset[int]) -> Callable[[int], TokenText]:
-        """Of streams in which these tokens say nothing."""
+        """The texts of tokens in streams that skip the tokens in `silent`."""
         return functools.cache(
             lambda token: piece_of(b"" if token in silent else self.token_bytes(token))
         )

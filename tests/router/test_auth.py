@@ -222,7 +222,7 @@ async def test_tokens_are_charged_as_they_come(make_keyed: MakeKeyed) -> None:
     assert used >= 6
     response = await keyed.post("alice")
     assert response.status_code == 429
-    assert "6 tokens a minute" in response.json()["error"]["message"]
+    assert "6 tokens per minute" in response.json()["error"]["message"]
 
 
 async def test_several_prompts_are_charged_together_or_not_at_all(make_keyed: MakeKeyed) -> None:

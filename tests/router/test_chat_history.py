@@ -96,7 +96,7 @@ def test_no_cut_arguments_keep_a_conversation_from_going_on(source: str, cut: st
 
 
 def test_a_template_that_fails_both_ways_is_told_by_its_first_words() -> None:
-    with pytest.raises(InvalidRequest, match="refuses these messages: no calls here"):
+    with pytest.raises(InvalidRequest, match="rejects these messages: no calls here"):
         shown(LOOP + "{{ raise_exception('no calls here') }}" + END, ARGUMENTS)
 
 

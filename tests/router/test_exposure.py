@@ -46,7 +46,7 @@ async def test_the_router_logs_them(model_dir: Path, caplog: pytest.LogCaptureFi
     with caplog.at_level(logging.WARNING):
         await server.start()
     await server.stop()
-    assert "anybody who reaches 0.0.0.0 may use this model: set keys_file" in caplog.text
+    assert "anyone who can reach 0.0.0.0 may use this model: set keys_file" in caplog.text
 
 
 async def test_the_ipv6_wildcard_serves_both_families(model_dir: Path) -> None:

@@ -87,7 +87,7 @@ HASH = "sha256:" + 64 * "a"
         ("alice: 3", "alice: Expected `object`"),
         (f"alice: {{hash: '{HASH}', rate: 3}}", "alice: .*unknown field `rate`"),
         (f"alice: {{hash: '{HASH}', concurrency: 0}}", "alice: concurrency is 0, must be over 0"),
-        (f"alice: {HASH}\nbob: {HASH}", "bob: has the key of alice"),
+        (f"alice: {HASH}\nbob: {HASH}", "bob: has the same key as alice"),
         (f"'a b': {HASH}", "'a b': a name is"),
     ],
 )

@@ -98,7 +98,7 @@ def test_limits_change_without_forgetting_what_is_under_way() -> None:
     meter.enter(0.0)
     refused(lambda: meter.enter(0.0))
     meter.leave()
-    assert "2 requests a minute" in str(refused(lambda: meter.enter(0.0)))
+    assert "2 requests per minute" in str(refused(lambda: meter.enter(0.0)))
 
 
 def test_a_bucket_that_was_half_full_is_half_full_under_another_rate() -> None:

@@ -223,7 +223,7 @@ async def test_one_id_is_never_that_of_two_workers(
     await second.start(stage.addresses.fleet)
     await second.joined.wait()
     assert not stage.server.conductor.models.find("other").ready
-    assert f"{second.ref} at {second.address} is not taken" in caplog.text
+    assert f"{second.ref} at {second.address} is refused" in caplog.text
     assert f"{first.ref} of model 'tiny'" in caplog.text
     await first.die()
 

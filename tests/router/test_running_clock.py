@@ -62,8 +62,8 @@ def test_a_standstill_does_not_count_and_is_told_once(
     run(wall, clock, 3.0)
     assert clock.now() == pytest.approx(1013.0)
     assert clock.since_standstill_s() == pytest.approx(3.0)
-    assert [record.getMessage()[:29] for record in caplog.records] == [
-        "this process stood still for "
+    assert [record.getMessage()[:31] for record in caplog.records] == [
+        "this process was suspended for "
     ]
 
 

@@ -59,11 +59,11 @@ def test_requests_and_tokens_are_of_one_bucket(routers: list[SharedTallies]) -> 
     for meter in (first, second, third, first):
         meter.enter(0.0)
         meter.leave()
-    with pytest.raises(OverQuota, match="4 requests a minute"):
+    with pytest.raises(OverQuota, match="4 requests per minute"):
         second.enter(0.0)
     first.take_prompt(400, 0.0)
     second.take_output(300, 0.0)
-    with pytest.raises(OverQuota, match="600 tokens a minute") as caught:
+    with pytest.raises(OverQuota, match="600 tokens per minute") as caught:
         third.take_prompt(50, 0.0)
     assert caught.value.retry_after_s == pytest.approx(15.0)
     third.take_prompt(50, 15.0)

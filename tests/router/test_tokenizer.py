@@ -72,7 +72,7 @@ def test_a_missing_file_is_named(directory: Path, name: str) -> None:
 @pytest.mark.parametrize("content", [b"{", b"[]", b'{"a": "\xff"}'])
 def test_a_broken_file_is_named(directory: Path, content: bytes) -> None:
     (directory / "tokenizer_config.json").write_bytes(content)
-    with pytest.raises(StartError, match=r"tokenizer_config\.json is no JSON object"):
+    with pytest.raises(StartError, match=r"tokenizer_config\.json is not a JSON object"):
         read_model_card(directory)
 
 
@@ -162,7 +162,7 @@ def test_templates_find_what_they_rely_on(source: str, text: str) -> None:
     ],
 )
 def test_what_a_template_may_not_do_is_refused(source: str) -> None:
-    with pytest.raises(InvalidRequest, match="chat template refuses"):
+    with pytest.raises(InvalidRequest, match="chat template rejects"):
         ChatTemplate(source, {}).render(USER)
 
 
@@ -183,7 +183,7 @@ def test_tools_and_their_calls_reach_the_template_as_objects() -> None:
 
 
 def test_a_template_that_shows_no_tools_refuses_them() -> None:
-    with pytest.raises(InvalidRequest, match="no tools") as caught:
+    with pytest.raises(InvalidRequest, match="does not support tools") as caught:
         ChatTemplate("x", {}).render(ChatPrompt(USER.messages, tools=({"function": {}},)))
     assert caught.value.field == "tools"
 

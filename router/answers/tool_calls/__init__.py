@@ -1,1 +1,1 @@
-"""Tool calls in the formats of model families: read from the text, or enforced by a grammar."""
+"""Tool calls in the formats of model families: parsed from the text, or enforced by a grammar."""

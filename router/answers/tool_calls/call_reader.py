@@ -1,4 +1,4 @@
-"""One call as a JSON object, read character by character while it is being written."""
+"""An incremental parser for one tool call as a JSON object."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import enum
 import json
 
 NAME_KEYS = frozenset({"name", "function"})
-"""Llama writes the second now and then; in OpenAI's own shape it has an object."""
+"""Keys of the name. Llama sometimes writes the second; in OpenAI's own format it has an object."""
 ARGUMENT_KEYS = frozenset({"arguments", "parameters"})
 SPACE = " \t\r\n"
 
@@ -18,14 +18,14 @@ class CallStage(enum.Enum):
     COLON = "before a colon"
     VALUE = "before a value"
     IN_VALUE = "within a value"
-    COMMA = "behind a value"
-    DONE = "behind the object"
-    FAILED = "at what is no call"
+    COMMA = "after a value"
+    DONE = "after the object"
+    FAILED = "not a call"
 
 
 class JsonCallReader:
-    """Tells the name of {"name": …, "arguments": {…}} as soon as it is known, and then the
-    arguments as they come, exactly as they were written.
+    """Parses {"name": …, "arguments": {…}}: the name as soon as it is complete, then the arguments
+    as they arrive, verbatim.
 
     Keys may come in any order; other keys are ignored. With `known`, only these names are calls.
     """
@@ -33,28 +33,28 @@ class JsonCallReader:
     def __init__(self, known: frozenset[str] | None = None) -> None:
         self.name: str | None = None
         self.raw = ""
-        """All that was read while there was no name: the text that it is if there is no call."""
+        """Text read before the name is known; it is plain text if there is no call."""
         self._known = known
         self._stage = CallStage.OPENING
         self._value = JsonValueReader()
         self._key = ""
         self._piece = ""
         self._arguments = ""
-        """Not told yet."""
+        """Arguments that were not taken yet."""
         self._told_any = False
 
     @property
     def done(self) -> bool:
-        """The object is complete; without a name it is no call."""
+        """The object is complete; without a name it is not a call."""
         return self._stage is CallStage.DONE
 
     @property
     def failed(self) -> bool:
-        """What came next cannot continue the object."""
+        """The next character cannot continue the object."""
         return self._stage is CallStage.FAILED
 
     def feed(self, text: str) -> int:
-        """Read as far as the object goes; returns how many characters that was."""
+        """Parse as far as the object goes; returns the number of characters used."""
         for index, character in enumerate(text):
             if self.done or self.failed:
                 return index
@@ -66,7 +66,7 @@ class JsonCallReader:
         return len(text)
 
     def take_arguments(self) -> str:
-        """What of them can be told now; nothing before the name is known."""
+        """New characters of the arguments; empty before the name is known."""
         if self.name is None:
             return ""
         if self.done and not self._told_any and not self._arguments:
@@ -103,7 +103,8 @@ class JsonCallReader:
         self._continue(character)
 
     def _continue(self, character: str) -> None:
-        """A number or a word ends with the character behind it, all else with its own last."""
+        """Continue a key or value; numbers and words end before the next character, others with
+        their last."""
         belongs = self._value.read(character)
         if belongs:
             self._piece += character
@@ -126,7 +127,7 @@ class JsonCallReader:
         if self._key in NAME_KEYS:
             self._take_name(_decoded(self._piece))
         elif self._key in ARGUMENT_KEYS and not self._streams:
-            decoded = _decoded(self._piece)  # some write the arguments as a string of JSON
+            decoded = _decoded(self._piece)  # some models write the arguments as a string of JSON
             self._arguments += decoded if isinstance(decoded, str) else ""
 
     def _take_name(self, name: object) -> None:
@@ -137,7 +138,7 @@ class JsonCallReader:
 
 
 class JsonValueReader:
-    """Finds the end of one JSON value. It does not check what is between the brackets."""
+    """Finds the end of one JSON value, without validating it."""
 
     def __init__(self) -> None:
         self.done = False
@@ -145,7 +146,7 @@ class JsonValueReader:
         self._quoted = self._escaped = False
 
     def read(self, character: str) -> bool:
-        """False when the character is not part of the value, which ended before it."""
+        """Read one character; False if it is not part of the value, which ended before it."""
         if self._quoted:
             self._read_quoted(character)
         elif character == '"':
@@ -171,7 +172,7 @@ class JsonValueReader:
 
 
 def _decoded(text: str) -> object:
-    """What the JSON says, or None for what is none."""
+    """The decoded JSON; None if the text is not JSON."""
     try:
         return json.loads(text, strict=False)
     except (ValueError, RecursionError):

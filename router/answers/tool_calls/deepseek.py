@@ -1,4 +1,5 @@
-"""DeepSeek's formats: V3 and R1 write the arguments in a fence of JSON, V3.1 behind the name."""
+"""DeepSeek's formats: V3 and R1 put the arguments into a JSON fence, V3.1 directly after the
+name."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ SEPARATOR = "<｜tool▁sep｜>"
 MARKS = (LIST_BEGIN, LIST_END, CALL_BEGIN, CALL_END, SEPARATOR)
 KIND = "function"
 MAX_HEAD = 512
-"""Characters between a call's mark and its arguments."""
+"""Maximum number of characters between a call's mark and its arguments."""
 
 
 class DeepSeekScanner(CallScanner):
@@ -20,7 +21,7 @@ class DeepSeekScanner(CallScanner):
         <｜tool▁call▁begin｜>function<｜tool▁sep｜>NAME ⏎ ```json ⏎ {…} ⏎ ```<｜tool▁call▁end｜>
         <｜tool▁call▁begin｜>NAME<｜tool▁sep｜>{…}<｜tool▁call▁end｜>
 
-    Any number of calls between the marks of a list, or without these.
+    Any number of calls, between the marks of a list or without them.
     """
 
     def __init__(self, draw_id: DrawId = draw_call_id) -> None:
@@ -36,7 +37,7 @@ class DeepSeekScanner(CallScanner):
         return self.go(self._opened)
 
     def _opened(self, done: bool) -> bool:
-        """Before the head of a call, or the mark of one."""
+        """After a mark: expect a call's head, or the mark of a call."""
         rest = self.pending.lstrip(SPACE)
         if CALL_BEGIN not in self._mark:
             if rest.startswith(CALL_BEGIN):
@@ -50,7 +51,7 @@ class DeepSeekScanner(CallScanner):
         return self.go(self._head)
 
     def _head(self, done: bool) -> bool:
-        """The name, with all that stands before the arguments."""
+        """The name, and everything up to the arguments."""
         start = self.pending.find("{")
         if start < 0 and len(self.pending) <= MAX_HEAD and not done:
             return False
@@ -72,11 +73,11 @@ class DeepSeekScanner(CallScanner):
         return self.tell_value(self._value) and self.go(self._fenced)
 
     def _fenced(self, done: bool) -> bool:
-        """Behind the arguments: the end of their fence, and of the call."""
+        """After the arguments: the end of the fence, and of the call."""
         return self.skip_one_of(("```", CALL_END), done) and self.go(self._behind)
 
     def _behind(self, done: bool) -> bool:
-        """Another call, or the list's end."""
+        """Another call, or the end of the list."""
         if not self.skip_one_of((CALL_END, LIST_END), done):
             return False
         if self.pending.startswith(CALL_BEGIN):

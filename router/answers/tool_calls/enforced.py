@@ -1,4 +1,4 @@
-"""Grammars of answers that are calls of tools and nothing else, in a format's own shape."""
+"""Grammars for answers that consist of tool calls only, in each format."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from grammar.lark import quoted
 from router.answers.tool_calls import deepseek
 
 Spell = Callable[[str], str]
-"""A mark as Lark has it: a special token where the model has one of that name, or else text."""
+"""Writes a mark in Lark: as a special token if the model has one of that name, else as text."""
 
 Tool = Mapping[str, Any]
-"""In OpenAI's shape, {"type": "function", "function": {"name": …}}."""
+"""A tool in OpenAI's format: {"type": "function", "function": {"name": …}}."""
 
 JSON_SPACE = "[ \\n]{1,16}"
 
@@ -66,7 +66,7 @@ def nemotron(tools: Sequence[Tool], spell: Spell, *, several: bool) -> str:
 
 
 def deepseek_v3(tools: Sequence[Tool], spell: Spell, *, several: bool) -> str:
-    """V3 and R1: the arguments stand in a fence."""
+    """Grammar for V3 and R1, with the arguments in a fence."""
 
     def call(name: str, arguments: str) -> str:
         head = [spell(deepseek.CALL_BEGIN), quoted(deepseek.KIND), spell(deepseek.SEPARATOR)]
@@ -97,7 +97,8 @@ def _deepseek(
 
 
 def _lark(start: str, tools: Sequence[Tool], call: Callable[[str, str], str]) -> str:
-    """`call` makes a rule's body of a tool's name and the rule of its arguments."""
+    """The whole grammar. `call(name, arguments)` returns the body of a tool's rule, given the name
+    of the rule for its arguments."""
     functions = [tool["function"] for tool in tools]
     bodies = [call(each["name"], f"arguments_{index}") for index, each in enumerate(functions)]
     arguments = [
@@ -108,14 +109,14 @@ def _lark(start: str, tools: Sequence[Tool], call: Callable[[str, str], str]) ->
 
 
 def call_rules(start: str, bodies: Sequence[str]) -> list[str]:
-    """`start` speaks of the rule `call`, which has one of these bodies."""
+    """Rules for `start`, which refers to the rule `call`, and for its alternatives."""
     names = [f"call_{index}" for index in range(len(bodies))]
     rules = [f"{name}: {body}" for name, body in zip(names, bodies, strict=True)]
     return [f"start: {start}", "call: " + " | ".join(names), *rules]
 
 
 def listed(rule: str, between: str, several: bool) -> str:
-    """The rule once, or as often as the answer wants."""
+    """The rule once, or any number of times."""
     if not several:
         return rule
     return f"{rule} ({quoted(between)} {rule})*" if between else f"{rule}+"
@@ -127,10 +128,10 @@ def _object(name: str, key: str, arguments: str) -> str:
 
 
 def enforced_schema(function: Mapping[str, Any], *, of_object: bool = True) -> dict[str, Any]:
-    """Of the arguments, which are an object, or of one value.
+    """The schema to enforce for a function's arguments, or for one value.
 
-    What the compiler cannot enforce is an error only for tools that are `strict`. Raises
-    GrammarInvalid when nothing could follow it.
+    Unsupported keywords are an error only for `strict` tools. Raises GrammarInvalid if no value can
+    match.
     """
     schema = dict(function.get("parameters") or {})
     if of_object:

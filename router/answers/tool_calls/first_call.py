@@ -1,4 +1,4 @@
-"""Answers that may call one tool only, of models that may write several calls."""
+"""Limits an answer to its first tool call, for models that may write several."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from router.answers.answer import AnswerParser, Parsed
 
 
 class FirstCallOnly:
-    """An AnswerParser: the answer is over as soon as a second call begins."""
+    """An AnswerParser that ends the answer as soon as a second call begins."""
 
     def __init__(self, calls: AnswerParser) -> None:
         self._calls = calls
         self._over = False
 
     def push(self, text: str, *, done: bool) -> Parsed:
-        """What can be told now; nothing once the answer is over."""
+        """The parsed part of the text; empty once the answer is over."""
         if self._over:
             return Parsed(over=True)
         parsed = self._calls.push(text, done=done)

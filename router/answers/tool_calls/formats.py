@@ -1,4 +1,4 @@
-"""The formats in which models call tools, by name, and which one a model has."""
+"""Tool call formats by name, and detection of a model's format."""
 
 from __future__ import annotations
 
@@ -21,16 +21,19 @@ from router.errors import StartError
 
 
 class Enforce(Protocol):
-    """A grammar of one call, or with `several` of one or more."""
+    """Builds the grammar of one call, or with `several` of one or more."""
 
     def __call__(self, tools: Sequence[Tool], spell: Spell, *, several: bool) -> str: ...
 
 
 @dataclass(frozen=True)
 class ToolFormat:
-    """`scan` makes a scanner of answers that may call these tools. `marks` are special tokens that
-    it must see in the text, and `opening` is the text that begins a call wherever it stands. Where
-    calls cannot be enforced in the format, they are in another."""
+    """A format of tool calls.
+
+    `scan` creates a scanner of answers that may call these tools. `marks` are special tokens that
+    the scanner must see as text, and `opening` is the text that begins a call. A format without
+    `enforce` uses another format for required calls.
+    """
 
     name: str
     scan: Callable[[Sequence[Tool]], CallScanner]
@@ -38,11 +41,12 @@ class ToolFormat:
     marks: tuple[str, ...] = ()
     opening: str | None = None
     bare: bool = False
-    """A call looks like any other JSON."""
+    """Whether a call looks like any other JSON."""
 
     @property
     def calls_are_marked(self) -> bool:
-        """From its first character on a call differs from an answer that follows a grammar."""
+        """Whether a call's first character distinguishes it from an answer that follows a
+        grammar."""
         return self.enforce is not None and not self.bare
 
 
@@ -122,9 +126,9 @@ FORMATS = {
 
 
 def find_format(name: str, template: str | None, has_token: Callable[[str], bool]) -> ToolFormat:
-    """The one that is configured, or with "auto" the one that the chat template shows.
+    """The format of the setting, or with "auto" the one that the chat template uses.
 
-    `has_token` tells of special tokens. Raises StartError for an unknown name.
+    `has_token` tells whether a special token exists. Raises StartError for an unknown name.
     """
     if name == "mistral":
         return MISTRAL_NAMED if has_token(ARGUMENTS) else MISTRAL_LIST
@@ -137,7 +141,8 @@ def find_format(name: str, template: str | None, has_token: Callable[[str], bool
 
 
 def _shown_by(template: str, has_token: Callable[[str], bool]) -> ToolFormat:
-    """JSON by itself where nothing is known: only an object that names a tool counts."""
+    """The format in a template; by default plain JSON, where only an object naming a tool is a
+    call."""
     if deepseek.LIST_BEGIN in template:
         return DEEPSEEK_V3 if "```json" in template else DEEPSEEK_V31
     if "<function=" in template and "<parameter=" in template:

@@ -9,7 +9,7 @@ CLOSING = "</tool_call>"
 
 
 class HermesScanner(CallScanner):
-    """Any number of calls, with text before, between and behind them."""
+    """Any number of calls, with text before, between and after them."""
 
     def __init__(self, draw_id: DrawId = draw_call_id) -> None:
         super().__init__(draw_id)
@@ -26,5 +26,5 @@ class HermesScanner(CallScanner):
         return self.go_behind(self._call, done, self._closing)
 
     def _closing(self, done: bool) -> bool:
-        """Models forget it now and then."""
+        """Skip the closing tag, which models sometimes omit."""
         return self.skip_one_of((CLOSING,), done) and self.go(self.outside)

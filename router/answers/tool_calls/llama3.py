@@ -1,4 +1,4 @@
-"""The format of Llama 3.1 to 3.3: the answer is a JSON object, perhaps behind <|python_tag|>."""
+"""The format of Llama 3.1 to 3.3: the answer is a JSON object, possibly after <|python_tag|>."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ PYTHON_TAG = "<|python_tag|>"
 
 
 class Llama3Scanner(CallScanner):
-    """Calls stand at the answer's beginning, or behind the tag, several of them parted by ";".
+    """Calls at the answer's beginning or after the tag, several of them separated by ";".
 
-    Since any answer may be JSON, only an object that names a `known` tool is a call.
+    Any answer may be JSON, so only an object with the name of a `known` tool is a call.
     """
 
     def __init__(self, known: frozenset[str], draw_id: DrawId = draw_call_id) -> None:
@@ -25,7 +25,7 @@ class Llama3Scanner(CallScanner):
         return mark is not None and self._expect(mark)
 
     def _beginning(self, done: bool) -> bool:
-        """Blanks are kept for the case that no call follows."""
+        """Skip whitespace, but keep it in case that no call follows."""
         text = self.pending.lstrip()
         self._blanks += self.pending[: len(self.pending) - len(text)]
         self.pending = text
@@ -44,7 +44,7 @@ class Llama3Scanner(CallScanner):
         return self.go_behind(self._call, done, self._behind)
 
     def _behind(self, done: bool) -> bool:
-        """Another call follows a semicolon or a comma, or a blank."""
+        """Another call may follow a semicolon, a comma or whitespace."""
         if not self.skip_blanks():
             return False
         if self.pending[0] in ";,":

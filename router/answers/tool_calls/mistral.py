@@ -14,16 +14,16 @@ ARGUMENTS = "[ARGS]"
 CALL_ID = "[CALL_ID]"
 NAME = re.compile(r"[\w.-]+")
 MAX_NAME = 128
-"""Characters from the mark to the arguments."""
+"""Maximum number of characters from the mark to the arguments."""
 
 
 def draw_mistral_id() -> str:
-    """Mistral's chat templates insist on nine letters and digits."""
+    """An id as Mistral's chat templates require it: nine letters and digits."""
     return "".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(9))
 
 
 class MistralScanner(CallScanner):
-    """Both formats: what follows the mark tells which."""
+    """Both formats, distinguished by the text after the mark."""
 
     def __init__(self, draw_id: DrawId = draw_mistral_id) -> None:
         super().__init__(draw_id)
@@ -60,7 +60,7 @@ class MistralScanner(CallScanner):
         return self.go_behind(self._call, done, self._listed)
 
     def _listed(self, done: bool) -> bool:
-        """Behind a call of the list: another one, or the list's end."""
+        """After a call of the list: another one, or the list's end."""
         if not self.skip_blanks():
             return False
         if self.pending[0] == ",":
@@ -72,7 +72,7 @@ class MistralScanner(CallScanner):
         return self.go(self._behind)
 
     def _named(self, done: bool) -> bool:
-        """Up to the arguments, which follow [ARGS] or the name itself."""
+        """The name, up to the arguments after [ARGS] or directly after the name."""
         start = self.pending.find("{")
         if start < 0 and len(self.pending) <= MAX_NAME and not done:
             return False

@@ -8,7 +8,7 @@ OPENING, CLOSING = "<TOOLCALL>", "</TOOLCALL>"
 
 
 class NemotronScanner(CallScanner):
-    """Lists of calls, with text before and behind them."""
+    """Lists of calls, with text before and after them."""
 
     def __init__(self, draw_id: DrawId = draw_call_id) -> None:
         super().__init__(draw_id)
@@ -40,7 +40,7 @@ class NemotronScanner(CallScanner):
         return self.go_behind(self._call, done, self._listed)
 
     def _listed(self, done: bool) -> bool:
-        """Behind a call of the list: another one, or the list's end."""
+        """After a call of the list: another one, or the list's end."""
         if not self.skip_blanks():
             return False
         if self.pending[0] == ",":

@@ -8,11 +8,12 @@ import json
 from router.answers.tool_calls.scanner import CallScanner, DrawId, draw_call_id
 
 Calls = list[tuple[str, str]]
-"""Names and arguments, as JSON."""
+"""Pairs of a name and its arguments as JSON."""
 
 
 class PythonicScanner(CallScanner):
-    """The whole answer is the list, or none of it is; calls are told when the list is complete."""
+    """The whole answer is a list of calls, or none of it; calls are emitted when the list is
+    complete."""
 
     def __init__(self, known: frozenset[str], draw_id: DrawId = draw_call_id) -> None:
         super().__init__(draw_id)
@@ -23,7 +24,7 @@ class PythonicScanner(CallScanner):
         self._escaped = False
 
     def outside(self, done: bool) -> bool:
-        """Text that begins with no bracket is told as it comes."""
+        """Emit text at once that does not begin with a bracket."""
         text = self.pending.lstrip()
         if text.startswith("["):
             return self.go(self._inside)
@@ -70,7 +71,8 @@ class PythonicScanner(CallScanner):
 
 
 def try_calls(source: str, known: frozenset[str]) -> Calls | None:
-    """None when it is no list of calls of known tools with literal keyword arguments."""
+    """The calls; None unless the source is a list of calls of known tools with literal keyword
+    arguments."""
     try:
         parsed = ast.parse(source, mode="eval").body
         if not isinstance(parsed, ast.List) or not parsed.elts:
@@ -81,7 +83,7 @@ def try_calls(source: str, known: frozenset[str]) -> Calls | None:
 
 
 def _call(node: ast.expr, known: frozenset[str]) -> tuple[str, str]:
-    """Raises ValueError."""
+    """Name and arguments of one call. Raises ValueError."""
     if not isinstance(node, ast.Call) or node.args:
         raise ValueError("no call by keywords")
     name = ast.unparse(node.func)

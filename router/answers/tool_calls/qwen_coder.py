@@ -1,4 +1,4 @@
-"""The format of Qwen3-Coder: parameters as text between tags, whose types the tool's schema has.
+"""The format of Qwen3-Coder: parameters are text between tags, typed by the tool's schema.
 
 <tool_call> ⏎ <function=NAME> ⏎ <parameter=KEY> ⏎ VALUE ⏎ </parameter> ⏎ </function> ⏎ </tool_call>
 """
@@ -20,13 +20,13 @@ FUNCTION, FUNCTION_END = "<function=", "</function>"
 PARAMETER, PARAMETER_END = "<parameter=", "</parameter>"
 HEAD = re.compile(r"\s{0,16}<function=([^>\n]{1,128})>")
 MAX_HEAD = 160
-"""Characters in which a head must have come."""
+"""Maximum number of characters in a call's head."""
 KEY = re.compile(r"<parameter=([^>\n]{1,256})>\n?")
 MAX_KEY = 300
 
 
 class QwenCoderScanner(CallScanner):
-    """Any number of calls of known tools, with text before, between and behind them."""
+    """Any number of calls of known tools, with text before, between and after them."""
 
     def __init__(self, tools: Sequence[Tool], draw_id: DrawId = draw_call_id) -> None:
         super().__init__(draw_id)
@@ -35,10 +35,11 @@ class QwenCoderScanner(CallScanner):
         self._schema: Mapping[str, Any] = {}
         self._value_schema: Any = None
         self._first = self._quoted = False
-        """Of a call no parameter has been told; of a text something has."""
+        """No parameter of the call, or no character of the value, was emitted yet (or was, for
+        `_quoted`)."""
 
     def outside(self, done: bool) -> bool:
-        """Models forget the outer tag now and then."""
+        """Look for a call; models sometimes omit the outer tag."""
         mark = self.tell_up_to((OPENING, FUNCTION), done)
         if mark is None:
             return False
@@ -65,7 +66,7 @@ class QwenCoderScanner(CallScanner):
         return text.startswith(FUNCTION) or FUNCTION.startswith(text)
 
     def _no_call(self) -> bool:
-        """What looked like a call is text, and is not looked at again."""
+        """Emit as text what only looked like a call, so that it is not examined again."""
         self.tell_text(self._mark)
         text = self.pending.lstrip()
         if text.startswith(FUNCTION):
@@ -73,7 +74,7 @@ class QwenCoderScanner(CallScanner):
         return self.go(self.outside)
 
     def _parameters(self, done: bool) -> bool:
-        """Before a parameter, or behind the last. What is cut here stays open."""
+        """Before a parameter, or after the last one. A truncated call stays incomplete."""
         if not self.skip_blanks():
             return False
         found = KEY.match(self.pending)
@@ -98,7 +99,7 @@ class QwenCoderScanner(CallScanner):
         return self.go(self._value)
 
     def _value(self, done: bool) -> bool:
-        """A text is told while it comes, all else when it is complete."""
+        """Emit strings as they arrive, and other values when they are complete."""
         text = kinds(self._value_schema) == {"string"}
         end = self.pending.find(PARAMETER_END)
         if end < 0:
@@ -115,7 +116,7 @@ class QwenCoderScanner(CallScanner):
         return self.go(self._parameters)
 
     def _tell_text_value(self, num_held: int) -> None:
-        """All of it but the last characters."""
+        """Emit all of the pending text but its last `num_held` characters."""
         told = self.pending[: len(self.pending) - num_held]
         if told:
             quote = "" if self._quoted else '"'
@@ -128,7 +129,7 @@ class QwenCoderScanner(CallScanner):
 
 
 def kinds(schema: Any) -> set[str]:
-    """Types that a value may have; empty where the schema does not say."""
+    """The types that a value may have; empty if the schema does not say."""
     if not isinstance(schema, Mapping):
         return set()
     named = schema.get("type")
@@ -141,7 +142,7 @@ def kinds(schema: Any) -> set[str]:
 
 
 def converted(value: str, schema: Any) -> str:
-    """The JSON of a value that was written as text; a text where it is nothing else."""
+    """The value's JSON, converted from its text; a string if it is nothing else."""
     for read in (json.loads, ast.literal_eval):
         try:
             found = json.dumps(read(value.strip()), ensure_ascii=False, allow_nan=False)
@@ -153,7 +154,7 @@ def converted(value: str, schema: Any) -> str:
 
 
 def properties_of(tool: Tool) -> Mapping[str, Any]:
-    """The schemas of a tool's parameters; what refers to a definition of the tool's is that."""
+    """The schemas of a tool's parameters, with references to the tool's definitions resolved."""
     schema = tool["function"].get("parameters") or {}
     properties = schema.get("properties")
     if not isinstance(properties, Mapping):
@@ -162,7 +163,7 @@ def properties_of(tool: Tool) -> Mapping[str, Any]:
 
 
 def _num_of_end(text: str) -> int:
-    """Length of the longest end of the text that may begin the end of a value."""
+    """Length of the longest suffix that may begin the end of a value."""
     mark = f"\n{PARAMETER_END}"
     sizes = range(min(len(mark) - 1, len(text)), 0, -1)
     whole = next((size for size in sizes if text.endswith(mark[:size])), 0)

@@ -1,4 +1,4 @@
-"""The grammar of answers that are calls in the format of Qwen3-Coder."""
+"""The grammar of answers that consist of calls in Qwen3-Coder's format."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ VALUE_END = "\n</parameter>\n"
 ANY_TEXT = r"any_text[lazy]: /(?s:.*)\n<\/parameter>\n/"
 ANY_PARAMETERS = r'any_parameters: ("<parameter=" /[^>\n]{1,64}/ ">\n" any_text)*'
 UNENFORCED = ("pattern", "format", "minLength", "maxLength")
-"""Of texts, which are written as they are: their end is all that is seen of them."""
+"""Keywords for strings that cannot be enforced, since a string is any text up to its end tag."""
 
 
 def qwen_coder(tools: Sequence[Tool], spell: Spell, *, several: bool) -> str:
-    """Parameters come in the order of the tool's properties. Raises GrammarInvalid for what a
-    `strict` tool asks of a text beyond its choices."""
+    """The grammar, with parameters in the order of the tool's properties.
+
+    Raises GrammarInvalid if a `strict` tool restricts a string other than to an enumeration.
+    """
     rules = [ANY_TEXT, ANY_PARAMETERS]
     bodies = []
     for index, tool in enumerate(tools):
@@ -45,7 +47,7 @@ def _parameters(name: str, tool: Tool) -> Iterator[str]:
 
 
 def _value(key: str, schema: Any, shared: Mapping[str, Any], tool: Tool) -> str:
-    """With its end. Raises GrammarInvalid."""
+    """The rule of one value with its end tag. Raises GrammarInvalid."""
     if isinstance(schema, bool):
         schema = {} if schema else {"not": {}}
     if not isinstance(schema, Mapping):

@@ -1,4 +1,4 @@
-"""What all formats share: text outside of calls, marks that begin one, and calls as deltas."""
+"""The base of all scanners: text outside of calls, marks that begin a call, and calls as deltas."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ DrawId = Callable[[], str]
 
 
 def draw_call_id() -> str:
-    """In the form that OpenAI's API gives."""
+    """A random id in OpenAI's format."""
     return f"call_{secrets.token_hex(12)}"
 
 
 class CallScanner(ABC):
-    """An incremental parser: the result does not depend on how the text is cut into pieces.
+    """An incremental parser; its result does not depend on how the text is split into chunks.
 
-    A step looks at `pending`, takes from its front what it can decide about, and says whether
-    another step may follow at once. Blank text before a call or behind one is not told.
+    A step examines `pending`, removes from its front what it can decide, and returns whether
+    another step may follow at once. Whitespace around a call is dropped.
     """
 
     def __init__(self, draw_id: DrawId = draw_call_id) -> None:
@@ -34,7 +34,7 @@ class CallScanner(ABC):
         self._deltas: list[ToolCallDelta] = []
 
     def push(self, text: str, *, done: bool) -> Parsed:
-        """What can be told now; with `done` all of the rest."""
+        """The newly parsed part of the answer; with `done` all that remains."""
         self.pending += text
         self._text, self._deltas = [], []
         while self._step(done):
@@ -43,10 +43,10 @@ class CallScanner(ABC):
 
     @abstractmethod
     def outside(self, done: bool) -> bool:
-        """The step outside of calls, with which an answer begins."""
+        """The initial step, outside of calls."""
 
     def go(self, step: Callable[[bool], bool]) -> bool:
-        """Another step is next."""
+        """Set the next step."""
         self._step = step
         return True
 
@@ -58,7 +58,7 @@ class CallScanner(ABC):
             self._text.append(text)
 
     def tell_pending(self, count: int | None = None) -> None:
-        """So many characters of what is pending are text, or all."""
+        """Emit the first `count` pending characters as text, or all."""
         count = len(self.pending) if count is None else count
         self.tell_text(self.pending[:count])
         self.drop(count)
@@ -70,15 +70,15 @@ class CallScanner(ABC):
         self.num_calls += 1
 
     def tell_arguments(self, arguments: str) -> None:
-        """More of the call that began last."""
+        """Emit more arguments of the current call."""
         if arguments:
             self._deltas.append(ToolCallDelta(index=self.num_calls - 1, arguments=arguments))
 
     def tell_up_to(self, marks: Sequence[str], done: bool) -> str | None:
-        """Tell text until the first of the marks; take that away, and return it with the blanks
+        """Emit text up to the first of the marks; remove and return the mark, with whitespace
         before it.
 
-        A tail that may begin a mark is held back, and blanks before it, until that is decided.
+        Text that may begin a mark is held back, with whitespace before it, until that is decided.
         """
         found = {mark: self.pending.find(mark) for mark in marks}
         mark = min(
@@ -94,12 +94,12 @@ class CallScanner(ABC):
         return taken
 
     def go_behind(self, call: JsonCall, done: bool, step: Callable[[bool], bool]) -> bool:
-        """Read more of a call; behind it comes `step`, and outside what was none."""
+        """Read more of a call; then continue with `step`, or outside if it was not a call."""
         complete = call.read(done)
         return complete is not None and self.go(step if complete else self.outside)
 
     def tell_value(self, value: JsonValueReader) -> bool:
-        """Tell arguments as far as their value goes; True behind its end."""
+        """Emit arguments up to the end of their value; True once it is complete."""
         taken = 0
         while taken < len(self.pending) and not value.done:
             value.read(self.pending[taken])
@@ -109,7 +109,7 @@ class CallScanner(ABC):
         return value.done
 
     def skip_one_of(self, marks: Sequence[str], done: bool) -> bool:
-        """Skip blanks, and these marks in whatever order; False while more text decides."""
+        """Skip whitespace and these marks, in any order; False if more text is needed to decide."""
         while self.skip_blanks():
             mark = next((each for each in marks if self.pending.startswith(each)), None)
             if mark is None:
@@ -118,13 +118,13 @@ class CallScanner(ABC):
         return False
 
     def skip_blanks(self) -> bool:
-        """True when something is left."""
+        """Skip whitespace; True if text remains."""
         self.pending = self.pending.lstrip(SPACE)
         return bool(self.pending)
 
 
 class JsonCall:
-    """One JSON call as a scanner sees it; `mark` is the text that it began with."""
+    """One JSON call in a scanner; `mark` is the text before it."""
 
     def __init__(
         self, scanner: CallScanner, mark: str, known: frozenset[str] | None = None
@@ -135,9 +135,9 @@ class JsonCall:
         self._begun = False
 
     def read(self, done: bool) -> bool | None:
-        """True when the call is complete, False when it is none, None when more text decides.
+        """True when the call is complete, False if it is not a call, None if more text is needed.
 
-        What turns out to be no call is told as the text that it is.
+        Text that turns out not to be a call is emitted as text.
         """
         scanner, reader = self._scanner, self._reader
         scanner.drop(reader.feed(scanner.pending))
@@ -161,7 +161,7 @@ class JsonCall:
 
 
 def num_held(text: str, mark: str) -> int:
-    """Length of the longest tail that may begin a mark, with the blanks before it."""
+    """Length of the longest suffix that may begin a mark, with the whitespace before it."""
     longest = next(
         (
             size
