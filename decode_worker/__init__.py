@@ -1,1 +1,1 @@
-"""The second attempt: policy and process of the workers that write answers."""
+"""Decode workers: the scheduling policy and the process."""

@@ -3,7 +3,7 @@
 import gc
 
 if __name__ == "__main__":
-    gc.disable()  # until all is loaded: it would look through it again and again, for nothing
+    gc.disable()  # while modules are loaded, the collector would scan them repeatedly for nothing
     from decode_worker.scheduler import make_policy
     from wire.identity import Role
     from worker.process import make_app

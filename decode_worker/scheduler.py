@@ -1,4 +1,4 @@
-"""How a decode worker schedules: every running sequence one token a step, prompts in the gaps."""
+"""A decode worker's policy: one token a step of every decoding sequence, and few of prompts."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The first attempt: policy and process of the workers that read prompts."""
+"""Prefill workers: the scheduling policy and the process."""

@@ -1,4 +1,4 @@
-"""How a prefill worker schedules: prompts one after the other, in chunks, first come first."""
+"""A prefill worker's policy: prompts one after the other, in chunks, first come, first served."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from worker.config import WorkerConfig
 class PrefillPolicy:
     """Finishing one prompt before starting the next gives the lowest mean time to first token.
 
-    `chunk_tokens` bounds a step: after each chunk its blocks can leave for the decode worker while
-    the next is computed. Sequences that this worker decodes itself ride along, one token a step;
+    `chunk_tokens` bounds a step: after each chunk its blocks can be sent to the decode worker while
+    the next is computed. Sequences that this worker decodes itself are in each step with one token;
     then a step has as many prompt tokens as fit into `tpot_target_s`, where there is one.
     """
 

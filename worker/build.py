@@ -157,17 +157,17 @@ def team_of(runner: Runner) -> Team | None:
 def processes_of(runner: Runner) -> tuple[ProcessRef, ...]:
     """The processes of all ranks, this one first."""
     own, team = this_process(), team_of(runner)
-    others = () if team is None else team.followers
+    others = () if team is None else team.processes
     return (own, *(ProcessRef(own.host, other.pid) for other in others))
 
 
 def _others(team: Team) -> list[RemoteRank]:
-    ranks = {follower.rank: RemoteRank(follower) for follower in team.followers}
+    ranks = {process.rank: RemoteRank(process) for process in team.processes}
 
-    def hear(rank: int, message: RankPairFailed) -> None:
+    def on_failed(rank: int, message: RankPairFailed) -> None:
         ranks[rank].heard(message)
 
-    team.on_notice(RankPairFailed, hear)
+    team.on_notice(RankPairFailed, on_failed)
     return list(ranks.values())
 
 

@@ -11,9 +11,9 @@ import msgspec
 import pytest
 
 from kv_transfer.endpoints.remote_rank_messages import Reply
-from worker.ranks.calls import Callee, RankCaller
+from worker.ranks.calls import CallClient, CallServer
 from worker.ranks.errors import RankLost, RankRefused
-from worker.ranks.line import Line, LineClosed
+from worker.ranks.message_socket import MessageSocket, SocketClosed
 
 pytestmark = pytest.mark.quick
 
@@ -38,15 +38,15 @@ class Number(msgspec.Struct, frozen=True):
 
 @dataclass
 class Ends:
-    caller: RankCaller
-    callee: Callee
-    lines: tuple[Line, Line]
+    client: CallClient
+    server: CallServer
+    sockets: tuple[MessageSocket, MessageSocket]
     later: list[Reply]
-    heard: list[tuple[int, Number]]
+    notices: list[tuple[int, Number]]
     threads: list[threading.Thread]
 
     def hang_up(self) -> None:
-        self.lines[1].close()
+        self.sockets[1].close()
         for thread in self.threads:
             thread.join(PATIENCE_S)
             assert not thread.is_alive()
@@ -54,31 +54,31 @@ class Ends:
 
 @pytest.fixture
 def ends() -> Iterator[Ends]:
-    """Both ends in this process, each with the thread that listens for it."""
-    first, second = (Line(end) for end in socket.socketpair())
-    heard: list[tuple[int, Number]] = []
-    caller = RankCaller(3, first, {Number: lambda rank, message: heard.append((rank, message))})
-    callee, later = Callee(second), []
+    """Both ends in this process, each with the thread that receives for it."""
+    first, second = (MessageSocket(end) for end in socket.socketpair())
+    notices: list[tuple[int, Number]] = []
+    client = CallClient(3, first, {Number: lambda rank, message: notices.append((rank, message))})
+    server, later = CallServer(second), []
 
     def double(message: Double, reply: Reply) -> None:
         if message.number < 0:
             raise ValueError("less than nothing")
         reply(Number(2 * message.number))
 
-    callee.serve({Double: double, Later: lambda message, reply: later.append(reply)})
-    threads = [threading.Thread(target=end.listen, daemon=True) for end in (caller, callee)]
+    server.serve({Double: double, Later: lambda message, reply: later.append(reply)})
+    threads = [threading.Thread(target=end.receive_all, daemon=True) for end in (client, server)]
     for thread in threads:
         thread.start()
-    ends = Ends(caller, callee, (first, second), later, heard, threads)
+    ends = Ends(client, server, (first, second), later, notices, threads)
     yield ends
     ends.hang_up()
-    for line in ends.lines:
-        line.free()
+    for each in ends.sockets:
+        each.free()
 
 
 def test_answers_find_their_calls_in_any_order(ends: Ends) -> None:
-    late = ends.caller.call(Later(1), Number)
-    assert ends.caller.call(Double(21), Number).result(PATIENCE_S) == Number(42)
+    late = ends.client.call(Later(1), Number)
+    assert ends.client.call(Double(21), Number).result(PATIENCE_S) == Number(42)
     assert not late.done()
     ends.later[0](Number(7))
     assert late.result(PATIENCE_S) == Number(7)
@@ -88,7 +88,7 @@ def test_many_threads_may_call(ends: Ends) -> None:
     found: list[int] = []
 
     def call(number: int) -> None:
-        found.append(ends.caller.call(Double(number), Number).result(PATIENCE_S).number)
+        found.append(ends.client.call(Double(number), Number).result(PATIENCE_S).number)
 
     threads = [threading.Thread(target=call, args=[number]) for number in range(20)]
     for thread in threads:
@@ -109,36 +109,36 @@ def test_what_a_rank_cannot_do_is_said_and_it_lives(
     message: msgspec.Struct, why: str, ends: Ends
 ) -> None:
     with pytest.raises(RankRefused) as caught:
-        ends.caller.call(message, Number).result(PATIENCE_S)
+        ends.client.call(message, Number).result(PATIENCE_S)
     assert str(caught.value) == why
-    assert ends.caller.call(Double(1), Number).result(PATIENCE_S) == Number(2)
+    assert ends.client.call(Double(1), Number).result(PATIENCE_S) == Number(2)
 
 
-def test_what_is_told_wants_no_answer(ends: Ends) -> None:
-    ends.caller.tell(Later(1))
-    assert ends.caller.call(Double(1), Number).result(PATIENCE_S) == Number(2)
+def test_what_is_told_gets_no_answer(ends: Ends) -> None:
+    ends.client.tell(Later(1))
+    assert ends.client.call(Double(1), Number).result(PATIENCE_S) == Number(2)
     ends.later[0](Number(7))  # nobody waits for it
-    assert ends.caller.call(Double(2), Number).result(PATIENCE_S) == Number(4)
+    assert ends.client.call(Double(2), Number).result(PATIENCE_S) == Number(4)
 
 
-def test_a_rank_speaks_unasked(ends: Ends) -> None:
-    ends.callee.notify(Number(5))
-    ends.caller.call(Double(1), Number).result(PATIENCE_S)  # comes behind it
-    assert ends.heard == [(3, Number(5))]
+def test_a_rank_sends_a_notice(ends: Ends) -> None:
+    ends.server.notify(Number(5))
+    ends.client.call(Double(1), Number).result(PATIENCE_S)  # comes behind it
+    assert ends.notices == [(3, Number(5))]
 
 
 def test_calls_of_a_lost_rank_fail_those_that_wait_and_those_to_come(ends: Ends) -> None:
-    waiting = ends.caller.call(Later(1), Number)
+    waiting = ends.client.call(Later(1), Number)
     ends.hang_up()
-    ends.caller.lose(RankLost("rank 3 is gone"))
-    for future in (waiting, ends.caller.call(Double(1), Number)):
-        with pytest.raises(RankLost, match="rank 3 is gone"):
+    ends.client.lose(RankLost("rank 3 has ended"))
+    for future in (waiting, ends.client.call(Double(1), Number)):
+        with pytest.raises(RankLost, match="rank 3 has ended"):
             future.result(PATIENCE_S)
-    ends.caller.tell(Double(1))  # to nobody
+    ends.client.tell(Double(1))  # to nobody
 
 
-def test_a_line_carries_frames_of_any_size_and_says_when_it_is_closed() -> None:
-    first, second = (Line(end) for end in socket.socketpair())
+def test_a_socket_carries_frames_of_any_size_and_says_when_it_is_closed() -> None:
+    first, second = (MessageSocket(end) for end in socket.socketpair())
     frames = [b"", b"x", bytes(1 << 20)]
     sender = threading.Thread(target=lambda: [first.send(frame) for frame in frames])
     sender.start()
@@ -146,7 +146,7 @@ def test_a_line_carries_frames_of_any_size_and_says_when_it_is_closed() -> None:
     sender.join()
     second.close()
     assert first.receive() is None
-    with pytest.raises(LineClosed):
+    with pytest.raises(SocketClosed):
         first.send(b"x")
-    for line in (first, second):
-        line.free()
+    for each in (first, second):
+        each.free()

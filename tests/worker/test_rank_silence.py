@@ -30,7 +30,7 @@ from tests.worker.test_tensor_parallel import (
 )
 from worker.build import make_runner
 from worker.ranks.errors import RankLost
-from worker.ranks.heartbeat import Heartbeat, answer
+from worker.ranks.heartbeat import Heartbeat, answer_heartbeats
 from worker.ranks.rank_process import RankProcess
 from worker.ranks.supervisor import NUM_TURNS, RankSupervisor
 
@@ -41,19 +41,21 @@ SILENCE_S = 4.0
 
 def test_turns_without_an_answer_are_counted_and_an_answer_ends_them() -> None:
     ours, theirs = socket.socketpair()
-    pulse = Heartbeat(ours)
-    assert [pulse.feel() for _ in range(3)] == [1, 2, 3]
+    heartbeat = Heartbeat(ours)
+    assert [heartbeat.missed() for _ in range(3)] == [1, 2, 3]
     assert theirs.recv(10) == b"\0", "what is not answered is not asked again"
     theirs.send(b"\0")
-    assert [pulse.feel() for _ in range(2)] == [0, 1]
+    assert [heartbeat.missed() for _ in range(2)] == [0, 1]
     theirs.close()
-    assert [pulse.feel() for _ in range(2)] == [2, 3], "of a rank that is gone others hear"
-    pulse.free()
+    assert [heartbeat.missed() for _ in range(2)] == [2, 3], (
+        "that a rank has ended is noticed elsewhere"
+    )
+    heartbeat.close()
 
 
 def test_a_rank_answers_until_nobody_asks_any_more() -> None:
     ours, theirs = socket.socketpair()
-    answering = threading.Thread(target=answer, args=[theirs])
+    answering = threading.Thread(target=answer_heartbeats, args=[theirs])
     answering.start()
     for _ in range(3):
         ours.send(b"\0")
@@ -64,27 +66,27 @@ def test_a_rank_answers_until_nobody_asks_any_more() -> None:
     theirs.close()
 
 
-class SilentFollower:
+class SilentProcess:
     """Has not answered for as many turns as would be too many."""
 
     def __init__(self) -> None:
-        self.pulse = self
-        self.felt = threading.Semaphore(0)
+        self.heartbeat = self
+        self.asked = threading.Semaphore(0)
 
-    def feel(self) -> int:
-        self.felt.release()
+    def missed(self) -> int:
+        self.asked.release()
         return NUM_TURNS
 
 
 def test_until_all_are_ready_ranks_are_given_more_time() -> None:
-    follower, told = SilentFollower(), Future[tuple[object, float]]()
-    watch = RankSupervisor(lambda: (follower,), 0.01, lambda *what: told.set_result(what))  # type: ignore
+    process, told = SilentProcess(), Future[tuple[object, float]]()
+    supervisor = RankSupervisor(lambda: (process,), 0.01, lambda *what: told.set_result(what))  # type: ignore
     for _ in range(3):
-        assert follower.felt.acquire(timeout=60)
+        assert process.asked.acquire(timeout=60)
     assert not told.done()
-    watch.tighten()
-    assert told.result(60) == (follower, 0.01)
-    watch.end()
+    supervisor.arm()
+    assert told.result(60) == (process, 0.01)
+    supervisor.end()
 
 
 def test_ranks_that_cannot_be_started_are_an_error_of_whoever_wants_them() -> None:
@@ -105,7 +107,7 @@ def test_a_rank_that_is_stopped_in_the_middle_of_a_step_is_named_and_killed(
         runner.allocate(129)
         sequence = make_sequence(prompt(30))
         give_blocks(sequence, BlockPool(128), 500)
-        pids = [each.pid for each in runner.team.followers]
+        pids = [each.pid for each in runner.team.processes]
         decode(runner, [sequence], 1)
         threading.Timer(0.0, os.kill, [pids[victim - 1], signal.SIGSTOP]).start()
         with pytest.raises(RankLost) as caught:
@@ -122,11 +124,11 @@ async def test_an_idle_worker_whose_rank_is_stopped_crashes(checkpoint: Checkpoi
     lost: Future[Exception] = Future()
     config = settings(checkpoint("grouped"), 2, rank_silence_s=SILENCE_S)
     async with a_worker(config, lost) as worker:
-        (follower,) = worker.engine.runner.team.followers  # type: ignore[attr-defined]
-        os.kill(follower.pid, signal.SIGSTOP)
+        (process,) = worker.engine.runner.team.processes  # type: ignore[attr-defined]
+        os.kill(process.pid, signal.SIGSTOP)
         async with asyncio.timeout(60):
             assert "rank 1 of 2" in str(await asyncio.wrap_future(lost))
-        assert not is_alive(follower.pid)
+        assert not is_alive(process.pid)
 
 
 @pytest.mark.long
@@ -138,21 +140,21 @@ def test_a_step_that_takes_longer_is_no_silence(checkpoint: Checkpoints) -> None
         runner.allocate(129)
         sequence = make_sequence(prompt(30), greedy(8))
         give_blocks(sequence, BlockPool(128), 60)
-        felt = threading.Semaphore(0)
-        pulse = runner.team.followers[0].pulse
-        feel = pulse.feel
+        asked = threading.Semaphore(0)
+        heartbeat = runner.team.processes[0].heartbeat
+        missed = heartbeat.missed
 
         def counted() -> int:
-            found = feel()
-            felt.release()
+            found = missed()
+            asked.release()
             return found
 
-        pulse.feel = counted  # type: ignore[method-assign]
+        heartbeat.missed = counted  # type: ignore[method-assign]
 
         def in_the_middle(num_layers: int) -> None:
             if num_layers == 1:
                 for _ in range(15):  # turns, of which ten are a silence
-                    assert felt.acquire(timeout=60)
+                    assert asked.acquire(timeout=60)
 
         ((sampled,),) = runner.run([Slice(sequence, 0, 30)], in_the_middle)
         sequence.tokens.append(sampled.token)
@@ -166,7 +168,7 @@ def test_a_step_that_takes_longer_is_no_silence(checkpoint: Checkpoints) -> None
 def test_no_rank_that_stands_still_outlives_a_killed_rank_0(
     stopped: int, checkpoint: Checkpoints
 ) -> None:
-    """It sees no line end: the kernel ends it."""
+    """A stopped rank sees no socket close: the kernel kills it."""
     child = a_process(settings(checkpoint("few-kv-heads"), 2, rank_silence_s=600.0))
     pids = ranks_of(child)
     os.kill(pids[stopped], signal.SIGSTOP)

@@ -1,4 +1,4 @@
-"""Steps as they are told to other ranks: whatever changes in between, they read what was meant."""
+"""Orders for steps: whatever changes between two steps, other ranks read what was written."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def a_piece(name: str, blocks: list[int]) -> tuple[StepSlice, Slice]:
     return StepSlice(2, 1, blocks, [3], None, 3, 1, len(blocks) % 2), Slice(sequence, 2, 1)
 
 
-def told(writer: StepWriter, step: dict[str, list[int]]) -> tuple[list[StepSlice], RunStep]:
+def written(writer: StepWriter, step: dict[str, list[int]]) -> tuple[list[StepSlice], RunStep]:
     pairs = [a_piece(name, blocks) for name, blocks in step.items()]
     pieces, slices = [piece for piece, _ in pairs], [slice for _, slice in pairs]
     frame = msgspec.msgpack.encode(writer.write(pieces, slices, by_layers=False))
@@ -54,17 +54,17 @@ def test_every_step_is_read_as_it_was_written(
             elif change == "replace":
                 tables[name] = blocks
         runs = {name: tables[name] for name, (change, _) in step.items() if change != "pause"}
-        pieces, order = told(writer, runs)
+        pieces, order = written(writer, runs)
         assert reader.read(order) == pieces
 
 
-def test_of_a_sequence_that_goes_on_only_new_blocks_are_told() -> None:
+def test_of_a_sequence_that_goes_on_only_new_blocks_are_written() -> None:
     writer, reader = StepWriter(), StepReader()
     blocks, other = [7, 8], [5]
-    reader.read(told(writer, {"a": blocks, "b": other})[1])
-    blocks.append(9)  # the engine appends to the list that was told
-    pieces, order = told(writer, {"b": other, "a": blocks})
-    assert [piece.blocks for piece in order.pieces] == [[], [9]]
+    reader.read(written(writer, {"a": blocks, "b": other})[1])
+    blocks.append(9)  # the engine appends to the list that was written
+    pieces, order = written(writer, {"b": other, "a": blocks})
+    assert [piece.blocks for piece in order.slices] == [[], [9]]
     assert reader.read(order) == pieces
 
 

@@ -119,7 +119,7 @@ async def test_a_worker_of_any_degree_gives_the_tokens_of_transformers(
         scores: dict[AttemptId, list[float]] = {}
         scored = await answers(worker, prompts, NUM_NEW, scores)
         worker.engine.pool.check_integrity()
-        pids = [each.pid for each in worker.engine.runner.team.followers] if (size > 1) else []
+        pids = [each.pid for each in worker.engine.runner.team.processes] if (size > 1) else []
         assert len(pids) == size - 1
     for number, tokens in enumerate(prompts):
         rows = reference.logits(tokens)[:-1].log_softmax(-1)
@@ -184,7 +184,7 @@ def test_a_rank_that_is_killed_in_the_middle_of_a_step_is_named(
         runner.allocate(129)
         sequence = make_sequence(prompt(30))
         give_blocks(sequence, BlockPool(128), 500)
-        pids = [each.pid for each in runner.team.followers]
+        pids = [each.pid for each in runner.team.processes]
         stopper = threading.Timer(0.0, os.kill, [pids[victim - 1], signal.SIGKILL])
         decode(runner, [sequence], 1)
         stopper.start()
@@ -200,8 +200,8 @@ def test_a_rank_that_is_killed_in_the_middle_of_a_step_is_named(
 async def test_an_idle_worker_whose_rank_dies_crashes_at_once(checkpoint: Checkpoints) -> None:
     lost: Future[Exception] = Future()
     async with a_worker(settings(checkpoint("grouped"), 2), lost) as worker:
-        (follower,) = worker.engine.runner.team.followers  # type: ignore[attr-defined]
-        os.kill(follower.pid, signal.SIGKILL)
+        (process,) = worker.engine.runner.team.processes  # type: ignore[attr-defined]
+        os.kill(process.pid, signal.SIGKILL)
         async with asyncio.timeout(60):
             assert "rank 1 of 2" in str(await asyncio.wrap_future(lost))
 
@@ -217,12 +217,12 @@ def a_process(config: WorkerConfig) -> Child:
 def ranks_of(child: Child) -> list[int]:
     """Process ids, in order of rank."""
     pid = child.process.pid
-    followers = {}
+    others = {}
     for each in children_of(pid):
         command = Path(f"/proc/{each}/cmdline").read_bytes().split(b"\0")
         if b"worker.ranks" in command:
-            followers[int(command[command.index(b"worker.ranks") + 1])] = each
-    return [pid, *(followers[rank] for rank in sorted(followers))]
+            others[int(command[command.index(b"worker.ranks") + 1])] = each
+    return [pid, *(others[rank] for rank in sorted(others))]
 
 
 def wait_gone(pids: list[int]) -> None:
@@ -287,7 +287,7 @@ def test_a_cache_that_has_no_room_is_refused_and_leaves_no_process(
     config = settings(checkpoint("grouped"), 2, cache_bytes=7)
     runner = make_runner(config, lambda loaded, total: None)
     assert isinstance(runner, LeadRunner)
-    pids = [each.pid for each in runner.team.followers]
+    pids = [each.pid for each in runner.team.processes]
     with pytest.raises(EngineError, match="not one KV cache block fits"):
         make_engine(config, runner, ChunkPolicy(8))
     assert not any(is_alive(pid) for pid in pids)

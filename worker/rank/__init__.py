@@ -1,1 +1,1 @@
-"""One rank of a worker: its part of the model, its transport."""
+"""One rank of a worker: its part of the model, and its transport."""

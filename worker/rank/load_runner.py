@@ -1,4 +1,4 @@
-"""Loads a worker's model, or one rank's part of it, as its configuration says."""
+"""Loads a worker's model, or one rank's part of it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ def load_runner(
     progress: Callable[[int, int], None],
     collective: Collective | None = None,
 ) -> TorchRunner:
-    """Raises CheckpointError and ConfigError."""
+    """The runner of one rank; `collective` is None for a worker of one. Raises CheckpointError and
+    ConfigError."""
     device = config.device
     if collective is not None:
         device = rank_device(config.device, collective.rank, collective.size)

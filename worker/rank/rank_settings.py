@@ -1,4 +1,4 @@
-"""What the settings of a worker mean for each of its ranks."""
+"""A worker's settings, checked for and divided among its ranks."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from worker.config import RunnerKind, WorkerConfig
 
 
 def check_ranks(config: WorkerConfig) -> None:
-    """Raises ConfigError for what several ranks cannot do. (What a model cannot is said when it
-    is read.)"""
+    """Raises ConfigError for settings that several ranks cannot have. (Limits of a model are
+    checked when it is loaded.)"""
     size = config.tensor_parallel_size
     if size < 1:
         raise ConfigError(f"tensor_parallel_size is {size}, must be at least 1")
@@ -32,7 +32,7 @@ def check_ranks(config: WorkerConfig) -> None:
 
 
 def rank_threads(config: WorkerConfig) -> int | None:
-    """The worker's CPU threads are shared out evenly; None for torch's default."""
+    """Each rank's equal share of the worker's CPU threads; None for torch's default."""
     size = config.tensor_parallel_size
     if size == 1:
         return config.threads

@@ -1,4 +1,4 @@
-"""Which process this is, for peers that may write into its memory."""
+"""This process's identity, for peers that may write into its memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from wire.identity import ProcessRef
 
 
 def this_process() -> ProcessRef:
-    """Its host is this boot of this machine, and the pids that are seen here."""
+    """Its host is one boot of one machine, and one PID namespace."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     pids = Path("/proc/self/ns/pid").stat().st_ino
     return ProcessRef(f"{boot}/{pids:x}", os.getpid())

@@ -1,4 +1,4 @@
-"""Makes one rank's transport, its staging memory, and its end of the worker's links."""
+"""Makes one rank's transport, staging memory, and endpoint."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PROCESS_FABRIC = MemoryFabric()
 """Connects the workers of one process that were configured with the memory transport."""
 
 NUM_SCRATCH_BLOCKS = 1
-"""Behind the pool's blocks: what links are measured with, and nothing else."""
+"""Blocks behind the pool's, which only links are measured with."""
 
 
 def make_rank_endpoint(
@@ -34,7 +34,8 @@ def make_rank_endpoint(
     layout: KvLayout,
     rank: int,
 ) -> RankEndpoint:
-    """The same for one rank of a worker of that layout; `name` is the rank's own."""
+    """One rank's endpoint; `layout` is the worker's, `name` the rank's own. Raises ConfigError for
+    a transport that is not available."""
     staging = make_staging(config, region)
     transport = make_transport(config, name)
     transport.register(region, num_blocks + NUM_SCRATCH_BLOCKS, staging)
@@ -51,7 +52,7 @@ def make_rank_endpoint(
 
 
 def worker_layout(layout: KvLayout, num_ranks: int) -> KvLayout:
-    """Of all ranks together, from that of one of them."""
+    """The layout of all ranks together, from that of one of them."""
     if num_ranks == 1:
         return layout
     return msgspec.structs.replace(
@@ -64,7 +65,7 @@ def worker_layout(layout: KvLayout, num_ranks: int) -> KvLayout:
 
 
 def make_staging(config: WorkerConfig, pool: CacheRegion) -> CacheRegion:
-    """Memory on the pool's device; on the host it is committed only when blocks are converted."""
+    """Memory on the pool's device; host memory is committed only when blocks are converted."""
     if pool.device == "cpu":
         memory = mmap.mmap(-1, config.staging_bytes)
         address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
@@ -76,7 +77,7 @@ def make_staging(config: WorkerConfig, pool: CacheRegion) -> CacheRegion:
 
 
 def make_transport(config: WorkerConfig, own_name: str) -> Transport:
-    """Raises ConfigError for a transport that is not to be had."""
+    """Raises ConfigError for a transport that is not available."""
     if config.transport == "memory":
         return MemoryLink(own_name, PROCESS_FABRIC)
     if config.transport == "nixl":
@@ -110,7 +111,7 @@ def _make_ucx_link(config: WorkerConfig, own_name: str) -> Transport:
 
 
 def _ucx_env(config: WorkerConfig) -> dict[str, str]:
-    """UCX listens on every interface unless told; a worker on loopback stays there."""
+    """UCX's settings. UCX listens on every interface by default; a worker on loopback does not."""
     if is_loopback(config.host):
         return {"UCX_NET_DEVICES": "lo", **config.ucx_env}
     return config.ucx_env

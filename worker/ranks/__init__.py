@@ -1,1 +1,1 @@
-"""One worker on several devices: rank 0 starts the others, and they compute as it says."""
+"""Tensor parallelism: rank 0 starts the other ranks, which compute their parts of its steps."""

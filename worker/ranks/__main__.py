@@ -1,4 +1,7 @@
-"""`python -m worker.ranks RANK SIZE ORDERS CALLS PULSE MEETING`: started by rank 0, files open."""
+"""`python -m worker.ranks RANK SIZE ORDERS CALLS HEARTBEATS STORE`: started by rank 0.
+
+The last four arguments are file descriptors that rank 0 has opened.
+"""
 
 import gc
 import os
@@ -9,9 +12,9 @@ from runtime.logs import start_logging
 from worker.ranks.die_with_parent import die_with_parent
 
 if __name__ == "__main__":
-    gc.disable()  # until all is loaded: it would look through it again and again, for nothing
+    gc.disable()  # while modules are loaded, the collector would scan them repeatedly for nothing
     die_with_parent()
-    # Whoever ends a worker by signals means rank 0, which drains first.
+    # Signals are for rank 0, which drains first and then ends the others.
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)
     start_logging(os.environ.get("TANDEM_LOG_LEVEL", "info"))

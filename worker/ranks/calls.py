@@ -1,4 +1,4 @@
-"""What any thread of rank 0 asks of another rank, beside the steps, and what that says unasked."""
+"""Remote procedure calls from any thread of rank 0 to another rank, and notices back from it."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ import msgspec
 
 from kv_transfer.endpoints.remote_rank_messages import Handler
 from worker.ranks.errors import RankLost, RankRefused
-from worker.ranks.line import Line, LineClosed
+from worker.ranks.message_socket import MessageSocket, SocketClosed
 
 T = TypeVar("T")
-Notices = Mapping[type[msgspec.Struct], Callable[[int, Any], None]]
-"""What rank 0 does with a message that a rank says unasked, called with the rank."""
+OnNotice = Mapping[type[msgspec.Struct], Callable[[int, Any], None]]
+"""Rank 0's callbacks `f(rank, message)`, by the class of a notice."""
 
 log = logging.getLogger(__name__)
 
 
-class Call(msgspec.Struct, frozen=True, array_like=True):
-    """A message by its class's name; `number` is None where no answer is wanted."""
+class CallRequest(msgspec.Struct, frozen=True, array_like=True):
+    """A message with the name of its class; `number` is None where no answer is wanted."""
 
     number: int | None
     kind: str
     body: msgspec.Raw
 
 
-class Answered(msgspec.Struct, frozen=True, array_like=True, tag=True):
+class CallResult(msgspec.Struct, frozen=True, array_like=True, tag=True):
     number: int
     body: msgspec.Raw
 
@@ -41,32 +41,34 @@ class CallFailed(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
 
 class Notice(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """A message that rank 0 has not asked for."""
+
     kind: str
     body: msgspec.Raw
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode_call = msgspec.msgpack.Decoder(Call).decode
-_decode_said: Callable[[bytes], Answered | CallFailed | Notice] = msgspec.msgpack.Decoder(
-    Answered | CallFailed | Notice
+_decode_call = msgspec.msgpack.Decoder(CallRequest).decode
+_decode_reply: Callable[[bytes], CallResult | CallFailed | Notice] = msgspec.msgpack.Decoder(
+    CallResult | CallFailed | Notice
 ).decode
 
 
-class RankCaller:
-    """Rank 0's end. Futures are settled, and notices are heard, in the thread that runs `listen`:
-    what they call must not block."""
+class CallClient:
+    """Rank 0's end. The thread that runs `receive_all` completes futures and takes notices: their
+    callbacks must not block."""
 
-    def __init__(self, rank: int, line: Line, notices: Notices) -> None:
+    def __init__(self, rank: int, socket: MessageSocket, on_notice: OnNotice) -> None:
         self._rank = rank
-        self._line = line
-        self._notices = notices
+        self._socket = socket
+        self._on_notice = on_notice
         self._numbers = itertools.count()
         self._lock = threading.Lock()
         self._waiting: dict[int, tuple[Future[Any], type[Any]]] = {}
         self._lost: RankLost | None = None
 
     def call(self, message: msgspec.Struct, answer: type[T]) -> Future[T]:
-        """The answer, in time; RankRefused if the rank could not; RankLost if it is gone."""
+        """The rank's answer. The future fails with RankRefused or RankLost."""
         future: Future[T] = Future()
         with self._lock:
             if self._lost is not None:
@@ -78,16 +80,16 @@ class RankCaller:
         return future
 
     def tell(self, message: msgspec.Struct) -> None:
-        """Without an answer; lost if the rank is gone."""
+        """Send without an answer; lost if the rank has ended."""
         self._send(None, message)
 
-    def listen(self) -> None:
-        """Returns when the rank's end is closed."""
-        while (frame := self._line.receive()) is not None:
-            self._hear(_decode_said(frame))
+    def receive_all(self) -> None:
+        """Receive until the rank's end is closed."""
+        while (frame := self._socket.receive()) is not None:
+            self._receive(_decode_reply(frame))
 
     def lose(self, lost: RankLost) -> None:
-        """Nobody answers any more."""
+        """Fail all calls, present and future: the rank has ended."""
         with self._lock:
             self._lost = lost
             waiting, self._waiting = self._waiting, {}
@@ -96,51 +98,51 @@ class RankCaller:
 
     def _send(self, number: int | None, message: msgspec.Struct) -> None:
         try:
-            self._line.send(_encode(Call(number, type(message).__name__, _raw(message))))
-        except LineClosed:
-            return  # whoever listens hears of it, and settles what waits
+            self._socket.send(_encode(CallRequest(number, type(message).__name__, _raw(message))))
+        except SocketClosed:
+            return  # the receiving thread notices, and `lose` fails what waits
 
-    def _hear(self, said: Answered | CallFailed | Notice) -> None:
-        match said:
+    def _receive(self, reply: CallResult | CallFailed | Notice) -> None:
+        match reply:
             case Notice():
-                (kind,) = [kind for kind in self._notices if kind.__name__ == said.kind]
-                self._notices[kind](self._rank, msgspec.msgpack.decode(said.body, type=kind))
-            case Answered():
-                future, answer = self._take(said.number)
-                future.set_result(msgspec.msgpack.decode(said.body, type=answer))
+                (kind,) = [kind for kind in self._on_notice if kind.__name__ == reply.kind]
+                self._on_notice[kind](self._rank, msgspec.msgpack.decode(reply.body, type=kind))
+            case CallResult():
+                future, answer = self._take(reply.number)
+                future.set_result(msgspec.msgpack.decode(reply.body, type=answer))
             case CallFailed():
-                future, _ = self._take(said.number)
-                future.set_exception(RankRefused(f"rank {self._rank}: {said.why}"))
+                future, _ = self._take(reply.number)
+                future.set_exception(RankRefused(f"rank {self._rank}: {reply.why}"))
 
     def _take(self, number: int) -> tuple[Future[Any], type[Any]]:
         with self._lock:
             return self._waiting.pop(number)
 
 
-class Callee:
-    """The called rank's end."""
+class CallServer:
+    """The other rank's end."""
 
-    def __init__(self, line: Line) -> None:
-        self._line = line
+    def __init__(self, socket: MessageSocket) -> None:
+        self._socket = socket
         self._kinds: dict[str, tuple[type[msgspec.Struct], Handler]] = {}
 
     def serve(self, handlers: Mapping[type[msgspec.Struct], Handler]) -> None:
-        """From now on these messages are understood."""
+        """Answer these messages from now on."""
         self._kinds = {kind.__name__: (kind, handler) for kind, handler in handlers.items()}
 
-    def listen(self) -> None:
-        """Returns when rank 0 is gone. Raises what a handler raises of which nobody else hears."""
-        while (frame := self._line.receive()) is not None:
-            self._hear(_decode_call(frame))
+    def receive_all(self) -> None:
+        """Receive until rank 0 has ended. Raises what a handler without an answer raises."""
+        while (frame := self._socket.receive()) is not None:
+            self._receive(_decode_call(frame))
 
     def notify(self, message: msgspec.Struct) -> None:
-        """Tell rank 0, unasked; from any thread."""
+        """Send a notice to rank 0. Thread-safe."""
         self._send(Notice(type(message).__name__, _raw(message)))
 
-    def _hear(self, call: Call) -> None:
+    def _receive(self, call: CallRequest) -> None:
         def reply(answer: msgspec.Struct) -> None:
             if call.number is not None:
-                self._send(Answered(call.number, _raw(answer)))
+                self._send(CallResult(call.number, _raw(answer)))
 
         try:
             if call.kind not in self._kinds:
@@ -153,11 +155,11 @@ class Callee:
             log.warning("%s failed", call.kind, exc_info=True)
             self._send(CallFailed(call.number, f"{type(error).__name__}: {error}"))
 
-    def _send(self, said: Answered | CallFailed | Notice) -> None:
+    def _send(self, reply: CallResult | CallFailed | Notice) -> None:
         try:
-            self._line.send(_encode(said))
-        except LineClosed:
-            return  # rank 0 is gone, and whoever listens ends this process
+            self._socket.send(_encode(reply))
+        except SocketClosed:
+            return  # rank 0 has ended, and the receiving thread ends this process
 
 
 def _raw(message: msgspec.Struct) -> msgspec.Raw:

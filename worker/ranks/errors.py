@@ -1,8 +1,8 @@
-"""What goes wrong between the ranks of a worker.
+"""Errors between the ranks of a worker.
 
 EngineError
-├── RankLost        a rank's process is gone, and with it the worker
-└── RankRefused     a rank could not do what it was asked for; it lives
+├── RankLost        a rank's process has ended, and with it the worker
+└── RankRefused     a rank could not do what it was asked to do; it goes on
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Whether another rank lives: asked again and again, beside all that is said to it.
+"""Heartbeats between rank 0 and another rank, over a socket of their own.
 
-Its answers come from a thread that does nothing else, so neither a long step nor a model that is
-read holds them up; only a process that stands still gives none.
+A rank answers them in a thread that does nothing else, so that neither a long step nor the loading
+of a model holds up the answer: only a process that is stopped gives none.
 """
 
 from __future__ import annotations
@@ -9,42 +9,42 @@ from __future__ import annotations
 import contextlib
 import socket
 
-_WORD = b"\0"
+_PING = b"\0"
 
 
 class Heartbeat:
-    """Rank 0's end. It counts turns and not time: a rank 0 that stood still itself has asked nobody
-    meanwhile, and must not take that for the silence of another."""
+    """Rank 0's end. It counts turns and not seconds: a rank 0 that was stopped itself has asked
+    nobody meanwhile, and must not take that for the silence of another."""
 
     def __init__(self, end: socket.socket) -> None:
         end.setblocking(False)
         self._socket = end
-        self._num_silent = 0
-        self._ask()
+        self._num_missed = 0
+        self._ping()
 
-    def feel(self) -> int:
-        """One turn: for how many it has not answered. Never waits."""
+    def missed(self) -> int:
+        """Take one turn; returns how many turns have passed without an answer. Never waits."""
         try:
             answered = bool(self._socket.recv(1))
-        except OSError:  # nothing to read, or its process has ended, of which others hear
+        except OSError:  # no answer; that a process has ended is noticed elsewhere
             answered = False
         if answered:
-            self._num_silent = 0
-            self._ask()
+            self._num_missed = 0
+            self._ping()
         else:
-            self._num_silent += 1
-        return self._num_silent
+            self._num_missed += 1
+        return self._num_missed
 
-    def free(self) -> None:
+    def close(self) -> None:
         self._socket.close()
 
-    def _ask(self) -> None:
+    def _ping(self) -> None:
         with contextlib.suppress(OSError):
-            self._socket.send(_WORD)
+            self._socket.send(_PING)
 
 
-def answer(end: socket.socket) -> None:
-    """The other rank's end: until rank 0's is closed."""
+def answer_heartbeats(end: socket.socket) -> None:
+    """The other rank's end; returns when rank 0's is closed."""
     with contextlib.suppress(OSError):
-        while word := end.recv(1):
-            end.send(word)
+        while ping := end.recv(1):
+            end.send(ping)

@@ -1,4 +1,4 @@
-"""The runner of a worker on several devices: rank 0's part of the model, and word to the others."""
+"""The runner of rank 0: computes its own part of each step, and orders the others to do theirs."""
 
 from __future__ import annotations
 
@@ -16,20 +16,26 @@ from engine.runners.torch_runner import TorchRunner
 from worker.config import WorkerConfig
 from worker.rank.load_runner import load_runner, rank_device
 from worker.ranks.errors import RankLost
-from worker.ranks.orders import Allocate, Connect, CopyBlock, Fit, LoadModel, PrepareSteps
+from worker.ranks.orders import (
+    AllocateBlocks,
+    ConnectRanks,
+    CopyBlock,
+    FitBlocks,
+    LoadModel,
+    PrepareSteps,
+)
 from worker.ranks.step_orders import StepWriter
 from worker.ranks.team import Team
 
-PATIENCE_S = 3.0
-"""How long after a failed collective a rank may turn out to be lost."""
+LOST_TIMEOUT_S = 3.0
+"""How long after a failed collective it may take to learn that a rank was lost."""
 
 
 class LeadRunner:
-    """See engine.runner.Runner. What it says of rank 0 holds for all ranks.
+    """Implements engine.runner.Runner; what it says of rank 0 holds for all ranks.
 
-    For each layer ends with a sum over the ranks, to which a rank comes when it has written its
-    keys and values of that layer, and read those before. So when rank 0's step is over, everybody
-    is through with its blocks; and of its layers the same is true.
+    Each layer ends with an all-reduce, which a rank enters when it has written its keys and values
+    of that layer. So when a layer, or a step, is over on rank 0, no rank uses its blocks any more.
     """
 
     def __init__(self, own: TorchRunner, team: Team) -> None:
@@ -52,33 +58,33 @@ class LeadRunner:
         progress: Callable[[int, int], None],
         on_lost: Callable[[RankLost], None],
     ) -> Self:
-        """All ranks load their parts and meet. `progress` is rank 0's.
+        """All ranks load their parts and connect. `progress` is rank 0's.
 
-        Raises ConfigError and CheckpointError, RankRefused with those of others, and RankLost;
-        `on_lost` hears of a rank that ends by itself or stands still, then or later.
+        Raises ConfigError, CheckpointError, RankRefused with the errors of others, and RankLost;
+        `on_lost` is called when a rank ends by itself or is silent, now or later.
         """
         size = config.tensor_parallel_size
         rank_device(config.device, 0, size)
-        model_part(read_config(Path(config.model)), 0, size)  # before anything is started
+        model_part(read_config(Path(config.model)), 0, size)  # raises before a process is started
         team = Team(size, config.rank_silence_s, on_lost)
         try:
             return cls(_load(config, progress, team), team)
         except BaseException:
-            team.close(patience_s=0)  # they may be reading the model, and read no orders then
+            team.close(timeout_s=0)  # a rank that loads the model takes no orders
             raise
 
     def fit_num_blocks(self, cache_bytes: int | None, cache_fraction: float) -> int:
-        """Of the rank with the least room; `cache_bytes` is for each. On a CPU the ranks share the
-        memory of which a fraction is taken."""
+        """What fits into the rank with the least memory; `cache_bytes` is for each rank. On a CPU
+        the ranks share the memory of which a fraction is taken."""
         if self._own.device.type == "cpu":
             cache_fraction /= self.team.size
-        self.team.order(Fit(cache_bytes, cache_fraction))
+        self.team.order(FitBlocks(cache_bytes, cache_fraction))
         own = self._own.fit_num_blocks(cache_bytes, cache_fraction)
         return min(own, *(answer.number for answer in self.team.answers()))
 
     def allocate(self, num_blocks: int) -> CacheRegion:
-        """Rank 0's region. The steps are recorded when all ranks have room."""
-        self.team.order(Allocate(num_blocks))
+        """Rank 0's region. CUDA graphs are recorded when all ranks have allocated theirs."""
+        self.team.order(AllocateBlocks(num_blocks))
         region = self._own.allocate_only(num_blocks)
         self.team.answers()
         self.team.order(PrepareSteps())
@@ -120,11 +126,11 @@ class LeadRunner:
 
 @contextmanager
 def together(team: Team) -> Iterator[None]:
-    """A collective that fails says that somebody is gone; which of them, the team soon knows."""
+    """Raises RankLost in place of a collective's error, if a rank was lost."""
     try:
         yield
     except RuntimeError as error:
-        lost = team.await_lost(PATIENCE_S)
+        lost = team.await_lost(LOST_TIMEOUT_S)
         if lost is None:
             raise
         raise lost from error
@@ -135,8 +141,8 @@ def _load(config: WorkerConfig, progress: Callable[[int, int], None], team: Team
     team.order(LoadModel(config))
     own = load_runner(config, progress, collective)
     team.answers()
-    team.order(Connect())
+    team.order(ConnectRanks())
     with together(team):
-        collective.connect(open_store(team.meeting_place, team.size), own.device)
+        collective.connect(open_store(team.store_file, team.size), own.device)
     team.answers()
     return own

@@ -1,6 +1,6 @@
-"""What rank 0 tells the others to do, one after the other, and what they answer.
+"""Orders that rank 0 gives the other ranks, one after the other, and their answers.
 
-Both ends are of one version, since rank 0 starts the others: nothing here needs to be versioned.
+Both ends are of one version, since rank 0 starts the others: the messages have no version.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ class LoadModel(msgspec.Struct, frozen=True, tag=True):
     config: WorkerConfig
 
 
-class Connect(msgspec.Struct, frozen=True, tag=True):
-    """Meet the other ranks, which do the same now. Answered."""
+class ConnectRanks(msgspec.Struct, frozen=True, tag=True):
+    """ConnectRanks to the other ranks, which do the same now. Answered."""
 
 
-class Fit(msgspec.Struct, frozen=True, tag=True):
-    """How many blocks have room with you? Answered."""
+class FitBlocks(msgspec.Struct, frozen=True, tag=True):
+    """Say how many blocks fit into your memory. Answered."""
 
     cache_bytes: int | None
     cache_fraction: float
 
 
-class Allocate(msgspec.Struct, frozen=True, tag=True):
-    """Make room for so many. Answered."""
+class AllocateBlocks(msgspec.Struct, frozen=True, tag=True):
+    """AllocateBlocks the KV cache. Answered."""
 
     num_blocks: int
 
 
 class PrepareSteps(msgspec.Struct, frozen=True, tag=True):
-    """Prepare steps, and be ready for calls. Answered."""
+    """Record CUDA graphs, and be ready for calls. Answered."""
 
 
 class RunSlice(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """See engine.model.step_inputs.StepSlice. Its blocks are those of piece number `before` in the
-    step before, if there is one, and `blocks` behind them."""
+    """See engine.model.step_inputs.StepSlice. Its blocks are those of slice number `before` in the
+    previous step, unless that is None, followed by `blocks`."""
 
     start: int
     count: int
@@ -53,32 +53,43 @@ class RunSlice(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class RunStep(msgspec.Struct, frozen=True, tag=True, gc=False):
-    """Compute your part of a step. Not answered: rank 0 meets you in it."""
+    """Compute your part of a step. Not answered: the step's collectives synchronize the ranks."""
 
-    pieces: list[RunSlice]
+    slices: list[RunSlice]
     by_layers: bool
 
 
 class CopyBlock(msgspec.Struct, frozen=True, tag=True):
-    """Answered, when it is copied."""
+    """Copy one block of the cache. Answered when it is copied."""
 
     source: int
     target: int
 
 
-class Leave(msgspec.Struct, frozen=True, tag=True):
-    """End."""
+class Shutdown(msgspec.Struct, frozen=True, tag=True):
+    """End the process. Not answered."""
 
 
-Order = LoadModel | Connect | Fit | Allocate | PrepareSteps | RunStep | CopyBlock | Leave
+Order = (
+    LoadModel
+    | ConnectRanks
+    | FitBlocks
+    | AllocateBlocks
+    | PrepareSteps
+    | RunStep
+    | CopyBlock
+    | Shutdown
+)
 
 
 class Done(msgspec.Struct, frozen=True, tag=True):
+    """An order was carried out; `number` is the result of FitBlocks."""
+
     number: int = 0
 
 
 class Refused(msgspec.Struct, frozen=True, tag=True):
-    """This rank cannot, and whoever set the worker up must hear why."""
+    """An order cannot be carried out, for a reason that the worker's operator must be told."""
 
     why: str
 

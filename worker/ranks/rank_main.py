@@ -1,4 +1,4 @@
-"""A rank other than 0, in a process of its own: it carries out orders until rank 0 is gone."""
+"""The process of a rank other than 0: it carries out orders until rank 0 ends."""
 
 from __future__ import annotations
 
@@ -7,68 +7,78 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import NoReturn, Protocol
+from collections.abc import Callable
+from typing import NoReturn
 
 import msgspec
 import torch
 
 from engine.device.torch_collective import TorchCollective, open_store
 from engine.errors import EngineError
-from engine.runner import CacheRegion
 from engine.runners.torch_runner import TorchRunner
-from kv_transfer.endpoints.remote_rank_messages import Handler
 from kv_transfer.endpoints.remote_rank_server import RankService
 from runtime.process import freeze_loaded_objects
 from wire.identity import draw_incarnation
 from worker.config import WorkerConfig
 from worker.rank.load_runner import load_runner
 from worker.rank.transport import NUM_SCRATCH_BLOCKS, make_rank_endpoint, worker_layout
-from worker.ranks.calls import Callee
-from worker.ranks.heartbeat import answer
-from worker.ranks.line import Line
+from worker.ranks.calls import CallServer
+from worker.ranks.heartbeat import answer_heartbeats
+from worker.ranks.message_socket import MessageSocket
 from worker.ranks.orders import (
-    Allocate,
+    AllocateBlocks,
     Answer,
-    Connect,
+    ConnectRanks,
     CopyBlock,
     Done,
-    Fit,
-    Leave,
+    FitBlocks,
     LoadModel,
     Order,
     PrepareSteps,
     Refused,
     RunStep,
+    Shutdown,
 )
 from worker.ranks.step_orders import StepReader
 
-QUIET_S = 0.5
+CRASH_DELAY_S = 0.5
+"""If another rank has ended, rank 0 kills this one within that time, before it logs an error."""
 log = logging.getLogger(__name__)
 _encode = msgspec.msgpack.Encoder().encode
 _decode_order: Callable[[bytes], Order] = msgspec.msgpack.Decoder(Order).decode
 
 
-def run_rank(rank: int, size: int, orders: int, calls: int, pulse: int, meeting: int) -> NoReturn:
-    """The numbers of the files that rank 0 has opened: three sockets, and where ranks meet."""
-    asked = socket.socket(fileno=pulse)
-    threading.Thread(target=answer, args=[asked], name="pulse", daemon=True).start()
-    order_line, call_line = (Line(socket.socket(fileno=number)) for number in (orders, calls))
-    callee = Callee(call_line)
-    threading.Thread(target=_listen, args=[rank, callee], name="calls", daemon=True).start()
+def run_rank(
+    rank: int, size: int, orders_fd: int, calls_fd: int, heartbeats_fd: int, store_fd: int
+) -> NoReturn:
+    """Run a rank in this process, until rank 0 ends.
+
+    The last four are file descriptors that rank 0 has opened: three sockets, and the file in which
+    the ranks' collectives find each other.
+    """
+    orders, calls, heartbeats = (
+        socket.socket(fileno=number) for number in (orders_fd, calls_fd, heartbeats_fd)
+    )
+    _start_thread("heartbeats", lambda: answer_heartbeats(heartbeats))
+    call_server = CallServer(MessageSocket(calls))
+    _start_thread("calls", lambda: _answer_calls(rank, call_server))
     try:
-        _RankMain(rank, size, f"/proc/self/fd/{meeting}", callee).obey(order_line)
+        main = _RankMain(rank, size, f"/proc/self/fd/{store_fd}", call_server)
+        main.run(MessageSocket(orders))
     except Exception as error:  # noqa: BLE001  # the others must not wait for this rank
-        time.sleep(QUIET_S)  # if another rank is gone, this one is ended now, without a word
+        time.sleep(CRASH_DELAY_S)
         _crash(rank, error)
-    os._exit(0)  # what torch would put away at the end is put away with the process
+    os._exit(0)  # torch's own cleanup is left to the end of the process
 
 
-def _listen(rank: int, callee: Callee) -> None:
-    """Also when the main thread waits in a collective, for a rank that is not coming."""
+def _start_thread(name: str, work: Callable[[], None]) -> None:
+    threading.Thread(target=work, name=name, daemon=True).start()
+
+
+def _answer_calls(rank: int, calls: CallServer) -> None:
+    """Ends the process with rank 0, even while the main thread waits in a collective."""
     try:
-        callee.listen()
+        calls.receive_all()
     except Exception as error:  # noqa: BLE001  # a service that fails is a rank that fails
         _crash(rank, error)
     os._exit(1)
@@ -80,29 +90,29 @@ def _crash(rank: int, error: Exception) -> NoReturn:
 
 
 class _RankMain:
-    """Lives in the main thread."""
+    """Carries out rank 0's orders. Lives in the main thread."""
 
-    def __init__(self, rank: int, size: int, meeting: str, callee: Callee) -> None:
+    def __init__(self, rank: int, size: int, store_file: str, calls: CallServer) -> None:
         self._rank = rank
         self._size = size
-        self._meeting = meeting
-        self._callee = callee
+        self._store_file = store_file
+        self._calls = calls
         self._collective = TorchCollective(rank, size)
         self._steps = StepReader()
-        self._services: Services | None = None
+        self._service: RankService | None = None
 
-    def obey(self, line: Line) -> None:
-        """Until rank 0 says that it is over, or is gone."""
-        while (frame := line.receive()) is not None:
+    def run(self, orders: MessageSocket) -> None:
+        """Until rank 0 orders the end, or has ended."""
+        while (frame := orders.receive()) is not None:
             order = _decode_order(frame)
-            if isinstance(order, Leave):
+            if isinstance(order, Shutdown):
                 break
             if isinstance(order, RunStep):
                 self._runner.follow(self._steps.read(order), by_layers=order.by_layers)
             else:
-                line.send(_encode(self._answer(order)))
-        if self._services is not None:
-            self._services.close()
+                orders.send(_encode(self._answer(order)))
+        if self._service is not None:
+            self._service.close()
 
     def _answer(self, order: Order) -> Answer:
         try:
@@ -114,12 +124,12 @@ class _RankMain:
         match order:
             case LoadModel():
                 self._load(order.config)
-            case Connect():
-                store = open_store(self._meeting, self._size)
+            case ConnectRanks():
+                store = open_store(self._store_file, self._size)
                 self._collective.connect(store, self._runner.device)
-            case Fit():
+            case FitBlocks():
                 return self._runner.fit_num_blocks(order.cache_bytes, order.cache_fraction)
-            case Allocate():
+            case AllocateBlocks():
                 self._region = self._runner.allocate_only(order.num_blocks)
                 self._num_blocks = order.num_blocks
             case PrepareSteps():
@@ -136,59 +146,17 @@ class _RankMain:
             torch.cuda.set_device(self._runner.device)
 
     def _serve(self) -> None:
-        post = Post(
-            rank=self._rank,
-            size=self._size,
-            config=self._config,
-            runner=self._runner,
-            region=self._region,
-            num_blocks=self._num_blocks,
-            notify=self._callee.notify,
-            crash=lambda error: _crash(self._rank, error),
+        endpoint = make_rank_endpoint(
+            self._config,
+            f"{self._config.worker_id or 'worker'}/{self._rank}#{draw_incarnation():x}",
+            self._runner,
+            self._region,
+            self._num_blocks - NUM_SCRATCH_BLOCKS,
+            worker_layout(self._runner.layout, self._size),
+            self._rank,
         )
-        self._services = make_services(post)
-        self._callee.serve(self._services.handlers)
+        self._service = RankService(
+            endpoint, self._calls.notify, lambda error: _crash(self._rank, error)
+        )
+        self._calls.serve(self._service.handlers)
         freeze_loaded_objects()
-
-
-@dataclass(frozen=True, slots=True)
-class Post:
-    """One rank that follows, with its part of the model and of the cache."""
-
-    rank: int
-    size: int
-    config: WorkerConfig
-    runner: TorchRunner
-    region: CacheRegion
-    num_blocks: int
-    """Of the region, all that rank 0 asked for."""
-    notify: Callable[[msgspec.Struct], None]
-    """Tells rank 0 something unasked, from any thread; see Team.on_notice."""
-    crash: Callable[[Exception], None]
-    """Ends this process, and so the worker; from any thread."""
-
-
-class Services(Protocol):
-    """What a follower does beside its steps."""
-
-    handlers: Mapping[type[msgspec.Struct], Handler]
-    """By kind of message, for which they are called in one thread, in the order sent; messages
-    are told apart by their class's name."""
-
-    def close(self) -> None:
-        """When rank 0 ends in peace."""
-        ...
-
-
-def make_services(post: Post) -> Services:
-    """Called once, when the cache is there. Raises ConfigError for the transport."""
-    endpoint = make_rank_endpoint(
-        post.config,
-        f"{post.config.worker_id or 'worker'}/{post.rank}#{draw_incarnation():x}",
-        post.runner,
-        post.region,
-        post.num_blocks - NUM_SCRATCH_BLOCKS,
-        worker_layout(post.runner.layout, post.size),
-        post.rank,
-    )
-    return RankService(endpoint, post.notify, post.crash)

@@ -1,4 +1,4 @@
-"""One other rank, as rank 0 has it: a process, and three ways to speak with it."""
+"""Another rank as rank 0 sees it: a process, and three sockets to it."""
 
 from __future__ import annotations
 
@@ -15,97 +15,99 @@ from typing import Self, TypeVar
 
 import msgspec
 
-from worker.ranks.calls import Notices, RankCaller
+from worker.ranks.calls import CallClient, OnNotice
 from worker.ranks.heartbeat import Heartbeat
-from worker.ranks.line import Line
+from worker.ranks.message_socket import MessageSocket
 
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parent.parent.parent
 STATUS_S = 5.0
-"""How long a process that has ended, or was killed, may take until it is told how it ended."""
+"""How long the exit status of a process that has ended, or was killed, may take."""
 
 
 class RankProcess:
-    """Orders are for one thread; calls are for any; its pulse is for the one that watches."""
+    """One thread sends orders, any thread calls, the supervisor's thread takes heartbeats."""
 
     def __init__(
         self,
         rank: int,
-        process: subprocess.Popen[bytes],
+        popen: subprocess.Popen[bytes],
         orders: socket.socket,
         calls: socket.socket,
-        pulse: socket.socket,
-        notices: Notices,
+        heartbeats: socket.socket,
+        on_notice: OnNotice,
     ) -> None:
         self.rank = rank
-        self.process = process
-        self.orders = Line(orders)
-        self.calls = Line(calls)
-        self.caller = RankCaller(rank, self.calls, notices)
-        self.pulse = Heartbeat(pulse)
+        self.popen = popen
+        self.orders = MessageSocket(orders)
+        self.calls = MessageSocket(calls)
+        self.client = CallClient(rank, self.calls, on_notice)
+        self.heartbeat = Heartbeat(heartbeats)
 
     @classmethod
-    def start(cls, rank: int, size: int, meeting: int, notices: Notices) -> Self:
-        """A process that knows nothing yet, and ends with the thread that calls this."""
-        (orders, calls, pulse), theirs = zip(*(socket.socketpair() for _ in range(3)), strict=True)
-        with contextlib.ExitStack() as until_it_has_them:
-            files = [until_it_has_them.enter_context(their).fileno() for their in theirs]
-            process = subprocess.Popen(
+    def start(cls, rank: int, size: int, store: int, on_notice: OnNotice) -> Self:
+        """Start a process that ends with the calling thread; it waits for orders."""
+        (orders, calls, heartbeats), theirs = zip(
+            *(socket.socketpair() for _ in range(3)), strict=True
+        )
+        with contextlib.ExitStack() as until_inherited:
+            files = [until_inherited.enter_context(their).fileno() for their in theirs]
+            popen = subprocess.Popen(
                 [
                     sys.executable,
                     "-P",
                     "-m",
                     "worker.ranks",
-                    *map(str, (rank, size, *files, meeting)),
+                    *map(str, (rank, size, *files, store)),
                 ],
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,  # rank 0's own tells whoever started it that it serves
-                pass_fds=[*files, meeting],
+                stdout=subprocess.DEVNULL,  # rank 0 says there that it serves
+                pass_fds=[*files, store],
                 start_new_session=True,  # signals are for rank 0, which ends the others
                 env={**os.environ, "PYTHONPATH": _python_path(), "TANDEM_LOG_LEVEL": _log_level()},
             )
-        return cls(rank, process, orders, calls, pulse, notices)
+        return cls(rank, popen, orders, calls, heartbeats, on_notice)
 
     @property
     def pid(self) -> int:
-        return self.process.pid
+        return self.popen.pid
 
     def call(self, message: msgspec.Struct, answer: type[T]) -> Future[T]:
-        """See Caller.call. From any thread."""
-        return self.caller.call(message, answer)
+        """See CallClient.call. Thread-safe."""
+        return self.client.call(message, answer)
 
     def tell(self, message: msgspec.Struct) -> None:
-        """See Caller.tell. From any thread."""
-        self.caller.tell(message)
+        """See CallClient.tell. Thread-safe."""
+        self.client.tell(message)
 
     def how_it_ended(self) -> str:
-        """Of a rank whose lines are closed."""
+        """How a process ended whose sockets are closed."""
         try:
-            status = self.process.wait(STATUS_S)
+            status = self.popen.wait(STATUS_S)
         except subprocess.TimeoutExpired:
             return "does not answer any more"
         how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
         return f"ended: {how}"
 
     def try_kill(self) -> bool:
-        """Also one that stands still; False where it is in a call of the kernel without end."""
-        self.process.kill()
+        """Kill the process, stopped or not; False while a system call keeps it from ending."""
+        self.popen.kill()
         try:
-            self.process.wait(STATUS_S)
+            self.popen.wait(STATUS_S)
         except subprocess.TimeoutExpired:
             return False
         return True
 
     def hang_up(self) -> None:
-        """Wakes whoever listens to it."""
+        """Close the connections, which wakes the threads that receive from them."""
         self.calls.close()
         self.orders.close()
 
     def free(self) -> None:
-        """When nobody uses it any more."""
+        """Close the file descriptors, when no thread uses them any more."""
         self.orders.free()
         self.calls.free()
-        self.pulse.free()
+        self.heartbeat.close()
 
 
 def _log_level() -> str:

@@ -1,4 +1,4 @@
-"""Steps as rank 0 tells them: of a sequence that was in the step before, only what is new; pure."""
+"""Encodes steps for the other ranks: of a sequence in the previous step, only what is new; pure."""
 
 from __future__ import annotations
 
@@ -13,41 +13,42 @@ from worker.ranks.orders import RunSlice, RunStep
 
 @dataclass(frozen=True, slots=True)
 class _SentSequence:
-    """What the other ranks know of a sequence: its place in the step, and its table up to there."""
+    """What the other ranks know of a sequence: its number in the step, and its first blocks."""
 
     number: int
     blocks: Seq[int]
     num_blocks: int
     last: int | None
 
-    def goes_on(self, blocks: Seq[int]) -> bool:
-        """An engine appends to the table of a sequence that runs, and gives it another list when it
-        runs again. (Comparing 256 tables of 256 blocks takes longer than all the rest.)"""
+    def continues_in(self, blocks: Seq[int]) -> bool:
+        """Whether these blocks begin with the known ones. The engine appends to a running
+        sequence's list, and makes a new one when it runs again: so the lists are not compared,
+        which would take longer than all the rest."""
         if blocks is not self.blocks or len(blocks) < self.num_blocks:
             return False
         return self.num_blocks == 0 or blocks[self.num_blocks - 1] == self.last
 
 
 class StepWriter:
-    """Remembers one step, as its reader does: whatever else a sequence was in is told anew."""
+    """Remembers one step, as the reader does; sequences that were not in it are sent whole."""
 
     def __init__(self) -> None:
-        self._told: dict[AttemptId, _SentSequence] = {}
+        self._sent: dict[AttemptId, _SentSequence] = {}
 
-    def write(self, pieces: Seq[StepSlice], slices: Seq[Slice], *, by_layers: bool) -> RunStep:
-        """Of a step's pieces, which are made of these slices."""
-        before, self._told = self._told, {}
-        told = []
-        for number, (piece, slice) in enumerate(zip(pieces, slices, strict=True)):
+    def write(self, step_slices: Seq[StepSlice], slices: Seq[Slice], *, by_layers: bool) -> RunStep:
+        """The order for a step, whose `step_slices` were made of `slices`."""
+        before, self._sent = self._sent, {}
+        run_slices = []
+        for number, (piece, slice) in enumerate(zip(step_slices, slices, strict=True)):
             attempt_id, blocks = slice.sequence.attempt_id, piece.blocks
-            told.append(_tell(piece, before.get(attempt_id)))
+            run_slices.append(_run_slice(piece, before.get(attempt_id)))
             last = blocks[-1] if blocks else None
-            self._told[attempt_id] = _SentSequence(number, blocks, len(blocks), last)
-        return RunStep(told, by_layers)
+            self._sent[attempt_id] = _SentSequence(number, blocks, len(blocks), last)
+        return RunStep(run_slices, by_layers)
 
 
-def _tell(piece: StepSlice, known: _SentSequence | None) -> RunSlice:
-    if known is not None and not known.goes_on(piece.blocks):
+def _run_slice(piece: StepSlice, known: _SentSequence | None) -> RunSlice:
+    if known is not None and not known.continues_in(piece.blocks):
         known = None
     return RunSlice(
         piece.start,
@@ -63,13 +64,13 @@ def _tell(piece: StepSlice, known: _SentSequence | None) -> RunSlice:
 
 
 class StepReader:
-    """Its pieces are good until the next step is read."""
+    """The slices of a step are valid until the next one is read."""
 
     def __init__(self) -> None:
         self._tables: list[list[int]] = []
 
     def read(self, step: RunStep) -> list[StepSlice]:
-        self._tables = [self._table(piece) for piece in step.pieces]
+        self._tables = [self._table(piece) for piece in step.slices]
         return [
             StepSlice(
                 it.start,
@@ -81,7 +82,7 @@ class StepReader:
                 it.num_sampled,
                 it.num_scored,
             )
-            for it, table in zip(step.pieces, self._tables, strict=True)
+            for it, table in zip(step.slices, self._tables, strict=True)
         ]
 
     def _table(self, piece: RunSlice) -> list[int]:

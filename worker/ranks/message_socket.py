@@ -1,4 +1,4 @@
-"""Whole messages over a socket between two processes of one machine."""
+"""Messages with a length prefix over a socket between two processes of one machine."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ MAX_FRAME_BYTES = 64 * 1024 * 1024
 _LENGTH = struct.Struct("<I")
 
 
-class LineClosed(Exception):
+class SocketClosed(Exception):
     """The other process has closed its end, or has ended."""
 
 
-class Line:
-    """Any thread may send; one receives."""
+class MessageSocket:
+    """Any thread may send; one thread receives."""
 
     def __init__(self, end: socket.socket) -> None:
         self._socket = end
@@ -24,13 +24,13 @@ class Line:
         self._lock = threading.Lock()
 
     def send(self, frame: bytes) -> None:
-        """Raises LineClosed. Waits while the other end has not read what was sent before."""
+        """Waits while the other end's buffer is full. Raises SocketClosed."""
         assert len(frame) <= MAX_FRAME_BYTES, f"a frame of {len(frame)} bytes"
         try:
             with self._lock:
                 self._socket.sendall(_LENGTH.pack(len(frame)) + frame)
         except OSError as error:
-            raise LineClosed from error
+            raise SocketClosed from error
 
     def receive(self) -> bytes | None:
         """The next message; None when the other end is closed."""
@@ -38,12 +38,12 @@ class Line:
         return None if head is None else self._read(*_LENGTH.unpack(head))
 
     def close(self) -> None:
-        """Also wakes a thread of this process that receives."""
+        """Shut the connection down, which also wakes a receiving thread of this process."""
         with contextlib.suppress(OSError):  # the other end may have closed it
             self._socket.shutdown(socket.SHUT_RDWR)
 
     def free(self) -> None:
-        """When nobody uses it any more."""
+        """Close the file descriptor, when no thread uses it any more."""
         self._reader.close()
         self._socket.close()
 
