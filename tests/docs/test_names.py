@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from tests.docs.blocks import ROOT, pages
+from tools.structure import ROOMS
 
 pytestmark = pytest.mark.quick
 
+CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 REPLACED = re.compile(r"^Replaced by \[decision", re.M)
 """Said of a decision that is history, with the names of its time."""
 PAGES = [it for it in (*pages(), ROOT / "CHANGELOG.md") if REPLACED.search(it.read_text()) is None]
@@ -99,3 +101,11 @@ def test_decisions_are_numbered_once_each() -> None:
     names = [it.name for it in (ROOT / "docs" / "decisions").glob("*.md")]
     numbers = [DECISIONS.findall(name)[0] for name in names]
     assert len(set(numbers)) == len(numbers)
+
+
+def test_contributors_find_every_room_and_every_shelf() -> None:
+    rows = [line.split("|") for line in CONTRIBUTING.read_text().splitlines() if line[:3] == "| `"]
+    told = {room: set(CODE.findall(row[3])) for row in rows for room in CODE.findall(row[1])}
+    assert set(told) == set(ROOMS)
+    there = {room: {it.parent.name for it in (ROOT / room).glob("*/__init__.py")} for room in ROOMS}
+    assert told == there
