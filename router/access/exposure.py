@@ -14,11 +14,11 @@ def warnings(config: RouterConfig) -> Iterator[str]:
         if config.keys_file is None:
             yield f"anyone who can reach {config.host} may use this model: set keys_file"
         if config.keys_file is not None and config.door_tls is None:
-            yield f"API keys and prompts are sent unencrypted over the network to {config.host}: set door_tls"
+            yield f"API keys and prompts are sent unencrypted to {config.host}: set door_tls"
         if config.tls is None:
             yield f"anyone who can reach {config.host} may join the fleet and read prompts: set tls"
     if config.admin_port is not None and not is_loopback(config.admin_host):
         if config.keys_file is None:
             yield f"anyone who can reach {config.admin_host} sees all metrics: set keys_file"
         elif config.door_tls is None:
-            yield f"keys are sent unencrypted over the network to {config.admin_host}: set door_tls"
+            yield f"keys are sent unencrypted to {config.admin_host}: set door_tls"

@@ -207,7 +207,7 @@ async def test_requests_under_way_are_counted_until_they_end_or_their_client_goe
     await worker.hears(Submit)
     response = await keyed.post("alice")
     assert response.status_code == 429
-    assert "1 requests of this key are under way" in response.json()["error"]["message"]
+    assert "1 requests of this key are running" in response.json()["error"]["message"]
     call.cancel()
     worker.hold_after = None
     async with asyncio.timeout(60):

@@ -76,7 +76,7 @@ def test_requests_under_way_are_counted_wherever_they_are(routers: list[SharedTa
     first.enter(0.0)
     second.enter(0.0)
     for meter in (first, second):
-        with pytest.raises(OverQuota, match="2 requests of this key are under way"):
+        with pytest.raises(OverQuota, match="2 requests of this key are running"):
             meter.enter(0.0)
     first.leave()
     second.enter(0.0)
