@@ -1,4 +1,4 @@
-"""Virtual time: what is to happen, and when."""
+"""Virtual time: a clock that goes from event to event."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class VirtualClock:
 class LocalTime:
     """One worker's time, which runs ahead of the cluster's clock within a turn of its step loop.
 
-    A turn happens as a whole at the time when it begins: the step that it computes moves this time
-    on, and what the turn sends after the step leaves at this time. Nothing can reach a worker while
-    it computes, so that nobody notices.
+    A turn is executed as a whole when it begins: its step moves this time on, and messages sent
+    after the step leave at this time. A worker takes messages between steps only, so that the
+    result is the same, except that a grant which arrives during a step waits for its end.
     """
 
     now: float = 0.0

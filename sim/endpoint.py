@@ -88,7 +88,7 @@ class VirtualEndpoint:
         self._clock.at(self._time.now, lambda: self._enqueue(write))
 
     def disconnect(self, link: str, then: Callable[[], None]) -> None:
-        """Give up all writes over the link, those that come later too."""
+        """Give up all writes over the link, later ones included."""
         self._closed.add(link)
         waiting, self._waiting = self._waiting, []
         lost = [write for write in (*self._under_way, *waiting) if write.link == link]

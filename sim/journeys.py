@@ -1,7 +1,7 @@
 """Attempts at workers: submitted, handed over, and made again elsewhere when a worker fails.
 
-This is what `router.journeys` does for a client that reads at once, on the same attempt log and the
-same ledger; without event loop, sessions and text.
+The simulation's counterpart of `router.journeys`, for clients that read at once. Attempt log,
+ledger and placement are production's; there is no event loop, session or text.
 """
 
 from __future__ import annotations
@@ -43,15 +43,14 @@ MOST_TOKENS = 100_000
 """The answer's longest length as the router is told it: it has to learn how long answers are."""
 
 LOOK_S = 0.05
-"""Between two looks for a worker while there is none."""
+"""Interval between attempts to place a request while there is no worker."""
 
 Choose = Callable[[PlacementRequest, Hits, float], Placement | Refusal]
 AttemptNews = Prefilled | Handed | Released | Kept | Failed
 
 
 class Journeys:
-    """`on_first_token` and `on_end` are called once for a request, the first one if it comes to
-    that."""
+    """All attempts of all requests. `on_first_token` and `on_end` are called once for a request."""
 
     def __init__(
         self,
@@ -77,7 +76,7 @@ class Journeys:
         self._open: dict[AttemptId, OpenRequest] = {}
 
     def place(self, request: OpenRequest, slo: Slo) -> Placement | Refusal:
-        """Where it would go now."""
+        """The workers that would serve the request now."""
         return self._choose(self.need(request, slo), self._hits(request), self._clock.now)
 
     def need(self, request: OpenRequest, slo: Slo) -> PlacementRequest:
@@ -107,7 +106,7 @@ class Journeys:
             self._on_end(request)
 
     def submit(self, request: OpenRequest, placement: Placement) -> None:
-        """Begin an attempt; both ends count it from now on."""
+        """Begin an attempt; the ledger counts it on both workers from now on."""
         result, ledger = request.result, self._ledger
         result.attempts += 1
         request.log = AttemptLog(attempts=result.attempts, placement=placement)
@@ -130,7 +129,7 @@ class Journeys:
         self._network.to_worker(placement.first, submit)
 
     def take_output(self, sender: WorkerRef, output: Output) -> None:
-        """Tokens of a worker; those of attempts that have ended are nobody's."""
+        """Tokens of an attempt; ignored when it has ended."""
         request = self._open.get(output.attempt_id)
         if request is None:
             return
@@ -147,7 +146,7 @@ class Journeys:
             self._finish(request)
 
     def take_news(self, sender: WorkerRef, news: AttemptNews) -> None:
-        """What a worker tells of an attempt beside its tokens."""
+        """A report about an attempt other than its tokens."""
         request = self._open.get(news.attempt_id)
         if request is None:
             return
@@ -234,7 +233,7 @@ class Journeys:
             self._ledger.ended(ref, request.attempt_id)
 
     def _left(self, request: OpenRequest) -> Slo:
-        """What is left of its targets; none for a first token that is out already."""
+        """The targets that remain; none for a first token that has come already."""
         slo, ttft_s = request.result.slo, None
         if slo.ttft_s is not None and request.result.first_s is None:
             ttft_s = max(1e-3, request.arrival.at_s + slo.ttft_s - self._clock.now)

@@ -16,7 +16,7 @@ from wire.reports import LinkReport
 from worker.steps.step_context import Peer
 
 MESSAGE_S = 0.5e-3
-"""From one process to another."""
+"""Latency of a message between two processes, in seconds."""
 
 
 class RouterHost(Protocol):
@@ -46,11 +46,11 @@ class WorkerHost(Protocol):
 
 
 class Network:
-    """Every message takes MESSAGE_S. What a worker sends after its death is not delivered."""
+    """Every message takes MESSAGE_S. Messages that a worker sends after its death are dropped."""
 
     def __init__(self, clock: VirtualClock) -> None:
         self.workers: dict[WorkerRef, WorkerHost] = {}
-        """Those that live."""
+        """Workers that live."""
         self.router: RouterHost
         self._clock = clock
         self._died_s: dict[WorkerRef, float] = {}
@@ -60,7 +60,7 @@ class Network:
         self._numbers = count(1)
 
     def to_worker(self, ref: WorkerRef, message: Message) -> None:
-        """From the router, now."""
+        """Send the router's message now."""
 
         def arrive() -> None:
             if ref in self.workers:
@@ -72,19 +72,20 @@ class Network:
         self._carry(sender, sent_s, lambda: self.router.receive(sender, messages))
 
     def over_link(self, sender: WorkerRef, sent_s: float, link: str, message: Handoff) -> None:
-        """From one end of the link to the other."""
+        """Send a message from one end of the link to the other."""
 
         def arrive() -> None:
             ends = self._links.get(link)
             if ends is not None:
                 source, destination = ends
-                receiver = destination if sender == source else source
-                self.workers[receiver].receive_handoff(message, Peer(sender, link))
+                receiver = self.workers.get(destination if sender == source else source)
+                if receiver is not None:
+                    receiver.receive_handoff(message, Peer(sender, link))
 
         self._carry(sender, sent_s, arrive)
 
     def link_to(self, destination: WorkerRef, source: WorkerRef, now: float) -> str:
-        """The open link, or a new one; the source hears it when there is nobody at its end."""
+        """Name of the open link, or of a new one; the source is told if the destination is dead."""
         name = self._link_names.get((source, destination))
         if name is None:
             name = f"{source}>{destination}/{next(self._numbers)}"
@@ -96,11 +97,11 @@ class Network:
         return name
 
     def cut_link(self, link: str, cause: str, now: float) -> None:
-        """Both ends hear of it."""
+        """Tell both ends."""
         self._clock.at(now + MESSAGE_S, lambda: self._close(link, cause))
 
     def kill(self, ref: WorkerRef) -> None:
-        """The worker ends now; all that speak to it hear of that when their sessions break."""
+        """End the worker now; its peers and the router learn of it when their sessions break."""
         del self.workers[ref]
         self._died_s[ref] = self._clock.now
         self._clock.after(MESSAGE_S, lambda: self._break_sessions(ref, f"{ref} died"))
@@ -123,8 +124,9 @@ class Network:
             self.workers[destination].source_lost(link, cause)
 
     def _tell_unreachable(self, source: WorkerRef, destination: WorkerRef, link: str) -> None:
-        peer = Peer(destination, link)
-        self.workers[source].destination_lost(peer, f"{destination} is not there")
+        host = self.workers.get(source)
+        if host is not None:
+            host.destination_lost(Peer(destination, link), f"{destination} is not there")
 
     def _carry(self, sender: WorkerRef, sent_s: float, arrive: Callable[[], None]) -> None:
         def deliver() -> None:
@@ -135,7 +137,7 @@ class Network:
 
 
 class VirtualOutbox:
-    """Implements `worker.steps.step_context.Outbox`: what is said leaves at the next flush."""
+    """Implements `worker.steps.step_context.Outbox`: messages leave at the next flush."""
 
     def __init__(
         self, me: WorkerRef, machine: MachineModel, time: LocalTime, network: Network
@@ -173,7 +175,7 @@ class VirtualOutbox:
             self._network.to_router(self._me, self._time.now, messages)
 
     def _speed(self, destination: WorkerRef) -> LinkReport:
-        """What measuring a new link would give."""
+        """The result of measuring a new link."""
         return LinkReport(
             destination=destination,
             latency_s=self._machine.latency_s,

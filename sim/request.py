@@ -1,4 +1,4 @@
-"""One simulated request: what became of it, and what the router knows of it until then."""
+"""One simulated request: its state in the router, and its outcome."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from wire.messages import Output
 
 @dataclass(slots=True)
 class RequestResult:
-    """What became of one request, as its client sees it; times are virtual seconds.
+    """The outcome of one request, as its client sees it; times are virtual seconds.
 
     It is complete when `last_s` is set; else it was refused, or it failed.
     """
@@ -68,14 +68,14 @@ class OpenRequest:
     tokens: list[int]
     hashes: PromptHashes
     waiter: Waiter | None = None
-    """Of a request that was judged when it arrived."""
+    """Its entry in the admission queue, once it has been judged."""
     avoid: set[WorkerRef] = field(default_factory=set)
     """Workers that have failed it."""
     log: AttemptLog = field(default_factory=AttemptLog)
     members: list[WorkerRef] = field(default_factory=list)
-    """Workers that were told of the attempt, or will hear of it from another."""
+    """Workers that take part in the attempt."""
     refused: set[WorkerRef] = field(default_factory=set)
-    """Destinations that would not have it in this attempt."""
+    """Destinations that refused the attempt."""
 
     @property
     def arrival(self) -> Arrival:

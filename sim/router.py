@@ -33,20 +33,20 @@ PRODUCTION = RouterConfig(models={})
 
 
 class RouterSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What a simulated router does with requests."""
+    """Settings of a simulated router; see `router.config` for those of a real one."""
 
     max_queued: int | None = PRODUCTION.max_queued
     """Requests that wait at most; None lets every request go on at once."""
     split: Split = Split.AUTO
     max_attempts: int = PRODUCTION.max_attempts
     join_wait_s: float = PRODUCTION.join_wait_s
-    """How long requests wait for a worker to join while there is none."""
+    """How long a request waits for a worker to join while there is none."""
     choose: Callable[[list[WorkerCard]], Choose] | None = None
     """Places requests in another way than the ledger's; given all workers."""
 
 
 class SimulatedRouter:
-    """One router of one model. It is told of the workers that there are before requests come."""
+    """One router of one model. Workers have been added to its ledger before requests arrive."""
 
     def __init__(
         self,
@@ -87,7 +87,7 @@ class SimulatedRouter:
             self._judge(self._admission, request, found)
 
     def receive(self, sender: WorkerRef, messages: list[Message]) -> None:
-        """What a worker said at one time."""
+        """Messages that a worker sent at one time."""
         if self._ledger.load(sender) is None:
             return  # it is lost
         for message in messages:
@@ -99,7 +99,7 @@ class SimulatedRouter:
         self._look_soon()
 
     def _take(self, sender: WorkerRef, message: Message) -> None:
-        """What `router.fleet.fleet.Fleet` does with it."""
+        """Mirrors `router.fleet.fleet.Fleet`."""
         ledger = self._ledger
         match message:
             case StepOutputs():
@@ -119,7 +119,7 @@ class SimulatedRouter:
                 self._enter(sender, message)
 
     def _enter(self, sender: WorkerRef, news: Message) -> None:
-        """What became of an attempt changes what its worker has to do."""
+        """The end of a stage of an attempt changes its worker's load."""
         ledger = self._ledger
         match news:
             case Prefilled():
@@ -154,7 +154,7 @@ class SimulatedRouter:
                 self._refuse(request)
 
     def _look_soon(self) -> None:
-        """Something has changed at the workers: who waits may go on."""
+        """A worker's load has changed: requests that wait may go on."""
         if self._waiting and not self._round_is_due:
             self._round_is_due = True
             self._clock.after(ROUND_S, self._look)
@@ -175,7 +175,7 @@ class SimulatedRouter:
         return None if isinstance(found, Refusal) else found
 
     def _target(self, result: RequestResult) -> Slo:
-        """What is left of its targets, and has to be aimed at."""
+        """The targets that remain, with the forecast's margin."""
         slo = result.slo
         if self._admission is None or slo.ttft_s is None:
             return slo

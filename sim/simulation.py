@@ -61,7 +61,7 @@ class SimulatedCluster:
             worker.start()
 
     def add(self, pool: WorkerPool, at_s: float) -> None:
-        """At that time the pool's workers join."""
+        """Let a pool's workers join at that time."""
 
         def join() -> None:
             for _ in range(pool.num_workers):
@@ -82,7 +82,7 @@ class SimulatedCluster:
         return worker
 
     def kill(self, ref: WorkerRef, at_s: float) -> None:
-        """At that time the worker is gone, and what it had."""
+        """Kill a worker at that time; its sequences and its cache are lost."""
 
         def kill() -> None:
             if self.workers[ref].alive:
@@ -107,7 +107,7 @@ class SimulatedCluster:
         return results
 
     def _settle(self, until_s: float) -> None:
-        """What is said of requests that have ended arrives, and all blocks are given back."""
+        """Run until messages about ended requests have arrived and all blocks are free."""
         workers = self.workers.values()
         self.clock.run(
             lambda: self.clock.now < until_s or not all(worker.idle for worker in workers)

@@ -12,12 +12,15 @@ from itertools import islice
 from pathlib import Path
 
 BLOCK_TOKENS = 512
-"""Of the Mooncake traces: equal ids at equal places are equal content."""
+"""Tokens for each block id of the Mooncake traces; equal ids are equal content."""
 
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """One request. Its prompt is told by a number for each block of BLOCK_TOKENS tokens."""
+    """A request of a trace, which arrives at `at_s` and generates `num_new` tokens.
+
+    `blocks` stand for the prompt's content, a number for each BLOCK_TOKENS tokens.
+    """
 
     at_s: float
     num_prompt: int
@@ -36,7 +39,10 @@ class Arrival:
 
 
 def mooncake(file: Path, count: int) -> list[Arrival]:
-    """Its times are rounded to 3 s: the requests of a step are spread over it."""
+    """The first `count` requests of a Mooncake trace, oldest first.
+
+    Its times are rounded to 3 s; requests of one time are spread over the 3 s.
+    """
     with file.open() as lines:
         rows = [json.loads(line) for line in islice(lines, count)]
     draw = random.Random(1)
@@ -53,7 +59,7 @@ def mooncake(file: Path, count: int) -> list[Arrival]:
 
 
 def azure(file: Path, count: int) -> list[Arrival]:
-    """Nothing is known of what its prompts share: nothing."""
+    """The first `count` requests of an Azure trace, whose prompts are taken to share nothing."""
     with file.open(newline="") as lines:
         rows = list(islice(csv.DictReader(lines), count))
     begin = _azure_time(rows[0]["TIMESTAMP"])
@@ -88,7 +94,7 @@ def synthetic(count: int, seed: int = 1, tenant: str = "") -> list[Arrival]:
 
 
 def at_rate(arrivals: list[Arrival], per_s: float) -> list[Arrival]:
-    """The same requests, so much faster or slower that this many come in a second."""
+    """The requests sped up or slowed down to `per_s` arrivals per second on average."""
     span_s = arrivals[-1].at_s - arrivals[0].at_s
     factor = (len(arrivals) / span_s) / per_s
     begin = arrivals[0].at_s
@@ -101,5 +107,5 @@ def _own_blocks(number: int, num_tokens: int) -> Iterator[int]:
 
 
 def _azure_time(text: str) -> float:
-    """It has a digit more than datetime reads."""
+    """Seconds; the trace has a digit more than datetime reads."""
     return datetime.fromisoformat(text[:26]).timestamp()

@@ -27,7 +27,7 @@ SETTINGS = WorkerConfig(model=CONTENT, runner=RunnerKind.ARITHMETIC)
 
 
 class SimulatedWorker:
-    """One worker. It takes a turn when the one before has ended, and a message when it waits."""
+    """One worker. Its loop takes a turn when the last step has ended, or a message wakes it."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class SimulatedWorker:
 
     @property
     def idle(self) -> bool:
-        """It has nothing to do; or it is dead."""
+        """True when it has nothing to do, or is dead."""
         return not self.alive or (self.loop.idle and not self.engine.busy)
 
     @property
@@ -121,7 +121,7 @@ class SimulatedWorker:
             self._take_turn_at(self._clock.now, waits=False)
 
     def _take_turn_at(self, time_s: float, *, waits: bool) -> None:
-        """`waits` says whether it may be woken before."""
+        """`waits` is true when a message may wake the loop before that time."""
         self._waits = waits
         self._turn_number += 1
         number = self._turn_number

@@ -1,1 +1,1 @@
-"""Placement and admission on recorded traffic, with the workers' engines on a virtual clock."""
+"""Placement and admission on recorded traffic, in a simulated cluster."""

@@ -3,12 +3,12 @@
     python -m benchmarks.placement [--traces DIR] [--windows 7,10,13] [--plot FILE.svg]
 
 Goodput is the share of requests that are complete within their targets for the first token and
-for each further one. Requests come from recorded traces, faster or slower than recorded; engines
-and schedulers are the real ones on a virtual clock, and steps take what a model of 8 billion
-parameters takes on a GPU. A window is so many requests that follow each other, three times as many
-of the Azure trace, whose bursts are long; figures are means over windows. The model was made with
-windows 0 to 4, and 5 and 6 have been looked at, so that those have nothing to prove. Without the
-traces only made-up traffic is served. Takes ten minutes.
+for each further one. Requests come from recorded traces, faster or slower than recorded; the cluster is
+that of `sim`: production's step loops, handoffs and schedulers in virtual time, where steps take
+what a model of 8 billion parameters takes on a GPU. A window is so many requests that follow each
+other, three times as many of the Azure trace, whose bursts are long; figures are means over
+windows. The model was made with windows 0 to 4, and 5 and 6 have been looked at, so that those have
+nothing to prove. Without the traces only made-up traffic is served. Takes a quarter of an hour.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ FILES = {
     "Mooncake conversation": ("mooncake_conversation_trace.jsonl", 1, (5.0, 6.0, 7.0, 9.0)),
     "Azure code": ("azure2023_code.csv", 3, (30.0, 40.0, 60.0, 80.0)),
 }
-"""Of each trace its file, how many times the usual requests a window has, and rates."""
+"""By trace: its file, how many times the usual requests a window has, and rates."""
 MADE_UP = ("made-up conversations", (20.0, 40.0, 60.0))
 OVER_ROUND_ROBIN, OVER_BETTER = 1.3, 1.0
 MAX_P99_US = 1000.0

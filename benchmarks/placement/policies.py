@@ -1,4 +1,4 @@
-"""What is compared: this router, and what others do."""
+"""The policies that are compared: this router's, and others."""
 
 from __future__ import annotations
 

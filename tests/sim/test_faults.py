@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from router.placing.placement_request import Split
+from sim import traces
 from sim.simulation import SimulatedCluster, WorkerPool
 from tests.sim.clusters import DECODE, LOAD, PREFILL, a_cluster, check_nothing_is_left
 from wire.identity import Role, WorkerRef
@@ -21,6 +24,20 @@ def test_others_serve_what_a_dead_worker_had(victim: WorkerRef, at_s: float) -> 
     assert all(each.last_s is not None for each in results)
     assert all(each.attempts <= 2 for each in results)
     assert victim not in cluster.ledger.table.refs
+    check_nothing_is_left(cluster)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_nothing_is_lost_whenever_workers_die(seed: int) -> None:
+    """Half of the workers die at any moments, and others join."""
+    draw = random.Random(seed)
+    cluster = a_cluster(draw.choice(list(Split)), num_each=3)
+    for victim in draw.sample(sorted(cluster.workers, key=str), 3):
+        cluster.kill(victim, draw.uniform(0.0, 3.0))
+    cluster.add(WorkerPool(draw.choice(list(Role)), 1), draw.uniform(0.0, 2.0))
+    load = traces.at_rate(LOAD, per_s=12.0)
+    results = cluster.run(load)
+    assert all(each.last_s is not None or each.attempts == 3 for each in results)
     check_nothing_is_left(cluster)
 
 

@@ -25,7 +25,7 @@ LAYOUT = KvLayout(num_layers=1, num_kv_heads=1, head_size=4, block_size=BLOCK, d
 
 
 def _spoken(message: Handoff | Message) -> tuple[object, ...]:
-    """What of a message does not depend on the runner's tokens, the names and the time."""
+    """The parts of a message that depend on no token value, name or time."""
     match message:
         case Offer():
             return Offer, message.num_tokens, message.max_tokens
