@@ -16,8 +16,9 @@ import msgspec
 from runtime.http.asgi import App, Scope
 from runtime.http.dates import HttpDate
 from runtime.http.errors import BadRequest
-from runtime.http.exchange import PHRASES, Exchange
+from runtime.http.exchange import Exchange
 from runtime.http.received import MAX_HEAD_BYTES, Received
+from runtime.http.response_head import PHRASES
 from runtime.http.timers import Timers
 
 HEAD_S = 10.0

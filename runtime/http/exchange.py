@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import http
 import logging
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
@@ -11,6 +10,7 @@ from typing import NamedTuple, Protocol
 import h11
 
 from runtime.http.asgi import App, Message, Scope
+from runtime.http.response_head import PHRASES, asks_to_close, chunked_head
 
 log = logging.getLogger("tandem.http")
 MAX_BODY_BUFFERED = 64 * 1024
@@ -18,7 +18,6 @@ MAX_BODY_BUFFERED = 64 * 1024
 CHUNKS = "tandem.chunks"
 """An extension of the scope; its `way` is of the class below."""
 NO_BODY = (204, 304)
-PHRASES = {status.value: status.phrase.encode() for status in http.HTTPStatus}
 
 
 class Chunks(NamedTuple):
@@ -64,6 +63,7 @@ class Exchange:
     def __init__(self, request: h11.Request, scope: Scope, parser: h11.Connection, wire: Wire):
         self._scope = scope
         self._http11 = request.http_version == b"1.1"
+        self._closes = asks_to_close(request.headers)
         self._head_only = request.method == b"HEAD"
         self._parser = parser
         self._wire = wire
@@ -146,14 +146,21 @@ class Exchange:
             self._end()
 
     def _start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        if self._started:
+            raise RuntimeError("the response has begun already")
         headers = [*self._wire.default_headers(), *headers]
         if self._wire.closing:
             headers.append((b"connection", b"close"))
         sized = any(name.lower() == b"content-length" for name, _ in headers)
         self._bodiless = self._head_only or status in NO_BODY
         self._chunked = self._http11 and not sized and not self._bodiless
-        head = h11.Response(status_code=status, headers=headers, reason=PHRASES.get(status, b""))
-        self._wire.write(self._parser.send(head) or b"")
+        if self._chunked:
+            self._closes = self._closes or asks_to_close(headers)
+            self._wire.write(chunked_head(status, headers, close=self._closes))
+        else:
+            reason = PHRASES.get(status, b"")
+            head = h11.Response(status_code=status, headers=headers, reason=reason)
+            self._wire.write(self._parser.send(head) or b"")
         self._started = True
 
     def _ready(self) -> bool:
@@ -173,11 +180,17 @@ class Exchange:
             self._end(close=True)
 
     def _end(self, *, close: bool = False) -> None:
-        self._wire.write(self._parser.send(h11.EndOfMessage()) or b"")
+        if self._complete:
+            raise RuntimeError("the response has ended already")
+        if self._chunked:
+            self._wire.write(b"0\r\n\r\n")
+        else:
+            self._wire.write(self._parser.send(h11.EndOfMessage()) or b"")
+            self._closes = self._parser.our_state is h11.MUST_CLOSE
         self._complete = True
         self._body.clear()
         self._body_event.set()
-        self._wire.answered(close=close or self._parser.our_state is h11.MUST_CLOSE)
+        self._wire.answered(close=close or self._closes)
 
     async def _send_failure(self) -> None:
         text = b"Internal Server Error"
