@@ -3,12 +3,13 @@
     python -m benchmarks.placement [--traces DIR] [--windows 7,10,13] [--plot FILE.svg]
 
 Goodput is the share of requests that are complete within their targets for the first token and
-for each further one. Requests come from recorded traces, faster or slower than recorded; the cluster is
-that of `sim`: production's step loops, handoffs and schedulers in virtual time, where steps take
-what a model of 8 billion parameters takes on a GPU. A window is so many requests that follow each
-other, three times as many of the Azure trace, whose bursts are long; figures are means over
-windows. The model was made with windows 0 to 4, and 5 and 6 have been looked at, so that those have
-nothing to prove. Without the traces only made-up traffic is served. Takes a quarter of an hour.
+for each further one. Requests come from recorded traces, faster or slower than recorded; the
+cluster is that of `sim`: production's step loops, handoffs and schedulers in virtual time, where
+steps take what a model of 8 billion parameters takes on a GPU. A window is so many requests that
+follow each other, three times as many of the Azure trace, whose bursts are long; figures are means
+over windows. The model was made with windows 0 to 4, and 5 and 6 have been looked at, so that those
+have nothing to prove. Without the traces only made-up traffic is served. Takes a quarter of an
+hour.
 """
 
 from __future__ import annotations
