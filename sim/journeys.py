@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from router.fleet.attempt_log import AttemptLog
-from router.fleet.mailbox import WorkerLost
+from router.fleet.worker_events import WorkerLost
 from router.placing.cost_model import Hits
 from router.placing.ledger import Ledger
 from router.placing.placement_request import (

@@ -111,13 +111,6 @@ class KeyCaller(Caller):
         return wanted
 
 
-class Prepaid(Caller):
-    """A caller whose prompts were charged already, as one HTTP request may have several prompts."""
-
-    def __init__(self, caller: Caller) -> None:
-        self.name = caller.name
-
-
 def narrowed(tenant_salt: bytes, client_salt: bytes) -> bytes:
     """The salt for a client's own salt: it can only divide what the key shares, never leave it."""
     if not client_salt:

@@ -1,4 +1,4 @@
-"""One answer as it grows: from merged tokens to what the client is told of them."""
+"""One answer as it grows: from merged outputs to what the client is told of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import msgspec
 
 from router.answers.stops import StopMatcher
 from router.answers.text_stream import TextStream
-from router.answers.token_merger import Tokens
 from router.requests.request import Delta, GenerateRequest, ToolCallDelta
 from router.text.tokenizer import Tokenizer
 from wire.messages import Output
@@ -58,23 +57,26 @@ class Answer:
         self.has_tool_calls = False
         self._prompt_only = request.prompt_only
 
-    def delta(self, tokens: Tokens) -> Delta:
-        """What the client is told of these tokens; those after a stop string are taken away."""
+    def delta(self, output: Output) -> Delta:
+        """What the client is told of these tokens, all of which are new; nothing of those after a
+        stop string."""
         prompt_tokens, self._prompt_tokens = self._prompt_tokens, None
         if self._prompt_only:
-            return self._without_answer(tokens, prompt_tokens)
-        text = self.text.push(tokens)
+            return self._without_answer(output, prompt_tokens)
+        num_before = self.text.num_tokens
+        text = self.text.push(output)
+        num_told = self.text.num_tokens - num_before
         plain = Delta(
             text=text,
-            tokens=tuple(tokens.tokens),
-            logprobs=tuple(tokens.logprobs),
+            tokens=output.tokens[:num_told],
+            logprobs=output.logprobs[:num_told],
             index=self.index,
             prompt_tokens=prompt_tokens,
-            prompt_logprobs=() if prompt_tokens is None else tokens.prompt_logprobs,
+            prompt_logprobs=() if prompt_tokens is None else output.prompt_logprobs,
         )
         return plain if self._parser is None else self._parsed(plain)
 
-    def _without_answer(self, tokens: Tokens, prompt_tokens: tuple[int, ...] | None) -> Delta:
+    def _without_answer(self, output: Output, prompt_tokens: tuple[int, ...] | None) -> Delta:
         """A worker draws one token at least, which nobody asked for."""
         self.text.end_unsaid()
         return Delta(
@@ -82,18 +84,8 @@ class Answer:
             tokens=(),
             index=self.index,
             prompt_tokens=prompt_tokens,
-            prompt_logprobs=tokens.prompt_logprobs,
+            prompt_logprobs=output.prompt_logprobs,
         )
-
-    def next_delta(self, output: Output) -> Delta:
-        """The same for tokens in the middle of an answer without stop strings."""
-        plain = Delta(
-            text=self.text.middle(output.tokens),
-            tokens=output.tokens,
-            logprobs=output.logprobs,
-            index=self.index,
-        )
-        return plain if self._parser is None else self._parsed(plain)
 
     def _parsed(self, plain: Delta) -> Delta:
         assert self._parser is not None

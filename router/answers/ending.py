@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 
 from router.answers.answer import Answer
-from router.answers.token_merger import Tokens
 from router.fleet.attempt_log import AttemptLog
 from router.requests.request import Ending, GenerateRequest, Timing, TransferReport, Usage
+from wire.messages import Output
 
 
 class TokenTimes:
@@ -19,7 +19,8 @@ class TokenTimes:
         self._last_s = arrived_s
         self._num_after_first = 0
 
-    def see(self, num_tokens: int) -> None:
+    def record(self, num_tokens: int) -> None:
+        """So many came now."""
         self._last_s = time.monotonic()
         if self._first_s is None and num_tokens:
             self._first_s = self._last_s
@@ -43,13 +44,14 @@ class TokenTimes:
 def make_ending(
     request: GenerateRequest,
     answer: Answer,
-    last: Tokens,
+    last: Output,
     record: AttemptLog,
-    watch: TokenTimes,
+    times: TokenTimes,
     *,
     counts_prompt: bool = True,
 ) -> Ending:
-    """The ending of an answer; of several answers to one prompt, the first counts the prompt."""
+    """The ending of an answer, which `last` completed; of several answers to one prompt, the first
+    counts the prompt."""
     text = answer.text
     assert text.finish is not None
     assert record.placement is not None
@@ -64,7 +66,7 @@ def make_ending(
             completion_tokens=text.num_tokens,
             cached_tokens=_num_cached(request, record) if counts_prompt else 0,
         ),
-        timing=watch.timing(record),
+        timing=times.timing(record),
         prefill_worker_id=first.worker_id,
         decode_worker_id=(destination or first).worker_id,
         attempts=record.attempts,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import MappingProxyType
 
 from router.answers.stops import StopMatcher
-from router.answers.token_merger import Tokens
 from router.text.detokenizer import Detokenizer
-from wire.messages import FinishReason
+from wire.messages import FinishReason, Output
 
 
 class TextStream:
@@ -36,28 +35,27 @@ class TextStream:
         """The stop string that ended the answer, if one did."""
         return self._stops.matched
 
-    def push(self, tokens: Tokens) -> str:
-        """Text to show now. `finish` is set when the answer is complete; the tokens that came
-        after a stop string are removed from `tokens`."""
-        if tokens.finish is None and not self._stops:
-            return self.middle(tokens.tokens)
+    def push(self, output: Output) -> str:
+        """Text to show now. `finish` is set when the answer is complete; then `num_tokens` does not
+        count those of `output` that came after a stop string."""
+        if output.finish is None and not self._stops:
+            self.num_tokens += len(output.tokens)
+            return "".join(map(self._detokenizer.push, output.tokens))
         pieces = []
-        for index, token in enumerate(tokens.tokens):
-            last = index == len(tokens.tokens) - 1
-            ends = last and tokens.finish is not None and token == tokens.stop_token
+        for index, token in enumerate(output.tokens):
+            last = index == len(output.tokens) - 1
+            ends = last and output.finish is not None and token == output.stop_token
             if ends and not self._stops.include:
                 self.num_tokens += 1
                 pieces.append(self._push_name(token))
                 break  # a stop token ends the answer and is no part of its text
             pieces.append(self._push(token))
             if self._stops.matched is not None:
-                del tokens.tokens[index + 1 :]
-                del tokens.logprobs[index + 1 :]
                 self.end()
                 return "".join(pieces)
-        if tokens.finish is not None:
+        if output.finish is not None:
             pieces.append(self._flush())
-            self.finish = FinishReason.STOP if self.stop_text else tokens.finish
+            self.finish = FinishReason.STOP if self.stop_text else output.finish
         return "".join(pieces)
 
     def end(self) -> None:
@@ -67,11 +65,6 @@ class TextStream:
     def end_unsaid(self) -> None:
         """The answer is complete, and has no token."""
         self.finish = FinishReason.LENGTH
-
-    def middle(self, tokens: Sequence[int]) -> str:
-        """The same for tokens that are not the last, where there are no stop strings."""
-        self.num_tokens += len(tokens)
-        return "".join(map(self._detokenizer.push, tokens))
 
     def _push(self, token: int) -> str:
         text = self._detokenizer.push(token)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import msgspec
 
-from router.fleet.mailbox import WorkerLost
+from router.fleet.worker_events import WorkerLost
 from router.placing.placement_request import Placement
 from wire.handoff import Moved
 from wire.identity import WorkerRef

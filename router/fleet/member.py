@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 
-from router.fleet.mailbox import Mailbox, WorkerEvent, WorkerLost
+from router.fleet.worker_events import Listener, WorkerEvent, WorkerLost
 from router.placing.ledger import Ledger
 from runtime.session import Session, SessionClosed
 from wire.identity import AttemptId, WorkerRef
@@ -20,7 +20,7 @@ class MemberState(enum.Enum):
 
 
 class Member:
-    """A worker of the fleet. Requests attach a mailbox for each attempt on it."""
+    """A worker of the fleet. Requests attach a listener for each attempt on it."""
 
     def __init__(self, card: WorkerCard, ledger: Ledger) -> None:
         self.card = card
@@ -30,7 +30,7 @@ class Member:
         self.report: Report | None = None
         self.links: dict[WorkerRef, LinkReport] = {}
         self._session: Session | None = None
-        self._mailboxes: dict[AttemptId, Mailbox] = {}
+        self._listeners: dict[AttemptId, Listener] = {}
 
     @property
     def ref(self) -> WorkerRef:
@@ -45,26 +45,26 @@ class Member:
         self.state = MemberState.LOST
         if self._session is not None:
             self._session.close(cause)
-        for mailbox in self._mailboxes.values():
-            mailbox.put(self.ref, WorkerLost(cause))
+        for listener in list(self._listeners.values()):
+            listener(self.ref, WorkerLost(cause))
 
     def hear(self, report: Report) -> None:
         self.report = report
         draining = report.state is WorkerState.DRAINING
         self.state = MemberState.DRAINING if draining else MemberState.READY
 
-    def deliver(self, attempt_id: AttemptId, news: WorkerEvent) -> None:
-        """Pass an event to the attempt's mailbox; events of detached attempts are dropped."""
-        mailbox = self._mailboxes.get(attempt_id)
-        if mailbox is not None:
-            mailbox.put(self.ref, news)
+    def deliver(self, attempt_id: AttemptId, event: WorkerEvent) -> None:
+        """Pass an event to the attempt's listener; events of detached attempts are dropped."""
+        listener = self._listeners.get(attempt_id)
+        if listener is not None:
+            listener(self.card.ref, event)
 
-    def attach(self, attempt_id: AttemptId, mailbox: Mailbox) -> None:
-        """Deliver the worker's events of this attempt to the mailbox."""
-        self._mailboxes[attempt_id] = mailbox
+    def attach(self, attempt_id: AttemptId, listener: Listener) -> None:
+        """Call the listener with the worker's events of this attempt, and with its loss."""
+        self._listeners[attempt_id] = listener
 
     def detach(self, attempt_id: AttemptId) -> None:
-        self._mailboxes.pop(attempt_id, None)
+        self._listeners.pop(attempt_id, None)
 
     def send(self, message: Message) -> None:
         """Send a message. Raises SessionClosed if the worker is lost."""

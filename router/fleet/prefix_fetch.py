@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
-from router.fleet.mailbox import Mailbox
 from router.fleet.member import Member
+from router.fleet.worker_events import WorkerEvent
 from runtime.session import SessionClosed
 from wire.handoff import Moved
+from wire.identity import WorkerRef
 from wire.messages import CopyPrefix, Handed, Released
 
 
@@ -18,15 +19,15 @@ async def fetch_prefix(
 
     A failed copy is cancelled, and the worker computes the prefix instead.
     """
-    mailbox = Mailbox()
+    copied = _CopyListener()
     ends = (source, target)
     for member in ends:
-        member.attach(share.attempt_id, mailbox)
+        member.attach(share.attempt_id, copied.hear)
     moved = None
     try:
         source.send(share)
         async with asyncio.timeout(wait_s):
-            moved = await _outcome(mailbox)
+            moved = await copied.outcome
     except (SessionClosed, TimeoutError):
         return None
     finally:
@@ -37,10 +38,14 @@ async def fetch_prefix(
     return moved
 
 
-async def _outcome(mailbox: Mailbox) -> Moved | None:
-    while True:
-        for _, news in await mailbox.take():
-            if isinstance(news, Handed):
-                return news.moved
-            if not isinstance(news, Released):  # Kept, Failed, or one of the workers is lost
-                return None
+class _CopyListener:
+    """Waits for the destination's report of one copy, or for any report that it failed."""
+
+    def __init__(self) -> None:
+        self.outcome: asyncio.Future[Moved | None] = asyncio.get_running_loop().create_future()
+
+    def hear(self, sender: WorkerRef, event: WorkerEvent) -> None:
+        if self.outcome.done() or isinstance(event, Released):
+            return
+        # Every other event says that the copy failed: Kept, Failed, or one of the workers is lost.
+        self.outcome.set_result(event.moved if isinstance(event, Handed) else None)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, TypeVar
 
@@ -15,18 +14,17 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from router.access.gate import Gate
-from router.answers.pacing import paced
+from router.answers.sink import StreamSink
 from router.config import RouterConfig
 from router.errors import Internal, InvalidRequest, NotRead, RouterError, nesting_is_invalid_request
+from router.grpc_api.call_writer import CallWriter
 from router.grpc_api.drafts import draft_from, prompt_from
 from router.grpc_api.grpc_gate import GrpcGate, connection_options
 from router.grpc_api.grpc_responses import GrpcResponses
 from router.grpc_api.status import abort
-from router.grpc_api.way import GrpcWay
 from router.intake.draft_checks import SPLIT_HEADER
 from router.journeys.conductor import Conductor
 from router.models import ServedModel
-from router.requests.request import Delta
 from router.requests.trace import trace_id
 from runtime.listen import bind
 from wire import inference_pb2 as pb
@@ -101,15 +99,13 @@ class _Servicer:
             model = self._conductor.models.find(draft.model)
             counted.model = model.name
             responses = GrpcResponses(request, draft.request_id, draft.prompt, model.tokenizer)
-            way, interval = GrpcWay(context, responses), request.stream_interval
+            writer = CallWriter(context, responses)
             try:
                 async with self._conductor.unread.reader() as client:
-                    deltas = self._conductor.generate(
-                        draft, way=None if interval > 1 else way, client=client
-                    )
-                    await _stream(paced(deltas, interval) if interval > 1 else deltas, way)
+                    sink = StreamSink(writer, client, request.stream_interval)
+                    await self._conductor.generate([draft], sink)
             except NotRead:
-                await way.headers()
+                await writer.wait_headers()
                 raise
 
     async def tokenize(
@@ -149,17 +145,6 @@ class _Servicer:
 
     def _model(self, request: pb.TokenizeRequest | pb.DetokenizeRequest) -> ServedModel:
         return self._conductor.models.find(request.model if request.HasField("model") else None)
-
-
-async def _stream(deltas: AsyncGenerator[Delta, None], way: GrpcWay) -> None:
-    """What is being written leaves before an error does."""
-    async with aclosing(deltas):
-        try:
-            async for delta in deltas:
-                await way.write(delta)
-        except RouterError:
-            await way.rest()
-            raise
 
 
 def _options(config: RouterConfig) -> list[tuple[str, int]]:

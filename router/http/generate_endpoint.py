@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
 
 import msgspec
 from starlette.types import Receive, Scope, Send
 
-from router.access.caller import CALLER, Prepaid
-from router.answers.direct import AnswerSink
-from router.answers.pacing import paced
+from router.answers.sink import CollectingSink, StreamSink
 from router.errors import (
     ClientGone,
     Internal,
@@ -20,17 +15,8 @@ from router.errors import (
     RouterError,
     nesting_is_invalid_request,
 )
-from router.fleet.unread import Reader
-from router.http.asgi import (
-    Headers,
-    read_body,
-    send_chunk,
-    send_json,
-    send_start,
-    while_connected,
-)
-from router.http.http_answer import HttpAnswer, StreamWay
-from router.journeys.branches import Streams
+from router.http.asgi import read_body, send_chunk, send_json, while_connected
+from router.http.http_answer import EventWriter, HttpAnswer
 from router.journeys.conductor import Conductor
 from router.metrics import Counted
 from router.openai.body_parsing import chat_draft, completion_drafts, parse_body
@@ -39,13 +25,8 @@ from router.openai.completions import CompletionWriter
 from router.openai.headers import RequestHead, echoed_id, read_head
 from router.openai.request_bodies import ChatBody, CommonBody, CompletionBody
 from router.openai.response_writer import ResponseOptions, ResponseWriter
-from router.requests.request import Delta, GenerateRequest, RequestDraft
+from router.requests.request import RequestDraft
 
-EVENT_STREAM: Headers = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache"),
-    (b"x-accel-buffering", b"no"),  # proxies that buffer would hold tokens back
-]
 log = logging.getLogger("tandem.router.http")
 
 
@@ -54,7 +35,6 @@ class _Generation(msgspec.Struct, frozen=True, kw_only=True):
 
     model: str
     drafts: list[RequestDraft]
-    n: int
     style: ResponseWriter
     stream: bool
     interval: int
@@ -96,14 +76,23 @@ class GenerateEndpoint:
         counted.model = job.model
         answer.request_id = job.request_id
         answer.names = job.names
-        way = None
-        if job.stream and answer.chunks is not None:
-            way = StreamWay(answer, job.style, answer.chunks)
-        async with (
-            self._conductor.unread.reader() as client,
-            aclosing(await self._deltas(job, way, client)) as deltas,
-        ):
-            await _tell(deltas, job, answer)
+        if job.stream:
+            await self._stream(job, answer)
+        else:
+            await self._send_whole(job, answer)
+
+    async def _stream(self, job: _Generation, answer: HttpAnswer) -> None:
+        async with self._conductor.unread.reader() as client:
+            sink = StreamSink(EventWriter(answer, job.style), client, job.interval)
+            await self._conductor.generate(job.drafts, sink)
+        await send_chunk(answer.send, b"".join(job.style.last_events()), more=False)
+
+    async def _send_whole(self, job: _Generation, answer: HttpAnswer) -> None:
+        sink = CollectingSink()
+        await self._conductor.generate(job.drafts, sink)
+        whole = job.style.whole_body(sink.deltas)
+        answer.started = True
+        await send_json(answer.send, 200, whole, *echoed_id(job.request_id))
 
     def _parse(self, content: bytes, head: RequestHead) -> _Generation:
         if self._chat:
@@ -133,67 +122,11 @@ class GenerateEndpoint:
         return _Generation(
             model=model.name,
             drafts=drafts,
-            n=n,
             style=style(drafts[0].request_id, model.name, model.tokenizer, form),
             stream=bool(body.stream),
             interval=body.stream_interval or 1,
             names=_names(body),
         )
-
-    async def _deltas(
-        self, job: _Generation, way: AnswerSink | None, client: Reader
-    ) -> AsyncGenerator[Delta, None]:
-        """Of several prompts none begins before all of them are known to be sound."""
-        if len(job.drafts) == 1:
-            own = way if job.interval == 1 else None
-            deltas = self._conductor.generate(job.drafts[0], way=own, client=client)
-        else:
-            requests = [await self._prepare(draft) for draft in job.drafts]
-            deltas = self._together(job, requests, client)
-        return paced(deltas, job.interval) if job.interval > 1 else deltas
-
-    async def _together(
-        self, job: _Generation, requests: list[GenerateRequest], client: Reader
-    ) -> AsyncGenerator[Delta, None]:
-        """Charged as one: else those that a key can pay for would be lost with those it cannot."""
-        caller, generate = CALLER.get(), self._conductor.generate
-        with caller.charge(sum(len(request.prompt_tokens) for request in requests)) as spend:
-            CALLER.set(Prepaid(caller))
-            streams = [
-                generate(draft, number * job.n, request, client=client)
-                for number, (draft, request) in enumerate(zip(job.drafts, requests, strict=True))
-            ]
-            async with aclosing(Streams(streams).read()) as deltas:
-                async for delta in deltas:
-                    spend(len(delta.tokens))
-                    yield delta
-
-    async def _prepare(self, draft: RequestDraft) -> GenerateRequest:
-        await asyncio.sleep(0)  # many prompts take time together: others go between
-        return await self._conductor.prepare(draft)
-
-
-async def _tell(deltas: AsyncGenerator[Delta, None], job: _Generation, answer: HttpAnswer) -> None:
-    if job.stream:
-        await _stream(deltas, job.style, answer)
-        return
-    whole = job.style.whole_body([delta async for delta in deltas])
-    answer.started = True
-    await send_json(answer.send, 200, whole, *echoed_id(job.request_id))
-
-
-async def _stream(
-    deltas: AsyncGenerator[Delta, None], style: ResponseWriter, answer: HttpAnswer
-) -> None:
-    """The headers leave with the first token: until then an error can still be a status."""
-    send = answer.send
-    async for delta in deltas:
-        if not answer.started:
-            answer.started = True
-            await send_start(send, 200, EVENT_STREAM + echoed_id(answer.request_id))
-        if events := style.events(delta):
-            await send({"type": "http.response.body", "body": events, "more_body": True})
-    await send_chunk(send, b"".join(style.last_events()), more=False)
 
 
 def _names(body: CommonBody) -> dict[str, str]:

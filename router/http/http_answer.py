@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from starlette.types import Scope, Send
 
 from router.errors import NotRead, RouterError
-from router.http.asgi import send_chunk, send_json
+from router.http.asgi import Headers, send_chunk, send_json
 from router.openai.headers import RequestHead, echoed_id, error_headers
 from router.openai.response_writer import ResponseWriter, error_body, server_sent_event
 from router.requests.request import Delta
 from runtime.http.exchange import CHUNKS, Chunks
+
+EVENT_STREAM: Headers = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),  # proxies that buffer would hold tokens back
+]
 
 
 class HttpAnswer:
@@ -17,15 +25,20 @@ class HttpAnswer:
 
     def __init__(self, scope: Scope, send: Send, head: RequestHead) -> None:
         self.send = send
-        self.chunks: Chunks | None = scope.get("extensions", {}).get(CHUNKS, {}).get("way")
+        self.chunks = cast(Chunks, scope["extensions"][CHUNKS]["chunks"])
         self.request_id = head.request_id
         self.names: dict[str, str] = {}
         self.started = False
 
+    def begin_stream(self) -> None:
+        """Sends the headers, for which the connection must be ready."""
+        self.started = True
+        self.chunks.begin(200, EVENT_STREAM + echoed_id(self.request_id))
+
     async def fail(self, error: RouterError) -> None:
         error.field = self.names.get(error.field or "", error.field)
         status, body = error_body(error)
-        if self.started and isinstance(error, NotRead) and self.chunks is not None:
+        if self.started and isinstance(error, NotRead):
             self.chunks.end(server_sent_event(body))  # there is no waiting for this client
         elif self.started:
             await send_chunk(self.send, server_sent_event(body), more=False)
@@ -34,17 +47,25 @@ class HttpAnswer:
             await send_json(self.send, status, body, *headers)
 
 
-class StreamWay:
-    """Implements `router.answers.direct.Way` on a stream of events."""
+class EventWriter:
+    """Implements DeltaWriter on a stream of events. The headers leave with the first delta: until
+    then an error can still be a status."""
 
-    def __init__(self, answer: HttpAnswer, style: ResponseWriter, chunks: Chunks) -> None:
+    writing = False
+    """What is written waits in the connection, within bounds of its own."""
+
+    def __init__(self, answer: HttpAnswer, style: ResponseWriter) -> None:
+        self.ready = answer.chunks.ready
+        self.call_when_ready = answer.chunks.call_when_ready
         self._answer = answer
         self._events = style.events
-        self._has_room, self._write = chunks.ready, chunks.write
+        self._write = answer.chunks.write
 
-    def ready(self) -> bool:
-        return self._answer.started and self._has_room()
-
-    def take(self, delta: Delta) -> None:
+    def write(self, delta: Delta) -> None:
+        if not self._answer.started:
+            self._answer.begin_stream()
         if events := self._events(delta):
             self._write(events)
+
+    def check(self) -> None:
+        """A lost connection ends the request by itself, see while_connected."""

@@ -1,4 +1,4 @@
-"""Several answers to one prompt, which is computed once; and several streams read as one.
+"""Several answers to one prompt, which is computed once; and several prompts of one request.
 
 The first branch goes through the fleet like any request. Once a worker decodes it, that worker has
 the prompt's blocks: the other branches are submitted there, where they find them in the prefix
@@ -9,40 +9,54 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
-from typing import Protocol
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
 
 import msgspec
 
-from router.journeys.journey import Journey
-from router.requests.request import Delta, GenerateRequest
-from wire.identity import WorkerRef
+from router.journeys.branch import AnswerContext, Branch
+from router.requests.request import GenerateRequest
 
 
-class StartBranch(Protocol):
-    """`at` is the worker that has the prompt, None when nothing is known of one."""
+async def answer_prompt(shared: AnswerContext, request: GenerateRequest, first_index: int) -> None:
+    """Sends all answers to one prompt; the first that fails fails them all."""
+    with shared.metrics.admission.labels(shared.model.name).time():
+        admitted = await shared.model.admission_queue.enter(request)
+    first = Branch(shared, request, admitted, first_index)
+    if request.n == 1:
+        await first.run()
+        return
+    async with _all_or_none() as group:
+        group.create_task(first.run(), name="answer 0")
+        home = await first.journey.home()
+        for number in range(1, request.n):
+            own = branch_request(request, number, first.journey.elapsed_s)
+            branch = Branch(
+                shared, own, admitted, first_index + number, at=home, counts_prompt=False
+            )
+            group.create_task(branch.run(), name=f"answer {number}")
+            await asyncio.sleep(0)  # a long prompt takes time for each: others go between
 
-    def __call__(
-        self, request: GenerateRequest, branch: int, at: WorkerRef | None
-    ) -> tuple[Journey, AsyncGenerator[Delta, None]]: ...
+
+async def run_together(answers: Sequence[Coroutine[Any, Any, None]]) -> None:
+    """Answers to several prompts; the first that fails fails them all."""
+    if len(answers) == 1:
+        await answers[0]
+        return
+    async with _all_or_none() as group:
+        for number, answer in enumerate(answers):
+            group.create_task(answer, name=f"prompt {number}")
 
 
-async def branch_out(request: GenerateRequest, start: StartBranch) -> AsyncGenerator[Delta, None]:
-    """All answers, their deltas mixed as they come; the first that fails fails them all."""
-    first, deltas = start(request, 0, None)
-    streams = Streams([deltas])
-    alone = True
-    async with aclosing(streams.read()) as merged:
-        async for delta in merged:
-            home = first.record.home
-            if alone and (home is not None or delta.ending is not None):
-                alone = False
-                for branch in range(1, request.n):
-                    own = branch_request(request, branch, first.elapsed_s)
-                    streams.add(start(own, branch, home)[1])
-                    await asyncio.sleep(0)  # a long prompt takes time for each: others go between
-            yield delta
+@asynccontextmanager
+async def _all_or_none() -> AsyncIterator[asyncio.TaskGroup]:
+    """Raises the first error alone: a client is told one."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            yield group
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
 
 
 def branch_request(request: GenerateRequest, branch: int, elapsed_s: float) -> GenerateRequest:
@@ -62,51 +76,3 @@ def branch_seed(seed: int, branch: int) -> int:
         return seed
     digest = hashlib.blake2b(f"{seed}/{branch}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
-
-
-class _Ended(msgspec.Struct, frozen=True):
-    """A stream has no more; `error` says when that is no good end."""
-
-    error: Exception | None = None
-
-
-class Streams:
-    """Async generators read as one, each by a task of its own; none runs far ahead of the reader,
-    so that what a slow one does not read waits, and is coalesced, where it comes from."""
-
-    def __init__(self, streams: Sequence[AsyncGenerator[Delta, None]]) -> None:
-        self._items: asyncio.Queue[Delta | _Ended] = asyncio.Queue(maxsize=1)
-        self._tasks: list[asyncio.Task[None]] = []
-        self._num_open = 0
-        for stream in streams:
-            self.add(stream)
-
-    def add(self, stream: AsyncGenerator[Delta, None]) -> None:
-        self._num_open += 1
-        self._tasks.append(asyncio.create_task(self._pump(stream), name="one of several streams"))
-
-    async def read(self) -> AsyncGenerator[Delta, None]:
-        """Until the last stream ends; raises the first error. All streams are closed after it."""
-        try:
-            while self._num_open:
-                item = await self._items.get()
-                if isinstance(item, Delta):
-                    yield item
-                elif item.error is not None:
-                    raise item.error
-                else:
-                    self._num_open -= 1
-        finally:
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _pump(self, stream: AsyncGenerator[Delta, None]) -> None:
-        ended = _Ended()
-        try:
-            async with aclosing(stream):
-                async for delta in stream:
-                    await self._items.put(delta)
-        except Exception as error:  # noqa: BLE001  # the reader raises it
-            ended = _Ended(error)
-        await self._items.put(ended)

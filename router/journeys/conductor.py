@@ -1,26 +1,25 @@
-"""From a client's draft to a stream of text: a place, admission, the journey, detokenizing."""
+"""From a client's drafts to its answers: a place, admission, and a journey for each answer."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
 
 from router.access.caller import CALLER
-from router.answers.answer import Answer
-from router.answers.direct import AnswerSink, Direct, may_go_direct
-from router.answers.ending import TokenTimes, make_ending
-from router.answers.token_merger import Tokens
+from router.answers.sink import AnswerSink
+from router.answers.unread import Unread
 from router.config import RouterConfig
-from router.errors import Overloaded, Unavailable
-from router.fleet.unread import Reader, Unread
-from router.journeys.branches import branch_out
+from router.errors import Overloaded, RouterError, Unavailable
+from router.journeys.branch import AnswerContext
+from router.journeys.branches import answer_prompt, run_together
 from router.journeys.journey import Journey
 from router.metrics import RouterMetrics
 from router.models import Models, ServedModel
-from router.requests.request import Delta, GenerateRequest, RequestDraft
-from wire.identity import WorkerRef
+from router.requests.request import GenerateRequest, RequestDraft
 
 
 class Conductor:
@@ -56,51 +55,31 @@ class Conductor:
         """Answers that are being made now."""
         return sum(model.num_admitted for model in self.models)
 
-    async def generate(
-        self,
-        draft: RequestDraft,
-        first_index: int = 0,
-        prepared: GenerateRequest | None = None,
-        way: AnswerSink | None = None,
-        client: Reader | None = None,
-    ) -> AsyncGenerator[Delta, None]:
-        """One delta per message to the client, the last of each answer with an ending.
+    async def generate(self, drafts: Sequence[RequestDraft], sink: AnswerSink) -> None:
+        """Sends all answers to one request, the last delta of each with an ending, until all have
+        left. What came before an error leaves before it is raised.
 
-        Answers are numbered from `first_index`; `prepared` is what `prepare` made of the draft, if
-        it has been asked. Deltas that take the `way` are not yielded. What waits until they are
-        read is counted with `client`. Raises RouterError.
+        Its prompts, of one model, are numbered from 0, and so are its answers: all those to the
+        first come first. None begins before all prompts are known to be sound, and they are charged
+        as one. Raises RouterError.
         """
         arrived_s = time.monotonic()
-        model = self.models.find(draft.model)
-
-        def start(
-            request: GenerateRequest, branch: int, at: WorkerRef | None
-        ) -> tuple[Journey, AsyncGenerator[Delta, None]]:
-            answer = Answer(
-                request,
-                model.tokenizer,
-                first_index + branch,
-                model.structured.parser(request),
-                model.structured.shown_tokens(request),
-            )
-            watch, direct = TokenTimes(arrived_s), None
-            if way is not None and may_go_direct(request):
-                direct = Direct(way, answer, watch, spend)
-            journey = Journey(request, model.fleet, model.config, at, entry, direct, client)
-            return journey, self._serve(model, request, journey, answer, watch, branch)
-
-        with self.permit(model, draft.n or 1):
-            caller = CALLER.get()
-            request = prepared or await model.prepare(caller.admit(draft))
-            with caller.charge(len(request.prompt_tokens)) as spend:
-                with self.metrics.admission.labels(model.name).time():
-                    entry = await model.admission_queue.enter(request)
-                several = request.n > 1
-                stream = branch_out(request, start) if several else start(request, 0, None)[1]
-                async with aclosing(stream) as deltas:
-                    async for delta in deltas:
-                        spend(len(delta.tokens))
-                        yield delta
+        model = self.models.find(drafts[0].model)
+        with ExitStack() as permits:
+            for draft in drafts:
+                permits.enter_context(self.permit(model, draft.n or 1))
+            requests = await _prepare(model, drafts)
+            try:
+                with CALLER.get().charge(sum(len(it.prompt_tokens) for it in requests)) as spend:
+                    shared = AnswerContext(
+                        model, self.metrics, sink, spend, self._journeys, arrived_s
+                    )
+                    firsts = itertools.accumulate((it.n for it in requests), initial=0)
+                    await run_together([*map(partial(answer_prompt, shared), requests, firsts)])
+            except RouterError:
+                await sink.drain()
+                raise
+            await sink.drain()
 
     async def wait_idle(self, timeout_s: float) -> bool:
         """True when no request is left."""
@@ -137,42 +116,12 @@ class Conductor:
             if self.num_in_flight == 0:
                 self._idle.set()
 
-    async def prepare(self, draft: RequestDraft) -> GenerateRequest:
-        """Checked and tokenized, as its caller may have it. Raises Forbidden, InvalidRequest,
-        ModelNotFound."""
-        return await self.models.find(draft.model).prepare(CALLER.get().admit(draft))
 
-    async def _serve(
-        self,
-        model: ServedModel,
-        request: GenerateRequest,
-        journey: Journey,
-        answer: Answer,
-        watch: TokenTimes,
-        branch: int,
-    ) -> AsyncGenerator[Delta, None]:
-        last: Tokens | None = None
-        with self._listed(journey):
-            async with aclosing(journey.tokens()) as stream:
-                async for last in stream:
-                    delta = answer.delta(last)
-                    watch.see(len(last.tokens))
-                    if answer.text.finish is not None:
-                        journey.learn(answer.text.num_tokens)
-                    yield delta
-                    if answer.text.ended_here:
-                        break  # the workers hear of it as the journey closes
-        assert last is not None, "a journey ends with a finish reason or an error"
-        ending = make_ending(
-            request, answer, last, journey.record, watch, counts_prompt=branch == 0
-        )
-        self.metrics.observe(ending, journey.record, model.name)
-        yield Delta(text="", tokens=(), index=answer.index, ending=ending)
-
-    @contextmanager
-    def _listed(self, journey: Journey) -> Iterator[None]:
-        self._journeys.add(journey)
-        try:
-            yield
-        finally:
-            self._journeys.discard(journey)
+async def _prepare(model: ServedModel, drafts: Sequence[RequestDraft]) -> list[GenerateRequest]:
+    """Checked and tokenized, as their caller may have them. Raises Forbidden, InvalidRequest."""
+    caller, requests = CALLER.get(), []
+    for number, draft in enumerate(drafts):
+        if number:
+            await asyncio.sleep(0)  # many prompts take time together: others go between
+        requests.append(await model.prepare(caller.admit(draft)))
+    return requests

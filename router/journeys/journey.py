@@ -1,30 +1,28 @@
 """One request's way through the fleet: placed, submitted, merged, and placed again when it fails.
 
-A journey is one async generator. Every attempt is an attempt of its own, numbered; whatever ends an
-attempt without a result cancels it on both workers.
+A journey is one coroutine, which waits for the end of one numbered attempt after the other; tokens
+do not pass it. Whatever ends an attempt without a result cancels it on all its workers.
 """
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import logging
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 
 import msgspec
 
-from router.answers.direct import Direct
-from router.answers.token_merger import TokenMerger, Tokens
+from router.answers.token_merger import TokenMerger
 from router.config import RouterConfig
-from router.errors import Internal, InvalidRequest, Unavailable
+from router.errors import Internal, InvalidRequest, RouterError, Unavailable
 from router.fleet.attempt_log import AttemptFailed, AttemptLog
 from router.fleet.fleet import Fleet
-from router.fleet.mailbox import DeadlinePassed, Mailbox, RouterStops, WorkerEvent
 from router.fleet.member import Member, MemberState
 from router.fleet.prefix_fetch import fetch_prefix
-from router.fleet.unread import Reader
-from router.journeys.attempt_events import AttemptEvents, too_late
+from router.journeys.attempt import Attempt, TakeOutput, too_late
 from router.journeys.needs import Needs
 from router.placing.cost_model import Hits
 from router.placing.ledger import Ledger, PromptHashes
@@ -34,7 +32,7 @@ from router.requests.request import GenerateRequest
 from router.requests.trace import draw_leg_id
 from runtime.session import SessionClosed
 from wire.identity import AttemptId, WorkerRef
-from wire.messages import CopyPrefix, Destination, Move, Submit
+from wire.messages import CopyPrefix, Destination, Move, Output, Submit
 from wire.sampling import SamplingParams
 
 log = logging.getLogger("tandem.router.journey")
@@ -50,19 +48,21 @@ class Journey:
         config: RouterConfig,
         at: WorkerRef | None = None,
         entry: Admitted | None = None,
-        direct: Direct | None = None,
-        client: Reader | None = None,
     ) -> None:
-        """`at` is a worker that has the whole prompt: it is tried first, alone. What can goes
-        `direct` to the client, and is not yielded; what waits for it is counted with `client`."""
+        """`at` is a worker that has the whole prompt: it is tried first, alone."""
         self._request = request
         self._at = at
         self._fleet = fleet
         self._config = config
         self._leg_id = draw_leg_id(request.request_id, request.trace_id)
         self._merger = TokenMerger(request.prompt_tokens)
-        self._mailbox = Mailbox(client)
-        self._direct = direct
+        self._attempt: Attempt | None = None
+        self._members: list[Member] = []
+        """Of the attempt; the first is where the prompt goes."""
+        self._refused: set[WorkerRef] = set()
+        """Destinations that came to nothing in this attempt."""
+        self._interrupted: RouterError | None = None
+        self._home_known = asyncio.Event()
         self._avoid: set[WorkerRef] = set()
         self._num_failed = 0
         self._clock = fleet.clock
@@ -74,36 +74,49 @@ class Journey:
         self._deadline = began_s + request.timeout_s
         self.record = AttemptLog()
 
-    async def tokens(self) -> AsyncGenerator[Tokens, None]:
-        """New tokens as they come, the last with a finish reason.
+    async def run(self, take: TakeOutput) -> None:
+        """Until a worker has finished the answer, or the answer wants no more; `take` is called
+        with new tokens when they come.
 
-        Raises Unavailable, DeadlineExceeded, InvalidRequest or Internal.
+        Raises Unavailable, DeadlineExceeded, InvalidRequest, Internal, or what `take` has raised.
         """
-        timer = self._clock.call_at(
-            self._deadline, partial(self._mailbox.put, None, DeadlinePassed())
-        )
+        timer = self._clock.call_at(self._deadline, self._time_is_over)
         try:
-            for attempt in itertools.count():
+            for number in itertools.count():
                 try:
-                    async with aclosing(self._attempt(attempt)) as stream:
-                        async for tokens in stream:
-                            yield tokens
+                    await self._try(number, take)
                     return
                 except AttemptFailed as failure:
-                    log.info("attempt %s/%d failed: %s", self._leg_id, attempt, failure)
+                    log.info("attempt %s/%d failed: %s", self._leg_id, number, failure)
                     self._give_up_unless_retryable(failure)
         finally:
             timer.cancel()
-            self._mailbox.close()
+            self._home_known.set()
 
     @property
     def elapsed_s(self) -> float:
         """Since it began, without the time in which this process stood still."""
         return self._clock.now() - self._began_s
 
+    async def home(self) -> WorkerRef | None:
+        """Who decodes it and has all of its prompt, once that is known; None when it has ended
+        before."""
+        await self._home_known.wait()
+        return self.record.home
+
     def stop(self) -> None:
         """Ends it with Unavailable, cancelled on its workers."""
-        self._mailbox.put(None, RouterStops())
+        text = f"request {self._request.request_id}: this router was stopped"
+        self._interrupt(Unavailable(text, reason="stopped"))
+
+    def _time_is_over(self) -> None:
+        self._interrupt(too_late(self._request, self.record))
+
+    def _interrupt(self, error: RouterError) -> None:
+        """Also before an attempt is under way, and between two."""
+        self._interrupted = error
+        if self._attempt is not None:
+            self._attempt.fail(error)
 
     def _give_up_unless_retryable(self, failure: AttemptFailed) -> None:
         """Sessions that end after a standstill of this router say nothing against their workers,
@@ -119,53 +132,55 @@ class Journey:
             attempts = f"gave up after {self.record.attempts} attempts"
             raise Unavailable(f"{text}; {attempts}", reason="workers_failed")
 
-    async def _attempt(self, attempt: int) -> AsyncGenerator[Tokens, None]:
+    async def _try(self, number: int, take: TakeOutput) -> None:
+        """One attempt, from its placement to its end."""
         placement = await self._place()
-        attempt_id = AttemptId(self._leg_id, attempt)
-        self.record = AttemptLog(attempts=attempt + 1, placement=placement)
-        news = AttemptEvents(attempt_id, self._request, self.record, self._merger, self._mailbox)
+        if self._interrupted is not None:
+            raise self._interrupted
+        attempt_id = AttemptId(self._leg_id, number)
+        self.record = AttemptLog(attempts=number + 1, placement=placement)
+        self._attempt = attempt = Attempt(
+            attempt_id,
+            self._request,
+            self.record,
+            self._merger,
+            partial(self._deliver, take),
+            self._on_progress,
+        )
+        self._refused = set()
         hits = self._needs.hits()
-        members = self._attach(attempt_id, placement, hits)
+        self._members = self._attach(attempt, placement, hits)
         log.debug(
             "attempt %s goes to %s, then to %s", attempt_id, placement.first, placement.destination
         )
-        refused: set[WorkerRef] = set()
-        finished = False
-        if self._direct is not None:
-            self._mailbox.direct = partial(self._pass_on, self._direct, news)
         try:
             if placement.first != self._at:
-                await self._fetch_prefix(attempt_id, members[0], hits)
-            self._submit(attempt_id, members)
-            while not finished:
-                tokens = await news.tokens()
-                finished = tokens.finish is not None
-                if tokens.tokens or finished:
-                    self._needs.came(tell_lobby=self._at is None)
-                    yield tokens
-                if self.record.kept is not None and not finished:
-                    self._try_another_destination(attempt_id, members, refused)
-                if tokens.gap is not None:
-                    worker = self.record.worker or placement.first
-                    raise AttemptFailed(self.record.stage, worker, tokens.gap, retryable=True)
-            if not self.record.complete:
-                await news.wait_until_complete(self._config.report_wait_s)
+                await self._fetch_prefix(attempt_id, self._members[0], hits)
+            self._submit(attempt_id, self._members)
+            await attempt.wait_ended()
+            if attempt.finished and not self.record.complete:
+                await attempt.wait_reported(self._config.report_wait_s)
         finally:
-            self._mailbox.direct = None
-            for member in members:
-                if not finished:
-                    member.cancel(attempt_id)
-                member.detach(attempt_id)
-                member.ledger.ended(member.ref, attempt_id)
+            self._leave(attempt)
 
-    def _pass_on(
-        self, direct: Direct, news: AttemptEvents, sender: WorkerRef | None, item: WorkerEvent
-    ) -> bool:
-        output = news.next_output(sender, item) if direct.ready() else None
-        if output is None:
-            return False
-        direct.take(output)
-        return True
+    def _leave(self, attempt: Attempt) -> None:
+        """Nobody listens to it any more; those that have not finished it hear that."""
+        self._attempt = None
+        for member in self._members:
+            if not attempt.finished:
+                member.cancel(attempt.attempt_id)
+            member.detach(attempt.attempt_id)
+            member.ledger.ended(member.ref, attempt.attempt_id)
+
+    def _deliver(self, take: TakeOutput, output: Output) -> bool:
+        self._needs.came(tell_lobby=self._at is None)
+        return take(output)
+
+    def _on_progress(self) -> None:
+        if self.record.kept is not None:
+            self._try_another_destination()
+        if self.record.home is not None:
+            self._home_known.set()
 
     async def _place(self) -> Placement:
         """Waits a little when nobody can serve: a worker may be about to join."""
@@ -197,29 +212,28 @@ class Journey:
             return Refusal(RefusalReason.NO_WORKERS, f"{text}, and no other can go on with it")
         return found
 
-    def _try_another_destination(
-        self, attempt_id: AttemptId, members: list[Member], refused: set[WorkerRef]
-    ) -> None:
+    def _try_another_destination(self) -> None:
         """The first worker kept the sequence: its blocks may still go elsewhere, none recomputed.
 
         Each destination is asked once in an attempt; when none is left the first worker goes on.
         """
-        first, former = members[0], self.record.destination
-        if former is None or former in refused:
+        first, former, attempt = self._members[0], self.record.destination, self._attempt
+        if attempt is None or former is None or former in self._refused:
             return
-        refused.add(former)
-        self._ledger.ended(former, attempt_id)
-        avoid = self._avoid | refused
+        self._refused.add(former)
+        self._ledger.ended(former, attempt.attempt_id)
+        avoid = self._avoid | self._refused
         found = self._needs.another_destination(first.ref, avoid)
         member = None if found is None else self._fleet.member(found)
         if member is None:
             return
-        member.attach(attempt_id, self._mailbox)
-        members.append(member)
-        self._ledger.expect(member.ref, attempt_id, self._needs.need(avoid))
+        member.attach(attempt.attempt_id, attempt.hear)
+        self._members.append(member)
+        self._ledger.expect(member.ref, attempt.attempt_id, self._needs.need(avoid))
         self.record.go_to(member.ref)
-        with suppress(SessionClosed):  # its loss is among the news that come next
-            first.send(Move(attempt_id=attempt_id, destination=_destination(member)))
+        with suppress(SessionClosed):  # this worker is being lost, which it will be told
+            move = Move(attempt_id=attempt.attempt_id, destination=_destination(member))
+            first.send(move)
 
     @property
     def _sampling(self) -> SamplingParams:
@@ -239,15 +253,15 @@ class Journey:
         workers do."""
         self._needs.answered(num_tokens)
 
-    def _attach(self, attempt_id: AttemptId, placement: Placement, hits: Hits) -> list[Member]:
+    def _attach(self, attempt: Attempt, placement: Placement, hits: Hits) -> list[Member]:
         """Both ends listen before anything is sent: the second may speak before the first."""
         refs = [ref for ref in (placement.first, placement.destination) if ref is not None]
         members = [member for ref in refs if (member := self._fleet.member(ref)) is not None]
         assert len(members) == len(refs), "the fleet changed without an await"
         for member in members:
-            member.attach(attempt_id, self._mailbox)
+            member.attach(attempt.attempt_id, attempt.hear)
         need, now = self._needs.need(self._avoid), self._clock.now()
-        self._ledger.placed(attempt_id, placement, need, hits, now)
+        self._ledger.placed(attempt.attempt_id, placement, need, hits, now)
         return members
 
     async def _fetch_prefix(self, attempt_id: AttemptId, first: Member, hits: Hits) -> None:

@@ -118,6 +118,8 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._is_writable.set()
         self._timers.stop("stall")
+        if self._exchange is not None:
+            self._exchange.resume()
 
     # Called by the server.
 

@@ -16,18 +16,25 @@ log = logging.getLogger("tandem.http")
 MAX_BODY_BUFFERED = 64 * 1024
 """Maximum bytes of the body that wait for the application; beyond it, reading pauses."""
 CHUNKS = "tandem.chunks"
-"""An extension of the scope; its `way` is of the class below."""
+"""An extension of the scope; its `chunks` are of the class below."""
 NO_BODY = (204, 304)
 
 
 class Chunks(NamedTuple):
-    """A short way for the pieces of a body that has begun: `write` does what `send` would do, as
-    long as that would not wait, which is when they are `ready`. `end` takes the last piece of an
-    answer whose client does not read, waits for nothing, and closes the connection."""
+    """An answer written without waiting, for whoever has no coroutine to wait in.
+
+    `begin` and `write` do what `send` would do with a status and headers, and with a piece of the
+    body, as long as that would not wait, which is when they are `ready`. `call_when_ready` takes a
+    callback, the last of which is called once, when they are ready again. `end` takes the last
+    piece of an answer that has begun and whose client does not read, waits for nothing, and closes
+    the connection.
+    """
 
     ready: Callable[[], bool]
+    begin: Callable[[int, list[tuple[bytes, bytes]]], None]
     write: Callable[[bytes], None]
     end: Callable[[bytes], None]
+    call_when_ready: Callable[[Callable[[], None]], None]
 
 
 class Wire(Protocol):
@@ -72,7 +79,9 @@ class Exchange:
         self._body_event = asyncio.Event()
         self._disconnected = False
         self._started = self._complete = self._chunked = self._bodiless = False
-        scope["extensions"] = {CHUNKS: {"way": Chunks(self._ready, self._write, self._cut)}}
+        self._on_ready: Callable[[], None] | None = None
+        chunks = Chunks(self._ready, self._start, self._write, self._cut, self._call_when_ready)
+        scope["extensions"] = {CHUNKS: {"chunks": chunks}}
 
     # Called by the connection.
 
@@ -101,14 +110,20 @@ class Exchange:
         self._body.clear()
         self._body_event.set()
 
+    def resume(self) -> None:
+        """The client has read enough for more to be written."""
+        callback, self._on_ready = self._on_ready, None
+        if callback is not None:
+            callback()
+
     async def run(self, app: App) -> None:
         try:
             await app(self._scope, self.receive, self.send)
         except Exception as error:
             log.exception("an HTTP application failed: %s", type(error).__name__)
-        finally:
-            # A reference cycle with this object, which only the garbage collector would find.
+        finally:  # reference cycles with this object, which only the garbage collector would find
             self._scope.pop("extensions", None)
+            self._on_ready = None
         if self._complete or self._disconnected:
             return
         if self._started:
@@ -162,6 +177,9 @@ class Exchange:
             head = h11.Response(status_code=status, headers=headers, reason=reason)
             self._wire.write(self._parser.send(head) or b"")
         self._started = True
+
+    def _call_when_ready(self, on_ready: Callable[[], None]) -> None:
+        self._on_ready = on_ready
 
     def _ready(self) -> bool:
         return self._wire.writable and not self._disconnected

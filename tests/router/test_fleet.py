@@ -7,7 +7,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from kv_transfer.hashing import block_hashes
-from router.fleet.mailbox import Mailbox, WorkerLost
+from router.fleet.worker_events import WorkerEvent, WorkerLost
 from tests.router.conftest import Stage
 from tests.router.fake_worker import LAYOUT
 from tests.router.test_generate import generate
@@ -39,15 +39,17 @@ async def test_everyone_with_a_leg_hears_at_once_that_a_worker_is_lost(stage: St
     worker = await stage.add("lone", Role.DECODE)
     member = stage.model.fleet.member(worker.ref)
     assert member is not None
-    mailboxes = [Mailbox() for _ in range(3)]
-    for number, mailbox in enumerate(mailboxes):
-        member.attach(AttemptId(f"r{number}"), mailbox)
+    heard: list[tuple[int, WorkerRef, WorkerEvent]] = []
+    for number in range(3):
+
+        def hear(sender: WorkerRef, event: WorkerEvent, number: int = number) -> None:
+            heard.append((number, sender, event))
+
+        member.attach(AttemptId(f"r{number}"), hear)
     await worker.die()
-    for mailbox in mailboxes:
-        ((sender, news),) = await mailbox.take()
-        assert sender == worker.ref
-        assert isinstance(news, WorkerLost)
-    assert stage.model.fleet.member(worker.ref) is None
+    await stage.until(lambda: stage.model.fleet.member(worker.ref) is None)
+    assert [(number, sender) for number, sender, _ in heard] == [(n, worker.ref) for n in range(3)]
+    assert all(isinstance(event, WorkerLost) for *_, event in heard)
 
 
 async def test_an_announcement_that_another_worker_answers_is_dropped(stage: Stage) -> None:

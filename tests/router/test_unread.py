@@ -9,22 +9,15 @@ from collections.abc import Callable
 
 import grpc
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from router.answers.token_merger import TokenMerger
+from router.answers.unread import Unread
 from router.errors import NotRead
-from router.fleet.mailbox import Item, Mailbox, joined
-from router.fleet.unread import TOKEN_BYTES, Unread, size_of
 from tests.router.conftest import Stage, StartStage
 from tests.router.fake_worker import FakeWorker
 from wire import inference_pb2 as pb
-from wire.identity import AttemptId, Role, WorkerRef
-from wire.messages import Cancel, FinishReason, Output, Released, StepOutputs, Submit
+from wire.identity import AttemptId, Role
+from wire.messages import Cancel, Output, StepOutputs, Submit
 from wire.sampling import TokenLogprob
-
-LEGS = [AttemptId("a", 0), AttemptId("a", 1)]
-SENDERS = [WorkerRef("prefill-0", "x"), WorkerRef("decode-0", "y")]
 
 
 async def hangs(unread: Unread, num_bytes: int, *, then: Callable[[], object] = bool) -> None:
@@ -76,61 +69,13 @@ async def test_timeouts_and_cancellation_of_others_stay_what_they_are() -> None:
     assert unread.num_bytes == 0
 
 
-async def test_a_mailbox_counts_what_waits_until_its_reader_comes_back() -> None:
-    async with Unread(10**6, 10**6).reader() as client:
-        mailbox = Mailbox(client)
-        outputs = [Output(attempt_id=LEGS[0], position=at, tokens=(7,)) for at in range(1000)]
-        for each in outputs:
-            mailbox.put(SENDERS[0], each)
-        assert 1000 * TOKEN_BYTES < client.num_bytes < 1000 * TOKEN_BYTES + 70 * size_of(outputs[0])
-        news = await mailbox.take()
-        assert TokenMerger([]).merge([it for _, it in news if isinstance(it, Output)]).tokens == [
-            7
-        ] * len(outputs)
-        assert client.num_bytes > 1000 * TOKEN_BYTES  # it is on its way
-        mailbox.put(SENDERS[0], outputs[0])
-        await mailbox.take()
-        assert client.num_bytes == size_of(outputs[0])
-        mailbox.close()
-        assert client.num_bytes == 0
-
-
-def output(attempt_id: AttemptId, position: int, num_tokens: int, *, ends: bool = False) -> Output:
+def output(attempt_id: AttemptId, position: int, num_tokens: int) -> Output:
     return Output(
         attempt_id=attempt_id,
         position=position,
         tokens=(7,) * num_tokens,
         logprobs=(TokenLogprob(-1.0),) * num_tokens,
-        finish=FinishReason.STOP if ends else None,
-        stop_token=7 if ends else None,
     )
-
-
-NEWS = st.lists(
-    st.one_of(
-        st.builds(
-            output, st.sampled_from(LEGS), st.integers(0, 4), st.integers(0, 3), ends=st.booleans()
-        ),
-        st.just(Released(attempt_id=LEGS[0])),
-    ),
-    max_size=12,
-)
-
-
-@given(NEWS, st.lists(st.sampled_from(SENDERS), min_size=12, max_size=12))
-def test_joined_news_say_the_same(news: list[Output | Released], senders: list[WorkerRef]) -> None:
-    items: list[Item] = list(zip(senders, news, strict=False))
-    result = joined(items)
-    assert [it for it in result if isinstance(it[1], Released)] == [
-        it for it in items if isinstance(it[1], Released)
-    ]
-    for attempt_id in LEGS:
-        told = [TokenMerger([]).merge(of_leg(each, attempt_id)) for each in (items, result)]
-        assert told[0] == told[1]
-
-
-def of_leg(items: list[Item], attempt_id: AttemptId) -> list[Output]:
-    return [it for _, it in items if isinstance(it, Output) and it.attempt_id == attempt_id]
 
 
 async def never_ending(worker: FakeWorker, submit: Submit) -> None:
@@ -159,7 +104,7 @@ def count_of_not_read(stage: Stage) -> float:
 async def test_an_http_stream_that_nobody_reads_ends_and_says_why(
     start_stage: StartStage, more: dict[str, object]
 ) -> None:
-    """Along the short way of tokens, and along the others."""
+    """However its answers are ended, numbered and cut into messages."""
     stage, worker = await a_stage_without_end(start_stage)
     body = json.dumps({"prompt": "a", "stream": True, "max_tokens": 99, **more}).encode()
     head = b"POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % len(body)

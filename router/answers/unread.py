@@ -1,6 +1,6 @@
 """What waits in the router because clients do not read: bounded for each, and for all.
 
-Tokens that a client does not take pile up in its request's mailbox. A slow reader is no fault: they
+Tokens that a client does not take are joined in its request's sink. A slow reader is no fault: they
 leave as one message when it reads on. One that never reads is, and its request ends.
 """
 
@@ -11,18 +11,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from router.errors import NotRead
-from wire.messages import Output
-
-MESSAGE_BYTES, TOKEN_BYTES, LOGPROB_BYTES, TOP_BYTES = 400, 40, 120, 72
-"""What a message costs in memory, each of its tokens, a log-probability, each alternative."""
-
-
-def size_of(output: Output) -> int:
-    """In bytes of memory, about."""
-    size = MESSAGE_BYTES + TOKEN_BYTES * len(output.tokens)
-    for each in output.logprobs:
-        size += LOGPROB_BYTES + TOP_BYTES * len(each.top_ids)
-    return size
 
 
 class Reader:

@@ -1,0 +1,67 @@
+"""Deltas of one answer that wait for their client: joined, so that they need little memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from router.requests.request import Delta
+
+MESSAGE_BYTES, TOKEN_BYTES, LOGPROB_BYTES, TOP_BYTES = 400, 40, 120, 72
+"""What a delta costs in memory, each of its tokens with its text, a log-probability, each
+alternative."""
+JOIN_EVERY = 64
+"""So many deltas are joined at a time: a token in a delta of its own needs ten times as much."""
+
+
+class HeldDeltas:
+    """What one answer has to tell and has not told yet."""
+
+    def __init__(self) -> None:
+        self._joined: list[Delta] = []
+        self._recent: list[Delta] = []
+        self.num_tokens = 0
+        self.num_bytes = 0
+        """Of memory, about."""
+        self.begins_or_ends = False
+        """The first delta of the answer is among them, or the last."""
+
+    def add(self, delta: Delta) -> None:
+        self._recent.append(delta)
+        self.num_tokens += len(delta.tokens)
+        self.num_bytes += size_of(delta)
+        if delta.prompt_tokens is not None or delta.ending is not None:
+            self.begins_or_ends = True
+        if len(self._recent) == JOIN_EVERY:
+            self._joined.append(joined(self._recent))
+            self._recent = []
+            self.num_bytes -= (JOIN_EVERY - 1) * MESSAGE_BYTES
+
+    def whole(self) -> Delta:
+        """All of it as one delta."""
+        return joined([*self._joined, *self._recent])
+
+
+def joined(deltas: Sequence[Delta]) -> Delta:
+    """Neighbours of one answer, in order, as one delta."""
+    first, last = deltas[0], deltas[-1]
+    if first is last:
+        return first
+    return Delta(
+        text="".join([each.text for each in deltas]),
+        tokens=tuple([token for each in deltas for token in each.tokens]),
+        logprobs=tuple([logprob for each in deltas for logprob in each.logprobs]),
+        index=first.index,
+        reasoning="".join([each.reasoning for each in deltas]),
+        tool_calls=tuple([call for each in deltas for call in each.tool_calls]),
+        prompt_tokens=first.prompt_tokens,
+        prompt_logprobs=first.prompt_logprobs,
+        ending=last.ending,
+    )
+
+
+def size_of(delta: Delta) -> int:
+    """In bytes of memory, about."""
+    size = MESSAGE_BYTES + TOKEN_BYTES * len(delta.tokens)
+    for each in delta.logprobs:
+        size += LOGPROB_BYTES + TOP_BYTES * len(each.top_ids)
+    return size
