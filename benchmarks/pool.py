@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kv_transfer.layout.region import CacheRegion
-from kv_transfer.transports.nixl.nixl_link import NixlLink
+from kv_transfer.transports.nixl.nixl_transport import NixlTransport
 from kv_transfer.transports.transport import PostedTransfer
 
 Bytes = npt.NDArray[np.uint8]
@@ -68,7 +68,7 @@ def _serve(
     ucx_env: dict[str, str],
 ) -> None:
     _, region = a_pool(num_bytes)
-    link = NixlLink("peer", ucx_env)
+    link = NixlTransport("peer", ucx_env)
     link.register(region, num_blocks)
     connection.send({name: link.admit(name) for name in links})
     until_closed(connection)
@@ -89,9 +89,9 @@ def connected(
     peer: PeerPool,
     ucx_env: dict[str, str] = LOOPBACK,
     staging: CacheRegion | None = None,
-) -> Iterator[NixlLink]:
+) -> Iterator[NixlTransport]:
     """A transport with a link to the peer under each name that it lets in."""
-    link = NixlLink(f"bench-{os.getpid()}", ucx_env)
+    link = NixlTransport(f"bench-{os.getpid()}", ucx_env)
     link.register(region, num_blocks, staging)
     for name, admission in peer.admissions.items():
         link.connect(name, admission)

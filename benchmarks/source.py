@@ -49,14 +49,14 @@ class FakeSource:
         await self._finished(attempt_id)
 
     async def hand_over(self, number: int, *, prefix_only: bool = False) -> tuple[float, float]:
-        """Seconds until the grant and from there until the verdict, of an attempt with no pages."""
+        """Seconds until the grant, and from there to the verdict, of an attempt without blocks."""
         offer = self._offer(number, prefix_only)
         started = time.perf_counter()
         self._opened.session.send(offer)
         grant = await self._opened.session.receive()
         granted = time.perf_counter()
         assert isinstance(grant, Grant), grant
-        assert not grant.pages
+        assert not grant.blocks
         self._opened.session.send(self._commit(offer.ends, grant.epoch, prefix_only))
         accepted = await self._opened.session.receive()
         ended = time.perf_counter()

@@ -1,1 +1,1 @@
-"""The KV cache as something that travels: block hashes, the handoff protocol, transports."""
+"""Moves KV cache blocks between workers: hashes, layouts, the handoff protocol, transports."""

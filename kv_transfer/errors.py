@@ -1,4 +1,4 @@
-"""What keeps blocks from being transferred.
+"""The errors of transfers.
 
 TransferError
 ├── LinkFailed      the peer is dead or unreachable; its link must be disconnected
@@ -9,11 +9,11 @@ from __future__ import annotations
 
 
 class TransferError(Exception):
-    """Anything that keeps blocks from travelling. Names the peer."""
+    """Blocks cannot be transferred; the message names the peer."""
 
 
 class LinkFailed(TransferError):
-    """The peer is gone, or the fabric lost it."""
+    """The peer is dead, or cannot be reached over the fabric."""
 
 
 class BadPeer(TransferError):

@@ -1,4 +1,4 @@
-"""Block hashes: a block's name follows from all tokens up to its end, and its request's salt."""
+"""Block hashes for prefix caching: all tokens up to a block's end, and its request's salt."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def extend_hashes(
 
 
 def tail_hash(num_full: int, before: bytes, tokens: Sequence[int]) -> bytes:
-    """Names the tokens behind `num_full` full blocks that do not fill another one.
+    """Hash of the tokens behind `num_full` full blocks, which do not fill another one.
 
-    `before` is the hash of the last of those blocks, or the salt where there is none.
+    `before` is the hash of the last full block, or the salt where there is none.
     """
     content = array("I", tokens).tobytes()
     naming = hashlib.blake2b(before, digest_size=HASH_BYTES, person=b"tandem.tail")

@@ -84,16 +84,15 @@ class Offer(HandoffMessage, frozen=True, tag="offer", kw_only=True):
 
 
 class Grant(HandoffMessage, frozen=True, tag="grant", kw_only=True):
-    """Destination to source: write to these pages. The blocks before `first_missing_block` are
-    cached.
+    """Destination to source: write to these blocks. Those before `first_missing_block` are cached.
 
-    Pages are the destination's blocks, of its `layout`; `pages[i]` is for the block
+    `blocks` are the destination's, of its `layout`; `blocks[i]` is for the block
     `first_missing_block + i` of the sequence, which begins where a block of the source begins, too.
-    `epoch` distinguishes this grant from any other use of the same pages.
+    `epoch` distinguishes this grant from any other use of the same blocks.
     """
 
     first_missing_block: int
-    pages: tuple[int, ...]
+    blocks: tuple[int, ...]
     epoch: int
     layout: KvLayout
 
@@ -139,7 +138,7 @@ class Commit(HandoffMessage, frozen=True, tag="commit", kw_only=True):
 
     moved: Moved = Moved()
     checksum: int = 0
-    """Sum of the checksums of the granted pages over all ranks; see kv_transfer.layout.checksum."""
+    """Sum of the checksums of the granted blocks over all ranks; see kv_transfer.layout.checksum."""
 
 
 class Accepted(HandoffMessage, frozen=True, tag="accepted", kw_only=True):
@@ -152,14 +151,14 @@ class Rejected(HandoffMessage, frozen=True, tag="rejected", kw_only=True):
 
 
 class Abort(HandoffMessage, frozen=True, tag="abort", kw_only=True):
-    """Either end: this attempt is over. Pages are freed only after `Quiesced`."""
+    """Either end: this attempt is over. Granted blocks are freed only after `Quiesced`."""
 
     cause: str
     by_source: bool
 
 
 class Quiesced(HandoffMessage, frozen=True, tag="quiesced", kw_only=True):
-    """Source to destination: every write to this attempt's pages has completed, and none will
+    """Source to destination: every write to this attempt's blocks has completed, and none will
     follow.
 
     Not sent after a failed write, whose end is unknown; the link is torn down instead. `epoch` is

@@ -165,7 +165,7 @@ def _others(team: Team) -> list[RemoteRank]:
     ranks = {process.rank: RemoteRank(process) for process in team.processes}
 
     def on_failed(rank: int, message: RankPairFailed) -> None:
-        ranks[rank].heard(message)
+        ranks[rank].on_notice(message)
 
     team.on_notice(RankPairFailed, on_failed)
     return list(ranks.values())

@@ -117,7 +117,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     transfer_deadline_s: float = 30.0
     """How long grant, writes and verdict may take after the end of prefill."""
     handoff_deadline_s: float = 300.0
-    """How long granted pages wait for a commit."""
+    """How long granted blocks wait for a commit."""
     fence_deadline_s: float = 5.0
     """How long a source may take to say that its writes are over, before its link is torn down,
     and then a process that could still write by itself to end, before it is killed."""

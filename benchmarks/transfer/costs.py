@@ -55,14 +55,14 @@ def checksums(rounds: int, ucx_env: dict[str, str]) -> Iterator[Digested]:
         num_blocks = NUM_BYTES // block_bytes
         pool, region = a_pool(NUM_BYTES)
         order = tuple(reversed(range(num_blocks)))
-        pages = tuple(range(num_blocks))
+        remote_blocks = tuple(range(num_blocks))
         with (
             closing(PeerPool(NUM_BYTES, num_blocks, ucx_env=ucx_env)) as peer,
             connected(region, num_blocks, peer, ucx_env) as link,
         ):
             checksum, write = alternate(
                 lambda: checksum_host_blocks(pool.data, block_bytes, order),  # noqa: B023
-                lambda: finish(link.write("peer", order, pages)),  # noqa: B023
+                lambda: finish(link.write("peer", order, remote_blocks)),  # noqa: B023
                 rounds=rounds,
             )
         yield Digested(block_bytes, checksum, write)

@@ -15,7 +15,7 @@ from kv_transfer.endpoints.rank import MAX_PART_BYTES
 from kv_transfer.endpoints.transfer_thread import TransferThread
 from kv_transfer.endpoints.write_path import InPlaceWrites, RankPath, Written
 from kv_transfer.layout.block_write import BlockWrite
-from kv_transfer.transports.nixl.nixl_link import NixlLink
+from kv_transfer.transports.nixl.nixl_transport import NixlTransport
 from kv_transfer.transports.probe import LinkSpeed, Probe
 from kv_transfer.transports.transport import Transport
 from wire.layout import KvLayout
@@ -63,13 +63,13 @@ def _transfer_thread(
     peer: PeerPool, num_blocks: int, ucx_env: dict[str, str]
 ) -> Iterator[TransferThread]:
     _, region = a_pool(FLOW_BYTES)
-    transport = NixlLink("bench-flows", ucx_env)
+    transport = NixlTransport("bench-flows", ucx_env)
     transport.register(region, num_blocks)
     transfer_thread = TransferThread(transport, _lost, _crashed)
     transfer_thread.start()
     opened: queue.SimpleQueue[object] = queue.SimpleQueue()
     for link, admission in peer.admissions.items():
-        write_path = InPlaceWrites(LAYOUT, _no_digest, MAX_PART_BYTES)
+        write_path = InPlaceWrites(LAYOUT, _no_checksum, MAX_PART_BYTES)
         transfer_thread.connect(
             link, [RankPath(link, admission, write_path, _no_probe)], opened.put
         )
@@ -80,14 +80,14 @@ def _transfer_thread(
 
 
 def _run(transfer_thread: TransferThread, links: Sequence[str], num_blocks: int) -> list[float]:
-    """Seconds until each flow has ended; all start together, and write to pages of their own."""
+    """Seconds until each flow has ended; all start together, and write to blocks of their own."""
     ended: queue.SimpleQueue[Written] = queue.SimpleQueue()
     started = time.monotonic()
     for number, link in enumerate(links):
-        pages = range(number * num_blocks, (number + 1) * num_blocks)
+        remote_blocks = range(number * num_blocks, (number + 1) * num_blocks)
         block_write = BlockWrite(
             tuple(reversed(range(num_blocks))),  # so that no neighbours merge
-            tuple(pages),
+            tuple(remote_blocks),
             num_blocks * LAYOUT.block_size,
             first_remote_block=0,
         )
@@ -95,7 +95,7 @@ def _run(transfer_thread: TransferThread, links: Sequence[str], num_blocks: int)
     return [ended.get().ended - started for _ in links]
 
 
-def _no_digest(blocks: Sequence[int], first: int) -> int:
+def _no_checksum(blocks: Sequence[int], first: int) -> int:
     return 0
 
 

@@ -21,7 +21,7 @@ from kv_transfer.layout.region import CacheRegion
 from kv_transfer.layout.reshard import plan, staging_layout
 from kv_transfer.layout.spans import Offsets
 from kv_transfer.layout.staging import as_tensor, fill
-from kv_transfer.transports.nixl.nixl_link import NixlLink
+from kv_transfer.transports.nixl.nixl_transport import NixlTransport
 from wire.layout import KvLayout
 
 POOL_BYTES = 64 << 20
@@ -116,9 +116,11 @@ def measure(rounds: int, ucx_env: dict[str, str]) -> Iterator[Result]:
 
 
 class Bench:
-    """One case: scattered blocks of our pool, scattered pages of the peer's."""
+    """One case: scattered blocks of our pool, scattered blocks of the peer's."""
 
-    def __init__(self, case: Case, link: NixlLink, pool: CacheRegion, staging: CacheRegion) -> None:
+    def __init__(
+        self, case: Case, link: NixlTransport, pool: CacheRegion, staging: CacheRegion
+    ) -> None:
         self._case = case
         self._link = link
         self._pool = as_tensor(pool)
@@ -147,8 +149,8 @@ class Bench:
     def _copy(self) -> None:
         case = self._case
         with torch.inference_mode():
-            pages = case.staging.num_blocks(case.num_tokens)
-            target = self._staging[: pages * case.staging.block_bytes]
+            num_blocks = case.staging.num_blocks(case.num_tokens)
+            target = self._staging[: num_blocks * case.staging.block_bytes]
             fill(target, self._pool, case.source, case.staging, self._blocks, case.num_tokens)
 
     def _direct_spans(self) -> Offsets:

@@ -26,7 +26,7 @@ from benchmarks.pool import (
 )
 from kv_transfer.layout.region import CacheRegion
 from kv_transfer.layout.spans import Offsets, merge
-from kv_transfer.transports.nixl.nixl_link import NixlLink
+from kv_transfer.transports.nixl.nixl_transport import NixlTransport
 
 HEADER = struct.Struct("<q")
 SPAN_BYTES = 24
@@ -38,7 +38,7 @@ class Path(Protocol):
     name: str
     pid: int
 
-    def write(self, blocks: Sequence[int], pages: Sequence[int]) -> None:
+    def write(self, blocks: Sequence[int], remote_blocks: Sequence[int]) -> None:
         """Returns when all has arrived."""
         ...
 
@@ -48,12 +48,12 @@ class NixlPath:
 
     name = "NIXL"
 
-    def __init__(self, link: NixlLink, pid: int) -> None:
+    def __init__(self, link: NixlTransport, pid: int) -> None:
         self._link = link
         self.pid = pid
 
-    def write(self, blocks: Sequence[int], pages: Sequence[int]) -> None:
-        finish(self._link.write("peer", blocks, pages))
+    def write(self, blocks: Sequence[int], remote_blocks: Sequence[int]) -> None:
+        finish(self._link.write("peer", blocks, remote_blocks))
 
 
 class SharedPath:
@@ -77,8 +77,8 @@ class SharedPath:
         assert self._process.pid is not None
         self.pid = self._process.pid
 
-    def write(self, blocks: Sequence[int], pages: Sequence[int]) -> None:
-        for ours, theirs, size in spans_of(blocks, pages, self._block_bytes).tolist():
+    def write(self, blocks: Sequence[int], remote_blocks: Sequence[int]) -> None:
+        for ours, theirs, size in spans_of(blocks, remote_blocks, self._block_bytes).tolist():
             ctypes.memmove(self._target + theirs, self._source + ours, size)
 
     def close(self) -> None:
@@ -106,8 +106,8 @@ class SocketPath:
         assert self._process.pid is not None
         self.pid = self._process.pid
 
-    def write(self, blocks: Sequence[int], pages: Sequence[int]) -> None:
-        spans = spans_of(blocks, pages, self._block_bytes)
+    def write(self, blocks: Sequence[int], remote_blocks: Sequence[int]) -> None:
+        spans = spans_of(blocks, remote_blocks, self._block_bytes)
         self._socket.sendall(HEADER.pack(len(spans)) + spans.tobytes())
         for ours, _, size in spans.tolist():
             self._socket.sendall(self._view[ours : ours + size])
@@ -140,11 +140,11 @@ def a_nixl_path(
         yield NixlPath(link, peer.pid)
 
 
-def spans_of(blocks: Sequence[int], pages: Sequence[int], block_bytes: int) -> Offsets:
+def spans_of(blocks: Sequence[int], remote_blocks: Sequence[int], block_bytes: int) -> Offsets:
     """As in kv_transfer.layout.reshard: blocks that are neighbours on both sides go as one."""
     spans = np.empty((len(blocks), 3), np.int64)
     spans[:, 0] = blocks
-    spans[:, 1] = pages
+    spans[:, 1] = remote_blocks
     spans[:, :2] *= block_bytes
     spans[:, 2] = block_bytes
     return merge(spans)

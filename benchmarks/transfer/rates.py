@@ -27,14 +27,16 @@ class Case:
     scattered: bool
 
     def places(self) -> tuple[list[int], list[int]]:
-        """Blocks of ours, and pages of the peer; anywhere in the pools if scattered."""
+        """Blocks of ours and of the peer; anywhere in the pools if scattered."""
         num_blocks = self.total_bytes // self.block_bytes
         if not self.scattered:
             return list(range(num_blocks)), list(range(num_blocks))
         draw = np.random.default_rng(0)
         everywhere = POOL_BYTES // self.block_bytes
-        blocks, pages = (draw.permutation(everywhere)[:num_blocks].tolist() for _ in range(2))
-        return blocks, pages
+        blocks, remote_blocks = (
+            draw.permutation(everywhere)[:num_blocks].tolist() for _ in range(2)
+        )
+        return blocks, remote_blocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +87,13 @@ def measure(
 def _rates(paths: list[Path], cases: list[Case], rounds: int) -> Iterator[Rates]:
     source, target = a_pool(POOL_BYTES)[0], a_pool(POOL_BYTES)[0]
     for case in cases:
-        blocks, pages = case.places()
+        blocks, remote_blocks = case.places()
         size = case.total_bytes
 
         def copy(size: int = size) -> None:
             np.copyto(target[:size], source[:size])
 
-        writes = [lambda path=path: path.write(blocks, pages) for path in paths]  # noqa: B023
+        writes = [lambda path=path: path.write(blocks, remote_blocks) for path in paths]  # noqa: B023
         num_rounds = max(rounds, min(20 * rounds, ROUND_BYTES // size))
         times = alternate(copy, *writes, rounds=num_rounds)
         by_name = {path.name: spent for path, spent in zip(paths, times[1:], strict=True)}
@@ -99,9 +101,9 @@ def _rates(paths: list[Path], cases: list[Case], rounds: int) -> Iterator[Rates]
 
 
 def _cpu_cost(path: Path, case: Case, rounds: int) -> CpuCost:
-    blocks, pages = case.places()
+    blocks, remote_blocks = case.places()
     before = cpu_s(os.getpid()) + cpu_s(path.pid)
     for _ in range(rounds):
-        path.write(blocks, pages)
+        path.write(blocks, remote_blocks)
     spent = cpu_s(os.getpid()) + cpu_s(path.pid) - before
     return CpuCost(path.name, case.block_bytes, spent / (rounds * case.total_bytes / 1e9))

@@ -1,4 +1,4 @@
-"""The ranks of one worker as one endpoint: what is asked of it is asked of all that it concerns."""
+"""The ranks of one worker as one endpoint: every call goes to all ranks that it concerns."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import msgspec
 
 from kv_transfer.endpoints.endpoint import (
+    OnAdmitted,
     OnCrash,
     OnLinkFailed,
+    OnSpeed,
     PeerPool,
-    TellAdmissions,
-    TellSpeed,
 )
 from kv_transfer.endpoints.rank import RankEndpoint
 from kv_transfer.endpoints.remote_rank import RemoteRank
@@ -31,13 +31,13 @@ from wire.reports import Traffic
 
 Rank = RankEndpoint | RemoteRank
 
-DIGEST_S = 30.0
-"""How long another rank may take to read pages that have arrived."""
+CHECKSUM_S = 30.0
+"""How long another rank may take to checksum blocks that have arrived."""
 
 
 @dataclass(slots=True)
-class _PeerRanks:
-    """The ranks that write over it, and why it failed, as the first of its rank pairs that did."""
+class _Link:
+    """The ranks of ours that write over a link; `cause` is that of its first rank pair to fail."""
 
     ranks: tuple[Rank, ...]
     cause: str | None = None
@@ -51,7 +51,7 @@ class AllRanksEndpoint:
         self._own = own
         self._others = others
         self._ranks: tuple[Rank, ...] = (own, *others)
-        self._links: dict[str, _PeerRanks] = {}
+        self._links: dict[str, _Link] = {}
 
     @property
     def transport_name(self) -> str:
@@ -66,27 +66,29 @@ class AllRanksEndpoint:
         for rank in self._ranks:
             rank.start(self._link_failed, on_crash)
 
-    def admit(self, link: str, source: KvLayout, tell: TellAdmissions) -> None:
-        def all_told(parts: list[tuple[bytes, ...]]) -> None:
-            tell(tuple(admission for part in parts for admission in part))
+    def admit(self, link: str, source: KvLayout, on_admitted: OnAdmitted) -> None:
+        def all_admitted(parts: list[tuple[bytes, ...]]) -> None:
+            on_admitted(tuple(admission for part in parts for admission in part))
 
-        for rank, told in zip(self._ranks, when_all(len(self._ranks), all_told), strict=True):
-            rank.admit(link, source, told)
+        for rank, admitted in zip(
+            self._ranks, when_all(len(self._ranks), all_admitted), strict=True
+        ):
+            rank.admit(link, source, admitted)
 
     def evict(self, link: str, then: Callable[[], None]) -> None:
         for rank, ended in zip(self._ranks, when_all_ended(len(self._ranks), then), strict=True):
             rank.evict(link, ended)
 
-    def connect(self, link: str, peer: PeerPool, on_result: TellSpeed) -> None:
+    def connect(self, link: str, peer: PeerPool, on_result: OnSpeed) -> None:
         sources = {pair.source_rank for pair in rank_pairs(self.layout, peer.layout)}
-        feeding = tuple(self._ranks[number] for number in sorted(sources))
-        self._links[link] = opened = _PeerRanks(feeding)
+        ranks = tuple(self._ranks[number] for number in sorted(sources))
+        self._links[link] = opened = _Link(ranks)
 
-        def all_told(found: list[LinkSpeed | str]) -> None:
+        def all_measured(found: list[LinkSpeed | str]) -> None:
             on_result(_slowest(found, opened.cause))
 
-        for rank, told in zip(feeding, when_all(len(feeding), all_told), strict=True):
-            rank.connect(link, peer, told)
+        for rank, measured in zip(ranks, when_all(len(ranks), all_measured), strict=True):
+            rank.connect(link, peer, measured)
 
     def write(
         self,
@@ -95,16 +97,16 @@ class AllRanksEndpoint:
         on_done: OnWritten,
         latest_start: float = 0.0,
     ) -> None:
-        peer = self._links.get(link)
-        if peer is None:
+        found = self._links.get(link)
+        if found is None:
             now = time.monotonic()
             on_done(Written(now, now, cause=f"{link} is not connected"))
             return
 
         def all_ended(parts: list[Written]) -> None:
-            on_done(_whole(parts, peer.cause))
+            on_done(_whole(parts, found.cause))
 
-        for rank, ended in zip(peer.ranks, when_all(len(peer.ranks), all_ended), strict=True):
+        for rank, ended in zip(found.ranks, when_all(len(found.ranks), all_ended), strict=True):
             rank.write(link, block_write, ended, latest_start)
 
     def disconnect(self, link: str, then: Callable[[], None]) -> None:
@@ -112,20 +114,20 @@ class AllRanksEndpoint:
         self._links.pop(link, None)
 
     def traffic(self, link: str) -> Traffic | None:
-        return together(rank.traffic(link) for rank in self._feeding(link))
+        return together(rank.traffic(link) for rank in self._ranks_of(link))
 
     def checksum(self, source: KvLayout) -> ComputeChecksum:
-        """The others read their pages while this rank reads its own.
+        """The other ranks read their blocks while this rank reads its own.
 
-        Raises what they raise, and TimeoutError.
+        The function raises TimeoutError, and the errors by which other ranks answer.
         """
         own = self._own.checksum(source)
 
-        def checksum(pages: Sequence[int], first: int) -> int:
-            theirs = [rank.start_digest(source, pages, first) for rank in self._others]
-            total = own(pages, first)
-            checksums = [_awaited(number, it, pages) for number, it in enumerate(theirs, 1)]
-            return (total + sum(checksums)) & MASK
+        def checksum(blocks: Sequence[int], first: int) -> int:
+            answers = [rank.start_checksum(source, blocks, first) for rank in self._others]
+            total = own(blocks, first)
+            others = [_awaited(number, it, blocks) for number, it in enumerate(answers, 1)]
+            return (total + sum(others)) & MASK
 
         return checksum
 
@@ -134,37 +136,38 @@ class AllRanksEndpoint:
             rank.stop()
 
     def _link_failed(self, link: str, cause: str) -> None:
-        """Called in any thread, for the first rank pair that fails; the others follow."""
+        """Called in any thread, for each rank pair that fails; the first tears down the others."""
         failed = self._links.get(link)
         if failed is not None and failed.cause is None:
             failed.cause = cause
         self._on_link_failed(link, cause)
         self._tear_down(link, _nothing)
 
-    def _feeding(self, link: str) -> tuple[Rank, ...]:
+    def _ranks_of(self, link: str) -> tuple[Rank, ...]:
         found = self._links.get(link)
         return () if found is None else found.ranks
 
     def _tear_down(self, link: str, then: Callable[[], None]) -> None:
-        feeding = self._feeding(link)
-        if not feeding:
+        ranks = self._ranks_of(link)
+        if not ranks:
             then()
-        for rank, ended in zip(feeding, when_all_ended(len(feeding), then), strict=True):
+        for rank, ended in zip(ranks, when_all_ended(len(ranks), then), strict=True):
             rank.disconnect(link, ended)
 
 
-def _awaited(rank: int, answer: Future[BlocksChecksum], pages: Sequence[int]) -> int:
+def _awaited(rank: int, answer: Future[BlocksChecksum], blocks: Sequence[int]) -> int:
     try:
-        return answer.result(DIGEST_S).checksum
+        return answer.result(CHECKSUM_S).checksum
     except TimeoutError as error:
-        late = f"rank {rank} has not read {len(pages)} pages within {DIGEST_S:g} s"
+        late = f"rank {rank} has not read {len(blocks)} blocks within {CHECKSUM_S:g} s"
         raise TimeoutError(late) from error
 
 
 def _slowest(found: Sequence[LinkSpeed | str], failure: str | None) -> LinkSpeed | str:
-    """Each rank tells what the whole link would give if all were like its rank pairs.
+    """A link's speed, or the cause of its failure, from what its ranks have found.
 
-    When one has failed, the others only know that theirs were torn down.
+    Each rank measures what the link would give if all ranks were like it. When one has failed, the
+    others only know that their rank pairs were torn down.
     """
     speeds = [speed for speed in found if isinstance(speed, LinkSpeed)]
     if len(speeds) < len(found):

@@ -1,4 +1,4 @@
-"""One worker's end of all its links, however many ranks it has, as those who decide see it."""
+"""The interface of an endpoint: one worker's end of all its links, however many ranks it has."""
 
 from __future__ import annotations
 
@@ -15,33 +15,37 @@ from wire.layout import KvLayout
 from wire.reports import Traffic
 
 OnLinkFailed = Callable[[str, str], None]
+"""(link, cause)"""
 OnCrash = Callable[[Exception], None]
-TellAdmissions = Callable[[tuple[bytes, ...]], None]
-TellSpeed = Callable[[LinkSpeed | str], None]
+OnAdmitted = Callable[[tuple[bytes, ...]], None]
+"""(admissions)"""
+OnSpeed = Callable[[LinkSpeed | str], None]
+"""(the link's speed, or the cause why there is no link)"""
 
 
 class PeerPool(msgspec.Struct, frozen=True):
-    """What a worker tells of its memory to one that will write there."""
+    """A worker's pool of blocks, as it is described to a worker that will write there."""
 
     layout: KvLayout
     num_blocks: int
-    """Those that are in use; the one behind them is for measuring."""
+    """Blocks in use; one more block behind them is for measuring links."""
     admissions: tuple[bytes, ...]
     """One for each of the link's rank pairs, in the order of
     kv_transfer.layout.head_routes.rank_pairs."""
 
 
 class Endpoint(Protocol):
-    """Methods but `checksum` and `stop` never block, and may be called from any thread.
+    """Methods other than `checksum` and `stop` never block, and are thread-safe.
 
-    A link is between two workers; it consists of rank pairs, one for each pair of ranks of which
-    one feeds the other. It fails when one of its rank pairs fails: then all are torn down, and
-    `on_link_failed(link, cause)` is told before any of its writes ends.
+    A link connects two workers. It consists of rank pairs: connections from one rank of the source
+    to one rank of the destination that needs some of its KV heads. A link fails when one of its
+    rank pairs fails: then all are torn down, and `on_link_failed(link, cause)` is called before any
+    of its writes ends. Callbacks are called in the endpoint's own threads.
     """
 
     @property
     def layout(self) -> KvLayout:
-        """The worker's, over all its ranks."""
+        """The layout of the worker's blocks, over all its ranks."""
         ...
 
     @property
@@ -53,25 +57,24 @@ class Endpoint(Protocol):
         ...
 
     def start(self, on_link_failed: OnLinkFailed, on_crash: OnCrash) -> None:
-        """`on_crash(error)` hears of what nobody expected; the worker should end then."""
+        """`on_crash(error)` is called with an error that nobody expected; the worker should end."""
         ...
 
-    def admit(self, link: str, source: KvLayout, tell: TellAdmissions) -> None:
-        """Open the pool to a worker of that layout: what `connect` is to be given there.
+    def admit(self, link: str, source: KvLayout, on_admitted: OnAdmitted) -> None:
+        """Open the pool to a worker of layout `source`, which gives the admissions to `connect`.
 
         Raises CannotExchange.
         """
         ...
 
     def evict(self, link: str, then: Callable[[], None]) -> None:
-        """Close it; `then` is called when nothing sent over the link lands in any rank's memory."""
+        """Close the pool; `then` is called when nothing sent over the link can land any more."""
         ...
 
-    def connect(self, link: str, peer: PeerPool, on_result: TellSpeed) -> None:
-        """`on_result(speed)` when all rank pairs are connected and measured, `on_result(cause)`
-        else.
+    def connect(self, link: str, peer: PeerPool, on_result: OnSpeed) -> None:
+        """Connect and measure all rank pairs; `on_result` is called once.
 
-        Raises CannotExchange, and BadPeer for another number of admissions.
+        Raises CannotExchange, and BadPeer for a wrong number of admissions.
         """
         ...
 
@@ -93,11 +96,11 @@ class Endpoint(Protocol):
         ...
 
     def traffic(self, link: str) -> Traffic | None:
-        """What has gone over it; None where that is not counted."""
+        """Traffic over the link so far; None where it is not counted."""
         ...
 
     def checksum(self, source: KvLayout) -> ComputeChecksum:
-        """The checksum of pages that a worker of that layout has filled, on all ranks."""
+        """Computes checksums, over all ranks, of blocks that a worker of layout `source` filled."""
         ...
 
     def stop(self) -> None: ...

@@ -1,16 +1,15 @@
-"""One rank's end of all links: its pool, its staging memory, and the transfer thread of its
-transport."""
+"""One rank's end of all links: its pool of blocks, its staging memory and its transfer thread."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
 from kv_transfer.endpoints.endpoint import (
+    OnAdmitted,
     OnCrash,
     OnLinkFailed,
+    OnSpeed,
     PeerPool,
-    TellAdmissions,
-    TellSpeed,
 )
 from kv_transfer.endpoints.staged_writes import SlotQuota, StagedWrites, StagingSlots
 from kv_transfer.endpoints.transfer_thread import TransferThread
@@ -34,9 +33,9 @@ StartProbe = Callable[[Transport, str, Scratch], Probe]
 class RankEndpoint:
     """Implements `Endpoint` for a worker's only rank, or one of several.
 
-    `layout` is the worker's; `pool` has `num_blocks` blocks, and one for measuring behind them, and
-    is registered with the transport. `checksum` is that of kv_transfer.layout.checksum, of whole
-    blocks.
+    `layout` is the worker's, over all ranks. `pool` has `num_blocks` blocks in use and one more for
+    measuring links; it and `staging` are registered with the transport. `checksum` computes the
+    sum of checksums of whole blocks of the pool, as in kv_transfer.layout.checksum.
     """
 
     def __init__(
@@ -58,7 +57,7 @@ class RankEndpoint:
         self._num_blocks = num_blocks
         self._pool = pool
         self._staging = staging
-        self._room = StagingSlots(NUM_STAGING_SLOTS, staging.num_bytes // NUM_STAGING_SLOTS)
+        self._slots = StagingSlots(NUM_STAGING_SLOTS, staging.num_bytes // NUM_STAGING_SLOTS)
         self._checksum = checksum
         self._transport = transport
         self._max_blocks_in_flight = max_bytes_in_flight // self._own.block_bytes
@@ -77,7 +76,7 @@ class RankEndpoint:
         self.transfer_thread.start()
 
     def prepare(self, on_link_failed: OnLinkFailed, on_crash: OnCrash) -> None:
-        """Without a thread, for those who drive the transfer thread by hand."""
+        """Make the transfer thread without starting it: tests drive its turns by hand."""
         self.transfer_thread = TransferThread(
             self._transport,
             on_link_failed,
@@ -85,29 +84,29 @@ class RankEndpoint:
             max_blocks_in_flight=self._max_blocks_in_flight,
         )
 
-    def admit(self, link: str, source: KvLayout, tell: TellAdmissions) -> None:
-        ours = self._inward(source)
-        self.transfer_thread.admit(link, [_name(link, pair.source_rank) for pair in ours], tell)
+    def admit(self, link: str, source: KvLayout, on_admitted: OnAdmitted) -> None:
+        names = [_name(link, pair.source_rank) for pair in self._pairs_from(source)]
+        self.transfer_thread.admit(link, names, on_admitted)
 
     def evict(self, link: str, then: Callable[[], None]) -> None:
         self.transfer_thread.evict(link, then)
 
-    def connect(self, link: str, peer: PeerPool, on_result: TellSpeed) -> None:
-        all_strands = rank_pairs(self.layout, peer.layout)
-        if len(peer.admissions) != len(all_strands):
-            wanted = f"{len(all_strands)} pairs of ranks"
+    def connect(self, link: str, peer: PeerPool, on_result: OnSpeed) -> None:
+        pairs = rank_pairs(self.layout, peer.layout)
+        if len(peer.admissions) != len(pairs):
+            wanted = f"{len(pairs)} pairs of ranks"
             raise BadPeer(f"{link}: {len(peer.admissions)} admissions for {wanted}")
-        pairs = zip(all_strands, peer.admissions, strict=True)
-        ours = [(pair, admission) for pair, admission in pairs if self._feeds(pair)]
-        num_heads = sum(len(pair.heads) for pair in all_strands)
+        admitted = zip(pairs, peer.admissions, strict=True)
+        ours = [(pair, admission) for pair, admission in admitted if pair.source_rank == self.rank]
+        num_heads = sum(len(pair.heads) for pair in pairs)
         shares = [len(pair.heads) / num_heads for pair, _ in ours]
 
-        def tell(found: Sequence[LinkSpeed] | str) -> None:
+        def on_speeds(found: Sequence[LinkSpeed] | str) -> None:
             on_result(found if isinstance(found, str) else as_one(found, shares))
 
-        room = SlotQuota(self._room, NUM_STAGING_SLOTS // 2)
-        ways = [self._way(link, pair, admission, peer, room) for pair, admission in ours]
-        self.transfer_thread.connect(link, ways, tell)
+        slots = SlotQuota(self._slots, NUM_STAGING_SLOTS // 2)
+        paths = [self._path(link, pair, admission, peer, slots) for pair, admission in ours]
+        self.transfer_thread.connect(link, paths, on_speeds)
 
     def write(
         self,
@@ -125,48 +124,46 @@ class RankEndpoint:
         return self.transfer_thread.traffic(link)
 
     def checksum(self, source: KvLayout) -> ComputeChecksum:
-        """Of this rank's pages."""
-        feeds = [pair.heads for pair in self._inward(source)]
-        if feeds == [self._own.heads]:
-            return self._digest_whole
+        """Computes this rank's part of the checksum of blocks."""
+        parts = [pair.heads for pair in self._pairs_from(source)]
+        if parts == [self._own.heads]:
+            return self._checksum_whole
         from kv_transfer.layout.checksum_by_heads import checksum_by_heads
 
-        return checksum_by_heads(self._pool, self._own, feeds)
+        return checksum_by_heads(self._pool, self._own, parts)
 
     def stop(self) -> None:
         self.transfer_thread.stop()
 
-    def _digest_whole(self, blocks: Sequence[int], first: int) -> int:
+    def _checksum_whole(self, blocks: Sequence[int], first: int) -> int:
         return self._checksum(blocks, checksum_seed(first, self._own.heads))
 
-    def _feeds(self, pair: RankPair) -> bool:
-        return pair.source_rank == self.rank
+    def _pairs_from(self, source: KvLayout) -> list[RankPair]:
+        """The rank pairs by which a worker of that layout writes to this rank."""
+        pairs = rank_pairs(source, self.layout)
+        return [pair for pair in pairs if pair.destination_rank == self.rank]
 
-    def _inward(self, source: KvLayout) -> list[RankPair]:
-        found = rank_pairs(source, self.layout)
-        return [pair for pair in found if pair.destination_rank == self.rank]
-
-    def _way(
-        self, link: str, pair: RankPair, admission: bytes, peer: PeerPool, room: SlotQuota
+    def _path(
+        self, link: str, pair: RankPair, admission: bytes, peer: PeerPool, slots: SlotQuota
     ) -> RankPath:
         name = _name(link, pair.destination_rank)
         theirs = peer.layout.of_rank(pair.destination_rank)
         scratch = self._scratch(theirs, peer.num_blocks)
-        write_path = self._write_path(theirs, pair.heads, room)
+        write_path = self._write_path(theirs, pair.heads, slots)
         return RankPath(
             name, admission, write_path, lambda it: self._start_probe(it, name, scratch)
         )
 
-    def _write_path(self, theirs: KvLayout, heads: range, room: SlotQuota) -> WritePath:
+    def _write_path(self, theirs: KvLayout, heads: range, slots: SlotQuota) -> WritePath:
         if self._own == theirs:
             return InPlaceWrites(theirs, self._checksum, MAX_PART_BYTES)
         from kv_transfer.layout.staging import Staging
 
         staging = Staging(self._pool, self._own, self._staging)
-        return StagedWrites(self._own, theirs, room, staging.stage, heads)
+        return StagedWrites(self._own, theirs, slots, staging.stage, heads)
 
     def _scratch(self, theirs: KvLayout, num_blocks: int) -> Scratch:
-        """The blocks behind both pools."""
+        """The blocks behind both pools, by which a link is measured."""
         own_bytes, their_bytes = self._own.block_bytes, theirs.block_bytes
         return Scratch(
             own_offset=self._num_blocks * own_bytes,
@@ -176,5 +173,5 @@ class RankEndpoint:
 
 
 def _name(link: str, other_rank: int) -> str:
-    """Of a rank pair, for the transport of one of its ranks."""
+    """The name of a rank pair at one of its ends, for that end's transport."""
     return f"{link} {other_rank}" if other_rank else link

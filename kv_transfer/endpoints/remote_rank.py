@@ -1,4 +1,4 @@
-"""Another rank's endpoint, as the rank that decides has it: everything goes there as a message."""
+"""The endpoint of another rank, as rank 0 calls it: every call becomes a message to that rank."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import TypeVar
 import msgspec
 
 from kv_transfer.endpoints.endpoint import (
+    OnAdmitted,
     OnCrash,
     OnLinkFailed,
+    OnSpeed,
     PeerPool,
-    TellAdmissions,
-    TellSpeed,
 )
 from kv_transfer.endpoints.remote_rank_messages import (
     AdmitPeer,
@@ -43,9 +43,9 @@ log = logging.getLogger(__name__)
 
 
 class RemoteRank:
-    """Does what `kv_transfer.endpoints.endpoint.Endpoint` says, for one rank in another process.
+    """One rank's part of `kv_transfer.endpoints.endpoint.Endpoint`, in another process.
 
-    A rank that is dead reads and writes nothing any more: what was asked of it is over.
+    A dead rank reads and writes nothing any more: all calls to it end.
     """
 
     def __init__(self, calls: Calls) -> None:
@@ -53,23 +53,23 @@ class RemoteRank:
         self._traffic: dict[str, Traffic | None] = {}
 
     def start(self, on_link_failed: OnLinkFailed, on_crash: OnCrash) -> None:
-        """That the rank has crashed is for others to notice."""
+        """`on_crash` is never called: a rank that crashes is noticed by its supervisor."""
         self._on_link_failed = on_link_failed
 
-    def heard(self, message: RankPairFailed) -> None:
-        """What it says unasked."""
+    def on_notice(self, message: RankPairFailed) -> None:
+        """Called when the rank tells, unasked, that one of its rank pairs has failed."""
         self._on_link_failed(message.link, message.cause)
 
-    def admit(self, link: str, source: KvLayout, tell: TellAdmissions) -> None:
+    def admit(self, link: str, source: KvLayout, on_admitted: OnAdmitted) -> None:
         def answered(answer: PeerAdmitted | None, cause: str) -> None:
-            tell(() if answer is None else answer.admissions)
+            on_admitted(() if answer is None else answer.admissions)
 
         self._ask(AdmitPeer(link, source), PeerAdmitted, answered)
 
     def evict(self, link: str, then: Callable[[], None]) -> None:
         self._ask(EvictPeer(link), PeerClosed, lambda answer, cause: then())
 
-    def connect(self, link: str, peer: PeerPool, on_result: TellSpeed) -> None:
+    def connect(self, link: str, peer: PeerPool, on_result: OnSpeed) -> None:
         def answered(answer: PeerConnected | None, cause: str) -> None:
             speed = None if answer is None else answer.speed
             on_result(speed or (cause if answer is None else answer.cause))
@@ -101,16 +101,16 @@ class RemoteRank:
         self._ask(DisconnectPeer(link), PeerClosed, lambda answer, cause: then())
 
     def traffic(self, link: str) -> Traffic | None:
-        """As it was at the end of the last write."""
+        """Traffic over the link as it was at the end of the last write."""
         return self._traffic.get(link)
 
-    def start_digest(
-        self, source: KvLayout, pages: Sequence[int], first: int
+    def start_checksum(
+        self, source: KvLayout, blocks: Sequence[int], first: int
     ) -> Future[BlocksChecksum]:
-        return self._calls.call(ChecksumBlocks(source, tuple(pages), first), BlocksChecksum)
+        return self._calls.call(ChecksumBlocks(source, tuple(blocks), first), BlocksChecksum)
 
     def stop(self) -> None:
-        """It ends with its process."""
+        """Nothing to do: the rank's endpoint ends with its process."""
 
     def _ask(
         self,

@@ -1,4 +1,4 @@
-"""What the rank that decides asks of a worker's other ranks, and what they answer."""
+"""The messages by which rank 0 calls the endpoints of a worker's other ranks, and the answers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class ConnectPeer(msgspec.Struct, frozen=True):
 
 
 class PeerConnected(msgspec.Struct, frozen=True):
-    """`cause` says why not."""
+    """The answer to ConnectPeer: the speed, or else the cause why there is no link."""
 
     speed: LinkSpeed | None
     cause: str
@@ -50,7 +50,7 @@ class WriteBlocks(msgspec.Struct, frozen=True):
 class BlocksWritten(msgspec.Struct, frozen=True):
     written: Written
     traffic: Traffic | None
-    """Of the link so far."""
+    """Traffic over the link so far."""
 
 
 class DisconnectPeer(msgspec.Struct, frozen=True):
@@ -58,12 +58,12 @@ class DisconnectPeer(msgspec.Struct, frozen=True):
 
 
 class PeerClosed(msgspec.Struct, frozen=True):
-    """To EvictPeer and DisconnectPeer."""
+    """The answer to EvictPeer and DisconnectPeer."""
 
 
 class ChecksumBlocks(msgspec.Struct, frozen=True):
     source: KvLayout
-    pages: tuple[int, ...]
+    blocks: tuple[int, ...]
     first: int
 
 
@@ -72,7 +72,7 @@ class BlocksChecksum(msgspec.Struct, frozen=True):
 
 
 class RankPairFailed(msgspec.Struct, frozen=True):
-    """Unasked: a link's part that ends at this rank is torn down."""
+    """A notice, unasked: the rank pairs of a link that begin at this rank are torn down."""
 
     link: str
     cause: str
@@ -81,14 +81,15 @@ class RankPairFailed(msgspec.Struct, frozen=True):
 T = TypeVar("T", bound=msgspec.Struct)
 
 Reply = Callable[[msgspec.Struct], None]
-"""From any thread, once; of a message that wants no answer it does nothing."""
+"""Answers a call; to be called once, from any thread. Messages without an answer ignore it."""
 Handler = Callable[[Any, Reply], None]
-"""Of a message in the rank that was called. It must not block; the reply may come later."""
+"""(message, reply): carries out a call in the rank that was called. It must not block; the reply
+may come later."""
 
 
 class Calls(Protocol):
-    """Another rank is spoken to in order, from any thread."""
+    """The line to another rank: messages arrive in order. Thread-safe."""
 
     def call(self, message: msgspec.Struct, answer_type: type[T], /) -> Future[T]:
-        """The future fails when the rank is dead, or could not do it."""
+        """The future fails when the rank is dead, or when it answers by an error."""
         ...

@@ -1,4 +1,4 @@
-"""A rank that does not decide: carries out what the deciding rank asks of its endpoint."""
+"""The server of a rank other than 0: carries out the calls of rank 0 on this rank's endpoint."""
 
 from __future__ import annotations
 
@@ -33,9 +33,10 @@ log = logging.getLogger(__name__)
 
 
 class RankService:
-    """`handlers` may be called from one thread, which they never hold up; answers come from others.
+    """Call `handlers` from one thread; they never block it, and replies come from other threads.
 
-    `notify(message)` takes what nobody has asked for, `on_crash(error)` what nobody expected.
+    `notify(message)` sends rank 0 a message that it has not asked for; `on_crash(error)` is called
+    with an error that nobody expected.
     """
 
     def __init__(
@@ -52,33 +53,33 @@ class RankService:
         }
         self._notify = notify
         self._on_crash = on_crash
-        self._digests = ThreadPoolExecutor(1, thread_name_prefix="checksums")
+        self._checksums = ThreadPoolExecutor(1, thread_name_prefix="checksums")
         endpoint.start(self._link_failed, on_crash)
 
     def close(self) -> None:
-        self._digests.shutdown()
+        self._checksums.shutdown()
         self._endpoint.stop()
 
     def _link_failed(self, link: str, cause: str) -> None:
         self._notify(RankPairFailed(link, cause))
 
     def _admit(self, message: AdmitPeer, reply: Reply) -> None:
-        def tell(admissions: tuple[bytes, ...]) -> None:
+        def on_admitted(admissions: tuple[bytes, ...]) -> None:
             reply(PeerAdmitted(admissions))
 
-        self._endpoint.admit(message.link, message.source, tell)
+        self._endpoint.admit(message.link, message.source, on_admitted)
 
     def _evict(self, message: EvictPeer, reply: Reply) -> None:
         self._endpoint.evict(message.link, lambda: reply(PeerClosed()))
 
     def _connect(self, message: ConnectPeer, reply: Reply) -> None:
-        def tell(found: LinkSpeed | str) -> None:
+        def on_result(found: LinkSpeed | str) -> None:
             if isinstance(found, str):
                 reply(PeerConnected(None, found))
             else:
                 reply(PeerConnected(found, ""))
 
-        self._endpoint.connect(message.link, message.peer, tell)
+        self._endpoint.connect(message.link, message.peer, on_result)
 
     def _write(self, message: WriteBlocks, reply: Reply) -> None:
         def done(written: Written) -> None:
@@ -90,15 +91,15 @@ class RankService:
         self._endpoint.disconnect(message.link, lambda: reply(PeerClosed()))
 
     def _checksum(self, message: ChecksumBlocks, reply: Reply) -> None:
-        """Beside the transfer thread, because a step waits for it."""
+        """Runs in a thread beside the transfer thread, because a step of rank 0 waits for it."""
 
         def checksum() -> None:
             try:
-                found = self._endpoint.checksum(message.source)(message.pages, message.first)
-            except Exception as error:  # whoever waits for it must hear of it
-                log.exception("pages cannot be read")
+                found = self._endpoint.checksum(message.source)(message.blocks, message.first)
+            except Exception as error:  # rank 0 waits for it: the rank must not look alive
+                log.exception("blocks cannot be read")
                 self._on_crash(error)
             else:
                 reply(BlocksChecksum(found))
 
-        self._digests.submit(checksum)
+        self._checksums.submit(checksum)

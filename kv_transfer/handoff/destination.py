@@ -21,7 +21,7 @@ from wire.layout import KvLayout
 
 
 class DestinationState(enum.Enum):
-    GRANTED = "granted"  # pages may be written by the source
+    GRANTED = "granted"  # the source may write to the granted blocks
     ACCEPTED = "accepted"  # the sequence is ours
     FENCING = "fencing"  # over, but the source may still be writing
     CLOSED = "closed"
@@ -30,15 +30,15 @@ class DestinationState(enum.Enum):
 class DestinationHandoff:
     """One attempt, from the grant on. Every method returns effects, in order, and is idempotent.
 
-    `held` are blocks that already hold the head of the prefix, `pages` those that the source will
-    fill; all of them are ours, referenced, until `Adopt` or `FreeBlocks` passes them on.
+    `held` are cached blocks with the start of the sequence, `granted` those that the source will
+    fill. The machine owns a reference to all of them until `Adopt` or `FreeBlocks` passes it on.
     """
 
     def __init__(
         self,
         offer: Offer,
         held: Sequence[int],
-        pages: Sequence[int],
+        granted: Sequence[int],
         *,
         epoch: int,
         layout: KvLayout,
@@ -50,20 +50,20 @@ class DestinationHandoff:
         self.epoch = epoch
         self.state = DestinationState.GRANTED
         self._held = tuple(held)
-        self._pages = tuple(pages)
+        self._granted = tuple(granted)
         self._layout = layout
         self._checksum = checksum
         self._deadline: float | None = deadline
         self._fence_deadline_s = fence_deadline_s
 
     def grant(self) -> list[Effect]:
-        """The answer to the offer, and to every repetition of it."""
+        """Answer the offer, or a repetition of it."""
         if self.state is not DestinationState.GRANTED:
             return []
         grant = Grant(
             **self.offer.ends,
             first_missing_block=len(self._held),
-            pages=self._pages,
+            blocks=self._granted,
             epoch=self.epoch,
             layout=self._layout,
         )
@@ -86,20 +86,20 @@ class DestinationHandoff:
         return []
 
     def abort(self, cause: str, now: float) -> list[Effect]:
-        """Nobody wants the sequence any more; the pages wait for the source to be quiet."""
+        """End an attempt that is not wanted any more; its blocks wait until the source is quiet."""
         if self.state is not DestinationState.GRANTED:
             return []
         message = Abort(**self.offer.ends, cause=cause, by_source=False)
         return [Send(message), *self._fence(cause, now)]
 
     def source_lost(self, cause: str) -> list[Effect]:
-        """The session with the source ended; what it wrote may still arrive: see source_fenced."""
+        """The session with the source ended. Writes may still arrive: see `source_fenced`."""
         if self.state is DestinationState.FENCING:
             self._deadline = None
         return self._fence(cause) if self.state is DestinationState.GRANTED else []
 
     def source_fenced(self) -> list[Effect]:
-        """The link of a lost source is torn down at this end: nothing of it lands any more."""
+        """The link of a lost source is torn down at this end: no write lands any more."""
         return self._quiesced() if self.state is DestinationState.FENCING else []
 
     def tick(self, now: float) -> list[Effect]:
@@ -119,9 +119,9 @@ class DestinationHandoff:
             rejected = Rejected(**self.offer.ends, epoch=self.epoch, reason=problem)
             # A commit means that every write has completed: the source is quiet.
             self.state = DestinationState.CLOSED
-            return [Send(rejected), AttemptLost(problem), FreeBlocks(self._held + self._pages)]
+            return [Send(rejected), AttemptLost(problem), FreeBlocks(self._held + self._granted)]
         self.state = DestinationState.ACCEPTED
-        blocks = self._held + self._pages
+        blocks = self._held + self._granted
         return [Adopt(commit, blocks), self._accepted()]
 
     def _problem(self, commit: Commit) -> str | None:
@@ -130,16 +130,18 @@ class DestinationHandoff:
             return f"{num_tokens} tokens for a cache of {self.offer.num_tokens}"
         if not 0 < commit.num_prompt <= self.offer.num_tokens:
             return f"num_prompt is {commit.num_prompt} of {num_tokens} tokens"
-        if self._checksum(self._pages, len(self._held)) != commit.checksum:
-            return "checksum: the pages do not hold what the source sent"
+        if self._checksum(self._granted, len(self._held)) != commit.checksum:
+            return "checksum: the blocks do not hold what the source sent"
         return None
 
     def _accepted(self) -> Send:
         return Send(Accepted(**self.offer.ends, epoch=self.epoch))
 
     def _fence(self, cause: str, now: float | None = None) -> list[Effect]:
-        """A source that stays noisy beyond the deadline costs the link; without `now` it is lost
-        already."""
+        """Keep the blocks until the source is quiet.
+
+        A source that is not quiet by the deadline costs the link; without `now` it is lost already.
+        """
         self.state = DestinationState.FENCING
         self._deadline = None if now is None else now + self._fence_deadline_s
         return [AttemptLost(cause)]
@@ -147,8 +149,8 @@ class DestinationHandoff:
     def _quiesced(self) -> list[Effect]:
         if self.state is DestinationState.GRANTED:  # the source is over before it committed
             self.state = DestinationState.CLOSED
-            return [AttemptLost("the source is over"), FreeBlocks(self._held + self._pages)]
+            return [AttemptLost("the source is over"), FreeBlocks(self._held + self._granted)]
         if self.state is DestinationState.FENCING:
             self.state = DestinationState.CLOSED
-            return [FreeBlocks(self._held + self._pages)]
+            return [FreeBlocks(self._held + self._granted)]
         return []

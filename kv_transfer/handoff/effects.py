@@ -1,4 +1,4 @@
-"""What the handoff's state machines want done; their host does it, and tells them how it went."""
+"""Effects: what the handoff's state machines ask their host to do."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class HandedOver:
 class NotHandedOver:
     """Source: the sequence is still ours, with all its blocks.
 
-    `ambiguous` is true when the destination may have accepted without our hearing of it; then
-    continuing here could run the sequence twice.
+    `ambiguous` is true when the destination may have accepted the sequence unknown to the source:
+    then continuing here could run it twice.
     """
 
     cause: str
@@ -42,14 +42,14 @@ class NotHandedOver:
 
 @dataclass(frozen=True, slots=True)
 class SourceClosed:
-    """Source: nothing reads the attempt's blocks on its behalf any more; they may be reused."""
+    """Source: no write reads the attempt's blocks any more; they may be reused."""
 
 
 @dataclass(frozen=True, slots=True)
 class Adopt:
     """Destination: run this sequence; `blocks` hold the cache of all its tokens but the new ones.
 
-    (Or, where the offer said so, keep the blocks as cache.)
+    Where the offer was `prefix_only`, keep the blocks in the prefix cache instead.
     """
 
     commit: Commit
@@ -72,7 +72,7 @@ class AttemptLost:
 
 @dataclass(frozen=True, slots=True)
 class CutLink:
-    """Either end: writes do not end, or the peer does not say that they have.
+    """Either end: writes do not end in time, or the peer does not confirm that they have ended.
 
     End the session with the peer, and with it the link and every attempt that uses it.
     """

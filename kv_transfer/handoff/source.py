@@ -43,7 +43,7 @@ class SourceState(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Final:
-    """What prefill ended with, `new_tokens` beyond those whose cache travels."""
+    """The end of prefill; `new_tokens` follow the tokens whose cache is handed over."""
 
     new_tokens: tuple[int, ...]
     num_prompt: int
@@ -54,7 +54,7 @@ class Final:
 
 @dataclass(slots=True)
 class HandoffTotals:
-    """What a handoff moved so far; times are the host's clock, in seconds."""
+    """The totals of a handoff so far; times are seconds of the host's clock."""
 
     num_blocks: int = 0
     skipped_blocks: int = 0
@@ -82,9 +82,9 @@ class HandoffTotals:
 class SourceHandoff:
     """One attempt. Every method returns the effects to carry out, in order, and is idempotent.
 
-    The host calls `computed` after each prefill chunk and `finish` when the first token is drawn;
-    messages, write completions and the passing of time may come in any order between. Blocks are
-    ours, pages are blocks of the destination; tokens are what both count in.
+    The host calls `computed` after each prefill chunk and `finish` when the first token is sampled;
+    messages, ends of writes and ticks may come in any order in between. Blocks are this worker's,
+    remote blocks are the destination's; their sizes may differ, so that both are counted in tokens.
     """
 
     def __init__(self, offer: Offer, *, transfer_deadline_s: float) -> None:
@@ -97,8 +97,8 @@ class SourceHandoff:
         self._final: Final | None = None
         self._blocks: tuple[int, ...] = ()
         self._num_computed = 0
-        self._num_posted = 0  # leading tokens that the destination has or that are posted
-        self._num_layers_posted = 0  # of all tokens behind those
+        self._num_posted = 0  # leading tokens that the destination has, or that are posted
+        self._num_layers_posted = 0  # layers that are posted of all tokens behind those
         self._outstanding: dict[int, int] = {}
         self._next_write = 0
         self._checksum = 0
@@ -109,15 +109,15 @@ class SourceHandoff:
         return [Send(self.offer)]
 
     def computed(self, blocks: Sequence[int], num_tokens: int) -> list[Effect]:
-        """The cache of the first `num_tokens` tokens is in `blocks`; it may leave."""
+        """The KV cache of the first `num_tokens` tokens is in `blocks`; it may be written."""
         self._blocks = tuple(blocks)
         self._num_computed = min(num_tokens, self.offer.num_tokens)
         return self._post()
 
     def computed_layers(self, blocks: Sequence[int], num_layers: int) -> list[Effect]:
-        """So many layers of all tokens are in the cache; they may leave.
+        """The first `num_layers` layers of all tokens are in the cache; they may be written.
 
-        To be called while the last chunk is computed, before `computed` tells of its end.
+        To be called while the last chunk is computed, before `computed` is called at its end.
         """
         if self.state is not SourceState.WRITING or not self._leaves_by_layers:
             return []
@@ -129,7 +129,7 @@ class SourceHandoff:
         return [self._write(self.offer.num_tokens, layers)]
 
     def finish(self, final: Final, now: float) -> list[Effect]:
-        """Prefill is over and the first token drawn: commit as soon as the last write is done."""
+        """Prefill is over and the first token sampled: commit when the last write has ended."""
         self.tally.prefilled_at = now
         self._deadline = now + self._transfer_deadline_s
         self._final = final
@@ -139,7 +139,7 @@ class SourceHandoff:
         match message:
             case Grant() if self.state is SourceState.OFFERED:
                 return self._granted(message, now)
-            case Grant() if self._grant is None:  # came after our end: nothing was written
+            case Grant() if self._grant is None:  # it came after our end: nothing was written
                 return [self._quiesced(message.epoch)]
             case Refuse() if self.state is SourceState.OFFERED:
                 cause = f"{message.reason.value}: {message.detail}"
@@ -159,7 +159,7 @@ class SourceHandoff:
     def wrote(self, write_id: int, started: float, ended: float, checksum: int) -> list[Effect]:
         """A write completed; it was under way between those two times.
 
-        `checksum` is that of the pages that it filled, as we hold them.
+        `checksum` is that of the remote blocks which it filled, computed from our blocks.
         """
         if self._outstanding.pop(write_id, None) is None:
             return []
@@ -172,8 +172,8 @@ class SourceHandoff:
     def write_failed(self, write_id: int, cause: str) -> list[Effect]:
         """A write was given up and its link is torn down, so that nothing reads our blocks.
 
-        What had left may still arrive. Therefore we never say that we are quiet; the destination
-        tears down its end of the link, too.
+        Bytes that were sent may still arrive. Therefore the source never says that it is quiet; the
+        destination tears down its end of the link, too.
         """
         if self._outstanding.pop(write_id, None) is None:
             return []
@@ -183,13 +183,13 @@ class SourceHandoff:
         return self._try_close()
 
     def abort(self, cause: str, now: float) -> list[Effect]:
-        """The sequence is not wanted any more, or not there."""
+        """End the attempt: the sequence is not wanted any more, or does not exist any more."""
         if not self._live:
             return []
         return self._end(NotHandedOver(f"aborted: {cause}"), now, abort=True)
 
     def peer_lost(self, cause: str) -> list[Effect]:
-        """The session with the destination ended. (Its link ends, too, and with it all writes.)"""
+        """The session with the destination ended; so does its link, and with it all writes."""
         self._ending = ()
         return self._end(self._unknown(cause), quiesce=False) if self._live else []
 
@@ -216,7 +216,7 @@ class SourceHandoff:
         return "grant" if self._grant is None else "end of the writes"
 
     def _unknown(self, cause: str) -> NotHandedOver:
-        """The attempt is over for us; once committed, it may have been accepted all the same."""
+        """The end of an attempt without a verdict: once committed, it may have been accepted."""
         return NotHandedOver(cause, ambiguous=self.state is SourceState.COMMITTED)
 
     def _granted(self, grant: Grant, now: float) -> list[Effect]:
@@ -233,14 +233,14 @@ class SourceHandoff:
 
     def _problem(self, grant: Grant) -> str | None:
         first, layout = grant.first_missing_block, grant.layout
-        if len(grant.pages) != layout.num_blocks(self.offer.num_tokens) - first:
-            return f"granted {len(grant.pages)} pages from block {first} on"
+        if len(grant.blocks) != layout.num_blocks(self.offer.num_tokens) - first:
+            return f"granted {len(grant.blocks)} blocks from block {first} on"
         if first * layout.block_size % self.offer.layout.block_size:
             return f"granted from token {first * layout.block_size} on, within a block"
         return None
 
     def _post(self) -> list[Effect]:
-        """Post what is computed and not yet posted, as one write of whole blocks and pages."""
+        """Post the tokens that are ready and not yet posted, in one write."""
         if self._grant is None or self.state is not SourceState.WRITING:
             return []
         end = self._num_ready
@@ -260,7 +260,7 @@ class SourceHandoff:
         first, stop = start // theirs.block_size, theirs.num_blocks(end)
         block_write = BlockWrite(
             self._blocks[start // ours.block_size : ours.num_blocks(end)],
-            self._grant.pages[first - held : stop - held],
+            self._grant.blocks[first - held : stop - held],
             num_tokens=end - start,
             first_remote_block=first,
             layers=layers,
@@ -272,13 +272,13 @@ class SourceHandoff:
 
     @property
     def _leaves_by_layers(self) -> bool:
-        """Where blocks and pages are alike, and no scales stand behind their layers."""
+        """Whether layers may be written one by one: layouts are equal, blocks have no scales."""
         assert self._grant is not None
         return self._grant.layout == self.offer.layout and not self.offer.layout.scale_bytes
 
     @property
     def _num_ready(self) -> int:
-        """Leading tokens that may leave: all, or as many as end with a block on both sides."""
+        """Leading tokens that may be written: all, or as many as fill blocks on both sides."""
         assert self._grant is not None
         if self._num_computed == self.offer.num_tokens:
             return self._num_computed
@@ -313,7 +313,7 @@ class SourceHandoff:
         quiesce: bool = True,
         abort: bool = False,
     ) -> list[Effect]:
-        """Tell the outcome now; close, and say that we are quiet, once no write is outstanding.
+        """Report the outcome now; close, and say that we are quiet, once no write is outstanding.
 
         Writes that outlive the deadline cost the link. Without `now` it is lost already.
         """

@@ -1,1 +1,1 @@
-"""How blocks lie in memory: routes between ranks, spans to copy, conversion, checksums."""
+"""Block layouts: which bytes go where between two layouts, their conversion and checksums."""

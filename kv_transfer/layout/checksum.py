@@ -1,8 +1,8 @@
-"""Checksums over KV blocks: what arrived is what was sent, or it is not decoded.
+"""Checksums of KV blocks: blocks that did not arrive as they were sent are not decoded.
 
-Each block has its own, which depends on the block's place in the sequence, and a handoff's checksum
-is their sum modulo 2^64: so it can be computed in parts, by whoever touches a block anyway. Where
-several ranks fill a block, each with some of its heads, every part of the block counts as one.
+A block's checksum depends on its place in the sequence. A handoff's checksum is the sum of those of
+its blocks modulo 2^64, so that it can be computed in parts, in any order, on several ranks. When
+several ranks fill a block, each with some of its heads, each part of the block has a checksum.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ import xxhash
 MASK = (1 << 64) - 1
 
 ComputeChecksum = Callable[[Sequence[int], int], int]
-"""(blocks, first) -> sum of the checksums of blocks[i] of one's own pool at place first + i."""
+"""(blocks, first) -> sum of the checksums of blocks[i] of the rank's pool at place first + i."""
 
 
 def checksum_seed(block: int, heads: range) -> int:
-    """The place of a part of a sequence's block that holds these of the model's KV heads."""
+    """The place of a block's part: the block's number in the sequence, and the part's KV heads."""
     return block + (heads.start << 32)
 
 
 def checksum_host_blocks(
     pool: memoryview, block_bytes: int, blocks: Sequence[int], first: int = 0
 ) -> int:
-    """Sum of XXH3, seeded with the block's place, of blocks read where they lie in host memory."""
+    """Sum of XXH3 of blocks in host memory, each seeded with the block's place."""
     total = 0
     for place, block in enumerate(blocks, first):
         start = block * block_bytes
@@ -40,7 +40,7 @@ def checksum_host_parts(
     first: int,
     spans: Sequence[tuple[int, int]],
 ) -> int:
-    """The same of parts of blocks, as if the bytes from start to stop of each span were joined."""
+    """Sum of XXH3 of parts of blocks: a part is the bytes [start, stop) of all spans, joined."""
     total = 0
     for place, block in enumerate(blocks, first):
         base, hasher = block * block_bytes, xxhash.xxh3_64(seed=place)

@@ -1,4 +1,4 @@
-"""Checksums of pages that several source ranks have filled, each with its own heads."""
+"""Checksums of blocks that several source ranks have filled, each with some of the KV heads."""
 
 from __future__ import annotations
 
@@ -16,23 +16,22 @@ from wire.layout import KvLayout
 
 
 def checksum_by_heads(
-    pool: CacheRegion, layout: KvLayout, feeds: Sequence[range]
+    pool: CacheRegion, layout: KvLayout, parts: Sequence[range]
 ) -> ComputeChecksum:
-    """What the sources of these heads have counted together, of blocks of one rank's pool."""
+    """Computes the sum that the source ranks compute together, each over its part of the heads."""
     memory = as_tensor(pool)
-    digest_heads = _where_they_lie if memory.device.type == "cpu" else _gathered
+    checksum_part = _in_place if memory.device.type == "cpu" else _after_gather
 
     def checksum(blocks: Sequence[int], first: int) -> int:
-        parts = [digest_heads(memory, layout, heads, blocks, first) for heads in feeds]
-        return sum(parts) & MASK
+        return sum(checksum_part(memory, layout, heads, blocks, first) for heads in parts) & MASK
 
     return checksum
 
 
-def _where_they_lie(
+def _in_place(
     memory: Tensor, layout: KvLayout, heads: range, blocks: Sequence[int], first: int
 ) -> int:
-    """A source has them one behind the other, in the order that they have here."""
+    """Checksums a part's bytes where they are: a source has them joined, in the same order."""
     whole = plan(staging_layout(layout, heads), layout, heads)
     rows = whole.spans([0], [0], layout.block_size).tolist()
     spans = [(start, start + num_bytes) for _, start, num_bytes in rows]
@@ -40,9 +39,10 @@ def _where_they_lie(
     return checksum_host_parts(pool, layout.block_bytes, blocks, place, spans)
 
 
-def _gathered(
+def _after_gather(
     memory: Tensor, layout: KvLayout, heads: range, blocks: Sequence[int], first: int
 ) -> int:
+    """Checksums a copy of a part of the blocks, made as the source has made it."""
     part, num_blocks = staging_layout(layout, heads), len(blocks)
     made = torch.empty(num_blocks * part.block_bytes, dtype=torch.uint8, device=memory.device)
     with torch.inference_mode():

@@ -1,8 +1,8 @@
-"""Copies blocks into a staging buffer of another layout, converting their values on the way.
+"""Copies blocks into a staging buffer of another layout, and converts their values.
 
-Values saturate: what the narrower dtype cannot hold becomes its largest value. NaN stays NaN.
-Scales (absmax / 448, one for each block, layer, key/value and head) are computed over the tokens
-that are staged, so a page of a scaled dtype must be staged with all its tokens at once.
+Values saturate: a value that the narrower dtype cannot hold becomes its largest value. NaN stays
+NaN. Scales (absmax / 448, one for each block, layer, key/value and head) are computed over the
+tokens that are staged, so a block of a scaled dtype must be staged with all its tokens at once.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from wire.layout import SCALED_DTYPES, KvLayout
 
 @dataclass(frozen=True, slots=True)
 class _Blocks:
-    """Blocks with keys before values: [blocks, layers, 2, heads, slots, head_size].
+    """Blocks with keys before values: [blocks, layers, 2, heads, token_slots, head_size].
 
     `scales` are float32 [blocks, layers, 2, heads], and None for dtypes without.
     """
@@ -57,7 +57,7 @@ def _local_heads(layout: KvLayout, heads: range) -> slice:
 
 
 def _read(pool: Tensor, layout: KvLayout, blocks: Tensor, heads: slice) -> _Blocks:
-    """Gathers nothing but what is used: these blocks, and of them these heads."""
+    """Gathers these heads of these blocks, and nothing else of the pool."""
     dtype, shape = getattr(torch, layout.dtype), (layout.num_layers, 2, layout.num_kv_heads)
     in_blocks = pool.view(-1, layout.block_bytes)
     values = _bits(in_blocks[:, : layout.value_bytes].view(dtype))
@@ -70,7 +70,7 @@ def _read(pool: Tensor, layout: KvLayout, blocks: Tensor, heads: slice) -> _Bloc
 
 
 def _written(blocks: _Blocks, layout: KvLayout) -> Tensor:
-    """As the bytes of a pool."""
+    """The blocks as the bytes of a pool."""
     ordered = _keys_first(blocks, layout)
     values = ordered.values.contiguous().view(torch.uint8).reshape(-1, layout.value_bytes)
     if ordered.scales is None:
@@ -88,21 +88,21 @@ def _keys_first(blocks: _Blocks, layout: KvLayout) -> _Blocks:
 
 
 def _reblocked(blocks: _Blocks, block_size: int, num_tokens: int) -> _Blocks:
-    """The same tokens in blocks of another size, zeros behind the last.
+    """The first `num_tokens` tokens in blocks of another size, with zeros behind the last.
 
-    Scales are repeated for the parts of their block.
+    A block's scales are repeated for all blocks that it is divided into.
     """
-    num_blocks, layers, kinds, heads, slots, head_size = blocks.values.shape
+    token_slots = blocks.values.shape[4]
     bits = _bits(blocks.values).permute(1, 2, 3, 0, 4, 5)
-    tokens = bits.reshape(layers, kinds, heads, num_blocks * slots, head_size)[..., :num_tokens, :]
-    pages = -(-num_tokens // block_size)
-    padding = (0, 0, 0, pages * block_size - num_tokens)
-    tokens = torch.nn.functional.pad(tokens, padding)
-    tokens = tokens.reshape(layers, kinds, heads, pages, block_size, head_size)
-    values = tokens.permute(3, 0, 1, 2, 4, 5).contiguous().view(blocks.values.dtype)
+    tokens = bits.flatten(3, 4)[..., :num_tokens, :]
+    num_blocks = -(-num_tokens // block_size)
+    padding = (0, 0, 0, num_blocks * block_size - num_tokens)
+    padded = torch.unflatten(torch.nn.functional.pad(tokens, padding), 3, (num_blocks, block_size))
+    values = padded.permute(3, 0, 1, 2, 4, 5).contiguous().view(blocks.values.dtype)
     if blocks.scales is None:
         return _Blocks(values, None)
-    return _Blocks(values, blocks.scales.repeat_interleave(slots // block_size, dim=0)[:pages])
+    scales = blocks.scales.repeat_interleave(token_slots // block_size, dim=0)
+    return _Blocks(values, scales[:num_blocks])
 
 
 def _descaled(blocks: _Blocks) -> _Blocks:
@@ -130,20 +130,20 @@ def _quantized(values: Tensor, dtype: torch.dtype) -> _Blocks:
 
 
 def _bits(values: Tensor) -> Tensor:
-    """The same memory as integers, which torch moves whatever they mean."""
+    """A view of the memory as integers: torch cannot move all dtypes, but it moves integers."""
     integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
     return values.view(integers[values.element_size()])
 
 
-LEAST_SLOTS = 4
-"""Below so many tokens in the smaller block, a copy of each costs more than gathering them all."""
+MIN_GRANULE = 4
+"""Least tokens in the smaller block for `regroup`: below, gathering all tokens is cheaper."""
 
 _WORDS = ((8, torch.int64), (4, torch.int32), (2, torch.int16), (1, torch.uint8))
 
 
 def can_regroup(source: KvLayout, staging: KvLayout) -> bool:
-    """Whether nothing but places differ, and blocks are large enough for `regroup` to pay."""
-    small = min(source.block_size, staging.block_size) < LEAST_SLOTS
+    """Whether no values are converted, and blocks are large enough for `regroup` to pay."""
+    small = min(source.block_size, staging.block_size) < MIN_GRANULE
     return not (small or source.scale_bytes or needs_conversion(source, staging))
 
 
@@ -155,7 +155,7 @@ def regroup(
     num_tokens: int,
     target: Tensor,
 ) -> None:
-    """The first `num_tokens` tokens of these blocks, in blocks of the staging layout.
+    """Write the first `num_tokens` tokens of these blocks to `target`, in the staging layout.
 
     `pool` and `target` are uint8 [bytes], the latter of exactly the blocks that hold the tokens;
     zeros are written behind the last token. Copies one granule, the smaller of the two blocks, at
@@ -169,16 +169,16 @@ def regroup(
     granule = min(source.block_size, staging.block_size)
     for start in range(0, num_tokens, granule):
         count = min(granule, num_tokens - start)
-        block, slot = divmod(start, source.block_size)
-        page, at = divmod(start, staging.block_size)
+        block, token_slot = divmod(start, source.block_size)
+        staged_block, staged_slot = divmod(start, staging.block_size)
         for here, there in kinds:
-            strips = ours[blocks[block], :, here, :, slot : slot + count]
-            theirs[page, :, there, :, at : at + count] = strips
+            strips = ours[blocks[block], :, here, :, token_slot : token_slot + count]
+            theirs[staged_block, :, there, :, staged_slot : staged_slot + count] = strips
     theirs[-1, ..., (num_tokens - 1) % staging.block_size + 1 :, :] = 0
 
 
 def _in_blocks(memory: Tensor, layout: KvLayout) -> Tensor:
-    """[blocks, layers, 2, heads, slots, words], in the largest words that fit a row."""
+    """A view [blocks, layers, 2, heads, token_slots, words] in the largest words that fit a row."""
     row = layout.token_bytes // (2 * layout.num_layers * layout.num_kv_heads)
     words = next(dtype for size, dtype in _WORDS if row % size == 0)
     shape = (-1, layout.num_layers, 2, layout.num_kv_heads, layout.block_size)

@@ -1,4 +1,4 @@
-"""Checksums of cache blocks where they lie: on the host by a library, on a device by torch."""
+"""Checksums of cache blocks in device memory by torch, and in host memory by a library."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MULTIPLIER = -7046029254386353131  # 2^64 / golden ratio, as int64: spreads sma
 
 
 def checksum_kind(device: torch.device) -> str:
-    """Two workers can verify each other's blocks when this is equal."""
+    """The kind of checksum on a device: workers of one kind can verify each other's blocks."""
     return "xxh3" if device.type == "cpu" else "weighted-sum"
 
 

@@ -1,4 +1,4 @@
-"""Which ranks can exchange KV blocks, and which of them feed which heads to whom.
+"""Which ranks can exchange KV blocks, and which KV heads go from which rank to which.
 
 TransferError
 └── BadPeer
@@ -16,7 +16,7 @@ from kv_transfer.errors import BadPeer
 from wire.layout import SCALED_DTYPES, KvLayout
 
 CONVERTIBLE = frozenset({"float32", "bfloat16", "float16", "float8_e4m3fn"})
-"""Dtypes of which each is converted into each other; see kv_transfer.layout.convert."""
+"""Dtypes that can be converted into one another; see kv_transfer.layout.convert."""
 
 
 class CannotExchange(BadPeer):
@@ -24,14 +24,14 @@ class CannotExchange(BadPeer):
 
 
 class HeadRoute(NamedTuple):
-    """These of the model's KV heads come from that source rank."""
+    """The source rank from which these of the model's KV heads come."""
 
     source_rank: int
     heads: range
 
 
 class RankPair(NamedTuple):
-    """The part of a link over which one source rank writes these heads to one destination rank."""
+    """The connection of a link over which one source rank writes heads to one destination rank."""
 
     source_rank: int
     destination_rank: int
@@ -77,7 +77,7 @@ def needs_conversion(source: KvLayout, destination: KvLayout) -> bool:
 def head_routes(
     sources: Sequence[KvLayout], destinations: Sequence[KvLayout]
 ) -> list[list[HeadRoute]]:
-    """For each destination rank, where each of its heads comes from.
+    """The routes of each destination rank's heads.
 
     Ranks that hold the same heads are replicas: they are numbered in order, and share the load.
     Raises CannotExchange.
@@ -91,31 +91,32 @@ def head_routes(
 
 @lru_cache(maxsize=256)
 def rank_pairs(source: KvLayout, destination: KvLayout) -> tuple[RankPair, ...]:
-    """Of the link between two workers, by destination rank and its heads. Raises CannotExchange.
+    """The rank pairs of a link between two workers. Raises CannotExchange.
 
-    No two are of the same pair of ranks. Between workers of one rank each there is one.
+    They are in the order of destination ranks and their heads; no two connect the same ranks.
+    Between workers of one rank each there is one.
     """
     sources = [source.of_rank(rank) for rank in range(source.num_ranks)]
     destinations = [destination.of_rank(rank) for rank in range(destination.num_ranks)]
     return tuple(
-        RankPair(feed.source_rank, rank, feed.heads)
-        for rank, feeds in enumerate(head_routes(sources, destinations))
-        for feed in feeds
+        RankPair(route.source_rank, rank, route.heads)
+        for rank, routes in enumerate(head_routes(sources, destinations))
+        for route in routes
     )
 
 
 def routes_between(
     sources: Sequence[KvLayout], destination: KvLayout, replica: int = 0
 ) -> list[HeadRoute]:
-    """Where each head of one destination rank comes from: one source rank for each head.
+    """The routes of one destination rank's heads: one source rank for each head.
 
     `sources` are the layouts of all source ranks, `replica` is the number of destination ranks
-    before this one that hold the same heads. Feeds are in the order of heads and do not overlap.
+    before this one that hold the same heads. Routes are in the order of heads and do not overlap.
     Raises CannotExchange when layouts do not fit or no source holds a head.
     """
     for source in sources:
         check_exchange(source, destination)
-    ranks = [_feeding_rank(sources, head, replica) for head in destination.heads]
+    ranks = [_source_rank(sources, head, replica) for head in destination.heads]
     cuts = [i for i, (left, right) in enumerate(pairwise(ranks), 1) if left != right]
     return [
         HeadRoute(ranks[start], destination.heads[start:stop])
@@ -123,8 +124,8 @@ def routes_between(
     ]
 
 
-def _feeding_rank(sources: Sequence[KvLayout], head: int, replica: int) -> int:
-    """Replicas take turns, and neighbouring slices begin with different turns."""
+def _source_rank(sources: Sequence[KvLayout], head: int, replica: int) -> int:
+    """The rank that sends a head: replicas of it take turns, so that they share the load."""
     holders = [rank for rank, layout in enumerate(sources) if head in layout.heads]
     if not holders:
         raise CannotExchange(f"none of {len(sources)} source ranks holds KV head {head}")

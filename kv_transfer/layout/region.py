@@ -1,4 +1,4 @@
-"""The memory that a transport registers: one pool of equal blocks."""
+"""Memory that a transport registers."""
 
 from __future__ import annotations
 

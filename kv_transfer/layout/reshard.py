@@ -1,4 +1,4 @@
-"""Which bytes of a source pool become which bytes of a destination pool of another layout."""
+"""Plans copies between pools of two layouts: other block sizes, other KV heads, other order."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from wire.layout import DTYPE_BYTES, SCALE_BYTES, KvLayout
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Plan:
-    """How some heads of one source rank reach one destination rank.
+    """The copies by which some heads of one source rank reach one destination rank.
 
-    Tokens travel in granules, the smaller of the two block sizes: a granule lies in one block on
-    both sides. `granules` tells for each place that a granule can have in the larger block which
-    pieces it consists of: [places, pieces, 3], offsets from the starts of the two blocks.
+    Tokens are copied in granules of the smaller block size: a granule lies in one block on both
+    sides. `granules` are the pieces of a granule for each place that it can have in the larger
+    block: [places, pieces, 3], rows as in `Span`, offsets from the starts of the two blocks.
     """
 
     source: KvLayout
@@ -30,39 +30,39 @@ class Plan:
 
     @property
     def granule_size(self) -> int:
-        """Tokens in a granule."""
+        """The tokens of a granule."""
         return min(self.source.block_size, self.destination.block_size)
 
     def padded(self, num_tokens: int) -> int:
-        """`num_tokens` filled up to whole granules; spans of those are longer and fewer.
+        """`num_tokens` rounded up to whole granules: spans become longer and fewer.
 
-        The slots behind the last token lie in blocks that both sides hold anyway.
+        The token slots behind the last token lie in blocks that both sides hold anyway.
         """
         return -(-num_tokens // self.granule_size) * self.granule_size
 
     def num_pieces(self, num_tokens: int) -> int:
-        """At most so many spans, if blocks are scattered and `num_tokens` is padded."""
+        """The largest number of spans: blocks are scattered, and `num_tokens` is padded."""
         return len(self.granules[0]) * (self.padded(num_tokens) // self.granule_size)
 
     def num_bytes(self, num_tokens: int) -> int:
-        """Bytes that travel when `num_tokens` is padded."""
+        """The bytes that are copied when `num_tokens` is padded."""
         granule = int(self.granules[0, :, 2].sum())
         return granule * (self.padded(num_tokens) // self.granule_size)
 
     def spans(
         self,
         source_blocks: Sequence[int] | Offsets,
-        destination_pages: Sequence[int] | Offsets,
+        destination_blocks: Sequence[int] | Offsets,
         num_tokens: int,
         *,
         first_token: int = 0,
     ) -> Offsets:
         """Copies that move tokens [first_token, num_tokens): int64 [n, 3], rows as in `Span`.
 
-        Tokens count from the first slot of source_blocks[0], which goes to the first slot of
-        destination_pages[0]; blocks and pages of earlier tokens than first_token are not looked at.
-        Spans never touch on both sides, and rise in destination_offset. Pages must be distinct.
-        Raises ValueError when tokens lie outside the blocks, or first_token is inside a granule.
+        Token 0 is the first of source_blocks[0] and of destination_blocks[0]; blocks that hold only
+        tokens before first_token are ignored. Destination blocks must be distinct. Spans are in the
+        order of destination_offset, and no two could be merged. Raises ValueError when tokens lie
+        outside the blocks, or first_token is inside a granule.
         """
         size = self.granule_size
         if first_token < 0 or first_token % size:
@@ -70,7 +70,7 @@ class Plan:
         starts = np.arange(first_token, num_tokens, size, dtype=np.int64)
         bases = np.zeros((len(starts), 3), dtype=np.int64)
         bases[:, 0] = _block_offsets(self.source, source_blocks, starts)
-        bases[:, 1] = _block_offsets(self.destination, destination_pages, starts)
+        bases[:, 1] = _block_offsets(self.destination, destination_blocks, starts)
         num_whole = max(0, num_tokens - first_token) // size
         places = starts // size % len(self.granules)
         pieces = (bases[:num_whole, None] + self.granules[places[:num_whole]]).reshape(-1, 3)
@@ -85,10 +85,10 @@ class Plan:
 def plan(source: KvLayout, destination: KvLayout, heads: range | None = None) -> Plan:
     """The plan for one source rank and one destination rank; cached.
 
-    `heads` are the model's heads that this source feeds to this destination (see
-    kv_transfer.layout.head_routes.route); None stands for all that both hold, which may be none.
-    Raises CannotExchange, also when values have to be converted: that makes a staging layout the
-    source.
+    `heads` are the model's heads that this source sends to this destination (see
+    kv_transfer.layout.head_routes); None stands for all that both hold, which may be none. Raises
+    CannotExchange, also when values must be converted: then the source of the copies is a staging
+    buffer.
     """
     check_exchange(source, destination)
     if needs_conversion(source, destination):
@@ -109,7 +109,7 @@ def plan(source: KvLayout, destination: KvLayout, heads: range | None = None) ->
 
 
 def staging_layout(destination: KvLayout, heads: range) -> KvLayout:
-    """Of a buffer on the source in which blocks lie as the destination wants them."""
+    """The layout of a buffer on the source that holds blocks as the destination wants them."""
     return KvLayout(
         num_layers=destination.num_layers,
         num_kv_heads=len(heads),
@@ -123,11 +123,11 @@ def staging_layout(destination: KvLayout, heads: range) -> KvLayout:
 
 
 def _block_offsets(layout: KvLayout, blocks: ArrayLike, starts: Offsets) -> Offsets:
-    """Where the blocks begin that hold the tokens `starts`, in bytes."""
+    """Byte offsets of the blocks that hold the tokens `starts`."""
     ids = np.asarray(blocks, dtype=np.int64)
     indexes = starts // layout.block_size
     if len(starts) and indexes[-1] >= len(ids):
-        raise ValueError(f"{len(ids)} blocks of {layout.block_size} slots do not hold all tokens")
+        raise ValueError(f"{len(ids)} blocks of {layout.block_size} tokens do not hold all tokens")
     used = ids[indexes]
     if (used < 0).any():
         raise ValueError(f"block {used.min()} does not exist")
@@ -142,15 +142,15 @@ def _granules(source: KvLayout, destination: KvLayout, heads: range) -> Offsets:
 
 
 def _granule(
-    source: KvLayout, destination: KvLayout, heads: range, start: int, num_slots: int
+    source: KvLayout, destination: KvLayout, heads: range, start: int, num_tokens: int
 ) -> Offsets:
-    """Pieces of the tokens [start, start + num_slots), which lie in one block on both sides."""
+    """Pieces of the tokens [start, start + num_tokens), which lie in one block on both sides."""
     row = source.head_size * DTYPE_BYTES[source.dtype]
     ours, theirs = _strips(source, heads), _strips(destination, heads)
     pieces = _pieces(
         (ours * source.block_size + start % source.block_size) * row,
         (theirs * destination.block_size + start % destination.block_size) * row,
-        num_slots * row,
+        num_tokens * row,
     )
     if not source.scale_bytes:
         return pieces
@@ -163,7 +163,7 @@ def _granule(
 
 
 def _strips(layout: KvLayout, heads: range) -> Offsets:
-    """Where a block's [layer, key/value, kv_head] has these heads, each layer's keys first."""
+    """Indexes of these heads in a block's [layer, key/value, kv_head], each layer's keys first."""
     kinds = np.array([0, 1] if layout.kv_order == "kv" else [1, 0], dtype=np.int64)
     layers = np.arange(layout.num_layers, dtype=np.int64)
     local = np.arange(len(heads), dtype=np.int64) + (heads.start - layout.first_kv_head)

@@ -12,7 +12,7 @@ Offsets = NDArray[np.int64]
 
 
 class Span(NamedTuple):
-    """One contiguous copy, in bytes from the starts of both pools."""
+    """One contiguous copy; offsets and size are bytes from the starts of both pools."""
 
     source_offset: int
     destination_offset: int
@@ -27,7 +27,7 @@ def block_spans(
 ) -> Offsets:
     """Copies of blocks of one size from sources[i] to destinations[i], int64 [n, 3] as in `Span`.
 
-    `part` are the bytes of each block that are copied, None stands for all.
+    `part` is the range of bytes that is copied of each block, None stands for all.
     """
     start, stop = (0, block_bytes) if part is None else (part.start, part.stop)
     spans = np.empty((len(sources), 3), np.int64)

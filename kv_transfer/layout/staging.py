@@ -1,4 +1,4 @@
-"""Staging memory: where blocks are turned into pages of another layout, and leave from."""
+"""Staging memory: blocks are converted there into another layout, and sent from there."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from wire.layout import KvLayout
 
 
 class Staging:
-    """Reads blocks of a pool, and writes them to its own memory in another layout."""
+    """Reads blocks of a pool, and writes them to staging memory in another layout."""
 
     def __init__(self, pool: CacheRegion, layout: KvLayout, memory: CacheRegion) -> None:
         self._pool = as_tensor(pool)
@@ -24,12 +24,12 @@ class Staging:
     def stage(
         self, blocks: Sequence[int], num_tokens: int, layout: KvLayout, offset: int, first: int
     ) -> int:
-        """Implements kv_transfer.endpoints.write_path.Stage."""
+        """Implements kv_transfer.endpoints.staged_writes.Stage."""
         with torch.inference_mode():
-            num_pages = layout.num_blocks(num_tokens)
-            target = self._memory[offset : offset + num_pages * layout.block_bytes]
+            num_blocks = layout.num_blocks(num_tokens)
+            target = self._memory[offset : offset + num_blocks * layout.block_bytes]
             fill(target, self._pool, self._layout, layout, blocks, num_tokens)
-            return checksum_blocks(target, layout.block_bytes, range(num_pages), first)
+            return checksum_blocks(target, layout.block_bytes, range(num_blocks), first)
 
 
 def fill(
@@ -40,7 +40,8 @@ def fill(
     blocks: Sequence[int],
     num_tokens: int,
 ) -> None:
-    """Write the first `num_tokens` tokens of these blocks as the pages of `target`."""
+    """Write the first `num_tokens` tokens of these blocks of `pool` to `target`, in layout
+    `wanted`."""
     if can_regroup(layout, wanted):
         regroup(pool, layout, wanted, blocks, num_tokens, target)
     else:

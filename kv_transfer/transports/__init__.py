@@ -1,1 +1,1 @@
-"""Transports move bytes between two processes: NIXL, UCX, or memory within one process."""
+"""Transports copy blocks between processes, over NIXL or UCX, or within one process."""

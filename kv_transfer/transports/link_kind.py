@@ -1,4 +1,4 @@
-"""What kind of way two workers have to each other, and what such a way should give."""
+"""The kind of link that two workers have, and the rate that such a link should give."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from wire.identity import ProcessRef
 
 ROOT = Path("/")
 NETWORK_SHARE = 0.25
-"""Of a network adapter's nominal rate, that a link should give at least."""
+"""The least part of a network adapter's nominal rate that a link should give."""
 UNKNOWN_NETWORK_BYTES_PER_S = 100e6
 
 
@@ -25,7 +25,7 @@ class LinkKind(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class LinkEstimate:
-    """`why` tells a person how the kind was found; `least_bytes_per_s` is what it should give."""
+    """The kind of a link, `why` in words for the log, and the least rate that it should give."""
 
     kind: LinkKind
     why: str
@@ -35,9 +35,10 @@ class LinkEstimate:
 def estimate_link(
     ours: ProcessRef, theirs: ProcessRef, *, direct_access: bool, root: Path = ROOT
 ) -> LinkEstimate:
-    """`direct_access`: whether the transport may copy between processes of one host.
+    """Estimate a link from where the two processes are.
 
-    `root` is where sys/ is found.
+    `direct_access` says whether the transport may copy between processes of one host; sys/ is read
+    below `root`.
     """
     if ours == theirs:
         return LinkEstimate(LinkKind.PROCESS, "both workers are this process", 500e6)
@@ -56,7 +57,7 @@ def estimate_link(
 
 
 def _adapters(root: Path) -> Iterator[tuple[float, str]]:
-    """(bytes per second, name) of every adapter whose rate the kernel tells."""
+    """(bytes per second, name) of every network adapter whose rate the kernel knows."""
     for path in root.glob("sys/class/infiniband/*/ports/*/rate"):
         with suppress(OSError, ValueError, IndexError):  # "400 Gb/sec (4X NDR)"
             yield float(path.read_text().split()[0]) * 1e9 / 8, path.parts[-4]

@@ -1,7 +1,4 @@
-"""Blocks between pools of one process: the transport of tests and of the simulator.
-
-It can be told to stall, to fail, and to deliver late, which real fabrics do without being told.
-"""
+"""The transport within one process, for tests: it can be made to stall, fail and deliver late."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ from kv_transfer.layout.spans import Offsets, block_spans
 
 @dataclass(frozen=True, slots=True)
 class AdmittedPool:
-    """A pool as one peer is admitted to it. It stays alive here as long as writes may come."""
+    """A pool as one peer is admitted to it; it is kept alive for as long as writes may come."""
 
     owner: str
     pool: CacheRegion
@@ -26,14 +23,14 @@ class AdmittedPool:
 
 
 class MemoryFabric:
-    """The "network" that connects `MemoryLink`s; tests hold one, and inject faults through it."""
+    """The "network" between `MemoryTransport`s; tests inject faults through it."""
 
     def __init__(self) -> None:
-        self.doors: dict[str, AdmittedPool] = {}
-        """By admission."""
+        self.admitted: dict[str, AdmittedPool] = {}
+        """Pools by admission."""
         self.dead: set[str] = set()
         self.flip_bits = 0
-        """How many of the next writes arrive with one bit wrong."""
+        """So many of the next writes arrive with one bit flipped."""
         self._flowing = True
         self._late: list[tuple[str, int, bytes]] = []
         self._lock = threading.Lock()
@@ -48,9 +45,9 @@ class MemoryFabric:
         self._flowing = False
 
     def resume(self) -> None:
-        """Stalled writes complete when they are next looked at.
+        """Stalled writes complete when they are next polled.
 
-        What had left before its link was given up lands now, where it is still let in.
+        Writes that were given up while they were stalled land now, where they are still admitted.
         """
         self._flowing = True
         late, self._late = self._late, []
@@ -61,38 +58,38 @@ class MemoryFabric:
         """All writes to that worker's pool fail from now on."""
         self.dead.add(name)
 
-    def admit(self, door: AdmittedPool) -> str:
-        admission = f"{door.owner} {next(self._numbers)}"
-        self.doors[admission] = door
+    def admit(self, pool: AdmittedPool) -> str:
+        admission = f"{pool.owner} {next(self._numbers)}"
+        self.admitted[admission] = pool
         return admission
 
     def evict(self, admission: str) -> None:
         with self._lock:
-            self.doors.pop(admission, None)
+            self.admitted.pop(admission, None)
 
     def copy(self, admission: str, base: int, spans: Offsets) -> None:
-        """Raises LinkFailed when the door has been closed."""
+        """Raises LinkFailed when the peer has been evicted."""
         for own_offset, offset, num_bytes in spans.tolist():
             if not self._land(admission, offset, ctypes.string_at(base + own_offset, num_bytes)):
-                raise LinkFailed(f"{admission} is not open any more")
+                raise LinkFailed(f"{admission} is not admitted any more")
         if len(spans) and self.flip_bits:
             self.flip_bits -= 1
             self._flip_a_bit(admission, int(spans[-1, 1]))
 
     def keep(self, admission: str, base: int, spans: Offsets) -> None:
-        """Remember writes that were given up, with what they would have carried."""
+        """Keep writes that were given up, with their bytes, so that they land late."""
         for own_offset, offset, num_bytes in spans.tolist():
             self._late.append((admission, offset, ctypes.string_at(base + own_offset, num_bytes)))
 
     def _land(self, admission: str, offset: int, content: bytes) -> bool:
         with self._lock:
-            door = self.doors.get(admission)
-            if door is not None:
-                ctypes.memmove(door.pool.address + offset, content, len(content))
-            return door is not None
+            admitted = self.admitted.get(admission)
+            if admitted is not None:
+                ctypes.memmove(admitted.pool.address + offset, content, len(content))
+            return admitted is not None
 
     def _flip_a_bit(self, admission: str, offset: int) -> None:
-        byte = ctypes.c_uint8.from_address(self.doors[admission].pool.address + offset)
+        byte = ctypes.c_uint8.from_address(self.admitted[admission].pool.address + offset)
         byte.value ^= 1
 
 
@@ -124,7 +121,7 @@ class MemoryTransfer:
             self._fabric.keep(self._admission, self._base, self._spans)
 
 
-class MemoryLink:
+class MemoryTransport:
     """Implements `kv_transfer.transports.transport.Transport` over one `MemoryFabric`."""
 
     name = "memory"
@@ -134,7 +131,7 @@ class MemoryLink:
         self._own_name = own_name
         self._fabric = fabric
         self._admitted: dict[str, str] = {}
-        self._peers: dict[str, str] = {}
+        self._connected: dict[str, str] = {}
         self._posted: dict[str, list[MemoryTransfer]] = {}
 
     def register(
@@ -144,53 +141,55 @@ class MemoryLink:
         self._staging = staging
         self._block_bytes = pool.num_bytes // num_blocks
 
-    def admit(self, peer: str) -> bytes:
-        self.evict(peer)
-        door = AdmittedPool(self._own_name, self._pool, self._block_bytes)
-        self._admitted[peer] = self._fabric.admit(door)
-        return self._admitted[peer].encode()
+    def admit(self, pair: str) -> bytes:
+        self.evict(pair)
+        pool = AdmittedPool(self._own_name, self._pool, self._block_bytes)
+        self._admitted[pair] = self._fabric.admit(pool)
+        return self._admitted[pair].encode()
 
-    def evict(self, peer: str) -> None:
-        admission = self._admitted.pop(peer, None)
+    def evict(self, pair: str) -> None:
+        admission = self._admitted.pop(pair, None)
         if admission is not None:
             self._fabric.evict(admission)
 
-    def connect(self, peer: str, admission: bytes) -> None:
-        if admission.decode(errors="replace") not in self._fabric.doors:
-            raise BadPeer(f"{peer} has not admitted {self._own_name} on this fabric")
-        self._peers[peer] = admission.decode()
+    def connect(self, pair: str, admission: bytes) -> None:
+        if admission.decode(errors="replace") not in self._fabric.admitted:
+            raise BadPeer(f"{pair} has not admitted {self._own_name} on this fabric")
+        self._connected[pair] = admission.decode()
 
-    def write(self, peer: str, blocks: Sequence[int], pages: Sequence[int]) -> MemoryTransfer:
-        size, theirs = self._block_bytes, self._door(peer).block_bytes
+    def write(
+        self, pair: str, blocks: Sequence[int], remote_blocks: Sequence[int]
+    ) -> MemoryTransfer:
+        size, theirs = self._block_bytes, self._remote_pool(pair).block_bytes
         if size != theirs:
-            raise BadPeer(f"{peer} has blocks of {theirs} bytes, ours have {size}")
-        return self.write_spans(peer, block_spans(blocks, pages, size), staged=False)
+            raise BadPeer(f"{pair} has blocks of {theirs} bytes, ours have {size}")
+        return self.write_spans(pair, block_spans(blocks, remote_blocks, size), staged=False)
 
-    def write_spans(self, peer: str, spans: Offsets, *, staged: bool) -> MemoryTransfer:
-        self._door(peer)
+    def write_spans(self, pair: str, spans: Offsets, *, staged: bool) -> MemoryTransfer:
+        self._remote_pool(pair)
         memory = self._staging if staged else self._pool
         assert memory is not None, "nothing was registered to stage in"
-        transfer = MemoryTransfer(self._fabric, self._peers[peer], memory.address, spans)
-        posted = self._posted.setdefault(peer, [])
+        transfer = MemoryTransfer(self._fabric, self._connected[pair], memory.address, spans)
+        posted = self._posted.setdefault(pair, [])
         posted[:] = [*(each for each in posted if not each._ended), transfer]
         return transfer
 
-    def disconnect(self, peer: str) -> None:
-        for transfer in self._posted.pop(peer, []):
-            transfer.give_up(f"{peer} was disconnected")
-        self._peers.pop(peer, None)
+    def disconnect(self, pair: str) -> None:
+        for transfer in self._posted.pop(pair, []):
+            transfer.give_up(f"{pair} was disconnected")
+        self._connected.pop(pair, None)
 
     def close(self) -> None:
-        for peer in list(self._peers):
-            self.disconnect(peer)
-        for peer in list(self._admitted):
-            self.evict(peer)
+        for pair in list(self._connected):
+            self.disconnect(pair)
+        for pair in list(self._admitted):
+            self.evict(pair)
 
-    def _door(self, peer: str) -> AdmittedPool:
-        admission = self._peers.get(peer)
-        door = None if admission is None else self._fabric.doors.get(admission)
-        if door is None:
-            raise LinkFailed(f"{peer} is not connected")
-        if door.owner in self._fabric.dead:
-            raise LinkFailed(f"{door.owner} is dead")
-        return door
+    def _remote_pool(self, pair: str) -> AdmittedPool:
+        admission = self._connected.get(pair)
+        pool = None if admission is None else self._fabric.admitted.get(admission)
+        if pool is None:
+            raise LinkFailed(f"{pair} is not connected")
+        if pool.owner in self._fabric.dead:
+            raise LinkFailed(f"{pool.owner} is dead")
+        return pool

@@ -1,4 +1,4 @@
-"""What a link gives, measured when it is made: a slow path is reported, never used silently."""
+"""Measures latency and rate of a link when it is made, so that a slow one is reported."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ NUM_BULK = 3
 BULK_BYTES = 2 * 1024 * 1024
 DEADLINE_S = 5.0
 BUSY_S = 0.0005
-"""How long a write is waited for before others get their turn."""
+"""How long a probe polls one write before it yields to the others."""
 
 
 @dataclass(frozen=True, slots=True)
 class LinkSpeed:
-    """Of one direction. `latency_s` is the median time of a write of one block."""
+    """The speed of a link in one direction; `latency_s` is the median time to write one block."""
 
     latency_s: float
     bytes_per_s: float
@@ -32,22 +32,21 @@ class LinkSpeed:
 
 
 def as_one(speeds: Sequence[LinkSpeed], shares: Sequence[float]) -> LinkSpeed:
-    """Of rank pairs that carry these shares of a link's bytes, all at the same time.
+    """The speed of a link whose rank pairs carry these shares of its bytes, all at the same time.
 
-    What has to go over them has arrived when the last one is done.
+    A write over the link has ended when its part over the slowest rank pair has.
     """
     rates = [speed.bytes_per_s / share for speed, share in zip(speeds, shares, strict=True)]
     return LinkSpeed(max(speed.latency_s for speed in speeds), min(rates))
 
 
 Probe = Generator[None, None, LinkSpeed]
-"""Gives way whenever it has to wait; returns what it found. Raises LinkFailed."""
+"""A measurement that yields whenever it has to wait, and returns the speed. Raises LinkFailed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scratch:
-    """Blocks of both pools that nobody uses for anything else: byte offsets, and what may be
-    written there."""
+    """A scratch block in either pool, by its byte offset; `num_bytes` may be written."""
 
     own_offset: int
     their_offset: int
@@ -56,11 +55,11 @@ class Scratch:
 
 def probe_link(
     transport: Transport,
-    link: str,
+    pair: str,
     scratch: Scratch,
     clock: Callable[[], float] = time.monotonic,
 ) -> Probe:
-    """Write our scratch block over the peer's, alone and many times in a row.
+    """Measure a rank pair: write our scratch block over the peer's, alone and many in a row.
 
     Raises LinkFailed, also when a write takes longer than DEADLINE_S.
     """
@@ -68,11 +67,11 @@ def probe_link(
     def write(count: int) -> Generator[None, None, float]:
         row = (scratch.own_offset, scratch.their_offset, scratch.num_bytes)
         started = clock()
-        transfer = transport.write_spans(link, np.array([row] * count), staged=False)
+        transfer = transport.write_spans(pair, np.array([row] * count), staged=False)
         gives_way_at = started + BUSY_S
         while not transfer.done():
             if clock() - started > DEADLINE_S:
-                raise LinkFailed(f"{link}: {count} blocks took more than {DEADLINE_S} s")
+                raise LinkFailed(f"{pair}: {count} blocks took more than {DEADLINE_S} s")
             if clock() > gives_way_at:
                 yield
                 gives_way_at = clock() + BUSY_S
@@ -95,7 +94,7 @@ OnSpeeds = Callable[[Sequence[LinkSpeed] | str], None]
 
 @dataclass(slots=True, eq=False)
 class LinkProbes:
-    """The probes of one link's rank pairs, all at the same time. No probe holds up another."""
+    """The probes of one link's rank pairs, which run at the same time; none blocks another."""
 
     link: str
     probes: Sequence[Probe]

@@ -1,4 +1,4 @@
-"""A transport copies blocks from one worker's memory into another's, one-sidedly."""
+"""The interface of a transport: one-sided writes from our memory into that of peers."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 class PostedTransfer(Protocol):
-    """One write under way."""
+    """A write under way."""
 
     def done(self) -> bool:
-        """Has the last byte arrived? Raises LinkFailed when nobody knows any more.
+        """Whether the last byte has arrived. Raises LinkFailed when that cannot be known any more.
 
         An error does not mean that the fabric has stopped writing: see `Transport.disconnect`
         and `Transport.evict`.
@@ -25,64 +25,67 @@ class PostedTransfer(Protocol):
 
 
 class Transport(Protocol):
-    """Owned by one thread. Links are named by whoever makes them; no name is ever used twice.
+    """One rank's connections to ranks of other workers, its rank pairs; owned by one thread.
 
-    Each peer has a link of its own, in either direction, which can be torn down without the
-    others' noticing. That is what makes memory safe to use again when a peer is dead, stopped or
-    confused: the end that owns the memory closes its end of the link.
+    `pair` names a rank pair at this end; its caller chooses the name, and uses none twice. A rank
+    pair carries writes in one direction and can be torn down without any effect on others. So
+    memory is safe to use again when a peer is dead, stopped or confused: the end that owns the
+    memory closes its end of the rank pair.
     """
 
     name: str
 
     @property
     def direct_access(self) -> bool:
-        """Whether a peer process on this host may write into our memory by itself."""
+        """Whether a peer process on this host may write into our memory without our end's help."""
         ...
 
     def register(
         self, pool: CacheRegion, num_blocks: int, staging: CacheRegion | None = None
     ) -> None:
-        """Our memory; once, before anything else. Peers write to `pool` and read neither."""
+        """Register our memory; called once, first. Peers write to `pool`, and read neither."""
         ...
 
-    def admit(self, peer: str) -> bytes:
-        """Open our pool to one peer. Returns what it must be given to `connect`.
+    def admit(self, pair: str) -> bytes:
+        """Open our pool to one peer rank. Returns the admission, which it passes to `connect`.
 
-        An earlier admission of the same peer ends.
+        An earlier admission by this name ends.
         """
         ...
 
-    def evict(self, peer: str) -> None:
-        """Close our pool to a peer. Idempotent.
+    def evict(self, pair: str) -> None:
+        """Close our pool to a peer rank. Idempotent.
 
         When it returns, nothing that the peer has sent through the fabric lands any more. (A peer
         with direct access to our memory must have ended as well, or have said that it is quiet.)
         """
         ...
 
-    def connect(self, peer: str, admission: bytes) -> None:
-        """Learn a peer's pool. Raises BadPeer or LinkFailed; no link is left then."""
+    def connect(self, pair: str, admission: bytes) -> None:
+        """Connect to a peer's pool. Raises BadPeer or LinkFailed; nothing is connected then."""
         ...
 
-    def write(self, peer: str, blocks: Sequence[int], pages: Sequence[int]) -> PostedTransfer:
-        """Start copying our blocks[i] over the peer's block pages[i]. Raises LinkFailed.
+    def write(
+        self, pair: str, blocks: Sequence[int], remote_blocks: Sequence[int]
+    ) -> PostedTransfer:
+        """Start copying our blocks[i] over the peer's remote_blocks[i]. Raises LinkFailed.
 
         Blocks must be of one size on both sides, or else BadPeer is raised.
         """
         ...
 
-    def write_spans(self, peer: str, spans: Offsets, *, staged: bool) -> PostedTransfer:
+    def write_spans(self, pair: str, spans: Offsets, *, staged: bool) -> PostedTransfer:
         """Start copying spans, int64 [n, 3]: our offset, the offset in the peer's pool, bytes.
 
-        Ours count from the start of our pool, or of our staging memory if `staged`. Raises
+        Our offsets are from the start of our pool, or of our staging memory if `staged`. Raises
         LinkFailed.
         """
         ...
 
-    def disconnect(self, peer: str) -> None:
-        """End a link and all writes over it. Idempotent.
+    def disconnect(self, pair: str) -> None:
+        """Disconnect from a peer's pool; ends all writes over the rank pair. Idempotent.
 
-        When it returns, nothing reads our memory any more; what has left may still arrive.
+        When it returns, nothing reads our memory any more; bytes that were sent may still arrive.
         """
         ...
 
@@ -91,25 +94,22 @@ class Transport(Protocol):
 
 @runtime_checkable
 class CountsTraffic(Protocol):
-    """What a `kv_transfer.transports.transport.Transport` may implement besides."""
+    """A transport that also counts its traffic."""
 
-    def traffic(self, peer: str) -> Traffic | None:
-        """Since the link was made, its measuring included; None for a link that is not there.
-
-        May be called from any thread.
-        """
+    def traffic(self, pair: str) -> Traffic | None:
+        """Traffic since `connect`, probes included; None for an unknown rank pair. Thread-safe."""
         ...
 
 
 def traffic_of(transport: Transport, names: Sequence[str]) -> Traffic | None:
-    """Over all these parts of a link; None where the transport does not count it."""
+    """Traffic over all these rank pairs; None where the transport does not count it."""
     if not isinstance(transport, CountsTraffic):
         return None
     return together(transport.traffic(name) for name in names)
 
 
 def together(parts: Iterable[Traffic | None]) -> Traffic | None:
-    """All parts of a link as one; None where one of them is unknown, or there is none."""
+    """The sum of traffic over several rank pairs; None where one is unknown, or there is none."""
     counted = list(parts)
     known = [part for part in counted if part is not None]
     if len(known) < max(1, len(counted)):

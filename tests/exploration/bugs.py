@@ -22,7 +22,7 @@ class Bug:
     scope: Scope = ONE_LEG
 
 
-class FreesBeforeItsDoorIsClosed(DestinationHandoff):
+class FreesBeforeItsReceiveEndIsClosed(DestinationHandoff):
     def source_lost(self, cause: str) -> list[Effect]:
         return [*super().source_lost(cause), *self.source_fenced()]
 
@@ -45,7 +45,7 @@ class DoesNotWaitForItsFirstLayers(SourceHandoff):
         return effects
 
 
-class ForgetsItsPages(DestinationHandoff):
+class ForgetsItsBlocks(DestinationHandoff):
     def _quiesced(self) -> list[Effect]:
         return [e for e in super()._quiesced() if not isinstance(e, FreeBlocks)]
 
@@ -83,8 +83,8 @@ def _certain(effects: Sequence[Effect]) -> list[Effect]:
 BUGS = (
     Bug(
         1,
-        "a destination frees its pages when the session ends, before its door is closed",
-        Code(destination=FreesBeforeItsDoorIsClosed),
+        "a destination frees its blocks when the session ends, before its receive end is closed",
+        Code(destination=FreesBeforeItsReceiveEndIsClosed),
     ),
     Bug(
         1,
@@ -98,7 +98,7 @@ BUGS = (
     ),
     Bug(
         1,
-        "a worker closes its door to a process that needs none, and does not wait for its end",
+        "a worker closes its receive end to a process with direct access, and does not wait",
         Code(waits_for_the_process=False),
         DIRECT_ACCESS,
     ),
@@ -110,8 +110,8 @@ BUGS = (
     ),
     Bug(
         2,
-        "a destination forgets its pages when the source is quiet",
-        Code(destination=ForgetsItsPages),
+        "a destination forgets its blocks when the source is quiet",
+        Code(destination=ForgetsItsBlocks),
     ),
     Bug(
         3,

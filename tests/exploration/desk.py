@@ -37,7 +37,7 @@ class Side:
         return Worker(self.incarnation, self.owners, self.memory, self.attempts, self.next_epoch)
 
     def allocate(self, count: int, owner: int) -> tuple[int, ...] | None:
-        """The lowest free blocks, so that states that differ only in page numbers are one."""
+        """The lowest free blocks, so that states that differ only in block numbers are one."""
         blocks = tuple(block for block, each in enumerate(self.owners) if not each)[:count]
         if len(blocks) < count:
             return None
@@ -104,7 +104,7 @@ class Desk:
     def send_over(self, number: int, message: Handoff) -> None:
         """Lost when the link's session has ended at either end."""
         link, to_source = self.links.get(number), for_source(message)
-        if link is not None and link.session == "open" and link.door == "open":
+        if link is not None and link.session == "open" and link.receive_end == "open":
             self.network.append(Letter(number, to_source, self.machines.number_of(message)))
 
     def send_to(self, ref: WorkerRef, message: Handoff) -> None:
@@ -145,9 +145,9 @@ class Desk:
 
     def land(self, flight: Flight, *, damaged: bool) -> None:
         side = self.destinations[flight.place]
-        for page, content in zip(flight.pages, flight.tags, strict=True):
-            changed = landed(side.memory[page], content, flight.part)
-            side.store(page, GARBAGE if damaged else changed)
+        for block, content in zip(flight.remote_blocks, flight.tags, strict=True):
+            changed = landed(side.memory[block], content, flight.part)
+            side.store(block, GARBAGE if damaged else changed)
 
     def blame(self, what: str) -> None:
         self.wrong = self.wrong or what

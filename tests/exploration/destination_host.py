@@ -80,28 +80,28 @@ class DestinationHost:
             self.refuse(offer, number, RefuseReason.STALE)
             return
         scope = self.desk.scope
-        pages = self.side.allocate(scope.num_blocks, self.side.next_epoch)
-        if pages is None:
+        blocks = self.side.allocate(scope.num_blocks, self.side.next_epoch)
+        if blocks is None:
             self.refuse(offer, number, RefuseReason.FULL)
             return
-        held, pages = pages[: scope.num_held], pages[scope.num_held :]
-        for block, page in enumerate(held):
-            self.side.store(page, tag(attempt_id, block))
-        self._grant(attempt_id, offer, held, pages, number)
+        held, granted = blocks[: scope.num_held], blocks[scope.num_held :]
+        for place, block in enumerate(held):
+            self.side.store(block, tag(attempt_id, place))
+        self._grant(attempt_id, offer, held, granted, number)
 
     def _grant(
         self,
         attempt_id: int,
         offer: Offer,
         held: tuple[int, ...],
-        pages: tuple[int, ...],
+        granted: tuple[int, ...],
         number: int,
     ) -> None:
         machines = self.desk.machines
         machine = machines.code.destination(
             offer,
             held,
-            pages,
+            granted,
             epoch=self.side.draw_epoch(),
             layout=LAYOUT,
             checksum=machines.checksum,
@@ -134,11 +134,11 @@ class DestinationHost:
             case CutLink():
                 self.desk.links_to_cut.append(it.link)
 
-    def _free(self, attempt_id: int, pages: tuple[int, ...]) -> None:
+    def _free(self, attempt_id: int, blocks: tuple[int, ...]) -> None:
         epoch = self.machine(attempt_id).epoch
-        for page in pages:
-            if self.side.owners[page] != epoch:
+        for block in blocks:
+            if self.side.owners[block] != epoch:
                 self.desk.blame(
-                    f"invariant 1: page {page} is freed by an attempt that does not own it"
+                    f"invariant 1: block {block} is freed by an attempt that does not own it"
                 )
-        self.side.free(pages)
+        self.side.free(blocks)

@@ -40,11 +40,11 @@ def _of_flights(scope: Scope, machines: Machines, state: State) -> Iterator[Even
     """What a source says once it knows that a write failed is never sent: it hangs up first."""
     silent = {link.number for link in state.links if link.session != "open"}
     for place, flight in enumerate(state.flights):
-        if flight.block_write in ("given up", "unsent"):
+        if flight.status in ("given up", "unsent"):
             if flight.link in silent or not machines.code.hangs_up_first:
                 yield Event("write fails", place)
         elif lands(scope, state, flight):
-            yield Event("complete" if flight.block_write == "posted" else "land", place)
+            yield Event("complete" if flight.status == "posted" else "land", place)
 
 
 def _of_links(scope: Scope, machines: Machines, state: State) -> Iterator[Event]:
@@ -57,23 +57,23 @@ def _of_links(scope: Scope, machines: Machines, state: State) -> Iterator[Event]
 
 def _of_source_end(scope: Scope, state: State, link: Link) -> Iterator[Event]:
     """Nothing of this, when its process is gone."""
-    if link.session == "open" and not (link.carries and link.door == "open"):
+    if link.session == "open" and not (link.carries and link.receive_end == "open"):
         yield Event("source's session ends", link.number)
     if link.session == "ended":
         yield Event("source is told", link.number)
     if link.session == "told" and link.carries:
         yield Event("tear down", link.number)
-    posted = [it for it in state.flights if it.link == link.number and it.block_write == "posted"]
+    posted = [it for it in state.flights if it.link == link.number and it.status == "posted"]
     if link.carries and posted and not lands(scope, state, posted[0]):
         yield Event("write is shut out", link.number)
 
 
 def _of_destination_end(machines: Machines, state: State, link: Link) -> Iterator[Event]:
-    if link.door == "open" and link.session != "open":
+    if link.receive_end == "open" and link.session != "open":
         yield Event("destination's session ends", link.number)
-    if link.door == "lost":
+    if link.receive_end == "lost":
         yield Event("evict", link.number)
-    if link.door == "evicted":
+    if link.receive_end == "evicted":
         through = link.session == "told" and not link.carries
         waits = _waits_for_fence(machines, state, link)
         if through or not waits:  # the source has ended, or may call again

@@ -14,7 +14,7 @@ from wire.handoff import Offer
 def faults(scope: Scope, machines: Machines, state: State) -> Iterator[Event]:
     yield from _of_letters(scope, machines, state)
     for place, flight in enumerate(state.flights):
-        if flight.block_write == "posted" and lands(scope, state, flight):
+        if flight.status == "posted" and lands(scope, state, flight):
             yield Event("corrupt", place)
     yield from _of_links(machines, state)
     yield from _of_source(scope, state)
@@ -51,7 +51,7 @@ def _of_links(machines: Machines, state: State) -> Iterator[Event]:
     for link in state.links:
         if link.session == "open":
             yield Event("break for source", link.number)
-        if link.door == "open":
+        if link.receive_end == "open":
             yield Event("break for destination", link.number)
         if link.carries:
             yield Event("fail", link.number)

@@ -28,7 +28,7 @@ def at_rest(state: State) -> bool:
     )
 
 
-def no_write_is_under_way_into_a_reused_page(
+def no_write_is_under_way_into_a_reused_block(
     scope: Scope, machines: Machines, state: State
 ) -> str | None:
     """It could land now, so that it need not be waited for."""
@@ -37,30 +37,28 @@ def no_write_is_under_way_into_a_reused_page(
             worker = state.destinations[flight.place]
             number = worker.attempts[flight.attempt_id].machine
             writable = number is not None and machines[number].state in WRITABLE
-            for page in flight.pages:
-                if not writable or worker.owners[page] != flight.epoch:
-                    return (
-                        f"invariant 1: attempt {flight.attempt_id} may still write into page {page}"
-                    )
-        if flight.block_write == "posted":
+            for block in flight.remote_blocks:
+                if not writable or worker.owners[block] != flight.epoch:
+                    return f"invariant 1: attempt {flight.attempt_id} may still write {block}"
+        if flight.status == "posted":
             for block in flight.blocks:
                 if state.source.owners[block] != flight.attempt_id + 1:
                     return f"invariant 1: {flight.attempt_id} still sends block {block}, now free"
     return None
 
 
-def no_page_is_in_use_by_nobody(scope: Scope, machines: Machines, state: State) -> str | None:
+def no_block_is_in_use_by_nobody(scope: Scope, machines: Machines, state: State) -> str | None:
     for worker in state.destinations:
         epochs = {FREE}
         for it in worker.attempts:
-            epochs.update(worker.owners[page] for page in it.running)
+            epochs.update(worker.owners[block] for block in it.running)
             if it.machine is not None:
                 machine = machines[it.machine]
                 assert isinstance(machine, DestinationHandoff)
                 epochs.add(machine.epoch)
-        for page, epoch in enumerate(worker.owners):
+        for block, epoch in enumerate(worker.owners):
             if epoch not in epochs:
-                return f"invariant 2: page {page} is in use, and nobody will free it"
+                return f"invariant 2: block {block} is in use, and nobody will free it"
     for block, owner in enumerate(state.source.owners):
         if owner and block not in state.source.attempts[owner - 1].blocks:
             return f"invariant 2: block {block} is in use, and nobody will free it"
@@ -82,10 +80,10 @@ def no_sequence_runs_twice(scope: Scope, machines: Machines, state: State) -> st
 def nothing_unverified_is_decoded(scope: Scope, machines: Machines, state: State) -> str | None:
     for worker in state.destinations:
         for attempt_id, it in enumerate(worker.attempts):
-            for block, page in enumerate(it.running):
-                if worker.memory[page] != tag(attempt_id, block):
+            for number, block in enumerate(it.running):
+                if worker.memory[block] != tag(attempt_id, number):
                     return (
-                        f"invariant 4: attempt {attempt_id} decodes from page {page}, not its block"
+                        f"invariant 4: attempt {attempt_id} decodes from block {block}, not its own"
                     )
     return None
 
@@ -109,8 +107,8 @@ def refusal_costs_nothing(scope: Scope, machines: Machines, state: State) -> str
 
 Check = Callable[[Scope, Machines, State], str | None]
 CHECKS: tuple[Check, ...] = (
-    no_write_is_under_way_into_a_reused_page,
-    no_page_is_in_use_by_nobody,
+    no_write_is_under_way_into_a_reused_block,
+    no_block_is_in_use_by_nobody,
     no_sequence_runs_twice,
     nothing_unverified_is_decoded,
     refusal_costs_nothing,

@@ -1,4 +1,4 @@
-"""What happens to links: sessions end, ends are torn down, doors close, new links are made.
+"""What happens to links: sessions end, ends are torn down, receive ends close, new links are made.
 
 As worker/sessions does it: peer_book.py and links.py at the source, inbound.py at a destination.
 """
@@ -9,7 +9,7 @@ from tests.exploration.attempts import destination_ref
 from tests.exploration.desk import Desk, Side
 from tests.exploration.destination_host import DestinationHost
 from tests.exploration.source_host import SourceHost
-from tests.exploration.state import NO_LINK, Door, Flight, Link
+from tests.exploration.state import NO_LINK, Flight, Link, ReceiveEnd
 
 
 class LinkHost:
@@ -42,34 +42,34 @@ class LinkHost:
         self.desk.change_link(number, carries=False)
 
         def give_up(flight: Flight) -> Flight:
-            if flight.link != number or flight.block_write != "posted":
+            if flight.link != number or flight.status != "posted":
                 return flight
-            return flight._replace(block_write="given up" if self._is_open(number) else "unsent")
+            return flight._replace(status="given up" if self._is_open(number) else "unsent")
 
         self.desk.change_flights(give_up)
 
     def end_at_destination(self, number: int) -> None:
         link = self.desk.links[number]
-        if link.door == "open":
-            self._change_door(number, "lost")
+        if link.receive_end == "open":
+            self._change_receive_end(number, "lost")
             self.destinations[link.place].source_lost(number)
 
     def evict(self, number: int) -> None:
-        """The door closes; a process with direct access to the memory needs none."""
+        """The receive end closes; a process with direct access to the memory does not need it."""
         if self.desk.scope.direct_access and self.desk.machines.code.waits_for_the_process:
-            self._change_door(number, "evicted")
+            self._change_receive_end(number, "evicted")
         else:
             self.fence(number)
 
     def fence(self, number: int) -> None:
-        self._change_door(number, "closed")
+        self._change_receive_end(number, "closed")
         self.destinations[self.desk.links[number].place].source_fenced(number)
 
     def source_crashed(self, incarnation: int) -> None:
         """Its process is gone: what has left may still land, unless it copied itself."""
         desk = self.desk
         if desk.scope.direct_access:
-            desk.flights = [flight for flight in desk.flights if flight.block_write != "posted"]
+            desk.flights = [flight for flight in desk.flights if flight.status != "posted"]
         for number, link in list(desk.links.items()):
             if link.source == incarnation:
                 desk.end_at_source(number)
@@ -79,17 +79,17 @@ class LinkHost:
         desk.drop_letters(lambda letter: letter.link == NO_LINK)
 
     def destination_crashed(self, place: int, incarnation: int) -> None:
-        """Its memory is gone, and with it all doors."""
+        """Its memory is gone, and with it all receive ends."""
         for number, link in list(self.desk.links.items()):
             if (link.place, link.destination) == (place, incarnation):
-                self._change_door(number, "closed")
+                self._change_receive_end(number, "closed")
         self.desk.drop_unsent(destination_ref(place, incarnation))
 
     def settle(self) -> None:
         """Links that both ends are through with are gone, and their numbers can be used again."""
-        unsettled = {it.link for it in self.desk.flights if it.block_write != "late"}
+        unsettled = {it.link for it in self.desk.flights if it.status != "late"}
         for number, link in list(self.desk.links.items()):
-            through = link.session == "told" and not link.carries and link.door == "closed"
+            through = link.session == "told" and not link.carries and link.receive_end == "closed"
             if through and number not in unsettled:
                 del self.desk.links[number]
                 self._forget(self.desk.destinations[link.place], number)
@@ -101,27 +101,27 @@ class LinkHost:
 
     def _is_open(self, number: int) -> bool:
         link = self.desk.links[number]
-        return link.door in ("open", "lost")
+        return link.receive_end in ("open", "lost")
 
-    def _change_door(self, number: int, door: Door) -> None:
-        """What has left lands as long as the door is open."""
-        self.desk.change_link(number, door=door)
+    def _change_receive_end(self, number: int, receive_end: ReceiveEnd) -> None:
+        """Writes that have left land for as long as the receive end is open."""
+        self.desk.change_link(number, receive_end=receive_end)
         self.desk.drop_letters(lambda letter: letter.link == number and not letter.to_source)
         if not self._is_open(number):
             self.desk.change_flights(lambda it: _shut_out(it) if it.link == number else it)
 
 
 def _shut_out(flight: Flight) -> Flight | None:
-    match flight.block_write:
+    match flight.status:
         case "late":
             return None
         case "given up":
-            return flight._replace(block_write="unsent")
+            return flight._replace(status="unsent")
     return flight
 
 
 def told(flight: Flight) -> Flight | None:
     """The source knows that it is over, or is no more."""
-    if flight.block_write == "given up":
-        return flight._replace(block_write="late")
-    return None if flight.block_write == "unsent" else flight
+    if flight.status == "given up":
+        return flight._replace(status="late")
+    return None if flight.status == "unsent" else flight

@@ -88,7 +88,9 @@ class _Player:
         self.desk.land(flight, damaged=act == "corrupt")
         if act != "land":
             whole = flight.part != "first"
-            self.source.wrote(flight, checksum(flight.tags, flight.first_page) if whole else 0)
+            self.source.wrote(
+                flight, checksum(flight.tags, flight.first_remote_block) if whole else 0
+            )
 
     def _play_source(self, act: str, attempt_id: int) -> None:
         match act:

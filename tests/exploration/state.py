@@ -14,11 +14,11 @@ Outcome = Literal["open", "handed over", "kept", "failed", "cancelled", "crashed
 Session = Literal["open", "ended", "told"]
 """A link's session at its source: alive, over, and over with the knowledge of its attempts."""
 
-Door = Literal["open", "lost", "evicted", "closed"]
+ReceiveEnd = Literal["open", "lost", "evicted", "closed"]
 """A link's end at its destination. "lost": its session is over there, and what was sent still
 lands. "evicted": only a process with direct access might still write. "closed": nothing does."""
 
-Passage = Literal["posted", "given up", "unsent", "late"]
+WriteStatus = Literal["posted", "given up", "unsent", "late"]
 """A write: under way; over, though it may still land and its source is not told yet; over without
 having left; over and told, though it may still land."""
 
@@ -109,7 +109,7 @@ class Link(NamedTuple):
     session: Session = "open"
     carries: bool = True
     """False once the source's transfer thread has torn down its end."""
-    door: Door = "open"
+    receive_end: ReceiveEnd = "open"
 
 
 class Letter(NamedTuple):
@@ -126,14 +126,14 @@ class Flight(NamedTuple):
     attempt_id: int
     write_id: int
     link: int
-    block_write: Passage
+    status: WriteStatus
     place: int
     destination: int
     epoch: int
     blocks: tuple[int, ...]
-    pages: tuple[int, ...]
+    remote_blocks: tuple[int, ...]
     tags: tuple[int, ...]
-    first_page: int
+    first_remote_block: int
     part: Part
 
 
@@ -165,15 +165,17 @@ def lands(scope: Scope, state: State, flight: Flight) -> bool:
     """Whether the write may still change a destination's memory."""
     if flight.destination != state.destinations[flight.place].incarnation:
         return False
-    if flight.block_write == "posted" and scope.direct_access:
+    if flight.status == "posted" and scope.direct_access:
         return True
-    if flight.block_write == "unsent":
+    if flight.status == "unsent":
         return False
-    return any(it.number == flight.link and it.door in ("open", "lost") for it in state.links)
+    return any(
+        it.number == flight.link and it.receive_end in ("open", "lost") for it in state.links
+    )
 
 
 def landed(content: int, tag: int, part: Part) -> int:
-    """What a page holds that held `content`, once part of a block has been written to it."""
+    """The content of a block that held `content`, once part of a block has been written to it."""
     if part == "whole" or content in (tag, tag + MISSES_THE[part]):
         return tag
     return tag + MISSES_THE["rest" if part == "first" else "first"]

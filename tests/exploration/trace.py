@@ -65,9 +65,8 @@ def _told(machines: Machines, state: State, event: Event) -> str:
         return f"{who} {MESSAGE_WORDS[act]} {said}"
     if act in FLIGHT_WORDS:
         flight = state.flights[subject]
-        return (
-            f"write {flight.write_id} of {flight.attempt_id} to {flight.pages} {FLIGHT_WORDS[act]}"
-        )
+        write = f"write {flight.write_id} of {flight.attempt_id} to {flight.remote_blocks}"
+        return f"{write} {FLIGHT_WORDS[act]}"
     if act in OF_LINKS:
         return f"link {subject}: {act}"
     if act in OF_WORKERS:
@@ -78,7 +77,7 @@ def _told(machines: Machines, state: State, event: Event) -> str:
 
 def _said(message: Handoff) -> str:
     said = f"{type(message).__name__} of attempt {message.attempt_id.request_id}"
-    for name in ("pages", "epoch", "reason", "cause"):
+    for name in ("blocks", "epoch", "reason", "cause"):
         if hasattr(message, name):
             value = getattr(message, name)
             said += f", {name} {value.value if isinstance(value, Enum) else value}"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from kv_transfer.layout.region import CacheRegion
 from kv_transfer.layout.spans import Offsets
-from kv_transfer.transports.nixl.nixl_link import NixlLink
+from kv_transfer.transports.nixl.nixl_transport import NixlTransport
 from kv_transfer.transports.transport import PostedTransfer
 from tests.faults.scene import Scene
 from tests.faults.survivor import Survivor
@@ -19,7 +19,7 @@ from wire.messages import Destination, Handed, Kept, Submit
 from wire.sampling import SamplingParams
 
 
-class FlippingLink(NixlLink):
+class FlippingLink(NixlTransport):
     """Every write carries one bit that is not as it was when its checksum was taken."""
 
     draw = random.Random(0)
@@ -31,13 +31,15 @@ class FlippingLink(NixlLink):
         super().register(pool, num_blocks, staging)
         self._address, self._block_bytes = pool.address, pool.num_bytes // num_blocks
 
-    def write(self, peer: str, blocks: Sequence[int], pages: Sequence[int]) -> PostedTransfer:
+    def write(
+        self, peer: str, blocks: Sequence[int], remote_blocks: Sequence[int]
+    ) -> PostedTransfer:
         if not FlippingLink.armed:
-            return super().write(peer, blocks, pages)
+            return super().write(peer, blocks, remote_blocks)
         offset = self.draw.choice(blocks) * self._block_bytes
         return self._flipped(
             offset + self.draw.randrange(self._block_bytes),
-            lambda: NixlLink.write(self, peer, blocks, pages),
+            lambda: NixlTransport.write(self, peer, blocks, remote_blocks),
         )
 
     def write_spans(self, peer: str, spans: Offsets, *, staged: bool) -> PostedTransfer:
@@ -46,7 +48,7 @@ class FlippingLink(NixlLink):
         start, _, num_bytes = spans[self.draw.randrange(len(spans))].tolist()
         return self._flipped(
             start + self.draw.randrange(num_bytes),
-            lambda: NixlLink.write_spans(self, peer, spans, staged=staged),
+            lambda: NixlTransport.write_spans(self, peer, spans, staged=staged),
         )
 
     def _flipped(self, offset: int, write: Callable[[], PostedTransfer]) -> PostedTransfer:

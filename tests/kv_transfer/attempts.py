@@ -39,13 +39,13 @@ def a_source(layout: KvLayout = LAYOUT) -> SourceHandoff:
 
 
 def a_destination(num_held: int = 0) -> DestinationHandoff:
-    """Grants pages 20, 21, … for the blocks after the `num_held` (numbers 10, 11, …) it has."""
+    """Grants blocks 20, 21, … for those after the `num_held` (numbers 10, 11, …) it has."""
     held = range(10, 10 + num_held)
-    pages = range(20, 23 - num_held)
+    granted = range(20, 23 - num_held)
     return DestinationHandoff(
         an_offer(),
         held,
-        pages,
+        granted,
         epoch=7,
         layout=LAYOUT,
         checksum=lambda blocks, first: len(blocks),

@@ -28,7 +28,7 @@ class HandEndpoint(RankEndpoint):
 
 
 class InProcessCalls:
-    """Implements `kv_transfer.endpoints.calls.Calls`. A rank that was killed answers nobody."""
+    """Implements `kv_transfer.endpoints.remote_rank_messages.Calls`; a dead rank never answers."""
 
     def __init__(self, endpoint: RankEndpoint) -> None:
         self.rank = RemoteRank(self)
@@ -49,7 +49,7 @@ class InProcessCalls:
         return answer
 
     def _notify(self, message: msgspec.Struct) -> None:
-        self.rank.heard(through_the_wire(message, RankPairFailed))
+        self.rank.on_notice(through_the_wire(message, RankPairFailed))
 
 
 def through_the_wire(message: msgspec.Struct, kind: type[T]) -> T:

@@ -8,14 +8,14 @@ import json
 import sys
 
 from engine.runners.arithmetic_runner import ArithmeticRunner
-from kv_transfer.transports.nixl.nixl_link import NixlLink
+from kv_transfer.transports.nixl.nixl_transport import NixlTransport
 
 
 def main() -> None:
     num_blocks = int(sys.argv[1])
     runner = ArithmeticRunner()
     region = runner.allocate(num_blocks)
-    link = NixlLink("peer", json.loads(sys.argv[2]))
+    link = NixlTransport("peer", json.loads(sys.argv[2]))
     link.register(region, num_blocks)
     print(link.admit("us").hex(), flush=True)
     for line in sys.stdin:

@@ -14,7 +14,7 @@ from kv_transfer.layout.checksum import MASK
 from kv_transfer.layout.device_checksum import checksum_blocks
 from kv_transfer.layout.region import CacheRegion
 from kv_transfer.layout.staging import Staging
-from kv_transfer.transports.memory import MemoryFabric, MemoryLink
+from kv_transfer.transports.memory import MemoryFabric, MemoryTransport
 from kv_transfer.transports.probe import LinkSpeed, Probe
 from kv_transfer.transports.transport import Transport
 from wire.layout import SCALED_DTYPES, KvLayout
@@ -116,12 +116,12 @@ def move(
     source: Pool,
     blocks: Sequence[int],
     destination: Pool,
-    pages: Sequence[int],
+    remote_blocks: Sequence[int],
     num_tokens: int,
 ) -> None:
     """As a worker does it, over the memory transport, and as the other one verifies it."""
     fabric = MemoryFabric()
-    us, them = MemoryLink("us", fabric), MemoryLink("them", fabric)
+    us, them = MemoryTransport("us", fabric), MemoryTransport("them", fabric)
     them.register(destination.region, destination.num_blocks)
     slot_bytes = 256 * max(source.layout.token_bytes, destination.layout.token_bytes)
     staged = a_staging(source, destination.layout, 2, slot_bytes)
@@ -129,7 +129,7 @@ def move(
     us.connect("them", them.admit("us"))
     block_write = BlockWrite(
         tuple(blocks[: source.layout.num_blocks(num_tokens)]),
-        tuple(pages[: destination.layout.num_blocks(num_tokens)]),
+        tuple(remote_blocks[: destination.layout.num_blocks(num_tokens)]),
         num_tokens,
         first_remote_block=0,
     )

@@ -83,7 +83,7 @@ def moved_by_hand(
     source: KvLayout,
     destination: KvLayout,
     blocks: list[int],
-    pages: list[int],
+    remote_blocks: list[int],
     tokens: range,
     heads: range,
     pool: int,
@@ -93,22 +93,28 @@ def moved_by_hand(
     row = source.head_size * DTYPE_BYTES[source.dtype]
     for token in tokens:
         block, slot = blocks[token // source.block_size], token % source.block_size
-        page, place = pages[token // destination.block_size], token % destination.block_size
+        remote_block = remote_blocks[token // destination.block_size]
+        place = token % destination.block_size
         for strip in strips(source, heads):
             ours = strip_addresses(source, block, *strip)[slot * row : (slot + 1) * row]
-            theirs = strip_addresses(destination, page, *strip)[place * row : (place + 1) * row]
+            theirs = strip_addresses(destination, remote_block, *strip)[
+                place * row : (place + 1) * row
+            ]
             for target, origin in zip(theirs, ours, strict=True):
                 came_from[target] = origin
             ours = scale_addresses(source, block, *strip)
             for target, origin in zip(
-                scale_addresses(destination, page, *strip), ours, strict=True
+                scale_addresses(destination, remote_block, *strip), ours, strict=True
             ):
                 came_from[target] = origin
     return came_from
 
 
 def moved_by_spans(spans: Addresses, num_bytes: int) -> Addresses:
-    """The same of a plan's spans. Fails when two of them write one byte."""
+    """The source's byte for each byte of the destination, as a plan's spans copy them, or -1.
+
+    Fails when two spans write one byte.
+    """
     came_from = np.full(num_bytes, -1, dtype=np.int64)
     for source, destination, count in spans.tolist():
         assert count > 0

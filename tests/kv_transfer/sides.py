@@ -10,7 +10,7 @@ from torch import Tensor
 from kv_transfer.endpoints.endpoint import PeerPool
 from kv_transfer.endpoints.write_path import Written
 from kv_transfer.layout.block_write import BlockWrite
-from kv_transfer.transports.memory import MemoryFabric, MemoryLink
+from kv_transfer.transports.memory import MemoryFabric, MemoryTransport
 from kv_transfer.transports.probe import LinkSpeed, Probe, Scratch
 from kv_transfer.transports.transport import Transport
 from tests.kv_transfer.in_process import HandEndpoint, joined
@@ -60,7 +60,7 @@ class Side:
         return [len(rank.transfer_thread._writes.in_flight) for rank in self.ranks]
 
     def _rank(self, name: str, rank: int, pool: Pool, fabric: MemoryFabric) -> HandEndpoint:
-        link = MemoryLink(name, fabric)
+        link = MemoryTransport(name, fabric)
         staging = a_region(torch.zeros(STAGING_BYTES, dtype=torch.uint8))
         link.register(pool.region, pool.num_blocks, staging)
         own = self.layout, rank, NUM_BLOCKS, pool.region, staging, pool.checksum, link
@@ -94,8 +94,8 @@ class Ends:
         self.source.endpoint.write("link", block_write, self.written.append)
         self.source.turn()
 
-    def checksum(self, pages: Sequence[int], first: int = 0) -> int:
-        return self.destination.endpoint.checksum(self.source.layout)(pages, first)
+    def checksum(self, remote_blocks: Sequence[int], first: int = 0) -> int:
+        return self.destination.endpoint.checksum(self.source.layout)(remote_blocks, first)
 
 
 def at_once(transport: Transport, link: str, scratch: Scratch) -> Probe:

@@ -41,22 +41,22 @@ def over(num_ranks: int, **changes: object) -> KvLayout:
     return msgspec.structs.replace(MODEL, num_ranks=num_ranks, **changes)
 
 
-def a_passage(ends: Ends, num_tokens: int = 19, first_page: int = 0) -> BlockWrite:
-    """Of tokens that lie in scattered blocks, to scattered pages."""
+def a_write(ends: Ends, num_tokens: int = 19, first_remote_block: int = 0) -> BlockWrite:
+    """Of tokens that lie in scattered blocks, to scattered remote blocks."""
     ours, theirs = ends.source.layout, ends.destination.layout
     blocks = tuple(7 * i % NUM_BLOCKS for i in range(ours.num_blocks(num_tokens)))
-    pages = tuple(NUM_BLOCKS - 1 - 3 * i for i in range(theirs.num_blocks(num_tokens)))
+    remote_blocks = tuple(NUM_BLOCKS - 1 - 3 * i for i in range(theirs.num_blocks(num_tokens)))
     ends.source.put(blocks, some_tokens(MODEL, num_tokens))
-    return BlockWrite(blocks, pages, num_tokens, first_page)
+    return BlockWrite(blocks, remote_blocks, num_tokens, first_remote_block)
 
 
-@pytest.mark.parametrize(("block_size", "page_size"), [(4, 4), (4, 8), (8, 4)])
+@pytest.mark.parametrize(("block_size", "remote_block_size"), [(4, 4), (4, 8), (8, 4)])
 @every_pair
 def test_what_is_written_arrives_at_all_ranks_with_the_checksum_that_they_find(
-    degree: int, other: int, block_size: int, page_size: int
+    degree: int, other: int, block_size: int, remote_block_size: int
 ) -> None:
-    ends = Ends(over(degree, block_size=block_size), over(other, block_size=page_size))
-    block_write = a_passage(ends, first_page=3)
+    ends = Ends(over(degree, block_size=block_size), over(other, block_size=remote_block_size))
+    block_write = a_write(ends, first_remote_block=3)
     ends.write(block_write)
     (written,) = ends.written
     assert written.cause is None
@@ -67,24 +67,22 @@ def test_what_is_written_arrives_at_all_ranks_with_the_checksum_that_they_find(
 
 @given(st.sampled_from(UNEQUAL), st.integers(0, 7), st.integers(0, 2**16), st.integers(0, 7))
 @settings(max_examples=60)
-def test_a_bit_that_flips_in_any_rank_s_pages_changes_the_checksum(
+def test_a_bit_that_flips_in_any_rank_s_blocks_changes_the_checksum(
     degrees: tuple[int, int], rank: int, place: int, bit: int
 ) -> None:
     ends = Ends(over(degrees[0]), over(degrees[1]))
-    block_write = a_passage(ends)
+    block_write = a_write(ends)
     ends.write(block_write)
     pool = ends.destination.pools[rank % degrees[1]]
     size = pool.layout.block_bytes
-    page = block_write.remote_blocks[place % len(block_write.remote_blocks)]
-    pool.memory[page * size + place % size] ^= 1 << bit
+    remote_block = block_write.remote_blocks[place % len(block_write.remote_blocks)]
+    pool.memory[remote_block * size + place % size] ^= 1 << bit
     assert ends.written[0].checksum != ends.checksum(block_write.remote_blocks)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float8_e4m3fn"])
 @pytest.mark.parametrize("order", ["kv", "vk"])
-def test_parts_are_read_where_they_lie_as_they_are_read_when_gathered(
-    dtype: str, order: str
-) -> None:
+def test_parts_are_read_in_place_as_they_are_read_when_after_gather(dtype: str, order: str) -> None:
     """The one on a CPU, the other on a device."""
     layout = over(1, dtype=dtype, kv_order=order)
     generator = torch.Generator().manual_seed(0)
@@ -92,14 +90,14 @@ def test_parts_are_read_where_they_lie_as_they_are_read_when_gathered(
     memory = torch.randint(0, 256, size, dtype=torch.uint8, generator=generator)
     for heads in (range(1), range(1, 3), range(4)):
         arguments = memory, layout, heads, (7, 2, 3), 5
-        assert checksum_by_heads._where_they_lie(*arguments) == checksum_by_heads._gathered(
+        assert checksum_by_heads._in_place(*arguments) == checksum_by_heads._after_gather(
             *arguments
         )
 
 
 def test_ranks_that_hold_each_other_s_heads_have_another_checksum() -> None:
     ends = Ends(over(1), over(2))
-    block_write = a_passage(ends)
+    block_write = a_write(ends)
     ends.write(block_write)
     first, second = (pool.memory for pool in ends.destination.pools)
     kept = first.clone()
@@ -139,7 +137,7 @@ def test_a_link_is_measured_as_a_whole(degree: int, other: int) -> None:
 def test_a_write_is_over_when_it_is_over_on_every_rank(degree: int, other: int) -> None:
     ends = Ends(over(degree), over(other))
     ends.fabric.stall()
-    ends.write(a_passage(ends))
+    ends.write(a_write(ends))
     ends.fabric.resume()
     feeding = [rank for rank, count in enumerate(ends.source.under_way) if count]
     for rank in feeding:
@@ -156,14 +154,14 @@ def test_the_pool_is_closed_when_it_is_closed_on_every_rank(degree: int, other: 
         assert not closed
         rank.transfer_thread.turn()
     assert closed == ["closed"]
-    assert not ends.fabric.doors
+    assert not ends.fabric.admitted
 
 
 @unequal_pairs
 def test_what_was_given_up_lands_on_no_rank_once_all_have_closed(degree: int, other: int) -> None:
     ends, over_now = Ends(over(degree), over(other)), list[str]()
     ends.fabric.stall()
-    ends.write(a_passage(ends))
+    ends.write(a_write(ends))
     ends.source.endpoint.disconnect("link", lambda: over_now.append("over"))
     ends.source.turn()
     assert over_now == ["over"]
@@ -182,7 +180,7 @@ def test_a_strand_that_fails_takes_the_link_down_on_all_ranks_and_says_so_first(
 ) -> None:
     ends = Ends(over(degree), over(other))
     ends.fabric.stall()
-    ends.write(a_passage(ends))
+    ends.write(a_write(ends))
     ends.fabric.kill(f"destination/{rank}")
     while not ends.written:
         assert len(ends.written) <= len(ends.source.failed)
@@ -192,14 +190,14 @@ def test_a_strand_that_fails_takes_the_link_down_on_all_ranks_and_says_so_first(
     assert ends.written[0].cause is not None
     assert "is dead" in ends.written[0].cause
     assert not any(ends.source.under_way)
-    ends.write(a_passage(ends))
+    ends.write(a_write(ends))
     assert ends.written[1].cause is not None
 
 
 def test_a_write_over_a_link_that_was_never_there_ends_at_once() -> None:
     ends = Ends(over(2), over(1))
     ends.source.endpoint.disconnect("link", lambda: None)
-    ends.write(a_passage(ends))
+    ends.write(a_write(ends))
     assert ends.written[0].cause == "link is not connected"
 
 
@@ -251,20 +249,20 @@ def cut(transport: Transport, name: str, scratch: Scratch) -> Probe:
     raise LinkFailed("cut")
 
 
-def test_a_rank_that_does_not_read_its_pages_in_time_is_named(
+def test_a_rank_that_does_not_read_its_blocks_in_time_is_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ends = Ends(over(1), over(1))
     ranks = Side("own", over(2), ends.fabric).ranks
     other = InProcessCalls(ranks[1])
     endpoint = AllRanksEndpoint(ranks[0], [other.rank])
-    monkeypatch.setattr(all_ranks, "DIGEST_S", 0.0)
+    monkeypatch.setattr(all_ranks, "CHECKSUM_S", 0.0)
     monkeypatch.setattr(other, "call", lambda message, answer: Future())
-    with pytest.raises(TimeoutError, match="rank 1 has not read 2 pages within 0 s"):
+    with pytest.raises(TimeoutError, match="rank 1 has not read 2 blocks within 0 s"):
         endpoint.checksum(over(1))([1, 2], 0)
 
 
-def test_what_is_gathered_is_in_order_and_told_once() -> None:
+def test_joined_results_are_in_order_and_told_once() -> None:
     told: list[list[str]] = []
     first, second, third = when_all(3, told.append)
     for tell, what in ((third, "c"), (first, "a"), (second, "b")):

@@ -86,17 +86,21 @@ def test_staged_values_are_as_close_as_their_dtypes_allow(
 
     staged = stage(pool, source, staging, blocks, num_tokens)
 
-    pages = list(range(staging.num_blocks(num_tokens)))
+    remote_blocks = list(range(staging.num_blocks(num_tokens)))
     assert staged.dtype == torch.uint8
-    assert len(staged) == len(pages) * staging.block_bytes
-    found = token_values(staged, staging, pages, staging.heads)
+    assert len(staged) == len(remote_blocks) * staging.block_bytes
+    found = token_values(staged, staging, remote_blocks, staging.heads)
     wanted = token_values(pool, source, blocks, staging.heads)[:num_tokens]
     assert not found[num_tokens:].any()
     if from_dtype == to_dtype != "float8_e4m3fn":
         assert torch.equal(found[:num_tokens], wanted)
         return
     scaled = to_dtype == "float8_e4m3fn"
-    bound = strip_maxima(staged, staging, pages, staging.heads)[:num_tokens] if scaled else wanted
+    bound = (
+        strip_maxima(staged, staging, remote_blocks, staging.heads)[:num_tokens]
+        if scaled
+        else wanted
+    )
     assert ((found[:num_tokens] - wanted).abs() <= 1.1 * STEP[to_dtype] * bound.abs() + 1e-7).all()
 
 
@@ -127,16 +131,20 @@ def test_staging_and_then_writing_gives_what_writing_gives(
         source, destination = destination, source
     num_tokens = data.draw(st.integers(1, 2 * max(source.block_size, destination.block_size)))
     blocks = data.draw(block_ids(source, num_tokens, source.num_blocks(num_tokens) + 2))
-    pages = data.draw(block_ids(destination, num_tokens, destination.num_blocks(num_tokens) + 2))
+    remote_blocks = data.draw(
+        block_ids(destination, num_tokens, destination.num_blocks(num_tokens) + 2)
+    )
     pool = random_pool(source, max(blocks) + 1, data.draw(st.integers(0, 2**31)))
 
-    written = torch.zeros((max(pages) + 1) * destination.block_bytes, dtype=torch.uint8)
+    written = torch.zeros((max(remote_blocks) + 1) * destination.block_bytes, dtype=torch.uint8)
     direct = written.clone()
-    copy(pool, direct, plan(source, destination).spans(blocks, pages, num_tokens).tolist())
+    copy(pool, direct, plan(source, destination).spans(blocks, remote_blocks, num_tokens).tolist())
     staging = staging_layout(destination, source.heads)
     staged = stage(pool, source, staging, blocks, num_tokens)
     held = range(staging.num_blocks(num_tokens))
-    copy(staged, written, plan(staging, destination).spans(held, pages, num_tokens).tolist())
+    copy(
+        staged, written, plan(staging, destination).spans(held, remote_blocks, num_tokens).tolist()
+    )
     assert torch.equal(direct, written)
 
 
@@ -174,7 +182,7 @@ def test_a_value_that_is_no_number_spoils_no_other() -> None:
     torch.testing.assert_close(back[1:], torch.tensor([2.0, 1.0, -1.0]))
 
 
-def test_eight_bit_blocks_in_smaller_pages_keep_every_bit() -> None:
+def test_eight_bit_blocks_in_smaller_ones_keep_every_bit() -> None:
     source = like(MODEL, dtype="float8_e4m3fn")
     target = like(source, block_size=2)
     pool = random_pool(source, 2, seed=1)

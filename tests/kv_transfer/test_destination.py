@@ -21,10 +21,10 @@ def a_commit(**changes: object) -> Commit:
     return msgspec.structs.replace(commit, **changes)
 
 
-def test_the_grant_names_the_pages_after_the_prefix_it_holds() -> None:
+def test_the_grant_names_the_blocks_after_the_prefix_it_holds() -> None:
     (grant,) = sent(a_destination(num_held=1).grant())
     assert isinstance(grant, Grant)
-    assert (grant.first_missing_block, grant.pages) == (1, (20, 21))
+    assert (grant.first_missing_block, grant.blocks) == (1, (20, 21))
 
 
 def test_a_repeated_offer_gets_the_same_grant() -> None:
@@ -32,7 +32,7 @@ def test_a_repeated_offer_gets_the_same_grant() -> None:
     assert destination.receive(an_offer(), now=1.0) == destination.grant()
 
 
-def test_a_verified_commit_is_adopted_with_held_blocks_and_pages() -> None:
+def test_a_verified_commit_is_adopted_with_held_and_granted_blocks() -> None:
     destination = a_destination(num_held=1)
     effects = destination.receive(a_commit(checksum=2), now=1.0)
     assert effects[0] == Adopt(a_commit(checksum=2), (10, 20, 21))
@@ -65,11 +65,11 @@ def test_tokens_that_do_not_fit_the_offer_are_rejected() -> None:
     assert rejected(a_destination(), a_commit(num_prompt=11))
 
 
-def test_pages_that_do_not_hold_what_was_sent_are_rejected() -> None:
+def test_blocks_that_do_not_hold_what_was_sent_are_rejected() -> None:
     assert rejected(a_destination(), a_commit(checksum=2))
 
 
-def test_aborted_pages_are_free_only_when_the_source_is_quiet() -> None:
+def test_aborted_blocks_are_free_only_when_the_source_is_quiet() -> None:
     destination = a_destination()
     effects = destination.abort("cancelled", now=1.0)
     assert [type(m) for m in sent(effects)] == [Abort]
@@ -95,7 +95,7 @@ def test_quiescence_that_overtakes_the_abort_ends_the_leg() -> None:
     assert FreeBlocks((20, 21, 22)) in effects
 
 
-def test_a_lost_connection_fences_the_pages_and_the_source_s_death_frees_them() -> None:
+def test_a_lost_connection_fences_the_blocks_and_the_source_s_death_frees_them() -> None:
     destination = a_destination()
     assert destination.source_lost("reset") == [AttemptLost("reset")]
     assert destination.source_fenced() == [FreeBlocks((20, 21, 22))]

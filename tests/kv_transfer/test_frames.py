@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from kv_transfer.layout.spans import Offsets
 from kv_transfer.transports.ucx import frames
 from kv_transfer.transports.ucx.frames import (
-    PARCEL_BYTES,
+    FRAME_BYTES,
     BadFrame,
     Bytes,
     number_of,
@@ -21,14 +21,14 @@ from kv_transfer.transports.ucx.frames import (
 
 pytestmark = pytest.mark.quick
 
-POOL_BYTES = 3 * PARCEL_BYTES
+POOL_BYTES = 3 * FRAME_BYTES
 WILD = st.sampled_from([0, 1, -1, POOL_BYTES, POOL_BYTES + 1, 2**62, 2**63 - 1, -(2**63)])
 
 
 def travel(memory: Bytes, spans: Offsets) -> tuple[Bytes, int]:
     """What a pool of zeros looks like after spans of `memory` came in, and the frames used."""
     pool = np.zeros(POOL_BYTES, np.uint8)
-    sent, landing = np.empty((2, PARCEL_BYTES), np.uint8)
+    sent, landing = np.empty((2, FRAME_BYTES), np.uint8)
     count = 0
     for part in split_frames(spans):
         packed = pack(count, memory, part, sent)
@@ -73,7 +73,7 @@ def test_a_parcel_with_wild_numbers_lands_inside_or_nowhere(
 ) -> None:
     around = np.zeros(3 * POOL_BYTES, np.uint8)
     pool = around[POOL_BYTES : 2 * POOL_BYTES]
-    landing = np.full(PARCEL_BYTES, 7, np.uint8)
+    landing = np.full(FRAME_BYTES, 7, np.uint8)
     table = np.array([(0, num_spans if num_spans > 1 else len(rows)), *rows], np.int64)
     landing[: table.nbytes] = table.view(np.uint8).ravel()
     try:
@@ -84,9 +84,9 @@ def test_a_parcel_with_wild_numbers_lands_inside_or_nowhere(
     assert not around[2 * POOL_BYTES :].any()
 
 
-@pytest.mark.parametrize("row", [(0, PARCEL_BYTES), (POOL_BYTES, 1), (-1, 1), (0, -1)])
+@pytest.mark.parametrize("row", [(0, FRAME_BYTES), (POOL_BYTES, 1), (-1, 1), (0, -1)])
 def test_an_impossible_span_is_told(row: tuple[int, int]) -> None:
-    landing = np.zeros(PARCEL_BYTES, np.uint8)
+    landing = np.zeros(FRAME_BYTES, np.uint8)
     frames._rows(landing, 1)[:] = (0, 1), row
     with pytest.raises(BadFrame):
         unpack(landing, np.zeros(POOL_BYTES, np.uint8))

@@ -18,8 +18,8 @@ import pytest
 
 from engine.runners.arithmetic_runner import ArithmeticRunner
 from kv_transfer.errors import BadPeer, LinkFailed
-from kv_transfer.transports.memory import MemoryFabric, MemoryLink
-from kv_transfer.transports.nixl.nixl_link import NixlLink
+from kv_transfer.transports.memory import MemoryFabric, MemoryTransport
+from kv_transfer.transports.nixl.nixl_transport import NixlTransport
 from kv_transfer.transports.probe import LinkSpeed, Probe, Scratch, probe_link
 from kv_transfer.transports.transport import Transport
 
@@ -42,7 +42,7 @@ class MemoryPeer:
     def __init__(self, fabric: MemoryFabric) -> None:
         self._fabric = fabric
         self._runner = ArithmeticRunner()
-        self._link = MemoryLink("peer", fabric)
+        self._link = MemoryTransport("peer", fabric)
         self._link.register(self._runner.allocate(NUM_BLOCKS), NUM_BLOCKS)
         self.admission = self._link.admit("us")
 
@@ -109,8 +109,8 @@ class Ends:
             runner._cache[block] = 100 + block
         link.connect("peer", peer.admission)
 
-    def write(self, blocks: list[int], pages: list[int]) -> None:
-        transfer = self.link.write("peer", blocks, pages)
+    def write(self, blocks: list[int], remote_blocks: list[int]) -> None:
+        transfer = self.link.write("peer", blocks, remote_blocks)
         deadline = time.monotonic() + 60
         while not transfer.done():
             assert time.monotonic() < deadline, "the write does not end"
@@ -120,18 +120,18 @@ class Ends:
 def ends(request: pytest.FixtureRequest) -> Iterator[Ends]:
     if request.param == "memory":
         fabric = MemoryFabric()
-        yield Ends(MemoryLink("us", fabric), MemoryPeer(fabric))
+        yield Ends(MemoryTransport("us", fabric), MemoryPeer(fabric))
         return
     peer = NixlPeer()
-    link = NixlLink(f"us-{os.getpid()}", LOOPBACK)
+    link = NixlTransport(f"us-{os.getpid()}", LOOPBACK)
     yield Ends(link, peer)
     link.close()
     peer.close()
 
 
-def test_blocks_land_in_the_pages_they_were_meant_for(ends: Ends) -> None:
+def test_blocks_land_in_the_blocks_they_were_meant_for(ends: Ends) -> None:
     ends.write([1, 2, 9], [30, 31, 5])
-    found = [ends.peer.values(page) for page in (30, 31, 5, 32)]
+    found = [ends.peer.values(block) for block in (30, 31, 5, 32)]
     assert found == [[101], [102], [109], [0]]
 
 
@@ -148,7 +148,7 @@ def test_spans_land_where_they_were_meant_to(ends: Ends) -> None:
     deadline = time.monotonic() + 60
     while not transfer.done():
         assert time.monotonic() < deadline, "the write does not end"
-    assert [ends.peer.values(page) for page in (30, 31)] == [[101], [0, 102]]
+    assert [ends.peer.values(block) for block in (30, 31)] == [[101], [0, 102]]
 
 
 def test_after_an_eviction_nothing_lands(ends: Ends) -> None:
@@ -197,7 +197,7 @@ def test_damaged_metadata_is_refused(ends: Ends) -> None:
 
 
 def test_an_idle_agent_does_not_spin() -> None:
-    link = NixlLink(f"idle-{os.getpid()}", LOOPBACK)
+    link = NixlTransport(f"idle-{os.getpid()}", LOOPBACK)
     runner = ArithmeticRunner()
     link.register(runner.allocate(NUM_BLOCKS), NUM_BLOCKS)
     started_wall, started_cpu = time.monotonic(), time.process_time()

@@ -14,7 +14,7 @@ from engine.errors import ConfigError
 from engine.runners.arithmetic_runner import ArithmeticRunner
 from kv_transfer.errors import LinkFailed, TransferError
 from kv_transfer.transports.nixl.agent import UCX, NixlBackend
-from kv_transfer.transports.nixl.nixl_link import NixlLink
+from kv_transfer.transports.nixl.nixl_transport import NixlTransport
 from kv_transfer.transports.transport import CountsTraffic, PostedTransfer
 from wire.reports import Traffic
 from worker.config import WorkerConfig
@@ -27,14 +27,14 @@ BLOCK_BYTES = ArithmeticRunner().layout.block_bytes
 LOOPBACK = {"UCX_NET_DEVICES": "lo"}
 
 
-def a_link(name: str, backend: NixlBackend) -> NixlLink:
-    return NixlLink(f"{name}-{os.getpid()}", LOOPBACK, backend)
+def a_link(name: str, backend: NixlBackend) -> NixlTransport:
+    return NixlTransport(f"{name}-{os.getpid()}", LOOPBACK, backend)
 
 
 @contextmanager
 def connected(
     backend: NixlBackend = UCX, width: int = 1
-) -> Iterator[tuple[NixlLink, Callable[[int], list[int]]]]:
+) -> Iterator[tuple[NixlTransport, Callable[[int], list[int]]]]:
     """A link between two pools of this process, and what is found in a block of the far one.
 
     Our block i is filled with 100 + i.

@@ -48,20 +48,20 @@ def test_spans_of_all_ranks_move_each_byte_as_moving_by_hand_does(
     pool = max(model.num_blocks(num_tokens) for model in models) + 2
     sources, destinations = ranks(models[0], from_degree), ranks(models[1], to_degree)
     blocks = data.draw(block_ids(models[0], num_tokens, pool))
-    pages = data.draw(block_ids(models[1], num_tokens, pool))
+    remote_blocks = data.draw(block_ids(models[1], num_tokens, pool))
     rank = data.draw(st.integers(0, to_degree - 1))
     written, feeds = 0, head_routes(sources, destinations)[rank]
     for feed in feeds:
         source, destination = sources[feed.source_rank], destinations[rank]
         found = plan(source, destination, feed.heads)
-        spans = found.spans(blocks, pages, num_tokens)
+        spans = found.spans(blocks, remote_blocks, num_tokens)
         came_from = moved_by_spans(spans, pool * destination.block_bytes)
         expected = moved_by_hand(
-            source, destination, blocks, pages, range(num_tokens), feed.heads, pool
+            source, destination, blocks, remote_blocks, range(num_tokens), feed.heads, pool
         )
         np.testing.assert_array_equal(came_from, expected)
         assert len(spans) == num_runs(expected)
-        assert len(found.spans(blocks, pages, found.padded(num_tokens))) <= (
+        assert len(found.spans(blocks, remote_blocks, found.padded(num_tokens))) <= (
             found.num_pieces(num_tokens)
         )
         written += int((came_from >= 0).sum())
@@ -78,10 +78,10 @@ def test_scales_travel_with_their_blocks(
     num_tokens = data.draw(st.integers(1, 2 * source.block_size))
     pool = destination.num_blocks(num_tokens) + 1
     blocks = data.draw(block_ids(source, num_tokens, pool))
-    pages = data.draw(block_ids(destination, num_tokens, pool))
-    spans = plan(source, destination).spans(blocks, pages, num_tokens)
+    remote_blocks = data.draw(block_ids(destination, num_tokens, pool))
+    spans = plan(source, destination).spans(blocks, remote_blocks, num_tokens)
     expected = moved_by_hand(
-        source, destination, blocks, pages, range(num_tokens), source.heads, pool
+        source, destination, blocks, remote_blocks, range(num_tokens), source.heads, pool
     )
     came_from = moved_by_spans(spans, pool * destination.block_bytes)
     np.testing.assert_array_equal(came_from, expected)
@@ -98,10 +98,10 @@ def test_tokens_that_went_before_are_left_alone(
     num_tokens = data.draw(st.integers(1, 2 * max(model.block_size for model in models)))
     first = data.draw(st.integers(0, num_tokens // found.granule_size)) * found.granule_size
     pool = max(model.num_blocks(num_tokens) for model in models)
-    blocks, pages = list(range(pool)), list(reversed(range(pool)))
-    spans = found.spans(blocks, pages, num_tokens, first_token=first)
+    blocks, remote_blocks = list(range(pool)), list(reversed(range(pool)))
+    spans = found.spans(blocks, remote_blocks, num_tokens, first_token=first)
     tokens = range(first, num_tokens)
-    expected = moved_by_hand(source, destination, blocks, pages, tokens, source.heads, pool)
+    expected = moved_by_hand(source, destination, blocks, remote_blocks, tokens, source.heads, pool)
     came_from = moved_by_spans(spans, pool * destination.block_bytes)
     np.testing.assert_array_equal(came_from, expected)
 
@@ -206,7 +206,7 @@ def test_values_that_change_do_not_travel_directly(source: KvLayout, destination
 
 def test_blocks_and_tokens_must_fit() -> None:
     found = plan(MODEL, like(MODEL, block_size=8))
-    with pytest.raises(ValueError, match="2 blocks of 4 slots"):
+    with pytest.raises(ValueError, match="2 blocks of 4 tokens"):
         found.spans([0, 1], [0, 1], 9)
     with pytest.raises(ValueError, match="1 blocks of 8 slots"):
         found.spans([0, 1, 2], [0], 9)

@@ -70,7 +70,7 @@ def test_blocks_that_the_destination_holds_are_not_written() -> None:
     assert source.tally.skipped_blocks == 2
 
 
-def test_the_last_chunk_leaves_layer_by_layer_and_counts_its_pages_once() -> None:
+def test_the_last_chunk_leaves_layer_by_layer_and_counts_its_blocks_once() -> None:
     layout = replace(LAYOUT, num_layers=4)
     source = a_source(layout)
     source.receive(replace(a_grant(), layout=layout), now=1.0)
@@ -221,7 +221,7 @@ def test_writes_of_a_lost_session_are_waited_for_without_a_word() -> None:
     assert source.write_failed(0, "torn down") == [SourceClosed()]
 
 
-def test_the_checksum_is_that_of_all_pages() -> None:
+def test_the_checksum_is_that_of_all_blocks() -> None:
     source = a_source()
     source.receive(a_grant(), now=1.0)
     source.computed(BLOCKS, 8)
@@ -269,7 +269,7 @@ def test_a_silent_destination_after_the_commit_is_given_up() -> None:
 
 def test_a_grant_of_the_wrong_size_is_turned_down() -> None:
     source = a_source()
-    grant = Grant(**an_offer().ends, first_missing_block=0, pages=(20,), epoch=7, layout=LAYOUT)
+    grant = Grant(**an_offer().ends, first_missing_block=0, blocks=(20,), epoch=7, layout=LAYOUT)
     effects = source.receive(grant, now=1.0)
     assert not writes(effects)
     assert any(isinstance(effect, NotHandedOver) for effect in effects)

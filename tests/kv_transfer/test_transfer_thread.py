@@ -12,7 +12,7 @@ from kv_transfer.endpoints.transfer_thread import TransferThread
 from kv_transfer.endpoints.write_path import InPlaceWrites, RankPath, Written
 from kv_transfer.errors import LinkFailed
 from kv_transfer.layout.block_write import BlockWrite
-from kv_transfer.transports.memory import MemoryFabric, MemoryLink
+from kv_transfer.transports.memory import MemoryFabric, MemoryTransport
 from kv_transfer.transports.probe import LinkSpeed, Probe
 from kv_transfer.transports.transport import Transport
 
@@ -77,8 +77,8 @@ def at_once(transport: Transport) -> Probe:
     return LinkSpeed(0.0, 1.0)
 
 
-def a_link(name: str, fabric: MemoryFabric) -> MemoryLink:
-    link = MemoryLink(name, fabric)
+def a_link(name: str, fabric: MemoryFabric) -> MemoryTransport:
+    link = MemoryTransport(name, fabric)
     link.register(ArithmeticRunner().allocate(NUM_BLOCKS), NUM_BLOCKS)
     return link
 
@@ -180,7 +180,7 @@ def test_a_link_that_fails_while_it_is_written_to_leaves_no_write_waiting() -> N
     bench.write("x", "a", 2)
     bench.run()
 
-    def break_off(peer: str, blocks: Sequence[int], pages: Sequence[int]) -> NoReturn:
+    def break_off(peer: str, blocks: Sequence[int], remote_blocks: Sequence[int]) -> NoReturn:
         raise LinkFailed("cut")
 
     bench.link.write = break_off  # type: ignore[method-assign]

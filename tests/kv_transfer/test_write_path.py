@@ -1,4 +1,4 @@
-"""Blocks of ours become pages of another layout, over the memory transport."""
+"""Blocks of ours become blocks of another layout, over the memory transport."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from kv_transfer.endpoints.write_path import InPlaceWrites, RankPath, WritePath,
 from kv_transfer.errors import LinkFailed
 from kv_transfer.layout.block_write import BlockWrite, split_write
 from kv_transfer.layout.head_routes import CannotExchange
-from kv_transfer.transports.memory import MemoryFabric, MemoryLink
+from kv_transfer.transports.memory import MemoryFabric, MemoryTransport
 from tests.kv_transfer.pools import (
     GARBAGE,
     Pool,
@@ -42,11 +42,13 @@ def like(layout: KvLayout, **changes: object) -> KvLayout:
     return msgspec.structs.replace(layout, **changes)
 
 
-def a_passage(ours: KvLayout, theirs: KvLayout, num_tokens: int, first_page: int = 0) -> BlockWrite:
-    """Scattered blocks to scattered pages."""
+def a_write(
+    ours: KvLayout, theirs: KvLayout, num_tokens: int, first_remote_block: int = 0
+) -> BlockWrite:
+    """Scattered blocks to scattered remote blocks."""
     blocks = tuple(7 * i % 1009 for i in range(ours.num_blocks(num_tokens)))
-    pages = tuple(5 * i % 1013 for i in range(theirs.num_blocks(num_tokens)))
-    return BlockWrite(blocks, pages, num_tokens, first_page)
+    remote_blocks = tuple(5 * i % 1013 for i in range(theirs.num_blocks(num_tokens)))
+    return BlockWrite(blocks, remote_blocks, num_tokens, first_remote_block)
 
 
 def never(*arguments: object) -> int:
@@ -56,7 +58,7 @@ def never(*arguments: object) -> int:
 def check_parts(
     block_write: BlockWrite, parts: list[BlockWrite], ours: KvLayout, theirs: KvLayout
 ) -> None:
-    """They cover the block write in order, each with whole pages and blocks, but for its end."""
+    """Parts cover the block write in order, each with whole blocks on both sides, or its end."""
     assert [block for part in parts for block in part.blocks] == list(block_write.blocks)
     assert [page for part in parts for page in part.remote_blocks] == list(
         block_write.remote_blocks
@@ -73,34 +75,38 @@ def check_parts(
 
 @given(SIZES, SIZES, st.integers(0, 300), st.integers(1, 5), st.integers(0, 9))
 @settings(max_examples=200)
-def test_staged_parts_cover_everything_in_whole_pages_that_fit_a_slot(
-    block_size: int, page_size: int, num_tokens: int, num_units: int, first_page: int
+def test_staged_parts_cover_everything_in_whole_blocks_that_fit_a_slot(
+    block_size: int,
+    remote_block_size: int,
+    num_tokens: int,
+    num_units: int,
+    first_remote_block: int,
 ) -> None:
-    ours, theirs = like(MODEL, block_size=block_size), like(MODEL, block_size=page_size)
-    unit_bytes = max(block_size, page_size) * theirs.token_bytes
+    ours, theirs = like(MODEL, block_size=block_size), like(MODEL, block_size=remote_block_size)
+    unit_bytes = max(block_size, remote_block_size) * theirs.token_bytes
     room = StagingSlots(1, num_units * unit_bytes + unit_bytes // 2)
-    block_write = a_passage(ours, theirs, num_tokens, first_page)
+    block_write = a_write(ours, theirs, num_tokens, first_remote_block)
     parts = list(StagedWrites(ours, theirs, room, never).split(block_write))
     check_parts(block_write, parts, ours, theirs)
     for part in parts:
         assert len(part.remote_blocks) * theirs.block_bytes <= room.slot_bytes
-    assert len(parts) == -(-num_tokens // (num_units * max(block_size, page_size)))
+    assert len(parts) == -(-num_tokens // (num_units * max(block_size, remote_block_size)))
 
 
 @given(SIZES, st.integers(0, 300), st.integers(0, 2000), st.integers(0, 9))
 @settings(max_examples=100)
 def test_direct_parts_cover_everything_and_are_no_larger_than_allowed(
-    block_size: int, num_tokens: int, max_part_bytes: int, first_page: int
+    block_size: int, num_tokens: int, max_part_bytes: int, first_remote_block: int
 ) -> None:
     layout = like(MODEL, block_size=block_size)
-    block_write = a_passage(layout, layout, num_tokens, first_page)
+    block_write = a_write(layout, layout, num_tokens, first_remote_block)
     parts = list(InPlaceWrites(layout, never, max_part_bytes).split(block_write))
     check_parts(block_write, parts, layout, layout)
     largest = max(max_part_bytes, layout.block_bytes)
     assert all(len(part.blocks) * layout.block_bytes <= largest for part in parts)
 
 
-def test_a_passage_that_fits_is_its_own_only_part() -> None:
+def test_a_write_that_fits_is_its_own_only_part() -> None:
     block_write = BlockWrite((4, 5, 6), (9,), num_tokens=11, first_remote_block=3)
     assert list(split_write(block_write, 4, 16, 100)) == [block_write]
 
@@ -111,8 +117,8 @@ class Pair:
     def __init__(self, ours: KvLayout, theirs: KvLayout, num_blocks: int = 40) -> None:
         self.fabric = MemoryFabric()
         self.source, self.destination = Pool(ours, num_blocks), Pool(theirs, num_blocks)
-        self.link = MemoryLink("us", self.fabric)
-        self.peer = MemoryLink("them", self.fabric)
+        self.link = MemoryTransport("us", self.fabric)
+        self.peer = MemoryTransport("them", self.fabric)
         self.peer.register(self.destination.region, num_blocks)
 
     def direct(self, max_part_bytes: int = 1 << 20) -> WritePath:
@@ -127,58 +133,66 @@ class Pair:
         return staged
 
 
-def test_layers_that_leave_one_after_the_other_make_whole_pages() -> None:
+def test_layers_that_leave_one_after_the_other_make_whole_blocks() -> None:
     pair = Pair(MODEL, MODEL)
     tokens = some_tokens(MODEL, 7)
-    blocks, pages = (2, 0), (5, 1)
+    blocks, remote_blocks = (2, 0), (5, 1)
     pair.source.put(blocks, tokens)
     write_path, total = pair.direct(), 0
     for layers in ((0, 1), (1, MODEL.num_layers)):
-        total += carry(pair.link, "them", write_path, BlockWrite(blocks, pages, 7, 3, layers))
-    assert torch.equal(pair.destination.get(pages, 7), tokens)
-    assert total == pair.destination.checksum(pages, 3)
+        total += carry(
+            pair.link, "them", write_path, BlockWrite(blocks, remote_blocks, 7, 3, layers)
+        )
+    assert torch.equal(pair.destination.get(remote_blocks, 7), tokens)
+    assert total == pair.destination.checksum(remote_blocks, 3)
 
 
 @given(st.data(), SIZES, SIZES, st.sampled_from(["kv", "vk"]), st.integers(0, 6))
 @settings(max_examples=80)
 def test_what_is_staged_arrives_and_has_the_checksum_that_the_destination_finds(
-    data: st.DataObject, block_size: int, page_size: int, order: str, first_page: int
+    data: st.DataObject,
+    block_size: int,
+    remote_block_size: int,
+    order: str,
+    first_remote_block: int,
 ) -> None:
-    theirs = like(MODEL, block_size=page_size, kv_order=order)
+    theirs = like(MODEL, block_size=remote_block_size, kv_order=order)
     pair = Pair(like(MODEL, block_size=block_size), theirs)
-    num_tokens = data.draw(st.integers(1, 2 * max(block_size, page_size) + 1))
+    num_tokens = data.draw(st.integers(1, 2 * max(block_size, remote_block_size) + 1))
     blocks = data.draw(block_ids(pair.source.layout, num_tokens, 40))
-    pages = data.draw(block_ids(theirs, num_tokens, 40))
+    remote_blocks = data.draw(block_ids(theirs, num_tokens, 40))
     tokens = some_tokens(MODEL, num_tokens)
     pair.source.put(blocks, tokens)
-    slot_bytes = data.draw(st.integers(1, 3)) * max(block_size, page_size) * theirs.token_bytes
+    slot_bytes = (
+        data.draw(st.integers(1, 3)) * max(block_size, remote_block_size) * theirs.token_bytes
+    )
     staged = pair.staged(2, slot_bytes)
 
-    block_write = BlockWrite(tuple(blocks), tuple(pages), num_tokens, first_page)
+    block_write = BlockWrite(tuple(blocks), tuple(remote_blocks), num_tokens, first_remote_block)
     checksum = carry(pair.link, "them", staged.write_path, block_write)
 
-    assert torch.equal(pair.destination.get(pages, num_tokens), tokens)
-    assert checksum == pair.destination.checksum(pages, first_page)
+    assert torch.equal(pair.destination.get(remote_blocks, num_tokens), tokens)
+    assert checksum == pair.destination.checksum(remote_blocks, first_remote_block)
     assert staged.num_free == 2
 
 
 @given(st.integers(1, 40), st.integers(0, 6), st.integers(1, 300))
 @settings(max_examples=40)
 def test_what_is_written_directly_has_the_checksum_that_the_destination_finds(
-    num_tokens: int, first_page: int, max_part_bytes: int
+    num_tokens: int, first_remote_block: int, max_part_bytes: int
 ) -> None:
     pair = Pair(MODEL, MODEL)
     count = MODEL.num_blocks(num_tokens)
-    blocks, pages = range(count), range(39, 39 - count, -1)
+    blocks, remote_blocks = range(count), range(39, 39 - count, -1)
     tokens = some_tokens(MODEL, num_tokens)
     pair.source.put(blocks, tokens)
-    block_write = BlockWrite(tuple(blocks), tuple(pages), num_tokens, first_page)
+    block_write = BlockWrite(tuple(blocks), tuple(remote_blocks), num_tokens, first_remote_block)
     checksum = carry(pair.link, "them", pair.direct(max_part_bytes), block_write)
-    assert torch.equal(pair.destination.get(pages, num_tokens), tokens)
-    assert checksum == pair.destination.checksum(pages, first_page)
+    assert torch.equal(pair.destination.get(remote_blocks, num_tokens), tokens)
+    assert checksum == pair.destination.checksum(remote_blocks, first_remote_block)
 
 
-def test_pages_in_another_order_have_another_checksum() -> None:
+def test_blocks_in_another_order_have_another_checksum() -> None:
     pair = Pair(like(MODEL, block_size=8), MODEL)
     pair.source.put([0], some_tokens(MODEL, 8))
     staged = pair.staged(1, 8 * MODEL.token_bytes)
@@ -188,8 +202,8 @@ def test_pages_in_another_order_have_another_checksum() -> None:
     assert checksum != pair.destination.checksum([3, 2], 1)
 
 
-def test_behind_the_last_token_a_page_is_zero_and_other_pages_are_left_alone() -> None:
-    """Whoever reads whole pages finds no earlier owner's values there."""
+def test_behind_the_last_token_a_block_is_zero_and_other_blocks_are_left_alone() -> None:
+    """Whoever reads whole blocks finds no earlier owner's values there."""
     pair = Pair(MODEL, like(MODEL, block_size=8))
     tokens = some_tokens(MODEL, 5)
     pair.source.put([1, 2], tokens)
@@ -225,7 +239,7 @@ def _raise(error: Exception) -> None:
 
 
 def three_parts(pair: Pair) -> BlockWrite:
-    """20 tokens of which a slot of one page takes eight."""
+    """20 tokens of which a slot of one remote block takes eight."""
     pair.source.put(range(5), some_tokens(MODEL, 20))
     return BlockWrite((0, 1, 2, 3, 4), (9, 7, 8), 20, 0)
 
@@ -302,7 +316,7 @@ def test_staging_that_fails_gives_its_slot_back() -> None:
     write_path = StagedWrites(MODEL, like(MODEL, block_size=8), room, failing(MemoryError()))
     part = a_part(write_path, BlockWrite((0, 1), (3,), 8, 0))
     with pytest.raises(MemoryError):
-        write_path.try_post(MemoryLink("us", MemoryFabric()), part)
+        write_path.try_post(MemoryTransport("us", MemoryFabric()), part)
     assert room.try_take() == 0
 
 
@@ -367,17 +381,19 @@ def test_ranks_with_other_heads_cannot_cross() -> None:
         StagedWrites(half, MODEL, StagingSlots(1, 1 << 20), never, other.heads)
 
 
-@pytest.mark.parametrize(("block_size", "page_size"), [(4, 16), (16, 4), (16, 16)])
-def test_what_must_be_staged_together_has_to_fit_a_slot(block_size: int, page_size: int) -> None:
+@pytest.mark.parametrize(("block_size", "remote_block_size"), [(4, 16), (16, 4), (16, 16)])
+def test_what_must_be_staged_together_has_to_fit_a_slot(
+    block_size: int, remote_block_size: int
+) -> None:
     ours = like(MODEL, block_size=block_size)
-    theirs = like(MODEL, block_size=page_size, dtype="float16")
+    theirs = like(MODEL, block_size=remote_block_size, dtype="float16")
     needed = 16 * theirs.token_bytes
     with pytest.raises(CannotExchange, match=f"{needed} bytes do not fit a slot of {needed - 8}"):
         StagedWrites(ours, theirs, StagingSlots(4, needed - 1), never)
     assert StagedWrites(ours, theirs, StagingSlots(4, needed), never)
 
 
-def test_scales_count_among_a_page_s_bytes() -> None:
+def test_scales_count_among_a_block_s_bytes() -> None:
     theirs = like(MODEL, dtype="float8_e4m3fn")
     assert theirs.scale_bytes > 0
     with pytest.raises(CannotExchange, match="do not fit"):
@@ -390,7 +406,7 @@ def test_scales_count_among_a_page_s_bytes() -> None:
     torch.testing.assert_close(found, some_tokens(MODEL, 8), rtol=2**-4, atol=2**-6)
 
 
-def test_spans_of_a_part_are_its_pages_in_their_order() -> None:
+def test_spans_of_a_part_are_its_blocks_in_their_order() -> None:
     pair = Pair(MODEL, like(MODEL, block_size=2))
     staged = pair.staged(2, 4 * MODEL.token_bytes)
     posted: list[np.ndarray] = []

@@ -1,4 +1,4 @@
-"""A process with a block pool that others write into; the other side of the tests of `UcxLink`.
+"""A process with a block pool that others write into: the peer in the tests of `UcxTransport`.
 
 Obeys one line of JSON after the other: ["admit", peer] answers with the admission as hex,
 ["evict", peer] with null, ["values", block] with the distinct bytes of that block, sorted,
@@ -19,7 +19,7 @@ import numpy as np
 from kv_transfer.errors import LinkFailed
 from kv_transfer.layout.region import CacheRegion
 from kv_transfer.transports.ucx.frames import view
-from kv_transfer.transports.ucx.ucx_link import UcxLink
+from kv_transfer.transports.ucx.ucx_transport import UcxTransport
 
 NUM_BLOCKS = 64
 BLOCK_BYTES = 256 * 1024
@@ -32,7 +32,7 @@ def host_pool(num_blocks: int) -> CacheRegion:
     return CacheRegion(address, len(memory), "cpu", memory)
 
 
-def flood(link: UcxLink) -> str:
+def flood(link: UcxTransport) -> str:
     blocks = range(NUM_BLOCKS)
     while True:
         try:
@@ -46,7 +46,7 @@ def flood(link: UcxLink) -> str:
 def main() -> None:
     pool = host_pool(NUM_BLOCKS)
     blocks = view(pool).reshape(NUM_BLOCKS, BLOCK_BYTES)
-    link = UcxLink("peer", json.loads(sys.argv[1]))
+    link = UcxTransport("peer", json.loads(sys.argv[1]))
     link.register(pool, NUM_BLOCKS)
     answers: dict[str, Callable[[Any], object]] = {
         "admit": lambda peer: link.admit(peer).hex(),

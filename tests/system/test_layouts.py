@@ -40,7 +40,7 @@ async def test_two_dtypes_give_the_tokens_of_a_cache_that_was_merely_cast() -> N
         metrics = httpx2.get(f"http://{cluster.addresses.http}/metrics", timeout=60).text
     with one_thread():
         assert tokens == model.converted("float32", "bfloat16", 16)
-    pages = msgspec.structs.replace(model.layout, **narrow)
-    assert last.timing.transfer.num_blocks == pages.num_blocks(len(PROMPT))
-    assert last.timing.transfer.num_bytes == pages.num_blocks(len(PROMPT)) * pages.block_bytes
+    remote = msgspec.structs.replace(model.layout, **narrow)
+    assert last.timing.transfer.num_blocks == remote.num_blocks(len(PROMPT))
+    assert last.timing.transfer.num_bytes == remote.num_blocks(len(PROMPT)) * remote.block_bytes
     assert "tandem_handoffs_kept_total 0.0" in metrics

@@ -19,7 +19,7 @@ from engine.runners.arithmetic_runner import ArithmeticRunner, next_token
 from engine.schedule.policy import Policy
 from kv_transfer.endpoints.endpoint import PeerPool
 from kv_transfer.layout.region import CacheRegion
-from kv_transfer.transports.memory import MemoryFabric, MemoryLink
+from kv_transfer.transports.memory import MemoryFabric, MemoryTransport
 from kv_transfer.transports.probe import LinkSpeed, Probe, Scratch
 from kv_transfer.transports.transport import Transport
 from prefill_worker.scheduler import PrefillPolicy
@@ -245,7 +245,7 @@ class Bench:
         return (self.make_transport or self._over_memory)(name)
 
     def _over_memory(self, name: str) -> Transport:
-        return MemoryLink(name, self.fabric)
+        return MemoryTransport(name, self.fabric)
 
     def clock(self) -> float:
         return self.now

@@ -10,7 +10,7 @@ from decode_worker.scheduler import DecodePolicy
 from engine.runners.arithmetic_runner import ArithmeticRunner
 from kv_transfer.endpoints.transfer_thread import TransferThread
 from kv_transfer.endpoints.write_path import InPlaceWrites, RankPath
-from kv_transfer.transports.memory import MemoryFabric, MemoryLink
+from kv_transfer.transports.memory import MemoryFabric, MemoryTransport
 from kv_transfer.transports.probe import Scratch
 from tests.worker.bench import DECODE_STAMP as D
 from tests.worker.bench import PREFILL_STAMP as P
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.quick
 PROMPT = list(range(5, 26))
 
 
-def test_what_a_lost_source_still_sends_never_lands_in_the_next_owner_s_pages() -> None:
+def test_what_a_lost_source_still_sends_never_lands_in_the_next_owner_s_blocks() -> None:
     bench = Bench()
     bench.submit("a", PROMPT)
     bench.fabric.stall()
@@ -162,7 +162,7 @@ def test_an_overdue_leg_ends_although_its_router_says_nothing() -> None:
 
 
 def test_a_broken_transfer_thread_is_a_crash_and_not_a_silence() -> None:
-    class Broken(MemoryLink):
+    class Broken(MemoryTransport):
         """Fails in a way that no transport may."""
 
         def connect(self, peer: str, admission: bytes) -> None:

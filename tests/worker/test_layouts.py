@@ -18,26 +18,28 @@ PAIRS = list(product(SIZES, repeat=2))
 UNEQUAL = [(2, 8), (8, 2), (4, 16), (16, 4)]
 PROMPT = list(range(5, 26))  # 21 tokens: no whole number of blocks, unless they are of one
 
-every_pair = pytest.mark.parametrize(("block_size", "page_size"), PAIRS)
-some_pairs = pytest.mark.parametrize(("block_size", "page_size"), UNEQUAL)
+every_pair = pytest.mark.parametrize(("block_size", "remote_block_size"), PAIRS)
+some_pairs = pytest.mark.parametrize(("block_size", "remote_block_size"), UNEQUAL)
 
 
-def a_bench(block_size: int, page_size: int, num_tokens: int = 2048, **fields: int) -> Bench:
+def a_bench(
+    block_size: int, remote_block_size: int, num_tokens: int = 2048, **fields: int
+) -> Bench:
     """Room for `num_tokens` tokens on both sides."""
     return Bench(
         num_blocks=num_tokens // block_size,
-        decode_blocks=num_tokens // page_size,
+        decode_blocks=num_tokens // remote_block_size,
         prefill_block_size=block_size,
-        decode_block_size=page_size,
+        decode_block_size=remote_block_size,
         **fields,
     )
 
 
 @every_pair
 def test_prompts_of_every_length_get_the_tokens_they_should(
-    block_size: int, page_size: int
+    block_size: int, remote_block_size: int
 ) -> None:
-    bench = a_bench(block_size, page_size, chunk_tokens=12)
+    bench = a_bench(block_size, remote_block_size, chunk_tokens=12)
     prompts = [[7 * i + j for j in range(i + 1)] for i in range(36)]
     attempts = [bench.submit(f"r{i}", prompt, max_tokens=20) for i, prompt in enumerate(prompts)]
     bench.run()
@@ -48,8 +50,10 @@ def test_prompts_of_every_length_get_the_tokens_they_should(
 
 
 @every_pair
-def test_pages_are_counted_as_the_destination_has_them(block_size: int, page_size: int) -> None:
-    bench = a_bench(block_size, page_size)
+def test_blocks_are_counted_as_the_destination_has_them(
+    block_size: int, remote_block_size: int
+) -> None:
+    bench = a_bench(block_size, remote_block_size)
     bench.submit("a", PROMPT)
     bench.run()
     (handed,) = bench.told(Handed)
@@ -60,8 +64,8 @@ def test_pages_are_counted_as_the_destination_has_them(block_size: int, page_siz
 
 
 @every_pair
-def test_one_flipped_bit_is_caught(block_size: int, page_size: int) -> None:
-    bench = a_bench(block_size, page_size)
+def test_one_flipped_bit_is_caught(block_size: int, remote_block_size: int) -> None:
+    bench = a_bench(block_size, remote_block_size)
     attempt_id = bench.submit("a", PROMPT)
     bench.fabric.flip_bits = 1
     bench.run()
@@ -75,9 +79,9 @@ def test_one_flipped_bit_is_caught(block_size: int, page_size: int) -> None:
 @pytest.mark.parametrize("num_common", [3, 16, 20])
 @every_pair
 def test_a_prefix_that_is_there_stays_there_in_whole_blocks_of_both(
-    block_size: int, page_size: int, num_common: int
+    block_size: int, remote_block_size: int, num_common: int
 ) -> None:
-    bench = a_bench(block_size, page_size)
+    bench = a_bench(block_size, remote_block_size)
     bench.submit("a", PROMPT)
     bench.run()
     prompt = [*PROMPT[:num_common], *range(900, 911)]
@@ -85,18 +89,20 @@ def test_a_prefix_that_is_there_stays_there_in_whole_blocks_of_both(
     bench.run()
     handed = bench.told(Handed)[-1]
     assert isinstance(handed, Handed)
-    unit = max(block_size, page_size)
-    skipped = num_common // unit * unit // page_size
-    num_pages = bench.decode.runner.layout.num_blocks(len(prompt))
+    unit = max(block_size, remote_block_size)
+    skipped = num_common // unit * unit // remote_block_size
+    num_remote_blocks = bench.decode.runner.layout.num_blocks(len(prompt))
     assert handed.moved.skipped_blocks == skipped
-    assert handed.moved.num_blocks == num_pages - skipped
+    assert handed.moved.num_blocks == num_remote_blocks - skipped
     assert bench.tokens(attempt_id) == expected(prompt, [P, D, D, D])
     bench.check_nothing_is_held()
 
 
 @every_pair
-def test_a_prompt_that_is_there_entirely_does_not_travel(block_size: int, page_size: int) -> None:
-    bench = a_bench(block_size, page_size)
+def test_a_prompt_that_is_there_entirely_does_not_travel(
+    block_size: int, remote_block_size: int
+) -> None:
+    bench = a_bench(block_size, remote_block_size)
     prompt = list(range(32))
     for name in ("a", "b"):
         attempt_id = bench.submit(name, prompt)
@@ -104,15 +110,15 @@ def test_a_prompt_that_is_there_entirely_does_not_travel(block_size: int, page_s
         assert bench.tokens(attempt_id) == expected(prompt, [P, D, D, D])
     handed = bench.told(Handed)[-1]
     assert isinstance(handed, Handed)
-    assert (handed.moved.num_blocks, handed.moved.skipped_blocks) == (0, 32 // page_size)
+    assert (handed.moved.num_blocks, handed.moved.skipped_blocks) == (0, 32 // remote_block_size)
     bench.check_nothing_is_held()
 
 
 @every_pair
 def test_a_kept_sequence_moves_later_with_all_that_it_has_computed(
-    block_size: int, page_size: int
+    block_size: int, remote_block_size: int
 ) -> None:
-    bench = a_bench(block_size, page_size, num_tokens=256)
+    bench = a_bench(block_size, remote_block_size, num_tokens=256)
     occupied = bench.decode.pool.try_allocate(bench.decode.pool.num_blocks)
     assert occupied is not None
     attempt_id = bench.submit("a", PROMPT, max_tokens=12)
@@ -131,9 +137,9 @@ def test_a_kept_sequence_moves_later_with_all_that_it_has_computed(
 
 @some_pairs
 def test_a_refused_sequence_is_offered_again_while_it_is_still_computed(
-    block_size: int, page_size: int
+    block_size: int, remote_block_size: int
 ) -> None:
-    bench = a_bench(block_size, page_size, num_tokens=256, chunk_tokens=4)
+    bench = a_bench(block_size, remote_block_size, num_tokens=256, chunk_tokens=4)
     occupied = bench.decode.pool.try_allocate(bench.decode.pool.num_blocks)
     assert occupied is not None
     attempt_id = bench.submit("a", PROMPT)
@@ -150,9 +156,9 @@ def test_a_refused_sequence_is_offered_again_while_it_is_still_computed(
 @pytest.mark.parametrize("num_turns", range(12))
 @some_pairs
 def test_blocks_return_when_the_client_leaves_at_any_moment(
-    block_size: int, page_size: int, num_turns: int
+    block_size: int, remote_block_size: int, num_turns: int
 ) -> None:
-    bench = a_bench(block_size, page_size, chunk_tokens=4)
+    bench = a_bench(block_size, remote_block_size, chunk_tokens=4)
     attempt_id = bench.submit("a", PROMPT, max_tokens=8)
     bench.run(num_turns)
     bench.cancel(attempt_id)
@@ -163,9 +169,9 @@ def test_blocks_return_when_the_client_leaves_at_any_moment(
 @pytest.mark.parametrize("num_turns", range(6))
 @some_pairs
 def test_a_link_that_breaks_at_any_moment_costs_no_token(
-    block_size: int, page_size: int, num_turns: int
+    block_size: int, remote_block_size: int, num_turns: int
 ) -> None:
-    bench = a_bench(block_size, page_size, chunk_tokens=4)
+    bench = a_bench(block_size, remote_block_size, chunk_tokens=4)
     attempt_id = bench.submit("a", PROMPT)
     bench.fabric.stall()
     bench.run(num_turns)

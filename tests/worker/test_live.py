@@ -113,7 +113,7 @@ async def test_handoffs_in_both_directions_have_a_link_each() -> None:
             router.sessions[first].send(a_submit(f"x{number}", second.card))
             heard = await router.first(AttemptId(f"x{number}"), Handed, Kept)
             assert isinstance(heard, Handed)
-        assert len(PROCESS_FABRIC.doors) == 2
+        assert len(PROCESS_FABRIC.admitted) == 2
 
 
 async def test_a_link_whose_session_ends_leaves_nothing_open() -> None:
@@ -122,7 +122,7 @@ async def test_a_link_whose_session_ends_leaves_nothing_open() -> None:
         assert isinstance(await router.first(AttemptId("x"), Handed, Kept), Handed)
         (link,) = prefill._peers._sessions
         prefill._peers.hang_up(link, "for the test")
-        await until(lambda: not PROCESS_FABRIC.doors and not prefill._peers._sessions)
+        await until(lambda: not PROCESS_FABRIC.admitted and not prefill._peers._sessions)
         router.sessions[0].send(a_submit("y", decode.card))
         assert isinstance(await router.first(AttemptId("y"), Handed, Kept), Handed)
 
@@ -135,7 +135,7 @@ async def test_a_source_that_calls_again_ends_its_former_session() -> None:
         async with asyncio.timeout(PATIENCE_S):
             assert [message async for message in former.session.messages()] == []
         assert former.admissions != later.admissions
-        assert list(PROCESS_FABRIC.doors) == [it.decode() for it in later.admissions]
+        assert list(PROCESS_FABRIC.admitted) == [it.decode() for it in later.admissions]
         later.session.close()
 
 

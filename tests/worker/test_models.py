@@ -33,7 +33,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 GREEDY = SamplingParams(max_tokens=NUM_OUTPUT, temperature=0.0, ignore_eos=True)
 
 every_size_pair = pytest.mark.parametrize(
-    ("block_size", "page_size"), list(product(SIZES, repeat=2))
+    ("block_size", "remote_block_size"), list(product(SIZES, repeat=2))
 )
 
 
@@ -62,10 +62,10 @@ def handed_over(model: Model, ours: tuple[str, int], theirs: tuple[str, int]) ->
 @pytest.mark.parametrize("dtype", DTYPES)
 @every_size_pair
 def test_tokens_are_those_of_one_worker_alone(
-    model: Model, dtype: str, block_size: int, page_size: int
+    model: Model, dtype: str, block_size: int, remote_block_size: int
 ) -> None:
-    tokens = handed_over(model, (dtype, block_size), (dtype, page_size))
-    assert tokens == model.alone(dtype, block_size) == model.alone(dtype, page_size)
+    tokens = handed_over(model, (dtype, block_size), (dtype, remote_block_size))
+    assert tokens == model.alone(dtype, block_size) == model.alone(dtype, remote_block_size)
     assert len(set(tokens)) > 8
 
 
@@ -124,26 +124,26 @@ def test_a_prompt_of_one_chunk_leaves_while_it_is_computed(
 @pytest.mark.parametrize(("dtype", "other"), list(permutations(DTYPES, 2)))
 @every_size_pair
 def test_tokens_are_those_of_a_cache_that_was_merely_cast(
-    model: Model, dtype: str, other: str, block_size: int, page_size: int
+    model: Model, dtype: str, other: str, block_size: int, remote_block_size: int
 ) -> None:
-    tokens = handed_over(model, (dtype, block_size), (other, page_size))
-    assert tokens == model.converted(dtype, other, page_size)
+    tokens = handed_over(model, (dtype, block_size), (other, remote_block_size))
+    assert tokens == model.converted(dtype, other, remote_block_size)
 
 
 @pytest.mark.parametrize("narrow", ["bfloat16", "float16"])
 @every_size_pair
 def test_widening_and_back_loses_no_bit(
-    model: Model, narrow: str, block_size: int, page_size: int
+    model: Model, narrow: str, block_size: int, remote_block_size: int
 ) -> None:
     cache = model.prefilled(narrow).cache
     source = a_pool(model, narrow, block_size)
-    wide = a_pool(model, "float32", page_size, kv_order="vk")
+    wide = a_pool(model, "float32", remote_block_size, kv_order="vk")
     back = a_pool(model, narrow, block_size)
-    blocks, pages = scattered(source), scattered(wide)
+    blocks, remote_blocks = scattered(source), scattered(wide)
     source.put(blocks, cache)
-    move(source, blocks, wide, pages, len(PROMPT))
-    assert torch.equal(wide.get(pages, len(PROMPT)), cache.float())
-    move(wide, pages, back, blocks, len(PROMPT))
+    move(source, blocks, wide, remote_blocks, len(PROMPT))
+    assert torch.equal(wide.get(remote_blocks, len(PROMPT)), cache.float())
+    move(wide, remote_blocks, back, blocks, len(PROMPT))
     assert torch.equal(back.get(blocks, len(PROMPT)), cache)
 
 
@@ -153,20 +153,22 @@ def test_widening_and_back_loses_no_bit(
 )
 @every_size_pair
 def test_an_eight_bit_cache_gives_the_tokens_of_its_numbers_times_their_scales(
-    model: Model, dtype: str, order: str, block_size: int, page_size: int
+    model: Model, dtype: str, order: str, block_size: int, remote_block_size: int
 ) -> None:
     first, cache = model.prefilled("float32")
     source = a_pool(model, "float8_e4m3fn", block_size, kv_order=order)
     blocks = scattered(source)
     put_scaled(source, blocks, cache)
-    runner = model.runner(dtype, page_size)
+    runner = model.runner(dtype, remote_block_size)
     destination = model.pool(runner)
-    pages = scattered(destination)
+    remote_blocks = scattered(destination)
 
-    move(source, blocks, destination, pages, len(PROMPT))
+    move(source, blocks, destination, remote_blocks, len(PROMPT))
 
     plain = source.get(blocks, len(PROMPT)).to(getattr(torch, dtype))
-    assert continued(runner, pages, first) == model.decoded(plain, dtype, page_size, first)
+    assert continued(runner, remote_blocks, first) == model.decoded(
+        plain, dtype, remote_block_size, first
+    )
 
 
 def a_pool(model: Model, dtype: str, block_size: int, **changes: object) -> Pool:

@@ -179,7 +179,7 @@ def test_losing_the_decode_worker_mid_prefill_costs_nothing() -> None:
     bench.check_nothing_is_held()
 
 
-def test_pages_granted_to_a_lost_source_return_when_its_link_is_fenced() -> None:
+def test_blocks_granted_to_a_lost_source_return_when_its_link_is_fenced() -> None:
     bench = Bench()
     bench.submit("a", PROMPT)
     bench.fabric.stall()
@@ -296,7 +296,7 @@ def test_a_former_destination_s_late_grant_is_not_taken_for_the_present_one_s() 
         source=bench.prefill.ref,
         destination=former,
         first_missing_block=0,
-        pages=(40, 41, 42, 43, 44, 45),
+        blocks=(40, 41, 42, 43, 44, 45),
         epoch=1,
         layout=bench.prefill.runner.layout,
     )
@@ -322,7 +322,7 @@ def test_a_late_grant_of_an_earlier_offer_is_not_taken_for_the_present_one_s() -
     late = Grant(
         **offer.ends,
         first_missing_block=0,
-        pages=tuple(range(6)),
+        blocks=tuple(range(6)),
         epoch=1,
         layout=bench.prefill.runner.layout,
     )

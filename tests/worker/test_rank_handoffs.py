@@ -11,7 +11,7 @@ import pytest
 from kv_transfer.endpoints.write_path import InPlaceWrites, WritePart
 from kv_transfer.layout.spans import Offsets
 from kv_transfer.transports.memory import MemoryFabric
-from kv_transfer.transports.nixl.nixl_link import NixlLink
+from kv_transfer.transports.nixl.nixl_transport import NixlTransport
 from kv_transfer.transports.transport import Transport
 from tests.worker.bench import Bench
 from tests.worker.models import MAX_TOKENS, NUM_OUTPUT, PROMPT, Model
@@ -29,7 +29,7 @@ GREEDY = SamplingParams(max_tokens=NUM_OUTPUT, temperature=0.0, ignore_eos=True)
 
 every_pair = pytest.mark.parametrize(("degree", "other"), PAIRS)
 unequal_pairs = pytest.mark.parametrize(("degree", "other"), UNEQUAL)
-every_size_pair = pytest.mark.parametrize(("block_size", "page_size"), SIZES)
+every_size_pair = pytest.mark.parametrize(("block_size", "remote_block_size"), SIZES)
 
 
 def a_bench(
@@ -56,7 +56,7 @@ def over_nixl() -> Callable[[str], Transport]:
     numbers = count()
 
     def make(name: str) -> Transport:
-        return NixlLink(f"{name} {os.getpid()} {next(numbers)}", {"UCX_NET_DEVICES": "lo"})
+        return NixlTransport(f"{name} {os.getpid()} {next(numbers)}", {"UCX_NET_DEVICES": "lo"})
 
     return make
 
@@ -67,11 +67,11 @@ def handed(bench: Bench) -> Handed:
     return message
 
 
-def is_answered(bench: Bench, model: Model, page_size: int) -> None:
+def is_answered(bench: Bench, model: Model, remote_block_size: int) -> None:
     attempt_id = bench.submit("a", list(PROMPT), sampling=GREEDY)
     while not all(station.at_rest for station in bench.stations):
         bench.turn()
-    assert bench.tokens(attempt_id) == model.alone("float32", page_size)
+    assert bench.tokens(attempt_id) == model.alone("float32", remote_block_size)
     moved, layout = handed(bench).moved, bench.decode.endpoint.layout
     assert moved.num_blocks == layout.num_blocks(len(PROMPT))
     assert moved.num_bytes == moved.num_blocks * layout.block_bytes
@@ -81,10 +81,10 @@ def is_answered(bench: Bench, model: Model, page_size: int) -> None:
 @every_size_pair
 @every_pair
 def test_tokens_are_those_of_one_worker_alone(
-    model: Model, degree: int, other: int, block_size: int, page_size: int
+    model: Model, degree: int, other: int, block_size: int, remote_block_size: int
 ) -> None:
-    bench = a_bench(model, (degree, other), (block_size, page_size))
-    is_answered(bench, model, page_size)
+    bench = a_bench(model, (degree, other), (block_size, remote_block_size))
+    is_answered(bench, model, remote_block_size)
 
 
 @every_pair

@@ -15,8 +15,8 @@ from torch import Tensor
 from kv_transfer.layout.convert import stage
 from kv_transfer.layout.head_routes import head_routes
 from kv_transfer.layout.reshard import plan, staging_layout
-from kv_transfer.transports.memory import MemoryFabric, MemoryLink
-from kv_transfer.transports.nixl.nixl_link import NixlLink
+from kv_transfer.transports.memory import MemoryFabric, MemoryTransport
+from kv_transfer.transports.nixl.nixl_transport import NixlTransport
 from kv_transfer.transports.transport import Transport
 from tests.kv_transfer.pools import Pool, a_region
 from tests.kv_transfer.ranks import DEGREES, ranks
@@ -60,8 +60,8 @@ class Rank:
     def _staged_spans(self, other: Rank, heads: range) -> np.ndarray:
         layout = staging_layout(other.pool.layout, heads)
         source = self.pool
-        pages = stage(source.memory, source.layout, layout, self.blocks, len(PROMPT))
-        self.staging[: len(pages)] = pages
+        staged = stage(source.memory, source.layout, layout, self.blocks, len(PROMPT))
+        self.staging[: len(staged)] = staged
         held = range(layout.num_blocks(len(PROMPT)))
         return plan(layout, other.pool.layout, heads).spans(held, other.blocks, len(PROMPT))
 
@@ -101,11 +101,11 @@ class Side:
 
 def over_memory() -> MakeLink:
     fabric = MemoryFabric()
-    return lambda name: MemoryLink(name, fabric)
+    return lambda name: MemoryTransport(name, fabric)
 
 
 def over_nixl() -> MakeLink:
-    return lambda name: NixlLink(f"{name} {os.getpid()}", {"UCX_NET_DEVICES": "lo"})
+    return lambda name: NixlTransport(f"{name} {os.getpid()}", {"UCX_NET_DEVICES": "lo"})
 
 
 def moved(

@@ -77,7 +77,7 @@ def test_a_copy_that_is_cancelled_while_it_comes_from_host_memory_leaves_nothing
     bench.check_nothing_is_held()
 
 
-def test_blocks_of_another_size_are_copied_as_far_as_they_fill_pages() -> None:
+def test_blocks_of_another_size_are_copied_as_far_as_they_fill_blocks_there() -> None:
     bench = a_bench_that_has_computed(PROMPT, decode_block_size=8)
     share(bench, PROMPT)
     bench.run()

@@ -1,7 +1,7 @@
 """Both step loops under any sequence of messages, faults and requests that Hypothesis thinks of.
 
 After every rule both pools are whole, no sequence runs on both sides, and no write that may still
-land goes to a page that no attempt owns. At the end all is free, and every answer is right.
+land goes to a block that no attempt owns. At the end all is free, and every answer is right.
 """
 
 from __future__ import annotations
@@ -156,10 +156,10 @@ class Handoffs(RuleBasedStateMachine):
                 )
 
     @invariant()
-    def what_may_land_goes_to_pages_of_its_leg(self) -> None:
+    def what_may_land_goes_to_blocks_of_its_attempt(self) -> None:
         handoffs = self.bench.decode.loop.destination_handoffs._attempts.values()
-        owned = {page for h in handoffs if h.state in OWNED for page in h._pages}
-        assert self._writable_pages() <= owned
+        owned = {block for h in handoffs if h.state in OWNED for block in h._granted}
+        assert self._writable_blocks() <= owned
 
     def teardown(self) -> None:
         if hasattr(self, "bench"):
@@ -238,18 +238,18 @@ class Handoffs(RuleBasedStateMachine):
         self.flying = [(bench.decode, bench.link, offer) for offer in self.unsent]
         self.unsent = []
 
-    def _writable_pages(self) -> set[int]:
+    def _writable_blocks(self) -> set[int]:
         """Of writes that wait or are under way, or were given up and may still arrive."""
         bench, fabric = self.bench, self.bench.fabric
         (rank,), size = bench.prefill.ranks, bench.decode.runner.layout.block_bytes
         transfer_thread = rank.transfer_thread
-        late = [(door, offset) for door, offset, _ in fabric._late]
-        pages = {offset // size for door, offset in late if door in fabric.doors}
+        late = [(admission, offset) for admission, offset, _ in fabric._late]
+        blocks = {offset // size for admission, offset in late if admission in fabric.admitted}
         if bench.link in bench.decode.ranks[0].transfer_thread._admitted:
             writes = transfer_thread._writes
             parts = [*writes.waiting, *writes.in_flight]
-            pages.update(page for part in parts for page in part.block_write.remote_blocks)
-        return pages
+            blocks.update(block for part in parts for block in part.block_write.remote_blocks)
+        return blocks
 
     def _come_to_rest(self) -> None:
         """No more faults."""

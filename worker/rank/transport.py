@@ -11,7 +11,7 @@ from engine.errors import ConfigError
 from engine.runner import CacheRegion, Runner
 from kv_transfer.endpoints.rank import RankEndpoint
 from kv_transfer.errors import TransferError
-from kv_transfer.transports.memory import MemoryFabric, MemoryLink
+from kv_transfer.transports.memory import MemoryFabric, MemoryTransport
 from kv_transfer.transports.transport import Transport
 from runtime.address import is_loopback
 from wire.layout import KvLayout
@@ -79,35 +79,35 @@ def make_staging(config: WorkerConfig, pool: CacheRegion) -> CacheRegion:
 def make_transport(config: WorkerConfig, own_name: str) -> Transport:
     """Raises ConfigError for a transport that is not available."""
     if config.transport == "memory":
-        return MemoryLink(own_name, PROCESS_FABRIC)
+        return MemoryTransport(own_name, PROCESS_FABRIC)
     if config.transport == "nixl":
         warn_of_locked_memory(config)
-        return _make_nixl_link(config, own_name)
+        return _make_nixl_transport(config, own_name)
     if config.transport == "ucx":
         warn_of_locked_memory(config)
-        return _make_ucx_link(config, own_name)
+        return _make_ucx_transport(config, own_name)
     raise ConfigError(f"transport is {config.transport!r}, must be 'nixl', 'ucx' or 'memory'")
 
 
-def _make_nixl_link(config: WorkerConfig, own_name: str) -> Transport:
+def _make_nixl_transport(config: WorkerConfig, own_name: str) -> Transport:
     from kv_transfer.transports.nixl.agent import NixlBackend
-    from kv_transfer.transports.nixl.nixl_link import NixlLink
+    from kv_transfer.transports.nixl.nixl_transport import NixlTransport
 
     backend = NixlBackend(config.nixl_backend, config.nixl_backend_options, config.nixl_telemetry)
     try:
-        return NixlLink(own_name, _ucx_env(config), backend)
+        return NixlTransport(own_name, _ucx_env(config), backend)
     except TransferError as error:
         raise ConfigError(f"nixl_backend: {error}") from error
 
 
-def _make_ucx_link(config: WorkerConfig, own_name: str) -> Transport:
+def _make_ucx_transport(config: WorkerConfig, own_name: str) -> Transport:
     try:
-        from kv_transfer.transports.ucx.ucx_link import UcxLink
+        from kv_transfer.transports.ucx.ucx_transport import UcxTransport
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"transport 'ucx' needs {error.name}: pip install 'tandem-serve[ucx]'"
         ) from error
-    return UcxLink(own_name, _ucx_env(config))
+    return UcxTransport(own_name, _ucx_env(config))
 
 
 def _ucx_env(config: WorkerConfig) -> dict[str, str]:

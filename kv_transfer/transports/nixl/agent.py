@@ -1,4 +1,4 @@
-"""NIXL's agents: each is made over one backend, and sleeps while nothing happens."""
+"""Makes NIXL agents over one backend, whose threads sleep while nothing happens."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nixl_cu12 import _bindings as nixl_bindings
 from kv_transfer.errors import TransferError
 
 PROGRESS_DELAY_US = 5000
-"""How long an idle agent sleeps; events of the fabric wake it. The wrapper's 0 spins on a core."""
+"""How long an idle agent sleeps; events of the fabric wake it. With 0, NIXL's default, it spins."""
 
 NIXL_ERRORS = tuple(kind for name, kind in vars(nixl_bindings).items() if name.endswith("Error"))
 """Every error of the bindings ends in nixl…Error and derives from Exception alone."""
@@ -23,10 +23,10 @@ _MEMORY = {"DRAM_SEG", "VRAM_SEG"}
 
 @dataclass(frozen=True, slots=True)
 class NixlBackend:
-    """What carries bytes for NIXL: one of its plugins. `options` are the plugin's own.
+    """The plugin by which NIXL transfers bytes, with the plugin's own `options`.
 
-    With `telemetry`, NIXL times every write. That costs 0.4 us, and reading what it found 1.4 us;
-    and each agent has one more thread that sleeps.
+    With `telemetry`, NIXL times every write. That costs 0.4 us, and reading the time 1.4 us; and
+    each agent has one more thread that sleeps.
     """
 
     name: str = "UCX"
@@ -38,7 +38,7 @@ UCX = NixlBackend()
 
 
 def make_agent(name: str, backend: NixlBackend) -> Any:
-    """Raises TransferError for a backend that cannot be had, or that reaches storage alone."""
+    """Raises TransferError for a backend that is missing, or that transfers to storage only."""
     agent = _bare_agent(name, backend)
     _check(agent, backend.name)
     try:
@@ -57,7 +57,7 @@ def described(error: BaseException) -> str:
 
 
 def _check(agent: Any, backend: str) -> None:
-    """A backend for memory alone carries from memory to memory; others end in files or objects."""
+    """Raises TransferError unless the backend transfers between memories, and nothing else."""
     offered = sorted(agent.get_plugin_list())
     if backend not in offered:
         raise TransferError(
@@ -80,30 +80,30 @@ def _check(agent: Any, backend: str) -> None:
 
 
 def _bare_agent(name: str, backend: NixlBackend) -> Any:
-    _log_like_everybody_else()
+    _log_to_standard_error()
     config = nixl_api.nixl_agent_config(
         backends=[],
         capture_telemetry=backend.telemetry,
         sync_mode=nixl_api.nixl_thread_sync_t.NIXL_THREAD_SYNC_STRICT,
     )
     original = nixl_api.nixlBind
-    nixl_api.nixlBind = _PatientBindings(original)
+    nixl_api.nixlBind = _SleepingBindings(original)
     try:
         return nixl_api.nixl_agent(name, config)
     finally:
         nixl_api.nixlBind = original
 
 
-def _log_like_everybody_else() -> None:
-    """The wrapper writes its log to standard output, where it would mix with ours."""
+def _log_to_standard_error() -> None:
+    """NIXL's wrapper logs to standard output, where its lines would mix with results."""
     logger = logging.getLogger("nixl")
     logger.handlers.clear()
     logger.propagate = True
     logger.setLevel(logging.WARNING)
 
 
-class _PatientBindings:
-    """The bindings, with a progress thread that sleeps between events."""
+class _SleepingBindings:
+    """The bindings, which make agents whose progress thread sleeps between events."""
 
     def __init__(self, bindings: Any) -> None:
         self._bindings = bindings

@@ -1,7 +1,7 @@
-"""Our end of a link over NIXL: an agent that writes to one peer, and the writes under way.
+"""The writing end of a rank pair over NIXL: its agent, and the writes under way.
 
-Requests are made by NIXL's bindings themselves: their wrapper's work is a quarter of what a small
-write costs.
+Requests are made by NIXL's bindings and not by their Python wrapper, which would add a quarter to
+the cost of a small write.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ from kv_transfer.transports.transport import PostedTransfer
 from wire.reports import Traffic
 
 _WRITE = nixl_bindings.NIXL_WRITE
-# Numbers: to compare the bindings' own states takes as long as to release a request.
+# Numbers, because comparing the bindings' own states takes as long as releasing a request.
 _DONE = nixl_bindings.NIXL_SUCCESS.value
 _UNDER_WAY = nixl_bindings.NIXL_IN_PROG.value
 
 
 class NixlTransfer:
-    """One posted write that is under way; its agent drives it whenever it is polled."""
+    """A posted write that is under way; its agent advances it whenever it is polled."""
 
-    __slots__ = ("_link", "_over", "handle")
+    __slots__ = ("_over", "_writes", "handle")
 
-    def __init__(self, link: NixlWrites, handle: int) -> None:
+    def __init__(self, writes: NixlWrites, handle: int) -> None:
         self.handle = handle
-        self._link = link
+        self._writes = writes
         self._over = False
 
     def done(self) -> bool:
-        self._over = self._over or self._link.has_arrived(self)
+        self._over = self._over or self._writes.has_arrived(self)
         return self._over
 
 
 class ArrivedTransfer:
-    """One that was over when it had been posted, as direct access to the peer's memory makes it."""
+    """A write that had ended when it was posted, as happens with direct access to the peer."""
 
     __slots__ = ()
 
@@ -54,12 +54,15 @@ _ARRIVED = ArrivedTransfer()
 
 
 class NixlWrites:
-    """Takes the agent for itself. With `counts`, the agent must keep telemetry."""
+    """All writes over one rank pair, which owns its agent.
+
+    With `counts`, the agent must keep telemetry.
+    """
 
     def __init__(
-        self, peer: str, agent: Any, ours: RegisteredPool, theirs: RegisteredPool, *, counts: bool
+        self, pair: str, agent: Any, ours: RegisteredPool, theirs: RegisteredPool, *, counts: bool
     ) -> None:
-        self.peer = peer
+        self.pair = pair
         self._agent: Any = agent
         self._bindings: Any = agent.agent
         self._ours = ours
@@ -70,21 +73,21 @@ class NixlWrites:
         self._posted: set[NixlTransfer] = set()
 
     def open(self, metadata: bytes, descriptors: Any) -> None:
-        """`descriptors` are those of our pool. Raises errors of the bindings."""
+        """Connect to the peer's agent; `descriptors` are those of our pool. Raises NIXL_ERRORS."""
         remote = self._agent.add_remote_agent(metadata)
         self._remote = remote.decode() if isinstance(remote, bytes) else remote
         theirs = self._theirs
         prepare = self._agent.prep_xfer_dlist
         self._blocks = prepare("NIXL_INIT_AGENT", descriptors, self._ours.mem_type)
-        self._pages = prepare(self._remote, theirs.descriptors(), theirs.mem_type)
+        self._remote_blocks = prepare(self._remote, theirs.descriptors(), theirs.mem_type)
 
-    def write(self, blocks: Sequence[int], pages: Sequence[int]) -> PostedTransfer:
+    def write(self, blocks: Sequence[int], remote_blocks: Sequence[int]) -> PostedTransfer:
         if self._ours.block_bytes != self._theirs.block_bytes:
             sizes = f"{self._theirs.block_bytes} bytes, ours have {self._ours.block_bytes}"
-            raise BadPeer(f"{self.peer} has blocks of {sizes}")
-        ours, theirs = self._blocks._handle, self._pages._handle
+            raise BadPeer(f"{self.pair} has blocks of {sizes}")
+        ours, theirs = self._blocks._handle, self._remote_blocks._handle
         try:
-            handle = self._bindings.makeXferReq(_WRITE, ours, blocks, theirs, pages)
+            handle = self._bindings.makeXferReq(_WRITE, ours, blocks, theirs, remote_blocks)
         except NIXL_ERRORS as error:
             raise self._failed(error) from error
         return self._started(handle)
@@ -106,15 +109,15 @@ class NixlWrites:
         return self._started(handle)
 
     def has_arrived(self, transfer: NixlTransfer) -> bool:
-        """Asked until it has; raises LinkFailed when it never will."""
+        """To be called until it returns true; raises LinkFailed when the write has failed."""
         if self._bindings is None:
-            raise LinkFailed(f"{self.peer} was disconnected")
+            raise LinkFailed(f"{self.pair} was disconnected")
         try:
             state = self._bindings.getXferStatus(transfer.handle).value
             if state == _UNDER_WAY:
                 return False
             if state != _DONE:
-                raise LinkFailed(f"write to {self.peer} ended in error")
+                raise LinkFailed(f"write to {self.pair} ended in error")
             self._end(transfer.handle)
         except NIXL_ERRORS as error:
             raise self._failed(error) from error
@@ -122,7 +125,7 @@ class NixlWrites:
         return True
 
     def traffic(self) -> Traffic | None:
-        """What has arrived so far; None without telemetry. May be called from any thread."""
+        """Traffic that has arrived so far; None without telemetry. Thread-safe."""
         if not self._counts:
             return None
         return Traffic(
@@ -134,11 +137,11 @@ class NixlWrites:
         )
 
     def destroy(self) -> None:
-        """The agent ends with its last reference, and with it all that is under way."""
+        """End all writes under way: the agent ends with its last reference."""
         for transfer in self._posted:
             self._let_go(transfer.handle)
         self._posted.clear()
-        self._blocks = self._pages = self._bindings = self._agent = None
+        self._blocks = self._remote_blocks = self._bindings = self._agent = None
 
     def _started(self, handle: int) -> PostedTransfer:
         try:
@@ -160,19 +163,19 @@ class NixlWrites:
     def _count(self, handle: int) -> None:
         """NIXL counts in whole microseconds; merged neighbours are one descriptor."""
         try:
-            told = self._bindings.getXferTelemetry(handle)
+            found = self._bindings.getXferTelemetry(handle)
         except nixl_bindings.nixlNoTelemetryError:
-            self._counts = False  # NIXL_TELEMETRY_ENABLE=n outdoes what an agent asks for
+            self._counts = False  # NIXL_TELEMETRY_ENABLE=n overrides what an agent asks for
             return
         self._num_writes += 1
-        self._num_bytes += told.totalBytes
-        self._num_descriptors += told.descCount
-        self._post_us += told.postDuration
-        self._fabric_us += told.xferDuration
+        self._num_bytes += found.totalBytes
+        self._num_descriptors += found.descCount
+        self._post_us += found.postDuration
+        self._fabric_us += found.xferDuration
 
     def _let_go(self, handle: int) -> None:
         with suppress(*NIXL_ERRORS):
             self._bindings.releaseXferReq(handle)
 
     def _failed(self, error: BaseException) -> LinkFailed:
-        return LinkFailed(f"write to {self.peer}: {described(error)}")
+        return LinkFailed(f"write to {self.pair}: {described(error)}")

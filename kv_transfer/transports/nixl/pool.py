@@ -1,4 +1,4 @@
-"""A pool as its owner describes it to a NIXL peer, and as both make descriptors of it."""
+"""A pool of blocks as NIXL sees it: its description for peers, and its descriptors."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy as np
 from kv_transfer.errors import BadPeer
 from kv_transfer.layout.region import CacheRegion
 
-_DIGEST_BYTES = 16
+_HASH_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
 class RegisteredPool:
-    """Blocks of one size, one behind the other."""
+    """A pool: blocks of one size, one behind the other. `address` is that of the first."""
 
     mem_type: str
     address: int
@@ -31,22 +31,22 @@ class RegisteredPool:
         return RegisteredPool(mem_type, region.address, num_blocks, block_bytes, device_id)
 
     def descriptors(self) -> Any:
-        """One (address, length, device) row for each block: uint64 [num_blocks, 3]."""
-        places = np.arange(self.num_blocks, dtype=np.uint64)
-        addresses = self.address + places * np.uint64(self.block_bytes)
+        """A row (address, length, device) for each block: uint64 [num_blocks, 3]."""
+        numbers = np.arange(self.num_blocks, dtype=np.uint64)
+        addresses = self.address + numbers * np.uint64(self.block_bytes)
         return rows(addresses, self.block_bytes, self.device_id)
 
     def admission(self, metadata: bytes) -> bytes:
-        """Behind a digest: flipped bytes of an agent's metadata are otherwise often accepted."""
+        """The pool and its agent's metadata behind a hash: NIXL accepts many damaged metadata."""
         sizes = [self.address, self.num_blocks, self.block_bytes, self.device_id]
         body = self.mem_type.encode() + np.array(sizes, np.uint64).tobytes() + metadata
-        return _digest(body) + body
+        return _hash(body) + body
 
 
 def read_admission(peer: str, admission: bytes) -> tuple[RegisteredPool, bytes]:
     """The peer's pool, and its agent's metadata. Raises BadPeer."""
-    digest, body = admission[:_DIGEST_BYTES], admission[_DIGEST_BYTES:]
-    if _digest(body) != digest:
+    found, body = admission[:_HASH_BYTES], admission[_HASH_BYTES:]
+    if _hash(body) != found:
         raise BadPeer(f"admission by {peer} is damaged ({len(admission)} bytes)")
     sizes = [int(size) for size in np.frombuffer(body[4:36], np.uint64)]
     return RegisteredPool(body[:4].decode(), *sizes), body[36:]
@@ -66,5 +66,5 @@ def rows(addresses: Any, sizes: Any, device_id: int) -> Any:
     return made
 
 
-def _digest(body: bytes) -> bytes:
-    return hashlib.blake2b(body, digest_size=_DIGEST_BYTES).digest()
+def _hash(body: bytes) -> bytes:
+    return hashlib.blake2b(body, digest_size=_HASH_BYTES).digest()

@@ -1,4 +1,4 @@
-"""Spans with their bytes as messages of bounded size, for a fabric that cannot write by itself.
+"""Frames: spans with their bytes in messages of bounded size, for a fabric without remote writes.
 
 A frame is int64 [2 + 2 n] (number, n, then n times offset and length in the receiver's pool),
 followed by the bytes of all spans, without gaps.
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from kv_transfer.layout.region import CacheRegion
 from kv_transfer.layout.spans import Offsets
 
-PARCEL_BYTES = 1 << 20
-"""The largest frame: what either side sets aside, a few times over, for each link."""
+FRAME_BYTES = 1 << 20
+"""The largest frame; either side keeps buffers for a few of them for each rank pair."""
 
 _ROW_BYTES = 16
 
@@ -24,35 +24,35 @@ Bytes = NDArray[np.uint8]
 
 
 class BadFrame(Exception):
-    """A frame that reaches outside the pool, or contradicts itself. Nothing of it was copied."""
+    """The frame leads outside the pool, or contradicts itself; nothing of it was copied."""
 
 
 def view(region: CacheRegion) -> Bytes:
-    """Memory of the host as uint8 [num_bytes]; the region must outlive it."""
+    """A region of host memory as uint8 [num_bytes]; the region must outlive it."""
     memory = (ctypes.c_uint8 * region.num_bytes).from_address(region.address)
     return np.ctypeslib.as_array(memory)
 
 
 def split_frames(spans: Offsets) -> Iterator[Offsets]:
-    """Spans, int64 [n, 3], in parts that fit into one frame each; longer spans are split."""
+    """Split spans, int64 [n, 3], into parts that fit into one frame each; long spans are split."""
     part: list[tuple[int, int, int]] = []
-    room = PARCEL_BYTES - _ROW_BYTES
+    left = FRAME_BYTES - _ROW_BYTES
     for source, target, num_bytes in spans.tolist():
         sent = 0
         while sent < num_bytes:
-            if room <= _ROW_BYTES:
+            if left <= _ROW_BYTES:
                 yield np.array(part, np.int64)
-                part, room = [], PARCEL_BYTES - _ROW_BYTES
-            length = min(num_bytes - sent, room - _ROW_BYTES)
+                part, left = [], FRAME_BYTES - _ROW_BYTES
+            length = min(num_bytes - sent, left - _ROW_BYTES)
             part.append((source + sent, target + sent, length))
             sent += length
-            room -= length + _ROW_BYTES
+            left -= length + _ROW_BYTES
     if part:
         yield np.array(part, np.int64)
 
 
 def pack(number: int, memory: Bytes, part: Offsets, frame: Bytes) -> Bytes:
-    """Fill `frame` with one part of `split_frames` from our memory; returns what is used of it."""
+    """Fill `frame` with one part of `split_frames` from our memory; returns the part in use."""
     rows = _rows(frame, len(part))
     rows[0] = number, len(part)
     rows[1:] = part[:, 1:]
@@ -64,12 +64,12 @@ def pack(number: int, memory: Bytes, part: Offsets, frame: Bytes) -> Bytes:
 
 
 def number_of(frame: Bytes) -> int:
-    """What the sender calls this frame."""
+    """The number that the sender has given to this frame."""
     return int(_rows(frame, 0)[0, 0])
 
 
 def unpack(frame: Bytes, pool: Bytes) -> None:
-    """Copy a frame's bytes to where they belong. Raises BadFrame."""
+    """Copy a frame's bytes into the pool. Raises BadFrame."""
     rows = _checked_rows(frame, len(pool))
     start = rows.nbytes
     for offset, length in rows[1:].tolist():

@@ -1,6 +1,6 @@
-"""The receiving ends of links over UCX, and the thread that watches them.
+"""The receive ends of rank pairs over UCX, and the receive thread that serves them.
 
-Only this thread copies into the pool, under a lock: nothing lands through a door that is shut.
+Only this thread copies into the pool, under a lock: nothing lands through an end that is closed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from kv_transfer.errors import LinkFailed
-from kv_transfer.transports.ucx.frames import PARCEL_BYTES, BadFrame, Bytes, number_of, unpack
+from kv_transfer.transports.ucx.frames import FRAME_BYTES, BadFrame, Bytes, number_of, unpack
 from kv_transfer.transports.ucx.ucx_worker import UcxError, UcxWorker, make_context
 
 log = logging.getLogger(__name__)
@@ -25,76 +25,76 @@ GREETING_BYTES = 4096
 GREETING = -1
 """The number by which a greeting is answered. An answer is int64 [2]: number, refused (0 or 1)."""
 
-NUM_LANDINGS = 2
-"""Parcels of one link that are received at a time."""
+NUM_FRAMES = 2
+"""Frames of one rank pair that are received at a time."""
 
 
 class ReceiveThread:
-    """The thread that lets peers in, one door each. Its lock covers all that doors do."""
+    """The thread that serves all receive ends; its lock guards all that they do."""
 
     def __init__(self, own_name: str) -> None:
         self._context = make_context()
         self._lock = threading.Lock()
-        self._doors: dict[int, ReceiveEnd] = {}
+        self._ends: dict[int, ReceiveEnd] = {}
         self._epoll = select.epoll()
-        self._bell = os.eventfd(0)
-        self._epoll.register(self._bell, select.EPOLLIN)
+        self._stop = os.eventfd(0)
+        self._epoll.register(self._stop, select.EPOLLIN)
         self._thread = threading.Thread(target=self._watch, name=f"ucx {own_name}", daemon=True)
         self._thread.start()
 
-    def open(self, peer: str, token: int, pool: Bytes) -> ReceiveEnd:
+    def open(self, pair: str, token: int, pool: Bytes) -> ReceiveEnd:
         """Raises LinkFailed."""
         with self._lock:
-            door = ReceiveEnd(peer, UcxWorker(self._context, token), pool)
-            self._doors[door.fd] = door
-            while door.turn():  # armed at the end: from now on its fd tells
+            end = ReceiveEnd(pair, UcxWorker(self._context, token), pool)
+            self._ends[end.fd] = end
+            while end.turn():  # armed when it returns false: from then on its fd becomes readable
                 pass
-            self._epoll.register(door.fd, select.EPOLLIN)
-        return door
+            self._epoll.register(end.fd, select.EPOLLIN)
+        return end
 
-    def shut(self, door: ReceiveEnd) -> None:
-        """When it returns, nothing lands through this door any more. Idempotent."""
+    def shut(self, end: ReceiveEnd) -> None:
+        """When it returns, nothing lands through this end any more. Idempotent."""
         with self._lock:
-            if self._doors.get(door.fd) is door:
-                self._remove(door)
+            if self._ends.get(end.fd) is end:
+                self._remove(end)
 
     def close(self) -> None:
-        os.eventfd_write(self._bell, 1)
+        os.eventfd_write(self._stop, 1)
         self._thread.join()
         self._epoll.close()
-        os.close(self._bell)
+        os.close(self._stop)
 
     def _watch(self) -> None:
         busy: set[int] = set()
         while True:
             ready = {fd for fd, _ in self._epoll.poll(0 if busy else None)}
-            if self._bell in ready:
+            if self._stop in ready:
                 return
             busy = {fd for fd in busy | ready if self._turn(fd)}
 
     def _turn(self, fd: int) -> bool:
         with self._lock:
-            door = self._doors.get(fd)
-            if door is None:
+            end = self._ends.get(fd)
+            if end is None:
                 return False
             try:
-                return door.turn()
-            except Exception:  # one link's end is not the others'; the peer hears of it
-                log.exception("the door of %s is closed", door.peer)
-                self._remove(door)
+                return end.turn()
+            except Exception:  # only this rank pair fails, and its peer notices
+                log.exception("the receive end of %s is closed", end.pair)
+                self._remove(end)
                 return False
 
-    def _remove(self, door: ReceiveEnd) -> None:
-        del self._doors[door.fd]
-        self._epoll.unregister(door.fd)
-        door.destroy()
+    def _remove(self, end: ReceiveEnd) -> None:
+        del self._ends[end.fd]
+        self._epoll.unregister(end.fd)
+        end.destroy()
 
 
 class ReceiveEnd:
-    """Our end of a link from one peer."""
+    """The end of a rank pair at which frames arrive."""
 
-    def __init__(self, peer: str, worker: UcxWorker, pool: Bytes) -> None:
-        self.peer = peer
+    def __init__(self, pair: str, worker: UcxWorker, pool: Bytes) -> None:
+        self.pair = pair
         self.fd = worker.fd
         self.address = worker.address
         self._worker = worker
@@ -102,53 +102,53 @@ class ReceiveEnd:
         self._answers: list[tuple[Any, Any]] = []
         self._greeting = np.empty(GREETING_BYTES, np.uint8)
         self._greeted = worker.receive(self._greeting, greeting=True)
-        self._landings = [np.empty(PARCEL_BYTES, np.uint8) for _ in range(NUM_LANDINGS)]
-        self._landed = [worker.receive(landing) for landing in self._landings]
+        self._frames = [np.empty(FRAME_BYTES, np.uint8) for _ in range(NUM_FRAMES)]
+        self._arrivals = [worker.receive(frame) for frame in self._frames]
 
     def turn(self) -> bool:
-        """Take what has arrived. Returns False when the door's fd tells of the next event."""
+        """Take what has arrived. Returns False once the fd becomes readable by the next event."""
         self._worker.progress()
         if self._greeted.completed:
             self._take_greeting()
-        for place, request in enumerate(self._landed):
+        for number, request in enumerate(self._arrivals):
             if request.completed:
-                self._take_parcel(request, self._landings[place])
-                self._landed[place] = self._worker.receive(self._landings[place])
+                self._take_frame(request, self._frames[number])
+                self._arrivals[number] = self._worker.receive(self._frames[number])
         self._answers = [each for each in self._answers if not each[1].completed]
-        # What had arrived before it was awaited is complete at once, and there is no event for it.
+        # A message that arrived before its receive was posted completes it without an event.
         return self._has_arrivals() or not self._worker.arm()
 
     def destroy(self) -> None:
         self._worker.hang_up()
-        self._landed.clear()
+        self._arrivals.clear()
         self._answers.clear()
-        # Last the worker, and with it the connection: the peer notices.
+        # The worker goes last, and with it the connection: the peer notices.
         del self._greeted, self._worker
 
     def _has_arrivals(self) -> bool:
-        return self._greeted.completed or any(request.completed for request in self._landed)
+        return self._greeted.completed or any(request.completed for request in self._arrivals)
 
     def _take_greeting(self) -> None:
-        """The peer tells where it wants its answers; a later greeting replaces an earlier."""
+        """Connect to the address for answers; a later greeting replaces an earlier one."""
         try:
             self._greeted.check_error()
             length = int.from_bytes(self._greeting[:2].tobytes(), "little")
             self._worker.connect(self._greeting[2 : 2 + length].tobytes())
         except (UcxError, LinkFailed) as error:
-            log.warning("greeting of %s dropped: %s", self.peer, error)
+            log.warning("greeting of %s dropped: %s", self.pair, error)
         self._greeted = self._worker.receive(self._greeting, greeting=True)
         self._answer(GREETING, refused=False)
 
-    def _take_parcel(self, request: Any, frame: Bytes) -> None:
+    def _take_frame(self, request: Any, frame: Bytes) -> None:
         refused = False
         try:
             request.check_error()
             unpack(frame, self._pool)
         except BadFrame as error:
-            log.warning("frame of %s dropped: %s", self.peer, error)
+            log.warning("frame of %s dropped: %s", self.pair, error)
             refused = True
         except UcxError as error:  # the peer died while it was sending
-            log.info("frame of %s lost: %s", self.peer, error)
+            log.info("frame of %s lost: %s", self.pair, error)
             return
         self._answer(number_of(frame), refused=refused)
 
@@ -159,4 +159,4 @@ class ReceiveEnd:
         try:
             self._answers.append((answer, self._worker.send(answer)))
         except UcxError as error:
-            log.info("answer to %s lost: %s", self.peer, error)
+            log.info("answer to %s lost: %s", self.pair, error)

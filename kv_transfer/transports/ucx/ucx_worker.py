@@ -1,8 +1,8 @@
-"""One end of one link over UCX: a worker (UCX's word for a set of connections) and an endpoint.
+"""One end of a rank pair over UCX: a worker (UCX's word for a set of connections) and an endpoint.
 
-Nobody else imports ucxx. Endpoints are made with error handling, because without it UCX notices no
-dead peer, and a message to one would never end. The price: UCX then uses TCP even between
-neighbours, and not their shared memory, which is several times as fast.
+No other module imports ucxx. Endpoints are made with error handling: without it UCX notices no dead
+peer, and a message to one would never end. The price is that UCX then uses TCP even within a host,
+and not shared memory, which is several times as fast.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from ucxx._lib.arr import Array
 
 from kv_transfer.errors import LinkFailed
 
-# The class that all errors of ucxx derive from has no public name.
+# The base class of all errors of ucxx has no public name.
 UcxError: type[Exception] = exceptions.UCXError.__mro__[1]
 
 
 def make_context() -> Any:
-    """What workers of one thread share."""
+    """The UCX context that all workers of one thread share."""
     # ucxx sets it when UCX has already read its environment, and UCX then prints a complaint.
     os.environ.pop("UCX_MEMTYPE_CACHE", None)
     return ucx.UCXContext({}, feature_flags=(ucx.Feature.TAG, ucx.Feature.WAKEUP))
 
 
 class UcxWorker:
-    """Messages carry `token`, or else they are not received; a greeting is told from the others.
+    """Sends messages to one peer and receives those with `token`; greetings have their own tag.
 
     Messages and memory to receive into must live until their request is `completed`, or until the
-    worker is gone. Errors of a request come from its `check_error`. Not for two threads at once.
+    worker is destroyed. Errors of a request come from its `check_error`. Not thread-safe.
     """
 
     def __init__(self, context: Any, token: int) -> None:
-        """Raises LinkFailed when there are no more files, or no device that is allowed."""
+        """Raises LinkFailed when no more files can be opened, or when no device is allowed."""
         self._tags = ucx.UCXXTag(token), ucx.UCXXTag(token ^ 1)
         self._endpoint: Any = None
         try:
@@ -46,7 +46,7 @@ class UcxWorker:
 
     @property
     def fd(self) -> int:
-        """Readable when there is something to do, if `arm` has been called since the last time."""
+        """Readable when progress can be made, if `arm` has returned true since the last time."""
         return int(self._worker.epoll_file_descriptor)
 
     @property
@@ -59,7 +59,7 @@ class UcxWorker:
         return self._endpoint is not None and bool(self._endpoint.alive)
 
     def connect(self, address: bytes) -> None:
-        """Raises LinkFailed. A dead peer may show only later: nothing is sent yet."""
+        """Raises LinkFailed. A dead peer may be noticed only later: nothing is sent yet."""
         self.hang_up()
         try:
             theirs = ucx.UCXAddress.create_from_buffer(address)
@@ -70,10 +70,10 @@ class UcxWorker:
             raise LinkFailed(f"no endpoint: {describe(error)}") from error
 
     def hang_up(self) -> None:
-        """Drop what is under way, and wait for nobody.
+        """Drop all messages under way, without waiting for the peer.
 
         A worker is destroyed with the last reference to it, after those to its requests. But ucxx
-        never frees one (ten files, six megabytes) that was sending when it was hung up.
+        never frees a worker (ten files, six megabytes) that was sending when it hung up.
         """
         if self._endpoint is not None:
             self._endpoint.close_blocking()
@@ -85,14 +85,14 @@ class UcxWorker:
         return self._endpoint.tag_send(Array(message), self._tags[greeting])
 
     def receive(self, memory: Any, *, greeting: bool = False) -> Any:
-        """Wait for one message of at most the array's size; returns a request."""
+        """Start receiving one message of at most the array's size; returns a request."""
         return self._worker.tag_recv(Array(memory), self._tags[greeting])
 
     def progress(self) -> None:
         self._worker.progress()
 
     def arm(self) -> bool:
-        """Whether `fd` tells of the next event. If not, there has been one: make progress."""
+        """Whether `fd` becomes readable by the next event. If not, there was one: make progress."""
         return bool(self._worker.arm())
 
 

@@ -19,8 +19,8 @@ pytest.importorskip("ucxx")
 from kv_transfer.errors import BadPeer, LinkFailed, TransferError
 from kv_transfer.layout.region import CacheRegion
 from kv_transfer.transports.transport import PostedTransfer
-from kv_transfer.transports.ucx.frames import PARCEL_BYTES, view
-from kv_transfer.transports.ucx.ucx_link import UcxLink
+from kv_transfer.transports.ucx.frames import FRAME_BYTES, view
+from kv_transfer.transports.ucx.ucx_transport import UcxTransport
 from tests.kv_transfer.ucx_peer import BLOCK_BYTES, NUM_BLOCKS, host_pool
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,14 +81,14 @@ class Us:
         self.blocks = view(pool).reshape(NUM_BLOCKS, BLOCK_BYTES)
         self.blocks[:] = 100 + np.arange(NUM_BLOCKS)[:, None]
         view(staging)[:] = 7
-        self.link = UcxLink(name, LOOPBACK)
+        self.link = UcxTransport(name, LOOPBACK)
         self.link.register(pool, NUM_BLOCKS, staging)
 
     def join(self, peer: Peer) -> None:
         self.link.connect("peer", peer.admit(self.name))
 
-    def write(self, blocks: list[int], pages: list[int]) -> None:
-        land(self.link.write("peer", blocks, pages))
+    def write(self, blocks: list[int], remote_blocks: list[int]) -> None:
+        land(self.link.write("peer", blocks, remote_blocks))
 
 
 def land(transfer: PostedTransfer) -> None:
@@ -153,28 +153,28 @@ def others(peer: Peer) -> Iterator[Us]:
     others.link.close()
 
 
-def test_blocks_land_in_the_pages_they_were_meant_for(us: Us, peer: Peer) -> None:
+def test_blocks_land_in_the_blocks_they_were_meant_for(us: Us, peer: Peer) -> None:
     us.write([1, 2, 9], [30, 31, 5])
-    found = [peer.values(page) for page in (30, 31, 5, 32)]
+    found = [peer.values(block) for block in (30, 31, 5, 32)]
     assert found == [[101], [102], [109], [0]]
 
 
 def test_a_second_write_replaces_the_first(us: Us, peer: Peer) -> None:
     us.write(ALL, ALL)
     us.write(ALL, ALL[::-1])
-    assert [peer.values(page) for page in ALL] == [[163 - page] for page in ALL]
+    assert [peer.values(block) for block in ALL] == [[163 - block] for block in ALL]
 
 
 def test_spans_land_from_pool_and_staging(us: Us, peer: Peer) -> None:
     rows = [[BLOCK_BYTES - 3, 4 * BLOCK_BYTES - 1, 5], [0, 10 * BLOCK_BYTES, BLOCK_BYTES]]
     land(us.link.write_spans("peer", np.array(rows, np.int64), staged=False))
     land(us.link.write_spans("peer", np.array([[8, 6 * BLOCK_BYTES, 9]], np.int64), staged=True))
-    found = [peer.values(page) for page in (3, 4, 5, 6, 10)]
+    found = [peer.values(block) for block in (3, 4, 5, 6, 10)]
     assert found == [[0, 100], [0, 100, 101], [0], [0, 7], [100]]
 
 
 def test_a_span_may_be_longer_than_a_parcel(us: Us, peer: Peer) -> None:
-    length = 3 * PARCEL_BYTES
+    length = 3 * FRAME_BYTES
     land(us.link.write_spans("peer", np.array([[0, 1, length]], np.int64), staged=False))
     num_blocks = length // BLOCK_BYTES
     assert peer.values(num_blocks - 1) == [100 + num_blocks - 2, 100 + num_blocks - 1]
@@ -199,13 +199,13 @@ def test_another_block_size_takes_spans_only(us: Us, peer: Peer) -> None:
     halves.link.close()
 
 
-@pytest.mark.parametrize("page", [NUM_BLOCKS, -1, 1 << 40])
-def test_pages_outside_the_pool_are_refused_and_the_link_lives(
-    us: Us, peer: Peer, page: int
+@pytest.mark.parametrize("block", [NUM_BLOCKS, -1, 1 << 40])
+def test_blocks_outside_the_pool_are_refused_and_the_link_lives(
+    us: Us, peer: Peer, block: int
 ) -> None:
-    ends(us.link.write("peer", [1, 2], [3, page]))
+    ends(us.link.write("peer", [1, 2], [3, block]))
     us.write([5], [5])
-    assert [peer.values(page) for page in (3, 5)] == [[0], [105]]
+    assert [peer.values(block) for block in (3, 5)] == [[0], [105]]
 
 
 def test_damaged_admissions_are_refused(us: Us, peer: Peer) -> None:
@@ -225,7 +225,7 @@ def test_eviction_ends_one_peer_s_writes_and_not_another_s(us: Us, others: Us, p
     peer.ask("evict", "us")
     others.write([9] * NUM_BLOCKS, ALL)
     assert ends(transfer) < 10
-    assert [peer.values(page) for page in ALL] == [[109]] * NUM_BLOCKS
+    assert [peer.values(block) for block in ALL] == [[109]] * NUM_BLOCKS
     peer.ask("evict", "us")
 
 
@@ -326,7 +326,7 @@ def test_a_disconnected_write_fails_and_a_finished_one_does_not(us: Us) -> None:
 
 
 def test_memory_of_a_device_is_refused() -> None:
-    link = UcxLink("device", LOOPBACK)
+    link = UcxTransport("device", LOOPBACK)
     with pytest.raises(TransferError, match="cuda:0"):
         link.register(CacheRegion(4096, 4096, "cuda:0", None), 1)
     link.close()

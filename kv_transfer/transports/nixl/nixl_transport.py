@@ -1,13 +1,12 @@
-"""Blocks over NIXL: RDMA, NVLink, shared memory or TCP, as its backend finds.
+"""The transport over NIXL: RDMA, NVLink, shared memory or TCP, as its backend finds.
 
-Only the nixl_*.py of this room import NIXL. Every link has an agent of its own, at either end. An
-agent costs some 15 ms, 5 MB and a thread that sleeps; in return, destroying it ends everything that
-goes over the link, without any other link's noticing. There is no lesser way: over TCP, a transfer
-that was released goes on writing, and neither deregistration nor removing the remote agent stops
-it.
+Every rank pair has an agent of its own, at either end. An agent costs some 15 ms, 5 MB and a thread
+that sleeps; in return, destroying it ends all writes of its rank pair, and has no effect on others.
+Nothing less does: over TCP, a transfer that was released goes on writing, and neither
+deregistration nor removing the remote agent stops it.
 
-Descriptor lists of whole pools are prepared once per link, so that a write costs one index array;
-neighbouring blocks merge into one operation when their order is the same on both sides.
+Descriptor lists of whole pools are prepared once per rank pair, so that a write costs one index
+array; neighbouring blocks merge into one operation when their order is the same on both sides.
 """
 
 from __future__ import annotations
@@ -26,14 +25,14 @@ from kv_transfer.transports.transport import PostedTransfer
 from wire.reports import Traffic
 
 FABRIC_ONLY = {"self", "tcp", "ib", "rc", "rc_x", "rc_v", "rc_mlx5", "ud", "ud_x", "dc", "dc_x"}
-"""UCX transports by which no process reaches into another's memory by itself."""
+"""UCX transports by which no process writes directly into another's memory."""
 
 
-class NixlLink:
+class NixlTransport:
     """Implements `Transport` and `CountsTraffic` with NIXL agents.
 
     `ucx_env` are UCX settings such as UCX_NET_DEVICES or UCX_TLS; UCX reads them when an agent is
-    made. All agents are driven from one thread, and the process never forks after.
+    made. All agents are driven from one thread, and the process must not fork afterwards.
     """
 
     def __init__(
@@ -42,7 +41,7 @@ class NixlLink:
         ucx_env: dict[str, str] | None = None,
         backend: NixlBackend = UCX,
     ) -> None:
-        """Raises TransferError for a backend that is of no use."""
+        """Raises TransferError for a backend that does not work."""
         os.environ.setdefault("UCX_LOG_FILE", "stderr")  # otherwise it writes to standard output
         # Otherwise an agent's own thread spins on UCX's lock for as long as a write copies.
         os.environ.setdefault("UCX_USE_MT_MUTEX", "y")
@@ -51,7 +50,7 @@ class NixlLink:
         self._own_name = own_name
         self._backend = backend
         self._num_agents = 0
-        # The first takes long, and shows whether the backend works.
+        # The first agent takes long to make, and shows whether the backend works.
         self._spare: Any = self._new_agent()
         self._inbound: dict[str, Any] = {}
         self._outbound: dict[str, NixlWrites] = {}
@@ -70,55 +69,57 @@ class NixlLink:
         self._pool = RegisteredPool.of(pool, num_blocks)
         self._descriptors = self._pool.descriptors()
 
-    def admit(self, peer: str) -> bytes:
-        self.evict(peer)
+    def admit(self, pair: str) -> bytes:
+        self.evict(pair)
         agent = self._take_agent(self._regions[:1])
-        self._inbound[peer] = agent
+        self._inbound[pair] = agent
         return self._pool.admission(agent.get_agent_metadata())
 
-    def evict(self, peer: str) -> None:
-        # The last reference: this destroys the agent, with its connections and registrations.
-        self._inbound.pop(peer, None)
+    def evict(self, pair: str) -> None:
+        # The last reference destroys the agent, with its connections and registrations.
+        self._inbound.pop(pair, None)
 
-    def connect(self, peer: str, admission: bytes) -> None:
-        self.disconnect(peer)
-        theirs, metadata = read_admission(peer, admission)
+    def connect(self, pair: str, admission: bytes) -> None:
+        self.disconnect(pair)
+        theirs, metadata = read_admission(pair, admission)
         agent = self._take_agent(self._regions)
-        link = NixlWrites(peer, agent, self._pool, theirs, counts=self._backend.telemetry)
-        self._outbound[peer] = link
+        writes = NixlWrites(pair, agent, self._pool, theirs, counts=self._backend.telemetry)
+        self._outbound[pair] = writes
         try:
-            link.open(metadata, self._descriptors)
+            writes.open(metadata, self._descriptors)
         except NIXL_ERRORS as error:
-            self.disconnect(peer)
-            raise LinkFailed(f"connect to {peer}: {described(error)}") from error
+            self.disconnect(pair)
+            raise LinkFailed(f"connect to {pair}: {described(error)}") from error
 
-    def write(self, peer: str, blocks: Sequence[int], pages: Sequence[int]) -> PostedTransfer:
-        return self._link(peer).write(blocks, pages)
+    def write(
+        self, pair: str, blocks: Sequence[int], remote_blocks: Sequence[int]
+    ) -> PostedTransfer:
+        return self._writes(pair).write(blocks, remote_blocks)
 
-    def write_spans(self, peer: str, spans: Offsets, *, staged: bool) -> PostedTransfer:
-        return self._link(peer).write_spans(self._regions[staged], spans)
+    def write_spans(self, pair: str, spans: Offsets, *, staged: bool) -> PostedTransfer:
+        return self._writes(pair).write_spans(self._regions[staged], spans)
 
-    def traffic(self, peer: str) -> Traffic | None:
+    def traffic(self, pair: str) -> Traffic | None:
         """None also without the backend's telemetry."""
-        link = self._outbound.get(peer)
-        return None if link is None else link.traffic()
+        writes = self._outbound.get(pair)
+        return None if writes is None else writes.traffic()
 
-    def disconnect(self, peer: str) -> None:
-        link = self._outbound.pop(peer, None)
-        if link is not None:
-            link.destroy()
+    def disconnect(self, pair: str) -> None:
+        writes = self._outbound.pop(pair, None)
+        if writes is not None:
+            writes.destroy()
 
     def close(self) -> None:
-        for peer in list(self._outbound):
-            self.disconnect(peer)
+        for pair in list(self._outbound):
+            self.disconnect(pair)
         self._inbound.clear()
         self._spare = None
 
-    def _link(self, peer: str) -> NixlWrites:
-        link = self._outbound.get(peer)
-        if link is None:
-            raise LinkFailed(f"{peer} is not connected")
-        return link
+    def _writes(self, pair: str) -> NixlWrites:
+        writes = self._outbound.get(pair)
+        if writes is None:
+            raise LinkFailed(f"{pair} is not connected")
+        return writes
 
     def _take_agent(self, regions: list[CacheRegion]) -> Any:
         agent, self._spare = self._spare or self._new_agent(), None
