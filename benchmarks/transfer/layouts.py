@@ -48,13 +48,13 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Times by either way; `copy` is the part of staging before anything leaves."""
+    """Times by either found; `copy` is the part of staging before anything leaves."""
 
     case: Case
     num_pieces: int
     piece_bytes: int
     direct: Times | None
-    """None where values change on the way."""
+    """None where values are converted."""
     copy: Times
     staged: Times
 
@@ -127,7 +127,7 @@ class Bench:
         self._staging = as_tensor(staging)
         draw = np.random.default_rng(0)
         self._blocks = _scattered(draw, case.source, case.num_tokens)
-        self._pages = _scattered(draw, case.destination, case.num_tokens)
+        self._remote_blocks = _scattered(draw, case.destination, case.num_tokens)
 
     def measure(self, rounds: int) -> Result:
         case = self._case
@@ -155,13 +155,13 @@ class Bench:
 
     def _direct_spans(self) -> Offsets:
         case = self._case
-        way = plan(case.source, case.destination, case.destination.heads)
-        return way.spans(self._blocks, self._pages, case.num_tokens)
+        found = plan(case.source, case.destination, case.destination.heads)
+        return found.spans(self._blocks, self._remote_blocks, case.num_tokens)
 
     def _staged_spans(self) -> Offsets:
         case = self._case
-        way = plan(case.staging, case.destination, case.destination.heads)
-        return way.spans(range(len(self._pages)), self._pages, case.num_tokens)
+        found = plan(case.staging, case.destination, case.destination.heads)
+        return found.spans(range(len(self._remote_blocks)), self._remote_blocks, case.num_tokens)
 
 
 def _scattered(draw: np.random.Generator, layout: KvLayout, num_tokens: int) -> list[int]:

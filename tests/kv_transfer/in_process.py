@@ -1,4 +1,4 @@
-"""Ranks of one worker in this process: what is said between them is encoded as on its real way."""
+"""Ranks of one worker in this process; messages between them are encoded as between processes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 
 class HandEndpoint(RankEndpoint):
-    """Whose transfer thread has no thread: whoever tests it turns it."""
+    """A rank's endpoint whose transfer thread is not started: the test drives its turns."""
 
     def start(
         self, on_link_failed: Callable[[str, str], None], on_crash: Callable[[Exception], None]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kv_transfer.endpoints.staged_writes import StagedWrites, StagingSlots
-from kv_transfer.endpoints.write_path import RankPath, WritePart, WritePath
+from kv_transfer.endpoints.write_path import InPlaceWrites, RankPath, WritePart, WritePath
 from kv_transfer.layout.block_write import BlockWrite
 from kv_transfer.layout.checksum import MASK
 from kv_transfer.layout.device_checksum import checksum_blocks
@@ -97,19 +97,41 @@ def a_staging(source: Pool, destination: KvLayout, num_slots: int, slot_bytes: i
 
 
 class Staged:
-    """A crossing from a pool, with the memory and the room that it stages in."""
+    """A staged write path from a pool, with its staging memory and slots."""
 
     def __init__(
-        self, source: Pool, destination: KvLayout, room: StagingSlots, num_bytes: int
+        self, source: Pool, destination: KvLayout, slots: StagingSlots, num_bytes: int
     ) -> None:
         self.memory = a_region(torch.full((num_bytes,), GARBAGE, dtype=torch.uint8))
-        self.room = room
+        self.slots = slots
         staging = Staging(source.region, source.layout, self.memory)
-        self.write_path = StagedWrites(source.layout, destination, room, staging.stage)
+        self.write_path = StagedWrites(source.layout, destination, slots, staging.stage)
 
     @property
     def num_free(self) -> int:
-        return len(self.room._free)
+        return len(self.slots._free)
+
+
+class Pair:
+    """Two pools, and a rank pair over which blocks of the first are written to the second."""
+
+    def __init__(self, ours: KvLayout, theirs: KvLayout, num_blocks: int = 40) -> None:
+        self.fabric = MemoryFabric()
+        self.source, self.destination = Pool(ours, num_blocks), Pool(theirs, num_blocks)
+        self.link = MemoryTransport("us", self.fabric)
+        self.peer = MemoryTransport("them", self.fabric)
+        self.peer.register(self.destination.region, num_blocks)
+
+    def direct(self, max_part_bytes: int = 1 << 20) -> WritePath:
+        self.link.register(self.source.region, self.source.num_blocks)
+        self.link.connect("them", self.peer.admit("us"))
+        return InPlaceWrites(self.source.layout, self.source.checksum, max_part_bytes)
+
+    def staged(self, num_slots: int, slot_bytes: int) -> Staged:
+        staged = a_staging(self.source, self.destination.layout, num_slots, slot_bytes)
+        self.link.register(self.source.region, self.source.num_blocks, staged.memory)
+        self.link.connect("them", self.peer.admit("us"))
+        return staged
 
 
 def move(

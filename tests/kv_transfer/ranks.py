@@ -1,4 +1,4 @@
-"""Layouts of tensor-parallel ranks, and the slow, obvious way to move tokens among their pools."""
+"""Layouts of tensor-parallel ranks, and the slow, obvious copy of tokens among their pools."""
 
 from collections.abc import Iterator
 from itertools import product
@@ -131,5 +131,5 @@ def num_runs(came_from: Addresses) -> int:
     return int(written.sum() - continues.sum())
 
 
-def all_heads(feeds: list[HeadRoute]) -> list[int]:
-    return [head for feed in feeds for head in feed.heads]
+def all_heads(routes: list[HeadRoute]) -> list[int]:
+    return [head for route in routes for head in route.heads]

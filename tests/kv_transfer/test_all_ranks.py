@@ -128,9 +128,9 @@ def test_a_wrong_number_of_admissions_is_named(degree: int, other: int) -> None:
 @unequal_pairs
 def test_a_link_is_measured_as_a_whole(degree: int, other: int) -> None:
     ends = Ends(over(degree), over(other))
-    num_strands = len(rank_pairs(over(degree), over(other)))
+    num_pairs = len(rank_pairs(over(degree), over(other)))
     block_bytes = min(over(degree).of_rank(0).block_bytes, over(other).of_rank(0).block_bytes)
-    assert ends.found == [LinkSpeed(1e-6, num_strands * 1e6 * block_bytes)]
+    assert ends.found == [LinkSpeed(1e-6, num_pairs * 1e6 * block_bytes)]
 
 
 @unequal_pairs
@@ -139,8 +139,8 @@ def test_a_write_is_over_when_it_is_over_on_every_rank(degree: int, other: int) 
     ends.fabric.stall()
     ends.write(a_write(ends))
     ends.fabric.resume()
-    feeding = [rank for rank, count in enumerate(ends.source.under_way) if count]
-    for rank in feeding:
+    writing = [rank for rank, count in enumerate(ends.source.under_way) if count]
+    for rank in writing:
         assert not ends.written
         ends.source.ranks[rank].transfer_thread.turn()
     assert len(ends.written) == 1
@@ -175,7 +175,7 @@ def test_what_was_given_up_lands_on_no_rank_once_all_have_closed(degree: int, ot
 
 
 @pytest.mark.parametrize(("degree", "other", "rank"), [(1, 2, 1), (2, 1, 0), (4, 2, 1), (2, 8, 5)])
-def test_a_strand_that_fails_takes_the_link_down_on_all_ranks_and_says_so_first(
+def test_a_rank_pair_that_fails_takes_the_link_down_on_all_ranks_and_says_so_first(
     degree: int, other: int, rank: int
 ) -> None:
     ends = Ends(over(degree), over(other))
@@ -223,7 +223,7 @@ def test_a_rank_that_is_lost_ends_its_part_of_everything() -> None:
         endpoint.checksum(over(1))([1], 0)
 
 
-def test_a_strand_that_fails_while_it_is_measured_is_why_there_is_no_link() -> None:
+def test_a_rank_pair_that_fails_while_it_is_measured_is_why_there_is_no_link() -> None:
     ends, found = Ends(over(1), over(2)), list[LinkSpeed | str]()
     source = Side("new", over(2), ends.fabric)
     told: list[tuple[bytes, ...]] = []
@@ -271,7 +271,7 @@ def test_joined_results_are_in_order_and_told_once() -> None:
     assert told == [["a", "b", "c"]]
 
 
-def test_traffic_of_several_strands_adds_up_and_is_unknown_where_one_is() -> None:
+def test_traffic_of_several_rank_pairs_adds_up_and_is_unknown_where_one_is() -> None:
     one = Traffic(num_writes=1, num_bytes=10, num_descriptors=2, post_s=0.5, fabric_s=1.0)
     assert together([one]) == one
     two = Traffic(num_writes=2, num_bytes=20, num_descriptors=4, post_s=1.0, fabric_s=2.0)

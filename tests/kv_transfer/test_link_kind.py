@@ -25,16 +25,16 @@ def test_a_network_link_is_measured_against_the_fastest_adapter(tmp_path: Path) 
     write(tmp_path / "sys/class/net/eth0/speed", "10000\n")
     write(tmp_path / "sys/class/net/lo/speed", "-1\n")
     write(tmp_path / "sys/class/infiniband/mlx5_0/ports/1/rate", "400 Gb/sec (4X NDR)\n")
-    way = estimate_link(US, STRANGER, direct_access=True, root=tmp_path)
-    assert way.kind is LinkKind.NETWORK
-    assert "mlx5_0" in way.why
-    assert way.least_bytes_per_s == 0.25 * 50e9
+    found = estimate_link(US, STRANGER, direct_access=True, root=tmp_path)
+    assert found.kind is LinkKind.NETWORK
+    assert "mlx5_0" in found.why
+    assert found.least_bytes_per_s == 0.25 * 50e9
 
 
 def test_adapters_that_tell_nothing_are_not_guessed_at(tmp_path: Path) -> None:
     write(tmp_path / "sys/class/net/eth0/speed", "")
-    way = estimate_link(US, STRANGER, direct_access=True, root=tmp_path)
-    assert "no network adapter" in way.why
+    found = estimate_link(US, STRANGER, direct_access=True, root=tmp_path)
+    assert "no network adapter" in found.why
 
 
 def write(path: Path, text: str) -> None:

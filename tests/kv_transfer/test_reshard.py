@@ -50,14 +50,14 @@ def test_spans_of_all_ranks_move_each_byte_as_moving_by_hand_does(
     blocks = data.draw(block_ids(models[0], num_tokens, pool))
     remote_blocks = data.draw(block_ids(models[1], num_tokens, pool))
     rank = data.draw(st.integers(0, to_degree - 1))
-    written, feeds = 0, head_routes(sources, destinations)[rank]
-    for feed in feeds:
-        source, destination = sources[feed.source_rank], destinations[rank]
-        found = plan(source, destination, feed.heads)
+    written, routes = 0, head_routes(sources, destinations)[rank]
+    for route in routes:
+        source, destination = sources[route.source_rank], destinations[rank]
+        found = plan(source, destination, route.heads)
         spans = found.spans(blocks, remote_blocks, num_tokens)
         came_from = moved_by_spans(spans, pool * destination.block_bytes)
         expected = moved_by_hand(
-            source, destination, blocks, remote_blocks, range(num_tokens), feed.heads, pool
+            source, destination, blocks, remote_blocks, range(num_tokens), route.heads, pool
         )
         np.testing.assert_array_equal(came_from, expected)
         assert len(spans) == num_runs(expected)
@@ -65,7 +65,7 @@ def test_spans_of_all_ranks_move_each_byte_as_moving_by_hand_does(
             found.num_pieces(num_tokens)
         )
         written += int((came_from >= 0).sum())
-    assert all_heads(feeds) == list(destinations[rank].heads)
+    assert all_heads(routes) == list(destinations[rank].heads)
     assert written == num_tokens * destinations[rank].token_bytes
 
 
@@ -149,10 +149,10 @@ def test_each_head_has_one_source_and_replicas_share_the_load(
     sides = ranks(model, sources), ranks(model, destinations)
     found = head_routes(*sides)
     assert found == head_routes(*sides)
-    for feeds, destination in zip(found, sides[1], strict=True):
-        assert all_heads(feeds) == list(destination.heads)
+    for routes, destination in zip(found, sides[1], strict=True):
+        assert all_heads(routes) == list(destination.heads)
     loads = Counter(
-        (feed.source_rank, head) for feeds in found for feed in feeds for head in feed.heads
+        (route.source_rank, head) for routes in found for route in routes for head in route.heads
     )
     for head in range(heads):
         holders = [rank for rank, layout in enumerate(sides[0]) if head in layout.heads]
@@ -208,7 +208,7 @@ def test_blocks_and_tokens_must_fit() -> None:
     found = plan(MODEL, like(MODEL, block_size=8))
     with pytest.raises(ValueError, match="2 blocks of 4 tokens"):
         found.spans([0, 1], [0, 1], 9)
-    with pytest.raises(ValueError, match="1 blocks of 8 slots"):
+    with pytest.raises(ValueError, match="1 blocks of 8 tokens"):
         found.spans([0, 1, 2], [0], 9)
     with pytest.raises(ValueError, match="block -1"):
         found.spans([0, -1], [0], 8)

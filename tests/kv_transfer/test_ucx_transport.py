@@ -307,7 +307,7 @@ def test_nothing_lands_late_from_a_writer_that_was_evicted(
     assert (us.blocks == 200).all()
 
 
-def test_a_writer_that_dies_leaves_the_door_to_others_open(us: Us, peer: Peer) -> None:
+def test_a_writer_that_dies_leaves_the_receive_ends_of_others_open(us: Us, peer: Peer) -> None:
     flood_from(peer, us)
     peer.close()
     another = Peer()
