@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from kv_transfer.endpoints.endpoint import (
+    OnAdmitted,
     OnCrash,
     OnLinkFailed,
+    OnSpeed,
     PeerPool,
-    TellAdmissions,
-    TellSpeed,
 )
 from kv_transfer.endpoints.write_path import OnWritten, Written
 from kv_transfer.layout.block_write import BlockWrite
@@ -64,13 +64,13 @@ class VirtualEndpoint:
     def start(self, on_link_failed: OnLinkFailed, on_crash: OnCrash) -> None:
         return
 
-    def admit(self, link: str, source: KvLayout, tell: TellAdmissions) -> None:
-        tell(())
+    def admit(self, link: str, source: KvLayout, on_admitted: OnAdmitted) -> None:
+        on_admitted(())
 
     def evict(self, link: str, then: Callable[[], None]) -> None:
         then()
 
-    def connect(self, link: str, peer: PeerPool, on_result: TellSpeed) -> None:
+    def connect(self, link: str, peer: PeerPool, on_result: OnSpeed) -> None:
         on_result(LinkSpeed(self._machine.latency_s, self._machine.bytes_per_s))
 
     def write(

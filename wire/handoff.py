@@ -138,7 +138,7 @@ class Commit(HandoffMessage, frozen=True, tag="commit", kw_only=True):
 
     moved: Moved = Moved()
     checksum: int = 0
-    """Sum of the checksums of the granted blocks over all ranks; see kv_transfer.layout.checksum."""
+    """Sum of the granted blocks' checksums over all ranks; see kv_transfer.layout.checksum."""
 
 
 class Accepted(HandoffMessage, frozen=True, tag="accepted", kw_only=True):

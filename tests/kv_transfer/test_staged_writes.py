@@ -192,14 +192,12 @@ def test_parts_under_way_at_once_lie_in_different_slots() -> None:
         ({"dtype": "int64"}, "no conversion is known"),
     ],
 )
-def test_layouts_of_other_models_cannot_be_written_to(
-    changes: dict[str, object], named: str
-) -> None:
+def test_layouts_of_other_models_are_refused(changes: dict[str, object], named: str) -> None:
     with pytest.raises(CannotExchange, match=named):
         StagedWrites(MODEL, like(MODEL, **changes), StagingSlots(1, 1 << 20), never)
 
 
-def test_ranks_with_other_heads_cannot_be_written_to() -> None:
+def test_ranks_with_other_heads_are_refused() -> None:
     half, other = ranks(MODEL, 2)
     named = r"KV heads range\(0, 2\) of range\(0, 1\) here, range\(0, 2\) there"
     with pytest.raises(CannotExchange, match=named):

@@ -30,7 +30,7 @@ def _spoken(message: Handoff | Message) -> tuple[object, ...]:
         case Offer():
             return Offer, message.num_tokens, message.max_tokens
         case Grant():
-            return Grant, message.first_missing_block, len(message.pages)
+            return Grant, message.first_missing_block, len(message.blocks)
         case Commit():
             return Commit, len(message.new_tokens), message.num_prompt, message.moved.num_blocks
         case StepOutputs():
