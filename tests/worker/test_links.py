@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from decode_worker.scheduler import DecodePolicy
-from kv_transfer.endpoints.endpoint import PeerPool, TellSpeed
+from kv_transfer.endpoints.endpoint import OnSpeed, PeerPool
 from kv_transfer.transports.probe import LinkSpeed
 from wire.identity import ProcessRef, Role, WorkerRef
 from wire.layout import KvLayout
@@ -44,7 +44,7 @@ class SlowEndpoint:
 
     direct_access = False
 
-    def connect(self, link: str, peer: PeerPool, on_result: TellSpeed) -> None:
+    def connect(self, link: str, peer: PeerPool, on_result: OnSpeed) -> None:
         self.measured = on_result
 
     def disconnect(self, link: str, then: Callable[[], None]) -> None:
