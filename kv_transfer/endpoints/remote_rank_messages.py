@@ -81,7 +81,7 @@ class RankPairFailed(msgspec.Struct, frozen=True):
 T = TypeVar("T", bound=msgspec.Struct)
 
 Reply = Callable[[msgspec.Struct], None]
-"""Answers a call; to be called once, from any thread. Messages without an answer ignore it."""
+"""Answers a call; to be called once, from any thread."""
 Handler = Callable[[Any, Reply], None]
 """(message, reply): carries out a call in the rank that was called. It must not block; the reply
 may come later."""

@@ -114,13 +114,6 @@ def test_what_a_rank_cannot_do_is_said_and_it_lives(
     assert ends.client.call(Double(1), Number).result(PATIENCE_S) == Number(2)
 
 
-def test_what_is_told_gets_no_answer(ends: Ends) -> None:
-    ends.client.tell(Later(1))
-    assert ends.client.call(Double(1), Number).result(PATIENCE_S) == Number(2)
-    ends.later[0](Number(7))  # nobody waits for it
-    assert ends.client.call(Double(2), Number).result(PATIENCE_S) == Number(4)
-
-
 def test_a_rank_sends_a_notice(ends: Ends) -> None:
     ends.server.notify(Number(5))
     ends.client.call(Double(1), Number).result(PATIENCE_S)  # comes behind it
@@ -134,7 +127,6 @@ def test_calls_of_a_lost_rank_fail_those_that_wait_and_those_to_come(ends: Ends)
     for future in (waiting, ends.client.call(Double(1), Number)):
         with pytest.raises(RankLost, match="rank 3 has ended"):
             future.result(PATIENCE_S)
-    ends.client.tell(Double(1))  # to nobody
 
 
 def test_a_socket_carries_frames_of_any_size_and_says_when_it_is_closed() -> None:

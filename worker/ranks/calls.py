@@ -23,9 +23,9 @@ log = logging.getLogger(__name__)
 
 
 class CallRequest(msgspec.Struct, frozen=True, array_like=True):
-    """A message with the name of its class; `number` is None where no answer is wanted."""
+    """A message with the name of its class."""
 
-    number: int | None
+    number: int
     kind: str
     body: msgspec.Raw
 
@@ -79,10 +79,6 @@ class CallClient:
         self._send(number, message)
         return future
 
-    def tell(self, message: msgspec.Struct) -> None:
-        """Send without an answer; lost if the rank has ended."""
-        self._send(None, message)
-
     def receive_all(self) -> None:
         """Receive until the rank's end is closed."""
         while (frame := self._socket.receive()) is not None:
@@ -96,7 +92,7 @@ class CallClient:
         for future, _ in waiting.values():
             future.set_exception(lost)
 
-    def _send(self, number: int | None, message: msgspec.Struct) -> None:
+    def _send(self, number: int, message: msgspec.Struct) -> None:
         try:
             self._socket.send(_encode(CallRequest(number, type(message).__name__, _raw(message))))
         except SocketClosed:
@@ -131,7 +127,7 @@ class CallServer:
         self._kinds = {kind.__name__: (kind, handler) for kind, handler in handlers.items()}
 
     def receive_all(self) -> None:
-        """Receive until rank 0 has ended. Raises what a handler without an answer raises."""
+        """Receive until rank 0 has ended."""
         while (frame := self._socket.receive()) is not None:
             self._receive(_decode_call(frame))
 
@@ -141,8 +137,7 @@ class CallServer:
 
     def _receive(self, call: CallRequest) -> None:
         def reply(answer: msgspec.Struct) -> None:
-            if call.number is not None:
-                self._send(CallResult(call.number, _raw(answer)))
+            self._send(CallResult(call.number, _raw(answer)))
 
         try:
             if call.kind not in self._kinds:
@@ -150,8 +145,6 @@ class CallServer:
             kind, handler = self._kinds[call.kind]
             handler(msgspec.msgpack.decode(call.body, type=kind), reply)
         except Exception as error:
-            if call.number is None:
-                raise
             log.warning("%s failed", call.kind, exc_info=True)
             self._send(CallFailed(call.number, f"{type(error).__name__}: {error}"))
 

@@ -76,10 +76,6 @@ class RankProcess:
         """See CallClient.call. Thread-safe."""
         return self.client.call(message, answer)
 
-    def tell(self, message: msgspec.Struct) -> None:
-        """See CallClient.tell. Thread-safe."""
-        self.client.tell(message)
-
     def how_it_ended(self) -> str:
         """How a process ended whose sockets are closed."""
         try:

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable
 
 from engine.cache.reservation import OfferedSequence
 from engine.sequence import Sequence
 from kv_transfer.handoff.destination import DestinationHandoff, DestinationState
 from kv_transfer.handoff.effects import Adopt, AttemptLost, CutLink, Effect, FreeBlocks, Send
-from kv_transfer.layout.head_routes import CannotExchange, check_exchange
 from runtime.handoffs import HandoffCounters
 from wire.handoff import Commit, Handoff, Offer, Refuse, RefuseReason, Stale
 from wire.identity import AttemptId
 from wire.messages import Handed
 from worker.steps.attempt_state import AttemptState
+from worker.steps.ended_attempts import EndedAttempts
+from worker.steps.offers import why_refused
 from worker.steps.step_context import Peer, StepContext
 
-NUM_TOMBSTONES = 4096
-"""Ended attempts that are remembered."""
 RETRY_AFTER_S = 0.5
 """When a refused source may offer again."""
 log = logging.getLogger(__name__)
@@ -29,12 +28,12 @@ class DestinationHandoffs:
     """All handoffs to this worker. Lives in the step loop's thread.
 
     `on_adopt(attempt)` is called for every sequence that has become this worker's to decode. Ended
-    attempts leave a tombstone, so that a late message is never taken for a new offer.
+    attempts are remembered, so that a late message is never taken for a new offer.
     """
 
     def __init__(self, context: StepContext, on_adopt: Callable[[AttemptState], None]) -> None:
         self.draining = False
-        self._content = context.content
+        self._context = context
         self._config = context.config
         self._engine = context.engine
         self._endpoint = context.endpoint
@@ -43,7 +42,7 @@ class DestinationHandoffs:
         self._on_adopt = on_adopt
         self._attempts: dict[AttemptId, DestinationHandoff] = {}
         self._links: dict[AttemptId, str] = {}
-        self._tombstones: OrderedDict[AttemptId, None] = OrderedDict()
+        self._ended = EndedAttempts()
         self._next_epoch = 1
         self.arrived = HandoffCounters()
         self.num_offers: Counter[str] = Counter()
@@ -68,7 +67,7 @@ class DestinationHandoffs:
         if handoff is not None:
             self._perform(handoff, handoff.abort(cause, self._clock()))
         else:
-            self._remember_ended(attempt_id)
+            self._ended.add(attempt_id)
 
     def router_lost(self, router_id: str) -> None:
         """Abort the granted handoffs of a router whose session has ended."""
@@ -118,19 +117,11 @@ class DestinationHandoffs:
         self._perform(handoff, handoff.grant())
 
     def _refusal(self, offer: Offer) -> tuple[RefuseReason, str] | None:
-        if offer.attempt_id in self._tombstones or offer.attempt_id in self._attempts:
+        if offer.attempt_id in self._ended or offer.attempt_id in self._attempts:
             return RefuseReason.STALE, "this attempt is over"
         if self.draining:
             return RefuseReason.DRAINING, "this worker takes no new sequences"
-        problem = self._incompatibility(offer)
-        if problem is not None:
-            return RefuseReason.INCOMPATIBLE, problem
-        if offer.grammar is not None and self._engine.followers.grammars is None:
-            return RefuseReason.INCOMPATIBLE, "no tokenizer.json here to follow a grammar with"
-        longest = self._engine.max_sequence_tokens
-        if offer.max_tokens > longest:
-            return RefuseReason.TOO_LONG, f"up to {offer.max_tokens} tokens, here {longest} fit"
-        return None
+        return why_refused(self._context, offer)
 
     def _try_grant(self, offer: Offer) -> DestinationHandoff | None:
         """Reserve blocks, those of the prefix that is here already included; None without room."""
@@ -151,15 +142,6 @@ class DestinationHandoffs:
             deadline=self._clock() + offer.deadline_s,
             fence_deadline_s=self._config.fence_deadline_s,
         )
-
-    def _incompatibility(self, offer: Offer) -> str | None:
-        if offer.content != self._content:
-            return f"the source holds {offer.content}, this worker {self._content}"
-        try:
-            check_exchange(offer.layout, self._endpoint.layout)
-        except CannotExchange as error:
-            return str(error)
-        return None
 
     @property
     def _num_granted(self) -> int:
@@ -190,7 +172,7 @@ class DestinationHandoffs:
 
     def _forget(self, attempt_id: AttemptId) -> None:
         del self._attempts[attempt_id], self._links[attempt_id]
-        self._remember_ended(attempt_id)
+        self._ended.add(attempt_id)
 
     def _adopt(self, offer: Offer, adopt: Adopt) -> None:
         commit = adopt.commit
@@ -225,8 +207,3 @@ class DestinationHandoffs:
 
     def __contains__(self, attempt_id: AttemptId) -> bool:
         return attempt_id in self._attempts
-
-    def _remember_ended(self, attempt_id: AttemptId) -> None:
-        self._tombstones[attempt_id] = None
-        if len(self._tombstones) > NUM_TOMBSTONES:
-            self._tombstones.popitem(last=False)

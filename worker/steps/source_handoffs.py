@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import msgspec
-
 from engine.engine import SequenceProgress
 from engine.runner import OnLayer, Slice
 from engine.sequence import Status
@@ -18,12 +16,13 @@ from kv_transfer.handoff.effects import (
     SourceClosed,
     Write,
 )
-from kv_transfer.handoff.source import Final, SourceHandoff
-from wire.handoff import Abort, Grant, Handoff, Offer, Quiesced
+from kv_transfer.handoff.source import SourceHandoff
+from wire.handoff import Abort, Grant, Handoff, Quiesced
 from wire.identity import AttemptId
 from wire.messages import Destination, Failed, Kept, Released
 from worker.steps.attempt_state import AttemptState
 from worker.steps.block_sender import BlockSender, layers_per_write
+from worker.steps.offers import final_state, make_offer
 from worker.steps.step_context import Peer, StepContext
 
 
@@ -36,11 +35,9 @@ class SourceHandoffs:
     """
 
     def __init__(self, context: StepContext, on_over: Callable[[AttemptId], None]) -> None:
-        self._ref = context.ref
-        self._content = context.content
+        self._context = context
         self._config = context.config
         self._engine = context.engine
-        self._endpoint = context.endpoint
         self._outbox = context.outbox
         self._clock = context.clock
         self._sender = BlockSender(context)
@@ -81,27 +78,12 @@ class SourceHandoffs:
         self._finish(attempt)
 
     def _offer(self, attempt: AttemptState, num_tokens: int) -> None:
-        sequence, destination = attempt.sequence, attempt.destination
-        assert destination is not None
         self._num_offers += 1
-        offer = Offer(
-            attempt_id=sequence.attempt_id,
-            source=self._ref,
-            destination=destination.ref,
-            offer_number=self._num_offers,
-            tokens=tuple(sequence.tokens[:num_tokens]),
-            max_tokens=sequence.num_prompt + sequence.sampling.max_tokens,
-            layout=self._endpoint.layout,
-            content=self._content,
-            router_id=attempt.router_id,
-            deadline_s=self._config.handoff_deadline_s,
-            traits=sequence.traits,
-            prefix_only=attempt.prefix_only,
-            grammar=sequence.sampling.grammar,
-        )
+        offer = make_offer(self._context, attempt, self._num_offers, num_tokens)
         deadline_s = self._config.transfer_deadline_s
         attempt.handoff = SourceHandoff(offer, transfer_deadline_s=deadline_s)
         attempt.link = None
+        sequence = attempt.sequence
         sequence.pinned = True
         self._attempts[sequence.attempt_id] = attempt
         self._perform(attempt, attempt.handoff.start(self._clock()))
@@ -117,15 +99,7 @@ class SourceHandoffs:
     def _finish(self, attempt: AttemptState) -> None:
         """All that is handed over is computed: commit as soon as it has arrived."""
         assert attempt.handoff is not None
-        sequence = attempt.sequence
-        final = Final(
-            tuple(sequence.tokens[attempt.handoff.offer.num_tokens :]),
-            sequence.num_prompt,
-            msgspec.structs.replace(sequence.sampling, prompt_logprobs=None),
-            attempt.last_logprob,
-            tuple(sequence.scores),
-        )
-        self._perform(attempt, attempt.handoff.finish(final, self._clock()))
+        self._perform(attempt, attempt.handoff.finish(final_state(attempt), self._clock()))
 
     def by_layers(self, slices: list[Slice]) -> OnLayer | None:
         """A callback for the step that computes these slices, if one of them is the last chunk of a
