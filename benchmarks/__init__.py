@@ -1,1 +1,1 @@
-"""What things cost on this machine: figures as ratios of what is measured in the same run."""
+"""Benchmarks. Results are ratios to a reference that is measured in the same run."""

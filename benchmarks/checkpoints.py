@@ -1,6 +1,6 @@
-"""Checkpoints of real shapes with random weights: for what depends on sizes and not on answers.
+"""Checkpoints with real shapes and random weights, for measurements that depend on sizes alone.
 
-    python -m benchmarks.checkpoints 125m DIR
+python -m benchmarks.checkpoints 125m DIR
 
 Needs transformers, which is among the dev dependencies.
 """
@@ -25,7 +25,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Of a Llama-like decoder."""
+    """The shape of a Llama-like decoder."""
 
     hidden: int
     layers: int
@@ -34,7 +34,7 @@ class Shape:
     intermediate: int
     vocab: int
     tied: bool
-    """Whether the output layer is the embedding."""
+    """Whether the output layer shares the embedding's weights."""
 
 
 SHAPES = {
@@ -45,7 +45,7 @@ SHAPES = {
 
 @contextmanager
 def directory_of(model: str, cache: Path | None = None) -> Iterator[Path]:
-    """A directory as it is, or the checkpoint of a shape's name."""
+    """The directory itself, or the checkpoint for a shape's name."""
     if model not in SHAPES:
         yield Path(model)
         return
@@ -55,7 +55,7 @@ def directory_of(model: str, cache: Path | None = None) -> Iterator[Path]:
 
 @contextmanager
 def checkpoint(name: str, cache: Path | None = None) -> Iterator[Path]:
-    """The directory of such a checkpoint: in `cache`, to be found again, or gone afterwards."""
+    """The directory of a checkpoint: kept in `cache`, or temporary."""
     if cache is not None:
         yield make(name, cache / name)
         return
@@ -64,7 +64,7 @@ def checkpoint(name: str, cache: Path | None = None) -> Iterator[Path]:
 
 
 def make(name: str, directory: Path) -> Path:
-    """Write a checkpoint in bfloat16, unless it is there; its tokenizer is the bundled model's."""
+    """Write a checkpoint in bfloat16, unless it exists; its tokenizer is the bundled model's."""
     if (directory / "config.json").exists():
         return directory
     unfinished = directory.with_name(directory.name + ".unfinished")
@@ -75,7 +75,7 @@ def make(name: str, directory: Path) -> Path:
 
 
 def write(shape: Shape, directory: Path) -> None:
-    """Into an empty directory."""
+    """Write into an empty directory."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 

@@ -1,7 +1,8 @@
-"""What following a grammar costs: python -m benchmarks.grammars
+"""The cost of grammars (structured outputs): python -m benchmarks.grammars
 
-Compiler, masks and their writing with a made-up vocabulary of 128,000 tokens, and decode steps of
-the bundled model with and without. Masks are computed beside a step; only the writing is not.
+Measures compiling, masks and their copies with a random vocabulary of 128,000 tokens, and decode
+steps of the bundled model with and without a grammar. Masks are computed concurrently with a step;
+only the copies are not.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""What a handoff costs beside its bytes: the messages between two workers, and what they wait for.
+"""The fixed cost of a handoff: messages between two workers, without the bytes.
 
-    python -m benchmarks.handoff
+python -m benchmarks.handoff
 
-Medians between processes on this machine. What bytes cost is in benchmarks.transfer.
+Prints medians between processes on this machine. The cost of bytes is measured by
+benchmarks.transfer.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ from wire.sampling import SamplingParams
 
 NUM_HANDOFFS = 300
 MAX_CONTROL_S = 1.5e-3
-"""From offer to accepted, without data."""
+"""Maximum seconds from Offer to Accepted, without data."""
 
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """Seconds of one thing, each time that it was done."""
+    """Seconds of one action in each repetition."""
 
     name: str
     seconds: list[float]
@@ -71,10 +72,10 @@ async def _measure(cluster: RunningCluster) -> list[Spent]:
 
 
 async def control_s(decode: OpenedSession) -> list[Spent]:
-    """Offer, grant, commit, accepted: of blocks that the destination holds already.
+    """Seconds of Offer, Grant, Commit, Accepted for blocks that the destination has cached.
 
-    Without a sequence nothing is decoded afterwards; a sequence's first step competes with the
-    verdict for the destination's interpreter.
+    No sequence is decoded afterwards, since its first step would compete with the verdict for the
+    destination's interpreter.
     """
     source = await FakeSource.open(decode)
     await source.fill_cache()
@@ -96,7 +97,7 @@ async def control_s(decode: OpenedSession) -> list[Spent]:
 
 
 async def handoff_s(prefill: OpenedSession, decode: OpenedSession) -> list[Spent]:
-    """Fresh one-block prompts, driven without a router."""
+    """Seconds of handoffs of new one-block prompts, without a router."""
     destination = Destination(decode.card.ref, decode.card.address)
     to_commit, whole = [], []
     for number in range(NUM_HANDOFFS):

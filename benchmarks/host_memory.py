@@ -1,8 +1,8 @@
-"""What host memory behind the cache is worth: prompts that come again after they were evicted.
+"""The benefit of the host memory tier: prompts that recur after their eviction.
 
     python -m benchmarks.host_memory [--model 125m] [--dtype bfloat16] [--threads 1] [--cache DIR]
 
-Eight prompts take turns through a cache that holds not quite five of them.
+Eight prompts alternate in a cache that holds slightly less than five of them.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from worker.build import make_host_tier
 NUM_PROMPTS = 8
 CACHED_PROMPTS = 4.8
 SETTLE_STEPS = 20
-"""Empty steps between requests, in which blocks are saved."""
+"""Empty steps between requests, in which blocks are offloaded."""
 
 
 class Bench:
-    """One engine, with or without host memory."""
+    """An engine, with or without host memory."""
 
     def __init__(self, directory: Path, dtype: str, threads: int, length: int, host: bool) -> None:
         self._runner = load_torch_runner(directory, device="cpu", dtype=dtype, threads=threads)
@@ -51,7 +51,7 @@ class Bench:
         self._num_asked = 0
 
     def turn(self) -> float:
-        """Median seconds to the first token, over all prompts."""
+        """Median seconds to the first token over all prompts."""
         return statistics.median(self._ask(prompt) for prompt in self._prompts)
 
     def close(self) -> None:

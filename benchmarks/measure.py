@@ -1,4 +1,4 @@
-"""Times of actions that take turns, so that all meet the same noise."""
+"""Timing of actions that alternate, so that all are affected by the same noise."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Times:
         return statistics.median(self.rounds)
 
     def speed_beside(self, other: Times) -> float:
-        """How fast this was for each second of the other: the median over rounds."""
+        """Speed relative to the other action: the median over rounds."""
         pairs = zip(self.rounds, other.rounds, strict=True)
         return statistics.median(theirs / ours for ours, theirs in pairs)
 
@@ -28,7 +28,7 @@ class Times:
 def alternate(
     *actions: Callable[[], object], rounds: int, clock: Callable[[], float] = time.perf_counter
 ) -> list[Times]:
-    """Every action once a round; the first round only warms up."""
+    """Run every action once per round; the first round is a warm-up."""
     seconds: list[list[float]] = [[] for _ in actions]
     for _ in range(rounds + 1):
         for action, spent in zip(actions, seconds, strict=True):
@@ -49,12 +49,12 @@ def cpu_s(pid: int) -> float:
 
 
 def family_cpu_s(pid: int) -> float:
-    """Of a process and all that descend from it and live."""
+    """CPU time of a process and all its live descendants."""
     return sum(cpu_s(member) for member in family(pid))
 
 
 def family(pid: int) -> list[int]:
-    """A process and all that descend from it."""
+    """A process and all its descendants."""
     found = [pid]
     for member in found:
         children = Path(f"/proc/{member}/task").glob("*/children")

@@ -1,11 +1,11 @@
-"""How much of a handoff a request feels: exposed transfer time as a share of TTFT.
+"""The latency that a handoff adds to a request: exposed transfer time as a fraction of TTFT.
 
     python -m benchmarks.overlap [--model 125m [--cache DIR]] [--quick]
 
-The same prompts three times: in chunks whose blocks leave while the next is computed, in one chunk
-whose layers do, and in one chunk that travels after its last token. Medians over fresh prompts; of
-long prompts there are fewer, so that 125 million parameters on one thread take some five minutes.
-Workers compute on one thread each and in the dtype that they choose by themselves.
+The same prompts run in three ways: in chunks, whose blocks are transferred while the next chunk is
+computed; in one chunk, transferred layer by layer; and in one chunk, transferred at its end.
+Results are medians over new prompts, fewer of them for long lengths, so that 125 million parameters
+on one thread take some five minutes. Workers compute on one thread each, in their default dtype.
 """
 
 from __future__ import annotations
@@ -44,12 +44,13 @@ SETTINGS = {
 SLOWDOWN_LENGTH = 1024
 SLOWDOWN_ROUNDS = 3
 MAX_SHARE = 0.05
-"""What of TTFT may be felt of a transfer that overlaps."""
+"""Maximum exposed part of an overlapping transfer, as a fraction of TTFT."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Prompts of each length: up to `most`, but about `tokens` tokens in all, and one at least."""
+    """Number of prompts of each length: up to `most`, about `tokens` tokens in total, and at least
+    one."""
 
     most: int
     tokens: int
@@ -92,22 +93,22 @@ def report(settings: dict[str, Any], plan: Plan) -> None:
 
 
 def measure(settings: dict[str, Any], plan: Plan) -> list[pb.Timing]:
-    """One timing for each length, all of the same run."""
+    """Measure one timing for each length, all in the same run."""
     lengths = [length for length in LENGTHS for _ in range(plan.repeats(length))]
     timings = iter(ask(settings, lengths))
     return [_median([next(timings) for _ in range(plan.repeats(length))]) for length in LENGTHS]
 
 
 def ask(settings: dict[str, Any], lengths: Sequence[int]) -> list[pb.Timing]:
-    """Of prompts of these lengths, one after the other, by a cluster of their own."""
+    """Timings of prompts of these lengths, one after the other, in a new cluster."""
     with running(load_config(None, settings), ProcessLauncher(), lambda line: None) as cluster:
         return asyncio.run(_ask_all(cluster.addresses.grpc, lengths))
 
 
 def prefill_slowdown(settings: dict[str, Any], plan: Plan) -> float:
-    """By how much longer a prompt is computed when its blocks leave, as a share; a median.
+    """Median slowdown of prefill by concurrent transfers, as a fraction.
 
-    Clusters with and without a decode worker take turns; in the latter all blocks stay.
+    Clusters with and without a decode worker alternate; in the latter nothing is transferred.
     """
     took: dict[int, list[float]] = {0: [], 1: []}
     lengths = [SLOWDOWN_LENGTH] * plan.most
@@ -119,7 +120,7 @@ def prefill_slowdown(settings: dict[str, Any], plan: Plan) -> float:
 
 
 async def _ask_all(address: str, lengths: Sequence[int]) -> list[pb.Timing]:
-    """One prompt after the other, of these lengths."""
+    """Send one prompt after the other, with these lengths."""
     draw = random.Random(1)
     async with grpc.aio.insecure_channel(address) as channel:
         stub = rpc.InferenceStub(channel)  # type: ignore[no-untyped-call]
@@ -136,7 +137,7 @@ async def _ask(stub: rpc.InferenceStub, draw: random.Random, length: int) -> pb.
 
 
 def _median(timings: list[pb.Timing]) -> pb.Timing:
-    """The one whose exposed share is the median: its parts belong together."""
+    """The timing with the median exposed fraction."""
     shares = [_share(timing) for timing in timings]
     return timings[shares.index(statistics.median_low(shares))]
 
@@ -144,7 +145,7 @@ def _median(timings: list[pb.Timing]) -> pb.Timing:
 def _table(
     overlapped: list[pb.Timing], by_layers: list[pb.Timing], afterwards: list[pb.Timing]
 ) -> Table:
-    """Exposed: in chunks, in one chunk, and without overlap; each also as a share of its TTFT."""
+    """Exposed time with chunks, with one chunk, and without overlap, also as a fraction of TTFT."""
     table = Table("prompt", "TTFT", "MB", "transfer", title="exposed: ms, and of TTFT")
     for way in ("chunks", "one chunk", "no overlap"):
         table.add_column(way, justify="right")

@@ -1,12 +1,12 @@
-"""OpenAI servers beside each other, under the same requests in turns.
+"""OpenAI-compatible servers compared, with the same requests in alternation.
 
     python -m benchmarks.serving --server tandem=127.0.0.1:8000@PID --server peer=127.0.0.1:81@PID
 
-Three workloads: W1, 16 at a time, 512 tokens in and 64 out; W2, the same with 8 prefixes of 448
-tokens that all share; W3, one at a time, 128 in and 128 out. Every server gets the same prompts,
-and each repetition new ones, which none has cached. Figures are medians over repetitions. A
-server's CPU time is that of the process PID and all below it. Servers are to be started before,
-and may serve one model only; prompts are random token ids.
+Three workloads: W1, 16 concurrent requests, 512 tokens in and 64 out; W2, the same with 8 shared
+prefixes of 448 tokens; W3, one request at a time, 128 in and 128 out. Every server gets the same
+prompts, and each repetition new ones, which none has cached. Results are medians over repetitions.
+A server's CPU time is that of the process PID and its descendants. Servers must be started before,
+and serve one model each; prompts are random token ids.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from benchmarks.measure import family_cpu_s
 
 TIMEOUT_S = 600
 PAUSE_S = 2.0
-"""Before each repetition, so that a server whose threads still spin takes nothing from the next."""
+"""Seconds before each repetition, so that a server's spinning threads do not disturb the next
+one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class Workload:
     num_requests: int
     prefix_tokens: int
     prompt_tokens: int
-    """Behind the prefix."""
+    """Prompt tokens after the shared prefix."""
     output_tokens: int
     num_prefixes: int = 1
 
@@ -118,7 +119,7 @@ def _figures(runs: Sequence[Run]) -> tuple[str, ...]:
 
 
 async def _load(server: Server, workload: Workload, prompts: list[list[int]]) -> Run:
-    """All prompts, so many at a time as the workload says."""
+    """Send all prompts, with the workload's concurrency."""
     run, places = Run(), asyncio.Semaphore(workload.concurrency)
     url = f"http://{server.address}/v1"
     async with AsyncOpenAI(base_url=url, api_key="none", timeout=TIMEOUT_S) as client:

@@ -1,4 +1,4 @@
-"""Do two workers and a transfer between them give the tokens that one worker alone gives?
+"""Checks that disaggregated serving generates the same tokens as a single worker.
 
     python -m benchmarks.split_equals_alone [--device cuda --dtype bfloat16] [--model DIR]
 
@@ -28,7 +28,7 @@ TIMEOUT_S = 300
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What one request came to. `moved_bytes` of KV cache travelled for it."""
+    """The result of one request. `moved_bytes` of KV cache were transferred for it."""
 
     tokens: tuple[int, ...]
     served_by: tuple[str, str]
@@ -59,7 +59,7 @@ def random_requests(
 def serve(
     settings: dict[str, Any], requests: list[pb.GenerateRequest], at_a_time: int
 ) -> list[Answer]:
-    """Start a cluster of processes with these settings, and ask it everything."""
+    """Start a cluster of processes with these settings, and send all requests."""
     with running(load_config(None, settings), ProcessLauncher(), lambda line: None) as cluster:
         return asyncio.run(ask(cluster.addresses.grpc, requests, at_a_time))
 

@@ -17,13 +17,13 @@ from worker.config import WorkerConfig
 
 FILE = Path(__file__).resolve().parent.parent / "helm" / "values.schema.json"
 PREFIX = "Settings of "
-"""Begins the title of the definitions that are made here."""
+"""Prefix of the titles of generated definitions."""
 HUB_MODEL = {"$ref": "#/definitions/hubModel"}
 IGNORED = ("title", "description", "default")
 
 
 def with_settings(text: str) -> str:
-    """The schema in `text`, its definitions of settings made anew."""
+    """The schema in `text` with its definitions of settings regenerated."""
     schema = json.loads(text)
     kept = {
         name: definition
@@ -35,7 +35,7 @@ def with_settings(text: str) -> str:
 
 
 def definitions() -> dict[str, Any]:
-    """By the names of structs. Nothing is required: the chart gives models and addresses."""
+    """Definitions by struct name. Nothing is required: the chart adds models and addresses."""
     kinds = (WorkerConfig, RouterConfig, ServedModelConfig)
     _, made = msgspec.json.schema_components(kinds, ref_template="#/definitions/{name}")
     for kind in kinds:
@@ -47,7 +47,7 @@ def definitions() -> dict[str, Any]:
 
 
 def _plain(schema: Any) -> Any:
-    """Without what only people read, and what a default would say: values have none here."""
+    """The schema without descriptions and defaults, which the chart's values do not have."""
     if isinstance(schema, list):
         return [_plain(part) for part in schema]
     if not isinstance(schema, dict):

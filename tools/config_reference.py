@@ -44,13 +44,13 @@ SECTIONS: dict[Config, tuple[str, str]] = {
     ServerTls: ("TLS of the doors", "router.door_tls"),
     KeyEntry: ("A key", "NAME, in the file that router.keys_file names"),
 }
-"""Each with its title, and where it stands."""
+"""Sections of the page, each with its title and its path in the file."""
 COMPOSED = {
     ClusterConfig: {"pools"},
     RouterConfig: {"models"},
     WorkerConfig: {"model", "model_name"},
 }
-"""Fields that are written elsewhere; see INTRODUCTION."""
+"""Fields that are composed from elsewhere; see INTRODUCTION."""
 INTRODUCTION = """\
 # Configuration
 
@@ -104,7 +104,7 @@ def undocumented(kind: Config) -> list[str]:
 
 
 def reachable(kind: Config, found: set[Config] | None = None) -> set[Config]:
-    """The structs that a configuration of this kind may have in it, itself included."""
+    """The structs in a configuration of this kind, itself included."""
     found = set() if found is None else found
     if kind not in found:
         found.add(kind)
@@ -116,7 +116,7 @@ def reachable(kind: Config, found: set[Config] | None = None) -> set[Config]:
 
 
 def docstrings(kind: Config) -> dict[str, str]:
-    """What stands under each field, as one line."""
+    """The docstring of each field, as one line."""
     found: dict[str, str] = {}
     for base in reversed(kind.__mro__):
         if issubclass(base, msgspec.Struct) and base is not msgspec.Struct:

@@ -1,9 +1,9 @@
-"""Prints the way of a request: which files and functions it goes through on each part of its way.
+"""Prints the path of a request through the code: the files and functions of each of its parts.
 
     python -m tools.request_way [--tree DIR]
 
 A cluster of one prefill and one decode worker serves the bundled model, traced from the start of
-each process. Told are three parts of the way: from the first byte at the HTTP server to `Submit`,
+each process. Prints three parts of the path: from the first byte at the HTTP server to `Submit`,
 from a worker's message to the client, and from `Offer` to the sequence's new worker. With `--tree`
 the code of another checkout is traced, so that two versions can be compared.
 """
@@ -85,7 +85,7 @@ def serving(tree: Path, folder: Path, http_port: int) -> Iterator[None]:
 
 
 def wait_until_ready(process: subprocess.Popen[str]) -> None:
-    """Raises SystemExit when the cluster ends before every worker is ready."""
+    """Raises SystemExit if the cluster ends before every worker is ready."""
     assert process.stdout is not None
     for line in process.stdout:
         if READY in line:
@@ -106,7 +106,7 @@ def ask(http_port: int) -> None:
 
 
 def traced(folder: Path) -> Iterator[tuple[str, Visits]]:
-    """The three parts of the way. Each is the middle one of those that were seen, by length."""
+    """The three parts of the way: for each, the window of median length."""
     windows: dict[str, list[Visits]] = {}
     for file in folder.glob("*.windows"):
         for line in file.read_text().splitlines():

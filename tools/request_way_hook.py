@@ -1,8 +1,8 @@
 """Traces a process for tools/request_way.py, which runs it as the interpreter's sitecustomize.
 
 Notes every function of the product that runs, in any thread. A window opens and closes when
-messages pass the codec: they are told by their classes' names. Each is a line of the
-process's file.
+messages pass the codec: messages are recognized by their class. Each window is one
+line of the process's file.
 """
 
 import json
@@ -18,14 +18,14 @@ ROOMS = ("router/", "worker/", "kv_transfer/", "engine/", "runtime/", "wire/", "
 CODEC, SERVER = "wire/codec.py", "runtime/http/"
 TOKENS = {"Step", "StepOutputs"}
 ENDS = {"Released": "source", "Handed": "destination"}
-"""What each worker tells the router when a handoff is over."""
+"""Reports to the router that end a handoff."""
 OPEN: dict[str, set[tuple[str, str]]] = {}
 PLACES: dict[CodeType, tuple[str, str] | None] = {}
 LOCK = threading.Lock()
 
 
 def place(code: CodeType) -> tuple[str, str] | None:
-    """File and function of code of the product; None for all other code."""
+    """File and function of the product's code; None for other code."""
     if code not in PLACES:
         file = code.co_filename.removeprefix(TREE)
         ours = code.co_filename.startswith(TREE) and file.startswith(ROOMS)
@@ -65,7 +65,7 @@ def passed(direction: str, message: str) -> None:
 
 
 def close(name: str) -> None:
-    """Written at once: some processes end without a word."""
+    """Write a window at once, since some processes are killed."""
     if name in OPEN:
         with open(f"{FOLDER}/{os.getpid()}.windows", "a") as file:
             file.write(json.dumps([name, sorted(OPEN.pop(name))]) + "\n")

@@ -1,1 +1,1 @@
-"""How far the engine is from what the machine can do, and from what others do on it."""
+"""The engine's speed, relative to the machine's limits and to transformers."""

@@ -1,4 +1,4 @@
-"""The least time that a step can take: bytes that must be read, and products that must be made."""
+"""The minimum duration of a step, from the bytes it must read and the products it must compute."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from engine.model.config import ModelConfig
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """What this machine gives to so many threads, measured in the same run."""
+    """Rates of this machine with the given number of threads, measured in the same run."""
 
     read_bytes_per_s: float
     flops_per_s: float
-    """Of matrix products in torch, in the dtype that is computed in."""
+    """FLOP per second of matrix products in torch, in the dtype of the computation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a model makes a machine do."""
+    """The work of a model's steps."""
 
     layer_weights: int
-    """Elements of all matrices that every token passes through, but for the head."""
+    """Elements of all matrices that every token uses, without the head."""
     head_weights: int
-    """Elements of the output matrix, used once for each token that is drawn."""
+    """Elements of the output matrix, used once for each sampled token."""
     token_elements: int
     """Elements of one token's keys and values."""
     attention_flops: int
-    """For each pair of a token and one that it sees."""
+    """FLOP for each pair of a token and one that it attends to."""
     last_weights: int
-    """Of the last layer's, those that only a prompt's last token must pass through."""
+    """Elements of the last layer's matrices that only a prompt's last token uses."""
     last_flops: int
-    """Of `attention_flops`, those of the last layer, where only that token attends."""
+    """The last layer's part of `attention_flops`, where only the last token attends."""
 
     @staticmethod
     def of(config: ModelConfig) -> Work:
@@ -49,7 +49,7 @@ class Work:
         )
 
     def decode_s(self, rates: Rates, element_bytes: int, batch: int, context: int) -> float:
-        """One token for each of `batch` sequences of `context` tokens."""
+        """Minimum seconds of a decode step for `batch` sequences of `context` tokens."""
         weights = self.layer_weights + self.head_weights
         read_s = weights * element_bytes / rates.read_bytes_per_s
         flops_s = 2 * batch * weights / rates.flops_per_s
@@ -57,7 +57,7 @@ class Work:
         return max(read_s, flops_s) + cache_bytes / rates.read_bytes_per_s
 
     def prefill_s(self, rates: Rates, num_tokens: int) -> float:
-        """One prompt, and its first token."""
+        """Minimum seconds of prefill for one prompt, up to its first token."""
         pairs, others = num_tokens * (num_tokens + 1) // 2, num_tokens - 1
         spared = others * self.last_weights
         products = 2 * (num_tokens * self.layer_weights - spared + self.head_weights)

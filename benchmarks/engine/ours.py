@@ -1,4 +1,4 @@
-"""Tandem's engine, driven in this process: prompts, decode steps, and steps of no model at all."""
+"""Tandem's engine in this process: prefill, decode steps, and steps without a model."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from wire.sampling import SamplingParams
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Median of one action, in seconds by the clock and of the CPU, all threads together."""
+    """Median seconds of one action: elapsed, and of CPU time over all threads."""
 
     wall_s: float
     cpu_s: float
 
 
 class Ours:
-    """An engine of its own pool; sequences never end by themselves."""
+    """An engine with its own block pool; sequences never end by themselves."""
 
     name = "tandem"
 
@@ -43,11 +43,11 @@ class Ours:
         self._num_sequences = 0
 
     def prefill(self, num_tokens: int, rounds: int) -> Cost:
-        """A prompt in one step, to its first token."""
+        """Prefill a prompt in one step, up to its first token."""
         return median_cost([self._prefill_once(num_tokens) for _ in range(rounds + 1)][1:])
 
     def decode(self, batch: int, context: int, rounds: int) -> Cost:
-        """A step of so many sequences."""
+        """Run one decode step of `batch` sequences."""
         sequences = [self._add(context) for _ in range(batch)]
         while any(sequence.num_output == 0 for sequence in sequences):
             self._engine.step()

@@ -1,4 +1,4 @@
-"""Each product of a model beside torch's: in float32, and in what is computed in."""
+"""A model's matrix products beside torch's, in float32 and in the configured dtypes."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ T = TypeVar("T")
 
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 512, 2048)
 COPIES_BYTES = 64 << 20
-"""Of each weight there are as many as fill this, in turns, as a model's layers do."""
+"""Total bytes of the copies of each weight, used in turn, as a model's layers are."""
 LEAST = 0.95
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What weights are held in, and what is computed in."""
+    """The dtypes of weights and of computation."""
 
     weights: torch.dtype
     compute: torch.dtype
@@ -35,7 +35,7 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """How fast kernels were for each second of torch's, by its dtype."""
+    """Speed of the kernels relative to torch's, by torch's dtype."""
 
     inputs: int
     outputs: int
@@ -115,7 +115,7 @@ class Theirs:
 
 
 class Turns(Generic[T]):
-    """One after the other, from the first again."""
+    """Cycles through items."""
 
     def __init__(self, items: list[T]) -> None:
         self._items = items

@@ -1,4 +1,4 @@
-"""What the machine gives: bytes read, and products made, with torch's threads as they are set."""
+"""Memory bandwidth and FLOP rate of this machine, with torch's current number of threads."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SECONDS = 1.0
 
 
 def measure_rates(config: ModelConfig, dtypes: Iterable[torch.dtype]) -> Rates:
-    """The best of many rounds, and of all dtypes that may be computed in, is the floor."""
+    """The highest rates of many rounds and of all permitted dtypes."""
     return Rates(read_rate(), max(product_rate(config, dtype) for dtype in dtypes))
 
 
@@ -28,7 +28,7 @@ def read_rate() -> float:
 
 
 def product_rate(config: ModelConfig, dtype: torch.dtype) -> float:
-    """FLOP per second at the model's largest matrix, with as many rows as a chunk has."""
+    """FLOP per second of the model's largest matrix, with the number of rows of a chunk."""
     inputs, outputs = config.hidden_size, 2 * config.intermediate_size
     rows = torch.randn(ROWS, inputs, dtype=dtype)
     weight = torch.randn(outputs, inputs, dtype=dtype)

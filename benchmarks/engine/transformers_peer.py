@@ -1,4 +1,4 @@
-"""transformers' own model on the same prompts and steps, as the peer that everybody has."""
+"""The model as implemented in transformers, with the same prompts and steps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmarks.engine.ours import Cost, median_cost, timed_cost
 
 
 class Transformers:
-    """Greedy decoding by its model's forward with its own cache."""
+    """Greedy decoding with the model's forward pass and its own cache."""
 
     def __init__(self, directory: Path, dtype: str) -> None:
         from transformers import AutoModelForCausalLM
@@ -23,7 +23,7 @@ class Transformers:
 
     @torch.inference_mode()
     def prefill(self, num_tokens: int, rounds: int) -> Cost:
-        """A prompt in one step, to its first token."""
+        """Prefill a prompt in one step, up to its first token."""
         costs = []
         for _ in range(rounds + 1):
             prompt = torch.randint(5, self._vocab_size, (1, num_tokens))
@@ -32,7 +32,7 @@ class Transformers:
 
     @torch.inference_mode()
     def decode(self, batch: int, context: int, rounds: int) -> Cost:
-        """A step of so many sequences of one length."""
+        """Run one decode step of `batch` sequences with equal lengths."""
         tokens, cache = self._step(torch.randint(5, self._vocab_size, (batch, context)), None)
         costs = []
         for _ in range(rounds + 1):

@@ -1,1 +1,2 @@
-"""What the engine does on a GPU: checked against itself, and against the device's own limits."""
+"""The engine on a GPU: variants compared with each other, and speed relative to the device's
+limits."""

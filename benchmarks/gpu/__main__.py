@@ -2,9 +2,9 @@
 
     python -m benchmarks.gpu [--json FILE] [--shapes 1b,8b]
 
-First every way to compute is compared with the plainest one. Then decode steps are printed as a
-fraction of the time that their bytes take at the bandwidth measured in the same run, and prompts
-as a fraction of the products that the device makes in their time (MFU). Takes some minutes.
+First every variant of the computation is compared with the simplest one. Then decode steps are
+rated by the bandwidth that they reach, as a fraction of the bandwidth measured in the same run, and
+prefill by its model FLOP utilization (MFU). Takes some minutes.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ FLASHINFER = [
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One measurement; `fraction` is what is left of the device's limit."""
+    """One measurement; `fraction` is the fraction of the device's limit that is reached."""
 
     shape: str
     variant: str
@@ -97,7 +97,7 @@ def main(
 
 
 def _check(device: torch.device) -> Iterator[Parity]:
-    """FlashInfer has no float32."""
+    """Check that the variants generate equal tokens; without FlashInfer for float32."""
     with_flashinfer = [*FUSED, *FLASHINFER] if has_flashinfer() else FUSED
     for dtype, others in ((torch.float32, FUSED), (torch.bfloat16, with_flashinfer)):
         for parity in check_parity(device, dtype, [PLAIN, *others]):

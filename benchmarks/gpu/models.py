@@ -1,4 +1,4 @@
-"""Llama-shaped models with random weights, made where they compute."""
+"""Llama-shaped models with random weights, created on the device."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ SMALL = llama(512, 4, 8, 2, 1024, 2048, tied=False)
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One way to compute a step."""
+    """One way of computing a step."""
 
     name: str
     attention: str = "torch"
@@ -64,7 +64,7 @@ class Variant:
 def random_parameters(
     config: ModelConfig, dtype: torch.dtype, device: torch.device, spread: float = 0.02
 ) -> Parameters:
-    """Norms of one, and matrices with this standard deviation."""
+    """Random matrices with this standard deviation, and norms of one."""
     parameters = allocate_parameters(config, dtype, device)
     torch.manual_seed(0)
     for name, tensor in checkpoint_targets(config, parameters).items():
@@ -82,7 +82,7 @@ def make_runner(
     num_blocks: int,
     max_sequences: int = 32,
 ) -> TorchRunner:
-    """Parameters may be shared; the cache is the runner's own."""
+    """A runner with a cache of its own; parameters may be shared."""
     device, dtype = parameters.embedding.device, parameters.embedding.dtype
     runner = TorchRunner(
         config,

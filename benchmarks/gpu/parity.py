@@ -1,4 +1,4 @@
-"""The same requests in every variant: the same tokens, until two of them tie."""
+"""Parity of variants: the same requests must generate the same tokens until two tokens tie."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ PROMPTS = (3, 16, 17, 40, 100, 257, 300, 511)
 NUM_TOKENS = 40
 NUM_BLOCKS = 512
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
-"""Between two variants' log-probabilities of the same token."""
+"""Maximum difference between two variants' log-probabilities of the same token."""
 
 Answer = list[tuple[int, float, float]]
-"""Of each token: itself, its log-probability, and the second best token's."""
+"""For each token: its id, its log-probability, and the second best token's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """How far a variant is from the first one."""
+    """The difference of a variant from the first one."""
 
     name: str
     dtype: str
     equal: int
-    """Requests with the same tokens to the end."""
+    """Number of requests with equal tokens."""
     tied: int
-    """Those that differ from a token on that was as good as the one in its place."""
+    """Number of requests that differ from a token on that was as likely as the other's."""
     wrong: int
     difference: float
-    """The largest between log-probabilities of tokens before which all was equal."""
+    """Largest difference of log-probabilities among tokens before the first difference."""
 
 
 def check_parity(device: torch.device, dtype: torch.dtype, variants: Seq[Variant]) -> list[Parity]:
@@ -48,7 +48,7 @@ def check_parity(device: torch.device, dtype: torch.dtype, variants: Seq[Variant
 
 
 def _answers(driver: Driver) -> list[Answer]:
-    """Requests begin while others are under way, so that steps of all kinds are made."""
+    """Answers to requests that overlap, so that steps of all kinds occur."""
     answers: list[Answer] = []
     sequences = []
     made: dict[str, Answer] = {}

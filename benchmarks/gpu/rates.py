@@ -1,4 +1,4 @@
-"""What the device gives: bytes read, and products made in bfloat16."""
+"""Memory bandwidth and bfloat16 FLOP rate of the device."""
 
 from __future__ import annotations
 
@@ -9,31 +9,32 @@ import torch
 from benchmarks.engine.floors import Rates
 
 READ_BYTES = 4 << 30
-"""Many times what its caches hold."""
+"""Many times the size of its caches."""
 SIZE = 8192
 ROUNDS = 12
 
 
 def measure_rates(device: torch.device) -> Rates:
-    """The best of some rounds each."""
+    """The highest of several rounds each."""
     return Rates(_read_rate(device), _product_rate(device))
 
 
 def _read_rate(device: torch.device) -> float:
-    """Of a sum over memory."""
+    """Bytes per second of a sum over memory."""
     memory = torch.ones(READ_BYTES // 4, dtype=torch.float32, device=device)
     return READ_BYTES / best_s(lambda: memory.sum())
 
 
 def _product_rate(device: torch.device) -> float:
-    """Of random numbers: zeros would take less power, and so less time."""
+    """FLOP per second with random numbers, since zeros would take less power, and thus less
+    time."""
     left = torch.randn(SIZE, SIZE, dtype=torch.bfloat16, device=device)
     right = torch.randn(SIZE, SIZE, dtype=torch.bfloat16, device=device)
     return 2 * SIZE**3 / best_s(lambda: left @ right)
 
 
 def best_s(action: Callable[[], object], rounds: int = ROUNDS) -> float:
-    """Seconds on the device, the least of so many rounds after three to warm up."""
+    """Minimum seconds on the device over several rounds, after three for warm-up."""
     times: list[float] = []
     for _ in range(rounds + 3):
         begin, end = _event(), _event()

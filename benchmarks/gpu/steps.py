@@ -1,4 +1,4 @@
-"""Times of decode steps and prompts through the whole engine, policy and sampler included."""
+"""Durations of decode steps and prefills in the whole engine, with policy and sampler."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROUNDS = 6
 
 
 class Driver:
-    """An engine on a runner; sequences never end by themselves."""
+    """An engine with a runner; sequences never end by themselves."""
 
     def __init__(self, runner: TorchRunner, variant: Variant, num_blocks: int) -> None:
         self._runner = runner
@@ -35,7 +35,7 @@ class Driver:
         self._num_sequences = 0
 
     def decode_s(self, batch: int, context: int) -> float:
-        """Seconds a step, over the clock, of a run of steps."""
+        """Mean elapsed seconds per step over a run of steps."""
         sequences = [self.add(context) for _ in range(batch)]
         while any(sequence.num_output < WARM_STEPS for sequence in sequences):
             self.engine.step()
@@ -49,7 +49,7 @@ class Driver:
         return seconds
 
     def prefill_s(self, num_tokens: int) -> float:
-        """Of a prompt in one step, to its first token."""
+        """Seconds of prefill of a prompt in one step, up to its first token."""
         return statistics.median([self._prefill_once(num_tokens) for _ in range(ROUNDS + 2)][2:])
 
     def _prefill_once(self, num_tokens: int) -> float:

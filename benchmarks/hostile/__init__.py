@@ -1,1 +1,1 @@
-"""Clients that mean no good, and what they leave of a router's memory."""
+"""Hostile clients, and the router's memory after them."""

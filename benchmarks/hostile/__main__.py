@@ -1,11 +1,11 @@
-"""What hostile clients leave of a router's memory.
+"""A router's memory under hostile clients.
 
     python -m benchmarks.hostile --seconds 600
 
-Clients of every kind in `attacks.py` come to one router at once, again and again: they reset their
-connections, close them halfway, send heads and bodies slowly, pipeline, and never read. Told is the
-router's resident memory as time passes, and how much more it is when all have gone; more than
-20 MB is a failure.
+Clients of every kind in `attacks.py` attack one router at once, again and again: they reset their
+connections, half-close them, send headers and bodies slowly, pipeline, and never read. Prints the
+router's resident memory over time, and its growth after all clients have gone; more than 20 MB is
+a failure.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from benchmarks.router.cluster import Target, a_cluster
 MOST_GROWTH_MB = 20.0
 ORDINARY_REQUESTS = 100
 SETTLE_S = 10.0
-"""After the last client has gone, until memory is looked at."""
+"""Seconds between the last client's end and the reading of memory."""
 MANY = {"never_read": 64, "never_read_grpc": 16, "slow_head": 50, "slow_body": 50}
-"""How many of a kind there are at a time; of the others 2, as fast as they can."""
+"""Number of concurrent clients by kind; of other kinds there are 2, as fast as possible."""
 
 
 def main(
@@ -51,7 +51,7 @@ def main(
 
 
 async def _ordinary(target: Target) -> float:
-    """The router's memory after requests as anybody sends them, all of which must be served."""
+    """The router's memory after ordinary requests, all of which must succeed."""
     async with httpx2.AsyncClient(base_url=f"http://{target.http}", timeout=60) as http:
         for _ in range(ORDINARY_REQUESTS):
             body = {"prompt": "def add(a, b):", "max_tokens": 4, "ignore_eos": True}

@@ -1,4 +1,4 @@
-"""One round of each kind of hostile client. None needs a key, and none waits for a polite end."""
+"""One round of each kind of hostile client. None has a key or waits for an orderly end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from wire import inference_pb2_grpc as rpc
 
 @dataclass(frozen=True, slots=True)
 class Aim:
-    """A router, and for how long one round may hold a connection."""
+    """The router under attack, and the maximum duration of a round's connections."""
 
     http: str
     grpc: str
@@ -26,7 +26,7 @@ class Aim:
 
 
 class Client:
-    """A socket, for what no HTTP library would do."""
+    """A raw socket, for bytes that no HTTP library would send."""
 
     def __init__(self, raw: socket.socket) -> None:
         self._raw = raw
@@ -36,7 +36,7 @@ class Client:
         await self._loop.sock_sendall(self._raw, data)
 
     async def receive(self) -> bytes:
-        """Something; nothing once the server has closed."""
+        """Some received bytes; empty after the server has closed the connection."""
         return await self._loop.sock_recv(self._raw, 65536)
 
     async def receive_all(self) -> None:
@@ -52,7 +52,7 @@ class Client:
 
 @asynccontextmanager
 async def connected(address: str, receive_bytes: int | None = None) -> AsyncIterator[Client]:
-    """What the server does to it is no error."""
+    """A connected client; errors caused by the server's reaction are ignored."""
     host, _, port = address.rpartition(":")
     with socket.socket() as raw:
         if receive_bytes is not None:
@@ -70,7 +70,7 @@ def get(path: bytes = b"/ping", header_bytes: int = 8000) -> bytes:
 
 
 def post(num_tokens: int, *, declared: int | None = None) -> bytes:
-    """A streamed completion; with `declared` its body is said to be longer than it is."""
+    """A streamed completion request; `declared` overrides its Content-Length."""
     body = json.dumps(
         {"prompt": "a", "stream": True, "max_tokens": num_tokens, "ignore_eos": True}
     ).encode()
@@ -147,7 +147,7 @@ async def never_read_grpc(aim: Aim) -> None:
 
 
 async def reset_grpc(aim: Aim) -> None:
-    """In the middle of its handshake, with a ping and half a frame."""
+    """Reset a gRPC connection within its handshake, with a ping and half a frame."""
     async with connected(aim.grpc) as client:
         await client.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0")
         await client.send(
@@ -158,7 +158,7 @@ async def reset_grpc(aim: Aim) -> None:
 
 
 async def pipeline(aim: Aim) -> None:
-    """Thousands of requests, whose answers are not read."""
+    """Send thousands of pipelined requests without reading responses."""
     async with connected(aim.http, receive_bytes=4096) as client:
         try:
             async with asyncio.timeout(aim.hold_s):

@@ -1,4 +1,5 @@
-"""How long one placement takes: a thousand workers, prompts of 128k tokens, hashes at hand."""
+"""Duration of one placement decision: a thousand workers, prompts of 128k tokens, with given
+hashes."""
 
 from __future__ import annotations
 
@@ -21,17 +22,17 @@ LAYOUT = KvLayout(num_layers=32, num_kv_heads=8, head_size=128, block_size=16, d
 NUM_TOKENS = 1 << 17
 NUM_PROMPTS = 16
 HOLDERS = 12
-"""Workers that have some of a prompt, each a length of its own."""
+"""Number of workers that have a part of a prompt cached, each of another length."""
 
 
 class Decisions(msgspec.Struct, frozen=True):
-    """Microseconds of one process's time, for one decision."""
+    """CPU time of one decision, in microseconds."""
 
     num_workers: int
     p50_us: float
     p99_us: float
     hash_us: float
-    """Hashing a prompt, which happens once, before."""
+    """Hashing a prompt, which happens once before."""
 
 
 def measure(num_workers: int = 1000, rounds: int = 400) -> Decisions:
@@ -61,7 +62,7 @@ def measure(num_workers: int = 1000, rounds: int = 400) -> Decisions:
 
 
 def _decide(ledger: Ledger, tokens: list[int], hashes: PromptHashes, number: int) -> None:
-    """All that a router does for it: hits, choice, and what it enters for its workers."""
+    """All of the router's work for a decision: cache hits, choice, and ledger entries."""
     need = PlacementRequest(
         key=f"request {number}",
         num_prompt_tokens=len(tokens),

@@ -1,4 +1,4 @@
-"""A picture of goodput over load, one panel for each trace."""
+"""A plot of goodput over load, with one panel per trace."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 
 
 def can_plot() -> bool:
-    """matplotlib is no dependency."""
+    """Whether matplotlib is installed, which is optional."""
     return importlib.util.find_spec("matplotlib") is not None
 
 
 def save(sweeps: dict[str, dict[float, dict[str, float]]], file: Path) -> None:
-    """`file` ends in .svg or .png."""
+    """Write the plot; `file` ends in .svg or .png."""
     figure = importlib.import_module("matplotlib.figure").Figure(
         figsize=(4.5 * len(sweeps), 4), layout="constrained"
     )

@@ -1,1 +1,1 @@
-"""What the router costs: CPU time for each token, and what it adds to the time of each."""
+"""The router's cost: CPU time per request and token, and added latency."""

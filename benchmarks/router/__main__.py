@@ -1,13 +1,13 @@
-"""The router under load, beside peers that proxy.
+"""The router under load, beside other routers that proxy HTTP.
 
     python -m benchmarks.router [--peer NAME=HOST:PORT@PID]
 
-Workers compute nothing. Four of them make a token for every stream at regular times, so that 5,000
-tokens come each second, however many streams share them. Told are the router's CPU time for each
-request (of one token, all sent at once) and for each token; how late tokens reach the client,
-compared with the promptest of the same stream, workers and client included; and errors. Prompts are
-text of some hundred tokens, and answers are turned into text. A peer is to be started before, in
-front of four workers of its own, such as `python -m benchmarks.router.backend --step-s 0.0512`,
+Workers compute nothing. Four of them generate a token for every stream at regular times, 5,000
+tokens per second in total, whatever the number of streams. Prints the router's CPU time per request
+(of one token, all sent at once) and per token; the lateness of tokens at the client, relative to
+the promptest of the same stream, including workers and client; and errors. Prompts are texts of
+some hundred tokens, and answers are detokenized. A peer must be started before, with four workers
+of its own, such as `python -m benchmarks.router.backend --step-s 0.0512`,
 which is the step of 256 streams.
 """
 
@@ -37,7 +37,7 @@ TOKENS_PER_S = 5000.0
 SECONDS = 10.0
 BURSTS = 3
 WARM_S = 0.5
-"""After the last stream has begun, until lateness counts."""
+"""Seconds after the start of the last stream, after which latency is measured."""
 WORDS = ("def", "read", "lines", "from", "a", "path", "return", "the", "first", "not", "empty")
 
 
@@ -91,8 +91,8 @@ def _row(
 
 
 def _request_cpu_s(target: Target, door: str, num_requests: int) -> float:
-    """CPU time of one of so many requests that come at once, each for one token: the median of
-    BURSTS, after one that warms up."""
+    """CPU seconds per request of concurrent requests for one token each: the median of BURSTS, after
+    one for warm-up."""
     spent = []
     for burst in range(BURSTS + 1):
         seen = Seen()
@@ -104,16 +104,16 @@ def _request_cpu_s(target: Target, door: str, num_requests: int) -> float:
 def _loaded(
     target: Target, door: str, num_streams: int, length: int, seen: Seen, seed: int = 0
 ) -> tuple[float, float]:
-    """Seconds that a load takes, by the clock and of the router's CPU time."""
+    """Elapsed seconds of a load, and the router's CPU seconds."""
     before = sum(map(family_cpu_s, target.pids))
     wall_s = timed(lambda: uvloop.run(_load(target, door, num_streams, length, seen, seed)))
     return wall_s, sum(map(family_cpu_s, target.pids)) - before
 
 
 def _lateness(arrivals: list[float], since: float, step_s: float) -> NDArray[np.float64]:
-    """Of each token of a stream, in seconds; all were made at multiples of the step.
+    """Lateness of each token of a stream, in seconds; all were generated at multiples of the step.
 
-    Compared with the first percentile, for the clock of whoever makes them is not perfect either.
+    Relative to the first percentile, since the workers' clocks are not exact either.
     """
     times = np.array([at for at in arrivals if at >= since])
     if not len(times):

@@ -1,4 +1,4 @@
-"""A worker for routers that proxy HTTP: OpenAI's stream, one token a step, from one process.
+"""A fake worker for routers that proxy HTTP: streams one token per step in OpenAI's format.
 
     python -m benchmarks.router.backend --port 8100 --step-s 0.05
 
@@ -31,7 +31,7 @@ MODEL = {
 
 
 class Backend:
-    """All open streams, and how many tokens each still wants."""
+    """All open streams, each with its number of remaining tokens."""
 
     def __init__(self, step_s: float) -> None:
         self._step_s = step_s
@@ -57,7 +57,7 @@ class Backend:
 
 
 class Door(asyncio.Protocol):
-    """As much HTTP as a router speaks to its workers."""
+    """The part of HTTP that routers use with their workers."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend

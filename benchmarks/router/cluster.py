@@ -1,4 +1,4 @@
-"""Routers in front of workers that compute nothing, each a process of its own."""
+"""Routers with workers that compute nothing, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NUM_WORKERS = 4
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is loaded: an address for each door, and the processes whose CPU time counts."""
+    """The target of the load: an address per API, and the processes whose CPU time counts."""
 
     name: str
     http: str
@@ -26,7 +26,8 @@ class Target:
 
 @contextmanager
 def a_cluster(step_s: float, num_routers: int, most_streams: int) -> Iterator[Target]:
-    """Its workers do all of each request: any prompt in one step, and a token each `step_s`."""
+    """A cluster whose workers prefill any prompt in one step, and generate a token each
+    `step_s`."""
     settings = {
         "prefill.replicas": NUM_WORKERS,
         "decode.replicas": 0,

@@ -1,6 +1,6 @@
-"""Many streams at once, over plain sockets or gRPC, read as cheaply as Python can.
+"""Many concurrent streams over plain sockets or gRPC, read as cheaply as possible in Python.
 
-Nothing of what comes is decoded but the counts: the reader shares the machine with the router.
+Only token counts are decoded, since the reader shares the machine with the router.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from wire import inference_pb2_grpc as rpc
 
 @dataclass(slots=True)
 class Seen:
-    """By one client; each list of arrivals is one stream's, on the monotonic clock."""
+    """Arrival times at one client on the monotonic clock, with a list for each stream."""
 
     num_tokens: int = 0
     num_errors: int = 0
@@ -32,7 +32,7 @@ class Seen:
 
 
 class SseStream(asyncio.Protocol):
-    """One request on one connection, until the server closes it or has sent its last line."""
+    """One request on one connection, read until the server closes it or has sent its last line."""
 
     def __init__(self, request: bytes, seen: Seen, done: asyncio.Future[None]) -> None:
         self._request, self._seen, self._done = request, seen, done
@@ -67,7 +67,7 @@ class SseStream(asyncio.Protocol):
 
 
 async def read_sse(address: str, body: dict[str, object], seen: Seen) -> None:
-    """One streamed completion."""
+    """Read one streamed completion."""
     host, _, port = address.rpartition(":")
     loop = asyncio.get_running_loop()
     done: asyncio.Future[None] = loop.create_future()
@@ -85,7 +85,7 @@ async def read_sse(address: str, body: dict[str, object], seen: Seen) -> None:
 
 
 async def read_grpc(stub: rpc.InferenceStub, request: pb.GenerateRequest, seen: Seen) -> None:
-    """One generation."""
+    """Read one generation."""
     started, arrivals = time.monotonic(), seen.a_stream()
     try:
         async for response in stub.Generate(request):

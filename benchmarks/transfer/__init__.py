@@ -1,1 +1,1 @@
-"""What the transfer of KV blocks between two processes gives, beside what else could carry them."""
+"""Rates of KV block transfers between two processes, compared with other means."""

@@ -1,9 +1,9 @@
-"""What carrying KV blocks to another process gives, beside what else could carry them.
+"""Rates of KV block transfers to another process, compared with other means.
 
     python -m benchmarks.transfer [--quick] [--tcp] [--plot FILE.svg]
 
-Both processes are on this machine; over NIXL, UCX chooses the transport, or takes TCP. Figures are
-medians of rounds in which all paths take turns, and ratios are of the same round. Takes one to
+Both processes are on this machine; over NIXL, UCX chooses the transport, or takes TCP. Results
+are medians over rounds in which all paths alternate, and ratios are within a round. Takes one to
 three minutes.
 """
 
@@ -24,13 +24,14 @@ from benchmarks.transfer.rates import KIB, MIB, Rates
 ROUNDS, QUICK_ROUNDS = 9, 3
 QUICK_TOTALS = rates.TOTALS[:-1]
 MIN_OF_COPY = {256 * KIB: 0.75, 64 * KIB: 0.5}
-"""For 128 MiB in blocks of these sizes; of a memory copy, on shared memory."""
+"""Minimum rate for 128 MiB in blocks of these sizes over shared memory, relative to a memory
+copy."""
 MAX_FIXED_S = 10e-6
 
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """What should be reached, and whether it was."""
+    """A criterion, and whether it was met."""
 
     name: str
     found: str

@@ -1,4 +1,4 @@
-"""What a write costs beside its bytes: its fixed part, and the checksum over what travels."""
+"""The cost of a write beside its bytes: its fixed part, and checksums."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NUM_BYTES = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class Digested:
-    """The checksum of blocks beside their write."""
+    """Duration of the checksum of blocks beside that of their write."""
 
     block_bytes: int
     checksum: Times

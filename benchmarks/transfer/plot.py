@@ -1,4 +1,4 @@
-"""A picture of the rates: gigabytes a second over the size of a block, one line for each path."""
+"""A plot of the rates over block sizes, with one line per path."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from benchmarks.transfer.rates import Rates
 
 
 def can_plot() -> bool:
-    """matplotlib is no dependency."""
+    """Whether matplotlib is installed, which is optional."""
     return importlib.util.find_spec("matplotlib") is not None
 
 
 def save(rates: list[Rates], file: Path) -> None:
-    """Of the largest total, in scattered blocks. `file` ends in .svg or .png."""
+    """Plot the largest total, in scattered blocks. `file` ends in .svg or .png."""
     total = max(found.case.total_bytes for found in rates)
     shown = [found for found in rates if found.case.total_bytes == total and found.case.scattered]
     sizes = [found.case.block_bytes >> 10 for found in shown]

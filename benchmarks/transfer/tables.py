@@ -1,4 +1,4 @@
-"""How the measurements are printed."""
+"""Tables of the measurements."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ WINDOW = 512
 
 @dataclass(frozen=True)
 class Figures:
-    """What the model card tells."""
+    """Evaluation results for the model card."""
 
     parameters: int
     train_files: int

@@ -71,7 +71,7 @@ def train_tokenizer(texts: Iterable[str]) -> Tokenizer:
 
 
 def tokenizer_config(window: int) -> dict[str, Any]:
-    """What transformers needs beside tokenizer.json."""
+    """The tokenizer_config.json that transformers needs beside tokenizer.json."""
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": BEGIN,

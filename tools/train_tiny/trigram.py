@@ -81,7 +81,7 @@ class Trigram:
         return found
 
     def _interpolate(self, order: int, keys: Tokens, discount: float, lower: Floats) -> Floats:
-        """What is counted less the discount, and the discounted mass to the lower order."""
+        """Discounted counts, with the discounted mass given to the lower order."""
         contexts = keys // self.vocabulary
         total = np.maximum(self.totals[order][contexts], 1)
         known = self.totals[order][contexts] > 0
