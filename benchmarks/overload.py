@@ -1,14 +1,13 @@
-"""A real cluster under three times the load that it can serve, and a light tenant beside a heavy.
+"""A real cluster under three times its capacity, with a light tenant beside a heavy one.
 
     python -m benchmarks.overload [--seconds 120]
 
 Router and workers are processes of their own; this one is the client. Workers compute the
-arithmetic model in steps of a fixed length, so that what they can serve is known: each takes a
-chunk of prompt tokens a step. Their caches hold 64 prompts each, and before anything is measured
-so many have come that they are full, and with them the router's index. First the light tenant
-comes alone, for a quarter of the time, then beside the heavy one. A request is good when it is
-complete, and its first token and the mean of the others came within their targets. The router's
-memory is its resident set.
+arithmetic model in steps of a fixed duration, so that their capacity is known: one chunk of prompt
+tokens per step. Their caches hold 64 prompts each, and are filled before the measurement, as is the
+router's prefix index. The light tenant first runs alone, for a quarter of the time, then beside the
+heavy one. A request is good if it completes, and its first token and the mean of the others meet
+their targets. The router's memory is its resident set.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from rich.console import Console
 from cluster.config import load_config
 from cluster.process_launcher import ProcessLauncher
 from cluster.running import running
-from router.access.keys import draw_key
+from router.access.keys import generate_key
 from wire import inference_pb2 as pb
 from wire import inference_pb2_grpc as rpc
 
@@ -50,7 +49,7 @@ KEPT, LIGHT_KEPT, REFUSED_WITHIN_S, GROWTH = 0.95, 0.9, 0.05, 1.1
 
 @dataclass(slots=True)
 class Seen:
-    """Of one tenant in one phase, at its client; seconds."""
+    """Results of one tenant in one phase, measured at its client; in seconds."""
 
     num_asked: int = 0
     num_good: int = 0
@@ -121,7 +120,7 @@ async def _measure(target: Target, seconds: float) -> tuple[Seen, Seen, Seen, li
 async def _load(
     stub: rpc.InferenceStub, key: str, per_s: float, seconds: float, seen: Seen
 ) -> None:
-    """Requests at random times, whether others are answered or not."""
+    """Send requests at random times, whether earlier ones are answered or not."""
     draw = random.Random(int(per_s * 1000))
     at_s, until_s = time.monotonic(), time.monotonic() + seconds
     async with asyncio.TaskGroup() as tasks:
@@ -153,7 +152,8 @@ async def _ask(stub: rpc.InferenceStub, key: str, tokens: list[int], seen: Seen)
 
 
 async def _watch(pid: int, seconds: float) -> list[int]:
-    """Resident bytes at the quarters of the time, the first a little after the begin."""
+    """Resident bytes at each quarter of the time; the first reading is shortly after the
+    beginning."""
     found = []
     for wait_s in (seconds / 20, seconds / 5, seconds / 4, seconds / 4, seconds / 4):
         await asyncio.sleep(wait_s)
@@ -168,7 +168,7 @@ def _resident_bytes(pid: int) -> int:
 
 @contextmanager
 def _cluster(folder: Path) -> Iterator[Target]:
-    drawn = {name: draw_key() for name in ("heavy", "light")}
+    drawn = {name: generate_key() for name in ("heavy", "light")}
     keys_file = folder / "keys.yaml"
     keys_file.write_text(yaml.safe_dump({name: text for name, (_, text) in drawn.items()}))
     settings = {

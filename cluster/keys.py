@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from cluster.errors import BadConfig
-from router.access.keys import check_name, draw_key, read_keys
+from router.access.keys import check_name, generate_key, read_keys
 
 keys_app = typer.Typer(no_args_is_help=True, help="API keys for the doors of a router.")
 
@@ -43,7 +43,7 @@ def new(
 
 
 def _draw(name: str) -> tuple[str, str]:
-    key, hashed = draw_key()
+    key, hashed = generate_key()
     return key, f"{name}: {hashed}"
 
 

@@ -142,7 +142,7 @@ class ErrorMapping:
     openai_code: str | None
 
 
-FACES: dict[type[RouterError], ErrorMapping] = {
+ERROR_MAPPINGS: dict[type[RouterError], ErrorMapping] = {
     ModelNotFound: ErrorMapping(
         "not_found", grpc.StatusCode.NOT_FOUND, 404, "invalid_request_error", "model_not_found"
     ),
@@ -229,7 +229,7 @@ def reason_of(error: RouterError) -> str:
 
 def mapping_of(error: RouterError) -> ErrorMapping:
     """The mapping of the error's class."""
-    return FACES.get(type(error), FACES[Internal])
+    return ERROR_MAPPINGS.get(type(error), ERROR_MAPPINGS[Internal])
 
 
 @contextmanager

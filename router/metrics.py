@@ -15,13 +15,21 @@ from prometheus_client import (
     generate_latest,
 )
 
-from router.errors import FACES, REASONS, ClientGone, Internal, RouterError, mapping_of, reason_of
+from router.errors import (
+    ERROR_MAPPINGS,
+    REASONS,
+    ClientGone,
+    Internal,
+    RouterError,
+    mapping_of,
+    reason_of,
+)
 from router.fleet.attempt_log import AttemptLog
 from router.fleet.fleet_metrics import FleetCollector, FleetView
 from router.requests.request import Ending
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-OUTCOMES = ("ok", "cancelled", *dict.fromkeys(face.outcome for face in FACES.values()))
+OUTCOMES = ("ok", "cancelled", *dict.fromkeys(face.outcome for face in ERROR_MAPPINGS.values()))
 DOORS = ("grpc", "http")
 CACHE_SIDES = ("prefill", "decode", "copied")
 
@@ -32,7 +40,7 @@ _FURTHER = (2.5, 5, 10, 30, 60, 120, 300, 600, 1200, 3600, 7200, 14400, 43200, 8
 _STAGE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
-def reaching_to(longest_s: float, buckets: tuple[float, ...]) -> tuple[float, ...]:
+def extended_to(longest_s: float, buckets: tuple[float, ...]) -> tuple[float, ...]:
     """The buckets, extended in steps of about two up to `longest_s` or more."""
     while buckets[-1] < longest_s:
         last = buckets[-1]
@@ -110,7 +118,7 @@ class RouterMetrics:
 
     def _make_histograms(self) -> None:
         def seconds(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-            reaching = reaching_to(self._longest_s, buckets)
+            reaching = extended_to(self._longest_s, buckets)
             return Histogram(
                 f"tandem_{name}_seconds", text, _MODEL, buckets=reaching, registry=self._registry
             )

@@ -56,15 +56,15 @@ class RouterServer:
         keys = None if config.keys_file is None else KeyFile(config.keys_file)
         self._gate = Gate(keys)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._watching: asyncio.Task[None] | None = None
-        self._keeping: asyncio.Task[None] | None = None
+        self._descriptor_task: asyncio.Task[None] | None = None
+        self._clock_task: asyncio.Task[None] | None = None
 
     async def start(self) -> RouterAddresses:
         """Bind all ports and serve. Raises PortTaken or BadCertificate, with no port left bound."""
         config = self._config
         self._clock.begin()
-        self._keeping = asyncio.create_task(self._clock.keep(), name="clock")
-        self._doors = Doors(self.conductor, self._gate)
+        self._clock_task = asyncio.create_task(self._clock.keep(), name="clock")
+        self._servers = PublicServers(self.conductor, self._gate)
         self._fleet_server = grpc.aio.server(options=SERVER_OPTIONS)
         service = FleetService(self.router_id, self.fleets.join, config.tls)
         self._fleet_server.add_generic_rpc_handlers([service])
@@ -72,16 +72,16 @@ class RouterServer:
             fleet_port = bind(
                 self._fleet_server, config.host, config.fleet_port, "fleet_port", config.tls
             )
-            ports = await self._doors.start()
+            ports = await self._servers.start()
             if config.share_ports:
-                self._gate.count_together(config.keys_file, config.host, ports.grpc, ports.http)
+                self._gate.share_usage(config.keys_file, config.host, ports.grpc, ports.http)
             for model in self.conductor.models:
                 model.fleet.on_change = self._show_readiness
             await self._fleet_server.start()
         except BaseException:
             await self.stop()
             raise
-        self._watching = asyncio.create_task(watch_descriptors(), name="watch descriptors")
+        self._descriptor_task = asyncio.create_task(watch_descriptors(), name="watch descriptors")
         for warning in warnings(config):
             log.warning("%s", warning)
         return RouterAddresses(
@@ -101,9 +101,9 @@ class RouterServer:
         """
         deadline = asyncio.get_running_loop().time() + timeout_s
         self.conductor.draining = True
-        await self._doors.announce_drain(min(self._config.drain_grace_s, timeout_s))
+        await self._servers.announce_drain(min(self._config.drain_grace_s, timeout_s))
         self.conductor.refuses = True
-        self._doors.retire(timeout_s)
+        self._servers.retire(timeout_s)
         return await self.conductor.wait_idle(deadline - asyncio.get_running_loop().time())
 
     async def stop(self) -> None:
@@ -111,18 +111,18 @@ class RouterServer:
         self.conductor.draining = self.conductor.refuses = True
         self.conductor.stop_all()
         await self.conductor.wait_idle(1.0)
-        if self._watching is not None:
-            self._watching.cancel()
-        await self._doors.stop()
+        if self._descriptor_task is not None:
+            self._descriptor_task.cancel()
+        await self._servers.stop()
         self._gate.close()
         await self._fleet_server.stop(0)
         await self.fleets.close()
         await asyncio.gather(*self._tasks)
-        if self._keeping is not None:
-            self._keeping.cancel()
+        if self._clock_task is not None:
+            self._clock_task.cancel()
 
     def _show_readiness(self) -> None:
-        task = asyncio.create_task(self._doors.show_readiness())
+        task = asyncio.create_task(self._servers.show_readiness())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -149,13 +149,13 @@ def load_models(config: RouterConfig, router_id: str, clock: RunningClock) -> Mo
         return Models([*threads.map(load, config.models)])
 
 
-class DoorPorts(msgspec.Struct, frozen=True, kw_only=True):
+class ServerPorts(msgspec.Struct, frozen=True, kw_only=True):
     grpc: int
     http: int
     admin: int | None
 
 
-class Doors:
+class PublicServers:
     """The public servers (gRPC, HTTP) and the admin server.
 
     `start` binds all or raises; `stop` ends those that have started.
@@ -175,11 +175,11 @@ class Doors:
         self._http = HttpServer(public, share_port=config.share_ports, tls=config.door_tls)
         outside = not is_loopback(config.admin_host)
         self._admin = HttpServer(
-            AdminGate(app, gate, asks_for_keys=outside),
+            AdminGate(app, gate, requires_keys=outside),
             tls=config.door_tls if outside else None,
         )
 
-    async def start(self) -> DoorPorts:
+    async def start(self) -> ServerPorts:
         """Bind and serve. Raises PortTaken, BadCertificate."""
         config = self._config
         if not config.share_ports or config.join_ports:
@@ -190,13 +190,13 @@ class Doors:
         ):
             return await self._start()
 
-    async def _start(self) -> DoorPorts:
+    async def _start(self) -> ServerPorts:
         config, admin = self._config, None
         http = await self._http.start(config.host, config.http_port, "http_port")
         if config.admin_port is not None:
             admin = await self._admin.start(config.admin_host, config.admin_port, "admin_port")
         grpc = await self._grpc.start(config.host, config.grpc_port)
-        return DoorPorts(grpc=grpc, http=http, admin=admin)
+        return ServerPorts(grpc=grpc, http=http, admin=admin)
 
     async def show_readiness(self) -> None:
         """Update the gRPC health service."""

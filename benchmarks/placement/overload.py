@@ -1,4 +1,4 @@
-"""Three times what the workers can serve, and a light tenant beside a heavy one."""
+"""Three times the load that the workers can serve, with a light tenant beside a heavy one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sim.machine import MachineModel
 from sim.traces import Arrival
 
 FULL_PER_S = 25.0
-"""About what four and four workers serve of this traffic within targets."""
+"""Request rate that four and four workers can serve within targets."""
 LIGHT_PER_S = 1.5
 KEPT, LIGHT_KEPT = 0.95, 0.9
 

@@ -91,8 +91,8 @@ def _row(
 
 
 def _request_cpu_s(target: Target, door: str, num_requests: int) -> float:
-    """CPU seconds per request of concurrent requests for one token each: the median of BURSTS, after
-    one for warm-up."""
+    """CPU seconds per request of concurrent requests for one token each: the median of BURSTS,
+    after one for warm-up."""
     spent = []
     for burst in range(BURSTS + 1):
         seen = Seen()

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 from router.access.caller import ANYBODY, Caller, KeyCaller
 from router.access.keys import KeyFile
-from router.access.limits import Meter, UsageTally
-from router.access.shared_tallies import SharedTallies, path_for
+from router.access.limits import KeyUsage, Meter
+from router.access.shared_usage import SharedUsage, path_for
 from router.errors import Forbidden, Unauthenticated
 
 log = logging.getLogger("tandem.router.access.gate")
@@ -23,14 +23,14 @@ class Gate:
         self._keys = keys
         self._clock = clock
         self._meters: dict[str, Meter] = {}
-        self._shared: SharedTallies | None = None
+        self._shared: SharedUsage | None = None
 
-    def count_together(self, *identity: object) -> None:
+    def share_usage(self, *identity: object) -> None:
         """Share each key's usage with all routers on this machine that have the same identity."""
         if self._keys is None:
             return
         try:
-            self._shared = SharedTallies(path_for(*identity))
+            self._shared = SharedUsage(path_for(*identity))
         except OSError as error:
             log.warning("usage of keys is counted by this router alone: %s", error)
         self._meters.clear()
@@ -41,7 +41,7 @@ class Gate:
             self._shared.close()
 
     @property
-    def asks_for_keys(self) -> bool:
+    def requires_keys(self) -> bool:
         return self._keys is not None
 
     def caller(self, authorization: str | None) -> Caller:
@@ -58,7 +58,7 @@ class Gate:
             raise Unauthenticated(f"unknown API key: {HOW}")
         meter = self._meters.get(tenant.name)
         if meter is None:
-            meter = Meter(tenant.entry, now_s, self._tally(tenant.name))
+            meter = Meter(tenant.entry, now_s, self._usage(tenant.name))
             self._meters[tenant.name] = meter
         meter.set_limits(tenant.entry, now_s)
         return KeyCaller(tenant, meter, self._clock)
@@ -70,5 +70,5 @@ class Gate:
             raise Forbidden("this requires a key with `admin: true`")
         return caller
 
-    def _tally(self, name: str) -> UsageTally | None:
-        return None if self._shared is None else self._shared.tally(name)
+    def _usage(self, name: str) -> KeyUsage | None:
+        return None if self._shared is None else self._shared.usage(name)

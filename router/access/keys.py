@@ -20,7 +20,7 @@ PREFIX = "tandem-"
 KEY_BYTES = 32
 MAX_KEY_CHARS = 512
 MAX_NAME_CHARS = 128
-LOOK_EVERY_S = 1.0
+CHECK_EVERY_S = 1.0
 log = logging.getLogger("tandem.router.access.keys")
 
 
@@ -67,21 +67,23 @@ class KeyRing:
         salts = _salts(entries)
         for name, entry in entries.items():
             for text in _hashes(entry):
-                mark = self._mark(_parse_hash(name, text))
-                if mark in self._tenants:
-                    raise ValueError(f"{name}: has the same key as {self._tenants[mark].name}")
-                self._tenants[mark] = Tenant(name, entry, salts[name])
+                keyed_digest = self._keyed_digest(_parse_hash(name, text))
+                if keyed_digest in self._tenants:
+                    raise ValueError(
+                        f"{name}: has the same key as {self._tenants[keyed_digest].name}"
+                    )
+                self._tenants[keyed_digest] = Tenant(name, entry, salts[name])
 
     def find(self, key: str) -> Tenant | None:
         if len(key) > MAX_KEY_CHARS:
             return None
-        return self._tenants.get(self._mark(hashlib.sha256(key.encode()).digest()))
+        return self._tenants.get(self._keyed_digest(hashlib.sha256(key.encode()).digest()))
 
     @property
     def names(self) -> set[str]:
         return {tenant.name for tenant in self._tenants.values()}
 
-    def _mark(self, digest: bytes) -> bytes:
+    def _keyed_digest(self, digest: bytes) -> bytes:
         return hashlib.blake2b(digest, key=self._secret, digest_size=16).digest()
 
 
@@ -90,8 +92,8 @@ class KeyFile:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._looked_s = float("-inf")
-        self._seen = _signature(path)
+        self._checked_s = float("-inf")
+        self._signature_seen = _signature(path)
         try:
             self._ring = read_keys(path)
         except (OSError, ValueError) as error:
@@ -100,15 +102,15 @@ class KeyFile:
     def ring(self, now_s: float) -> KeyRing:
         """The current keys. Checks the file for changes once a second; an invalid file changes
         nothing."""
-        if now_s - self._looked_s >= LOOK_EVERY_S:
-            self._looked_s = now_s
+        if now_s - self._checked_s >= CHECK_EVERY_S:
+            self._checked_s = now_s
             signature = _signature(self._path)
-            if signature != self._seen:
-                self._seen = signature
-                self._read_again()
+            if signature != self._signature_seen:
+                self._signature_seen = signature
+                self._reload()
         return self._ring
 
-    def _read_again(self) -> None:
+    def _reload(self) -> None:
         try:
             self._ring = read_keys(self._path)
         except (OSError, ValueError) as error:
@@ -130,7 +132,7 @@ def read_keys(path: str) -> KeyRing:
     return KeyRing({str(name): _entry(str(name), value) for name, value in tree.items()})
 
 
-def draw_key() -> tuple[str, str]:
+def generate_key() -> tuple[str, str]:
     """A new key, and its hash for the file.
 
     A key is 256 random bits, which cannot be guessed, so a plain SHA-256 is as safe as a slow

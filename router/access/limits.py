@@ -22,13 +22,13 @@ class Cells(Protocol):
     def __setitem__(self, index: int, value: float, /) -> None: ...
 
 
-class UsageTally(Protocol):
+class KeyUsage(Protocol):
     """Usage of one key, by one router or by several that share it."""
 
     requests: Cells
     tokens: Cells
 
-    def held(self) -> AbstractContextManager[None]:
+    def locked(self) -> AbstractContextManager[None]:
         """Hold the lock on the usage."""
 
     def add_running(self, difference: int) -> None:
@@ -38,7 +38,7 @@ class UsageTally(Protocol):
         """Running requests of all routers; may be too high only while it is below `limit`."""
 
 
-class OwnTally:
+class LocalKeyUsage:
     """Usage of one key at this router alone."""
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class OwnTally:
         self.tokens: Cells = [0.0] * NUM_CELLS
         self._num_running = 0
 
-    def held(self) -> AbstractContextManager[None]:
+    def locked(self) -> AbstractContextManager[None]:
         return nullcontext()
 
     def add_running(self, difference: int) -> None:
@@ -90,8 +90,8 @@ class Bucket:
 class Meter:
     """Counts the usage of one key, and enforces its limits."""
 
-    def __init__(self, limits: KeyLimits, now_s: float, tally: UsageTally | None = None) -> None:
-        self._tally = tally or OwnTally()
+    def __init__(self, limits: KeyLimits, now_s: float, usage: KeyUsage | None = None) -> None:
+        self._usage = usage or LocalKeyUsage()
         self._limits = KeyLimits()
         self._requests: Bucket | None = None
         self._tokens: Bucket | None = None
@@ -102,28 +102,28 @@ class Meter:
         if limits == self._limits:
             return
         self._limits = limits
-        with self._tally.held():
-            self._requests = _bucket(limits.requests_per_minute, self._tally.requests, now_s)
-            self._tokens = _bucket(limits.tokens_per_minute, self._tally.tokens, now_s)
+        with self._usage.locked():
+            self._requests = _bucket(limits.requests_per_minute, self._usage.requests, now_s)
+            self._tokens = _bucket(limits.tokens_per_minute, self._usage.tokens, now_s)
 
     def enter(self, now_s: float) -> None:
         """Count a new request, until `leave`. Raises OverQuota, and then counts nothing."""
-        with self._tally.held():
+        with self._usage.locked():
             self._check_running()
             if self._tokens is not None:
                 _check(self._tokens, 0, now_s, "tokens")
             if self._requests is not None:
                 _check(self._requests, 1, now_s, "requests")
                 self._requests.take(1, now_s)
-            self._tally.add_running(1)
+            self._usage.add_running(1)
 
     def leave(self) -> None:
-        self._tally.add_running(-1)
+        self._usage.add_running(-1)
 
     def take_prompt(self, num_tokens: int, now_s: float) -> None:
         """Charge a prompt. Raises OverQuota if the bucket has fewer tokens."""
         if self._tokens is not None:
-            with self._tally.held():
+            with self._usage.locked():
                 _check(self._tokens, num_tokens, now_s, "tokens")
                 self._tokens.take(num_tokens, now_s)
 
@@ -131,7 +131,7 @@ class Meter:
         """Charge generated tokens, possibly into debt: the answer continues, the next request
         waits."""
         if self._tokens is not None:
-            with self._tally.held():
+            with self._usage.locked():
                 self._tokens.take(num_tokens, now_s)
 
     def give_back(self, num_tokens: int, now_s: float) -> None:
@@ -142,7 +142,7 @@ class Meter:
         limit = self._limits.concurrency
         if limit is None:
             return
-        num_running = self._tally.num_running(limit)
+        num_running = self._usage.num_running(limit)
         if num_running >= limit:
             text = f"{num_running} requests of this key are running, the limit is {limit}"
             raise OverQuota(text, RETRY_CONCURRENCY_S, reason="quota_concurrency")

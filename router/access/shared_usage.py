@@ -25,7 +25,7 @@ MAX_ROUTERS = 64
 MAX_KEYS = 4096
 """Number of keys in the file, former ones included; further keys are counted per router."""
 NAME_BYTES = 16
-PATIENCE_S = 0.005
+LOCK_TIMEOUT_S = 0.005
 """Timeout for the lock: a router may be suspended while it holds it; a count may then be off."""
 _NUM_DOUBLES = 2 * NUM_CELLS + MAX_ROUTERS
 _SHAPE = (MAX_KEYS, NAME_BYTES, _NUM_DOUBLES)
@@ -34,7 +34,7 @@ _FILE_BYTES = MAX_KEYS * (NAME_BYTES + 8 * _NUM_DOUBLES)
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
-class SharedTallies:
+class SharedUsage:
     """The file, opened by one router. Raises OSError if it cannot be created."""
 
     def __init__(self, path: Path) -> None:
@@ -42,20 +42,20 @@ class SharedTallies:
         while not self._try_join(_open(path)):
             pass  # the last other router has just removed the file
 
-    def tally(self, name: str) -> SharedTally | None:
+    def usage(self, name: str) -> SharedKeyUsage | None:
         """The usage of the key of that name; None if the file is full."""
         digest = hashlib.blake2b(name.encode(), digest_size=NAME_BYTES).digest()
-        with self.held():
+        with self.locked():
             slot = self._find(digest)
         if slot is None:
             return None
         first = slot * _NUM_DOUBLES
-        return SharedTally(self, self._counts[first : first + _NUM_DOUBLES], self._column)
+        return SharedKeyUsage(self, self._counts[first : first + _NUM_DOUBLES], self._column)
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
         """Hold the lock, unless its holder does not release it within the timeout."""
-        until = time.monotonic() + PATIENCE_S
+        until = time.monotonic() + LOCK_TIMEOUT_S
         while not _try_flock(self._fd) and time.monotonic() < until:
             time.sleep(0)
         try:
@@ -68,8 +68,8 @@ class SharedTallies:
         removal."""
         self._fd = fd
         try:
-            with self.held():
-                if self._is_there():
+            with self.locked():
+                if self._file_exists():
                     self._join()
                     return True
         except BaseException:
@@ -87,20 +87,20 @@ class SharedTallies:
         self._counts = memoryview(self._map)[MAX_KEYS * NAME_BYTES :].cast("d")
         self._clear_column()
 
-    def _is_there(self) -> bool:
+    def _file_exists(self) -> bool:
         """Whether the file still has a name."""
         return os.fstat(self._fd).st_nlink > 0
 
-    def is_gone(self, column: int) -> bool:
+    def has_ended(self, column: int) -> bool:
         """Whether the router with this column has ended."""
         return column != self._column and _lock(self._fd, fcntl.F_OFD_GETLK, column)
 
     def close(self) -> None:
         """Leave the file; the last router removes it."""
-        with self.held():
+        with self.locked():
             self._clear_column()
             others = set(range(MAX_ROUTERS)) - {self._column}
-            if self._is_there() and all(map(self.is_gone, others)):
+            if self._file_exists() and all(map(self.has_ended, others)):
                 with suppress(FileNotFoundError):
                     self._path.unlink()
         # Closing the file would not unlock it: the mapping keeps it open.
@@ -130,16 +130,16 @@ class SharedTallies:
         return None
 
 
-class SharedTally:
+class SharedKeyUsage:
     """Usage of one key over all routers that share the file."""
 
-    def __init__(self, tallies: SharedTallies, counts: memoryview[float], column: int) -> None:
+    def __init__(self, shared: SharedUsage, counts: memoryview[float], column: int) -> None:
         self.requests: Cells = counts[:NUM_CELLS]
         self.tokens: Cells = counts[NUM_CELLS : 2 * NUM_CELLS]
         self._running = counts[2 * NUM_CELLS :]
         self._column = column
-        self._tallies = tallies
-        self.held = tallies.held
+        self._shared = shared
+        self.locked = shared.locked
 
     def add_running(self, difference: int) -> None:
         """Add to this router's column."""
@@ -148,7 +148,7 @@ class SharedTally:
     def num_running(self, limit: int) -> int:
         if sum(self._running) >= limit:
             for column, count in enumerate(self._running):
-                if count and self._tallies.is_gone(column):
+                if count and self._shared.has_ended(column):
                     self._running[column] = 0.0
         return int(sum(self._running))
 

@@ -9,7 +9,7 @@ import msgspec
 from grammar import lark
 from grammar.errors import GrammarInvalid
 from grammar.json_schema.prepare import prepared_text
-from router.answers.tool_calls.enforced import Spell
+from router.answers.tool_calls.enforced import WriteMark
 from router.answers.tool_calls.formats import ToolFormat
 from router.requests.prompts import Constraint, ConstraintKind, ToolChoice, ToolMode
 from router.requests.request import RequestDraft
@@ -23,7 +23,7 @@ def must_call(choice: ToolChoice | None) -> bool:
     return choice is not None and choice.mode in (ToolMode.REQUIRED, ToolMode.NAMED)
 
 
-def call_grammar(draft: RequestDraft, format_: ToolFormat, spell: Spell) -> Grammar:
+def call_grammar(draft: RequestDraft, format_: ToolFormat, write_mark: WriteMark) -> Grammar:
     """The grammar of an answer that is one call, or several. Raises GrammarInvalid."""
     choice = draft.tool_choice or ToolChoice(ToolMode.AUTO)
     assert format_.enforce is not None
@@ -31,7 +31,7 @@ def call_grammar(draft: RequestDraft, format_: ToolFormat, spell: Spell) -> Gram
     if not wanted:
         raise GrammarInvalid(f"there is no tool named {choice.name!r} to call")
     several = draft.parallel_tool_calls is not False and choice.mode is not ToolMode.NAMED
-    return Grammar(GrammarKind.LARK, format_.enforce(wanted, spell, several=several))
+    return Grammar(GrammarKind.LARK, format_.enforce(wanted, write_mark, several=several))
 
 
 def constraint_grammar(constraint: Constraint, special_tokens: Mapping[str, int]) -> Grammar:

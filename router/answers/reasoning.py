@@ -13,7 +13,7 @@ import msgspec
 
 from router.answers.answer import AnswerParser, Parsed
 from router.answers.tool_calls.call_reader import SPACE
-from router.answers.tool_calls.scanner import num_held
+from router.answers.tool_calls.scanner import num_held_back
 from router.errors import StartError
 from router.requests.prompts import ChatPrompt, Prompt
 from router.requests.request import Reasoning
@@ -85,7 +85,7 @@ class ReasoningScanner:
         self._calls = calls
         self._stage = ReasoningStage.THINKING if begun else ReasoningStage.BEGINNING
         self._pending = ""
-        self._told = False
+        self._emitted = False
         """Whether a part of the thought was emitted."""
 
     def push(self, text: str, *, done: bool) -> Parsed:
@@ -116,7 +116,7 @@ class ReasoningScanner:
             self._stage = ReasoningStage.ANSWERING
 
     def _think(self, done: bool) -> Parsed:
-        text = self._pending if self._told else self._pending.lstrip(SPACE)
+        text = self._pending if self._emitted else self._pending.lstrip(SPACE)
         thought, closing, behind = text.partition(self._marks.closing)
         if closing:
             self._pending, self._stage = behind, ReasoningStage.BETWEEN
@@ -125,14 +125,14 @@ class ReasoningScanner:
         if done:
             self._pending = ""
             return self._end(text, len(text) if call < 0 else call)
-        cut = len(text) - self._num_held(text) if call < 0 else len(text[:call].rstrip(SPACE))
-        self._pending, self._told = text[cut:], self._told or cut > 0
+        cut = len(text) - self._num_held_back(text) if call < 0 else len(text[:call].rstrip(SPACE))
+        self._pending, self._emitted = text[cut:], self._emitted or cut > 0
         return Parsed(reasoning=text[:cut])
 
-    def _num_held(self, text: str) -> int:
+    def _num_held_back(self, text: str) -> int:
         """Length of the thought's suffix that may begin a mark."""
-        held = num_held(text, self._marks.closing)
-        return held if self._calls is None else max(held, num_held(text, self._calls.mark))
+        held = num_held_back(text, self._marks.closing)
+        return held if self._calls is None else max(held, num_held_back(text, self._calls.mark))
 
     def _end(self, text: str, call: int) -> Parsed:
         """End a thought that was never closed; calls from `call` on are accepted."""
@@ -170,8 +170,8 @@ def reasoning_of(prompt: Prompt | None, tail: str, marks: ThoughtMarks = THINK) 
         return Reasoning.CLOSED
     begun = tail.rstrip().endswith(marks.opening)
     if prompt.continue_final_message and prompt.messages:
-        said = prompt.messages[-1].content
-        if said.rfind(marks.closing) > said.rfind(marks.opening):
+        text = prompt.messages[-1].content
+        if text.rfind(marks.closing) > text.rfind(marks.opening):
             return Reasoning.CLOSED
-        begun = begun or marks.opening in said
+        begun = begun or marks.opening in text
     return Reasoning.BEGUN if begun else Reasoning.POSSIBLE

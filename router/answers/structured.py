@@ -10,7 +10,7 @@ from grammar import lark
 from grammar.errors import GrammarError
 from grammar.thought import thought
 from router.answers.answer import AnswerParser
-from router.answers.grammar_checks import Complaint, GrammarChecks, Wanted
+from router.answers.grammar_checks import GrammarChecks, GrammarSpec, InvalidGrammar
 from router.answers.grammar_choice import call_grammar, must_call
 from router.answers.reasoning import (
     TAIL_TOKENS,
@@ -44,7 +44,7 @@ class Structured:
             config.tool_parser, template, lambda mark: self._special(mark) is not None
         )
         templates = f"{card.chat_template}{card.tool_template}"
-        self._thoughts = find_marks(config.reasoning_parser, templates)
+        self._thought_marks = find_marks(config.reasoning_parser, templates)
         self.checks = GrammarChecks(config, card)
 
     async def apply(self, request: GenerateRequest, draft: RequestDraft) -> GenerateRequest:
@@ -52,34 +52,34 @@ class Structured:
 
         Raises InvalidRequest, Overloaded.
         """
-        request = self._thinking(request, draft)
+        request = self._with_reasoning(request, draft)
         preface = self._preface(request.reasoning)
         if must_call(draft.tool_choice):
             must = self._calls(request, draft)
-            return await self._following(request, Wanted(must, preface), "tools")
+            return await self._with_grammar(request, GrammarSpec(must, preface), "tools")
         wanted = draft.constraint
         if wanted is None:
             return request
         may_call = _may_call(request) and self.format.calls_are_marked
         calls = self._calls(request, draft).text if may_call else ""
-        return await self._following(request, Wanted(wanted, preface, calls), wanted.field)
+        return await self._with_grammar(request, GrammarSpec(wanted, preface, calls), wanted.field)
 
     def parser(self, request: GenerateRequest) -> AnswerParser | None:
         """A new parser for one answer; None if all of it is text."""
         calls = self._call_parser(request) if _may_call(request) else None
-        if self._thoughts is None or request.reasoning is Reasoning.NONE:
+        if self._thought_marks is None or request.reasoning is Reasoning.NONE:
             return calls
         mark, early = self._format_for(request).opening, None
         if calls is not None and mark is not None:
             early = CallsInThoughts(mark, partial(self._call_parser, request))
         begun = request.reasoning is Reasoning.BEGUN
-        return ReasoningScanner(calls, begun=begun, calls=early, marks=self._thoughts)
+        return ReasoningScanner(calls, begun=begun, calls=early, marks=self._thought_marks)
 
     def shown_tokens(self, request: GenerateRequest) -> frozenset[int]:
         """Special tokens that the parser or the client must see as text."""
         marks = self._format_for(request).marks if _may_call(request) else ()
-        if self._thoughts is not None and request.reasoning is not Reasoning.NONE:
-            marks = (*marks, self._thoughts.opening, self._thoughts.closing)
+        if self._thought_marks is not None and request.reasoning is not Reasoning.NONE:
+            marks = (*marks, self._thought_marks.opening, self._thought_marks.closing)
         seen = {token for mark in marks if (token := self._special(mark)) is not None}
         return request.shown_tokens | seen
 
@@ -87,38 +87,41 @@ class Structured:
         scanner = self._format_for(request).scan(request.tools)
         return scanner if request.parallel_tool_calls else FirstCallOnly(scanner)
 
-    def _thinking(self, request: GenerateRequest, draft: RequestDraft) -> GenerateRequest:
-        if self._thoughts is None:
+    def _with_reasoning(self, request: GenerateRequest, draft: RequestDraft) -> GenerateRequest:
+        if self._thought_marks is None:
             return request
         ids = request.prompt_tokens[-TAIL_TOKENS:]
         tail = self._tokenizer.decode(ids, skip_special_tokens=False)
         return msgspec.structs.replace(
-            request, reasoning=reasoning_of(draft.prompt, tail, self._thoughts)
+            request, reasoning=reasoning_of(draft.prompt, tail, self._thought_marks)
         )
 
     def _calls(self, request: GenerateRequest, draft: RequestDraft) -> Grammar:
         """The grammar of the request's tool calls. Raises InvalidRequest."""
         try:
-            return call_grammar(draft, self._format_for(request), self._spell)
+            return call_grammar(draft, self._format_for(request), self._write_mark)
         except GrammarError as error:
             raise InvalidRequest(f"tools: {error}", "tools") from error
 
-    async def _following(
-        self, request: GenerateRequest, wanted: Wanted, field: str
+    async def _with_grammar(
+        self, request: GenerateRequest, wanted: GrammarSpec, field: str
     ) -> GenerateRequest:
         """The request with the compiled grammar. Raises InvalidRequest, Overloaded."""
         found = await self.checks.check(wanted)
-        if isinstance(found, Complaint):
+        if isinstance(found, InvalidGrammar):
             raise InvalidRequest(f"{field}: {found.text}", field)
         sampling = msgspec.structs.replace(request.sampling, grammar=found)
-        said = wanted.answer
-        tag = isinstance(said, Constraint) and said.kind is ConstraintKind.STRUCTURAL_TAG
+        answer_spec = wanted.answer
+        tag = (
+            isinstance(answer_spec, Constraint)
+            and answer_spec.kind is ConstraintKind.STRUCTURAL_TAG
+        )
         shown = lark.token_ids(found.text) if tag else frozenset[int]()
         return msgspec.structs.replace(request, sampling=sampling, shown_tokens=shown)
 
     def _preface(self, reasoning: Reasoning) -> str:
         """The Lark rules of the reasoning that may precede an answer with a grammar."""
-        marks = self._thoughts
+        marks = self._thought_marks
         if marks is None or reasoning in (Reasoning.NONE, Reasoning.CLOSED):
             return ""
         tokens = {mark: self._special(mark) for mark in (marks.opening, marks.closing)}
@@ -133,7 +136,7 @@ class Structured:
     def _special(self, mark: str) -> int | None:
         return self._tokenizer.special_token_id(mark)
 
-    def _spell(self, mark: str) -> str:
+    def _write_mark(self, mark: str) -> str:
         """The mark in Lark, where a special token is a number in brackets and never matches its
         text."""
         token = self._special(mark)

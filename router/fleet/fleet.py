@@ -33,7 +33,7 @@ from wire.messages import (
 )
 from wire.reports import CacheEvents, LinkReport, Report
 
-COME_BACK_S = 10.0
+REJOIN_S = 10.0
 """Time in which workers rejoin after a standstill of the router: they announce themselves every
 second, but one missed announcement takes 5 s to time out."""
 CLOSED = "this router closed the session"
@@ -70,7 +70,7 @@ class Fleet:
         self._ledgers: dict[str, Ledger] = {}
         self.ledger = Ledger(router_id, index_max_entries)
         """Ledger of the serving revision."""
-        self.num_kept = 0
+        self.num_failed_handoffs = 0
         """Number of handoffs that failed, after which the first worker decoded."""
         self.handoffs = HandoffCounters()
         self._changed = asyncio.Event()
@@ -128,7 +128,7 @@ class Fleet:
     def may_come_back_s(self) -> float:
         """Remaining time in which missing workers may rejoin after a standstill of this router."""
         since_s = self.clock.since_standstill_s()
-        return 0.0 if since_s is None else max(0.0, COME_BACK_S - since_s)
+        return 0.0 if since_s is None else max(0.0, REJOIN_S - since_s)
 
     async def wait_changed(self, timeout_s: float) -> None:
         """Wait until a worker joins, leaves or changes its state, at most for `timeout_s`."""
@@ -158,7 +158,7 @@ class Fleet:
         self._revisions.add(card.ref, card.role, card.model_hash, card.started_at)
         member.ledger.add(card)
         self._tasks[member.ref] = asyncio.create_task(self._run(member), name=f"member {card.ref}")
-        self._look_at_revisions()
+        self._update_revisions()
         return None
 
     async def close(self) -> None:
@@ -182,19 +182,19 @@ class Fleet:
         self._ledgers[revision] = ledger
         return ledger
 
-    def _look_at_revisions(self) -> None:
+    def _update_revisions(self) -> None:
         """Update the serving revision after a change of ready workers, and drop revisions without
         workers."""
         former = self._revisions.serving
         serving = self._revisions.look(self.clock.now())
         if serving is not None and serving != former:
-            self._go_over(former, serving)
+            self._switch_revision(former, serving)
         for revision in [it for it in self._ledgers if it not in self._revisions]:
             if self._ledgers[revision] is not self.ledger:
                 log.info("model %r: the last worker of revision %s has left", self.model, revision)
                 del self._ledgers[revision]
 
-    def _go_over(self, former: str | None, serving: str) -> None:
+    def _switch_revision(self, former: str | None, serving: str) -> None:
         """Switch to another revision: waiting requests are placed again, running ones stay."""
         ledger = self._ledgers[serving]
         if ledger is self.ledger:
@@ -209,7 +209,7 @@ class Fleet:
     def _set_ready(self, member: Member, ready: bool) -> None:
         member.ledger.set_ready(member.ref, ready)
         self._revisions.set_ready(member.ref, member.card.model_hash, ready)
-        self._look_at_revisions()
+        self._update_revisions()
         self._announce_change()
 
     async def _run(self, member: Member) -> None:
@@ -218,7 +218,7 @@ class Fleet:
         try:
             session = await self._open(member)
             async for message in session.messages():
-                self._take(member, message)
+                self._dispatch(member, message)
             cause = session.closed_because or "the session ended"
         except SessionClosed as error:
             cause = str(error)
@@ -226,7 +226,7 @@ class Fleet:
             cause = f"this router failed on its messages: {error!r}"
             log.exception("worker %s: %s", member.ref, cause)
         finally:
-            self._lose(member, cause)
+            self._remove(member, cause)
             del self._tasks[member.ref]
 
     async def _open(self, member: Member) -> Session:
@@ -243,7 +243,7 @@ class Fleet:
         self._set_ready(member, True)
         return opened.session
 
-    def _take(self, member: Member, message: Message) -> None:
+    def _dispatch(self, member: Member, message: Message) -> None:
         match message:
             case StepOutputs(outputs=outputs):
                 for output in outputs:
@@ -252,7 +252,7 @@ class Fleet:
                         self.on_room()
                     member.deliver(output.attempt_id, output)
             case Prefilled() | Handed() | Released() | Kept() | Failed():
-                self._enter(member, message)
+                self._update_ledger(member, message)
                 member.deliver(message.attempt_id, message)
             case Report():
                 before = member.state
@@ -262,7 +262,7 @@ class Fleet:
                 if member.state is not before:
                     self._set_ready(member, member.state is MemberState.READY)
                 elif len(self._revisions) > 1:
-                    self._look_at_revisions()  # the revision's first report may qualify it to serve
+                    self._update_revisions()  # the revision's first report may qualify it to serve
             case LinkReport():
                 member.links[message.destination] = message
                 member.ledger.measured(member.ref, message)
@@ -272,23 +272,25 @@ class Fleet:
             case _:
                 raise SessionClosed(f"{member.ref} sent {type(message).__name__} to a router")
 
-    def _enter(self, member: Member, news: Prefilled | Handed | Released | Kept | Failed) -> None:
+    def _update_ledger(
+        self, member: Member, event: Prefilled | Handed | Released | Kept | Failed
+    ) -> None:
         """Update the ledger for an event of an attempt."""
         self.on_room()
         ref, ledger = member.ref, member.ledger
-        match news:
+        match event:
             case Prefilled():
-                ledger.prefilled(ref, news.attempt_id)
+                ledger.prefilled(ref, event.attempt_id)
             case Handed():
-                self.handoffs.add(news.source, ref, news.moved)
-                ledger.arrived(ref, news.attempt_id)
+                self.handoffs.add(event.source, ref, event.moved)
+                ledger.arrived(ref, event.attempt_id)
             case Kept():
-                self.num_kept += 1
-                ledger.kept(ref, news.attempt_id)
+                self.num_failed_handoffs += 1
+                ledger.kept(ref, event.attempt_id)
             case Released() | Failed():
-                ledger.ended(ref, news.attempt_id)
+                ledger.ended(ref, event.attempt_id)
 
-    def _lose(self, member: Member, cause: str) -> None:
+    def _remove(self, member: Member, cause: str) -> None:
         if member.state is MemberState.LOST:
             return
         level = logging.INFO if cause == CLOSED else logging.WARNING
@@ -298,7 +300,7 @@ class Fleet:
         if self.member(member.ref) is member:
             del self._members[member.ref.worker_id]
         self._revisions.remove(member.ref, member.card.model_hash)
-        self._look_at_revisions()
+        self._update_revisions()
         self._announce_change()
 
     def _announce_change(self) -> None:

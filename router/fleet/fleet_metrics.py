@@ -23,7 +23,7 @@ class FleetView(Protocol):
     handoffs: HandoffCounters
 
     @property
-    def num_kept(self) -> int: ...
+    def num_failed_handoffs(self) -> int: ...
 
     def count(self) -> dict[tuple[str, Role, MemberState], int]: ...
 
@@ -55,7 +55,7 @@ class FleetCollector(Collector):
         yield CounterMetricFamily(
             "tandem_handoffs_kept",
             "Failed handoffs, after which the first worker decoded.",
-            value=self._fleet.num_kept,
+            value=self._fleet.num_failed_handoffs,
         )
         yield CounterMetricFamily(
             "tandem_transfer_bytes",

@@ -32,7 +32,7 @@ class Fleets:
     def join(self, card: WorkerCard) -> str | None:
         """Add a worker to the fleet of its model. Returns the reason for refusing it, or None."""
         refused = self._join(card)
-        self._refusals.note(card, refused)
+        self._refusals.record(card, refused)
         return refused
 
     def _join(self, card: WorkerCard) -> str | None:
@@ -46,9 +46,9 @@ class Fleets:
         return fleet.join(card)
 
     @property
-    def num_kept(self) -> int:
+    def num_failed_handoffs(self) -> int:
         """Number of handoffs that failed, after which the first worker decoded."""
-        return sum(fleet.num_kept for fleet in self._by_model.values())
+        return sum(fleet.num_failed_handoffs for fleet in self._by_model.values())
 
     def count(self) -> dict[tuple[str, Role, MemberState], int]:
         """Number of members by model, role and state, zeros included."""

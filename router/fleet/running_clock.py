@@ -13,9 +13,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-BEAT_S = 0.25
+READ_INTERVAL_S = 0.25
 """Interval at which `keep` reads the clock."""
-STILL_S = 2.0
+STANDSTILL_S = 2.0
 """A longer gap between two readings counts as a standstill; shorter ones may be long event loop
 steps."""
 log = logging.getLogger("tandem.router")
@@ -34,7 +34,7 @@ class RunningClock:
         seen = self._read()
         gap_s = seen - self._seen
         self._seen = seen
-        if gap_s > STILL_S:
+        if gap_s > STANDSTILL_S:
             self._lost_s += gap_s
             self._woke_s = seen - self._lost_s
             log.warning(
@@ -55,7 +55,7 @@ class RunningClock:
         """Read the clock periodically, until cancelled, so that a standstill is detected."""
         while True:
             self.now()
-            await asyncio.sleep(BEAT_S)
+            await asyncio.sleep(READ_INTERVAL_S)
 
     def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
         """Call `callback` on the event loop when this clock reaches `when`."""
@@ -85,9 +85,9 @@ class Timer:
         self._handle.cancel()
 
     def _arm(self, wait_s: float) -> asyncio.TimerHandle:
-        return asyncio.get_running_loop().call_later(wait_s, self._look)
+        return asyncio.get_running_loop().call_later(wait_s, self._check)
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         left_s = self._when - self._clock.now()
         if left_s > 0:
             self._handle = self._arm(left_s)

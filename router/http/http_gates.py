@@ -75,10 +75,10 @@ class PublicGate:
 class AdminGate:
     """Wraps the same application for the admin port, which has the admin paths only."""
 
-    def __init__(self, app: ASGIApp, gate: Gate, *, asks_for_keys: bool) -> None:
+    def __init__(self, app: ASGIApp, gate: Gate, *, requires_keys: bool) -> None:
         self._app = app
         self._gate = gate
-        self._asks_for_keys = asks_for_keys
+        self._asks_for_keys = requires_keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:

@@ -123,7 +123,7 @@ def _check_length(text: str, tokenizer: Tokenizer, max_model_len: int | None, fi
     """Raises InvalidRequest."""
     if max_model_len is None or len(text) <= max_model_len:
         return
-    fewest = tokenizer.fewest_tokens(text)
+    fewest = tokenizer.min_num_tokens(text)
     if fewest >= max_model_len:
         raise _too_long(f"at least {fewest}", max_model_len, field)
 

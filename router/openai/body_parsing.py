@@ -21,7 +21,7 @@ from router.requests.request import RequestDraft
 COMPLETION_MAX_TOKENS = 16
 """Default of max_tokens in OpenAI's /v1/completions."""
 
-_SAME = (
+_COPIED_FIELDS = (
     "model",
     "min_tokens",
     "temperature",
@@ -49,7 +49,7 @@ def parse_body(content: bytes, kind: type[Body]) -> Body:
 
 def completion_drafts(body: CompletionBody, head: RequestHead) -> list[RequestDraft]:
     """One draft for each prompt. Raises InvalidRequest."""
-    _refuse({"suffix": body.suffix})
+    _reject_unsupported({"suffix": body.suffix})
     if body.best_of not in (None, body.n or 1):
         raise InvalidRequest("best_of must equal n: all generated answers are returned", "best_of")
     given = _max_tokens(body)
@@ -64,7 +64,7 @@ def completion_drafts(body: CompletionBody, head: RequestHead) -> list[RequestDr
 
 def chat_draft(body: ChatBody, head: RequestHead) -> RequestDraft:
     """The draft of a chat. Raises InvalidRequest."""
-    _refuse({"functions": body.functions})
+    _reject_unsupported({"functions": body.functions})
     tools, choice = chosen_tools(body.tools or (), body.tool_choice)
     # A model that must not call tools does not see them.
     shows_tools = choice is None or choice.mode is not ToolMode.NONE
@@ -84,7 +84,7 @@ def chat_draft(body: ChatBody, head: RequestHead) -> RequestDraft:
 def _common(body: CommonBody, head: RequestHead) -> dict[str, Any]:
     allowed = body.allowed_token_ids
     said = {name: value for name in ASKED_TRAITS if (value := getattr(body, name)) is not None}
-    return {name: getattr(body, name) for name in _SAME} | {
+    return {name: getattr(body, name) for name in _COPIED_FIELDS} | {
         "request_id": body.request_id or head.request_id,
         "trace_id": head.trace_id,
         "split": split_asked(head.split),
@@ -128,7 +128,7 @@ def _logit_bias(bias: Mapping[str, float]) -> tuple[tuple[int, float], ...]:
         raise InvalidRequest(text, "logit_bias") from error
 
 
-def _refuse(unsupported: Mapping[str, object]) -> None:
+def _reject_unsupported(unsupported: Mapping[str, object]) -> None:
     for field, value in unsupported.items():
         if value:
             raise InvalidRequest(f"{field} is not supported by this release", field)

@@ -32,10 +32,10 @@ class ChatWriter(ResponseWriter):
 
     def opening(self, delta: Delta, usage: UsageField) -> ChatResponse:
         choice = ChatChoice(index=delta.index, delta=ChatDelta(role="assistant", content=""))
-        told = (delta.prompt_tokens or ()) if self._form.token_ids else UNSET
+        told = (delta.prompt_tokens or ()) if self._options.token_ids else UNSET
         return self._response(self.chunk_object, [choice], usage, told)
 
-    def plain_pieces(self, index: int) -> tuple[str, str]:
+    def text_chunk_parts(self, index: int) -> tuple[str, str]:
         return (
             f'{{"index":{index},"delta":{{"content":',
             '},"logprobs":null,"finish_reason":null,"stop_reason":null}',
@@ -47,12 +47,12 @@ class ChatWriter(ResponseWriter):
             delta=ChatDelta(
                 content=delta.text or None,
                 reasoning_content=delta.reasoning or None,
-                tool_calls=[*map(_call_piece, delta.tool_calls)] or None,
+                tool_calls=[*map(_call_chunk, delta.tool_calls)] or None,
             ),
             logprobs=self._logprobs(delta.tokens, delta.logprobs) if delta.logprobs else None,
             finish_reason=finish_reason(delta.ending),
             stop_reason=self.stop_reason(delta.ending),
-            token_ids=delta.tokens if self._form.token_ids else UNSET,
+            token_ids=delta.tokens if self._options.token_ids else UNSET,
         )
         return self._response(self.chunk_object, [choice], usage)
 
@@ -65,9 +65,9 @@ class ChatWriter(ResponseWriter):
             "chat.completion",
             [*map(self._whole_choice, answers)],
             usage,
-            first.prompt_tokens if self._form.token_ids else UNSET,
+            first.prompt_tokens if self._options.token_ids else UNSET,
             prompt_logprobs(first.prompt_tokens, first.prompt_logprobs, self._tokenizer)
-            if self._form.prompt_logprobs
+            if self._options.prompt_logprobs
             else UNSET,
         )
 
@@ -91,7 +91,7 @@ class ChatWriter(ResponseWriter):
             logprobs=self._logprobs(answer.tokens, answer.logprobs) if answer.logprobs else None,
             finish_reason=finish_reason(answer.ending),
             stop_reason=self.stop_reason(answer.ending),
-            token_ids=answer.tokens if self._form.token_ids else UNSET,
+            token_ids=answer.tokens if self._options.token_ids else UNSET,
         )
 
     def _response(
@@ -133,7 +133,7 @@ class ChatWriter(ResponseWriter):
         )
 
 
-def _call_piece(call: ToolCallDelta) -> ToolCallAnswer:
+def _call_chunk(call: ToolCallDelta) -> ToolCallAnswer:
     """A chunk of a tool call; the first one has its id, type and name."""
     begins = call.id is not None
     return ToolCallAnswer(

@@ -32,9 +32,9 @@ class CompletionWriter(ResponseWriter):
     chunk_object = "text_completion"
 
     def __init__(
-        self, request_id: str, model: str, tokenizer: Tokenizer, form: ResponseOptions
+        self, request_id: str, model: str, tokenizer: Tokenizer, options: ResponseOptions
     ) -> None:
-        super().__init__(request_id, model, tokenizer, form)
+        super().__init__(request_id, model, tokenizer, options)
         self._starts: dict[int, tuple[Sequence[int], int]] = {}
         self._offsets: dict[int, TextOffsets] = {}
         self._scored: dict[int, Sequence[TokenLogprob]] = {}
@@ -44,18 +44,18 @@ class CompletionWriter(ResponseWriter):
         prompt_tokens = delta.prompt_tokens or ()
         text = self._begin(delta.index, prompt_tokens)
         told = self._prompt_logprobs(delta.index, prompt_tokens, delta.prompt_logprobs)
-        if not (self._form.echo or self._form.token_ids):
+        if not (self._options.echo or self._options.token_ids):
             return None
         choice = CompletionChoice(
             text=text,
             index=delta.index,
             logprobs=told,
-            token_ids=() if self._form.token_ids else UNSET,
-            prompt_token_ids=prompt_tokens if self._form.token_ids else UNSET,
+            token_ids=() if self._options.token_ids else UNSET,
+            prompt_token_ids=prompt_tokens if self._options.token_ids else UNSET,
         )
         return self._response([choice], usage)
 
-    def plain_pieces(self, index: int) -> tuple[str, str]:
+    def text_chunk_parts(self, index: int) -> tuple[str, str]:
         return (
             '{"text":',
             f',"index":{index},"logprobs":null,"finish_reason":null,"stop_reason":null}}',
@@ -68,7 +68,7 @@ class CompletionWriter(ResponseWriter):
             logprobs=self._logprobs(delta.index, delta.tokens, delta.logprobs),
             finish_reason=finish_reason(delta.ending),
             stop_reason=self.stop_reason(delta.ending),
-            token_ids=delta.tokens if self._form.token_ids else UNSET,
+            token_ids=delta.tokens if self._options.token_ids else UNSET,
         )
         return self._response([choice], usage)
 
@@ -89,20 +89,20 @@ class CompletionWriter(ResponseWriter):
             logprobs=joined_logprobs(told, own) if told and own else told or own,
             finish_reason=finish_reason(answer.ending),
             stop_reason=self.stop_reason(answer.ending),
-            token_ids=answer.tokens if self._form.token_ids else UNSET,
-            prompt_token_ids=prompt_tokens if self._form.token_ids else UNSET,
+            token_ids=answer.tokens if self._options.token_ids else UNSET,
+            prompt_token_ids=prompt_tokens if self._options.token_ids else UNSET,
             prompt_logprobs=self._vllm_prompt_logprobs(answer),
         )
 
     def _vllm_prompt_logprobs(self, answer: CompleteAnswer) -> PromptLogprobs | UnsetType:
-        if not self._form.prompt_logprobs:
+        if not self._options.prompt_logprobs:
             return UNSET
         known = self._scores(answer.index, answer.prompt_logprobs)
         return prompt_logprobs(answer.prompt_tokens, known, self._tokenizer)
 
     def _begin(self, index: int, prompt_tokens: Sequence[int]) -> str:
         """The echoed prompt; empty without `echo`."""
-        echo = self._form.echo_of(index, prompt_tokens, self._tokenizer)
+        echo = self._options.echo_of(index, prompt_tokens, self._tokenizer)
         self._starts[index] = prompt_tokens, len(echo)
         return echo
 
@@ -114,7 +114,7 @@ class CompletionWriter(ResponseWriter):
         return self._offsets[index]
 
     def _stream(self, context: Sequence[int] = ()) -> Detokenizer:
-        skips = self._form.skip_special_tokens
+        skips = self._options.skip_special_tokens
         return self._tokenizer.detokenizer(skip_special_tokens=skips, context=context)
 
     def _response(self, choices: list[CompletionChoice], usage: UsageField) -> CompletionResponse:
@@ -133,8 +133,8 @@ class CompletionWriter(ResponseWriter):
         self, index: int, tokens: Sequence[int], logprobs: Sequence[TokenLogprob]
     ) -> CompletionLogprobs | None:
         """Log-probabilities of an echoed prompt."""
-        form = self._form
-        if not (form.echo and form.logprobs):
+        options = self._options
+        if not (options.echo and options.logprobs):
             return None
         known = self._scores(index, logprobs)
         offsets = TextOffsets(self._stream())
@@ -142,4 +142,4 @@ class CompletionWriter(ResponseWriter):
 
     def _scores(self, index: int, logprobs: Sequence[TokenLogprob]) -> Sequence[TokenLogprob]:
         """A prompt's log-probabilities, which come with the first of its answers."""
-        return self._scored.setdefault(index // self._form.n, logprobs)
+        return self._scored.setdefault(index // self._options.n, logprobs)

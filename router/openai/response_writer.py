@@ -66,14 +66,14 @@ class ResponseWriter(abc.ABC):
     chunk_object: ClassVar[str]
 
     def __init__(
-        self, request_id: str, model: str, tokenizer: Tokenizer, form: ResponseOptions
+        self, request_id: str, model: str, tokenizer: Tokenizer, options: ResponseOptions
     ) -> None:
         self._id = f"{self.id_prefix}{request_id}"
         self._model = model
         self._created = int(time.time())
         self._total = UsageTotal()
         self._tokenizer = tokenizer
-        self._form = form
+        self._options = options
         self._plain: dict[int, tuple[bytes, bytes]] = {}
 
     @abc.abstractmethod
@@ -81,7 +81,7 @@ class ResponseWriter(abc.ABC):
         """A chunk before an answer's first one, or None."""
 
     @abc.abstractmethod
-    def plain_pieces(self, index: int) -> tuple[str, str]:
+    def text_chunk_parts(self, index: int) -> tuple[str, str]:
         """JSON of a choice that contains text alone: the parts before and after the text."""
 
     @abc.abstractmethod
@@ -105,13 +105,13 @@ class ResponseWriter(abc.ABC):
             before, after = self._plain.get(delta.index) or self._make_plain(delta.index)
             return b"".join((begun, before, msgspec.json.encode(delta.text), after))
         usage = self._chunk_usage(delta)
-        if _says_something(delta) or self._form.token_ids:
+        if _has_content(delta) or self._options.token_ids:
             return begun + server_sent_event(self.chunk(delta, usage))
         return begun
 
     def last_events(self) -> Iterator[bytes]:
         """The events after all answers are complete."""
-        if self._form.usage:
+        if self._options.usage:
             yield server_sent_event(self.usage_chunk(self._total.body()))
         yield DONE
 
@@ -126,27 +126,27 @@ class ResponseWriter(abc.ABC):
         """The stop string or token that ended the answer, if the client requested it."""
         if ending is None:
             return None
-        wanted = ending.stop_token in self._form.stop_token_ids
+        wanted = ending.stop_token in self._options.stop_token_ids
         return ending.stop_text or (ending.stop_token if wanted else None)
 
     def _opening_events(self, delta: Delta) -> Iterator[bytes]:
         running = self._total.begin(delta.index, len(delta.prompt_tokens or ()))
-        silent = None if self._form.usage else UNSET
-        opening = self.opening(delta, running if self._form.running_usage else silent)
+        silent = None if self._options.usage else UNSET
+        opening = self.opening(delta, running if self._options.running_usage else silent)
         if opening is not None:
             yield server_sent_event(opening)
 
     def _chunk_usage(self, delta: Delta) -> UsageField:
         if delta.ending is not None:
             self._total.add(delta.ending.usage)
-        if self._form.running_usage:
+        if self._options.running_usage:
             return self._total.running(delta.index, len(delta.tokens))
-        return None if self._form.usage else UNSET
+        return None if self._options.usage else UNSET
 
     def _is_plain(self, delta: Delta) -> bool:
-        form = self._form
+        options = self._options
         extras = delta.ending or delta.logprobs or delta.tool_calls or delta.reasoning
-        return not (extras or form.token_ids or form.running_usage)
+        return not (extras or options.token_ids or options.running_usage)
 
     def _make_plain(self, index: int) -> tuple[bytes, bytes]:
         given = {
@@ -155,19 +155,19 @@ class ResponseWriter(abc.ABC):
             "created": self._created,
             "model": self._model,
         }
-        before, after = self.plain_pieces(index)
+        before, after = self.text_chunk_parts(index)
         start = "data: " + msgspec.json.encode(given).decode()[:-1] + ',"choices":['
-        end = '],"usage":null}\n\n' if self._form.usage else "]}\n\n"
+        end = '],"usage":null}\n\n' if self._options.usage else "]}\n\n"
         self._plain[index] = plain = ((start + before).encode(), (after + end).encode())
         return plain
 
 
 def error_body(error: RouterError) -> tuple[int, ErrorBody]:
     """HTTP status and body of an error."""
-    face = mapping_of(error)
-    status = error.status if isinstance(error, NoSuchRoute) else face.http_status
+    mapping = mapping_of(error)
+    status = error.status if isinstance(error, NoSuchRoute) else mapping.http_status
     detail = ErrorDetail(
-        message=str(error), type=face.openai_type, param=error.field, code=face.openai_code
+        message=str(error), type=mapping.openai_type, param=error.field, code=mapping.openai_code
     )
     return status, ErrorBody(error=detail)
 
@@ -183,5 +183,5 @@ def finish_reason(ending: Ending | None) -> str | None:
     return "tool_calls" if called else ending.finish.value
 
 
-def _says_something(delta: Delta) -> bool:
+def _has_content(delta: Delta) -> bool:
     return bool(delta.text or delta.logprobs or delta.ending or delta.tool_calls or delta.reasoning)

@@ -65,33 +65,33 @@ class ChatTemplate:
         if prompt.tools and not self._knows_tools:
             raise InvalidRequest("the model's chat template does not support tools", "tools")
         try:
-            return self._either_way(prompt)
+            return self._render_with_fallback(prompt)
         except _FAILURES as error:
             raise InvalidRequest(
                 f"the model's chat template rejects these messages: {error}", "messages"
             ) from error
 
-    def _either_way(self, prompt: ChatPrompt) -> str:
+    def _render_with_fallback(self, prompt: ChatPrompt) -> str:
         """Render with call arguments as objects, or as text if the template fails on objects."""
         try:
-            return self._continued(prompt, as_object)
+            return self._render_messages(prompt, as_object)
         except OutOfBounds:
             raise
         except _FAILURES:
             if not any(message.tool_calls for message in prompt.messages):
                 raise
             with contextlib.suppress(*_FAILURES):
-                return self._continued(prompt, as_text)
+                return self._render_messages(prompt, as_text)
             raise
 
-    def _continued(self, prompt: ChatPrompt, arguments: ShowArguments) -> str:
+    def _render_messages(self, prompt: ChatPrompt, arguments: ShowArguments) -> str:
         """Render, and cut behind the last message's content if the answer continues it."""
         messages = [self._message(each, arguments) for each in prompt.messages]
         if not prompt.continue_final_message:
-            return self._rendered(prompt, messages)
+            return self._render_template(prompt, messages)
         mark = secrets.token_hex(16)
         messages[-1]["content"] = (messages[-1]["content"] or "") + mark
-        before, found, _ = self._rendered(prompt, messages).rpartition(mark)
+        before, found, _ = self._render_template(prompt, messages).rpartition(mark)
         if not found:
             raise InvalidRequest(
                 "the model's chat template changes the last message: it cannot be continued",
@@ -99,7 +99,7 @@ class ChatTemplate:
             )
         return before
 
-    def _rendered(self, prompt: ChatPrompt, messages: list[dict[str, Any]]) -> str:
+    def _render_template(self, prompt: ChatPrompt, messages: list[dict[str, Any]]) -> str:
         """Render the template; a request's own arguments cannot override ours."""
         given = {
             "messages": messages,

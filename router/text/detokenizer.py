@@ -46,7 +46,7 @@ class ByteDetokenizer:
         """`context` are the tokens before the stream; it may end within a character."""
         self._pieces = pieces
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._between = True
+        self._is_complete = True
         """No character is incomplete."""
         before = b""
         for token in reversed(context):
@@ -57,7 +57,7 @@ class ByteDetokenizer:
 
     def push(self, token: int) -> str:
         content, text = self._pieces(token)
-        if text is not None and self._between:  # the fast path for nearly all tokens
+        if text is not None and self._is_complete:  # the fast path for nearly all tokens
             return text
         return self._decode(content)
 
@@ -66,7 +66,7 @@ class ByteDetokenizer:
 
     def _decode(self, content: bytes) -> str:
         text = self._decoder.decode(content)
-        self._between = not self._decoder.getstate()[0]
+        self._is_complete = not self._decoder.getstate()[0]
         return text
 
 

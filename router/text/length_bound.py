@@ -40,16 +40,16 @@ class LengthBound:
         lengths = np.array([len(piece) for piece in known])
         changes = np.concatenate([[0], np.cumsum(_changes(b"".join(known)))])
         ends = np.cumsum(lengths)
-        self._most_bytes = int(lengths.max())
+        self._max_bytes = int(lengths.max())
         # Includes the change at the first byte, which lies between two tokens.
-        self._most_changes = 1 + int((changes[ends] - changes[ends - lengths + 1]).max())
+        self._max_changes = 1 + int((changes[ends] - changes[ends - lengths + 1]).max())
         self._composes = composes
 
-    def fewest_tokens(self, text: str) -> int:
+    def min_num_tokens(self, text: str) -> int:
         """The bound, in a few nanoseconds per character. Raises UnicodeEncodeError."""
         content = (unicodedata.normalize("NFC", text) if self._composes else text).encode()
         num_changes = int(np.count_nonzero(_changes(content)))
-        return max(-(-len(content) // self._most_bytes), num_changes // self._most_changes)
+        return max(-(-len(content) // self._max_bytes), num_changes // self._max_changes)
 
 
 def length_bound(backend: Backend, alphabet: dict[str, int]) -> LengthBound | None:
@@ -60,7 +60,7 @@ def length_bound(backend: Backend, alphabet: dict[str, int]) -> LengthBound | No
     keeps_all = (
         parts["model"]["type"] == "BPE"
         and alphabet.keys() <= vocabulary.keys()
-        and all(map(_parts_only, _steps(parts["pre_tokenizer"])))
+        and all(map(_only_splits, _steps(parts["pre_tokenizer"])))
         and (normalizer is None or normalizer["type"] == "NFC")
         and not any(token["lstrip"] or token["rstrip"] for token in parts["added_tokens"])
     )
@@ -86,7 +86,7 @@ def _steps(pre_tokenizer: dict[str, Any] | None) -> list[dict[str, Any]]:
     return [pre_tokenizer]
 
 
-def _parts_only(step: dict[str, Any]) -> bool:
+def _only_splits(step: dict[str, Any]) -> bool:
     """Whether a pre-tokenizer step only splits, and removes nothing."""
     if step["type"] == "Split":
         return bool(step["behavior"] != "Removed")

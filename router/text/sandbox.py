@@ -19,7 +19,7 @@ MAX_CHARS = 32 * 1024 * 1024
 """Maximum length of a rendered prompt, and of each text that a template multiplies."""
 MAX_EXPONENT = 256
 MAX_SECONDS = 5.0
-LOOK_EVERY = 64
+CHECK_EVERY = 64
 """Number of rendered chunks between two readings of the clock."""
 _WIDE = re.compile(r"%[^a-zA-Z%]*(\d{4}|\*)")
 
@@ -58,7 +58,7 @@ def render(
         num_chars += len(piece)
         if num_chars > MAX_CHARS:
             raise OutOfBounds(f"its output exceeds {MAX_CHARS} characters")
-        if index % LOOK_EVERY == 0 and clock() > until:
+        if index % CHECK_EVERY == 0 and clock() > until:
             raise OutOfBounds(f"it takes longer than {MAX_SECONDS:g} s")
     return "".join(pieces)
 

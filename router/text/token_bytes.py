@@ -20,7 +20,7 @@ class TokenBytes:
     def __init__(self, backend: Backend) -> None:
         steps = _decoder_steps(backend)
         self.alphabet = byte_alphabet() if steps == ["ByteLevel"] else None
-        self._falls_back = "ByteFallback" in steps
+        self._has_byte_fallback = "ByteFallback" in steps
         self._backend = backend
         self._cached = functools.cache(self._bytes)
 
@@ -34,10 +34,10 @@ class TokenBytes:
             return b""
         if self.alphabet is not None:
             return bytes_of(content, self.alphabet)
-        byte = _BYTE_TOKEN.fullmatch(content) if self._falls_back else None
-        return bytes([int(byte[1], 16)]) if byte is not None else self._after_itself(token)
+        byte = _BYTE_TOKEN.fullmatch(content) if self._has_byte_fallback else None
+        return bytes([int(byte[1], 16)]) if byte is not None else self._text_after_itself(token)
 
-    def _after_itself(self, token: int) -> bytes:
+    def _text_after_itself(self, token: int) -> bytes:
         """The token's text after itself, since decoders drop a space before the first token."""
         once, twice = self._backend.decode_batch(
             [[token], [token, token]], skip_special_tokens=False

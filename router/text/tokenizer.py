@@ -71,10 +71,10 @@ class Tokenizer:
         """A chat as its template presents it to the model. Raises InvalidRequest."""
         return self._template_for(prompt).render(prompt)
 
-    def fewest_tokens(self, text: str) -> int:
+    def min_num_tokens(self, text: str) -> int:
         """A lower bound on the text's number of tokens; 0 if there is none. Raises
         UnicodeEncodeError."""
-        return 0 if self._length_bound is None else self._length_bound.fewest_tokens(text)
+        return 0 if self._length_bound is None else self._length_bound.min_num_tokens(text)
 
     @functools.cached_property
     def _length_bound(self) -> LengthBound | None:

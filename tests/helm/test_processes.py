@@ -15,7 +15,7 @@ import pytest
 
 from cluster.bundled import BUNDLED_MODEL
 from engine.kernels.build import default_cache
-from router.access.keys import draw_key
+from router.access.keys import generate_key
 from tests.certificates import Authority
 from tests.helm.containers import Pod, free_ports, has_ipv6, pod_of, router_ports, started
 from tests.helm.documents import PodTemplate, ci_values, of_kind, pods
@@ -148,7 +148,7 @@ def test_with_certificates_and_keys_it_serves_those_who_have_them(
         "test": {"keySecret": {"name": "given"}, "clientSecret": "given"},
     }
     site = Site(helm3, values, tmp_path)
-    key, hashed = draw_key()
+    key, hashed = generate_key()
     _write_secrets(tmp_path, hashed)
     site.moved["given/key"] = key
     router, test = site.pod(ROUTER), site.pod(TEST)

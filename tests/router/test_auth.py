@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from starlette.types import Message
 
-from router.access.keys import draw_key
+from router.access.keys import generate_key
 from router.errors import TooLarge
 from router.http.asgi import read_body
 from tests.router.conftest import Stage, StartStage
@@ -54,7 +54,7 @@ MakeKeyed = Callable[..., Awaitable[Keyed]]
 @pytest.fixture
 def make_keyed(start_stage: StartStage, tmp_path: Path) -> MakeKeyed:
     async def make(config: dict[str, Any] | None = None, **entries: str) -> Keyed:
-        drawn = {name: draw_key() for name in entries}
+        drawn = {name: generate_key() for name in entries}
         lines = [f"{name}: {{hash: '{drawn[name][1]}'{entries[name]}}}" for name in entries]
         path = tmp_path / "keys.yaml"
         path.write_text("\n".join(lines))
@@ -312,7 +312,7 @@ async def test_refusals_are_counted_where_an_answer_was_asked_for(make_keyed: Ma
 
 async def test_a_new_key_needs_no_restart(make_keyed: MakeKeyed, tmp_path: Path) -> None:
     keyed = await make_keyed(alice="")
-    key, hashed = draw_key()
+    key, hashed = generate_key()
     (tmp_path / "keys.yaml").write_text(f"alice: {hashed}")
     header = {"authorization": f"Bearer {key}"}
     async with http_client(keyed.stage) as http, asyncio.timeout(60):

@@ -27,7 +27,7 @@ def a_member(role: Role) -> Member:
 class AFleet:
     """One decode worker that has reported, and a prefill worker that has not."""
 
-    num_kept = 3
+    num_failed_handoffs = 3
 
     def __init__(self, report: Report) -> None:
         self._decode, self._prefill = a_member(Role.DECODE), a_member(Role.PREFILL)

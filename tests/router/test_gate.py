@@ -11,7 +11,7 @@ import pytest
 
 from router.access.caller import ANYBODY, narrowed
 from router.access.gate import Gate
-from router.access.keys import KeyFile, draw_key
+from router.access.keys import KeyFile, generate_key
 from router.errors import Forbidden, OverQuota, Unauthenticated, Unavailable
 from router.requests.request import RequestDraft
 from wire.traits import RequestTraits
@@ -36,7 +36,7 @@ def make_gate(tmp_path: Path) -> MakeGate:
     """A gate with one key, of these further settings; and that key."""
 
     def make(settings: str) -> tuple[Gate, str]:
-        key, hashed = draw_key()
+        key, hashed = generate_key()
         path = tmp_path / "keys.yaml"
         path.write_text(f"alice: {{hash: '{hashed}'{settings}}}")
         return Gate(KeyFile(str(path)), clock=lambda: 0.0), f"Bearer {key}"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from router.access.keys import KeyFile, KeyRing, draw_key, read_keys
+from router.access.keys import KeyFile, KeyRing, generate_key, read_keys
 from router.errors import StartError
 
 pytestmark = pytest.mark.quick
@@ -24,9 +24,9 @@ def a_ring(folder: Path, text: str) -> KeyRing:
 
 
 def test_a_key_is_known_by_its_hash_alone(tmp_path: Path) -> None:
-    key, hashed = draw_key()
+    key, hashed = generate_key()
     assert key not in hashed
-    ring = a_ring(tmp_path, f"alice: {hashed}\nbob: {draw_key()[1]}")
+    ring = a_ring(tmp_path, f"alice: {hashed}\nbob: {generate_key()[1]}")
     tenant = ring.find(key)
     assert tenant is not None
     assert tenant.name == "alice"
@@ -37,7 +37,7 @@ def test_a_key_is_known_by_its_hash_alone(tmp_path: Path) -> None:
 
 
 def test_two_keys_serve_one_name_while_one_replaces_the_other(tmp_path: Path) -> None:
-    (old, old_hash), (new, new_hash) = draw_key(), draw_key()
+    (old, old_hash), (new, new_hash) = generate_key(), generate_key()
     ring = a_ring(tmp_path, f"alice: {{hash: [{old_hash}, {new_hash}], concurrency: 3}}")
     found = [ring.find(old), ring.find(new)]
     assert [tenant.name for tenant in found if tenant] == ["alice", "alice"]
@@ -45,7 +45,7 @@ def test_two_keys_serve_one_name_while_one_replaces_the_other(tmp_path: Path) ->
 
 
 def test_every_key_has_a_salt_of_its_own_and_a_group_has_one_together(tmp_path: Path) -> None:
-    keys = [draw_key() for _ in range(4)]
+    keys = [generate_key() for _ in range(4)]
     ring = a_ring(
         tmp_path,
         f"""
@@ -66,7 +66,7 @@ c: {{hash: {keys[3][1]}, share_group: team}}
 
 
 def test_salts_are_the_same_in_every_router_that_reads_the_file(tmp_path: Path) -> None:
-    key, hashed = draw_key()
+    key, hashed = generate_key()
     found = [a_ring(tmp_path, f"alice: {hashed}").find(key) for _ in range(2)]
     assert found[0] is not None
     assert found[1] is not None
@@ -109,7 +109,7 @@ def rewrite(path: Path, text: str) -> None:
 
 
 def test_a_changed_file_holds_a_second_later(tmp_path: Path) -> None:
-    (old, old_hash), (new, new_hash) = draw_key(), draw_key()
+    (old, old_hash), (new, new_hash) = generate_key(), generate_key()
     path = a_file(tmp_path, f"alice: {old_hash}")
     keys = KeyFile(str(path))
     assert keys.ring(10.0).find(old)
@@ -122,7 +122,7 @@ def test_a_changed_file_holds_a_second_later(tmp_path: Path) -> None:
 def test_a_broken_or_missing_new_file_leaves_the_keys_and_says_so_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    key, hashed = draw_key()
+    key, hashed = generate_key()
     path = a_file(tmp_path, f"alice: {hashed}")
     keys = KeyFile(str(path))
     rewrite(path, "alice: nonsense")

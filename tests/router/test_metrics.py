@@ -10,7 +10,7 @@ import grpc
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from router.metrics import reaching_to
+from router.metrics import extended_to
 from tests.router.conftest import Stage, StartStage
 from tests.router.fake_worker import LAYOUT
 from tests.router.test_generate import generate
@@ -99,4 +99,4 @@ async def test_histograms_reach_to_the_longest_time_of_a_request(start_stage: St
 def test_further_buckets_end_where_requests_do(
     longest_s: float, expected: tuple[float, ...]
 ) -> None:
-    assert reaching_to(longest_s, (1, 2.5)) == expected
+    assert extended_to(longest_s, (1, 2.5)) == expected

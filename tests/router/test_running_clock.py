@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from router.fleet.running_clock import BEAT_S, STILL_S, RunningClock
+from router.fleet.running_clock import READ_INTERVAL_S, STANDSTILL_S, RunningClock
 
 pytestmark = pytest.mark.quick
 
@@ -36,7 +36,7 @@ def run(wall: Wall, clock: RunningClock, seconds: float) -> None:
     """The process runs: the clock is read again and again."""
     end = wall.now + seconds
     while wall.now < end:
-        wall.now = min(end, wall.now + BEAT_S)
+        wall.now = min(end, wall.now + READ_INTERVAL_S)
         clock.now()
 
 
@@ -47,8 +47,8 @@ def test_while_the_process_runs_time_passes(wall: Wall, clock: RunningClock) -> 
 
 
 def test_a_long_step_of_the_event_loop_is_no_standstill(wall: Wall, clock: RunningClock) -> None:
-    wall.now += STILL_S
-    assert clock.now() == 1000.0 + STILL_S
+    wall.now += STANDSTILL_S
+    assert clock.now() == 1000.0 + STANDSTILL_S
     assert clock.since_standstill_s() is None
 
 

@@ -12,7 +12,7 @@ import pytest
 from tokenizers import Tokenizer
 
 import router.answers.grammar_checks
-from router.answers.grammar_checks import MAX_CHECKS, Wanted
+from router.answers.grammar_checks import MAX_CHECKS, GrammarSpec
 from router.answers.structured import Structured
 from router.config import RouterConfig
 from router.errors import Overloaded, StartError
@@ -219,7 +219,7 @@ async def test_so_many_grammars_are_checked_at_a_time(
     checks = stage.model.structured.checks
     monkeypatch.setattr(checks, "_num_checks", MAX_CHECKS)
     with pytest.raises(Overloaded, match=f"{MAX_CHECKS} grammars"):
-        await checks.check(Wanted(Grammar(GrammarKind.REGEX, "z"), ""))
+        await checks.check(GrammarSpec(Grammar(GrammarKind.REGEX, "z"), ""))
 
 
 async def test_what_only_a_worker_finds_wrong_is_the_clients_fault_too(stage: Stage) -> None:

@@ -31,11 +31,11 @@ from router.answers.tool_calls.first_call import FirstCallOnly
 from router.answers.tool_calls.formats import FORMATS, ToolFormat, find_format
 from router.answers.tool_calls.hermes import HermesScanner
 from router.answers.tool_calls.llama3 import Llama3Scanner
-from router.answers.tool_calls.mistral import MistralScanner, draw_mistral_id
+from router.answers.tool_calls.mistral import MistralScanner, random_mistral_id
 from router.answers.tool_calls.nemotron import NemotronScanner
 from router.answers.tool_calls.pythonic import PythonicScanner
 from router.answers.tool_calls.qwen_coder import QwenCoderScanner, converted
-from router.answers.tool_calls.scanner import CallScanner, draw_call_id
+from router.answers.tool_calls.scanner import CallScanner, random_call_id
 from router.errors import StartError
 from tests.grammar.families import END, byte_level
 from wire.sampling import Grammar, GrammarKind
@@ -260,8 +260,8 @@ def test_no_cutting_changes_what_is_told(format_: str, data: st.DataObject) -> N
 def test_arguments_are_told_while_they_are_written() -> None:
     scanner = HermesScanner()
     scanner.push('<tool_call>{"name": "add", "arguments": {"text": "', done=False)
-    told = [scanner.push(word, done=False).tool_calls for word in ("one ", "two ", "three ")]
-    assert [call.arguments for calls in told for call in calls] == ["one ", "two ", "three "]
+    emitted = [scanner.push(word, done=False).tool_calls for word in ("one ", "two ", "three ")]
+    assert [call.arguments for calls in emitted for call in calls] == ["one ", "two ", "three "]
 
 
 def test_text_is_told_at_once_but_for_what_may_begin_a_mark() -> None:
@@ -271,10 +271,10 @@ def test_text_is_told_at_once_but_for_what_may_begin_a_mark() -> None:
 
 
 def test_ids_are_as_each_family_expects_them() -> None:
-    assert draw_call_id().startswith("call_")
-    assert draw_call_id() != draw_call_id()
-    assert len(draw_mistral_id()) == 9
-    assert draw_mistral_id().isalnum()
+    assert random_call_id().startswith("call_")
+    assert random_call_id() != random_call_id()
+    assert len(random_mistral_id()) == 9
+    assert random_mistral_id().isalnum()
 
 
 ENFORCED = [each for each in FORMATS.values() if each.enforce is not None]
@@ -455,12 +455,12 @@ def test_the_tokens_that_a_model_writes_a_call_with_follow_its_grammar(
     vocabulary = read_vocabulary(tmp_path / "tokenizer.json", tokenizer.get_vocab_size(), [end])
     special = vocabulary.special_tokens
 
-    def spell(mark: str) -> str:
+    def write_mark(mark: str) -> str:
         return f"<[{special[mark]}]>" if mark in special else json.dumps(mark)
 
     assert format_.enforce is not None
     preface = thought("<think>", "</think>", special, begun=False) if thinks else ""
-    lark = format_.enforce([ADD], spell, several=True)
+    lark = format_.enforce([ADD], write_mark, several=True)
     matcher = compile_grammar(Grammar(GrammarKind.LARK, lark, preface), vocabulary)
     before = "<think>\nI must call <b>\n</think>\n\n" if thinks else ""
     ids = tokenizer.encode(before + NATURAL[format_.name], add_special_tokens=False).ids

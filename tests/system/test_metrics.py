@@ -18,7 +18,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from router.access.keys import draw_key
+from router.access.keys import generate_key
 from tests.metric_rules import problems, promtool, promtool_problems
 from tests.system.clusters import LOOPBACK
 from tests.system.shells import BIN, Shell, children_of
@@ -41,7 +41,7 @@ SETTINGS: dict[str, Any] = {
 Outcomes = Counter[tuple[str, str]]
 
 
-class Doors:
+class PublicServers:
     """A cluster's doors, with the keys of a client, and of one with a small quota."""
 
     def __init__(self, shell: Shell, found: dict[str, str], keys: dict[str, str]) -> None:
@@ -66,14 +66,14 @@ def _page(url: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def doors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doors]:
+def doors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PublicServers]:
     with _running(tmp_path_factory.mktemp("metrics")) as found:
         yield found
 
 
 @contextmanager
-def _running(folder: Path) -> Iterator[Doors]:
-    drawn = {name: draw_key() for name in ("client", "poor")}
+def _running(folder: Path) -> Iterator[PublicServers]:
+    drawn = {name: generate_key() for name in ("client", "poor")}
     lines = {name: {"hash": hashed} for name, (_, hashed) in drawn.items()}
     (folder / "keys.yaml").write_text(
         yaml.safe_dump({**lines, "poor": {**lines["poor"], "requests_per_minute": 1}})
@@ -85,7 +85,7 @@ def _running(folder: Path) -> Iterator[Doors]:
     try:
         at = dict(re.findall(r"(grpc|http|admin) (\S+:\d+)", shell.line_with("^router-0").string))
         shell.line_with("^ready")
-        yield Doors(shell, at, {name: key for name, (key, _) in drawn.items()})
+        yield PublicServers(shell, at, {name: key for name, (key, _) in drawn.items()})
     finally:
         shell.end(signal.SIGTERM)
 
@@ -95,7 +95,7 @@ class HttpClient:
 
     door = "http"
 
-    def __init__(self, doors: Doors) -> None:
+    def __init__(self, doors: PublicServers) -> None:
         self._doors = doors
         base_url = f"http://{doors.http}"
         self._http = httpx2.AsyncClient(base_url=base_url, trust_env=False, timeout=60)
@@ -139,7 +139,7 @@ class GrpcClient:
 
     door = "grpc"
 
-    def __init__(self, doors: Doors) -> None:
+    def __init__(self, doors: PublicServers) -> None:
         self._doors = doors
         self._channel = grpc.aio.insecure_channel(doors.grpc)
         self._stub = rpc.InferenceStub(self._channel)  # type: ignore[no-untyped-call]
@@ -187,7 +187,7 @@ class GrpcClient:
 
 
 @asynccontextmanager
-async def a_client(kind: type[HttpClient | GrpcClient], doors: Doors) -> AsyncIterator[Any]:
+async def a_client(kind: type[HttpClient | GrpcClient], doors: PublicServers) -> AsyncIterator[Any]:
     client = kind(doors)
     try:
         yield client
@@ -211,7 +211,7 @@ async def _send_all_kinds(client: Any) -> None:
     await client.whole("unauthenticated", key=None)
 
 
-async def _all_at_rest(doors: Doors) -> str:
+async def _all_at_rest(doors: PublicServers) -> str:
     """The scrape, once no request is under way."""
     async with asyncio.timeout(60):
         while True:
@@ -230,7 +230,7 @@ def _counts(scrape: str, name: str, *labels: str) -> Counter[tuple[str, ...]]:
     return +found
 
 
-async def test_the_metrics_have_every_request_by_how_it_ended(doors: Doors) -> None:
+async def test_the_metrics_have_every_request_by_how_it_ended(doors: PublicServers) -> None:
     async with a_client(HttpClient, doors) as http, a_client(GrpcClient, doors) as rpcs:
         for client in (http, rpcs):
             await _send_all_kinds(client)
@@ -264,7 +264,7 @@ async def test_the_metrics_have_every_request_by_how_it_ended(doors: Doors) -> N
     assert reasons.total() == doors.sent.total() - served
 
 
-def _decode_worker(doors: Doors) -> int:
+def _decode_worker(doors: PublicServers) -> int:
     (found,) = [
         process_id
         for process_id in children_of(doors.shell.process.pid)
@@ -273,7 +273,7 @@ def _decode_worker(doors: Doors) -> int:
     return found
 
 
-def test_scrapes_of_router_and_workers_keep_the_rules(doors: Doors) -> None:
+def test_scrapes_of_router_and_workers_keep_the_rules(doors: PublicServers) -> None:
     scrapes = [doors.scrape(), *doors.worker_scrapes()]
     assert len(scrapes) >= 2
     for scrape in scrapes:
@@ -283,7 +283,7 @@ def test_scrapes_of_router_and_workers_keep_the_rules(doors: Doors) -> None:
 
 
 @pytest.mark.skipif(promtool() is None, reason="no promtool on PATH, and none named by PROMTOOL")
-def test_promtool_finds_nothing_wrong_with_them(doors: Doors) -> None:
+def test_promtool_finds_nothing_wrong_with_them(doors: PublicServers) -> None:
     tool = promtool()
     assert tool is not None
     for scrape in (doors.scrape(), *doors.worker_scrapes()):

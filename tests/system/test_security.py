@@ -21,7 +21,7 @@ import pytest
 import yaml
 
 from cluster.bundled import BUNDLED_MODEL
-from router.access.keys import draw_key
+from router.access.keys import generate_key
 from runtime.session import SessionClosed, open_session
 from tests.certificates import Authority
 from tests.system.clusters import ARITHMETIC, LOOPBACK, a_client, a_cluster, a_request, answer
@@ -131,7 +131,7 @@ async def test_routers_and_workers_speak_to_members_alone(
 
 
 async def test_no_key_finds_what_another_has_cached_unless_they_share(tmp_path: Path) -> None:
-    drawn = {name: draw_key() for name in ("alice", "bob", "carol", "dave")}
+    drawn = {name: generate_key() for name in ("alice", "bob", "carol", "dave")}
     entries = {name: {"hash": hashed} for name, (_, hashed) in drawn.items()}
     for name in ("carol", "dave"):
         entries[name]["share_group"] = "team"
@@ -154,7 +154,7 @@ async def test_no_key_finds_what_another_has_cached_unless_they_share(tmp_path: 
 
 
 def test_routers_behind_one_port_count_what_a_key_uses_together(tmp_path: Path) -> None:
-    key, hashed = draw_key()
+    key, hashed = generate_key()
     keys = tmp_path / "keys.yaml"
     keys.write_text(yaml.safe_dump({"alice": {"hash": hashed, "requests_per_minute": 6}}))
     settings = {**ARITHMETIC, "num_routers": 2, "router.keys_file": str(keys)}

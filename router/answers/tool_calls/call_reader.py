@@ -41,7 +41,7 @@ class JsonCallReader:
         self._piece = ""
         self._arguments = ""
         """Arguments that were not taken yet."""
-        self._told_any = False
+        self._emitted_any = False
 
     @property
     def done(self) -> bool:
@@ -69,10 +69,10 @@ class JsonCallReader:
         """New characters of the arguments; empty before the name is known."""
         if self.name is None:
             return ""
-        if self.done and not self._told_any and not self._arguments:
+        if self.done and not self._emitted_any and not self._arguments:
             self._arguments = "{}"
         taken, self._arguments = self._arguments, ""
-        self._told_any |= bool(taken)
+        self._emitted_any |= bool(taken)
         return taken
 
     def _read(self, character: str) -> None:

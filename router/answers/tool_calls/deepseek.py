@@ -4,7 +4,7 @@ name."""
 from __future__ import annotations
 
 from router.answers.tool_calls.call_reader import SPACE, JsonValueReader
-from router.answers.tool_calls.scanner import CallScanner, DrawId, draw_call_id
+from router.answers.tool_calls.scanner import CallScanner, MakeId, random_call_id
 
 LIST_BEGIN, LIST_END = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
 CALL_BEGIN, CALL_END = "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>"
@@ -24,17 +24,17 @@ class DeepSeekScanner(CallScanner):
     Any number of calls, between the marks of a list or without them.
     """
 
-    def __init__(self, draw_id: DrawId = draw_call_id) -> None:
-        super().__init__(draw_id)
+    def __init__(self, make_id: MakeId = random_call_id) -> None:
+        super().__init__(make_id)
         self._mark = ""
         self._value = JsonValueReader()
 
     def outside(self, done: bool) -> bool:
-        mark = self.tell_up_to((LIST_BEGIN, CALL_BEGIN), done)
+        mark = self.emit_until((LIST_BEGIN, CALL_BEGIN), done)
         if mark is None:
             return False
         self._mark = mark
-        return self.go(self._opened)
+        return self.then(self._opened)
 
     def _opened(self, done: bool) -> bool:
         """After a mark: expect a call's head, or the mark of a call."""
@@ -48,7 +48,7 @@ class DeepSeekScanner(CallScanner):
                 return False
             else:
                 return self._no_call()
-        return self.go(self._head)
+        return self.then(self._head)
 
     def _head(self, done: bool) -> bool:
         """The name, and everything up to the arguments."""
@@ -63,26 +63,26 @@ class DeepSeekScanner(CallScanner):
         self.begin_call(name.strip())
         self.drop(start)
         self._value = JsonValueReader()
-        return self.go(self._arguments)
+        return self.then(self._arguments)
 
     def _no_call(self) -> bool:
-        self.tell_text(self._mark)
-        return self.go(self.outside)
+        self.emit_text(self._mark)
+        return self.then(self.outside)
 
     def _arguments(self, done: bool) -> bool:
-        return self.tell_value(self._value) and self.go(self._fenced)
+        return self.emit_value(self._value) and self.then(self._fenced)
 
     def _fenced(self, done: bool) -> bool:
         """After the arguments: the end of the fence, and of the call."""
-        return self.skip_one_of(("```", CALL_END), done) and self.go(self._behind)
+        return self.skip_one_of(("```", CALL_END), done) and self.then(self._after_call)
 
-    def _behind(self, done: bool) -> bool:
+    def _after_call(self, done: bool) -> bool:
         """Another call, or the end of the list."""
         if not self.skip_one_of((CALL_END, LIST_END), done):
             return False
         if self.pending.startswith(CALL_BEGIN):
             self._mark = ""
-            return self.go(self._opened)
+            return self.then(self._opened)
         if CALL_BEGIN.startswith(self.pending) and not done:
             return False
-        return self.go(self.outside)
+        return self.then(self.outside)

@@ -10,7 +10,7 @@ from grammar.json_schema.prepare import prepared
 from grammar.lark import quoted
 from router.answers.tool_calls import deepseek
 
-Spell = Callable[[str], str]
+WriteMark = Callable[[str], str]
 """Writes a mark in Lark: as a special token if the model has one of that name, else as text."""
 
 Tool = Mapping[str, Any]
@@ -19,8 +19,8 @@ Tool = Mapping[str, Any]
 JSON_SPACE = "[ \\n]{1,16}"
 
 
-def hermes(tools: Sequence[Tool], spell: Spell, *, several: bool) -> str:
-    opening, closing = spell("<tool_call>"), spell("</tool_call>")
+def hermes(tools: Sequence[Tool], write_mark: WriteMark, *, several: bool) -> str:
+    opening, closing = write_mark("<tool_call>"), write_mark("</tool_call>")
 
     def call(name: str, arguments: str) -> str:
         head = '\n{"name": ' + json.dumps(name) + ', "arguments": '
@@ -29,7 +29,7 @@ def hermes(tools: Sequence[Tool], spell: Spell, *, several: bool) -> str:
     return _lark(listed("call", "\n", several), tools, call)
 
 
-def llama3_json(tools: Sequence[Tool], spell: Spell, *, several: bool) -> str:
+def llama3_json(tools: Sequence[Tool], write_mark: WriteMark, *, several: bool) -> str:
     return _lark(
         listed("call", "; ", several),
         tools,
@@ -37,17 +37,17 @@ def llama3_json(tools: Sequence[Tool], spell: Spell, *, several: bool) -> str:
     )
 
 
-def mistral_list(tools: Sequence[Tool], spell: Spell, *, several: bool) -> str:
+def mistral_list(tools: Sequence[Tool], write_mark: WriteMark, *, several: bool) -> str:
     calls = listed("call", ", ", several)
     return _lark(
-        " ".join([spell("[TOOL_CALLS]"), quoted("["), calls, quoted("]")]),
+        " ".join([write_mark("[TOOL_CALLS]"), quoted("["), calls, quoted("]")]),
         tools,
         lambda name, arguments: _object(name, "arguments", arguments),
     )
 
 
-def mistral_named(tools: Sequence[Tool], spell: Spell, *, several: bool) -> str:
-    opening, between = spell("[TOOL_CALLS]"), spell("[ARGS]")
+def mistral_named(tools: Sequence[Tool], write_mark: WriteMark, *, several: bool) -> str:
+    opening, between = write_mark("[TOOL_CALLS]"), write_mark("[ARGS]")
     return _lark(
         "call+" if several else "call",
         tools,
@@ -55,8 +55,8 @@ def mistral_named(tools: Sequence[Tool], spell: Spell, *, several: bool) -> str:
     )
 
 
-def nemotron(tools: Sequence[Tool], spell: Spell, *, several: bool) -> str:
-    opening, closing = spell("<TOOLCALL>"), spell("</TOOLCALL>")
+def nemotron(tools: Sequence[Tool], write_mark: WriteMark, *, several: bool) -> str:
+    opening, closing = write_mark("<TOOLCALL>"), write_mark("</TOOLCALL>")
     calls = listed("call", ", ", several)
     return _lark(
         " ".join([opening, quoted("["), calls, quoted("]"), closing]),
@@ -65,34 +65,38 @@ def nemotron(tools: Sequence[Tool], spell: Spell, *, several: bool) -> str:
     )
 
 
-def deepseek_v3(tools: Sequence[Tool], spell: Spell, *, several: bool) -> str:
+def deepseek_v3(tools: Sequence[Tool], write_mark: WriteMark, *, several: bool) -> str:
     """Grammar for V3 and R1, with the arguments in a fence."""
 
     def call(name: str, arguments: str) -> str:
-        head = [spell(deepseek.CALL_BEGIN), quoted(deepseek.KIND), spell(deepseek.SEPARATOR)]
+        head = [
+            write_mark(deepseek.CALL_BEGIN),
+            quoted(deepseek.KIND),
+            write_mark(deepseek.SEPARATOR),
+        ]
         fence = [quoted(f"{name}\n```json\n"), arguments, quoted("\n```")]
-        return " ".join([*head, *fence, spell(deepseek.CALL_END)])
+        return " ".join([*head, *fence, write_mark(deepseek.CALL_END)])
 
-    return _deepseek(tools, spell, call, "\n", several=several)
+    return _deepseek(tools, write_mark, call, "\n", several=several)
 
 
-def deepseek_v31(tools: Sequence[Tool], spell: Spell, *, several: bool) -> str:
+def deepseek_v31(tools: Sequence[Tool], write_mark: WriteMark, *, several: bool) -> str:
     def call(name: str, arguments: str) -> str:
-        head = [spell(deepseek.CALL_BEGIN), quoted(name), spell(deepseek.SEPARATOR)]
-        return " ".join([*head, arguments, spell(deepseek.CALL_END)])
+        head = [write_mark(deepseek.CALL_BEGIN), quoted(name), write_mark(deepseek.SEPARATOR)]
+        return " ".join([*head, arguments, write_mark(deepseek.CALL_END)])
 
-    return _deepseek(tools, spell, call, "", several=several)
+    return _deepseek(tools, write_mark, call, "", several=several)
 
 
 def _deepseek(
     tools: Sequence[Tool],
-    spell: Spell,
+    write_mark: WriteMark,
     call: Callable[[str, str], str],
     between: str,
     *,
     several: bool,
 ) -> str:
-    begin, end = spell(deepseek.LIST_BEGIN), spell(deepseek.LIST_END)
+    begin, end = write_mark(deepseek.LIST_BEGIN), write_mark(deepseek.LIST_END)
     return _lark(" ".join([begin, listed("call", between, several), end]), tools, call)
 
 

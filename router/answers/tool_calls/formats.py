@@ -8,7 +8,7 @@ from typing import Protocol
 
 from router.answers.tool_calls import deepseek, enforced
 from router.answers.tool_calls.deepseek import DeepSeekScanner
-from router.answers.tool_calls.enforced import Spell, Tool
+from router.answers.tool_calls.enforced import Tool, WriteMark
 from router.answers.tool_calls.hermes import HermesScanner
 from router.answers.tool_calls.llama3 import PYTHON_TAG, Llama3Scanner
 from router.answers.tool_calls.mistral import ARGUMENTS, CALL_ID, OPENING, MistralScanner
@@ -23,7 +23,7 @@ from router.errors import StartError
 class Enforce(Protocol):
     """Builds the grammar of one call, or with `several` of one or more."""
 
-    def __call__(self, tools: Sequence[Tool], spell: Spell, *, several: bool) -> str: ...
+    def __call__(self, tools: Sequence[Tool], write_mark: WriteMark, *, several: bool) -> str: ...
 
 
 @dataclass(frozen=True)

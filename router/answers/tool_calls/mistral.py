@@ -7,7 +7,7 @@ import secrets
 import string
 
 from router.answers.tool_calls.call_reader import SPACE, JsonValueReader
-from router.answers.tool_calls.scanner import CallScanner, DrawId, JsonCall
+from router.answers.tool_calls.scanner import CallScanner, JsonCall, MakeId
 
 OPENING = "[TOOL_CALLS]"
 ARGUMENTS = "[ARGS]"
@@ -17,7 +17,7 @@ MAX_NAME = 128
 """Maximum number of characters from the mark to the arguments."""
 
 
-def draw_mistral_id() -> str:
+def random_mistral_id() -> str:
     """An id as Mistral's chat templates require it: nine letters and digits."""
     return "".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(9))
 
@@ -25,18 +25,18 @@ def draw_mistral_id() -> str:
 class MistralScanner(CallScanner):
     """Both formats, distinguished by the text after the mark."""
 
-    def __init__(self, draw_id: DrawId = draw_mistral_id) -> None:
-        super().__init__(draw_id)
+    def __init__(self, make_id: MakeId = random_mistral_id) -> None:
+        super().__init__(make_id)
         self._mark = OPENING
         self._call = JsonCall(self, OPENING)
         self._value = JsonValueReader()
 
     def outside(self, done: bool) -> bool:
-        mark = self.tell_up_to((OPENING,), done)
+        mark = self.emit_until((OPENING,), done)
         if mark is None:
             return False
         self._mark = mark
-        return self.go(self._opened)
+        return self.then(self._opened)
 
     def _opened(self, done: bool) -> bool:
         num_blanks = len(self.pending) - len(self.pending.lstrip(SPACE))
@@ -44,32 +44,32 @@ class MistralScanner(CallScanner):
         self.drop(num_blanks)
         if not self.pending:
             if done:
-                self.tell_text(self._mark)
+                self.emit_text(self._mark)
             return False
         if self.pending[0] == "[":
             self.drop(1)
             self._mark += "["
-            return self.go(self._expect)
-        return self.go(self._expect if self.pending[0] == "{" else self._named)
+            return self.then(self._expect)
+        return self.then(self._expect if self.pending[0] == "{" else self._named)
 
     def _expect(self, done: bool) -> bool:
         self._call = JsonCall(self, self._mark)
-        return self.go(self._inside)
+        return self.then(self._inside)
 
     def _inside(self, done: bool) -> bool:
-        return self.go_behind(self._call, done, self._listed)
+        return self.read_call(self._call, done, self._listed)
 
     def _listed(self, done: bool) -> bool:
         """After a call of the list: another one, or the list's end."""
-        if not self.skip_blanks():
+        if not self.skip_whitespace():
             return False
         if self.pending[0] == ",":
             self.drop(1)
             self._mark = ","
-            return self.go(self._expect)
+            return self.then(self._expect)
         if self.pending[0] == "]":
             self.drop(1)
-        return self.go(self._behind)
+        return self.then(self._after_call)
 
     def _named(self, done: bool) -> bool:
         """The name, up to the arguments after [ARGS] or directly after the name."""
@@ -79,15 +79,15 @@ class MistralScanner(CallScanner):
         head = self.pending[: max(start, 0)]
         name = head.partition(ARGUMENTS)[0].partition(CALL_ID)[0].strip()
         if not (0 <= start <= MAX_NAME and NAME.fullmatch(name)):
-            self.tell_text(self._mark)
-            return self.go(self.outside)
+            self.emit_text(self._mark)
+            return self.then(self.outside)
         self.begin_call(name)
         self.drop(start)
         self._value = JsonValueReader()
-        return self.go(self._arguments)
+        return self.then(self._arguments)
 
     def _arguments(self, done: bool) -> bool:
-        return self.tell_value(self._value) and self.go(self._behind)
+        return self.emit_value(self._value) and self.then(self._after_call)
 
-    def _behind(self, done: bool) -> bool:
-        return self.skip_blanks() and self.go(self.outside)
+    def _after_call(self, done: bool) -> bool:
+        return self.skip_whitespace() and self.then(self.outside)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import json
 
-from router.answers.tool_calls.scanner import CallScanner, DrawId, draw_call_id
+from router.answers.tool_calls.scanner import CallScanner, MakeId, random_call_id
 
 Calls = list[tuple[str, str]]
 """Pairs of a name and its arguments as JSON."""
@@ -15,8 +15,8 @@ class PythonicScanner(CallScanner):
     """The whole answer is a list of calls, or none of it; calls are emitted when the list is
     complete."""
 
-    def __init__(self, known: frozenset[str], draw_id: DrawId = draw_call_id) -> None:
-        super().__init__(draw_id)
+    def __init__(self, known: frozenset[str], make_id: MakeId = random_call_id) -> None:
+        super().__init__(make_id)
         self._known = known
         self._read = 0
         self._depth = 0
@@ -27,24 +27,24 @@ class PythonicScanner(CallScanner):
         """Emit text at once that does not begin with a bracket."""
         text = self.pending.lstrip()
         if text.startswith("["):
-            return self.go(self._inside)
+            return self.then(self._inside)
         if text or done:
-            return self.go(self._telling)
+            return self.then(self._emitting)
         return False
 
-    def _telling(self, done: bool) -> bool:
-        self.tell_pending()
+    def _emitting(self, done: bool) -> bool:
+        self.emit_pending()
         return False
 
     def _inside(self, done: bool) -> bool:
         while self._read < len(self.pending):
-            self._look_at(self.pending[self._read])
+            self._track_nesting(self.pending[self._read])
             self._read += 1
             if self._depth == 0 and self.pending[self._read - 1] == "]":
                 return self._end_list()
-        return done and self.go(self._telling)
+        return done and self.then(self._emitting)
 
-    def _look_at(self, character: str) -> None:
+    def _track_nesting(self, character: str) -> None:
         if self._escaped:
             self._escaped = False
         elif self._quote is not None:
@@ -60,14 +60,14 @@ class PythonicScanner(CallScanner):
     def _end_list(self) -> bool:
         calls = try_calls(self.pending[: self._read].lstrip(), self._known)
         if calls is None:
-            return self.go(self._telling)
+            return self.then(self._emitting)
         for name, arguments in calls:
             self.begin_call(name, arguments)
         self.drop(self._read)
-        return self.go(self._behind)
+        return self.then(self._after_call)
 
-    def _behind(self, done: bool) -> bool:
-        return self.skip_blanks() and self.go(self._telling)
+    def _after_call(self, done: bool) -> bool:
+        return self.skip_whitespace() and self.then(self._emitting)
 
 
 def try_calls(source: str, known: frozenset[str]) -> Calls | None:

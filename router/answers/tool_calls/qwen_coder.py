@@ -13,7 +13,7 @@ from typing import Any
 
 from grammar.json_schema.references import resolved
 from router.answers.tool_calls.enforced import Tool
-from router.answers.tool_calls.scanner import CallScanner, DrawId, draw_call_id
+from router.answers.tool_calls.scanner import CallScanner, MakeId, random_call_id
 
 OPENING, CLOSING = "<tool_call>", "</tool_call>"
 FUNCTION, FUNCTION_END = "<function=", "</function>"
@@ -28,8 +28,8 @@ MAX_KEY = 300
 class QwenCoderScanner(CallScanner):
     """Any number of calls of known tools, with text before, between and after them."""
 
-    def __init__(self, tools: Sequence[Tool], draw_id: DrawId = draw_call_id) -> None:
-        super().__init__(draw_id)
+    def __init__(self, tools: Sequence[Tool], make_id: MakeId = random_call_id) -> None:
+        super().__init__(make_id)
         self._schemas = {tool["function"]["name"]: properties_of(tool) for tool in tools}
         self._mark = ""
         self._schema: Mapping[str, Any] = {}
@@ -40,13 +40,13 @@ class QwenCoderScanner(CallScanner):
 
     def outside(self, done: bool) -> bool:
         """Look for a call; models sometimes omit the outer tag."""
-        mark = self.tell_up_to((OPENING, FUNCTION), done)
+        mark = self.emit_until((OPENING, FUNCTION), done)
         if mark is None:
             return False
         self._mark = mark
         if mark.endswith(FUNCTION):
             self.pending, self._mark = FUNCTION + self.pending, mark.removesuffix(FUNCTION)
-        return self.go(self._head)
+        return self.then(self._head)
 
     def _head(self, done: bool) -> bool:
         found = HEAD.match(self.pending)
@@ -57,7 +57,7 @@ class QwenCoderScanner(CallScanner):
         self._schema, self._first = self._schemas[found[1]], True
         self.begin_call(found[1], "{")
         self.drop(found.end())
-        return self.go(self._parameters)
+        return self.then(self._parameters)
 
     def _may_be_head(self) -> bool:
         text = self.pending.lstrip()
@@ -67,23 +67,23 @@ class QwenCoderScanner(CallScanner):
 
     def _no_call(self) -> bool:
         """Emit as text what only looked like a call, so that it is not examined again."""
-        self.tell_text(self._mark)
+        self.emit_text(self._mark)
         text = self.pending.lstrip()
         if text.startswith(FUNCTION):
-            self.tell_pending(len(self.pending) - len(text) + len(FUNCTION))
-        return self.go(self.outside)
+            self.emit_pending(len(self.pending) - len(text) + len(FUNCTION))
+        return self.then(self.outside)
 
     def _parameters(self, done: bool) -> bool:
         """Before a parameter, or after the last one. A truncated call stays incomplete."""
-        if not self.skip_blanks():
+        if not self.skip_whitespace():
             return False
         found = KEY.match(self.pending)
         if found is not None and (done or found.end() < len(self.pending)):
             return self._begin_parameter(found)
         if not done and self._may_be_parameter():
             return False
-        self.tell_arguments("}")
-        return self.go(self._closing)
+        self.emit_arguments("}")
+        return self.then(self._closing)
 
     def _may_be_parameter(self) -> bool:
         text = self.pending
@@ -92,11 +92,11 @@ class QwenCoderScanner(CallScanner):
     def _begin_parameter(self, found: re.Match[str]) -> bool:
         key = found[1].strip()
         between = "" if self._first else ", "
-        self.tell_arguments(f"{between}{json.dumps(key, ensure_ascii=False)}: ")
+        self.emit_arguments(f"{between}{json.dumps(key, ensure_ascii=False)}: ")
         self._first, self._quoted = False, False
         self._value_schema = self._schema.get(key)
         self.drop(found.end())
-        return self.go(self._value)
+        return self.then(self._value)
 
     def _value(self, done: bool) -> bool:
         """Emit strings as they arrive, and other values when they are complete."""
@@ -104,28 +104,28 @@ class QwenCoderScanner(CallScanner):
         end = self.pending.find(PARAMETER_END)
         if end < 0:
             if text:
-                self._tell_text_value(0 if done else _num_of_end(self.pending))
+                self._emit_text_value(0 if done else _num_of_end(self.pending))
             return False
         value = self.pending[:end].removesuffix("\n")
         if text:
-            self._tell_text_value(len(self.pending) - len(value))
-            self.tell_arguments('"' if self._quoted else '""')
+            self._emit_text_value(len(self.pending) - len(value))
+            self.emit_arguments('"' if self._quoted else '""')
         else:
-            self.tell_arguments(converted(value, self._value_schema))
+            self.emit_arguments(converted(value, self._value_schema))
         self.drop(self.pending.find(PARAMETER_END) + len(PARAMETER_END))
-        return self.go(self._parameters)
+        return self.then(self._parameters)
 
-    def _tell_text_value(self, num_held: int) -> None:
-        """Emit all of the pending text but its last `num_held` characters."""
-        told = self.pending[: len(self.pending) - num_held]
-        if told:
+    def _emit_text_value(self, num_held_back: int) -> None:
+        """Emit all of the pending text but its last `num_held_back` characters."""
+        emitted = self.pending[: len(self.pending) - num_held_back]
+        if emitted:
             quote = "" if self._quoted else '"'
-            self.tell_arguments(quote + json.dumps(told, ensure_ascii=False)[1:-1])
+            self.emit_arguments(quote + json.dumps(emitted, ensure_ascii=False)[1:-1])
             self._quoted = True
-            self.drop(len(told))
+            self.drop(len(emitted))
 
     def _closing(self, done: bool) -> bool:
-        return self.skip_one_of((FUNCTION_END, CLOSING), done) and self.go(self.outside)
+        return self.skip_one_of((FUNCTION_END, CLOSING), done) and self.then(self.outside)
 
 
 def kinds(schema: Any) -> set[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from grammar import lark
 from grammar.errors import GrammarInvalid
-from router.answers.tool_calls.enforced import Spell, Tool, call_rules, enforced_schema, listed
+from router.answers.tool_calls.enforced import Tool, WriteMark, call_rules, enforced_schema, listed
 from router.answers.tool_calls.qwen_coder import kinds, properties_of
 
 VALUE_END = "\n</parameter>\n"
@@ -18,7 +18,7 @@ UNENFORCED = ("pattern", "format", "minLength", "maxLength")
 """Keywords for strings that cannot be enforced, since a string is any text up to its end tag."""
 
 
-def qwen_coder(tools: Sequence[Tool], spell: Spell, *, several: bool) -> str:
+def qwen_coder(tools: Sequence[Tool], write_mark: WriteMark, *, several: bool) -> str:
     """The grammar, with parameters in the order of the tool's properties.
 
     Raises GrammarInvalid if a `strict` tool restricts a string other than to an enumeration.
@@ -27,8 +27,8 @@ def qwen_coder(tools: Sequence[Tool], spell: Spell, *, several: bool) -> str:
     bodies = []
     for index, tool in enumerate(tools):
         head = f"\n<function={tool['function']['name']}>\n"
-        parts = [spell("<tool_call>"), lark.quoted(head), f"parameters_{index}"]
-        bodies.append(" ".join([*parts, lark.quoted("</function>\n"), spell("</tool_call>")]))
+        parts = [write_mark("<tool_call>"), lark.quoted(head), f"parameters_{index}"]
+        bodies.append(" ".join([*parts, lark.quoted("</function>\n"), write_mark("</tool_call>")]))
         rules += _parameters(f"parameters_{index}", tool)
     return "\n".join([*call_rules(listed("call", "\n", several), bodies), *rules]) + "\n"
 

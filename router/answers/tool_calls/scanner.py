@@ -10,10 +10,10 @@ from router.answers.answer import Parsed
 from router.answers.tool_calls.call_reader import SPACE, JsonCallReader, JsonValueReader
 from router.requests.request import ToolCallDelta
 
-DrawId = Callable[[], str]
+MakeId = Callable[[], str]
 
 
-def draw_call_id() -> str:
+def random_call_id() -> str:
     """A random id in OpenAI's format."""
     return f"call_{secrets.token_hex(12)}"
 
@@ -25,10 +25,10 @@ class CallScanner(ABC):
     another step may follow at once. Whitespace around a call is dropped.
     """
 
-    def __init__(self, draw_id: DrawId = draw_call_id) -> None:
+    def __init__(self, make_id: MakeId = random_call_id) -> None:
         self.pending = ""
         self.num_calls = 0
-        self._draw_id = draw_id
+        self._make_id = make_id
         self._step: Callable[[bool], bool] = self.outside
         self._text: list[str] = []
         self._deltas: list[ToolCallDelta] = []
@@ -45,7 +45,7 @@ class CallScanner(ABC):
     def outside(self, done: bool) -> bool:
         """The initial step, outside of calls."""
 
-    def go(self, step: Callable[[bool], bool]) -> bool:
+    def then(self, step: Callable[[bool], bool]) -> bool:
         """Set the next step."""
         self._step = step
         return True
@@ -53,28 +53,28 @@ class CallScanner(ABC):
     def drop(self, count: int) -> None:
         self.pending = self.pending[count:]
 
-    def tell_text(self, text: str) -> None:
+    def emit_text(self, text: str) -> None:
         if text:
             self._text.append(text)
 
-    def tell_pending(self, count: int | None = None) -> None:
+    def emit_pending(self, count: int | None = None) -> None:
         """Emit the first `count` pending characters as text, or all."""
         count = len(self.pending) if count is None else count
-        self.tell_text(self.pending[:count])
+        self.emit_text(self.pending[:count])
         self.drop(count)
 
     def begin_call(self, name: str, arguments: str = "") -> None:
         self._deltas.append(
-            ToolCallDelta(index=self.num_calls, id=self._draw_id(), name=name, arguments=arguments)
+            ToolCallDelta(index=self.num_calls, id=self._make_id(), name=name, arguments=arguments)
         )
         self.num_calls += 1
 
-    def tell_arguments(self, arguments: str) -> None:
+    def emit_arguments(self, arguments: str) -> None:
         """Emit more arguments of the current call."""
         if arguments:
             self._deltas.append(ToolCallDelta(index=self.num_calls - 1, arguments=arguments))
 
-    def tell_up_to(self, marks: Sequence[str], done: bool) -> str | None:
+    def emit_until(self, marks: Sequence[str], done: bool) -> str | None:
         """Emit text up to the first of the marks; remove and return the mark, with whitespace
         before it.
 
@@ -85,39 +85,39 @@ class CallScanner(ABC):
             (each for each in marks if found[each] >= 0), key=found.__getitem__, default=None
         )
         if mark is None:
-            held = 0 if done else max(num_held(self.pending, each) for each in marks)
-            self.tell_pending(len(self.pending) - held)
+            held = 0 if done else max(num_held_back(self.pending, each) for each in marks)
+            self.emit_pending(len(self.pending) - held)
             return None
-        self.tell_pending(len(self.pending[: found[mark]].rstrip(SPACE)))
+        self.emit_pending(len(self.pending[: found[mark]].rstrip(SPACE)))
         taken = self.pending[: self.pending.find(mark) + len(mark)]
         self.drop(len(taken))
         return taken
 
-    def go_behind(self, call: JsonCall, done: bool, step: Callable[[bool], bool]) -> bool:
+    def read_call(self, call: JsonCall, done: bool, step: Callable[[bool], bool]) -> bool:
         """Read more of a call; then continue with `step`, or outside if it was not a call."""
         complete = call.read(done)
-        return complete is not None and self.go(step if complete else self.outside)
+        return complete is not None and self.then(step if complete else self.outside)
 
-    def tell_value(self, value: JsonValueReader) -> bool:
+    def emit_value(self, value: JsonValueReader) -> bool:
         """Emit arguments up to the end of their value; True once it is complete."""
         taken = 0
         while taken < len(self.pending) and not value.done:
             value.read(self.pending[taken])
             taken += 1
-        self.tell_arguments(self.pending[:taken])
+        self.emit_arguments(self.pending[:taken])
         self.drop(taken)
         return value.done
 
     def skip_one_of(self, marks: Sequence[str], done: bool) -> bool:
         """Skip whitespace and these marks, in any order; False if more text is needed to decide."""
-        while self.skip_blanks():
+        while self.skip_whitespace():
             mark = next((each for each in marks if self.pending.startswith(each)), None)
             if mark is None:
                 return done or not any(each.startswith(self.pending) for each in marks)
             self.drop(len(mark))
         return False
 
-    def skip_blanks(self) -> bool:
+    def skip_whitespace(self) -> bool:
         """Skip whitespace; True if text remains."""
         self.pending = self.pending.lstrip(SPACE)
         return bool(self.pending)
@@ -142,25 +142,25 @@ class JsonCall:
         scanner, reader = self._scanner, self._reader
         scanner.drop(reader.feed(scanner.pending))
         if reader.name is not None:
-            self._tell(reader.name)
+            self._emit(reader.name)
         if reader.done and self._begun:
             return True
         if not (reader.done or reader.failed or done):
             return None
         if not self._begun:
-            scanner.tell_text(self._mark + reader.raw)
+            scanner.emit_text(self._mark + reader.raw)
         return False
 
-    def _tell(self, name: str) -> None:
+    def _emit(self, name: str) -> None:
         arguments = self._reader.take_arguments()
         if self._begun:
-            self._scanner.tell_arguments(arguments)
+            self._scanner.emit_arguments(arguments)
         else:
             self._scanner.begin_call(name, arguments)
             self._begun = True
 
 
-def num_held(text: str, mark: str) -> int:
+def num_held_back(text: str, mark: str) -> int:
     """Length of the longest suffix that may begin a mark, with the whitespace before it."""
     longest = next(
         (
