@@ -51,13 +51,14 @@ def main() -> int:
         tools=[TEMPERATURE_TOOL],
         tool_choice="required",
         parallel_tool_calls=False,
-        max_tokens=200,
+        max_tokens=300,
     )
     calling = asked.choices[0].message
     messages.append(calling.model_dump(exclude_none=True))
     for call in calling.tool_calls or []:
-        result = get_temperature(**json.loads(call.function.arguments))
-        print(f"{call.function.name}({call.function.arguments}) -> {json.dumps(result)}")
+        arguments = json.loads(call.function.arguments)
+        result = get_temperature(**arguments)
+        print(f"{call.function.name}({json.dumps(arguments)}) -> {json.dumps(result)}")
         messages.append(
             {"role": "tool", "tool_call_id": call.id, "content": json.dumps(result)},
         )
