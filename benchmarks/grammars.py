@@ -122,7 +122,9 @@ def an_engine(batch: int, grammar: Grammar | None) -> Engine:
     engine = Engine(runner, BlockPool(4096), DecodePolicy(), grammars)
     for number in range(batch):
         engine.add(a_sequence(str(number), grammar))
-    while engine.followers.unready or any(not sequence.decoding for sequence in engine.running):
+    while engine.grammar_sequences.unready or any(
+        not sequence.decoding for sequence in engine.running
+    ):
         engine.step()
     return engine
 

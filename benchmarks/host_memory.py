@@ -75,7 +75,7 @@ class Bench:
     def _step(self) -> None:
         started = time.perf_counter()
         self._engine.step()
-        if self._engine.landed:
+        if self._engine.completed_slices:
             self._engine.observe(time.perf_counter() - started)
 
 

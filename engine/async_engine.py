@@ -1,4 +1,4 @@
-"""An engine that plans and launches a step while the one before is still being computed."""
+"""An engine that schedules and launches a step while the one before is still being computed."""
 
 from __future__ import annotations
 
@@ -12,110 +12,110 @@ from engine.sequence import Sequence, Status
 
 
 class AsyncEngine(Engine):
-    """At most one step is under way between two calls.
+    """At most one step is in flight between two calls.
 
-    Until it has landed, its sequences count as computed, with a token that only the runner knows.
-    One that turns out to have ended takes part in one step too many: what that draws is dropped,
-    and its blocks go back when that step is over, since other writers know nothing of streams.
-    Who changes a sequence from outside settles first.
+    Until its results are known, its sequences count as computed, each with a token that only the
+    runner knows. A sequence that turns out to have ended takes part in one step too many: that
+    step's draw is dropped, and the blocks are freed when the step is over, since a transport that
+    wrote to them would not wait for the device. A caller that changes a sequence settles first.
     """
 
-    _flight: StepInFlight | None = None
+    _step: StepInFlight | None = None
 
     @property
-    def under_way(self) -> bool:
-        return self._flight is not None
+    def in_flight(self) -> bool:
+        return self._step is not None
 
     @property
     def may_go_ahead(self) -> bool:
-        return self._flight is None or self._flight.may_be_followed
+        return self._step is None or self._step.may_be_followed
 
     @property
     def busy(self) -> bool:
-        return self.under_way or super().busy
+        return self.in_flight or super().busy
 
     def step(self) -> list[SequenceProgress]:
         progress = [] if self.may_go_ahead else self.settle()
         return progress + super().step()
 
     def settle(self) -> list[SequenceProgress]:
-        return self._land(None)
+        return self._complete(None)
 
     def run(self, slices: list[Slice], on_layer: OnLayer | None = None) -> list[SequenceProgress]:
-        """Launch the slices as one batch; what is told is how far the step before has come."""
+        """Launch the slices as one batch, and return the results of the step before."""
         launched = None
         if slices:
             launched = StepInFlight.of(slices, self.runner.launch(slices, on_layer))
-        return self._land(launched)
+        return self._complete(launched)
 
     def hold(self, sequence: Sequence) -> None:
-        assert not sequence.num_flights, f"{sequence.attempt_id}: a step of it is under way"
+        assert not sequence.num_steps_in_flight, f"{sequence.attempt_id}: a step of it is in flight"
         super().hold(sequence)
 
-    def _land(self, following: StepInFlight | None) -> list[SequenceProgress]:
-        """The step under way is over, and `following` is the one that is under way now."""
-        landing, self._flight = self._flight, following
-        if landing is None:
-            self.landed = []
+    def _complete(self, following: StepInFlight | None) -> list[SequenceProgress]:
+        """Wait for the step in flight, and return its results; `following` takes its place."""
+        completed, self._step = self._step, following
+        if completed is None:
+            self.completed_slices = []
             return []
-        self.landed = list(landing.slices)
-        progress = [self._advance(*result) for result in landing.land()]
-        self.followers.follow()
-        self.pool.release(landing.leftovers)
+        self.completed_slices = list(completed.slices)
+        progress = [self._advance(*result) for result in completed.outcomes()]
+        self.grammar_sequences.follow()
+        self.pool.release(completed.freed_blocks)
         return progress
 
     def _ready(self) -> Seq[Sequence]:
-        if self._flight is None:
+        if self._step is None:
             return self.running
         return [sequence for sequence in self.running if not will_end(sequence)]
 
     def _release(self, sequence: Sequence) -> None:
-        if sequence.num_flights:
-            assert self._flight is not None
-            self._flight.leftovers += sequence.blocks
+        if sequence.num_steps_in_flight:
+            assert self._step is not None
+            self._step.freed_blocks += sequence.blocks
             sequence.blocks = []
         super()._release(sequence)
 
 
 @dataclass(slots=True)
 class StepInFlight:
-    """`collect` waits for the step's end."""
+    """A launched step; `collect` waits for its end."""
 
     slices: Seq[Slice]
     collect: Collect
-    leftovers: list[int] = field(default_factory=list)
-    """Blocks of sequences that ended before: the step still writes there."""
+    freed_blocks: list[int] = field(default_factory=list)
+    """Blocks of sequences that ended meanwhile: the step still writes to them."""
 
     @staticmethod
     def of(slices: Seq[Slice], collect: Collect) -> StepInFlight:
-        """A step that has just been launched: planning goes on as if it were over."""
-        for piece in slices:
-            sequence = piece.sequence
-            sequence.num_unknown += piece.num_sampled > 0
-            sequence.num_computed = piece.start + piece.num_known
-            sequence.num_flights += 1
+        """Mark a launched step's tokens as computed, so that the next one can be scheduled."""
+        for slice in slices:
+            sequence = slice.sequence
+            sequence.num_unknown += slice.num_sampled > 0
+            sequence.num_computed = slice.start + slice.num_known
+            sequence.num_steps_in_flight += 1
         return StepInFlight(slices, collect)
 
-    def land(self) -> Iterator[tuple[Slice, Outcome]]:
-        """Wait, and tell the results of all sequences that have not ended in the meantime."""
-        for piece, outcome in zip(self.slices, self.collect(), strict=True):
-            sequence = piece.sequence
-            sequence.num_flights -= 1
+    def outcomes(self) -> Iterator[tuple[Slice, Outcome]]:
+        """Wait, and yield the outcomes of all sequences that have not ended in the meantime."""
+        for slice, outcome in zip(self.slices, self.collect(), strict=True):
+            sequence = slice.sequence
+            sequence.num_steps_in_flight -= 1
             sequence.num_unknown -= len(drawn(outcome)) > 0
             if sequence.status is not Status.FINISHED:
-                yield piece, outcome
+                yield slice, outcome
 
     @property
     def may_be_followed(self) -> bool:
-        """False when this must be over before the next step is planned."""
-        return not any(piece.drafts or must_be_known(piece.sequence) for piece in self.slices)
+        """False when this step must be over before the next one is scheduled."""
+        return not any(slice.drafts or must_be_known(slice.sequence) for slice in self.slices)
 
 
 def must_be_known(sequence: Sequence) -> bool:
-    """True when the sequence's next step needs to know on the host what the one before drew."""
+    """True when the sequence's next step needs its last token on the host."""
     sampling = sequence.sampling
     return (
-        sequence.pinned  # blocks leave behind each step, and the first token goes with the last
+        sequence.pinned  # blocks are sent after each step, and the first token with the last
         or sequence.grammar is not None
         or (sampling.rules is not None and bool(sampling.rules.banned))
         or sampling.repetition_penalty != 1.0
@@ -125,6 +125,6 @@ def must_be_known(sequence: Sequence) -> bool:
 
 
 def will_end(sequence: Sequence) -> bool:
-    """True when the token that is under way is certainly the last."""
+    """True when the token in flight is certainly the last."""
     known_soon = sequence.num_output + sequence.num_unknown
     return sequence.num_unknown > 0 and known_soon >= sequence.sampling.max_tokens

@@ -1,4 +1,4 @@
-"""The engine: sequences in, tokens out, one step at a time, owned by one thread."""
+"""The engine: continuous batching over a paged KV cache, one step at a time, in one thread."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from wire.messages import FinishReason
 
 
 class SequenceProgress(msgspec.Struct, frozen=True, gc=False):
-    """What one step did for one sequence: its KV cache goes to `end` now, and `sampled` are its new
-    tokens. A finished one has given its blocks back, if unpinned."""
+    """A step's result for one sequence: its KV cache reaches to `end` now, `sampled` are its new
+    tokens. A finished sequence has given its blocks back, unless it is pinned."""
 
     sequence: Sequence
     start: int
@@ -60,11 +60,11 @@ class Engine:
         self.waiting = TenantQueue()
         self.running: list[Sequence] = []
         self.held: dict[AttemptId, Sequence] = {}
-        self._growth = BlockAllocator(self.running, self.waiting, self.memory, runner.layout)
-        self.followers = GrammarSequences(grammars)
+        self._allocator = BlockAllocator(self.running, self.waiting, self.memory, runner.layout)
+        self.grammar_sequences = GrammarSequences(grammars)
         self.block_size = runner.layout.block_size
-        self.landed: list[Slice] = []
-        """What the step computed whose end was told last; empty when none ended then."""
+        self.completed_slices: list[Slice] = []
+        """Slices of the step whose results were returned last; empty when none was."""
 
     @property
     def max_sequence_tokens(self) -> int:
@@ -73,17 +73,19 @@ class Engine:
 
     @property
     def num_preemptions(self) -> int:
-        return self._growth.num_preemptions
+        return self._allocator.num_preemptions
 
     @property
     def busy(self) -> bool:
-        return bool(self.running or self.waiting or self.followers.unready or self.memory.busy)
+        return bool(
+            self.running or self.waiting or self.grammar_sequences.unready or self.memory.busy
+        )
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence. Raises SequenceError when it could never run, GrammarsBusy."""
         check_sequence(sequence, self.max_sequence_tokens, self.runner.vocab_size)
         if sequence.sampling.grammar is not None:
-            self.followers.open(sequence)
+            self.grammar_sequences.open(sequence)
         else:
             self.waiting.add(sequence)
 
@@ -109,16 +111,16 @@ class Engine:
         self.running.append(sequence)
         self.memory.publish(sequence, sequence.num_computed)
         if sequence.sampling.grammar is not None:
-            self.followers.open(sequence)
+            self.grammar_sequences.open(sequence)
             self.hold(sequence)
 
     def try_hold_cached(self, sequence: Sequence) -> bool:
-        """Shorten a new sequence to the full blocks that are cached, and hold those.
+        """Shorten a new sequence to the full blocks that are cached, and hold it with those.
 
-        If some come from host memory, it is LOADING until `admit` returns it. False when there is
-        none.
+        If some come from host memory, it is LOADING until `admit` returns it. False when no block
+        is cached.
         """
-        if not self.memory.try_give_cached(sequence):
+        if not self.memory.try_allocate_cached(sequence):
             return False
         if sequence.status is Status.WAITING:
             self._hold_cached(sequence)
@@ -142,7 +144,7 @@ class Engine:
 
     def drop(self, sequence: Sequence) -> None:
         """End a sequence in whatever state; its blocks go back, and stay as prefix cache."""
-        unready = self.followers.forget(sequence)
+        unready = self.grammar_sequences.forget(sequence)
         match sequence.status:
             case Status.WAITING if not unready:
                 self.waiting.remove(sequence)
@@ -151,33 +153,37 @@ class Engine:
             case Status.HELD:
                 del self.held[sequence.attempt_id]
             case Status.LOADING:
-                pass  # its memory knows it
+                pass  # `release` takes it out of the loads
             case Status.FINISHED:
                 return
         self._finish(sequence)
 
     def observe(self, seconds: float) -> None:
-        """What `landed` took so long."""
-        self.policy.observe(self.landed, seconds)
-        self.memory.observe(self.landed, seconds)
+        """Learn from a measurement: `completed_slices` took that many seconds."""
+        self.policy.observe(self.completed_slices, seconds)
+        self.memory.observe(self.completed_slices, seconds)
 
     def step(self) -> list[SequenceProgress]:
-        """One batch. Empty when nothing can run: no work, or no room until something ends."""
+        """Run one batch. Empty when nothing can run: no work, or no blocks until something ends."""
         self.admit()
         return self.run(self.schedule())
 
     def admit(self) -> list[Sequence]:
-        """Queue to running: reuse the cached prefix, and take all blocks of the known tokens.
+        """Move sequences from the queue to `running`: with their cached prefix, and with blocks for
+        all known tokens.
 
-        Those whose blocks are to be filled from host memory start when they are.
+        A sequence whose blocks are loaded from host memory starts when they have been loaded.
         """
-        if self.followers.unready:
+        if self.grammar_sequences.unready:
             self._queue_ready()
         filled = self.memory.poll()
-        for arrived in filled:
-            self._take_filled(arrived)
+        for loaded in filled:
+            self._start_loaded(loaded)
         started: list[Sequence] = []
-        while not self._growth.cramped and (sequence := self.waiting.first()) is not None:
+        while (
+            not self._allocator.waiting_for_blocks
+            and (sequence := self.waiting.first()) is not None
+        ):
             if not self._try_start(sequence, len(self.running) + len(started)):
                 break
             if sequence.status is Status.WAITING:
@@ -187,50 +193,50 @@ class Engine:
         return filled + started
 
     @property
-    def under_way(self) -> bool:
-        """True while a step has been launched whose end was not told; see engine.async_engine."""
+    def in_flight(self) -> bool:
+        """True while the results of a launched step are outstanding; see engine.async_engine."""
         return False
 
     @property
     def may_go_ahead(self) -> bool:
-        """False when what is under way must be settled before anything else happens."""
+        """False when the step in flight must be settled before the next one is scheduled."""
         return True
 
     def settle(self) -> list[SequenceProgress]:
-        """Wait for what is under way, and tell how far it has come."""
+        """Wait for the step in flight, and return its results."""
         return []
 
     def schedule(self) -> list[Slice]:
-        """What the policy wants computed next, with blocks to hold it."""
+        """Ask the policy for the next step, and allocate the blocks that it needs."""
         slices: list[Slice] = []
-        growth = self._growth
-        growth.cramped = False
-        for share in self.policy.plan(self._ready()):
-            sequence = share.sequence
-            if sequence.status is Status.RUNNING and growth.try_grow(share, slices):
-                slices.append(Slice(sequence, sequence.num_computed, share.count))
+        allocator = self._allocator
+        allocator.waiting_for_blocks = False
+        for scheduled in self.policy.plan(self._ready()):
+            sequence = scheduled.sequence
+            if sequence.status is Status.RUNNING and allocator.try_grow(scheduled, slices):
+                slices.append(Slice(sequence, sequence.num_computed, scheduled.count))
         return slices
 
     def run(self, slices: list[Slice], on_layer: OnLayer | None = None) -> list[SequenceProgress]:
-        """Compute the slices as one batch, and note how far each sequence has come."""
-        self.landed = slices
+        """Compute the slices as one batch, and return each sequence's progress."""
+        self.completed_slices = slices
         outcomes = self.runner.run(slices, on_layer) if slices else []
-        for piece in slices:
-            piece.sequence.num_computed = piece.start + piece.num_known
+        for slice in slices:
+            slice.sequence.num_computed = slice.start + slice.num_known
         progress = [self._advance(*pair) for pair in zip(slices, outcomes, strict=True)]
-        self.followers.follow()
+        self.grammar_sequences.follow()
         return progress
 
     def _try_start(self, sequence: Sequence, num_running: int) -> bool:
         num_running += self.memory.num_loading
         neighbours = chain(reversed(self.running), self.held.values())
-        if not self.memory.try_give(sequence, self.policy, num_running, neighbours):
+        if not self.memory.try_allocate(sequence, self.policy, num_running, neighbours):
             return False
         self.waiting.remove(sequence)
         return True
 
-    def _take_filled(self, sequence: Sequence) -> None:
-        """Host memory has filled its blocks."""
+    def _start_loaded(self, sequence: Sequence) -> None:
+        """Start a sequence whose blocks have been loaded from host memory."""
         if sequence.num_uncomputed == 0:
             self._hold_cached(sequence)
         else:
@@ -238,7 +244,7 @@ class Engine:
             self.running.append(sequence)
 
     def _begin(self, sequence: Sequence) -> None:
-        """Its blocks are there, with as much in them as could be had."""
+        """Let a sequence run that has its blocks, and in them what could be found in caches."""
         if sequence.num_output == 0:
             sequence.num_cached = sequence.num_computed
         if not sequence.preempted:
@@ -246,25 +252,25 @@ class Engine:
         sequence.preempted = False
         sequence.move(Status.RUNNING)
 
-    def _advance(self, piece: Slice, outcome: Outcome) -> SequenceProgress:
-        sequence, grammar = piece.sequence, piece.sequence.grammar
+    def _advance(self, slice: Slice, outcome: Outcome) -> SequenceProgress:
+        sequence, grammar = slice.sequence, slice.sequence.grammar
         if isinstance(outcome, Scored):
-            sequence.take_scores(piece.start, outcome.scores)
+            sequence.take_scores(slice.start, outcome.scores)
             outcome = outcome.draws
         if grammar is not None and grammar.error is not None:
-            return self._break(piece)
-        draws, finish, stop_token = self._take(sequence, accepted(piece.drafts, outcome))
-        end = piece.start + piece.num_known
-        if piece.drafts:
+            return self._break(slice)
+        draws, finish, stop_token = self._take(sequence, accepted(slice.drafts, outcome))
+        end = slice.start + slice.num_known
+        if slice.drafts:
             end += len(draws) - 1  # the other draws were drafts, whose cache has been computed
             sequence.num_computed = end
         if grammar is not None and draws and finish is None:
-            self.followers.drew(grammar, draws[-1].token)
+            self.grammar_sequences.add_drawn(grammar, draws[-1].token)
         if end // self.block_size > sequence.num_published:
             self.memory.publish(sequence, end)
         if finish is not None:
             self._end(sequence)
-        return SequenceProgress(sequence, piece.start, end, draws, finish, stop_token)
+        return SequenceProgress(sequence, slice.start, end, draws, finish, stop_token)
 
     def _take(
         self, sequence: Sequence, draws: Draws
@@ -277,26 +283,26 @@ class Engine:
                 return draws[:number], finish, stop_token
         return draws, None, None
 
-    def _break(self, piece: Slice) -> SequenceProgress:
-        """What was drawn follows no grammar, and nothing can follow it."""
-        self._end(piece.sequence)
-        self.followers.lose(piece.sequence)
-        return SequenceProgress(piece.sequence, piece.start, piece.end, ())
+    def _break(self, slice: Slice) -> SequenceProgress:
+        """End a sequence that cannot follow its grammar; the draw is dropped."""
+        self._end(slice.sequence)
+        self.grammar_sequences.fail(slice.sequence)
+        return SequenceProgress(slice.sequence, slice.start, slice.end, ())
 
     def _queue_ready(self) -> None:
-        """Who had to wait for a grammar goes where it belongs."""
-        for sequence in self.followers.ready():
+        """Sequences whose grammars are compiled go to the queue, or back to `running`."""
+        for sequence in self.grammar_sequences.ready():
             assert sequence.grammar is not None
             if sequence.grammar.error is not None:
                 self.drop(sequence)
-                self.followers.lose(sequence)
-            elif self.followers.forget(sequence) and sequence.status is Status.HELD:
+                self.grammar_sequences.fail(sequence)
+            elif self.grammar_sequences.forget(sequence) and sequence.status is Status.HELD:
                 self.resume(sequence)
             else:
                 self.waiting.add(sequence)
 
     def _ready(self) -> Seq[Sequence]:
-        """Who can take part in the next step."""
+        """Sequences that can take part in the next step."""
         return self.running
 
     def _end(self, sequence: Sequence) -> None:
@@ -316,8 +322,8 @@ class Engine:
 
 
 def check_sequence(sequence: Sequence, longest: int, vocab_size: int) -> None:
-    """Raises SequenceError for one of more than `longest` tokens in the end, or of tokens that the
-    model does not know."""
+    """Raises SequenceError when prompt and answer may exceed `longest` tokens, or when a token id
+    is outside the vocabulary."""
     if not 0 < sequence.num_prompt <= len(sequence.tokens):
         raise SequenceError(
             f"{sequence.attempt_id}: num_prompt is {sequence.num_prompt} of {len(sequence.tokens)} "

@@ -1,4 +1,4 @@
-"""What executes a step: the torch model, or the hand-computable one, behind one interface."""
+"""The runner interface: executes a step, with the torch model or the hand-computable one."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Slice(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def tokens(self) -> list[int]:
-        """The slice's tokens; without the one that a step under way draws, which is nowhere yet."""
+        """The slice's tokens, without the one that a step in flight draws."""
         known = self.sequence.tokens[self.start : self.start + self.count]
         return [*known, *self.drafts] if self.drafts else known
 
@@ -76,7 +76,7 @@ class Slice(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def num_scored(self) -> int:
-        """Leading tokens of the slice whose successors' log-probabilities are wanted."""
+        """Leading tokens of the slice whose successors' log-probabilities were asked for."""
         return self.sequence.num_scored(self.start, self.end)
 
 
@@ -100,7 +100,7 @@ class Scored(msgspec.Struct, frozen=True, gc=False):
 
 
 Outcome = Draws | Scored
-"""What a slice came to."""
+"""A slice's result."""
 
 Collect = Callable[[], Seq[Outcome]]
 """Waits for a step's end and returns one outcome a slice. Called once."""
@@ -135,7 +135,7 @@ class Runner(Protocol):
     """True when a launched step computes while the caller does something else."""
 
     def fit_num_blocks(self, cache_bytes: int | None, cache_fraction: float) -> int:
-        """How many blocks fit into `cache_bytes`, or else into that fraction of free memory."""
+        """Number of blocks that fit into `cache_bytes`, or else that fraction of free memory."""
         ...
 
     def allocate(self, num_blocks: int) -> CacheRegion:
@@ -143,15 +143,15 @@ class Runner(Protocol):
         ...
 
     def copy_block(self, source: int, target: int) -> None:
-        """Copy what the steps so far, launched ones included, have written to a block.
+        """Copy a block as all steps so far, launched ones included, leave it.
 
         When it returns, another owner may write to `source`.
         """
         ...
 
     def checksum(self, blocks: Seq[int], first: int) -> int:
-        """Checksum of these blocks' content, of which blocks[0] has the place `first` in its
-        sequence; computed where it lies; see kv_transfer.layout.checksum."""
+        """Checksum of these blocks' content, computed on the device; blocks[0] is block `first` of
+        its sequence. See kv_transfer.layout.checksum."""
         ...
 
     def run(self, slices: Seq[Slice], on_layer: OnLayer | None = None) -> Seq[Outcome]:
@@ -164,13 +164,13 @@ class Runner(Protocol):
         ...
 
     def launch(self, slices: Seq[Slice], on_layer: OnLayer | None = None) -> Collect:
-        """The same in two parts; the next step may be launched before this one is collected.
+        """`run` in two parts: the next step may be launched before this one is collected.
 
-        A slice of one token may then be of a token that the step before draws. Steps are
-        collected in their order. `on_layer` is called before this returns, if at all.
+        A slice may then consist of the one token that the step before draws. Steps are collected
+        in their order. `on_layer` is called before `launch` returns, if at all.
         """
         ...
 
     def close(self) -> None:
-        """End what computes elsewhere. Nothing is asked of the runner after this."""
+        """End processes of other ranks. The runner is not used after this."""
         ...

@@ -1,4 +1,4 @@
-"""A sequence: the engine's view of one request, owned by the thread that steps the engine."""
+"""A sequence: the engine's state of one request, owned by the thread that steps the engine."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Sequence:
     """Tokens, the blocks that hold their KV cache, and how far that cache has been computed.
 
     Invariant: 0 <= num_computed <= num_tokens, and `blocks` cover at least `num_computed` tokens.
-    The KV cache of tokens[:num_computed] is valid, or will be when the steps under way are over;
+    The KV cache of tokens[:num_computed] is valid, or will be when the steps in flight are over;
     tokens[num_computed:] are still to be computed. When all tokens are computed the runner samples
     the next one.
     """
@@ -47,9 +47,9 @@ class Sequence:
         "hashes",
         "num_cached",
         "num_computed",
-        "num_flights",
         "num_prompt",
         "num_published",
+        "num_steps_in_flight",
         "num_unknown",
         "pinned",
         "preempted",
@@ -81,22 +81,22 @@ class Sequence:
         self.num_cached = 0
         """Tokens whose KV cache was found, not computed, when the sequence first ran."""
         self.num_unknown = 0
-        """Tokens that steps under way draw: nobody knows them yet but the runner."""
-        self.num_flights = 0
-        """Steps under way that compute some of it."""
+        """Tokens that steps in flight sample: only the runner knows them yet."""
+        self.num_steps_in_flight = 0
+        """Launched steps that compute tokens of it and are not over."""
         self.num_published = 0
-        """Leading blocks whose content the pool knows by name."""
+        """Leading blocks that are in the prefix cache by their hash."""
         self.scores: list[TokenLogprob] = []
-        """Log-probabilities of the prompt's tokens from the second on, where they are wanted."""
+        """Log-probabilities of the prompt's tokens from the second on, if they were asked for."""
         self.pinned = False
         """True while a transfer reads the blocks: they must stay what they are."""
         self.preempted = False
         """True while it waits to be computed again."""
         self.status = Status.WAITING
         self.grammar: GrammarPath | None = None
-        """Where it stands in the grammar that its request asked for, if it did."""
+        """Position in the request's grammar, if it has one."""
         self.takes_best = _takes_best(sampling)
-        """True when a token of it is the best of its logits as they come, and that is all."""
+        """True for greedy sampling with nothing else to do: its next token is the argmax."""
 
     @property
     def num_output(self) -> int:
@@ -104,7 +104,7 @@ class Sequence:
 
     @property
     def num_tokens(self) -> int:
-        """With those that are being drawn."""
+        """Including tokens sampled on the device that the host has not seen."""
         return len(self.tokens) + self.num_unknown
 
     @property
@@ -120,26 +120,26 @@ class Sequence:
 
     @property
     def wants_scores(self) -> bool:
-        """True while log-probabilities of its prompt's tokens are wanted and not there."""
+        """True while prompt log-probabilities that were asked for are missing."""
         wanted = self.sampling.prompt_logprobs is not None
         return wanted and len(self.scores) < self.num_prompt - 1
 
     @property
     def num_reusable(self) -> int:
-        """Leading tokens whose cache may be found instead of computed: of the last one that is
-        known logits are needed, and of those whose successors' log-probabilities are wanted."""
+        """Leading tokens whose KV cache may come from the prefix cache. The last known token must
+        be computed for its logits, as must those whose successors' log-probabilities are wanted."""
         most = len(self.tokens) - 1
         return min(most, len(self.scores)) if self.wants_scores else most
 
     def num_scored(self, start: int, end: int) -> int:
-        """Of its tokens start to end, how many leading ones are followed by a token of the prompt
-        whose log-probability is wanted."""
+        """How many leading tokens of [start, end) are followed by a prompt token whose
+        log-probability is wanted."""
         if not self.wants_scores:
             return 0
         return max(0, min(end, self.num_prompt - 1) - start)
 
     def take_scores(self, start: int, scores: Seq[TokenLogprob]) -> None:
-        """Of the tokens behind those from `start` on; computed again, they change nothing."""
+        """Append log-probabilities of the tokens behind `start`, except for those already known."""
         assert start <= len(self.scores), f"{self.attempt_id}: scores from {start} on leave a gap"
         self.scores += scores[len(self.scores) - start :]
 
@@ -156,7 +156,7 @@ class Sequence:
         self.status = status
 
     def update_hashes(self, block_size: int) -> list[bytes]:
-        """Hashes of all full blocks of the tokens known so far."""
+        """Extend and return the hashes of all full blocks of the known tokens."""
         extend_hashes(self.hashes, self.tokens, block_size, self.traits)
         return self.hashes
 

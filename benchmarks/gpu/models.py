@@ -11,7 +11,7 @@ from engine.model.parameters import Parameters, allocate_parameters, checkpoint_
 from engine.model.rope_config import DefaultRope
 from engine.model.transformer import Transformer
 from engine.runners.cache_shape import cache_layout
-from engine.runners.captured_step import GraphRecorder
+from engine.runners.captured_step import GraphCapture
 from engine.runners.torch_runner import StepSettings, TorchRunner
 
 BLOCK_SIZE = 16
@@ -95,5 +95,5 @@ def make_runner(
     )
     runner.allocate(num_blocks + 1)
     if variant.graphs:
-        runner.record_steps(GraphRecorder(device), spare_block=num_blocks)
+        runner.capture_steps(GraphCapture(device), spare_block=num_blocks)
     return runner

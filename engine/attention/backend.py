@@ -1,4 +1,4 @@
-"""What the decoder asks of attention, whichever kernels do it."""
+"""The attention interface of the decoder, for all backends."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class SequenceRows(msgspec.Struct, frozen=True, gc=False):
-    """Tokens [start, end) of one sequence, to be computed now; `blocks` cover tokens [0, end)."""
+    """One sequence's rows of a step: its tokens [start, end); `blocks` cover tokens [0, end)."""
 
     start: int
     count: int
@@ -21,28 +21,28 @@ class SequenceRows(msgspec.Struct, frozen=True, gc=False):
         return self.start + self.count
 
     def begun(self, block_size: int) -> Seq[int]:
-        """The blocks whose first tokens are among these."""
+        """The blocks whose first tokens are among these rows."""
         return self.blocks[-(-self.start // block_size) : -(-self.end // block_size)]
 
 
-def places_of(spans: Seq[SequenceRows], block_size: int) -> list[list[int]]:
-    """The blocks of all tokens of the spans, and their slots within them."""
-    blocks = [s.blocks[p // block_size] for s in spans for p in range(s.start, s.end)]
-    slots = [p % block_size for s in spans for p in range(s.start, s.end)]
+def token_slots_of(sequences: Seq[SequenceRows], block_size: int) -> list[list[int]]:
+    """Blocks of all tokens of the step, and their slots within those: [2, tokens]."""
+    blocks = [s.blocks[p // block_size] for s in sequences for p in range(s.start, s.end)]
+    slots = [p % block_size for s in sequences for p in range(s.start, s.end)]
     return [blocks, slots]
 
 
 class AttentionBatch(Protocol):
-    """One step's spans, prepared: everything that does not change from layer to layer."""
+    """One step, prepared: everything that does not change from layer to layer."""
 
-    spans: Seq[SequenceRows]
+    sequences: Seq[SequenceRows]
     cache: Tensor
     """[blocks, layers, 2, kv_heads, block_size, head_size]"""
     scales: Tensor | None
-    """Of its values, float32 [blocks, layers, 2, kv_heads], where they have some."""
+    """Scales of the cache's values, float32 [blocks, layers, 2, kv_heads]; None without scales."""
 
     @property
-    def places(self) -> tuple[Tensor, Tensor]:
+    def token_slots(self) -> tuple[Tensor, Tensor]:
         """Blocks and slots of the step's tokens, int64 [tokens] each."""
         ...
 
@@ -50,35 +50,35 @@ class AttentionBatch(Protocol):
         """Store the step's keys and values, and let every token see its sequence up to itself.
 
         query [tokens, heads, head_size], key and value [tokens, kv_heads, head_size]
-        -> [tokens, heads, head_size]; tokens lie in the order of the spans.
+        -> [tokens, heads, head_size]; tokens lie in the order of the sequences.
         """
         ...
 
     def read(self, layer: int, query: Tensor) -> Tensor:
-        """The same when the keys and values are in their places already."""
+        """`attend` when the step's keys and values are in the cache already."""
         ...
 
 
 class AttentionBackend(Protocol):
-    """Bound to one KV cache and one model's heads and windows."""
+    """Attention over one KV cache, with one model's heads and sliding windows."""
 
-    def prepare(self, spans: Seq[SequenceRows]) -> AttentionBatch: ...
+    def prepare(self, sequences: Seq[SequenceRows]) -> AttentionBatch: ...
 
 
 class GraphAttention(Protocol):
-    """Attention of decode steps that are recorded once, and repeated."""
+    """Attention of decode steps that are captured in CUDA graphs."""
 
     def width(self, num_blocks: int, most: int) -> int:
-        """How many rows tables need that have so many; each number is recorded for itself."""
+        """Rows of block tables for a step that needs `num_blocks`; a graph is captured for each."""
         ...
 
     def batch(self, tables: Tensor, positions: Tensor) -> AttentionBatch:
         """A token a row: block tables int32 [width, rows], positions int64 [rows].
 
-        Their content may change between repetitions, their address not.
+        Their content may change between replays, their address not.
         """
         ...
 
-    def plan(self, spans: Seq[SequenceRows]) -> None:
-        """Before a step of these spans is recorded or repeated."""
+    def plan(self, sequences: Seq[SequenceRows]) -> None:
+        """Prepare a step of these sequences, before it is captured or replayed."""
         ...

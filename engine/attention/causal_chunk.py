@@ -1,4 +1,4 @@
-"""Spans of many tokens that see all before them, in one call of PyTorch's flash attention."""
+"""Prefill chunks with full causal attention, by one call of PyTorch's flash attention."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class CausalChunk:
     begin: int
     end: int
     num_keys: int
-    reading: Tensor
+    gather_index: Tensor
 
     def attend(self, cache: PagedCache, layer: int, query: Tensor, output: Tensor) -> None:
-        """Fill `output` at the span from `query`, both [tokens, heads, head_size]."""
-        read = cache.gather(layer, self.reading)
+        """Fill `output` at the chunk's rows from `query`, both [tokens, heads, head_size]."""
+        read = cache.gather(layer, self.gather_index)
         keys, values = (part[0][:, None, : self.num_keys] for part in read)
         grouped = by_kv_head(query[self.begin : self.end], cache.num_kv_heads)
         shape = (-1, grouped.shape[1], -1, -1)
@@ -40,19 +40,19 @@ class CausalChunk:
 
 @once
 def _causal_order() -> Callable[[int, int], Tensor]:
-    """Of the last so many queries among so many keys; its module takes a second to load."""
+    """PyTorch's causal mask aligned at the last key; its module takes a second to import."""
     from torch.nn.attention.bias import causal_lower_right
 
     return causal_lower_right
 
 
 def load_flash_attention() -> None:
-    """Now, and not when the first prompt comes."""
+    """Import it now, not when the first prompt comes."""
     _causal_order()
 
 
 def has_flash_attention(cache: PagedCache, window: int | None) -> bool:
-    """True where it is to be had, which knows no windows."""
+    """True on GPUs in 16 bits; flash attention here has no sliding windows."""
     narrow = cache.dtype in (torch.bfloat16, torch.float16)
     return cache.device.type == "cuda" and narrow and window is None
 
@@ -60,10 +60,10 @@ def has_flash_attention(cache: PagedCache, window: int | None) -> bool:
 def plan_causal_chunks(
     chunks: Seq[tuple[int, SequenceRows]], cache: PagedCache
 ) -> list[CausalChunk]:
-    """Chunks of (index of the first token, span)."""
+    """`chunks` are pairs of the first row and the sequence."""
     planned = []
-    for first, span in chunks:
-        table = list(span.blocks[: cache.num_blocks_for(span.end)])
-        reading = cache.reading(cache.tensor([table]))
-        planned.append(CausalChunk(first, first + span.count, span.end, reading))
+    for first, sequence in chunks:
+        table = list(sequence.blocks[: cache.num_blocks_for(sequence.end)])
+        gather_index = cache.gather_index(cache.tensor([table]))
+        planned.append(CausalChunk(first, first + sequence.count, sequence.end, gather_index))
     return planned

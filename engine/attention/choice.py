@@ -1,4 +1,4 @@
-"""Which attention computes, by the configuration's name for it."""
+"""Chooses the attention backend by its name in the configuration."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NAMES = ("auto", "flashinfer", "torch")
 
 @dataclass(frozen=True, slots=True)
 class Attention:
-    """The same kernels' two forms: for any step, and for decode steps that are recorded."""
+    """A backend's two forms: for any step, and for decode steps in CUDA graphs."""
 
     steps: AttentionBackend
     graphs: GraphAttention
@@ -34,7 +34,7 @@ class Attention:
 def choose_attention(name: str, device: torch.device, *, scaled: bool = False) -> str:
     """ "flashinfer" or "torch"; "auto" takes the first that can be had. ConfigError otherwise.
 
-    `scaled` is true of a cache whose blocks have scales.
+    `scaled`: the cache's blocks have scales.
     """
     if name not in NAMES:
         raise ConfigError(f'attention "{name}": expected {", ".join(map(repr, NAMES))}')
@@ -59,7 +59,7 @@ def make_attention(
     num_heads: int,
     most_blocks: int,
 ) -> Attention:
-    """`name` as chosen; sequences have at most so many blocks."""
+    """`name` as chosen; `most_blocks` is the longest block table."""
     if name == "flashinfer":
         backend = FlashInferBackend(cache, windows, dtype, num_heads)
         return Attention(backend, FlashInferTables(backend, most_blocks))

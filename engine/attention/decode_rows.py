@@ -1,4 +1,4 @@
-"""Spans of one token: rows of about equal context attend together, over padded block tables."""
+"""Decode rows, one token a sequence: rows of similar context share padded block tables."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class DecodeRows:
     """`rows` [n]: indices among the step's tokens; `mask` [n, 1, 1, keys]."""
 
     rows: Tensor
-    reading: Tensor
+    gather_index: Tensor
     mask: Tensor
 
     def attend(self, cache: PagedCache, layer: int, query: Tensor, output: Tensor) -> None:
         """Fill `output` at the rows from `query`, both [tokens, heads, head_size]."""
-        keys, values = cache.gather(layer, self.reading)
+        keys, values = cache.gather(layer, self.gather_index)
         # The query heads that share a key head stand where query positions usually do.
         grouped = query[self.rows].view(len(self.rows), cache.num_kv_heads, -1, cache.head_size)
         attended = functional.scaled_dot_product_attention(
@@ -37,12 +37,14 @@ class DecodeRows:
 def plan_decode_rows(
     rows: Seq[tuple[int, SequenceRows]], window: int | None, cache: PagedCache
 ) -> list[DecodeRows]:
-    """Groups of (token index, span) such that padding at most doubles any row's table."""
+    """Group (row, sequence) pairs such that padding at most doubles any block table."""
     groups: defaultdict[int, list[tuple[int, list[int], int]]] = defaultdict(list)
-    for row, span in rows:
-        first = 0 if window is None else max(0, span.end - window) // cache.block_size
-        table = list(span.blocks[first : cache.num_blocks_for(span.end)])
-        groups[len(table).bit_length()].append((row, table, span.start - first * cache.block_size))
+    for row, sequence in rows:
+        first = 0 if window is None else max(0, sequence.end - window) // cache.block_size
+        table = list(sequence.blocks[first : cache.num_blocks_for(sequence.end)])
+        groups[len(table).bit_length()].append(
+            (row, table, sequence.start - first * cache.block_size)
+        )
     return [_plan_group(group, window, cache) for group in groups.values()]
 
 
@@ -58,6 +60,6 @@ def _plan_group(
     mask = additive(visible(positions[:, None], keys, window), cache.dtype)
     return DecodeRows(
         rows=cache.tensor([row for row, _, _ in group]),
-        reading=cache.reading(cache.tensor(tables)),
+        gather_index=cache.gather_index(cache.tensor(tables)),
         mask=mask[:, None, None],
     )

@@ -1,8 +1,8 @@
 """Attention with FlashInfer's kernels: paged prefill and paged decode, on a GPU.
 
 FlashInfer takes a layer's keys and values as views of [blocks, kv_heads, block_size, head_size]
-("HND") with any strides, as long as both have the same; it knows no scales of single blocks. What
-is read where is planned once for each sliding window and step. (Ye et al., "FlashInfer", 2025)
+("HND") with any strides, as long as both have the same; it knows no scales of single blocks. Each
+step is planned once for each sliding window. (Ye et al., "FlashInfer", 2025)
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.attention.backend import SequenceRows, places_of
+from engine.attention.backend import SequenceRows, token_slots_of
 from engine.attention.paged_cache import PagedCache
 from engine.attention.tables import TableBatch
 from engine.device.to_device import to_device
@@ -29,30 +29,30 @@ def has_flashinfer() -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Pages:
-    """Spans as FlashInfer counts them: int32 on the host, but for the blocks themselves."""
+class BlockTables:
+    """A step's block tables in FlashInfer's CSR form: int32, `blocks` on the device."""
 
-    query_begins: Tensor
-    """[spans + 1]: where a span's tokens begin among the step's."""
-    begins: Tensor
-    """[spans + 1]: where its blocks begin in `blocks`."""
+    query_indptr: Tensor
+    """[sequences + 1]: first row of each sequence."""
+    block_indptr: Tensor
+    """[sequences + 1]: first entry of each sequence in `blocks`."""
     blocks: Tensor
-    last_counts: Tensor
-    """[spans]: tokens in its last block."""
+    last_block_lens: Tensor
+    """[sequences]: tokens in each last block."""
 
     @staticmethod
-    def of(spans: Seq[SequenceRows], block_size: int, device: torch.device) -> Pages:
-        query_begins, begins, last_counts = [0], [0], list[int]()
+    def of(sequences: Seq[SequenceRows], block_size: int, device: torch.device) -> BlockTables:
+        query_indptr, block_indptr, last_block_lens = [0], [0], list[int]()
         blocks: list[int] = []
-        for span in spans:
-            count = -(-span.end // block_size)
-            query_begins.append(query_begins[-1] + span.count)
-            begins.append(begins[-1] + count)
-            blocks += span.blocks[:count]
-            last_counts.append((span.end - 1) % block_size + 1)
-        counts = (query_begins, begins, last_counts)
+        for sequence in sequences:
+            count = -(-sequence.end // block_size)
+            query_indptr.append(query_indptr[-1] + sequence.count)
+            block_indptr.append(block_indptr[-1] + count)
+            blocks += sequence.blocks[:count]
+            last_block_lens.append((sequence.end - 1) % block_size + 1)
+        counts = (query_indptr, block_indptr, last_block_lens)
         host = [torch.tensor(values, dtype=torch.int32) for values in counts]
-        return Pages(host[0], host[1], to_device(blocks, device, torch.int32), host[2])
+        return BlockTables(host[0], host[1], to_device(blocks, device, torch.int32), host[2])
 
 
 class FlashInferBackend:
@@ -73,40 +73,40 @@ class FlashInferBackend:
         self._prefill = {window: self._prefill_wrapper() for window in set(windows)}
         self._decode = {window: self.decode_wrapper() for window in set(windows)}
 
-    def prepare(self, spans: Seq[SequenceRows]) -> FlashInferBatch:
-        """A step over `spans`; planned here."""
-        pages = Pages.of(spans, self.paged.block_size, self.cache.device)
-        if all(span.count == 1 for span in spans):
-            self.plan_decode(self._decode, pages)
-            return FlashInferBatch(self, spans, self._decode)
+    def prepare(self, sequences: Seq[SequenceRows]) -> FlashInferBatch:
+        """Plan a step over these sequences."""
+        tables = BlockTables.of(sequences, self.paged.block_size, self.cache.device)
+        if all(sequence.count == 1 for sequence in sequences):
+            self.plan_decode(self._decode, tables)
+            return FlashInferBatch(self, sequences, self._decode)
         self._wait_for_last_plan()
         for window, wrapper in self._prefill.items():
             wrapper.plan(
-                pages.query_begins,
-                pages.begins,
-                pages.blocks,
-                pages.last_counts,
+                tables.query_indptr,
+                tables.block_indptr,
+                tables.blocks,
+                tables.last_block_lens,
                 *self._sizes,
                 causal=True,
                 **self._settings(window),
             )
         self._mark_plan()
-        return FlashInferBatch(self, spans, self._prefill)
+        return FlashInferBatch(self, sequences, self._prefill)
 
-    def plan_decode(self, wrappers: dict[int | None, Any], pages: Pages) -> None:
+    def plan_decode(self, wrappers: dict[int | None, Any], tables: BlockTables) -> None:
         self._wait_for_last_plan()
         for window, wrapper in wrappers.items():
             wrapper.plan(
-                pages.begins,
-                pages.blocks,
-                pages.last_counts,
+                tables.block_indptr,
+                tables.blocks,
+                tables.last_block_lens,
                 *self._sizes,
                 **self._settings(window),
             )
         self._mark_plan()
 
     def decode_wrapper(self, **buffers: Any) -> Any:
-        """With buffers, one for graphs; see FlashInfer's documentation for their names."""
+        """A wrapper; with `buffers`, which FlashInfer's documentation names, for CUDA graphs."""
         return self._library.BatchDecodeWithPagedKVCacheWrapper(
             self._workspace,
             "HND",
@@ -124,7 +124,7 @@ class FlashInferBackend:
         return self._num_heads, paged.num_kv_heads, paged.head_size, paged.block_size
 
     def _settings(self, window: int | None) -> dict[str, Any]:
-        """Its window counts the tokens to the left of one."""
+        """FlashInfer's window counts the tokens to the left of one."""
         return {
             "window_left": -1 if window is None else window - 1,
             "q_data_type": self.paged.dtype,
@@ -150,22 +150,25 @@ class FlashInferBatch:
     """One planned step; see engine.attention.backend.AttentionBatch."""
 
     def __init__(
-        self, backend: FlashInferBackend, spans: Seq[SequenceRows], wrappers: dict[int | None, Any]
+        self,
+        backend: FlashInferBackend,
+        sequences: Seq[SequenceRows],
+        wrappers: dict[int | None, Any],
     ) -> None:
-        self.spans = spans
+        self.sequences = sequences
         self.cache = backend.cache
         self.scales: Tensor | None = None
         self._backend = backend
         self._wrappers = wrappers
 
     @cached_property
-    def places(self) -> tuple[Tensor, Tensor]:
+    def token_slots(self) -> tuple[Tensor, Tensor]:
         paged = self._backend.paged
-        blocks, slots = paged.tensor(places_of(self.spans, paged.block_size))
+        blocks, slots = paged.tensor(token_slots_of(self.sequences, paged.block_size))
         return blocks, slots
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        self._backend.paged.write(layer, *self.places, key, value)
+        self._backend.paged.write(layer, *self.token_slots, key, value)
         return self.read(layer, query)
 
     def read(self, layer: int, query: Tensor) -> Tensor:
@@ -174,7 +177,7 @@ class FlashInferBatch:
 
 
 class FlashInferTables:
-    """Decode steps for graphs: for each number of rows, wrappers with buffers that stay."""
+    """Decode steps in CUDA graphs: for each number of rows, wrappers with fixed buffers."""
 
     def __init__(self, backend: FlashInferBackend, most_blocks: int) -> None:
         self._backend = backend
@@ -187,10 +190,10 @@ class FlashInferTables:
     def batch(self, tables: Tensor, positions: Tensor) -> TableBatch:
         return PlannedBatch(self._backend, self._wrappers_for(len(positions)), tables, positions)
 
-    def plan(self, spans: Seq[SequenceRows]) -> None:
+    def plan(self, sequences: Seq[SequenceRows]) -> None:
         backend = self._backend
-        pages = Pages.of(spans, backend.paged.block_size, backend.cache.device)
-        backend.plan_decode(self._wrappers_for(len(spans)), pages)
+        tables = BlockTables.of(sequences, backend.paged.block_size, backend.cache.device)
+        backend.plan_decode(self._wrappers_for(len(sequences)), tables)
 
     def _wrappers_for(self, rows: int) -> dict[int | None, Any]:
         if rows not in self._wrappers:
@@ -210,7 +213,7 @@ class FlashInferTables:
 
 
 class PlannedBatch(TableBatch):
-    """With FlashInfer's decoding, which reads its own buffers and not the tables."""
+    """A batch that reads FlashInfer's own buffers instead of the block tables."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Who sees whom: causal order and sliding windows as masks that are added to scores."""
+"""Attention masks: causal order and sliding windows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The KV cache tensor, written by slots and read by block tables."""
+"""The paged KV cache as a tensor, written by token slots and read by block tables."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class PagedCache:
     """A view of [blocks, layers, 2, kv_heads, block_size, head_size], as wire.layout describes."""
 
     def __init__(self, cache: Tensor, dtype: torch.dtype | None = None) -> None:
-        """What is read is turned into `dtype`, if that is not the cache's own."""
+        """Keys and values are converted to `dtype` when they are read."""
         _, self.num_layers, _, self.num_kv_heads, self.block_size, self.head_size = cache.shape
         self.device = cache.device
         self.dtype = dtype or cache.dtype
@@ -24,7 +24,7 @@ class PagedCache:
 
     @cached_property
     def _rows(self) -> Tensor:
-        """A head's slots within a block are contiguous, and so one row."""
+        """One row for each head of a block, whose slots are contiguous."""
         return self._cache.view(-1, self.block_size * self.head_size)
 
     def num_blocks_for(self, num_tokens: int) -> int:
@@ -40,10 +40,10 @@ class PagedCache:
             self._cache.index_fill_(0, self.tensor(blocks), 0)
 
     def begin(self, blocks: list[int]) -> None:
-        """A step writes to the first slots of these."""
+        """Called before a step writes to the first slots of these blocks."""
 
     def begin_rows(self, blocks: Tensor, slots: Tensor) -> None:
-        """The same for a token a row, at these places; no two are in one block."""
+        """`begin` for decode rows at these slots; no two rows are in one block."""
 
     def write(self, layer: int, blocks: Tensor, slots: Tensor, key: Tensor, value: Tensor) -> None:
         """Store key and value [tokens, kv_heads, head_size] at (blocks, slots), each [tokens]."""
@@ -51,17 +51,17 @@ class PagedCache:
         slot_major[:, 0][blocks, slots] = key.to(slot_major.dtype)
         slot_major[:, 1][blocks, slots] = value.to(slot_major.dtype)
 
-    def reading(self, tables: Tensor) -> Tensor:
-        """How to gather what lies under block tables [n, width], for `gather`.
+    def gather_index(self, tables: Tensor) -> Tensor:
+        """The index that `gather` takes for block tables [n, width].
 
         Rows of layer 0, [2, n, kv_heads, width]: keys before values.
         """
         first = tables * (self.num_layers * 2 * self.num_kv_heads)
         return self._heads.view(2, 1, -1, 1) + first[:, None]
 
-    def gather(self, layer: int, reading: Tensor) -> tuple[Tensor, Tensor]:
+    def gather(self, layer: int, gather_index: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values, each a copy [n, kv_heads, width * block_size, head_size]."""
-        index = reading.flatten() + layer * 2 * self.num_kv_heads
-        shape = (*reading.shape[:3], -1, self.head_size)
+        index = gather_index.flatten() + layer * 2 * self.num_kv_heads
+        shape = (*gather_index.shape[:3], -1, self.head_size)
         keys, values = self._rows.index_select(0, index).view(shape).to(self.dtype)
         return keys, values

@@ -1,4 +1,4 @@
-"""Spans of many tokens: each sequence attends by itself, in tiles of queries."""
+"""Prefill chunks: each sequence attends by itself, in tiles of queries."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TILE = 256
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """Queries [begin, end) of the step against keys [key_begin, key_end) of what was gathered.
+    """Rows [begin, end) of the step against keys [key_begin, key_end) of those gathered.
 
     `mask` [queries, keys] is a view of a mask that all tiles of the step share.
     """
@@ -34,14 +34,14 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class PrefillChunk:
-    """One span: the context that its window reaches, and its tiles."""
+    """One chunk: the context that its window reaches, and its tiles."""
 
-    reading: Tensor
+    gather_index: Tensor
     tiles: tuple[Tile, ...]
 
     def attend(self, cache: PagedCache, layer: int, query: Tensor, output: Tensor) -> None:
-        """Fill `output` at the span from `query`, both [tokens, heads, head_size]."""
-        keys, values = (part[0][:, None] for part in cache.gather(layer, self.reading))
+        """Fill `output` at the chunk's rows from `query`, both [tokens, heads, head_size]."""
+        keys, values = (part[0][:, None] for part in cache.gather(layer, self.gather_index))
         for tile in self.tiles:
             rows = slice(tile.begin, tile.end)
             grouped = by_kv_head(query[rows], cache.num_kv_heads)
@@ -64,7 +64,7 @@ def by_kv_head(query: Tensor, num_kv_heads: int) -> Tensor:
 def plan_prefill_chunks(
     chunks: Seq[tuple[int, SequenceRows]], window: int | None, cache: PagedCache
 ) -> list[PrefillChunk]:
-    """Chunks of (index of the first token, span).
+    """`chunks` are pairs of the first row and the sequence.
 
     Tiles lie on one grid of positions, so that what a query sees depends on its place in its
     tile and on a key's distance from the tile's end alone: one mask, aligned at its right edge,
@@ -72,14 +72,14 @@ def plan_prefill_chunks(
     """
     if not chunks:
         return []
-    cuts = [list(_cut(span, window)) for _, span in chunks]
-    width = max(cut.tile_end - cut.key_begin for chunk in cuts for cut in chunk)
+    parts = [list(_tile_parts(sequence, window)) for _, sequence in chunks]
+    width = max(part.tile_end - part.key_begin for chunk in parts for part in chunk)
     rows = torch.arange(width - TILE, width, device=cache.device)
     keys = torch.arange(width, device=cache.device)
     mask = additive(visible(rows[:, None], keys, window), cache.dtype)
     return [
-        _plan_chunk(first, span, chunk, mask, cache)
-        for (first, span), chunk in zip(chunks, cuts, strict=True)
+        _plan_chunk(first, sequence, chunk, mask, cache)
+        for (first, sequence), chunk in zip(chunks, parts, strict=True)
     ]
 
 
@@ -93,38 +93,38 @@ class _ChunkPart:
     key_begin: int
 
 
-def _cut(span: SequenceRows, window: int | None) -> Iterator[_ChunkPart]:
-    begin = span.start
-    while begin < span.end:
+def _tile_parts(sequence: SequenceRows, window: int | None) -> Iterator[_ChunkPart]:
+    begin = sequence.start
+    while begin < sequence.end:
         tile_end = (begin // TILE + 1) * TILE
         key_begin = 0 if window is None else max(0, begin - window + 1) // TILE * TILE
-        yield _ChunkPart(begin, min(tile_end, span.end), tile_end, key_begin)
+        yield _ChunkPart(begin, min(tile_end, sequence.end), tile_end, key_begin)
         begin = tile_end
 
 
 def _plan_chunk(
-    first: int, span: SequenceRows, cuts: list[_ChunkPart], mask: Tensor, cache: PagedCache
+    first: int, sequence: SequenceRows, parts: list[_ChunkPart], mask: Tensor, cache: PagedCache
 ) -> PrefillChunk:
-    num_blocks = cache.num_blocks_for(span.end)
-    gathered_begin, gathered_end = cuts[0].key_begin, num_blocks * cache.block_size
+    num_blocks = cache.num_blocks_for(sequence.end)
+    gathered_begin, gathered_end = parts[0].key_begin, num_blocks * cache.block_size
     tiles = []
-    for cut in cuts:
-        key_end = min(cut.tile_end, gathered_end)
+    for part in parts:
+        key_end = min(part.tile_end, gathered_end)
         tiles.append(
             Tile(
-                begin=first + cut.begin - span.start,
-                end=first + cut.end - span.start,
-                key_begin=cut.key_begin - gathered_begin,
+                begin=first + part.begin - sequence.start,
+                end=first + part.end - sequence.start,
+                key_begin=part.key_begin - gathered_begin,
                 key_end=key_end - gathered_begin,
-                mask=_mask_of(cut, mask)[:, : key_end - cut.key_begin],
+                mask=_mask_of(part, mask)[:, : key_end - part.key_begin],
             )
         )
-    table = list(span.blocks[gathered_begin // cache.block_size : num_blocks])
-    return PrefillChunk(cache.reading(cache.tensor([table])), tuple(tiles))
+    table = list(sequence.blocks[gathered_begin // cache.block_size : num_blocks])
+    return PrefillChunk(cache.gather_index(cache.tensor([table])), tuple(tiles))
 
 
-def _mask_of(cut: _ChunkPart, mask: Tensor) -> Tensor:
+def _mask_of(part: _ChunkPart, mask: Tensor) -> Tensor:
     """The queries' rows of the shared `mask`, and its last columns: keys up to the tile's end."""
-    row = cut.begin - (cut.tile_end - TILE)
-    column = mask.shape[1] - (cut.tile_end - cut.key_begin)
-    return mask[row : row + cut.end - cut.begin, column:]
+    row = part.begin - (part.tile_end - TILE)
+    column = mask.shape[1] - (part.tile_end - part.key_begin)
+    return mask[row : row + part.end - part.begin, column:]

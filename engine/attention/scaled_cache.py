@@ -1,4 +1,4 @@
-"""A KV cache of values that mean nothing without their scales; see wire.layout."""
+"""A paged KV cache of 8-bit values with scales; see wire.layout."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from engine.attention.paged_cache import PagedCache
 class ScaledCache(PagedCache):
     """A number is what is stored times its scale, float32 [blocks, layers, 2, kv_heads].
 
-    What this worker computes has a scale of 1: keys and values are far from the largest number of
-    `float8_e4m3fn`, 448, which they are limited to. Blocks that another worker converted come with
-    scales of their own, and keep them while the rest of a block is filled.
+    Values that this worker computes have a scale of 1: keys and values are far below 448, the
+    largest number of `float8_e4m3fn`, to which they are clamped. Blocks that another worker
+    converted come with their own scales, and keep them while the rest of a block is filled.
     """
 
     def __init__(self, cache: Tensor, scales: Tensor, dtype: torch.dtype) -> None:
@@ -43,19 +43,19 @@ class ScaledCache(PagedCache):
             stored = scaled.clamp(-self._limit, self._limit).to(self._stored_as)
             slot_major[:, kind][blocks, slots] = stored.view(torch.uint8)
 
-    def reading(self, tables: Tensor) -> Tensor:
+    def gather_index(self, tables: Tensor) -> Tensor:
         return tables
 
-    def gather(self, layer: int, reading: Tensor) -> tuple[Tensor, Tensor]:
-        stored = self._bits[:, layer][reading].view(self._stored_as)
-        numbers = stored.float() * self._scales[:, layer][reading][..., None, None]
-        shape = (2, len(reading), self.num_kv_heads, -1, self.head_size)
+    def gather(self, layer: int, gather_index: Tensor) -> tuple[Tensor, Tensor]:
+        stored = self._bits[:, layer][gather_index].view(self._stored_as)
+        numbers = stored.float() * self._scales[:, layer][gather_index][..., None, None]
+        shape = (2, len(gather_index), self.num_kv_heads, -1, self.head_size)
         keys, values = numbers.to(self.dtype).permute(2, 0, 3, 1, 4, 5).reshape(shape)
         return keys, values
 
 
 def paged_cache(cache: Tensor, dtype: torch.dtype | None, scales: Tensor | None) -> PagedCache:
-    """Over these values, and their scales if they have some."""
+    """A paged cache over these values, and their scales if there are any."""
     if scales is None:
         return PagedCache(cache, dtype)
     assert dtype is not None, "scaled values are not computed with"

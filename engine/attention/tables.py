@@ -1,4 +1,4 @@
-"""Decode steps whose block tables and positions stay at one address, so that graphs can hold them.
+"""Attention of decode steps in CUDA graphs: block tables and positions stay at one address.
 
 A table is a column: [width, rows], int32. A row's position is that of its token, int64 [rows].
 """
@@ -19,7 +19,7 @@ from engine.attention.scaled_cache import paged_cache
 
 
 class _Tables:
-    """All that a step needs lies in its tables; see engine.attention.backend.GraphAttention."""
+    """Needs no plan beside the tables; see engine.attention.backend.GraphAttention."""
 
     def __init__(
         self,
@@ -32,12 +32,12 @@ class _Tables:
         self._windows = windows
         self._paged = paged_cache(cache, dtype, scales)
 
-    def plan(self, spans: Seq[SequenceRows]) -> None:
-        """Nothing is left to plan."""
+    def plan(self, sequences: Seq[SequenceRows]) -> None:
+        """There is nothing to plan."""
 
 
 class TorchTables(_Tables):
-    """Reads all blocks that a table has room for; the room grows in powers of two."""
+    """PyTorch's attention over all blocks of the table's width, which is a power of two."""
 
     def width(self, num_blocks: int, most: int) -> int:
         return min(most, 1 << (num_blocks - 1).bit_length())
@@ -47,7 +47,7 @@ class TorchTables(_Tables):
 
 
 class TritonTables(_Tables):
-    """Reads what is there, with a kernel of our own."""
+    """The Triton kernel, which reads each sequence's own blocks only."""
 
     def width(self, num_blocks: int, most: int) -> int:
         return most
@@ -57,7 +57,7 @@ class TritonTables(_Tables):
 
 
 class TableBatch:
-    """One token a row; see engine.attention.backend.AttentionBatch."""
+    """One decode row a sequence; see engine.attention.backend.AttentionBatch."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class TableBatch:
         tables: Tensor,
         positions: Tensor,
     ) -> None:
-        self.spans: Seq[SequenceRows] = ()
+        self.sequences: Seq[SequenceRows] = ()
         self.cache = cache
         self.scales = paged.scales
         self._windows = windows
@@ -76,7 +76,7 @@ class TableBatch:
         self._positions = positions
 
     @cached_property
-    def places(self) -> tuple[Tensor, Tensor]:
+    def token_slots(self) -> tuple[Tensor, Tensor]:
         size = self._paged.block_size
         entry = torch.div(self._positions, size, rounding_mode="floor")
         blocks, slots = self._tables.gather(0, entry[None])[0].long(), self._positions % size
@@ -84,7 +84,7 @@ class TableBatch:
         return blocks, slots
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        self._paged.write(layer, *self.places, key, value)
+        self._paged.write(layer, *self.token_slots, key, value)
         return self.read(layer, query)
 
     def read(self, layer: int, query: Tensor) -> Tensor:
@@ -92,14 +92,14 @@ class TableBatch:
 
 
 class GatheredBatch(TableBatch):
-    """With PyTorch's attention over a copy of the blocks."""
+    """A batch with PyTorch's attention over a gathered copy of the blocks."""
 
     def read(self, layer: int, query: Tensor) -> Tensor:
         paged, rows = self._paged, len(query)
-        keys, values = paged.gather(layer, self._reading)
+        keys, values = paged.gather(layer, self._gather_index)
         grouped = query.reshape(rows, paged.num_kv_heads, -1, paged.head_size)
         seen = self._seen[self._windows[layer]]
-        # Whoever had a block before may have left NaN there, which no mask would hide.
+        # A block's previous owner may have left NaN there, which no mask would hide.
         there = seen[:, None, :, None]
         keys, values = keys.where(there, 0), values.where(there, 0)
         mask = additive(seen, paged.dtype)[:, None, None]
@@ -107,22 +107,22 @@ class GatheredBatch(TableBatch):
         return attended.reshape(rows, -1, paged.head_size)
 
     @cached_property
-    def _reading(self) -> Tensor:
-        """What lies in a table behind its row's end is left of other steps, and names no block."""
+    def _gather_index(self) -> Tensor:
+        """Table entries behind a row's end are left over from other steps; they read block 0."""
         firsts = torch.arange(len(self._tables), device=self.cache.device) * self._paged.block_size
         there = firsts[:, None] <= self._positions
-        return self._paged.reading(self._tables.where(there, 0).t().long())
+        return self._paged.gather_index(self._tables.where(there, 0).t().long())
 
     @cached_property
     def _seen(self) -> dict[int | None, Tensor]:
-        """By window, [rows, keys]."""
+        """Visible keys [rows, keys] for each window."""
         keys = torch.arange(len(self._tables) * self._paged.block_size, device=self.cache.device)
         positions = self._positions[:, None]
         return {window: visible(positions, keys, window) for window in set(self._windows)}
 
 
 class KernelBatch(TableBatch):
-    """With the paged kernel."""
+    """A batch with the paged Triton kernel."""
 
     def read(self, layer: int, query: Tensor) -> Tensor:
         from engine.cuda.operations import decode  # Triton is not everywhere

@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from engine.attention.backend import SequenceRows, places_of
+from engine.attention.backend import SequenceRows, token_slots_of
 from engine.attention.causal_chunk import CausalChunk, has_flash_attention, plan_causal_chunks
 from engine.attention.decode_rows import DecodeRows, plan_decode_rows
 from engine.attention.paged_cache import PagedCache
@@ -35,9 +35,9 @@ class TorchBackend:
         self._cache = paged_cache(cache, dtype, scales)
         self._windows = tuple(windows)
 
-    def prepare(self, spans: Seq[SequenceRows]) -> TorchBatch:
-        """A step over `spans`."""
-        return TorchBatch(spans, self._tensor, self._cache, self._windows)
+    def prepare(self, sequences: Seq[SequenceRows]) -> TorchBatch:
+        """Prepare a step over these sequences."""
+        return TorchBatch(sequences, self._tensor, self._cache, self._windows)
 
 
 class TorchBatch:
@@ -45,12 +45,12 @@ class TorchBatch:
 
     def __init__(
         self,
-        spans: Seq[SequenceRows],
+        sequences: Seq[SequenceRows],
         cache: Tensor,
         paged: PagedCache,
         windows: Seq[int | None],
     ) -> None:
-        self.spans = spans
+        self.sequences = sequences
         self.cache = cache
         self.scales = paged.scales
         self._paged = paged
@@ -58,7 +58,7 @@ class TorchBatch:
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """See engine.attention.backend.AttentionBatch.attend."""
-        self._paged.write(layer, *self.places, key, value)
+        self._paged.write(layer, *self.token_slots, key, value)
         return self.read(layer, query)
 
     def read(self, layer: int, query: Tensor) -> Tensor:
@@ -69,32 +69,34 @@ class TorchBatch:
         return output
 
     @cached_property
-    def places(self) -> tuple[Tensor, Tensor]:
+    def token_slots(self) -> tuple[Tensor, Tensor]:
         """Blocks and slots of the step's tokens, each [tokens]; blocks that it begins are cleared.
 
         Cleared, because attention reads whole blocks and masks what lies beyond a sequence's
         end: if an earlier owner left NaN there, masking would not hide it.
         """
         size = self._paged.block_size
-        begun = (s for s in self.spans if s.end % size and s.end // size * size >= s.start)
-        self._paged.clear([span.blocks[span.end // size] for span in begun])
+        begun = (s for s in self.sequences if s.end % size and s.end // size * size >= s.start)
+        self._paged.clear([sequence.blocks[sequence.end // size] for sequence in begun])
         if self.scales is not None:
-            self._paged.begin([block for span in self.spans for block in span.begun(size)])
-        blocks, slots = self._paged.tensor(places_of(self.spans, size))
+            self._paged.begin(
+                [block for sequence in self.sequences for block in sequence.begun(size)]
+            )
+        blocks, slots = self._paged.tensor(token_slots_of(self.sequences, size))
         return blocks, slots
 
     @cached_property
     def _parts(self) -> dict[int | None, list[Part]]:
-        """What attends, by the window that it needs."""
+        """Groups of rows that attend together, for each sliding window."""
         return {window: self._plan(window) for window in set(self._windows)}
 
     def _plan(self, window: int | None) -> list[Part]:
         rows: list[tuple[int, SequenceRows]] = []
         chunks: list[tuple[int, SequenceRows]] = []
         first = 0
-        for span in self.spans:
-            (rows if span.count == 1 else chunks).append((first, span))
-            first += span.count
+        for sequence in self.sequences:
+            (rows if sequence.count == 1 else chunks).append((first, sequence))
+            first += sequence.count
         parts: list[Part] = [*plan_decode_rows(rows, window, self._paged)]
         if has_flash_attention(self._paged, window):
             return [*parts, *plan_causal_chunks(chunks, self._paged)]

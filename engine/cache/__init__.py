@@ -1,1 +1,1 @@
-"""Where KV blocks are: allocated, found again by prefix, copied to host memory and back."""
+"""KV blocks: allocation, the prefix cache, preemption, and copies to host memory and back."""

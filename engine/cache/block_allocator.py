@@ -1,4 +1,4 @@
-"""Blocks for what the next step computes: when there are none left, somebody gives way."""
+"""Blocks for the next step, with preemption: when none are left, a running sequence gives way."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from wire.layout import KvLayout
 
 
 class BlockAllocator:
-    """Who gives way goes from `running` back to `waiting`."""
+    """Preempted sequences go from `running` back to `waiting`."""
 
     def __init__(
         self, running: list[Sequence], waiting: TenantQueue, memory: KvMemory, layout: KvLayout
     ) -> None:
-        self.cramped = False
-        """A running sequence waits for blocks; nobody starts before it has them."""
+        self.waiting_for_blocks = False
+        """True while a running sequence waits for blocks; no other starts before it has them."""
         self.num_preemptions = 0
         self._running = running
         self._waiting = waiting
@@ -27,19 +27,20 @@ class BlockAllocator:
         self._layout = layout
         self._block_size = layout.block_size
 
-    def try_grow(self, share: ScheduledTokens, slices: Seq[Slice]) -> bool:
-        """Make the blocks cover the share; others, or at last the sequence itself, give way.
+    def try_grow(self, scheduled: ScheduledTokens, slices: Seq[Slice]) -> bool:
+        """Allocate blocks for the scheduled tokens; preempt others, or at last the sequence itself.
 
-        `slices` are in the step already, and keep what they have.
+        False when it cannot run in this step. `slices` are in the step already, and are not
+        preempted.
         """
-        sequence = share.sequence
-        end = sequence.num_computed + share.count
+        sequence = scheduled.sequence
+        end = sequence.num_computed + scheduled.count
         if end <= len(sequence.blocks) * self._block_size:
             return True
         missing = self._layout.num_blocks(end) - len(sequence.blocks)
         while (new := self._memory.pool.try_allocate(missing)) is None:
-            if self._memory.room_is_coming(missing):
-                self.cramped = True
+            if self._memory.will_free(missing):
+                self.waiting_for_blocks = True
                 return False
             victim = choose_victim(self._running, slices)
             if victim is None:
@@ -60,8 +61,9 @@ class BlockAllocator:
 
 
 def choose_victim(running: Seq[Sequence], slices: Seq[Slice]) -> Sequence | None:
-    """The one admitted last, of the least urgent, that no transfer reads and no step needs."""
-    needed = {piece.sequence.attempt_id for piece in slices}
-    needed |= {s.attempt_id for s in running if s.pinned or s.num_flights}
+    """The least urgent sequence, of those the one admitted last, that neither a transfer nor a step
+    in flight needs."""
+    needed = {slice.sequence.attempt_id for slice in slices}
+    needed |= {s.attempt_id for s in running if s.pinned or s.num_steps_in_flight}
     free = (s for s in reversed(running) if s.attempt_id not in needed)
     return max(free, key=lambda sequence: sequence.traits.priority, default=None)

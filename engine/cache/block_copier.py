@@ -1,4 +1,4 @@
-"""Copies whole blocks between the cache and the pool in host memory, beside the steps."""
+"""Copies whole blocks between the KV cache and host memory, while steps are computed."""
 
 from __future__ import annotations
 
@@ -23,39 +23,40 @@ log = logging.getLogger(__name__)
 
 
 class Copy(msgspec.Struct, frozen=True, gc=False):
-    """Cache block `blocks[i]` to host block `slots[i]`, or back where it goes `up`."""
+    """Copies cache block blocks[i] to host block host_blocks[i]; with `up` from host to cache."""
 
     number: int
     blocks: tuple[int, ...]
-    slots: tuple[int, ...]
+    host_blocks: tuple[int, ...]
     up: bool
 
 
 class Copied(msgspec.Struct, frozen=True, gc=False):
-    """A copy is over; the copier worked on it for so long."""
+    """A copy that is over, and how long it took."""
 
     number: int
     seconds: float
 
 
 class BlockCopier(Protocol):
-    """Copies in the order of `start`. Until a copy is told of, its two ends must be left alone."""
+    """Makes copies in the order of `start`. Until `take_copied` returns a copy, nobody else may
+    write to its blocks on either side."""
 
     def start(self, copy: Copy) -> None:
-        """What the steps so far have written is what is copied."""
+        """Queue a copy of the content that all steps so far leave in the blocks."""
         ...
 
     def take_copied(self) -> Seq[Copied]:
-        """What ended since the last call. Raises what a copy failed with; then all is lost."""
+        """Copies that ended since the last call. Raises the error of a copy that failed."""
         ...
 
     def close(self) -> None:
-        """End, after the copies that were started."""
+        """Stop after the copies that were started."""
         ...
 
 
 class HostCopier:
-    """For a cache in host memory: one thread that moves bytes, which needs no lock of Python's.
+    """Copies a KV cache that is in host memory, in one thread; moving bytes releases the GIL.
 
     Without `start_thread`, `turn` drives it by hand.
     """
@@ -101,15 +102,15 @@ class HostCopier:
         try:
             while (copy := self._copies.get()) is not None:
                 self._make(copy)
-        except Exception as error:  # told to the engine's thread, which ends with it
+        except Exception as error:  # raised in the engine's thread by take_copied
             log.exception("no more blocks are copied")
             self._failure = error
 
     def _make(self, copy: Copy) -> None:
         started = time.perf_counter()
-        for block, slot, count in runs(copy.blocks, copy.slots):
+        for block, host_block, count in runs(copy.blocks, copy.host_blocks):
             cache = self._cache[block : block + count].reshape(-1)
-            host = self._host[slot : slot + count].reshape(-1)
+            host = self._host[host_block : host_block + count].reshape(-1)
             if copy.up:
                 cache[:] = host
             else:
@@ -118,7 +119,7 @@ class HostCopier:
 
 
 def rows_of(region: CacheRegion, block_bytes: int) -> npt.NDArray[np.uint8]:
-    """Memory of the host as uint8 [blocks, block_bytes]; what is behind the last one is left out.
+    """Host memory as uint8 [blocks, block_bytes], without bytes behind the last whole block.
 
     The region's owner must be kept.
     """
@@ -127,20 +128,21 @@ def rows_of(region: CacheRegion, block_bytes: int) -> npt.NDArray[np.uint8]:
     return np.frombuffer(memoryview(memory), dtype=np.uint8).reshape(num_blocks, block_bytes)
 
 
-def runs(blocks: Seq[int], slots: Seq[int]) -> Iterator[tuple[int, int, int]]:
-    """Pairs whose neighbours are neighbours on both sides: (first block, first slot, how many)."""
+def runs(blocks: Seq[int], host_blocks: Seq[int]) -> Iterator[tuple[int, int, int]]:
+    """Runs of pairs that are contiguous on both sides: (first block, first host block, count)."""
     first = 0
     for index in range(1, len(blocks) + 1):
         whole = index < len(blocks) and (
-            blocks[index] == blocks[index - 1] + 1 and slots[index] == slots[index - 1] + 1
+            blocks[index] == blocks[index - 1] + 1
+            and host_blocks[index] == host_blocks[index - 1] + 1
         )
         if not whole:
-            yield blocks[first], slots[first], index - first
+            yield blocks[first], host_blocks[first], index - first
             first = index
 
 
 def allocate_host(num_bytes: int) -> CacheRegion:
-    """Memory of the host, committed when it is first touched. OSError where there is none."""
+    """Host memory, committed when it is first touched. Raises OSError when there is not enough."""
     memory = mmap.mmap(-1, num_bytes)
     address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
     return CacheRegion(address, num_bytes, "cpu", memory)

@@ -1,27 +1,27 @@
-"""The block pool: which blocks are in use, by how many, and which still hold a known prefix."""
+"""The block pool of a paged KV cache, and its prefix cache: reference counts, hashes, eviction."""
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Sequence
 
-MOST_HITS = 16
-"""A prefix that was found this often is worth no more than that when it falls out of use."""
+MAX_HITS = 16
+"""Hits beyond this number do not protect a block from eviction any longer."""
 
-Place = tuple[int, int, int]
-"""A cached block's in the order of eviction: turnover, order within it, block."""
+EvictionRank = tuple[int, int, int]
+"""A cached block's rank in the order of eviction: turnover, order within it, block."""
 
 
 class BlockPool:
     """Blocks 0 … num_blocks-1; each is in exactly one of three states.
 
     used    referenced by one or more owners
-    cached  free, but its content has a name (a block hash) and is found again
-    blank   free, without content that anybody could want
+    cached  free, but found by the hash of its content until it is evicted
+    blank   free, with no content that a hash names
 
-    Cached blocks are evicted by age, and what was found before is younger by as many turnovers of
-    the cache as it was found: one long prompt that nobody repeats does not cost a prefix that all
-    share. (Greedy-dual with frequencies; Cherkasova, HPL-98-69, 1998)
+    Cached blocks are evicted in the order in which they were released, but each earlier hit delays
+    an eviction by one turnover of the cache: a long prompt that nobody repeats does not evict a
+    prefix that all share. (Greedy-dual with frequencies; Cherkasova, HPL-98-69, 1998)
     """
 
     def __init__(self, num_blocks: int) -> None:
@@ -31,16 +31,16 @@ class BlockPool:
         self._block_of: dict[bytes, int] = {}
         self._blank = list(range(num_blocks))  # a heap: low numbers first, so that runs merge
         self._num_hits = [0] * num_blocks
-        self._cached: dict[int, Place] = {}
-        self._queue: list[Place] = []  # a heap; some are stale
+        self._cached: dict[int, EvictionRank] = {}
+        self._queue: list[EvictionRank] = []  # a heap; some are stale
         self._turnover = 0
         self._order = 0
         self._stored: dict[bytes, None] = {}  # in order; a dict, so that opposites cancel out
         self._removed: dict[bytes, None] = {}
-        self._untold: set[bytes] = set()
-        self._fallen: list[Place] | None = None
+        self._unannounced: set[bytes] = set()
+        self._newly_cached: list[EvictionRank] | None = None
         self.num_found = 0
-        """Blocks that spared somebody their computation, ever."""
+        """Prefix cache hits so far, in blocks."""
 
     @property
     def num_free(self) -> int:
@@ -61,7 +61,7 @@ class BlockPool:
         return [self._take_one() for _ in range(count)]
 
     def match_prefix(self, hashes: Sequence[bytes]) -> int:
-        """How many of the leading hashes are present, without touching them."""
+        """Number of leading hashes that are present; takes no references."""
         count = 0
         for block_hash in hashes:
             if block_hash not in self._block_of:
@@ -77,7 +77,7 @@ class BlockPool:
         return blocks
 
     def find(self, name: bytes) -> int | None:
-        """The block of that name, untouched."""
+        """The block with that hash; takes no reference."""
         return self._block_of.get(name)
 
     def acquire(self, block: int) -> None:
@@ -86,38 +86,38 @@ class BlockPool:
         self._num_refs[block] += 1
 
     def try_acquire(self, name: bytes) -> int | None:
-        """The block of that name, with one more reference; None when there is none."""
+        """The block with that hash, with one more reference; None when there is none."""
         block = self._block_of.get(name)
         if block is not None:
             self.acquire(block)
         return block
 
     def note_hits(self, blocks: Iterable[int]) -> None:
-        """These were acquired, and spared somebody their computation."""
+        """Count a prefix cache hit for each of these blocks, which were acquired before."""
         for block in blocks:
-            self._num_hits[block] = min(self._num_hits[block] + 1, MOST_HITS)
+            self._num_hits[block] = min(self._num_hits[block] + 1, MAX_HITS)
             self.num_found += 1
 
     def publish(
-        self, block: int, block_hash: bytes, *, num_hits: int = 0, told: bool = True
+        self, block: int, block_hash: bytes, *, num_hits: int = 0, announced: bool = True
     ) -> None:
-        """Name the content of a used block. The first block of a name keeps it.
+        """Enter a used block into the prefix cache. The first block with a hash keeps it.
 
-        `num_hits` it had elsewhere. Names that are not `told` are no events: nobody else asks for
-        them.
+        `num_hits` are hits that the content had elsewhere. A hash that is not `announced` causes no
+        events: it is of no use to routers.
         """
         assert self._num_refs[block] > 0, f"block {block} is free and cannot be published"
         if self._hash_of[block] is None and block_hash not in self._block_of:
             self._hash_of[block] = block_hash
             self._block_of[block_hash] = block
             self._num_hits[block] = num_hits
-            if told:
+            if announced:
                 self._note(block_hash, self._stored, self._removed)
             else:
-                self._untold.add(block_hash)
+                self._unannounced.add(block_hash)
 
     def release(self, blocks: Iterable[int]) -> None:
-        """Drop one reference each. Give them in sequence order: tails are evicted before heads."""
+        """Drop one reference each. `blocks` come in sequence order: the last is evicted first."""
         for block in reversed(list(blocks)):
             assert self._num_refs[block] > 0, f"block {block} was released twice"
             self._num_refs[block] -= 1
@@ -125,45 +125,45 @@ class BlockPool:
                 self._free(block)
 
     def take_events(self) -> tuple[list[bytes], list[bytes]]:
-        """Hashes that came and that went since the last call; what did both is in neither."""
+        """Hashes stored and removed since the last call; a hash that did both is in neither."""
         events = (list(self._stored), list(self._removed))
         self._stored, self._removed = {}, {}
         return events
 
     def cached_hashes(self) -> list[bytes]:
-        """Every block hash that a lookup would find now, and that was told."""
-        return [name for name in self._block_of if name not in self._untold]
+        """All announced hashes that a lookup would find now."""
+        return [name for name in self._block_of if name not in self._unannounced]
 
-    def watch(self) -> None:
-        """From now on remember what falls out of use, for `take_fallen`."""
-        self._fallen = []
+    def track_newly_cached(self) -> None:
+        """From now on, record blocks whose last reference is dropped, for `take_newly_cached`."""
+        self._newly_cached = []
 
-    def take_fallen(self) -> list[Place]:
-        """Places of the told blocks that fell out of use since the last call; some are stale."""
-        if not self._fallen:
+    def take_newly_cached(self) -> list[EvictionRank]:
+        """Ranks of announced blocks that became cached since the last call, some stale."""
+        if not self._newly_cached:
             return []
-        fallen, self._fallen = self._fallen, []
-        return fallen
+        ranks, self._newly_cached = self._newly_cached, []
+        return ranks
 
-    def cached_at(self, place: Place) -> tuple[bytes, int] | None:
-        """Name and hits of the block that waits there for its eviction; None when stale."""
-        block = place[2]
+    def cached_block(self, rank: EvictionRank) -> tuple[bytes, int] | None:
+        """Hash and hits of the cached block with that rank; None when the rank is stale."""
+        block = rank[2]
         name = self._hash_of[block]
-        if name is None or self._cached.get(block) != place:
+        if name is None or self._cached.get(block) != rank:
             return None
         return name, self._num_hits[block]
 
-    def set_aside(self, place: Place) -> None:
-        """One reference to the block that waits there, which is not to make it younger."""
-        self.acquire(place[2])
+    def set_aside(self, rank: EvictionRank) -> None:
+        """Take a reference to a cached block, until `put_back` restores its rank."""
+        self.acquire(rank[2])
 
-    def put_back(self, place: Place) -> None:
-        """Drop that reference: it waits where it was, unless somebody else uses it now."""
-        block = place[2]
+    def put_back(self, rank: EvictionRank) -> None:
+        """Drop the reference of `set_aside`: the block has its rank again, unless it is used now."""
+        block = rank[2]
         self._num_refs[block] -= 1
         if self._num_refs[block] == 0:
-            self._cached[block] = place
-            heapq.heappush(self._queue, place)
+            self._cached[block] = rank
+            heapq.heappush(self._queue, rank)
 
     def used_blocks(self) -> set[int]:
         return {block for block, refs in enumerate(self._num_refs) if refs > 0}
@@ -175,11 +175,11 @@ class BlockPool:
         assert len(blank) == len(self._blank), "a block is blank twice"
         assert not (blank & cached | blank & used | cached & used), "a block has two states"
         assert len(blank) + len(cached) + len(used) == self.num_blocks, "a block is lost"
-        assert all(self._hash_of[b] is not None for b in cached), "a cached block has no name"
-        assert all(self._hash_of[b] is None for b in blank), "a blank block has a name"
+        assert all(self._hash_of[b] is not None for b in cached), "a cached block has no hash"
+        assert all(self._hash_of[b] is None for b in blank), "a blank block has a hash"
         named = {h: b for b, h in enumerate(self._hash_of) if h is not None}
-        assert named == self._block_of, "the names and the blocks disagree"
-        assert self._untold <= named.keys(), "a name that nobody has is kept from the events"
+        assert named == self._block_of, "the hashes and the blocks disagree"
+        assert self._unannounced <= named.keys(), "an unannounced hash is not in the cache"
 
     def _take_one(self) -> int:
         block = heapq.heappop(self._blank) if self._blank else self._evict()
@@ -187,18 +187,18 @@ class BlockPool:
         return block
 
     def _evict(self) -> int:
-        place = heapq.heappop(self._queue)
-        while self._cached.get(place[2]) != place:
-            place = heapq.heappop(self._queue)
-        turnover, _, block = place
+        rank = heapq.heappop(self._queue)
+        while self._cached.get(rank[2]) != rank:
+            rank = heapq.heappop(self._queue)
+        turnover, _, block = rank
         self._turnover = max(self._turnover, turnover)
         del self._cached[block]
         block_hash = self._hash_of[block]
         assert block_hash is not None
         self._hash_of[block] = None
         del self._block_of[block_hash]
-        if block_hash in self._untold:
-            self._untold.remove(block_hash)
+        if block_hash in self._unannounced:
+            self._unannounced.remove(block_hash)
         else:
             self._note(block_hash, self._removed, self._stored)
         return block
@@ -217,10 +217,10 @@ class BlockPool:
             heapq.heappush(self._blank, block)
         else:
             self._order += 1
-            place = (self._turnover + 1 + self._num_hits[block], self._order, block)
-            self._cached[block] = place
-            heapq.heappush(self._queue, place)
-            if self._fallen is not None and name not in self._untold:
-                self._fallen.append(place)
+            rank = (self._turnover + 1 + self._num_hits[block], self._order, block)
+            self._cached[block] = rank
+            heapq.heappush(self._queue, rank)
+            if self._newly_cached is not None and name not in self._unannounced:
+                self._newly_cached.append(rank)
             if len(self._queue) > 2 * self.num_blocks:  # most are stale
                 self._queue = sorted(self._cached.values())

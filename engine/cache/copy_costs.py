@@ -26,8 +26,8 @@ class CopyCosts:
         return self._bytes / self._seconds if self._seconds > 0 else FIRST_GUESS
 
     def observe_step(self, slices: Seq[Slice], seconds: float) -> None:
-        """A step took so long. Those without prompts, of which the last slice tells, cost nothing:
-        they say little about computing again."""
+        """Learn from a step's duration. Steps without prompts, recognized by their last slice, are
+        skipped: they say little about recomputation."""
         if slices and slices[-1].count > 1:
             self._times.observe(StepWork.of(slices), seconds)
 
@@ -39,7 +39,7 @@ class CopyCosts:
         return num_bytes / self.bytes_per_s
 
     def compute_s(self, num_tokens: int, context: int) -> float | None:
-        """What so many prompt tokens behind a context add to a step; None while nobody knows."""
+        """Seconds that these prompt tokens behind a context add to a step; None while unknown."""
         if not self._times.knows_prompts:
             return None
         work = StepWork(prompt_tokens=num_tokens, prompt_pairs=num_pairs(num_tokens, context))

@@ -34,9 +34,9 @@ class CudaCopier:
         began, ended = _event(), _event()
         began.record(self._stream)
         with torch.cuda.stream(self._stream):
-            for block, slot, count in runs(copy.blocks, copy.slots):
+            for block, host_block, count in runs(copy.blocks, copy.host_blocks):
                 cache = self._cache[block : block + count]
-                host = self._host[slot : slot + count]
+                host = self._host[host_block : host_block + count]
                 if copy.up:
                     cache.copy_(host, non_blocking=True)
                 else:

@@ -1,15 +1,14 @@
-"""The pool behind the pool: blocks in host memory, for what does not fit into the cache.
+"""KV cache offloading: a second block pool, in host memory.
 
-Three things travel. Blocks that fell out of use are *saved*, those to be evicted next first, so
-that an eviction never waits. What a sequence finds here is *loaded* before it starts. A sequence
-that must give way is *swapped out* with all that was computed, and loaded again.
+There are three kinds of copies. Blocks without references are *saved*, the next to be evicted
+first, so that an eviction never waits. Blocks that a new sequence finds in host memory are *loaded*
+before it starts. A preempted sequence is *swapped out* with its whole KV cache, and loaded again.
 
     save        cache block: set aside until the copy is made      host block: used, then cached
     load        cache block: the sequence's, not to be read yet    host block: used
     swap        cache block: used until the copy is made           host block: used until loaded
 
-A tier of disks would stand behind `pool` as this one stands behind the cache: it would watch what
-falls out of use here.
+A tier of disks would stand behind `pool` as this one stands behind the cache.
 """
 
 from __future__ import annotations
@@ -29,26 +28,23 @@ from engine.sequence import Sequence
 from wire.layout import KvLayout
 
 LEAST_PATIENCE_S = 0.25
-"""A load may take so long, or four times as long as predicted, before its blocks are computed."""
+"""Timeout of a load, or four times its predicted duration; then its blocks are recomputed."""
 
 
 @dataclass(slots=True, eq=False)
 class PendingLoad:
-    """Host blocks `slots` come into `blocks`, which `sequence` has; None when it gave them up."""
+    """Copies `host_blocks` into `blocks`, which belong to `sequence`; None when it gave them up."""
 
     sequence: Sequence | None
     blocks: list[int]
-    slots: list[int]
+    host_blocks: list[int]
     num_tokens: int
-    """So many are computed when all are there."""
+    """The sequence's computed tokens when the load is over."""
     deadline: float
 
 
 class HostTier:
-    """Owned by the engine's thread; the copier does the rest elsewhere.
-
-    `clock` is in seconds.
-    """
+    """Owned by the engine's thread; `copier` copies in another. `clock` is in seconds."""
 
     def __init__(
         self,
@@ -70,35 +66,35 @@ class HostTier:
         self.try_swap_out = self._swapping.try_swap_out
         self._saves: list[PendingSave] = []
         self._loads: list[PendingLoad] = []
-        self._arrived: list[PendingLoad] = []
+        self._copied: list[PendingLoad] = []
 
     @property
     def busy(self) -> bool:
-        """Copies are under way."""
+        """True while copies are in flight."""
         return len(self._copies) > 0
 
     @property
     def num_loading(self) -> int:
-        """Sequences that wait for their blocks."""
+        """Sequences that wait for their blocks to be loaded."""
         return sum(load.sequence is not None for load in self._loads)
 
     @property
     def num_leaving(self) -> int:
-        """Cache blocks that will be free without anybody's giving way."""
+        """Cache blocks that will be free when copies in flight have been made."""
         return self._swapping.num_leaving + self._saving.num_aside
 
     def poll(self) -> list[PendingLoad]:
-        """Look after the copies. Returns the loads that are through, of sequences that wait."""
+        """Finish copies that were made, start saves, and return loads whose sequences can start."""
         self._copies.poll()
         save = self._saving.try_begin()
         if save is not None:
             self._saves.append(save)
-            self._copies.start(save.blocks, save.slots, partial(self._saved, save), up=False)
-        arrived, self._arrived = self._arrived, []
+            self._copies.start(save.blocks, save.host_blocks, partial(self._saved, save), up=False)
+        arrived, self._copied = self._copied, []
         return arrived
 
     def overdue(self) -> list[PendingLoad]:
-        """Loads that sequences have waited for long enough."""
+        """Loads past their deadline, whose sequences still wait."""
         if not self._loads:
             return []
         now = self._clock()
@@ -106,35 +102,35 @@ class HostTier:
         return [load for load in waited_for if now >= load.deadline]
 
     def try_load(self, sequence: Sequence) -> bool:
-        """Have the blocks behind the sequence's computed ones filled, as far as they are here.
+        """Load the blocks behind the sequence's computed ones, as far as host memory has them.
 
-        Its last token is to be computed, wherever its cache is. False when there are none, or
-        computing them is quicker.
+        The last token is computed in any case. False when host memory has none, or recomputation
+        is quicker.
         """
         first = sequence.num_computed // self._layout.block_size
         swapped = self._swapping.take(sequence)
         if swapped is not None:
-            self.pool.release(swapped.slots[:first])
-            slots, num_tokens = swapped.slots[first:], swapped.num_tokens
+            self.pool.release(swapped.host_blocks[:first])
+            host_blocks, num_tokens = swapped.host_blocks[first:], swapped.num_tokens
         else:
-            slots = self._try_find(sequence, first)
-            num_there = (first + len(slots)) * self._layout.block_size
+            host_blocks = self._try_find(sequence, first)
+            num_there = (first + len(host_blocks)) * self._layout.block_size
             num_tokens = min(num_there, len(sequence.tokens) - 1)
-        if slots:
-            predicted_s = self.costs.copy_s(len(slots) * self._layout.block_bytes)
+        if host_blocks:
+            predicted_s = self.costs.copy_s(len(host_blocks) * self._layout.block_bytes)
             patience_s = max(LEAST_PATIENCE_S, 4 * predicted_s)
-            self._load(sequence, slots, first, num_tokens, patience_s)
-        return bool(slots)
+            self._load(sequence, host_blocks, first, num_tokens, patience_s)
+        return bool(host_blocks)
 
     def load_all(self, sequence: Sequence) -> None:
-        """Have all blocks filled that lack something. They are here, and nobody else has them."""
+        """Load all blocks that are not computed; host memory has every one of them."""
         first = sequence.num_computed // self._layout.block_size
-        slots = self.pool.acquire_prefix(sequence.hashes[first:])
-        self.pool.note_hits(slots)
-        self._load(sequence, slots, first, len(sequence.tokens), patience_s=math.inf)
+        host_blocks = self.pool.acquire_prefix(sequence.hashes[first:])
+        self.pool.note_hits(host_blocks)
+        self._load(sequence, host_blocks, first, len(sequence.tokens), patience_s=math.inf)
 
     def forget(self, sequence: Sequence) -> None:
-        """It ended while it was here, or on its way."""
+        """Release host memory of a sequence that ended, and give up its loads."""
         self._swapping.forget(sequence)
         for load in self._loads:
             if load.sequence is sequence:
@@ -142,24 +138,24 @@ class HostTier:
                 self.give_up(load)
 
     def give_up(self, load: PendingLoad) -> None:
-        """Its sequence has other blocks now; these are nobody's as soon as the copy is made."""
+        """Detach a load from its sequence; the blocks are released when the copy is made."""
         load.sequence = None
 
     def close(self) -> None:
         self._copies.close()
 
     def check_integrity(self) -> None:
-        """Raises AssertionError when a host block is lost, or one that travels is free."""
+        """Raises AssertionError when a host block is lost, or a block is free while copied."""
         self.pool.check_integrity()
-        ours = self._swapping.owned_slots()
-        travelling = self._swapping.travelling_blocks()
+        ours = self._swapping.owned_host_blocks()
+        in_flight = self._swapping.blocks_in_flight()
         copied: list[PendingSave | PendingLoad] = [*self._saves, *self._loads]
-        ours.update(slot for each in copied for slot in each.slots)
-        travelling.update(block for each in copied for block in each.blocks)
-        assert ours == self.pool.used_blocks(), "a host block is used by nobody, or has no owner"
-        assert travelling <= self._cache.used_blocks(), "a block is free while it is copied"
-        num_under_way = len(self._saves) + len(self._loads) + self._swapping.num_copies
-        assert num_under_way == len(self._copies), "a copy is under way for nobody"
+        ours.update(host_block for each in copied for host_block in each.host_blocks)
+        in_flight.update(block for each in copied for block in each.blocks)
+        assert ours == self.pool.used_blocks(), "a host block is lost, or has no owner"
+        assert in_flight <= self._cache.used_blocks(), "a block is free while it is copied"
+        num_in_flight = len(self._saves) + len(self._loads) + self._swapping.num_copies
+        assert num_in_flight == len(self._copies), "a copy in flight has no owner"
 
     def _try_find(self, sequence: Sequence, first: int) -> list[int]:
         if sequence.wants_scores:
@@ -171,22 +167,22 @@ class HostTier:
         num_bytes = num_found * self._layout.block_bytes
         if not self.costs.copying_is_quicker(num_bytes, num_found * size, first * size):
             return []
-        slots = self.pool.acquire_prefix(names)
-        self.pool.note_hits(slots)
-        return slots
+        host_blocks = self.pool.acquire_prefix(names)
+        self.pool.note_hits(host_blocks)
+        return host_blocks
 
     def _load(
         self,
         sequence: Sequence,
-        slots: list[int],
+        host_blocks: list[int],
         first: int,
         num_tokens: int,
         patience_s: float,
     ) -> None:
-        blocks = sequence.blocks[first : first + len(slots)]
-        load = PendingLoad(sequence, blocks, slots, num_tokens, self._clock() + patience_s)
+        blocks = sequence.blocks[first : first + len(host_blocks)]
+        load = PendingLoad(sequence, blocks, host_blocks, num_tokens, self._clock() + patience_s)
         self._loads.append(load)
-        self._copies.start(blocks, slots, partial(self._loaded, load), up=True)
+        self._copies.start(blocks, host_blocks, partial(self._loaded, load), up=True)
 
     def _saved(self, save: PendingSave) -> None:
         self._saves.remove(save)
@@ -194,8 +190,8 @@ class HostTier:
 
     def _loaded(self, load: PendingLoad) -> None:
         self._loads.remove(load)
-        self.pool.release(load.slots)
+        self.pool.release(load.host_blocks)
         if load.sequence is None:
             self._cache.release(load.blocks)
         else:
-            self._arrived.append(load)
+            self._copied.append(load)

@@ -1,4 +1,4 @@
-"""How sequences come by their blocks, and what becomes of those that they leave."""
+"""KV cache blocks for sequences: prefix cache hits, loads from host memory, shared parts."""
 
 from __future__ import annotations
 
@@ -14,18 +14,17 @@ from engine.runner import Runner, Slice
 from engine.schedule.policy import FreeCapacity, Policy
 from engine.sequence import Sequence, Status
 
-MOST_NEIGHBOURS = 64
-"""Running sequences that are asked whether they begin like a new one; the newest."""
-LEAST_SHARED = 4
-"""A part of so many of a block's tokens is worth a copy of it."""
+MAX_NEIGHBOURS = 64
+"""Running sequences that are compared with a new one, the newest first."""
+MIN_SHARED_FRACTION = 4
+"""A block is copied for at least one in so many of its tokens."""
 
 
 class KvMemory:
-    """The pool, the tails in it, and the host memory behind it, where there is one.
+    """Allocates from the block pool, its prefix cache, and host memory behind it if there is any.
 
-    A sequence is given blocks for all tokens that it has: those of its prefix that are cached, then
-    those that come from host memory, then a copy of a block of which it shares a part, then blank
-    ones.
+    A sequence gets blocks for all its tokens: cached blocks of its prefix, then blocks loaded from
+    host memory, then a copy of a block whose first tokens it shares, then blank ones.
     """
 
     def __init__(self, runner: Runner, pool: BlockPool, tier: HostTier | None = None) -> None:
@@ -34,12 +33,12 @@ class KvMemory:
         self._runner = runner
         self._layout = runner.layout
         self._block_size = runner.layout.block_size
-        self._least_shared = -(-runner.layout.block_size // LEAST_SHARED)
-        self._tails = PartialBlocks(pool, runner.layout.block_size)
+        self._min_shared = -(-runner.layout.block_size // MIN_SHARED_FRACTION)
+        self._partial_blocks = PartialBlocks(pool, runner.layout.block_size)
 
     @property
     def busy(self) -> bool:
-        """Copies to or from host memory are under way."""
+        """True while copies to or from host memory are in flight."""
         return self.tier is not None and self.tier.busy
 
     @property
@@ -87,10 +86,10 @@ class KvMemory:
         self.pool.note_hits(cached)
         return Reservation(cached, blank)
 
-    def try_give(
+    def try_allocate(
         self, sequence: Sequence, policy: Policy, num_running: int, neighbours: Iterable[Sequence]
     ) -> bool:
-        """Blocks for a waiting sequence, which is LOADING after that if some must be filled first.
+        """Allocate blocks for a waiting sequence; it is LOADING then if some are loaded first.
 
         `neighbours` have blocks that it may share. False when there is no room.
         """
@@ -107,11 +106,11 @@ class KvMemory:
         if self.tier is not None and self.tier.try_load(sequence):
             sequence.move(Status.LOADING)
         else:
-            self._share_tail(sequence, neighbours)
+            self._share_partial_block(sequence, neighbours)
         return True
 
-    def try_give_cached(self, sequence: Sequence) -> bool:
-        """Shorten a sequence to the full blocks that are to be had, and give it those.
+    def try_allocate_cached(self, sequence: Sequence) -> bool:
+        """Shorten a sequence to its full blocks that are cached, and give it those.
 
         It is LOADING after that if some must be filled first. False when there is none.
         """
@@ -133,7 +132,7 @@ class KvMemory:
         return True
 
     def poll(self) -> list[Sequence]:
-        """Look after copies. Returns the sequences that need not wait for theirs any more."""
+        """Finish copies that were made. Returns sequences that wait for loads no more."""
         if self.tier is None:
             return []
         arrived = self.tier.poll()
@@ -141,16 +140,16 @@ class KvMemory:
         return ready + [s for load in self.tier.overdue() if (s := self._replace(load)) is not None]
 
     def observe(self, slices: Seq[Slice], seconds: float) -> None:
-        """A step took so long."""
+        """Learn from a step's duration."""
         if self.tier is not None:
             self.tier.costs.observe_step(slices, seconds)
 
-    def room_is_coming(self, num_blocks: int) -> bool:
-        """So many will be free when copies that are under way have been made."""
+    def will_free(self, num_blocks: int) -> bool:
+        """True when that many blocks will be free once the copies in flight are made."""
         return self.tier is not None and (self.pool.num_free + self.tier.num_leaving >= num_blocks)
 
     def publish(self, sequence: Sequence, num_computed: int) -> None:
-        """Name the blocks that are full by now."""
+        """Enter blocks that have become full into the prefix cache."""
         num_full = num_computed // self._block_size
         if num_full <= sequence.num_published or not sequence.traits.cache_prompt:
             return
@@ -160,28 +159,28 @@ class KvMemory:
         sequence.num_published = num_full
 
     def try_swap_out(self, sequence: Sequence) -> bool:
-        """Its blocks come free, now or soon, and nothing of it will have to be computed again."""
+        """Swap a preempted sequence out to host memory; False when it is to be recomputed."""
         if self.tier is None or not self.tier.try_swap_out(sequence):
             return False
         self._forget_blocks(sequence)
         return True
 
     def release(self, sequence: Sequence) -> None:
-        """Give a sequence's blocks back, wherever they are; they stay as cache."""
+        """Release a sequence's blocks, in the cache and in host memory; they stay cached there."""
         if self.tier is not None:
             self.tier.forget(sequence)
         if sequence.blocks:
             if sequence.traits.cache_prompt:
-                self._tails.keep(sequence)
+                self._partial_blocks.keep(sequence)
             self.pool.release(sequence.blocks)
         self._forget_blocks(sequence)
 
     def take_host_events(self) -> tuple[list[bytes], list[bytes]]:
-        """Hashes that came to host memory and that left it; see BlockPool.take_events."""
+        """Hashes stored in host memory and removed from it; see BlockPool.take_events."""
         return ([], []) if self.tier is None else self.tier.pool.take_events()
 
     def host_hashes(self) -> list[bytes]:
-        """Every block hash that host memory has now."""
+        """All block hashes in host memory."""
         return [] if self.tier is None else self.tier.pool.cached_hashes()
 
     def check_integrity(self) -> None:
@@ -194,12 +193,12 @@ class KvMemory:
         if self.tier is not None:
             self.tier.close()
 
-    def _share_tail(self, sequence: Sequence, neighbours: Iterable[Sequence]) -> None:
+    def _share_partial_block(self, sequence: Sequence, neighbours: Iterable[Sequence]) -> None:
         if sequence.wants_scores or not sequence.traits.cache_prompt:
             return
         cached = (neighbour for neighbour in neighbours if neighbour.traits.cache_prompt)
-        nearest = islice(cached, MOST_NEIGHBOURS)
-        found = self._tails.try_share(sequence, nearest, self._least_shared)
+        nearest = islice(cached, MAX_NEIGHBOURS)
+        found = self._partial_blocks.try_share(sequence, nearest, self._min_shared)
         if found is None:
             return
         source, count = found
@@ -217,7 +216,7 @@ class KvMemory:
         return sequence
 
     def _replace(self, load: PendingLoad) -> Sequence | None:
-        """Blocks that a sequence can compute itself; None while there are none."""
+        """Blocks to compute in place of an overdue load's; None while there are none."""
         assert self.tier is not None
         assert load.sequence is not None
         sequence, new = load.sequence, self.pool.try_allocate(len(load.blocks))

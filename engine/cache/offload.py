@@ -1,13 +1,13 @@
-"""Which blocks are saved to host memory before the cache evicts them; pure."""
+"""Chooses the cached blocks that are copied to host memory before they are evicted; pure."""
 
 from __future__ import annotations
 
 import heapq
 from dataclasses import dataclass, field
 
-from engine.cache.block_pool import BlockPool, Place
+from engine.cache.block_pool import BlockPool, EvictionRank
 
-MOST_SAVING = 32
+MAX_SAVING = 32
 """Blocks that are set aside at a time, if that is not more than an eighth of the cache."""
 ROOMY = 2
 """While more than one in so many blocks of the cache are blank, none is about to be evicted."""
@@ -15,81 +15,83 @@ ROOMY = 2
 
 @dataclass(frozen=True, slots=True)
 class PendingSave:
-    """Cache blocks that are set aside, and for each of them a host block and what it is called."""
+    """Cache blocks that are set aside for a copy, each with its host block, hash and hits."""
 
-    places: list[Place] = field(default_factory=list)
-    slots: list[int] = field(default_factory=list)
+    ranks: list[EvictionRank] = field(default_factory=list)
+    host_blocks: list[int] = field(default_factory=list)
     names: list[tuple[bytes, int]] = field(default_factory=list)
-    """With the hits that a block has had."""
+    """Hash and hits of each block."""
 
     @property
     def blocks(self) -> list[int]:
-        return [place[2] for place in self.places]
+        return [rank[2] for rank in self.ranks]
 
 
 class Offload:
-    """Watches what falls out of use in the cache."""
+    """Offloads blocks that no sequence references, the next to be evicted first."""
 
     def __init__(self, cache: BlockPool, host: BlockPool) -> None:
         self._cache = cache
         self._host = host
-        self._most = max(1, min(MOST_SAVING, cache.num_blocks // 8))
-        self._unsaved: list[Place] = []  # a heap; some are stale
+        self._most = max(1, min(MAX_SAVING, cache.num_blocks // 8))
+        self._unsaved: list[EvictionRank] = []  # a heap; some are stale
         self.num_aside = 0
-        """Blocks of the cache that wait for a copy to be made."""
-        cache.watch()
+        """Cache blocks that are set aside until their copy is made."""
+        cache.track_newly_cached()
 
     def try_begin(self) -> PendingSave | None:
         """Set aside the blocks to be evicted next that are not in host memory yet."""
-        for place in self._cache.take_fallen():
-            heapq.heappush(self._unsaved, place)
+        for rank in self._cache.take_newly_cached():
+            heapq.heappush(self._unsaved, rank)
         self._forget_stale()
         if not self._unsaved or self._cache.num_blank * ROOMY >= self._cache.num_blocks:
             return None
         save = self._choose(self._most - self.num_aside)
-        self.num_aside += len(save.places)
-        return save if save.places else None
+        self.num_aside += len(save.ranks)
+        return save if save.ranks else None
 
     def end(self, save: PendingSave) -> None:
-        """The copy is made: the blocks wait for their eviction where they were."""
-        for slot, (name, num_hits) in zip(save.slots, save.names, strict=True):
-            self._host.publish(slot, name, num_hits=num_hits)
-        self._host.release(reversed(save.slots))  # what is evicted first there is so here, too
-        for place in save.places:
-            self._cache.put_back(place)
-        self.num_aside -= len(save.places)
+        """The copy is made: the blocks have their eviction ranks again."""
+        for host_block, (name, num_hits) in zip(save.host_blocks, save.names, strict=True):
+            self._host.publish(host_block, name, num_hits=num_hits)
+        self._host.release(reversed(save.host_blocks))  # the same order of eviction as in the cache
+        for rank in save.ranks:
+            self._cache.put_back(rank)
+        self.num_aside -= len(save.ranks)
 
     def _choose(self, room: int) -> PendingSave:
         save = PendingSave()
-        while self._unsaved and len(save.places) < min(room, self._host.num_free):
-            place = heapq.heappop(self._unsaved)
-            named = self._cache.cached_at(place)
+        while self._unsaved and len(save.ranks) < min(room, self._host.num_free):
+            rank = heapq.heappop(self._unsaved)
+            named = self._cache.cached_block(rank)
             if named is None or self._refreshed(*named):
                 continue
-            self._cache.set_aside(place)
-            save.places.append(place)
+            self._cache.set_aside(rank)
+            save.ranks.append(rank)
             save.names.append(named)
-        save.slots.extend(self._side_by_side(save.blocks))
+        save.host_blocks.extend(self._side_by_side(save.blocks))
         return save
 
     def _side_by_side(self, blocks: list[int]) -> list[int]:
-        """Host blocks for cache blocks; neighbours for neighbours, which are one copy then."""
-        slots = self._host.try_allocate(len(blocks))
-        assert slots is not None, "there were so many free"
-        slot_of = dict(zip(sorted(blocks), sorted(slots), strict=True))
-        return [slot_of[block] for block in blocks]
+        """Host blocks for cache blocks, contiguous where those are: a run of them is one copy."""
+        host_blocks = self._host.try_allocate(len(blocks))
+        assert host_blocks is not None, "there were so many free"
+        host_block_of = dict(zip(sorted(blocks), sorted(host_blocks), strict=True))
+        return [host_block_of[block] for block in blocks]
 
     def _refreshed(self, name: bytes, num_hits: int) -> bool:
-        """It is here already, and as young as one that comes now."""
-        slot = self._host.try_acquire(name)
-        if slot is None:
+        """True when host memory has the block already; its eviction is put off."""
+        host_block = self._host.try_acquire(name)
+        if host_block is None:
             return False
         if num_hits:
-            self._host.note_hits([slot])
-        self._host.release([slot])
+            self._host.note_hits([host_block])
+        self._host.release([host_block])
         return True
 
     def _forget_stale(self) -> None:
-        """Of each block no more than one place counts."""
+        """Drop ranks that no longer count, when they are the most."""
         if len(self._unsaved) > 2 * self._cache.num_blocks:
-            self._unsaved = sorted(p for p in self._unsaved if self._cache.cached_at(p) is not None)
+            self._unsaved = sorted(
+                p for p in self._unsaved if self._cache.cached_block(p) is not None
+            )

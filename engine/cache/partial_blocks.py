@@ -1,4 +1,4 @@
-"""Last, partly filled blocks: who begins like another inside a block copies it."""
+"""Prefix caching below block size: a sequence copies a block whose first tokens it shares."""
 
 from __future__ import annotations
 
@@ -10,35 +10,37 @@ from engine.cache.block_pool import BlockPool
 from engine.sequence import Sequence
 from kv_transfer.hashing import tail_hash
 
-MOST_TAILS = 1024
-MOST_PER_PREFIX = 8
-"""Tails behind the same prefix that are looked at; the newest."""
+MAX_PARTIAL_BLOCKS = 1024
+MAX_PER_PREFIX = 8
+"""Partial blocks behind one prefix that are remembered, the newest."""
 
 Key = tuple[int, bytes]
-"""What comes before a tail: the number of full blocks and the last one's hash, or the salt."""
+"""The prefix before a partial block: number of full blocks, and the last one's hash or the salt."""
 
 
 class PartialBlocks:
-    """Names the tails of sequences that are gone, which stay in the pool until they are evicted.
+    """Index of the last blocks of sequences that ended; they stay cached until they are evicted.
 
-    Nothing is kept about sequences that run: they are looked at when somebody asks.
+    Running sequences are not in the index: `try_share` compares them directly.
     """
 
     def __init__(self, pool: BlockPool, block_size: int) -> None:
         self._pool = pool
         self._block_size = block_size
-        self._behind: OrderedDict[Key, dict[bytes, list[int]]] = OrderedDict()
-        self.num_tails = 0
+        self._by_prefix: OrderedDict[Key, dict[bytes, list[int]]] = OrderedDict()
+        self.num_blocks = 0
 
     def num_behind(self, sequence: Sequence) -> int:
-        """How many tails are known behind the blocks that the sequence has."""
-        return len(self._behind.get(_key(sequence, sequence.num_computed // self._block_size), {}))
+        """Number of partial blocks known behind the sequence's computed full blocks."""
+        return len(
+            self._by_prefix.get(_key(sequence, sequence.num_computed // self._block_size), {})
+        )
 
     def keep(self, sequence: Sequence) -> None:
-        """Its blocks are about to be released.
+        """Index the last blocks of a sequence that is about to be released.
 
-        Who repeats its prompt finds the prompt's end, in a block that its answer has filled since,
-        and who goes on from its answer that one's end.
+        A sequence with the same prompt finds the block in which the prompt ends, and one that
+        continues the answer finds the block in which the answer ends.
         """
         size, num_published = self._block_size, sequence.num_published
         ends_in = sequence.num_prompt // size
@@ -49,42 +51,46 @@ class PartialBlocks:
         if 0 < len(tokens) < size:
             key = _key(sequence, num_published)
             name = tail_hash(*key, tokens)
-            self._pool.publish(sequence.blocks[num_published], name, told=False)
+            self._pool.publish(sequence.blocks[num_published], name, announced=False)
             self._remember(key, name, tokens)
 
     def try_share(
-        self, sequence: Sequence, others: Iterable[Sequence], least: int
+        self, sequence: Sequence, others: Iterable[Sequence], min_tokens: int
     ) -> tuple[int, int] | None:
-        """A block to copy for the first tokens that the sequence lacks, and how many it has.
+        """A block whose first tokens are the next that the sequence lacks, and how many are.
 
-        The block has one more reference. At least `least` tokens, never the last one that is
-        known, since what comes after it has to be computed.
+        The block has one more reference. It shares `min_tokens` tokens or more, and never the last
+        known one, whose logits have to be computed.
         """
         begin = sequence.num_computed
         full = begin // self._block_size
         wanted = sequence.tokens[begin : min(begin + self._block_size, len(sequence.tokens) - 1)]
-        if len(wanted) < least:
+        if len(wanted) < min_tokens:
             return None
-        found = self._whole(sequence, full, wanted) or self._kept(_key(sequence, full), wanted)
+        found = self._full_block(sequence, full, wanted) or self._of_ended(
+            _key(sequence, full), wanted
+        )
         if found is None or found[1] < len(wanted):
-            found = _longer(found, _running(sequence, others, begin, full, wanted))
-        if found is None or found[1] < least:
+            found = _longer(found, _of_running(sequence, others, begin, full, wanted))
+        if found is None or found[1] < min_tokens:
             return None
         block, count = found
         self._pool.acquire(block)
         return block, count
 
-    def _whole(self, sequence: Sequence, full: int, wanted: list[int]) -> tuple[int, int] | None:
-        """The prompt ends with a block that is cached as a whole."""
+    def _full_block(
+        self, sequence: Sequence, full: int, wanted: list[int]
+    ) -> tuple[int, int] | None:
+        """The block in which the prompt ends, if it is cached as a full block."""
         if full >= len(sequence.hashes):
             return None
         block = self._pool.find(sequence.hashes[full])
         return None if block is None else (block, len(wanted))
 
-    def _kept(self, key: Key, wanted: list[int]) -> tuple[int, int] | None:
+    def _of_ended(self, key: Key, wanted: list[int]) -> tuple[int, int] | None:
         best = None
-        tails = self._behind.get(key, {})
-        for name, tokens in list(tails.items()):
+        blocks = self._by_prefix.get(key, {})
+        for name, tokens in list(blocks.items()):
             block = self._pool.find(name)
             if block is None:
                 self._forget(key, name)
@@ -93,26 +99,26 @@ class PartialBlocks:
         return best
 
     def _remember(self, key: Key, name: bytes, tokens: list[int]) -> None:
-        tails = self._behind.setdefault(key, {})
-        self.num_tails += name not in tails
-        tails[name] = tokens
-        self._behind.move_to_end(key)
-        if len(tails) > MOST_PER_PREFIX:
-            self._forget(key, next(iter(tails)))
-        if self.num_tails > MOST_TAILS:
-            oldest = next(iter(self._behind))
-            self._forget(oldest, next(iter(self._behind[oldest])))
+        blocks = self._by_prefix.setdefault(key, {})
+        self.num_blocks += name not in blocks
+        blocks[name] = tokens
+        self._by_prefix.move_to_end(key)
+        if len(blocks) > MAX_PER_PREFIX:
+            self._forget(key, next(iter(blocks)))
+        if self.num_blocks > MAX_PARTIAL_BLOCKS:
+            oldest = next(iter(self._by_prefix))
+            self._forget(oldest, next(iter(self._by_prefix[oldest])))
 
     def _forget(self, key: Key, name: bytes) -> None:
-        tails = self._behind[key]
-        del tails[name]
-        self.num_tails -= 1
-        if not tails:
-            del self._behind[key]
+        blocks = self._by_prefix[key]
+        del blocks[name]
+        self.num_blocks -= 1
+        if not blocks:
+            del self._by_prefix[key]
 
 
 def num_common(one: Seq[int], other: Seq[int]) -> int:
-    """How many leading tokens are equal."""
+    """Number of leading tokens that are equal."""
     count = 0
     for mine, theirs in zip(one, other, strict=False):
         if mine != theirs:
@@ -131,10 +137,10 @@ def _longer(one: tuple[int, int] | None, other: tuple[int, int] | None) -> tuple
     return one
 
 
-def _running(
+def _of_running(
     sequence: Sequence, others: Iterable[Sequence], begin: int, full: int, wanted: list[int]
 ) -> tuple[int, int] | None:
-    """Of those that begin like the sequence, the block that goes on longest like it."""
+    """The block with the longest shared part, of running sequences with the same prefix."""
     best, key = None, _key(sequence, full)
     for other in others:
         num_known = min(other.num_computed, len(other.tokens))

@@ -1,1 +1,1 @@
-"""What only a GPU needs: fused kernels, paged decoding, and steps recorded as graphs."""
+"""Triton kernels for GPUs: fused operations and paged attention of decode steps."""

@@ -1,4 +1,4 @@
-"""Kernels in Triton. Each is launched by one function of engine.cuda.operations.
+"""Triton kernels. Each is launched by one function of engine.cuda.operations.
 
 Numbers are float32 within a kernel, and rounded once, where they are stored.
 """
@@ -29,7 +29,7 @@ def add_norm(hidden, added, weight, normed, eps, HAS_ADDED: tl.constexpr, SIZE: 
 
 @triton.jit
 def gate(gate_up, gated, SIZE: tl.constexpr, BLOCK: tl.constexpr):
-    """A piece of a row: silu(gate) * up."""
+    """A part of a row: silu(gate) * up."""
     row = tl.program_id(0).to(tl.int64)
     place = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = place < SIZE
@@ -58,7 +58,7 @@ def rotate_and_store(
     HEAD_SIZE: tl.constexpr,
     PADDED_HALF: tl.constexpr,
 ):
-    """One head of a token: queries turn in place, keys turn into the cache, values go there."""
+    """One head of a token: queries are rotated in place; keys, rotated, and values are stored."""
     token = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1)
     HALF: tl.constexpr = HEAD_SIZE // 2
@@ -118,7 +118,7 @@ def decode(
     BLOCK_SIZE: tl.constexpr,
     NUM_KEYS: tl.constexpr,
 ):
-    """The query heads of one KV head over a share of one sequence's keys.
+    """The query heads of one KV head over one split of one sequence's keys.
 
     Split keys and a running maximum: Flash-Decoding (Dao et al., 2023). `scale` is in base 2.
     """
@@ -186,7 +186,7 @@ def combine(
     PADDED_SPLITS: tl.constexpr,
     PADDED_HEAD: tl.constexpr,
 ):
-    """One query head's shares, each relative to its own maximum, put together."""
+    """Combine one query head's splits, each relative to its own maximum."""
     number = tl.program_id(0).to(tl.int64)
     split, place = tl.arange(0, PADDED_SPLITS), tl.arange(0, PADDED_HEAD)
     made, inside = split < NUM_SPLITS, place < HEAD_SIZE

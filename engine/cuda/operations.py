@@ -1,4 +1,4 @@
-"""The kernels as operations on tensors."""
+"""The Triton kernels as operations on tensors."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from engine.cuda import kernels
 
 _GATE_BLOCK = 1024
 _KEYS = 64
-"""Keys that a program looks at together."""
+"""Keys that a program loads at a time."""
 _WAVES = 4
-"""Programs for each multiprocessor, where there is so much to split."""
-MOST_SPLITS = 64
+"""Programs for each multiprocessor, at most."""
+MAX_SPLITS = 64
 
 
 def add_norm(hidden: Tensor, added: Tensor | None, weight: Tensor, eps: float) -> Tensor:
-    """`hidden` [rows, size] gains `added`, where there is some; returns its RMS norm."""
+    """Add `added`, if any, to `hidden` [rows, size] in place; return the RMS norm of the sum."""
     rows, size = hidden.shape
     normed, padded = torch.empty_like(hidden), _power_of_2(size)
     kernels.add_norm[(rows,)](
@@ -49,9 +49,9 @@ def rotate_and_store(
     rotation: tuple[Tensor, Tensor],
     cache: Tensor,
     scales: Tensor | None,
-    places: tuple[Tensor, Tensor],
+    token_slots: tuple[Tensor, Tensor],
 ) -> None:
-    """Turn the queries among `heads` in place; keys, turned, and values go into the cache.
+    """Rotate queries among `heads` in place; store rotated keys, and values, in the cache.
 
     heads [tokens, heads + 2 * kv_heads, head_size], float32 cosines and sines [tokens, 1, half],
     cache [blocks, 2, kv_heads, block_size, head_size] of one layer, float32 scales [blocks, 2,
@@ -64,7 +64,7 @@ def rotate_and_store(
         *rotation,
         cache,
         cache if scales is None else scales,
-        *places,
+        *token_slots,
         cache.stride(0),
         cache.stride(1),
         cache.stride(2),
@@ -86,7 +86,7 @@ def decode(
     positions: Tensor,
     window: int | None,
 ) -> Tensor:
-    """Attention of one token a sequence over all that is stored up to it.
+    """Paged attention of one token a sequence over its context.
 
     query [rows, heads, head_size], whose rows may lie apart; cache and scales as above; tables
     [width, rows]: a column for each sequence; positions [rows] -> [rows, heads, head_size].
@@ -142,11 +142,11 @@ def decode(
 
 
 def num_splits(device: torch.device, num_programs: int) -> int:
-    """Into how many shares keys are split, so that the whole device has something to do."""
+    """Number of splits of each context (split-KV), so that the whole device is used."""
     if device.type != "cuda":
         return 3
     wanted = _WAVES * torch.cuda.get_device_properties(device).multi_processor_count
-    return max(1, min(MOST_SPLITS, wanted // num_programs))
+    return max(1, min(MAX_SPLITS, wanted // num_programs))
 
 
 def _power_of_2(number: int) -> int:

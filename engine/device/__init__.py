@@ -1,1 +1,1 @@
-"""The device that computes: memory, threads, copies to it, collectives between ranks."""
+"""The device: precision, memory, CPU threads, copies to and from it, collectives of ranks."""

@@ -1,4 +1,4 @@
-"""What the ranks of one model say to each other while they compute."""
+"""Collectives between the tensor-parallel ranks of a model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Collective(Protocol):
-    """The ranks 0 to size - 1. Each makes the same calls, in the same order, on equal shapes.
+    """Collectives of ranks 0 to size - 1. Each makes the same calls, in order, on equal shapes.
 
     A call that can never end, because another rank is dead, raises RuntimeError.
     """
@@ -16,7 +16,7 @@ class Collective(Protocol):
     rank: int
     size: int
 
-    def add_up(self, tensor: Tensor) -> Tensor:
+    def all_reduce(self, tensor: Tensor) -> Tensor:
         """`tensor` itself, which becomes the sum of all ranks' tensors; the same bits on each."""
         ...
 
@@ -24,22 +24,22 @@ class Collective(Protocol):
         """All ranks' tensors, in the order of ranks, on rank 0; nothing on the others."""
         ...
 
-    def hand_out(self, tensor: Tensor) -> None:
+    def broadcast(self, tensor: Tensor) -> None:
         """Overwrite all ranks' `tensor` with that of rank 0."""
         ...
 
 
-class Alone:
-    """One rank has nobody to talk to."""
+class SingleRank:
+    """The collectives of a model that is not divided."""
 
     rank = 0
     size = 1
 
-    def add_up(self, tensor: Tensor) -> Tensor:
+    def all_reduce(self, tensor: Tensor) -> Tensor:
         return tensor
 
     def gather(self, tensor: Tensor) -> list[Tensor]:
         return [tensor]
 
-    def hand_out(self, tensor: Tensor) -> None:
-        """It is where it belongs."""
+    def broadcast(self, tensor: Tensor) -> None:
+        """The only rank has the tensor."""

@@ -1,4 +1,4 @@
-"""Which cores of the machine others leave to us, by what Linux counts."""
+"""Counts CPU cores that other processes leave idle, from /proc."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _WINDOW_S = 0.04
 """Idle time is counted in hundredths of a second: of two cores' time, an eighth."""
 _OLD_S = 0.1
 _TOLERATED = 0.4
-"""So much of a core may others use that we take it: routers, clients, and the error of a window."""
+"""A core may be used by others this much and still count as ours: routers, measurement error."""
 
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -23,20 +23,20 @@ class CpuTimes:
 
     at: float
     idle_s: float
-    """That all cores of the machine together have been idle so far."""
+    """Idle time of all cores of the machine together."""
     ours_s: float
-    """CPU time of this process so far."""
+    """CPU time of this process."""
     num_running: int
-    """Threads of the machine that run or wait for a core now, the reader among them."""
+    """Threads of the machine that run or wait for a core now, the caller included."""
 
 
 class Cores:
     """Judges from readings how many of `num_ours` cores we may use; the machine has `num_all`.
 
-    What neither we used nor nobody, others did, wherever on the machine. A thread that runs at the
-    moment of a reading says less, for half of the time one of the kernel's does. But between the
-    steps of a worker nobody reads, and what others did then may be over: nobody running at the
-    beginning of a step is enough to take their cores, and time tells whether that was right.
+    CPU time of others = total - idle - ours, over a window. The number of running threads at one
+    moment says less: half of the time one of them is the kernel's. But after a pause between steps
+    the window may be out of date, so no other running thread at the beginning of a step is enough
+    to take all cores, and the next windows correct that.
     """
 
     def __init__(self, num_ours: int, num_all: int) -> None:
@@ -45,17 +45,17 @@ class Cores:
         self._past: deque[CpuTimes] = deque()
 
     def judge(self, now: CpuTimes, using: int) -> int:
-        """How many cores are ours or nobody's, while `using` of them are in use."""
+        """Number of cores that are ours or idle, while this process uses `using` of them."""
         past = self._past
         while len(past) > 1 and now.at - past[1].at >= _WINDOW_S:
             past.popleft()
         window_s = now.at - past[0].at if past else 0.0
-        if window_s >= _OLD_S and now.ours_s - past[0].ours_s < window_s / 2:  # we were away
+        if window_s >= _OLD_S and now.ours_s - past[0].ours_s < window_s / 2:  # after a pause
             free = max(self._by_time(past[0], now), self._num_ours - (now.num_running - 1))
             past.clear()
         elif window_s >= _WINDOW_S:
             free = self._by_time(past[0], now)
-        else:  # our threads that shared the last layer spin, in wait for the next
+        else:  # our threads spin between layers
             free = max(using, self._num_ours - max(0, now.num_running - using))
         past.append(now)
         return free
@@ -67,7 +67,7 @@ class Cores:
 
 
 def read_cores() -> CpuTimes | None:
-    """In about 15 us; None where the system does not tell, as only Linux does."""
+    """Read the counters, in about 15 us; None on systems other than Linux."""
     try:
         idle_s = float(_read("/proc/uptime").split()[1])
         num_running = int(_read("/proc/loadavg").split()[3].partition(b"/")[0])
@@ -77,14 +77,14 @@ def read_cores() -> CpuTimes | None:
 
 
 def count_cores(cgroup: Path = _CGROUP) -> int:
-    """That this process may use: those that it is bound to, or as many as its container has."""
+    """Cores that this process may use, by its CPU affinity and its container's quota."""
     num_cores = len(os.sched_getaffinity(0))
     quota = _quota(cgroup)
     return num_cores if quota is None else max(1, min(num_cores, int(quota)))
 
 
 def _quota(cgroup: Path) -> float | None:
-    """Of cores, by either version of cgroups; None where there is none."""
+    """The CPU quota in cores, of cgroups version 2 or 1; None without one."""
     version_1 = cgroup / "cpu" / "cpu.cfs_quota_us", cgroup / "cpu" / "cpu.cfs_period_us"
     for files in ((cgroup / "cpu.max",), version_1):
         try:
@@ -96,7 +96,7 @@ def _quota(cgroup: Path) -> float | None:
 
 
 def _read(path: str) -> bytes:
-    """The first of a file that the kernel makes when it is read."""
+    """The first bytes of a /proc file."""
     file = os.open(path, os.O_RDONLY)
     try:
         return os.read(file, 256)

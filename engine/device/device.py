@@ -1,4 +1,4 @@
-"""Where a model lives, and in what precision."""
+"""Choice of a model's device and of its precision."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ _CACHE_DTYPES = {
 }
 
 
-class LayerMarks:
-    """Where a device's stream is through with each layer, whose kernels are launched far ahead."""
+class LayerEvents:
+    """CUDA events at the end of each layer, whose kernels are launched far ahead."""
 
     def __init__(self, device: torch.device) -> None:
         self._stream = torch.cuda.current_stream(device)
         self._events: list[torch.cuda.Event] = []
 
-    def mark(self, num_layers: int) -> None:
-        """All of the next layer, of which there are `num_layers` then, has been launched."""
+    def record(self, num_layers: int) -> None:
+        """Record that the kernels of layer `num_layers` - 1 have been launched."""
         self._events.append(self._stream.record_event())
         assert len(self._events) == num_layers
 
-    def tell(self, on_layer: Callable[[int], None]) -> None:
+    def notify(self, on_layer: Callable[[int], None]) -> None:
         """Wait for one layer after the other; `on_layer(n)` is called when n are computed."""
         for number, event in enumerate(self._events, 1):
             event.synchronize()
@@ -43,7 +43,7 @@ class LayerMarks:
 
 
 def _why_unusable() -> str | None:
-    """Why PyTorch has no CUDA device, in its own words; None where it has one."""
+    """PyTorch's reason for having no CUDA device; None where it has one."""
     if torch.cuda.is_available():
         return None
     if torch.version.cuda is None:
@@ -62,8 +62,8 @@ def choose_device(
 ) -> torch.device:
     """ "auto", "cpu" or "cuda:N" as a device that exists; ConfigError otherwise.
 
-    "auto" is no CPU where there are GPUs that PyTorch cannot use: whoever has a GPU did not mean to
-    wait for answers a hundred times as long.
+    "auto" does not fall back to the CPU when there are GPUs that PyTorch cannot use: the user of a
+    GPU does not expect answers that take a hundred times as long.
     """
     if name == "auto":
         cause = why_unusable()
@@ -86,7 +86,7 @@ def choose_device(
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """In what weights are held, what is computed, and in what the KV cache is held."""
+    """Dtypes of the weights, of the computation, and of the KV cache."""
 
     weights: torch.dtype
     compute: torch.dtype

@@ -1,4 +1,4 @@
-"""Memory for the KV cache: how much of it is free, and blocks of it that stay where they are."""
+"""Memory of the device: how much is free, and allocations that stay where they are."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def free_host_bytes(root: Path = _ROOT) -> int:
 
 
 def _cgroup_allowances(root: Path) -> list[int]:
-    """What each control group above this process, version 2 or 1, still allows."""
+    """Bytes that each control group of this process, version 2 or 1, still allows."""
     try:
         memberships = (root / "proc/self/cgroup").read_text().splitlines()
     except FileNotFoundError:
@@ -54,7 +54,7 @@ def _cgroup_allowances(root: Path) -> list[int]:
 
 
 def _ancestors(top: Path, path: str) -> list[Path]:
-    """The group at `path` and those that contain it, as far as this process can see them."""
+    """The group at `path` and its ancestors, as far as this process can see them."""
     group = top / path.lstrip("/")
     return [folder for folder in (group, *group.parents) if folder.is_relative_to(top)]
 
@@ -90,7 +90,7 @@ def allocate_zeros(num_bytes: int, device: torch.device | str) -> Tensor:
 def empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Uninitialized; large tensors in host memory lie in huge pages where the system has them.
 
-    What reads all of it in every step then waits less for the tables that translate addresses.
+    Steps that read all weights have fewer TLB misses then.
     """
     num_bytes = math.prod(shape) * dtype.itemsize
     if device.type != "cpu" or num_bytes < _HUGE_PAGE_BYTES:

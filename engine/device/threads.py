@@ -1,4 +1,4 @@
-"""How many threads a step takes: more than its share, while cores stand idle."""
+"""The number of CPU threads of a step: more than the worker's own while cores are idle."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers on their way to a device and back, without anybody waiting for the device.
+"""Asynchronous copies of numbers to a device, and of tensors back to the host.
 
 A copy from or to pinned memory is only queued; torch keeps such memory from being used again
 before the copy is over. On a CPU there is nothing to do.
@@ -25,15 +25,15 @@ def to_device(
     device: torch.device,
     dtype: torch.dtype = torch.int64,
 ) -> Tensor:
-    """A tensor of Python numbers, behind what the current stream has been given so far."""
+    """Python numbers as a tensor, copied in the order of the current stream."""
     numbers = np.array(values, dtype=_KINDS[dtype])  # reads lists ten times as fast as torch does
     if device.type == "cpu":
         return torch.from_numpy(numbers)
     return torch.from_numpy(numbers).pin_memory().to(device, non_blocking=True)
 
 
-class Arriving:
-    """Tensors on their way to the host; also the mark of what was launched before."""
+class PendingHostCopy:
+    """Copies of tensors to the host; also marks the end of all work launched before."""
 
     def __init__(self, device: torch.device, *tensors: Tensor) -> None:
         if device.type == "cpu":
@@ -43,7 +43,7 @@ class Arriving:
         self._over = torch.cuda.current_stream(device).record_event()
 
     def wait(self) -> tuple[Tensor, ...]:
-        """They are here, and all that was launched before is over."""
+        """Wait for the copies and for all work launched before them."""
         if self._over is not None:
             self._over.synchronize()
         return self._tensors

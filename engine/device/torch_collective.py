@@ -45,7 +45,7 @@ class TorchCollective:
         for options in (self._sum, self._from_first, self._to_first):
             options.asyncOp = False
 
-    def add_up(self, tensor: Tensor) -> Tensor:
+    def all_reduce(self, tensor: Tensor) -> Tensor:
         _wait(self._group.allreduce([tensor], self._sum))
         return tensor
 
@@ -54,7 +54,7 @@ class TorchCollective:
         _wait(self._group.gather([parts] if parts else [], [tensor], self._to_first))
         return parts
 
-    def hand_out(self, tensor: Tensor) -> None:
+    def broadcast(self, tensor: Tensor) -> None:
         _wait(self._group.broadcast([tensor], self._from_first))
 
 
@@ -65,7 +65,7 @@ def _wait(work: Any) -> None:
 
 
 def open_store(path: str, size: int) -> Store:
-    """Where ranks of one machine find each other: a file that all of them can open."""
+    """The store of ranks on one machine: a file that all of them can open."""
     return distributed.FileStore(path, size)  # type: ignore[attr-defined]
 
 
@@ -80,7 +80,7 @@ def _nccl(store: Store, rank: int, size: int, device: torch.device) -> Any:
     """The communicator is made now, since none can be made while a graph is recorded."""
     from torch.distributed import ProcessGroupNCCL  # a torch without CUDA has none
 
-    os.environ.setdefault("NCCL_SOCKET_IFNAME", "lo")  # nobody else is to reach its sockets
+    os.environ.setdefault("NCCL_SOCKET_IFNAME", "lo")  # its sockets are not for the network
     options = ProcessGroupNCCL.Options()
     options._timeout = timedelta(seconds=COLLECTIVE_S)
     group = ProcessGroupNCCL(store, rank, size, options)

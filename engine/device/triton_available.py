@@ -1,4 +1,4 @@
-"""Whether kernels written in Triton can be had: it comes with PyTorch's builds for CUDA."""
+"""Tells whether Triton is available, which comes with PyTorch's builds for CUDA."""
 
 from __future__ import annotations
 

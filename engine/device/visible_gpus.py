@@ -9,7 +9,7 @@ from pathlib import Path
 
 _DEVICE = re.compile(r"nvidia\d+")
 _NONE = ("", "-1", "NoDevFiles")
-"""What CUDA_VISIBLE_DEVICES says to hide all of them."""
+"""Values of CUDA_VISIBLE_DEVICES that hide all GPUs."""
 
 
 def visible_gpus(

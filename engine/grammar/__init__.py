@@ -1,1 +1,1 @@
-"""Grammars beside the steps: compiled, followed and turned into masks while the model computes."""
+"""Structured output: grammars are compiled and matched in threads while steps are computed."""

@@ -1,4 +1,4 @@
-"""The engine's grammars, and the threads that follow them beside its steps."""
+"""Compiled grammars, and the threads that compile and match them while steps are computed."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from grammar.vocabulary import Vocabulary
 from wire.sampling import Grammar
 
 NUM_COMPILED = 64
-"""Grammars that are kept compiled: clients come back with the same ones."""
+"""Capacity of the cache of compiled grammars: clients repeat theirs."""
 NUM_COMPILING_THREADS = 2
 NUM_MASKING_THREADS = 2
 WORTH_A_THREAD_S = 100e-6
-"""Less work than that is done sooner than another thread has woken up."""
+"""Less CPU time than this is spent at once: waking up a thread takes longer."""
 
-Drawn = tuple[GrammarPath, int]
-"""A path, and the token that was drawn on it."""
+DrawnToken = tuple[GrammarPath, int]
+"""A sequence's position in its grammar, and the token that was sampled there."""
 
 log = logging.getLogger(__name__)
 
 
 class Grammars:
-    """Nothing here waits, and nothing is made before the first grammar comes.
+    """No call blocks, and nothing is created before the first grammar comes.
 
     `read` gives the model's vocabulary; it is called once, by a thread. The masks have threads of
     their own, so that no sequence waits for another's compiler. `on_ready` is called by a thread
@@ -55,21 +55,21 @@ class Grammars:
         self._vocabulary: Vocabulary | None = None
         self._compiled: OrderedDict[Grammar, Matcher] = OrderedDict()
         self._path_s = WORTH_A_THREAD_S
-        """CPU time that following one path by one token has taken lately."""
+        """CPU time to advance one path by one token, a moving average."""
 
     def open(self, grammar: Grammar, answer: Seq[int]) -> GrammarPath:
-        """The place in this grammar behind the tokens of an answer; ready some time later."""
+        """Start to compile a grammar and to match an answer's tokens; the path is ready later."""
         path, tokens = GrammarPath(self._eos_token_ids), tuple(answer)
         path.job = CompileJob(self._compilers, partial(self._begin, path, grammar, tokens))
         path.job.when_done(lambda: self.on_ready())
         return path
 
     def expect(self, grammar: Grammar) -> None:
-        """A sequence with this grammar may come soon: compile it meanwhile."""
+        """Compile a grammar in advance, for a sequence that may come soon."""
         self._compilers.submit(self._begin, GrammarPath(self._eos_token_ids), grammar, ())
 
-    def follow(self, drawn: Seq[Drawn]) -> None:
-        """Look for what may come behind these tokens, of all paths of a step at once."""
+    def follow(self, drawn: Seq[DrawnToken]) -> None:
+        """Compute the allowed next tokens of all paths of a step, in threads if it takes long."""
         if len(drawn) * self._path_s < WORTH_A_THREAD_S:
             self._follow(drawn)
             return
@@ -88,7 +88,7 @@ class Grammars:
     def _maskers(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(NUM_MASKING_THREADS, "masks")
 
-    def _follow(self, drawn: Seq[Drawn]) -> None:
+    def _follow(self, drawn: Seq[DrawnToken]) -> None:
         started = time.thread_time()
         for path, token in drawn:
             path.follow((token,))
@@ -105,7 +105,7 @@ class Grammars:
             path.fail(GrammarError(f"the grammar's compiler broke: {type(error).__name__}"))
 
     def _matcher(self, grammar: Grammar) -> Matcher:
-        """At the grammar's beginning, the caller's own."""
+        """A new matcher at the grammar's beginning."""
         with self._lock:
             found = self._compiled.get(grammar)
             if found is not None:

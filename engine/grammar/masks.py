@@ -1,4 +1,4 @@
-"""Grammars on a step's logits."""
+"""Applies grammars to a step's logits: tokens that are not allowed become minus infinity."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from grammar.token_set import TokenSet
 
 BANNED = float("-inf")
 Row = tuple[int, TokenSet]
-"""Its place in the batch, and the tokens that it may have next."""
+"""A row of the batch, and its allowed next tokens."""
 
 
 def apply_masks(logits: Tensor, sequences: Seq[Sequence]) -> None:
@@ -40,7 +40,7 @@ def apply_masks(logits: Tensor, sequences: Seq[Sequence]) -> None:
 
 
 def _places(rows: Seq[Row], logits: Tensor) -> Tensor:
-    """Where the listed tokens are among all logits, one row after the other."""
+    """Flat indices of the listed tokens in the logits, one row after the other."""
     vocab_size = logits.shape[1]
     places = np.concatenate([listed.ids + row * vocab_size for row, listed in rows])
     return torch.from_numpy(places).to(logits.device)

@@ -1,9 +1,9 @@
-"""An engine's sequences that follow grammars: who waits for one, and who has lost theirs."""
+"""Sequences with grammars: those that wait for compilation, and those whose grammar failed."""
 
 from __future__ import annotations
 
 from engine.errors import GrammarsBusy, SequenceError
-from engine.grammar.grammars import Drawn, Grammars
+from engine.grammar.grammars import DrawnToken, Grammars
 from engine.sequence import Sequence, Status
 from grammar.path import GrammarPath
 from wire.identity import AttemptId
@@ -13,7 +13,7 @@ MAX_UNREADY = 256
 
 
 class GrammarSequences:
-    """Bookkeeping only: what becomes of a sequence is the engine's business.
+    """Bookkeeping of sequences with grammars; the engine changes their status.
 
     `grammars` is None where the model has no tokenizer: then no answer can follow any.
     """
@@ -21,13 +21,13 @@ class GrammarSequences:
     def __init__(self, grammars: Grammars | None) -> None:
         self.grammars = grammars
         self.unready: dict[AttemptId, Sequence] = {}
-        """Those whose place in the grammar is still looked for; they take part in no step."""
-        self._drawn: list[Drawn] = []
-        self._lost: list[Sequence] = []
+        """Sequences whose grammars are being compiled or matched; they take part in no step."""
+        self._drawn: list[DrawnToken] = []
+        self._failed: list[Sequence] = []
 
     def open(self, sequence: Sequence) -> None:
-        """Look for its place in the grammar. Raises SequenceError, and GrammarsBusy for new ones
-        when too many wait."""
+        """Start compiling a sequence's grammar. Raises SequenceError, and GrammarsBusy for a new
+        sequence when too many wait."""
         grammar = sequence.sampling.grammar
         assert grammar is not None
         if self.grammars is None:
@@ -43,33 +43,33 @@ class GrammarSequences:
         self.unready[sequence.attempt_id] = sequence
 
     def ready(self) -> list[Sequence]:
-        """Those that need not wait any more: their place is known, or that there is none."""
+        """Sequences whose wait is over: their position in the grammar is known, or an error."""
         return [s for s in self.unready.values() if s.grammar is not None and s.grammar.ready]
 
     def forget(self, sequence: Sequence) -> bool:
-        """It waits no more, and no compiler works for it; True when it did wait."""
+        """Stop waiting for a sequence's grammar; True when it was waiting."""
         if self.unready.pop(sequence.attempt_id, None) is None:
             return False
         assert sequence.grammar is not None
         sequence.grammar.give_up()
         return True
 
-    def drew(self, grammar: GrammarPath, token: int) -> None:
-        """A sequence goes on in its grammar with this token."""
+    def add_drawn(self, grammar: GrammarPath, token: int) -> None:
+        """Record a sampled token, which `follow` matches."""
         self._drawn.append((grammar, token))
 
     def follow(self) -> None:
-        """All tokens of a step are known: what may follow them is looked for from now on."""
+        """Start to match all tokens of a step that were recorded."""
         if self._drawn:
             assert self.grammars is not None
             self.grammars.follow(self._drawn)
             self._drawn = []
 
-    def lose(self, sequence: Sequence) -> None:
-        """It has ended, because it cannot follow its grammar."""
-        self._lost.append(sequence)
+    def fail(self, sequence: Sequence) -> None:
+        """Record a sequence that ended because it cannot follow its grammar."""
+        self._failed.append(sequence)
 
-    def take_lost(self) -> list[Sequence]:
-        """Those that ended so, each once."""
-        lost, self._lost = self._lost, []
-        return lost
+    def take_failed(self) -> list[Sequence]:
+        """Sequences recorded by `fail` since the last call."""
+        failed, self._failed = self._failed, []
+        return failed

@@ -1,1 +1,1 @@
-"""The decoder's layers in C++ for CPUs, compiled where they run; PyTorch stands in without them."""
+"""The decoder's layers in C++ for CPUs, compiled where they run; without them PyTorch computes."""

@@ -59,7 +59,7 @@ def find_or_build(cache: Path, prebuilt: Path = PREBUILT) -> tuple[Path, str]:
 def build(cache: Path, target: Target, compiler: str | None = None) -> Path:
     """The library in `cache`, compiled now if it is not there; KernelError says why not.
 
-    Of processes that need it at once, one compiles and the others wait.
+    When several processes need it at once, one compiles and the others wait.
     """
     library = cache / library_name(target)
     try:
@@ -76,7 +76,7 @@ def build(cache: Path, target: Target, compiler: str | None = None) -> Path:
 
 
 def library_name(target: Target) -> str:
-    """Changes with the sources and the flags: what was made of others is never taken for it."""
+    """A file name with a hash of sources and flags, so that no outdated library is loaded."""
     digest = hashlib.blake2b(" ".join((*_FLAGS, *target.options)).encode(), digest_size=12)
     for source in _sources("*.h") + _sources("*.cpp"):
         digest.update(source.name.encode() + source.read_bytes())
@@ -95,7 +95,7 @@ def _find_compiler() -> str:
 
 
 def _compile_aloud(compiler: str, target: Target, library: Path) -> None:
-    """Whoever starts a worker for the first time is told why it takes longer."""
+    """Log that a first start takes longer because of the compilation."""
     log.info("compiling CPU kernels (%s) for this machine, once: %s", target.name, library)
     began = time.monotonic()
     _compile(compiler, target, library)
@@ -103,7 +103,7 @@ def _compile_aloud(compiler: str, target: Target, library: Path) -> None:
 
 
 def _compile(compiler: str, target: Target, library: Path) -> None:
-    """Into a folder of its own, then renamed, so that nobody loads half of one."""
+    """Compile in a temporary folder, then rename, so that no process loads an unfinished file."""
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         made, sources = Path(folder, library.name), _sources("*.cpp")
         objects = [Path(folder, source.stem).with_suffix(".o") for source in sources]

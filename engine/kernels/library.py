@@ -77,7 +77,7 @@ class CacheArguments(Structure):
 
 
 class StepArguments(Structure):
-    """`spans` are rows of (row, start, count, index into `blocks`), four 64 bit integers.
+    """`spans` are a step's sequences: rows of (row, start, count, index into `blocks`), int64.
 
     Rotations lie by position, or by row where positions do not tell them.
     """
@@ -123,7 +123,7 @@ class Kernels:
         self.turn = _function(library.tandem_turn, c_void_p, c_long, c_long, c_void_p, c_long)
         self.read = _function(library.tandem_read, linear, c_long, c_void_p, c_long, c_void_p)
         self.packed_size = _function(library.tandem_packed_size, c_long, c_long, returns=c_long)
-        """Floats that a product needs room for, by its rows and inputs."""
+        """Floats of scratch memory that a product takes, by its rows and inputs."""
         self.can_narrow = bool(_function(library.tandem_can_narrow, returns=c_long)())
         """Whether the CPU multiplies bfloat16 itself."""
 

@@ -1,4 +1,4 @@
-"""A lock between processes, which ends with the process that holds it."""
+"""A file lock between processes, released when its holder dies."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ _PAUSE_S = 0.05
 
 @contextmanager
 def only_one(path: Path, limit_s: float, others: str = "its holder") -> Iterator[None]:
-    """Held by one at a time, of all that name this file.
+    """Hold an exclusive lock on this file.
 
-    The system gives it back when its holder dies. Whoever has waited for `limit_s` seconds goes on
-    without it: a holder that stands still stops nobody for good. `others` says who that may be.
+    The system releases it when its holder dies. After a timeout of `limit_s` seconds a waiting
+    process goes on without the lock: a hung holder blocks nobody for good. `others` describes the
+    holder in log lines.
     OSError where the file cannot be made; where a file system has no locks there is none.
     """
     with path.open("w") as file:

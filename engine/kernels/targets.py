@@ -1,4 +1,4 @@
-"""Which instructions kernels may be compiled for, and which of them a CPU has."""
+"""Compilation targets: CPU instruction sets, and which of them this machine has."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Target:
 
     @property
     def options(self) -> tuple[str, ...]:
-        """What a compiler is told."""
+        """The compiler's options for these instructions."""
         names = (_OPTIONS.get(name, name) for name in self.instructions)
         return tuple(f"-m{name.replace('_', '-')}" for name in names)
 
@@ -44,12 +44,12 @@ TARGETS = (
 
 
 def targets_of(machine: str, instructions: frozenset[str]) -> list[Target]:
-    """All that such a CPU can run, the fastest first."""
+    """Targets that such a CPU can run, the fastest first."""
     return [target for target in TARGETS if target.runs_on(machine, instructions)]
 
 
 def targets_here() -> list[Target]:
-    """All that this machine can run; without /proc/cpuinfo, those that need no instructions."""
+    """Targets that this machine can run; without /proc/cpuinfo, those without instructions."""
     return targets_of(platform.machine(), _instructions(Path("/proc/cpuinfo")))
 
 

@@ -1,4 +1,4 @@
-"""What a checkpoint directory says about its model, in the words of this engine."""
+"""The model configuration of a checkpoint directory."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     rms_norm_eps: float
     max_position_embeddings: int
     max_model_len: int
-    """Tokens of the longest sequence that the checkpoint is meant for."""
+    """Maximum sequence length of the checkpoint, in tokens."""
     rope: RopeConfig
     windows: tuple[int | None, ...]
     tied_embeddings: bool
@@ -151,7 +151,7 @@ def _read_windows(keys: Keys, architecture: Architecture) -> tuple[int | None, .
 
 
 def _read_layer_types(keys: Keys, num_layers: int, window: int | None) -> list[str]:
-    """Which attention each layer has; without the list, layers from max_window_layers on slide."""
+    """Each layer's kind of attention; without the list, layers from max_window_layers on slide."""
     given = keys.values.get("layer_types")
     if given is None:
         first = keys.integer("max_window_layers", 28, least=0) if window else num_layers
@@ -166,8 +166,8 @@ def _read_layer_types(keys: Keys, num_layers: int, window: int | None) -> list[s
 
 
 def _read_eos_token_ids(directory: Path, keys: Keys, vocab_size: int) -> tuple[int, ...]:
-    """Of generation_config.json, or else config.json, as when Hugging Face generates; and the
-    tokenizer's own, as in vLLM."""
+    """EOS tokens of generation_config.json, or else config.json, as in Hugging Face's `generate`;
+    and the tokenizer's own, as in vLLM."""
     path = directory / "generation_config.json"
     if path.exists() and "eos_token_id" in (generation := read_json(path)):
         keys = generation

@@ -14,7 +14,7 @@ from engine.model.parameters import LayerParameters, Parameters
 class FusedStep:
     """`hidden` [tokens, hidden_size] is changed in place; `rotation` is float32.
 
-    A layer is four products, attention, and four kernels between them. What a layer adds is kept
+    A layer is four products, attention, and four kernels between them. A layer's output is kept
     apart until the next norm adds it. See engine.model.transformer.Computation.
     """
 
@@ -52,7 +52,7 @@ class FusedStep:
                 part.copy_(functional.rms_norm(part, weight.shape, weight, config.rms_norm_eps))
         batch = self._batch
         scales = None if batch.scales is None else batch.scales[:, number]
-        rotate_and_store(heads, self._rotation, batch.cache[:, number], scales, batch.places)
+        rotate_and_store(heads, self._rotation, batch.cache[:, number], scales, batch.token_slots)
         return layer.output(batch.read(number, query).flatten(1))
 
     def _norm(self, weight: Tensor) -> Tensor:

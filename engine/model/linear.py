@@ -36,7 +36,7 @@ class Linear:
 
 @dataclass(frozen=True, slots=True)
 class SummedLinear(Linear):
-    """A product whose inputs are divided among ranks: each has its part, and all get the sum.
+    """A row-parallel linear layer: inputs are divided among ranks, outputs are all-reduced.
 
     One rank has the bias.
     """
@@ -44,7 +44,7 @@ class SummedLinear(Linear):
     collective: Collective = field(kw_only=True)
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        return self.collective.add_up(functional.linear(inputs, self.weight, self.bias))
+        return self.collective.all_reduce(functional.linear(inputs, self.weight, self.bias))
 
 
 def fused_targets(

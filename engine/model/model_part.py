@@ -1,10 +1,9 @@
-"""Which part of a model a rank computes, and which part of each stored tensor that takes; pure.
+"""Tensor parallelism: which part of a model, and of each stored tensor, a rank has; pure.
 
-Attention is divided by heads and the feed-forward by its inner width: what comes in is divided by
-the rows of its weights, what goes out by the columns, and one sum over the ranks joins the parts.
-(Shoeybi et al., Megatron-LM, arXiv:1909.08053, section 3) The vocabulary is divided too, for the
-embedding and the head are a large part of small models: a head that each rank had whole would be
-read whole by each in every step.
+Attention is divided by heads and the feed-forward by its inner width: input projections by rows,
+output projections by columns, joined by one all-reduce each. (Shoeybi et al., Megatron-LM,
+arXiv:1909.08053, section 3) The vocabulary is divided too, for embedding and head are a large part
+of small models, and each rank would read a whole head in every step.
 """
 
 from __future__ import annotations
@@ -30,23 +29,23 @@ class ModelPart(msgspec.Struct, frozen=True):
     size: int
     heads: range
     kv_heads: range
-    """Ranks that share their queries' only head each hold a copy of it."""
+    """With fewer KV heads than ranks, KV heads are replicated."""
     inner: range
-    """Of the feed-forward's `intermediate_size`."""
+    """The rank's part of the feed-forward's `intermediate_size`."""
     vocabulary: range
     num_vocabulary_rows: int
-    """Rows of the embedding on every rank; the last ones' may be more than they have tokens."""
+    """Rows of the embedding on every rank; the last ranks may have fewer tokens than rows."""
     config: ModelConfig
     """The model as this rank sees it: with its own heads and widths."""
     whole: ModelConfig
 
     @property
     def adds_biases(self) -> bool:
-        """Of the products that are summed over the ranks: one rank has their biases."""
+        """True on the one rank that adds the biases of row-parallel products."""
         return self.rank == 0
 
     def cut(self, name: str) -> TensorSlice | None:
-        """What this rank reads of a checkpoint's tensor; None for all of it."""
+        """The slice of a checkpoint's tensor that this rank reads; None for all of it."""
         if self.size == 1:
             return None
         module, _, kind = name.removeprefix("model.").rpartition(".")
@@ -98,7 +97,7 @@ def model_part(config: ModelConfig, rank: int = 0, size: int = 1) -> ModelPart:
 
 
 def kv_heads_of(num_kv_heads: int, rank: int, size: int) -> range:
-    """The KV heads that a rank holds: its share, or the one head that its queries ask for."""
+    """The KV heads of a rank: its part, or the one head that its queries attend to."""
     if num_kv_heads >= size:
         return _share(num_kv_heads, rank, size)
     head = rank * num_kv_heads // size

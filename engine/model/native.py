@@ -1,4 +1,4 @@
-"""A decoder for compiled kernels: its layers as structures that they read, and its head.
+"""A decoder for the compiled CPU kernels: layers and head as structures that they read.
 
 Activations are float32, weights stay in the dtype that they are stored in.
 """
@@ -19,11 +19,11 @@ from engine.model.parameters import LayerParameters, Parameters
 
 
 class NativeDecoder:
-    """Parameters that kernels can read; they must be float32 or bfloat16 and on the CPU.
+    """A decoder's parameters for the kernels, float32 or bfloat16 on the CPU.
 
-    Kernels take the matrices over, in an order of their own; see `engine.model.panels`. What is
-    computed for a token depends on its own sequence alone, to the last bit: neither on how tokens
-    were cut into steps, nor on what else is in the batch, nor on the number of threads.
+    Weights are reordered in place; see `engine.model.panels`. Results for a token depend on its own
+    sequence alone, bit for bit: neither on chunked prefill, nor on the rest of the batch, nor on
+    the number of threads.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class NativeDecoder:
         parameters: Parameters,
         compute: torch.dtype,
     ) -> None:
-        """`compute` is what products round their inputs to, where the CPU multiplies it itself."""
+        """`compute` is the dtype that products round their inputs to, where the CPU supports it."""
         self.kernels = kernels
         self.config = config
         self.parameters = parameters
@@ -84,18 +84,18 @@ class NativeDecoder:
         return logits
 
     def packed_size(self, rows: int) -> int:
-        """Floats in which kernels place so many rows for any product."""
+        """Floats of scratch memory that a product of so many rows takes at most."""
         most_inputs = max(self.narrow, self.config.intermediate_size)
         return int(self.kernels.packed_size(rows, most_inputs))
 
     def scratch(self, size: int) -> Tensor:
-        """Uninitialized float32 [size or more], the same memory for each step."""
+        """Uninitialized float32 [size or more], reused by all steps."""
         if size > len(self._scratch):
             self._scratch = torch.empty(size)
         return self._scratch
 
     def cache_structure(self, cache: Tensor) -> library.CacheArguments:
-        """Of a tensor as library.Cache describes it; there is mostly one in a decoder's life."""
+        """A cache tensor's structure, kept for the next step."""
         if self._cache is not cache:
             base, layers, block_size = cache.data_ptr(), cache.shape[1], cache.shape[4]
             is_bf16 = cache.dtype == torch.bfloat16

@@ -1,7 +1,7 @@
 """One step through compiled layers.
 
-All layers are one call, or one call each where threads may come and go between them. Of the last
-layer, rows that nobody samples from need keys and values only.
+All layers are one call, or one call each where the number of threads may change between them. In
+the last layer, rows that are not sampled from are computed up to their keys and values only.
 """
 
 from __future__ import annotations
@@ -22,12 +22,11 @@ from engine.model.native import NativeDecoder
 
 _FLOAT_BYTES = 4
 _WORTH_SHARING = 8 << 20
-"""Bytes of a layer's weights, times rows: with less, threads wait for each other longer than they
-compute."""
+"""Bytes of a layer's weights, times rows: below this, more threads cost more than they gain."""
 
 
 @dataclass(frozen=True, slots=True)
-class Turns:
+class Rotations:
     """Float32 cosines and sines [n, head_size / 2], by position or by row of the step."""
 
     cosines: Tensor
@@ -46,35 +45,35 @@ class NativeStep:
         self,
         decoder: NativeDecoder,
         hidden: Tensor,
-        turns: Turns,
-        spans: Seq[SequenceRows],
+        rotations: Rotations,
+        sequences: Seq[SequenceRows],
         cache: Tensor,
         drawn: Seq[int] | None = None,
     ) -> None:
         self._decoder = decoder
-        self._turns = turns
-        self._spans = spans
+        self._rotations = rotations
+        self._sequences = sequences
         self._cache = decoder.cache_structure(cache)
         self._drawn = drawn if drawn is not None and len(drawn) < len(hidden) else None
-        self._take(hidden, spans)
+        self._take(hidden, sequences)
 
-    def _take(self, hidden: Tensor, spans: Seq[SequenceRows]) -> None:
-        """Compute these rows from now on."""
-        decoder, turns, rows = self._decoder, self._turns, len(hidden)
+    def _take(self, hidden: Tensor, sequences: Seq[SequenceRows]) -> None:
+        """Compute these rows in the following calls."""
+        decoder, rotations, rows = self._decoder, self._rotations, len(hidden)
         self._hidden = hidden
         narrow, wide = rows * decoder.narrow, rows * decoder.wide
         self._memory = decoder.scratch(narrow + wide + decoder.packed_size(rows))
-        self._tables = _span_table(spans)
+        self._tables = _sequence_table(sequences)
         begin = self._memory.data_ptr()
         self._step = library.StepArguments(
             rows,
-            len(spans),
+            len(sequences),
             torch.get_num_threads(),
-            turns.by_position,
+            rotations.by_position,
             self._tables[0].buffer_info()[0],
             self._tables[1].buffer_info()[0],
-            turns.cosines.data_ptr(),
-            turns.sines.data_ptr(),
+            rotations.cosines.data_ptr(),
+            rotations.sines.data_ptr(),
             hidden.data_ptr(),
             begin,
             begin + _FLOAT_BYTES * narrow,
@@ -105,7 +104,7 @@ class NativeStep:
             self._last_layer(last, self._drawn)
 
     def _last_layer(self, number: int, drawn: Seq[int]) -> None:
-        """Keys and values of all rows; what follows of those alone that are sampled from."""
+        """Compute keys and values of all rows, and the rest for rows that are sampled from."""
         decoder, structure = self._decoder, self._decoder.layers[number]
         kernels, model, cache = decoder.kernels, decoder.model, self._cache
         kernels.begin_layer(model, structure, cache, self._step, number)
@@ -113,35 +112,35 @@ class NativeStep:
         made = self._memory[rows * decoder.narrow :]
         outputs = structure.qkv.outputs
         queries = made[: rows * outputs].view(rows, outputs)[chosen]
-        self._take(self._hidden[chosen], _spans_of(drawn, self._spans))
+        self._take(self._hidden[chosen], _rows_as_sequences(drawn, self._sequences))
         self._memory[len(chosen) * decoder.narrow :][: queries.numel()] = queries.flatten()
         if drawn:
             kernels.complete_layer(model, structure, cache, self._step, number)
 
 
-def _spans_of(rows: Seq[int], spans: Seq[SequenceRows]) -> list[SequenceRows]:
-    """Each of these rows of the step as a span of its own."""
-    ends = list(accumulate(span.count for span in spans))
+def _rows_as_sequences(rows: Seq[int], sequences: Seq[SequenceRows]) -> list[SequenceRows]:
+    """Each of these rows of the step as a sequence of one row."""
+    ends = list(accumulate(sequence.count for sequence in sequences))
     found = []
     for row in rows:
         number = bisect_right(ends, row)
-        span = spans[number]
-        found.append(SequenceRows(span.end - (ends[number] - row), 1, span.blocks))
+        sequence = sequences[number]
+        found.append(SequenceRows(sequence.end - (ends[number] - row), 1, sequence.blocks))
     return found
 
 
-def _span_table(spans: Seq[SequenceRows]) -> tuple[array[int], array[int]]:
+def _sequence_table(sequences: Seq[SequenceRows]) -> tuple[array[int], array[int]]:
     """Rows of (first row, start, count, index of its first block), and all blocks."""
     table: list[int] = []
     blocks: list[int] = []
     row = 0
-    for span in spans:
-        table += (row, span.start, span.count, len(blocks))
-        blocks += span.blocks
-        row += span.count
+    for sequence in sequences:
+        table += (row, sequence.start, sequence.count, len(blocks))
+        blocks += sequence.blocks
+        row += sequence.count
     return _packed("q", table), _packed("i", blocks)
 
 
 def _packed(kind: str, numbers: list[int]) -> array[int]:
-    """An array of them; by way of bytes, which takes a third of the time."""
+    """The numbers as an array; by way of bytes, which takes a third of the time."""
     return array(kind, struct.pack(f"{len(numbers)}{kind}", *numbers))

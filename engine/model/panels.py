@@ -1,4 +1,4 @@
-"""Weights in the order in which compiled kernels read them."""
+"""Weights packed into panels, the order in which compiled kernels read them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from engine.kernels.library import PANEL, Kernels, address
 from engine.model.linear import Linear
 
 _NUMBER_BYTES = 4
-"""What kernels move at once: a float, or two of bfloat16."""
+"""Kernels move numbers of four bytes: one float, or two of bfloat16."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class PackedLinear:
 
 
 def pack(kernels: Kernels, linear: Linear) -> PackedLinear:
-    """Turn a weight's rows into panels where they lie, so that nobody else can read it any more.
+    """Reorder a weight into panels in place; afterwards only the kernels can read it.
 
     A last panel of fewer outputs is a copy, as is all of a weight of bfloat16 whose inputs are odd.
     """

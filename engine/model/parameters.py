@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from engine.device.collective import Alone, Collective
+from engine.device.collective import Collective, SingleRank
 from engine.model.allocator import PartAllocator
 from engine.model.config import ModelConfig
 from engine.model.feed_forward import FeedForward, allocate_feed_forward
@@ -43,7 +43,7 @@ def allocate_parameters(
     config: ModelConfig, dtype: torch.dtype, device: torch.device
 ) -> Parameters:
     """A whole model's, uninitialized; `checkpoint_targets` says what to read into them."""
-    return allocate_part(model_part(config), dtype, device, Alone())
+    return allocate_part(model_part(config), dtype, device, SingleRank())
 
 
 def allocate_part(

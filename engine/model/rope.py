@@ -1,4 +1,4 @@
-"""Rotary position embeddings: how far each pair of a head's components turns at each position.
+"""Rotary position embeddings (RoPE), with scaling.
 
 The numbers agree with Hugging Face transformers: frequencies in float32, on the same formulas.
 """
@@ -79,7 +79,7 @@ class Rope:
 
 
 def rotate(heads: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """`heads` [tokens, heads, head_size] turned; component i is paired with i + head_size / 2."""
+    """`heads` [tokens, heads, head_size] rotated; component i is paired with i + head_size / 2."""
     cosines, sines = rotation
     first, second = heads.chunk(2, dim=-1)
     return torch.cat((first * cosines - second * sines, second * cosines + first * sines), dim=-1)
@@ -103,7 +103,7 @@ def frequencies(config: RopeConfig, head_size: int) -> Tensor:
 
 
 def attention_factor(config: RopeConfig) -> float:
-    """What cosines and sines are multiplied by; only YaRN has one other than 1."""
+    """Factor of cosines and sines; 1 except for YaRN."""
     if not isinstance(config, YarnRope):
         return 1.0
     if config.attention_factor is not None:
@@ -147,7 +147,7 @@ def _yarn_frequencies(config: YarnRope, head_size: int) -> Tensor:
 
 
 def _yarn_range(config: YarnRope, head_size: int) -> tuple[float, float]:
-    """The pairs between which interpolation sets in."""
+    """The pairs between which interpolation begins and is complete."""
 
     def pair_turning(times: float) -> float:
         ratio = config.original_max_position / (times * 2 * math.pi)

@@ -1,4 +1,4 @@
-"""Which rotary position embedding a checkpoint uses, with the numbers that it needs."""
+"""A checkpoint's RoPE settings."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from engine.model.model_part import TensorSlice
 _DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 _HOST = torch.device("cpu")
 _HEADER_LIMIT = 100_000_000
-_PIECE_BYTES = 4 << 20
+_CHUNK_BYTES = 4 << 20
 
 
 class StoredTensor(msgspec.Struct, frozen=True):
@@ -70,8 +70,8 @@ class Shard:
     ) -> None:
         """Fill the contiguous `target`, converting to its dtype; report the bytes as they come.
 
-        Of a tensor with a `cut`, only the bytes of those rows or columns are read. CheckpointError
-        when the shapes differ, or the file cannot be read or has become shorter.
+        With a `cut`, only the bytes of those rows or columns are read. CheckpointError when the
+        shapes differ, or the file cannot be read or has become shorter.
         """
         entry, dtype = self.entries[name], self.dtype(name)
         wanted, found = list(target.shape), list(entry.shape)
@@ -82,32 +82,32 @@ class Shard:
             raise self.error(f"tensor '{name}': expected shape {wanted}, found {found}")
         if entry.num_bytes != math.prod(found) * dtype.itemsize:
             raise self.error(f"tensor '{name}': {entry.num_bytes} bytes do not fit {found}")
-        pieces = list(_pieces(target, cut, dtype.itemsize))
+        chunks = list(_chunks(target, cut, dtype.itemsize))
         between: Tensor | None = None
         if target.dtype != dtype or target.device.type != "cpu":
-            most = max((piece.numel() for piece, _ in pieces), default=0)
+            most = max((chunk.numel() for chunk, _ in chunks), default=0)
             between = empty((most,), dtype, _HOST)
         try:
             with self.path.open("rb", buffering=0) as file:
-                for piece, reads in pieces:
-                    progress(self._read_piece(file, name, piece, between, reads))
+                for chunk, reads in chunks:
+                    progress(self._read_chunk(file, name, chunk, between, reads))
         except OSError as error:
             raise self.error(f"cannot be read: {error.strerror}") from error
 
-    def _read_piece(
-        self, file: BinaryIO, name: str, piece: Tensor, between: Tensor | None, offsets: range
+    def _read_chunk(
+        self, file: BinaryIO, name: str, chunk: Tensor, between: Tensor | None, offsets: range
     ) -> int:
-        """Of equal runs of bytes, one at each of these offsets in the tensor.
+        """Fill a chunk from equal runs of bytes, one at each of these offsets in the tensor.
 
-        They come by way of `between`, where they are not as they are wanted.
+        Bytes go through `between` when the chunk has another dtype or device.
         """
-        buffer = piece if between is None else between[: piece.numel()].view(piece.shape)
+        buffer = chunk if between is None else between[: chunk.numel()].view(chunk.shape)
         window = memoryview(buffer.view(-1).view(torch.uint8).numpy().data)
         run, begin = len(window) // len(offsets), self.offset(name)
         for index, offset in enumerate(offsets):
             self._read_run(file, name, window[index * run : (index + 1) * run], begin + offset)
         if between is not None:
-            piece.copy_(buffer)
+            chunk.copy_(buffer)
         return buffer.nbytes
 
     def _read_run(self, file: BinaryIO, name: str, window: memoryview, offset: int) -> None:
@@ -140,20 +140,20 @@ def open_shard(path: Path) -> Shard:
     return shard
 
 
-def _pieces(target: Tensor, cut: TensorSlice | None, item: int) -> Iterator[tuple[Tensor, range]]:
-    """Parts of a tensor, and where in its stored bytes the equal runs that fill one begin.
+def _chunks(target: Tensor, cut: TensorSlice | None, item: int) -> Iterator[tuple[Tensor, range]]:
+    """Chunks of a tensor, and the offsets of the equal runs of stored bytes that fill each.
 
-    All of a tensor, or rows of it, are one run; of columns, each row has a run.
+    Whole tensors and rows are one run a chunk; columns are one run a row.
     """
     if cut is not None and cut.dimension == 1:
         stride, first = cut.total * item, cut.span.start * item
-        count = max(1, _PIECE_BYTES // max(1, len(cut.span) * item))
+        count = max(1, _CHUNK_BYTES // max(1, len(cut.span) * item))
         for row in range(0, len(target), count):
-            piece = target[row : row + count]
+            chunk = target[row : row + count]
             begin = first + row * stride
-            yield piece, range(begin, begin + len(piece) * stride, stride)
+            yield chunk, range(begin, begin + len(chunk) * stride, stride)
         return
-    flat, count = target.view(-1), _PIECE_BYTES // item
+    flat, count = target.view(-1), _CHUNK_BYTES // item
     start = 0 if cut is None else cut.span.start * (target.numel() // max(1, len(target)))
     for index in range(0, len(flat), count):
         begin = (start + index) * item

@@ -1,4 +1,4 @@
-"""What a step's model computes on, and the tokens that only the device knows."""
+"""A step's inputs for the model: token ids, positions, and tokens that only the device knows."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from wire.identity import AttemptId
 
 
 class StepSlice(SequenceRows, frozen=True, gc=False):
-    """A span with its tokens: all that computing a slice needs to know of its sequence.
+    """A slice with everything that the model needs of its sequence, also on other ranks.
 
-    Of a token that the step before draws there is only the row in which it does: `source`.
+    `source`: row of the previous step's draws that holds the slice's token while the host does not
+    know it; None when `tokens` are known.
     """
 
     tokens: Seq[int]
@@ -31,12 +32,12 @@ class StepSlice(SequenceRows, frozen=True, gc=False):
 
 @dataclass(frozen=True)
 class LastDrawn:
-    """The tokens [rows] that the last launched step draws, where they are drawn, and whose."""
+    """The draws [rows] of the last launched step on the device, and the sequence of each row."""
 
     tokens: Tensor
     sequences: Seq[Sequence]
 
-    def piece(self, slice: Slice) -> StepSlice:
+    def step_slice(self, slice: Slice) -> StepSlice:
         sequence, start, count = slice.sequence, slice.start, slice.count
         tokens = slice.tokens
         source = None if tokens else self._row_of[sequence.attempt_id]
@@ -56,36 +57,36 @@ class LastDrawn:
         return {sequence.attempt_id: row for row, sequence in enumerate(self.sequences)}
 
     def fill(self, token_ids: Tensor, unknown: Seq[tuple[int, int]]) -> Tensor:
-        """`token_ids` [tokens] with the drawn ones in the places of those that are unknown."""
+        """`token_ids` [tokens] with the drawn tokens in the places of unknown ones."""
         into, rows = to_device(list(zip(*unknown, strict=True)), token_ids.device)
         return token_ids.index_copy(0, into, self.tokens.index_select(0, rows))
 
 
 @dataclass(frozen=True, slots=True)
 class StepInputs:
-    """`rows`: token ids, positions, and what RoPE takes for the lengths of their sequences.
+    """`rows`: token ids, positions, and the sequence lengths that RoPE scales by.
 
-    `unknown`: the places of tokens that the step before draws, which are 0 here, and their rows.
+    `unknown`: indices of tokens that the step before draws, which are 0 here, and their sources.
     """
 
     rows: tuple[list[int], list[int], list[int]]
     unknown: list[tuple[int, int]]
 
 
-def step_inputs(pieces: Seq[StepSlice]) -> StepInputs:
-    """The pieces' tokens, one after the other."""
+def step_inputs(slices: Seq[StepSlice]) -> StepInputs:
+    """The inputs of a step of these slices, in their order."""
     token_ids: list[int] = []
     positions: list[int] = []
     lengths: list[int] = []
     unknown: list[tuple[int, int]] = []
-    for piece in pieces:
-        start, end, num_prompt = piece.start, piece.start + piece.count, piece.num_prompt
-        if piece.source is None:
-            token_ids += piece.tokens
+    for slice in slices:
+        start, end, num_prompt = slice.start, slice.start + slice.count, slice.num_prompt
+        if slice.source is None:
+            token_ids += slice.tokens
         else:
-            unknown.append((len(token_ids), piece.source))
+            unknown.append((len(token_ids), slice.source))
             token_ids.append(0)
-        if piece.count == 1:
+        if slice.count == 1:
             positions.append(start)
             lengths.append(end if end > num_prompt else num_prompt)
         else:
@@ -94,21 +95,21 @@ def step_inputs(pieces: Seq[StepSlice]) -> StepInputs:
     return StepInputs((token_ids, positions, lengths), unknown)
 
 
-def scored_rows(pieces: Seq[StepSlice]) -> list[int]:
-    """Where the tokens are whose successors' log-probabilities are wanted."""
+def scored_rows(slices: Seq[StepSlice]) -> list[int]:
+    """Rows of the step whose successors' log-probabilities are wanted."""
     rows: list[int] = []
     begin = 0
-    for piece in pieces:
-        rows += range(begin, begin + piece.num_scored)
-        begin += piece.count
+    for slice in slices:
+        rows += range(begin, begin + slice.num_scored)
+        begin += slice.count
     return rows
 
 
-def last_rows(pieces: Seq[StepSlice]) -> list[int]:
+def last_rows(slices: Seq[StepSlice]) -> list[int]:
     """The step's rows that are sampled from, in order."""
     rows: list[int] = []
     end = 0
-    for piece in pieces:
-        end += piece.count
-        rows += range(end - piece.num_sampled, end)
+    for slice in slices:
+        end += slice.count
+        rows += range(end - slice.num_sampled, end)
     return rows

@@ -12,7 +12,7 @@ from engine.model.rope import rotate
 
 
 class TorchStep:
-    """`hidden` [tokens, hidden_size] on its way; see engine.model.transformer.Computation."""
+    """Transforms `hidden` [tokens, hidden_size]; see engine.model.transformer.Computation."""
 
     def __init__(
         self,

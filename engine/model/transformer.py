@@ -16,7 +16,7 @@ from engine.device.triton_available import uses_triton
 from engine.errors import ConfigError
 from engine.model.config import ModelConfig
 from engine.model.native import NativeDecoder, try_native
-from engine.model.native_step import NativeStep, Turns
+from engine.model.native_step import NativeStep, Rotations
 from engine.model.parameters import Parameters
 from engine.model.rope import Rope
 from engine.model.torch_step import TorchStep
@@ -24,7 +24,7 @@ from engine.model.vocabulary import VocabularyMatrices, WholeVocabulary
 
 
 class Computation(Protocol):
-    """One step on its way through the layers."""
+    """One step's pass through the layers."""
 
     def layers(self, begin: int, end: int) -> None:
         """Compute layers [begin, end); their keys and values are in the cache afterwards."""
@@ -55,13 +55,13 @@ class Transformer:
     ) -> None:
         """Compiled kernels compute where there are any, unless `native` is false.
 
-        A model that is `shared` among ranks has its own `vocabulary`, and no compiled layers: one
-        call computes many of them, and no rank could add up what they come to in between.
+        A tensor-parallel model (`shared`) has its own `vocabulary`, and no compiled layers: one
+        call computes many layers, with no all-reduce in between.
 
-        `compute` is what products of many rows are rounded to, the weights' dtype when None;
-        bfloat16 weights may be computed with in float32 where there are kernels. With
-        `deterministic` they compute all of it, so that a token depends on its sequence alone.
-        Raises ConfigError where there are none then.
+        `compute` is the dtype of products of many rows, the weights' dtype when None; bfloat16
+        weights may be computed with in float32 where there are kernels. With `deterministic`
+        kernels compute everything, so that a token depends on its sequence alone. Raises
+        ConfigError when there are no kernels then.
         """
         self._config = config
         self._parameters = parameters
@@ -92,8 +92,8 @@ class Transformer:
         """Token ids, positions and RoPE lengths, each [tokens] -> hidden [tokens, hidden_size].
 
         The tokens' keys and values are left in the batch's cache; `on_layer(n)` is called after n
-        layers. Where `drawn` names the rows that are sampled from, in order, those alone may be
-        what is returned, for the last layer then takes a fraction of the time.
+        layers. Where `drawn` names the rows that are sampled from, in order, the result may have
+        those rows only, for the last layer then takes a fraction of the time.
         """
         computation = self._begin(token_ids, positions, lengths, batch, drawn)
         num_layers = len(self._parameters.layers)
@@ -106,7 +106,7 @@ class Transformer:
         return computation.finish()
 
     def take_idle_cores(self, threads: Threads) -> None:
-        """Where kernels compute, steps use as many threads as these say."""
+        """Let compiled kernels use as many threads as `threads` says."""
         if self._native is not None:
             self._native.threads = threads
 
@@ -141,11 +141,13 @@ class Transformer:
                 return self._fused(hidden, positions, lengths, batch)
             rotation = self._rope.rotation(positions, lengths, hidden.dtype)
             return TorchStep(self._config, self._parameters, hidden, rotation, batch)
-        turns = self._turns(
-            positions, lengths, max([span.start + span.count for span in batch.spans])
+        rotations = self._rotations(
+            positions,
+            lengths,
+            max([sequence.start + sequence.count for sequence in batch.sequences]),
         )
         hidden = self._native.embed(token_ids)
-        return NativeStep(self._native, hidden, turns, batch.spans, batch.cache, drawn)
+        return NativeStep(self._native, hidden, rotations, batch.sequences, batch.cache, drawn)
 
     def _fused(
         self, hidden: Tensor, positions: Tensor, lengths: Tensor, batch: AttentionBatch
@@ -155,8 +157,8 @@ class Transformer:
         rotation = self._rope.rotation(positions, lengths, torch.float32)
         return FusedStep(self._config, self._parameters, hidden, rotation, batch)
 
-    def _turns(self, positions: Tensor, lengths: Tensor, end: int) -> Turns:
+    def _rotations(self, positions: Tensor, lengths: Tensor, end: int) -> Rotations:
         """Rotations up to position `end`, or those of the step's rows alone."""
         if (tables := self._rope.try_tables(end)) is not None:
-            return Turns(*tables, by_position=True)
-        return Turns(*self._rope.rotation(positions, lengths, torch.float32), by_position=False)
+            return Rotations(*tables, by_position=True)
+        return Rotations(*self._rope.rotation(positions, lengths, torch.float32), by_position=False)

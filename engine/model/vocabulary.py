@@ -1,4 +1,4 @@
-"""Both ends of a decoder: token ids become vectors, and vectors become logits."""
+"""Embedding and LM head, whole or divided among tensor-parallel ranks."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class WholeVocabulary:
 
 
 class SharedVocabulary:
-    """Each rank has some of the tokens: all others add zeros to a vector; logits are gathered."""
+    """A vocabulary-parallel embedding and head: vectors are all-reduced, logits gathered."""
 
     def __init__(self, parameters: Parameters, part: ModelPart, collective: Collective) -> None:
         self._parameters = parameters
@@ -46,10 +46,10 @@ class SharedVocabulary:
         own = token_ids - self._part.vocabulary.start
         elsewhere = (own < 0) | (own >= len(self._part.vocabulary))
         vectors = functional.embedding(own.masked_fill(elsewhere, 0), self._parameters.embedding)
-        return self._collective.add_up(vectors.masked_fill_(elsewhere[:, None], 0))
+        return self._collective.all_reduce(vectors.masked_fill_(elsewhere[:, None], 0))
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Ranks other than 0 return what is theirs, [rows, num_vocabulary_rows]."""
+        """Ranks other than 0 return their part, [rows, num_vocabulary_rows]."""
         own = self._parameters.head(hidden)
         parts = self._collective.gather(own)
         if not parts:

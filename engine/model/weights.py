@@ -1,4 +1,4 @@
-"""The weights of a checkpoint directory: found, checked, read, and told apart by a hash."""
+"""A checkpoint directory's weights: finds, checks, reads and hashes them."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ from engine.model.model_part import TensorSlice
 from engine.model.shard import Shard, open_shard
 
 Progress = Callable[[int, int], None]
-"""Called with (loaded_bytes, total_bytes) of what is read, as stored in the checkpoint; by one
-thread at a time."""
+"""Called with (loaded_bytes, total_bytes) of the stored tensors; by one thread at a time."""
 
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
@@ -67,7 +66,7 @@ def find_weights(directory: Path) -> Weights:
 
 
 def whole(name: str) -> TensorSlice | None:
-    """What is read of a tensor where nothing is said: all of it."""
+    """The default slice: all of a tensor."""
     return None
 
 
@@ -109,12 +108,10 @@ def load_weights(
 
 
 def model_hash(weights: Weights, config: ModelConfig) -> str:
-    """Equal for equal models, in whatever dtype they are computed.
+    """A hash that is equal for equal models, in whatever dtype they are computed.
 
-    Cheap, since it reads a sample of every tensor.
-
-    Made of the configuration, the shards' headers and sizes, and bytes from the middle of each
-    tensor, so that fine-tunings of one model differ, and copies of one file do not.
+    It covers the configuration, the shards' headers and sizes, and a sample of bytes from the
+    middle of each tensor: fine-tuned models differ, copies of one file do not.
     """
     digest = hashlib.blake2b(msgspec.json.encode(config), digest_size=16)
     for shard in weights.shards:
@@ -151,7 +148,7 @@ def _find_indexed(directory: Path) -> Weights:
 
 
 def _check_present(index: Keys, files: Sequence[str]) -> None:
-    """Raises CheckpointError that names those that are not there."""
+    """Raises CheckpointError that names missing files."""
     missing = [file for file in files if not (index.path.parent / file).exists()]
     if missing:
         raise CheckpointError(

@@ -1,4 +1,4 @@
-"""A runner that can be computed by hand, so that a token's value proves where it was made.
+"""A runner whose tokens can be computed by hand, so that a token proves where it was made.
 
 Idea: a mock engine whose prefill and decode weights differ (JetStream's engine tests).
 """
@@ -36,7 +36,7 @@ def next_token(tokens: Seq[int], stamp: int, vocab_size: int) -> int:
 
 
 def score(token: int, stamp: int) -> TokenLogprob:
-    """The log-probability of a prompt's token: by its fraction one sees who computed it."""
+    """A prompt token's log-probability; its fraction shows the stamp of its runner."""
     return TokenLogprob(-token - stamp / NUM_STAMPS, (token,), (-token - stamp / NUM_STAMPS,))
 
 
@@ -54,17 +54,17 @@ class _SliceWork:
     """Tokens whose log-probabilities are wanted."""
 
     @staticmethod
-    def of(piece: Slice) -> _SliceWork:
-        sequence = piece.sequence
+    def of(slice: Slice) -> _SliceWork:
+        sequence = slice.sequence
         blocks = list(sequence.blocks)
-        followed_by = sequence.tokens[piece.start + 1 :][: piece.num_scored]
+        followed_by = sequence.tokens[slice.start + 1 :][: slice.num_scored]
         return _SliceWork(
             sequence,
             blocks,
-            piece.start,
-            piece.count,
-            piece.tokens,
-            piece.num_sampled,
+            slice.start,
+            slice.count,
+            slice.tokens,
+            slice.num_sampled,
             followed_by,
         )
 
@@ -156,18 +156,18 @@ class ArithmeticRunner:
         return checksum_host_blocks(self._memory, self.layout.block_bytes, blocks, first)
 
     def run(self, slices: Seq[Slice], on_layer: OnLayer | None = None) -> list[Outcome]:
-        return self._compute(_PendingStep([_SliceWork.of(piece) for piece in slices]), on_layer)
+        return self._compute(_PendingStep([_SliceWork.of(slice) for slice in slices]), on_layer)
 
     def launch(self, slices: Seq[Slice], on_layer: OnLayer | None = None) -> Collect:
-        """Computed as late as can be: a block that another owner took too early shows."""
-        step = _PendingStep([_SliceWork.of(piece) for piece in slices])
+        """Computed as late as possible, so that a block that was freed too early shows."""
+        step = _PendingStep([_SliceWork.of(slice) for slice in slices])
         self._steps.append(step)
         if on_layer is not None or not self.runs_ahead:
             self._compute_to(step, on_layer)
         return lambda: self._compute_to(step)
 
     def close(self) -> None:
-        """It computes here."""
+        """There are no other processes to end."""
 
     def _compute_to(self, step: _PendingStep, on_layer: OnLayer | None = None) -> list[Outcome]:
         while step.outcomes is None:
@@ -199,7 +199,7 @@ class ArithmeticRunner:
         return Scored(draws, tuple(scores))
 
     def _keep_time(self) -> None:
-        """Whoever gets tokens late can tell by how much: they are made at regular times."""
+        """Sleep until the step's end: tokens are made at regular times, so that delays show."""
         if self._step_s:
             time.sleep(self._step_s - (time.monotonic() - self._began) % self._step_s)
 
@@ -212,7 +212,7 @@ class ArithmeticRunner:
         self._cache[blocks, layer, 1, slots] = positions[:, None] + 1
 
     def _next_token(self, work: _SliceWork, end: int) -> int:
-        """The one behind the first `end` tokens. Every copy of every number has its part."""
+        """The token behind the first `end` tokens, from every copy of every number."""
         num_layers, width = self.layout.num_layers, self.layout.head_size
         used = self._cache[work.blocks[: self.layout.num_blocks(end)]]
         by_kind = used.transpose(2, 0, 3, 1, 4).reshape(2, -1, num_layers * width)

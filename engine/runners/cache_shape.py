@@ -1,4 +1,4 @@
-"""How a model's KV cache lies in memory: as its layout says, and as tensors."""
+"""The layout of a model's KV cache in memory, and tensors over it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from wire.layout import KvLayout
 
 
 def cache_layout(config: ModelConfig, block_size: int, dtype: torch.dtype) -> KvLayout:
-    """Of one whole model's cache; ConfigError for a block size that kernels do not take."""
+    """A whole model's cache layout. Raises ConfigError for an unsupported block size."""
     return part_layout(model_part(config), block_size, dtype)
 
 
 def part_layout(part: ModelPart, block_size: int, dtype: torch.dtype) -> KvLayout:
-    """The same of one rank's."""
+    """One rank's cache layout. Raises ConfigError for an unsupported block size."""
     if block_size not in (1, 2, 4, 8, 16, 32, 64, 128, 256):
         raise ConfigError(f"block_size {block_size}: expected a power of two from 1 to 256")
     return KvLayout(
@@ -32,9 +32,9 @@ def part_layout(part: ModelPart, block_size: int, dtype: torch.dtype) -> KvLayou
 
 
 def shaped(memory: Tensor, layout: KvLayout) -> tuple[Tensor, Tensor | None]:
-    """Bytes as values [blocks, layers, 2, kv_heads, block_size, head_size], and their scales.
+    """View bytes as [blocks, layers, 2, kv_heads, block_size, head_size], and their scales.
 
-    Scales, where the layout has some, are float32 [blocks, layers, 2, kv_heads], and 1 from now on.
+    Scales, if the layout has them, are float32 [blocks, layers, 2, kv_heads], and are set to 1.
     """
     blocks = memory.view(-1, layout.block_bytes)
     kinds = layout.num_layers, 2, layout.num_kv_heads

@@ -1,4 +1,4 @@
-"""CUDA graphs: work that is launched once and then repeated with one call."""
+"""CUDA graphs: computations that are captured once and replayed with one call."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import torch
 from torch import Tensor
 
 Compute = Callable[[], Tensor]
-Record = Callable[[Compute], Compute]
-"""Makes a computation repeatable: what it returns gives the same tensor with new content."""
+Capture = Callable[[Compute], Compute]
+"""Captures a computation; the function returned replays it into the same output tensor."""
 
 
-def repeat_eagerly(compute: Compute) -> Compute:
-    """Where there are no graphs the computation is its own repetition."""
+def run_eagerly(compute: Compute) -> Compute:
+    """A Capture for devices without CUDA graphs: every replay computes."""
     return compute
 
 
-class GraphRecorder:
-    """Graphs of one device that share memory: only one of them is under way at a time."""
+class GraphCapture:
+    """Captures graphs of one device that share memory, since only one runs at a time."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -30,10 +30,10 @@ class GraphRecorder:
             self._warm_up(compute)
             graph = torch.cuda.CUDAGraph()
             # Other threads of this process use CUDA too: they move blocks.
-            recording = torch.cuda.graph(
+            capturing = torch.cuda.graph(
                 graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
             )
-            with recording:
+            with capturing:
                 output = compute()
 
         def replay() -> Tensor:
@@ -43,7 +43,7 @@ class GraphRecorder:
         return replay
 
     def _warm_up(self, compute: Compute) -> None:
-        """What happens at the first time only, such as compiling kernels, is not recorded."""
+        """Run twice before capturing, so that one-time work such as compiling is not captured."""
         current = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):

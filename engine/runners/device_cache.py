@@ -1,4 +1,4 @@
-"""The KV cache of one rank, in its device's memory: as blocks of bytes, and as tensors."""
+"""One rank's paged KV cache in device memory: as blocks of bytes, and as tensors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from wire.layout import KvLayout
 
 
 class DeviceCache:
-    """Allocated once. What it does with blocks is described at engine.runner.Runner."""
+    """Allocated once. Its block operations are described at engine.runner.Runner."""
 
     def __init__(self, layout: KvLayout, device: torch.device) -> None:
         self._layout = layout
@@ -39,7 +39,7 @@ class DeviceCache:
         return num_blocks
 
     def allocate(self, num_blocks: int, num_spare: int) -> CacheRegion:
-        """Zeroed, with so many blocks behind it that are no part of the region.
+        """Zeroed, and followed by spare blocks that are no part of the region.
 
         ConfigError when the device has no memory for it.
         """
@@ -59,7 +59,7 @@ class DeviceCache:
         return shaped(self.memory, self._layout)
 
     def copy_block(self, source: int, target: int) -> None:
-        """Waits for the device: transports read its memory without knowing torch's stream."""
+        """Waits for the device: transports read its memory outside of torch's stream."""
         size = self._layout.block_bytes
         copied = self.memory[source * size : (source + 1) * size]
         self.memory[target * size : (target + 1) * size].copy_(copied)

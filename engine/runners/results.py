@@ -1,4 +1,4 @@
-"""What a launched step will have come to, one outcome a slice."""
+"""The outcomes of a launched step, one a slice."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from itertools import islice
 
-from engine.device.to_device import Arriving
+from engine.device.to_device import PendingHostCopy
 from engine.runner import Draws
-from engine.sampler.sampler import Drawn
+from engine.sampler.sampler import PendingDraws
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +16,7 @@ class NoneSampled:
     """A step none of whose slices reaches its sequence's last known token."""
 
     num_slices: int
-    over: Arriving
+    over: PendingHostCopy
 
     def __call__(self) -> list[Draws]:
         self.over.wait()
@@ -28,7 +28,7 @@ class SomeSampled:
     """A step whose slices sample from so many rows each; `drawn` has the draws of all rows."""
 
     counts: Seq[int]
-    drawn: Drawn
+    drawn: PendingDraws
 
     def __call__(self) -> list[Draws]:
         sampled = self.drawn.collect()

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from engine.attention.choice import choose_attention
-from engine.device.collective import Alone, Collective
+from engine.device.collective import Collective, SingleRank
 from engine.device.device import Precision, choose_device, choose_precision
 from engine.device.threads import Threads
 from engine.errors import ConfigError
@@ -56,7 +56,7 @@ def load_torch_runner(
         _set_num_threads(threads)
     directory, chosen = Path(model_dir), choose_device(device)
     config, weights = read_config(directory), find_weights(directory)
-    ranks = collective or Alone()
+    ranks = collective or SingleRank()
     part = model_part(config, ranks.rank, ranks.size)
     precision = _choose_precision(dtype, cache_dtype, chosen, weights.dtype, part)
     length = _choose_max_model_len(config, max_model_len)

@@ -1,4 +1,4 @@
-"""The runner that computes with PyTorch, on the CPU or on one GPU: a whole model, or a part."""
+"""The runner that computes with PyTorch: a whole model, or one tensor-parallel rank's part."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from torch import Tensor
 
 from engine.attention.backend import AttentionBatch
 from engine.attention.choice import Attention, make_attention
-from engine.device.collective import Alone, Collective
-from engine.device.device import LayerMarks
-from engine.device.to_device import Arriving, to_device
+from engine.device.collective import Collective, SingleRank
+from engine.device.device import LayerEvents
+from engine.device.to_device import PendingHostCopy, to_device
 from engine.errors import ConfigError
 from engine.model.config import ModelConfig
 from engine.model.model_part import ModelPart, model_part
 from engine.model.step_inputs import LastDrawn, StepSlice, last_rows, scored_rows, step_inputs
 from engine.model.transformer import Transformer
 from engine.runner import CacheRegion, Collect, OnLayer, Outcome, Slice
-from engine.runners.captured_step import GraphRecorder, Record
+from engine.runners.captured_step import Capture, GraphCapture
 from engine.runners.decode_graphs import DecodeGraphs
 from engine.runners.device_cache import DeviceCache
 from engine.runners.results import NoneSampled, SomeSampled
@@ -36,7 +36,7 @@ GRAPHS = ("start", "lazy", "off")
 
 @dataclass(frozen=True, slots=True)
 class StepSettings:
-    """How steps run on a GPU; see load_torch_runner. Raises ConfigError for unknown names."""
+    """Attention kernels and CUDA graphs; see load_torch_runner. Raises ConfigError."""
 
     attention: str = "torch"
     graphs: str = "start"
@@ -66,7 +66,7 @@ class TorchRunner:
         part: ModelPart | None = None,
         collective: Collective | None = None,
     ) -> None:
-        """`layout` and `model` are of the `part` of a model that this rank has, if not of all."""
+        """`layout` and `model` belong to this rank's `part` of the model; None is all of it."""
         self.layout = layout
         self.vocab_size = config.vocab_size
         self.max_model_len = max_model_len
@@ -80,11 +80,11 @@ class TorchRunner:
         self.copy_block = self.cache.copy_block
         self.checksum = self.cache.checksum
         self._part = part or model_part(config)
-        self._collective = collective or Alone()
+        self._collective = collective or SingleRank()
         self._model = model
         self._sampler = Sampler(self.eos_token_ids)
         self._on_device: AbstractContextManager[object] = nullcontext()
-        """In which kernels are launched: those in Triton do not look where their tensors are."""
+        """Context of all launches: Triton kernels run on the current device, not the tensors'."""
         if device.type == "cuda":
             self._on_device = torch.cuda.device(device)
         self._settings = settings or StepSettings()
@@ -95,13 +95,13 @@ class TorchRunner:
     def allocate(self, num_blocks: int) -> CacheRegion:
         """Allocate the cache, zeroed; ConfigError when the device has no memory for it."""
         region = self.allocate_only(num_blocks)
-        self.record_own_steps()
+        self.capture_own_steps()
         return region
 
     def allocate_only(self, num_blocks: int) -> CacheRegion:
-        """The same without anything being computed: ranks find out first whether all have room."""
+        """`allocate` without capturing steps: ranks check first that all have enough memory."""
         assert self._attention is None, "the cache is allocated once"
-        num_spare = 1 if self.runs_ahead else 0  # for rows of a recorded step that nobody needs
+        num_spare = 1 if self.runs_ahead else 0  # for padding rows of captured steps
         region = self.cache.allocate(num_blocks, num_spare)
         self._num_blocks = num_blocks
         self._attention = make_attention(
@@ -114,21 +114,21 @@ class TorchRunner:
         )
         return region
 
-    def record_own_steps(self) -> None:
-        """As the settings ask for it; all ranks at once, for they compute with each other."""
+    def capture_own_steps(self) -> None:
+        """Capture CUDA graphs if the settings ask for it; on all ranks at once."""
         if self.device.type == "cuda" and self._settings.graphs != "off":
-            self.record_steps(GraphRecorder(self.device), spare_block=self._num_blocks)
+            self.capture_steps(GraphCapture(self.device), spare_block=self._num_blocks)
 
-    def record_steps(self, record: Record, spare_block: int) -> None:
-        """Decode steps repeat what `record` makes of one; the block is written to by nobody else.
+    def capture_steps(self, capture: Capture, spare_block: int) -> None:
+        """Replay decode steps that `capture` captured; padding rows write to `spare_block`.
 
-        They are recorded now, or when a size of step is there for the first time.
+        Steps are captured now, or with "lazy" graphs when a size is first needed.
         """
-        assert self._attention is not None, "allocate comes before record_steps"
+        assert self._attention is not None, "allocate comes before capture_steps"
         self._graphs = DecodeGraphs(
             self._decode_logits,
             self._attention.graphs,
-            record,
+            capture,
             self.device,
             most_rows=self._settings.max_sequences,
             most_blocks=self.layout.num_blocks(self.max_model_len),
@@ -137,27 +137,27 @@ class TorchRunner:
         )
         if self._settings.graphs == "start":
             with self._on_device, torch.inference_mode():
-                self._graphs.record_all()
+                self._graphs.capture_all()
 
     def run(self, slices: Seq[Slice], on_layer: OnLayer | None = None) -> Seq[Outcome]:
         """Compute all slices in one batch; see engine.runner.Runner.run."""
         return list(self.launch(slices, on_layer)())
 
     def launch(self, slices: Seq[Slice], on_layer: OnLayer | None = None) -> Collect:
-        """The same in two parts; see engine.runner.Runner.launch."""
+        """Launch a step without waiting for it; see engine.runner.Runner.launch."""
         if not slices:
             return list
-        return self.launch_pieces(self.pieces(slices), slices, on_layer)
+        return self.launch_step_slices(self.step_slices(slices), slices, on_layer)
 
-    def pieces(self, slices: Seq[Slice]) -> list[StepSlice]:
-        """What other ranks must know of the next step."""
-        return [self._last.piece(slice) for slice in slices]
+    def step_slices(self, slices: Seq[Slice]) -> list[StepSlice]:
+        """The slices as they are sent to other ranks."""
+        return [self._last.step_slice(slice) for slice in slices]
 
-    def launch_pieces(
-        self, pieces: Seq[StepSlice], slices: Seq[Slice], on_layer: OnLayer | None = None
+    def launch_step_slices(
+        self, step_slices: Seq[StepSlice], slices: Seq[Slice], on_layer: OnLayer | None = None
     ) -> Collect:
-        """`launch`, when the slices' pieces are there already."""
-        counts = [piece.num_sampled for piece in pieces]
+        """`launch` with the `step_slices` of these slices."""
+        counts = [step_slice.num_sampled for step_slice in step_slices]
         sampling = _sampled_rows(slices, counts)
         scores: list[Tensor] = []
 
@@ -165,41 +165,40 @@ class TorchRunner:
             scores.extend(score(hidden, self._model.logits, slices))
 
         with self._on_device, torch.inference_mode():
-            logits = self._logits(pieces, on_layer, take_scored)
+            logits = self._logits(step_slices, on_layer, take_scored)
             collect = self._draw(logits, sampling, counts)
             if not scores:
                 return collect
             scored = [
-                (piece.num_scored, slice.sequence.sampling.prompt_logprobs or 0)
-                for piece, slice in zip(pieces, slices, strict=True)
+                (step_slice.num_scored, slice.sequence.sampling.prompt_logprobs or 0)
+                for step_slice, slice in zip(step_slices, slices, strict=True)
             ]
-            return WithScores(collect, scored, Arriving(self.device, *scores))
+            return WithScores(collect, scored, PendingHostCopy(self.device, *scores))
 
     def _draw(self, logits: Tensor, sampling: Seq[Sequence], counts: Seq[int]) -> Collect:
         if not sampling:
-            return NoneSampled(len(counts), Arriving(self.device))
+            return NoneSampled(len(counts), PendingHostCopy(self.device))
         drawn = self._sampler.draw(logits, sampling)
         if self.runs_ahead:
-            self._collective.hand_out(drawn.tokens)
+            self._collective.broadcast(drawn.tokens)
         self._last = LastDrawn(drawn.tokens, sampling)
         return SomeSampled(counts, drawn)
 
-    def follow(self, pieces: Seq[StepSlice], *, by_layers: bool) -> None:
+    def follow(self, step_slices: Seq[StepSlice], *, by_layers: bool) -> None:
         """Compute this rank's part of a step that rank 0 launches, `by_layers` or at once.
 
-        What rank 0 draws is needed for the next step where that may be launched before rank 0
-        knows it.
+        Where steps run ahead, rank 0 broadcasts its draws, which are the next step's inputs.
         """
         with self._on_device, torch.inference_mode():
-            self._logits(pieces, _nobody if by_layers else None, self._score_along)
-            num_drawn = sum(piece.num_sampled for piece in pieces)
+            self._logits(step_slices, _nobody if by_layers else None, self._score_along)
+            num_drawn = sum(step_slice.num_sampled for step_slice in step_slices)
             if num_drawn and self.runs_ahead:
                 tokens = torch.empty(num_drawn, dtype=torch.int64, device=self.device)
-                self._collective.hand_out(tokens)
+                self._collective.broadcast(tokens)
                 self._last = LastDrawn(tokens, ())
 
     def close(self) -> None:
-        """Nothing of it computes elsewhere."""
+        """There are no other processes to end."""
 
     def skip_layers(self) -> None:
         """Embed and draw only: what is left of a step is its overhead."""
@@ -210,18 +209,18 @@ class TorchRunner:
 
     def _logits(
         self,
-        pieces: Seq[StepSlice],
+        step_slices: Seq[StepSlice],
         on_layer: OnLayer | None,
         take_scored: Callable[[Tensor], None],
     ) -> Tensor:
-        """Of the rows that are sampled from, [rows, vocab_size]. `take_scored` is given the hidden
-        states [rows, hidden_size] of those whose successors are scored, if there are any."""
+        """Logits [rows, vocab_size] of the rows that are sampled from. `take_scored` is given the
+        hidden states [rows, hidden_size] of rows whose successors are scored, if there are any."""
         graphs = self._graphs
-        if graphs is not None and on_layer is None and graphs.fits(pieces, self._last):
-            return graphs.run(pieces, self._last)
-        last, scored = last_rows(pieces), scored_rows(pieces)
+        if graphs is not None and on_layer is None and graphs.fits(step_slices, self._last):
+            return graphs.run(step_slices, self._last)
+        last, scored = last_rows(step_slices), scored_rows(step_slices)
         rows = sorted({*last, *scored}) if scored else last
-        hidden = self._forward(pieces, on_layer, rows)
+        hidden = self._forward(step_slices, on_layer, rows)
         if not rows:
             return hidden[:0]
         if len(rows) < len(hidden):
@@ -240,19 +239,21 @@ class TorchRunner:
     ) -> Tensor:
         return self._model.logits(self._model.forward(ids, positions, lengths, batch))
 
-    def _forward(self, pieces: Seq[StepSlice], on_layer: OnLayer | None, drawn: Seq[int]) -> Tensor:
-        """Hidden states [tokens, hidden_size] of all pieces, or of the rows `drawn` alone."""
+    def _forward(
+        self, step_slices: Seq[StepSlice], on_layer: OnLayer | None, drawn: Seq[int]
+    ) -> Tensor:
+        """Hidden states [tokens, hidden_size] of the step, or of the rows `drawn` alone."""
         assert self._attention is not None, "allocate comes before run"
-        batch = self._attention.steps.prepare(pieces)
-        inputs = step_inputs(pieces)
+        batch = self._attention.steps.prepare(step_slices)
+        inputs = step_inputs(step_slices)
         ids, positions, lengths = to_device(inputs.rows, self.device)
         if inputs.unknown:
             ids = self._last.fill(ids, inputs.unknown)
         if on_layer is None or self.device.type == "cpu":
             return self._model.forward(ids, positions, lengths, batch, on_layer, drawn)
-        marks = LayerMarks(self.device)
-        hidden = self._model.forward(ids, positions, lengths, batch, marks.mark)
-        marks.tell(on_layer)
+        events = LayerEvents(self.device)
+        hidden = self._model.forward(ids, positions, lengths, batch, events.record)
+        events.notify(on_layer)
         return hidden
 
 
@@ -268,4 +269,4 @@ def _sampled_rows(slices: Seq[Slice], counts: Seq[int]) -> list[Sequence]:
 
 
 def _nobody(num_layers: int) -> None:
-    """Is told of this rank's layers."""
+    """A layer callback that does nothing."""

@@ -41,7 +41,7 @@ def apply_filters(logits: Tensor, params: Seq[SamplingParams]) -> None:
 
 
 def _exclude(logits: Tensor, rows: list[int], threshold: Callable[[Tensor], Tensor]) -> None:
-    """What lies below its row's threshold; all rows are taken as they are, without a copy."""
+    """Exclude logits below their row's threshold; without a copy when all rows are filtered."""
     if len(rows) == len(logits):
         logits.masked_fill_(logits < threshold(logits)[:, None], float("-inf"))
         return

@@ -1,4 +1,4 @@
-"""From a step's logits to its tokens."""
+"""Sampling: from a step's logits to its tokens."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from engine.device.to_device import Arriving, to_device
+from engine.device.to_device import PendingHostCopy, to_device
 from engine.grammar.masks import apply_masks
 from engine.runner import Sampled
 from engine.sampler.filters import apply_filters
@@ -28,11 +28,11 @@ class Sampler:
         """One token a row of float32 `logits` [rows, vocab_size], which may be overwritten."""
         return self.draw(logits, sequences).collect()
 
-    def draw(self, logits: Tensor, sequences: Seq[Sequence]) -> Drawn:
-        """The same, where nobody waits for a device before `collect`."""
+    def draw(self, logits: Tensor, sequences: Seq[Sequence]) -> PendingDraws:
+        """`sample` without waiting for the device before `collect`."""
         if all(sequence.takes_best for sequence in sequences):
             chosen = best(logits)
-            return Drawn(chosen, {}, Arriving(chosen.device, chosen))
+            return PendingDraws(chosen, {}, PendingHostCopy(chosen.device, chosen))
         wanted = [i for i, s in enumerate(sequences) if s.sampling.logprobs is not None]
         raw = _rows(logits, wanted).log_softmax(-1) if wanted else None
         for row, sequence in enumerate(sequences):
@@ -41,13 +41,13 @@ class Sampler:
         apply_masks(logits, sequences)
         chosen = self._choose(logits, sequences)
         if raw is None:
-            return Drawn(chosen, {}, Arriving(chosen.device, chosen))
+            return PendingDraws(chosen, {}, PendingHostCopy(chosen.device, chosen))
         counts = {i: sequences[i].sampling.logprobs or 0 for i in wanted}
         described = describe(raw, _rows(chosen, wanted), max(counts.values()))
-        return Drawn(chosen, counts, Arriving(chosen.device, chosen, *described))
+        return PendingDraws(chosen, counts, PendingHostCopy(chosen.device, chosen, *described))
 
     def _choose(self, logits: Tensor, sequences: Seq[Sequence]) -> Tensor:
-        """Token ids [rows]: the best ones, with drawn ones in the rows that are not greedy."""
+        """Token ids [rows]: the argmax in greedy rows, drawn ones in others."""
         random = [i for i, sequence in enumerate(sequences) if not sequence.sampling.greedy]
         if len(random) == len(sequences):
             return _draw(logits, sequences)
@@ -59,16 +59,16 @@ class Sampler:
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
-    """`tokens` [rows] where they were drawn; `counts`: who wants how many log-probabilities."""
+class PendingDraws:
+    """Drawn `tokens` [rows] on the device; `counts`: row -> number of log-probabilities."""
 
     tokens: Tensor
     counts: dict[int, int]
-    arriving: Arriving
+    host_copy: PendingHostCopy
 
     def collect(self) -> list[Sampled]:
-        """Wait until the host has them."""
-        tokens, *described = (tensor.tolist() for tensor in self.arriving.wait())
+        """Wait for the copies to the host."""
+        tokens, *described = (tensor.tolist() for tensor in self.host_copy.wait())
         sampled = [Sampled(token) for token in tokens]
         if self.counts:
             rows = zip(self.counts.items(), *described, strict=True)
@@ -79,7 +79,7 @@ class Drawn:
 
 
 def best(logits: Tensor) -> Tensor:
-    """The first of the largest of each row, [rows]."""
+    """The argmax of each row, the first where several are equal, [rows]."""
     if logits.device.type != "cpu":
         return logits.argmax(-1)
     return torch.from_numpy(logits.numpy().argmax(-1))  # on a CPU ten times as fast as torch's

@@ -1,4 +1,4 @@
-"""Log-probabilities of a prompt's own tokens."""
+"""Prompt log-probabilities: scores of a prompt's own tokens."""
 
 from __future__ import annotations
 
@@ -9,55 +9,55 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from engine.device.to_device import Arriving, to_device
+from engine.device.to_device import PendingHostCopy, to_device
 from engine.runner import Collect, Outcome, Scored, Slice, drawn
 from engine.sampler.sampler import describe
 from wire.sampling import TokenLogprob
 
-MOST_ROWS = 128
-"""Whose logits are there at a time: those of a long prompt would not fit beside the cache."""
+MAX_ROWS = 128
+"""Rows whose logits are in memory at a time: a long prompt's would not fit beside the cache."""
 Logits = Callable[[Tensor], Tensor]
 
 
 def score(hidden: Tensor, logits: Logits, slices: Seq[Slice]) -> list[Tensor]:
-    """Own log-probabilities [rows], ids and values of the best [rows, count], by a slice's rows.
+    """Log-probabilities of the prompt's tokens [rows], ids and values of the best [rows, count].
 
     `hidden` [rows, hidden_size] are the rows of all slices' `num_scored` leading tokens.
     """
     targets, count = [], 0
-    for piece in slices:
-        if num := piece.num_scored:
-            targets += piece.sequence.tokens[piece.start + 1 : piece.start + 1 + num]
-            count = max(count, piece.sequence.sampling.prompt_logprobs or 0)
+    for slice in slices:
+        if num := slice.num_scored:
+            targets += slice.sequence.tokens[slice.start + 1 : slice.start + 1 + num]
+            count = max(count, slice.sequence.sampling.prompt_logprobs or 0)
     wanted = to_device(targets, hidden.device)
     parts = [
         describe(logits(hidden[rows]).log_softmax(-1), wanted[rows], count)
-        for rows in _parts(len(hidden))
+        for rows in _row_ranges(len(hidden))
     ]
     return [torch.cat(columns) for columns in zip(*parts, strict=True)]
 
 
 def score_along(hidden: Tensor, logits: Logits) -> None:
-    """A rank's part of the same, when another rank has the sequences."""
-    for rows in _parts(len(hidden)):
+    """A rank's part of `score`, where rank 0 has the sequences."""
+    for rows in _row_ranges(len(hidden)):
         logits(hidden[rows])
 
 
-def _parts(num_rows: int) -> Iterator[slice]:
-    return (slice(begin, begin + MOST_ROWS) for begin in range(0, num_rows, MOST_ROWS))
+def _row_ranges(num_rows: int) -> Iterator[slice]:
+    return (slice(begin, begin + MAX_ROWS) for begin in range(0, num_rows, MAX_ROWS))
 
 
 @dataclass(frozen=True, slots=True)
 class WithScores:
-    """A step's outcomes together with the scores of its slices, of `counts` rows and best each."""
+    """A step's outcomes with scores; `counts`: rows and number of best tokens of each slice."""
 
     collect: Collect
     counts: Seq[tuple[int, int]]
-    arriving: Arriving
+    host_copy: PendingHostCopy
 
     def __call__(self) -> list[Outcome]:
         outcomes = self.collect()
-        rows = zip(*(tensor.tolist() for tensor in self.arriving.wait()), strict=True)
+        rows = zip(*(tensor.tolist() for tensor in self.host_copy.wait()), strict=True)
         made: list[Outcome] = []
         for outcome, (num_rows, num_best) in zip(outcomes, self.counts, strict=True):
             scores = tuple(

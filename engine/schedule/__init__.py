@@ -1,1 +1,1 @@
-"""What the next step computes: scheduling policies, token budgets, waiting sequences."""
+"""Scheduling: policies, token budgets for chunked prefill, step times, the waiting queue."""

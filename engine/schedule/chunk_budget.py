@@ -1,4 +1,4 @@
-"""How many prompt tokens ride along with a decode step: each of them delays every stream."""
+"""Chunked prefill: how many prompt tokens join a decode step, within a time per output token."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from engine.schedule.step_times import StepTimes, StepWork
 from engine.sequence import Sequence
 
 MIN_CHUNK_TOKENS = 16
-"""A prompt always advances, however long a step is without it."""
+"""A prompt advances by at least this many tokens a step, however long the step is without it."""
 
 
 class ChunkBudget:
@@ -26,11 +26,11 @@ class ChunkBudget:
 
     def observe(self, slices: Seq[Slice], seconds: float) -> None:
         if self._target_s is None:
-            return  # nobody asks, and every step would pay for it
+            return  # without a target nothing is predicted
         self.times.observe(StepWork.of(slices), seconds)
 
     def prompt_tokens(self, decoding: Seq[Sequence], prompt: Sequence) -> int:
-        """For the next step, the first of whose prompts is this one."""
+        """Prompt tokens for the next step; `prompt` is the first in turn."""
         if self._target_s is None or not self.times.knows_prompts:
             return self._at_first
         work = StepWork(len(decoding), sum(sequence.num_computed for sequence in decoding))

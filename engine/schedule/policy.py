@@ -1,4 +1,4 @@
-"""What a scheduler decides. The engine asks, and does; it never decides itself."""
+"""The scheduling policy: which sequences start, and which tokens the next step computes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from wire.policy_traits import PolicyTraits
 
 @dataclass(frozen=True, slots=True)
 class FreeCapacity:
-    """What is left for one more sequence: blocks and places."""
+    """Free blocks, and the number of running sequences, when one more asks to start."""
 
     free_blocks: int
     num_running: int
@@ -29,11 +29,11 @@ class ScheduledTokens(msgspec.Struct, frozen=True, gc=False):
 
 
 OVERTAKING_RATIO = 4
-"""A prompt with so many times fewer tokens left than the first one overtakes it, on half a step."""
+"""A prompt with so many times fewer tokens left than the first overtakes it, with half a step."""
 
 
 def in_turn(prompts: Seq[Sequence], budget: int) -> list[ScheduledTokens]:
-    """Prompts one after the other, the most urgent first, as far as so many tokens go.
+    """Schedule `budget` tokens of prompts, one after the other, the most urgent first.
 
     Much shorter ones do not wait for a long one that came before: they share half of the step, the
     shortest first, so that a prompt of a few tokens is not held up by one of a hundred thousand,
@@ -71,7 +71,7 @@ class Policy(Protocol):
         ...
 
     def admits(self, room: FreeCapacity, num_new_blocks: int) -> bool:
-        """May the sequence at the head of the queue start, which needs that many new blocks?"""
+        """True when the first sequence in the queue, which needs so many new blocks, may start."""
         ...
 
     def plan(self, running: Seq[Sequence]) -> list[ScheduledTokens]:
@@ -79,5 +79,5 @@ class Policy(Protocol):
         ...
 
     def observe(self, slices: Seq[Slice], seconds: float) -> None:
-        """A step took so long."""
+        """Learn from a step's duration."""
         ...

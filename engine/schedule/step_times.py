@@ -1,4 +1,4 @@
-"""How long a step takes, learned from the steps so far; pure, and the same for every device."""
+"""A linear model of step durations, learned online, for any device; pure."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import msgspec
 from engine.runner import Slice
 
 ENOUGH_STEPS = 3
-"""Steps with prompts that were seen before predictions about prompts are believed."""
+"""Steps with prompts to be observed before predictions about prompts are used."""
 FORGETTING = 0.995
 """A step counts this much less with each one after it: some hundred of them are remembered."""
 MOST_UNCERTAIN = 1e4
-"""Where the steps say nothing about one kind of work for long, no more is forgotten about it."""
+"""Bound on the uncertainty: a kind of work that does not occur is not forgotten beyond it."""
 
 
 _UNITS = (1, 8, 4096, 128, 65536)
@@ -21,30 +21,30 @@ _Row = tuple[float, float, float, float, float]
 
 
 def num_pairs(count: int, start: int) -> int:
-    """Of a prompt's tokens [start, start + count) and those that each of them sees."""
+    """Pairs of a prompt token in [start, start + count) and a token that it attends to."""
     return count * (2 * start + count) // 2
 
 
 class StepWork(msgspec.Struct, frozen=True, gc=False):
-    """What a step computes, in the quantities that its duration is linear in."""
+    """A step's work, in the quantities that its duration is linear in."""
 
     num_decoding: int = 0
     context_tokens: int = 0
     """Cached tokens that the decoding sequences read."""
     prompt_tokens: int = 0
     prompt_pairs: int = 0
-    """Of a prompt token and one that it sees."""
+    """Pairs of a prompt token and a token that it attends to."""
 
     @staticmethod
     def of(slices: Seq[Slice]) -> StepWork:
         decoding = context = tokens = pairs = 0
-        for piece in slices:
-            if piece.count == 1:
+        for slice in slices:
+            if slice.count == 1:
                 decoding += 1
-                context += piece.start
+                context += slice.start
             else:
-                tokens += piece.count
-                pairs += num_pairs(piece.count, piece.start)
+                tokens += slice.count
+                pairs += num_pairs(slice.count, slice.start)
         return StepWork(decoding, context, tokens, pairs)
 
     def features(self) -> _Row:
@@ -84,11 +84,11 @@ class StepTimes:
 
     @property
     def knows_prompts(self) -> bool:
-        """Enough steps with prompts were seen."""
+        """True when enough steps with prompts were observed."""
         return self.num_prompt_steps >= ENOUGH_STEPS
 
     def per_unit(self) -> list[float]:
-        """Seconds for the step itself, and for one of each of the quantities of StepWork."""
+        """Seconds for the step itself, and for one unit of each quantity of StepWork."""
         return [w / unit for w, unit in zip(self._weights, _UNITS, strict=True)]
 
     def predict(self, work: StepWork) -> float:
@@ -96,9 +96,9 @@ class StepTimes:
         return max(0.0, _product(work.features(), self._weights))
 
     def prompt_tokens_within(self, work: StepWork, context: int, seconds: float) -> float:
-        """How many prompt tokens behind `context` others fit, beside this work, into that time.
+        """Number of prompt tokens behind `context` others that fit beside this work into `seconds`.
 
-        Below 0 when the work takes longer by itself.
+        Negative when the work takes longer by itself.
         """
         alone = self.predict(work)
         pairs = num_pairs(128, context)

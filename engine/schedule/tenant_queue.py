@@ -1,4 +1,4 @@
-"""Who starts next: preempted sequences, then by priority, then whoever's tenant has had least."""
+"""The waiting queue: preempted sequences first, then by priority, then fair between tenants."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from engine.sequence import Sequence
 
-MOST_TENANTS = 4096
-"""Tenants whose service is remembered; beyond that those that wait for nothing are forgotten."""
+MAX_TENANTS = 4096
+"""Tenants whose service is remembered; beyond that, those with nothing waiting are dropped."""
 
 
 class TenantQueue:
@@ -34,13 +34,13 @@ class TenantQueue:
         return bool(self._preempted or self._queues)
 
     def __iter__(self) -> Iterator[Sequence]:
-        """All of them, those that were preempted first; tenants in no order."""
+        """All sequences, preempted ones first; tenants in no order."""
         yield from self._preempted
         for queue in self._queues.values():
             yield from queue
 
     def add(self, sequence: Sequence) -> None:
-        """Behind its tenant's others of the same priority."""
+        """Append a sequence to its tenant's queue of that priority."""
         key = (sequence.traits.priority, sequence.traits.tenant)
         if key not in self._queues:
             self._queues[key] = deque()
@@ -48,12 +48,12 @@ class TenantQueue:
         self._queues[key].append(sequence)
 
     def put_back(self, sequence: Sequence) -> None:
-        """A preempted one: before all that have not run yet, behind those preempted earlier."""
+        """Queue a preempted sequence: before all that have not run yet, behind earlier ones."""
         sequence.preempted = True
         self._preempted.append(sequence)
 
     def first(self) -> Sequence | None:
-        """Who should start next."""
+        """The sequence to start next."""
         if self._preempted:
             return self._preempted[0]
         if not self._queues:
@@ -61,7 +61,7 @@ class TenantQueue:
         return self._queues[min(self._queues, key=self._turn)][0]
 
     def remove(self, sequence: Sequence) -> None:
-        """It starts, or nobody waits for it any more."""
+        """Take out a sequence that starts or was cancelled."""
         if sequence.preempted:
             self._preempted.remove(sequence)
             return
@@ -71,7 +71,7 @@ class TenantQueue:
             del self._queues[key]
 
     def charge(self, tenant: str, num_tokens: int) -> None:
-        """So many tokens are computed for this tenant, or will be now."""
+        """Advance a tenant's clock by tokens that are computed for it."""
         before = self._clocks.get(tenant, 0)
         self._now = max(self._now, before)
         self._clocks[tenant] = before + num_tokens
@@ -82,6 +82,6 @@ class TenantQueue:
 
     def _catch_up(self, tenant: str) -> None:
         self._clocks[tenant] = max(self._clocks.get(tenant, 0), self._now)
-        if len(self._clocks) > MOST_TENANTS:
+        if len(self._clocks) > MAX_TENANTS:
             waiting = {tenant for _, tenant in self._queues}
             self._clocks = {name: clock for name, clock in self._clocks.items() if name in waiting}

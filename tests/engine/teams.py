@@ -32,9 +32,9 @@ class Team:
         return list(self.launch(slices, on_layer)())
 
     def launch(self, slices: Seq[Slice], on_layer: OnLayer | None = None) -> Collect:
-        pieces = self.lead.pieces(slices)
+        pieces = self.lead.step_slices(slices)
         self._order(lambda runner: runner.follow(pieces, by_layers=on_layer is not None))
-        return self.lead.launch_pieces(pieces, slices, on_layer)
+        return self.lead.launch_step_slices(pieces, slices, on_layer)
 
     def copy_block(self, source: int, target: int) -> None:
         self._order(lambda runner: runner.copy_block(source, target))

@@ -75,7 +75,7 @@ def test_the_token_behind_a_stop_is_dropped_and_its_block_stays_until_it_is_draw
     while sequence.status is not Status.FINISHED:
         engine.step()
     assert sequence.tokens == prompt + answer
-    assert engine.under_way
+    assert engine.in_flight
     assert engine.pool.num_free < engine.pool.num_blocks
     assert engine.step() == []
     assert sequence.tokens == prompt + answer
@@ -101,7 +101,7 @@ def test_what_is_dropped_under_way_is_free_when_its_step_is_over() -> None:
     assert engine.pool.num_free < engine.pool.num_blocks
     assert engine.settle() == []
     assert engine.pool.num_free == engine.pool.num_blocks
-    assert sequence.num_flights == sequence.num_unknown == 0
+    assert sequence.num_steps_in_flight == sequence.num_unknown == 0
 
 
 def test_a_sequence_is_not_held_while_a_step_of_it_is_under_way() -> None:
@@ -109,7 +109,7 @@ def test_a_sequence_is_not_held_while_a_step_of_it_is_under_way() -> None:
     sequence = a_sequence("a", [1, 2, 3])
     engine.add(sequence)
     engine.step()
-    with pytest.raises(AssertionError, match="under way"):
+    with pytest.raises(AssertionError, match="in flight"):
         engine.hold(sequence)
     engine.settle()
     engine.hold(sequence)
@@ -145,7 +145,7 @@ def test_any_life_gives_the_tokens_of_the_formula(seed: int) -> None:
             if draw.random() < 0.7:
                 engine.settle()
             chosen = draw.choice(engine.running) if engine.running else None
-            if chosen is not None and (chosen.num_flights or draw.random() < 0.5):
+            if chosen is not None and (chosen.num_steps_in_flight or draw.random() < 0.5):
                 engine.drop(chosen)
                 dropped.add(chosen.attempt_id)
             elif chosen is not None:

@@ -21,7 +21,7 @@ from engine.model.parameters import allocate_parameters, checkpoint_targets
 from engine.model.transformer import Transformer
 from engine.model.weights import find_weights, load_weights
 from engine.runners.cache_shape import cache_layout, shaped
-from engine.runners.captured_step import repeat_eagerly
+from engine.runners.captured_step import run_eagerly
 from engine.runners.torch_loading import load_torch_runner
 from engine.runners.torch_runner import StepSettings, TorchRunner
 from tests.engine.driver import give_blocks, make_sequence, step
@@ -80,7 +80,7 @@ def test_a_narrow_cache_computes_about_the_same(
     expected = probabilities(a_runner(checkpoint(name), torch.float32), tokens)
     narrow = a_runner(checkpoint(name), dtype)
     if graphs:
-        narrow.record_steps(repeat_eagerly, spare_block=24)
+        narrow.capture_steps(run_eagerly, spare_block=24)
     found = probabilities(narrow, tokens)
     assert 0 < (found - expected).abs().max() < tolerance
     assert narrow.layout.dtype == str(dtype).removeprefix("torch.")

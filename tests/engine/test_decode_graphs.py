@@ -19,8 +19,8 @@ from engine.model.parameters import allocate_parameters, checkpoint_targets
 from engine.model.transformer import Transformer
 from engine.model.weights import find_weights, load_weights
 from engine.runners.cache_shape import cache_layout
-from engine.runners.captured_step import Compute, repeat_eagerly
-from engine.runners.decode_graphs import ladder
+from engine.runners.captured_step import Compute, run_eagerly
+from engine.runners.decode_graphs import capture_sizes
 from engine.runners.torch_runner import StepSettings, TorchRunner
 from tests.engine.driver import make_sequence
 from tests.engine.reference import Reference, prompt
@@ -73,7 +73,7 @@ def test_recorded_steps_give_the_answers_of_the_reference(
     reference: Callable[[str], Reference],
 ) -> None:
     runner = a_runner(checkpoint(name))
-    runner.record_steps(repeat_eagerly, spare_block=NUM_BLOCKS)
+    runner.capture_steps(run_eagerly, spare_block=NUM_BLOCKS)
     lengths = (9, 21, 5, 13, 30)
     engine = kind(runner, BlockPool(NUM_BLOCKS), DecodePolicy(chunk_tokens=11))
     made = answers(engine, [(prompt(n), greedy(30 - n // 2)) for n in lengths])
@@ -89,7 +89,7 @@ def test_every_size_is_recorded_once(checkpoint: Callable[[str], Path]) -> None:
         return compute
 
     runner = a_runner(checkpoint("llama"))
-    runner.record_steps(record, spare_block=NUM_BLOCKS)
+    runner.capture_steps(record, spare_block=NUM_BLOCKS)
     requests = [(prompt(n), greedy(8)) for n in (4, 5, 6)]
     for _ in range(2):
         answers(Engine(runner, BlockPool(NUM_BLOCKS), DecodePolicy()), requests)
@@ -101,7 +101,7 @@ def test_larger_steps_and_prompts_are_computed_as_they_come(
     checkpoint: Callable[[str], Path], reference: Callable[[str], Reference]
 ) -> None:
     runner = a_runner(checkpoint("llama"), max_sequences=2)
-    runner.record_steps(repeat_eagerly, spare_block=NUM_BLOCKS)
+    runner.capture_steps(run_eagerly, spare_block=NUM_BLOCKS)
     engine = AsyncEngine(runner, BlockPool(NUM_BLOCKS), DecodePolicy(chunk_tokens=5))
     made = answers(engine, [(prompt(n), greedy(12)) for n in (7, 11, 3)])
     for tokens, n in zip(made, (7, 11, 3), strict=True):
@@ -110,7 +110,7 @@ def test_larger_steps_and_prompts_are_computed_as_they_come(
 
 def test_rows_that_are_left_over_touch_nobody_s_block(checkpoint: Callable[[str], Path]) -> None:
     runner = a_runner(checkpoint("llama"))
-    runner.record_steps(repeat_eagerly, spare_block=NUM_BLOCKS)
+    runner.capture_steps(run_eagerly, spare_block=NUM_BLOCKS)
     pool = BlockPool(NUM_BLOCKS)
     engine = Engine(runner, pool, DecodePolicy())
     answers(engine, [(prompt(6), greedy(6)) for _ in range(3)])
@@ -124,7 +124,7 @@ def test_nan_of_a_former_owner_is_not_seen(
     checkpoint: Callable[[str], Path], reference: Callable[[str], Reference]
 ) -> None:
     runner = a_runner(checkpoint("llama"))
-    runner.record_steps(repeat_eagerly, spare_block=NUM_BLOCKS)
+    runner.capture_steps(run_eagerly, spare_block=NUM_BLOCKS)
     runner.cache.memory.view(torch.float32)[: NUM_BLOCKS * 512].fill_(float("nan"))
     engine = Engine(runner, BlockPool(NUM_BLOCKS), DecodePolicy())
     [made] = answers(engine, [(prompt(6), greedy(20))])
@@ -135,7 +135,7 @@ def test_what_larger_steps_left_in_the_buffer_is_taken_for_no_block(
     checkpoint: Callable[[str], Path], reference: Callable[[str], Reference]
 ) -> None:
     runner = a_runner(checkpoint("llama"), max_sequences=8)
-    runner.record_steps(repeat_eagerly, spare_block=NUM_BLOCKS)
+    runner.capture_steps(run_eagerly, spare_block=NUM_BLOCKS)
     engine = Engine(runner, BlockPool(NUM_BLOCKS), DecodePolicy())
     alone = [(prompt(14), greedy(8))]  # a table of five blocks, where there is room for eight
     [before] = answers(engine, alone)
@@ -149,7 +149,7 @@ def test_what_larger_steps_left_in_the_buffer_is_taken_for_no_block(
     ("most", "rungs"), [(1, [1]), (3, [1, 2, 3]), (8, [1, 2, 4, 8]), (20, [1, 2, 4, 8, 16, 20])]
 )
 def test_the_ladder_ends_where_it_must(most: int, rungs: list[int]) -> None:
-    assert ladder(most) == rungs
+    assert capture_sizes(most) == rungs
 
 
 def test_names_of_attention_are_checked() -> None:

@@ -134,7 +134,7 @@ class GuessingAsyncEngine(Guessing, AsyncEngine):
     @property
     def may_go_ahead(self) -> bool:
         """Drafts need the token before them, so that each step is settled before the next."""
-        return not self.under_way
+        return not self.in_flight
 
 
 @pytest.mark.parametrize("kind", [GuessingEngine, GuessingAsyncEngine])

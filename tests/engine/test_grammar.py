@@ -76,7 +76,7 @@ def run(engine: Engine) -> dict[str, FinishReason]:
 
 
 def wait_for_grammars(engine: Engine) -> None:
-    for sequence in engine.followers.unready.values():
+    for sequence in engine.grammar_sequences.unready.values():
         assert sequence.grammar is not None
         assert sequence.grammar.job is not None
         sequence.grammar.job.wait(60)
@@ -191,8 +191,8 @@ def test_a_bad_grammar_ends_its_sequence_and_no_other(vocabulary: Vocabulary) ->
     engine.add(bad)
     engine.add(good)
     assert run(engine) == {"good": FinishReason.STOP}
-    assert engine.followers.take_lost() == [bad]
-    assert engine.followers.take_lost() == []
+    assert engine.grammar_sequences.take_failed() == [bad]
+    assert engine.grammar_sequences.take_failed() == []
     assert bad.status is Status.FINISHED
     assert bad.grammar is not None
     assert "invalid regex" in str(bad.grammar.error)
@@ -204,7 +204,7 @@ def test_a_grammar_that_becomes_too_complex_ends_its_sequence(vocabulary: Vocabu
     deep = a_sequence("deep", Grammar(GrammarKind.REGEX, "(((a{1,100}){1,100}){1,100}){100}c"))
     engine.add(deep)
     assert run(engine) == {}
-    assert engine.followers.take_lost() == [deep]
+    assert engine.grammar_sequences.take_failed() == [deep]
     assert deep.grammar is not None
     assert "cannot be followed any further" in str(deep.grammar.error)
     assert set(text(vocabulary, deep)) == {"a"}
@@ -219,7 +219,7 @@ def test_a_slow_grammar_keeps_nobody_else_waiting(vocabulary: Vocabulary) -> Non
         return vocabulary
 
     engine = an_engine(vocabulary)
-    engine.followers.grammars = Grammars(read, vocabulary.eos_token_ids)
+    engine.grammar_sequences.grammars = Grammars(read, vocabulary.eos_token_ids)
     slow, plain = a_sequence("slow"), a_sequence("plain", None, max_tokens=5)
     engine.add(slow)
     engine.add(plain)
@@ -243,7 +243,7 @@ def test_a_sequence_that_is_dropped_while_its_grammar_compiles_is_gone(
 def test_so_many_sequences_may_wait_for_their_grammars(vocabulary: Vocabulary) -> None:
     never: Future[Vocabulary] = Future()
     engine = an_engine(vocabulary)
-    engine.followers.grammars = Grammars(lambda: never.result(60), vocabulary.eos_token_ids)
+    engine.grammar_sequences.grammars = Grammars(lambda: never.result(60), vocabulary.eos_token_ids)
     for number in range(MAX_UNREADY):
         engine.add(a_sequence(str(number)))
     with pytest.raises(GrammarsBusy, match=f"{MAX_UNREADY} sequences wait"):
@@ -254,7 +254,7 @@ def test_so_many_sequences_may_wait_for_their_grammars(vocabulary: Vocabulary) -
 def test_who_is_dropped_keeps_no_place_before_the_compilers(vocabulary: Vocabulary) -> None:
     never: Future[Vocabulary] = Future()
     engine = an_engine(vocabulary)
-    engine.followers.grammars = Grammars(lambda: never.result(60), vocabulary.eos_token_ids)
+    engine.grammar_sequences.grammars = Grammars(lambda: never.result(60), vocabulary.eos_token_ids)
     num_left = 0
     for number in range(10):
         sequence = a_sequence(str(number))
@@ -273,12 +273,12 @@ def test_a_compiler_that_breaks_ends_one_sequence_and_no_worker(
         raise RuntimeError("out of tables")
 
     engine, other = an_engine(vocabulary), a_sequence("b", None, max_tokens=5)
-    engine.followers.grammars = Grammars(broken, vocabulary.eos_token_ids)
+    engine.grammar_sequences.grammars = Grammars(broken, vocabulary.eos_token_ids)
     sequence = a_sequence("a")
     engine.add(sequence)
     engine.add(other)
     assert run(engine) == {"b": FinishReason.LENGTH}
-    assert engine.followers.take_lost() == [sequence]
+    assert engine.grammar_sequences.take_failed() == [sequence]
     assert sequence.grammar is not None
     assert sequence.grammar.error == "the grammar's compiler broke: RuntimeError"
     assert not sequence.grammar.to_blame

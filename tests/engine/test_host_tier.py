@@ -138,7 +138,7 @@ def test_swapped_sequences_go_on_where_they_were() -> None:
     while tiered.engine.busy:
         tiered.copy()
         tiered.engine.step()
-        computed += sum(piece.count for piece in tiered.engine.landed)
+        computed += sum(piece.count for piece in tiered.engine.completed_slices)
         tiered.engine.memory.check_integrity()
     assert tiered.engine.num_preemptions > 0
     assert [answer(s) for s in sequences] == [expected(s.tokens[:3], 25) for s in sequences]
@@ -153,7 +153,7 @@ def test_what_is_computed_sooner_than_copied_is_not_swapped() -> None:
     while tiered.engine.num_preemptions == 0:
         tiered.step()
     assert not tiered.tier.pool.used_blocks() - {
-        slot for save in tiered.tier._saves for slot in save.slots
+        slot for save in tiered.tier._saves for slot in save.host_blocks
     }
     tiered.finish()
     assert [answer(s) for s in sequences] == [expected(s.tokens[:3], 25) for s in sequences]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from engine.cache.block_pool import BlockPool
-from engine.cache.partial_blocks import MOST_PER_PREFIX, MOST_TAILS, PartialBlocks
+from engine.cache.partial_blocks import MAX_PARTIAL_BLOCKS, MAX_PER_PREFIX, PartialBlocks
 from engine.sequence import Sequence
 from tests.engine.tiers import Tiered, answer, expected
 from wire.identity import AttemptId
@@ -77,7 +77,7 @@ def test_tenants_with_different_salts_share_no_part_of_a_block() -> None:
     assert other.num_cached == 0
 
 
-def test_tails_are_no_cache_events() -> None:
+def test_partial_blocks_are_no_cache_events() -> None:
     tiered = roomy()
     tiered.run("first", list(range(6)), max_tokens=1)
     stored, _ = tiered.pool.take_events()
@@ -86,25 +86,25 @@ def test_tails_are_no_cache_events() -> None:
     assert tiered.pool.num_cached == 2
 
 
-def test_a_tail_that_was_evicted_is_not_found() -> None:
+def test_a_partial_block_that_was_evicted_is_not_found() -> None:
     tiered = Tiered(num_blocks=4, num_host_blocks=1)
     tiered.run("first", list(range(6)), max_tokens=1)
     tiered.run("filler", list(range(100, 115)), max_tokens=1)
     assert tiered.run("second", list(range(6)), max_tokens=1).num_cached == 0
 
 
-def test_the_index_of_tails_is_bounded() -> None:
-    pool = BlockPool(4 * MOST_TAILS)
-    tails = PartialBlocks(pool, block_size=4)
-    for number in range(2 * MOST_TAILS):
-        sequence = a_computed_sequence(pool, [number % (MOST_TAILS // 2), number])
-        tails.keep(sequence)
+def test_the_index_of_partial_blocks_is_bounded() -> None:
+    pool = BlockPool(4 * MAX_PARTIAL_BLOCKS)
+    partial = PartialBlocks(pool, block_size=4)
+    for number in range(2 * MAX_PARTIAL_BLOCKS):
+        sequence = a_computed_sequence(pool, [number % (MAX_PARTIAL_BLOCKS // 2), number])
+        partial.keep(sequence)
         pool.release(sequence.blocks)
-    assert tails.num_tails <= MOST_TAILS
-    for number in range(2 * MOST_TAILS):
+    assert partial.num_blocks <= MAX_PARTIAL_BLOCKS
+    for number in range(2 * MAX_PARTIAL_BLOCKS):
         sequence = a_computed_sequence(pool, [7, number])
         sequence.traits = RequestTraits(cache_salt=b"one prefix")
-        tails.keep(sequence)
+        partial.keep(sequence)
         pool.release(sequence.blocks)
     new = Sequence(
         AttemptId("new"),
@@ -112,8 +112,8 @@ def test_the_index_of_tails_is_bounded() -> None:
         SamplingParams(max_tokens=1),
         traits=RequestTraits(cache_salt=b"one prefix"),
     )
-    assert tails.num_tails <= MOST_TAILS
-    assert tails.num_behind(new) == MOST_PER_PREFIX
+    assert partial.num_blocks <= MAX_PARTIAL_BLOCKS
+    assert partial.num_behind(new) == MAX_PER_PREFIX
 
 
 def a_computed_sequence(pool: BlockPool, tokens: list[int]) -> Sequence:

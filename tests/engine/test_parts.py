@@ -20,7 +20,7 @@ from engine.errors import ConfigError
 from engine.model.config import read_config
 from engine.model.model_part import kv_heads_of, model_part
 from engine.runner import Slice
-from engine.runners.captured_step import repeat_eagerly
+from engine.runners.captured_step import run_eagerly
 from engine.runners.torch_loading import load_torch_runner
 from engine.runners.torch_runner import TorchRunner
 from tests.engine.checkpoints import RECIPES
@@ -138,7 +138,7 @@ def test_steps_launched_ahead_feed_each_other_on_every_rank(
         for runner in ranks.runners:
             runner.runs_ahead = True
             if records:
-                runner.record_steps(repeat_eagerly, spare_block=96)
+                runner.capture_steps(run_eagerly, spare_block=96)
         engine = AsyncEngine(ranks, BlockPool(96), DecodePolicy(chunk_tokens=11))
         lengths = (9, 21, 5, 30)
         sequences = [make_sequence(prompt(n), greedy(20), name=str(n)) for n in lengths]

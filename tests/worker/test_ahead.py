@@ -20,7 +20,7 @@ def test_a_leg_is_cancelled_when_the_step_under_way_is_over_and_told() -> None:
     bench = Bench(ahead=True, chunk_tokens=32)
     attempt_id = bench.submit("a", PROMPT, alone=True)
     bench.prefill.loop.turn()
-    assert bench.prefill.engine.under_way
+    assert bench.prefill.engine.in_flight
     bench.prefill.loop.attempts.cancel(attempt_id)
     assert bench.prefill.pool.match_prefix(block_hashes(PROMPT, 4)) == 5
     bench.run()
@@ -33,7 +33,7 @@ def test_a_leg_moves_when_the_step_under_way_is_over() -> None:
     attempt_id = bench.submit("a", PROMPT, max_tokens=6, alone=True)
     while not bench.tokens(attempt_id):
         bench.turn()
-    assert bench.prefill.engine.under_way
+    assert bench.prefill.engine.in_flight
     bench.prefill.loop.attempts.move(attempt_id, bench.decode.address)
     bench.run()
     tokens = bench.tokens(attempt_id)
@@ -47,7 +47,7 @@ def test_an_answer_that_ends_with_the_step_under_way_has_not_missed_its_deadline
     bench = Bench(ahead=True, chunk_tokens=32)
     attempt_id = bench.submit("a", PROMPT, max_tokens=1, alone=True, deadline_s=1.0)
     bench.prefill.loop.turn()
-    assert bench.prefill.engine.under_way
+    assert bench.prefill.engine.in_flight
     bench.now = 2.0
     bench.run()
     assert bench.tokens(attempt_id) == expected(PROMPT, [P])

@@ -46,7 +46,9 @@ def vocabulary() -> Vocabulary:
 def a_bench(vocabulary: Vocabulary, *, ahead: bool = False) -> Bench:
     bench = Bench(ahead=ahead)
     for station in bench.stations:
-        station.engine.followers.grammars = Grammars(lambda: vocabulary, vocabulary.eos_token_ids)
+        station.engine.grammar_sequences.grammars = Grammars(
+            lambda: vocabulary, vocabulary.eos_token_ids
+        )
     return bench
 
 
@@ -56,7 +58,7 @@ def run(bench: Bench) -> None:
         if not bench.turn() and all(station.loop.idle for station in bench.stations):
             return
         for station in bench.stations:
-            for sequence in station.engine.followers.unready.values():
+            for sequence in station.engine.grammar_sequences.unready.values():
                 assert sequence.grammar is not None
                 sequence.grammar.job.wait(60)
 
@@ -85,7 +87,7 @@ def test_the_destination_compiles_while_blocks_travel(
     vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench, expected = a_bench(vocabulary), []
-    monkeypatch.setattr(bench.decode.engine.followers.grammars, "expect", expected.append)
+    monkeypatch.setattr(bench.decode.engine.grammar_sequences.grammars, "expect", expected.append)
     bench.submit("a", PROMPT, sampling=FOLLOWING)
     while not expected:
         run_one_turn(bench)
@@ -95,7 +97,7 @@ def test_the_destination_compiles_while_blocks_travel(
 
 def run_one_turn(bench: Bench) -> None:
     bench.turn()
-    for sequence in bench.prefill.engine.followers.unready.values():
+    for sequence in bench.prefill.engine.grammar_sequences.unready.values():
         assert sequence.grammar is not None
         assert sequence.grammar.job is not None
         sequence.grammar.job.wait(60)
@@ -117,7 +119,7 @@ def test_a_worker_without_a_tokenizer_refuses_what_follows_a_grammar(
     vocabulary: Vocabulary,
 ) -> None:
     bench = a_bench(vocabulary)
-    bench.decode.engine.followers.grammars = None
+    bench.decode.engine.grammar_sequences.grammars = None
     refused: list[Refuse] = []
     receive = bench.prefill.loop.source_handoffs.receive
 
@@ -160,7 +162,7 @@ def test_a_grammar_that_this_worker_cannot_compile_is_its_own_fault(
     bench = a_bench(vocabulary)
     read = (lambda: vocabulary) if limits else unreadable
     for station in bench.stations:
-        station.engine.followers.grammars = Grammars(
+        station.engine.grammar_sequences.grammars = Grammars(
             read, vocabulary.eos_token_ids, limits or DEFAULT_LIMITS
         )
     bench.submit("a", PROMPT, sampling=FOLLOWING)

@@ -89,7 +89,7 @@ class LeadRunner:
         self.team.answers()
         self.team.order(PrepareSteps())
         with self._together():
-            self._own.record_own_steps()
+            self._own.capture_own_steps()
         self.team.answers()
         self.team.ready()
         return region
@@ -105,11 +105,11 @@ class LeadRunner:
     def launch(self, slices: Seq[Slice], on_layer: OnLayer | None = None) -> Collect:
         if not slices:
             return list
-        pieces = self._own.pieces(slices)
+        step_slices = self._own.step_slices(slices)
         by_layers = on_layer is not None
-        self.team.order(self._writer.write(pieces, slices, by_layers=by_layers))
+        self.team.order(self._writer.write(step_slices, slices, by_layers=by_layers))
         with self._together():
-            collect = self._own.launch_pieces(pieces, slices, on_layer)
+            collect = self._own.launch_step_slices(step_slices, slices, on_layer)
 
         def collect_together() -> Seq[Outcome]:
             with self._together():

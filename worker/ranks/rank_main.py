@@ -133,7 +133,7 @@ class _RankMain:
                 self._region = self._runner.allocate_only(order.num_blocks)
                 self._num_blocks = order.num_blocks
             case PrepareSteps():
-                self._runner.record_own_steps()
+                self._runner.capture_own_steps()
                 self._serve()
             case CopyBlock():
                 self._runner.copy_block(order.source, order.target)

@@ -150,7 +150,7 @@ class Attempts:
         for router_id, batch in outputs.items():
             self.reports.generated(len(batch))
             self._outbox.to_router(router_id, StepOutputs(outputs=tuple(batch)))
-        for sequence in self._engine.followers.take_lost():
+        for sequence in self._engine.grammar_sequences.take_failed():
             self._fail_lost(sequence)
         self.reports.send_cache_events()
         self._outbox.flush()

@@ -78,7 +78,9 @@ def load_of(
     return Report(
         state=state,
         num_running=len(engine.running),
-        num_waiting=len(engine.waiting) + len(engine.followers.unready) + engine.memory.num_loading,
+        num_waiting=len(engine.waiting)
+        + len(engine.grammar_sequences.unready)
+        + engine.memory.num_loading,
         waiting_tokens=sum(sequence.num_uncomputed for sequence in prompts),
         free_blocks=engine.pool.num_free,
         num_blocks=engine.pool.num_blocks,

@@ -110,8 +110,8 @@ class DestinationHandoffs:
             return
         self.num_offers["granted"] += 1
         log.debug("attempt %s, offered by %s, may come", offer.attempt_id, offer.source)
-        if offer.grammar is not None and self._engine.followers.grammars is not None:
-            self._engine.followers.grammars.expect(offer.grammar)
+        if offer.grammar is not None and self._engine.grammar_sequences.grammars is not None:
+            self._engine.grammar_sequences.grammars.expect(offer.grammar)
         self._attempts[offer.attempt_id] = handoff
         self._links[offer.attempt_id] = source.link
         self._perform(handoff, handoff.grant())

@@ -50,7 +50,7 @@ def why_refused(context: StepContext, offer: Offer) -> tuple[RefuseReason, str] 
     problem = _incompatibility(context, offer)
     if problem is not None:
         return RefuseReason.INCOMPATIBLE, problem
-    if offer.grammar is not None and context.engine.followers.grammars is None:
+    if offer.grammar is not None and context.engine.grammar_sequences.grammars is None:
         return RefuseReason.INCOMPATIBLE, "no tokenizer.json here to follow a grammar with"
     longest = context.engine.max_sequence_tokens
     if offer.max_tokens > longest:

@@ -42,7 +42,7 @@ class Reports:
         """The step that the engine has landed took `seconds`."""
         self._num_steps += 1
         self._step_s += seconds
-        self._calibration.observe(self._engine.landed, seconds, now)
+        self._calibration.observe(self._engine.completed_slices, seconds, now)
 
     def prefilled(self, sequence: Sequence) -> None:
         """A sequence's first token was sampled."""

@@ -45,8 +45,8 @@ class StepLoop:
         self._outbox = context.outbox
         self._clock = context.clock
         self._calls = context.calls
-        if engine.followers.grammars is not None:  # a compiled grammar needs a turn
-            engine.followers.grammars.on_ready = lambda: self.call(lambda: None)
+        if engine.grammar_sequences.grammars is not None:  # a compiled grammar needs a turn
+            engine.grammar_sequences.grammars.on_ready = lambda: self.call(lambda: None)
         self._grants: queue.SimpleQueue[tuple[Grant, Peer]] = queue.SimpleQueue()
         self._next_tick = 0.0
         self._began_at = 0.0
@@ -87,7 +87,7 @@ class StepLoop:
             self._settle()
         self._admit(timeout_s)
         slices = self.engine.schedule()
-        if not self.engine.under_way:
+        if not self.engine.in_flight:
             self._began_at = self._clock()
         return slices
 
@@ -97,17 +97,17 @@ class StepLoop:
         if self._on_idle is not None and self.idle:
             self._on_idle()
             self._on_idle = None
-        self._stepped = bool(slices) or self.engine.under_way
+        self._stepped = bool(slices) or self.engine.in_flight
         return self._stepped
 
     def _settle(self) -> None:
         """Wait for the step under way, and send what it made, before its sequences are changed."""
-        if self.engine.under_way:
+        if self.engine.in_flight:
             self._emit(self.engine.settle())
 
     def _emit(self, progress: list[SequenceProgress]) -> None:
         """Note how long the landed step took, and send what it made."""
-        if self.engine.landed:
+        if self.engine.completed_slices:
             now = self._clock()
             self.engine.observe(now - self._began_at)
             self._reports.observe(now - self._began_at, now)
@@ -188,7 +188,7 @@ class StepLoop:
     @property
     def idle_s(self) -> float:
         """Seconds in which no turn is needed unless something is called."""
-        if self.engine.under_way or (self._stepped and self.engine.running):
+        if self.engine.in_flight or (self._stepped and self.engine.running):
             return 0.0
         if self.engine.busy:
             return STARVED_S
