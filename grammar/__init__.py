@@ -1,1 +1,1 @@
-"""Grammars that answers must follow: checked and compiled in the router, matched in the engine."""
+"""Grammars of structured output: checked and compiled in the router, matched in the engine."""

@@ -1,8 +1,8 @@
-"""Added tokens of a tokenizer, as a grammar sees them.
+"""A tokenizer's added tokens in grammars.
 
 Qwen, Hermes and DeepSeek write their marks (`<tool_call>`, `<think>`) as added tokens that are not
-special: they leave text like any other token. llguidance takes every added token for a special one,
-which never matches the text of a grammar, so those that are text move into the model's vocabulary.
+special: they decode to text like any other token. llguidance treats every added token as special,
+which never matches the text of a grammar, so text tokens are moved into the model's vocabulary.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Any
 from tokenizers.pre_tokenizers import ByteLevel
 
 _SKIPPED = r'"(?:\\.|[^"\\\n])*"|/(?![/*])(?:\\.|[^/\\\n])+/|(?://|\#)[^\n]*'
-"""Of Lark: texts, regular expressions and comments."""
+"""Lark's literals, regular expressions and comments."""
 _LARK = re.compile(rf"{_SKIPPED}|<(?P<name>[^<>\[\]\s\"/][^<>\s\"]*|/[^<>\s\"]+)>")
 
 
 def added_tokens(tokenizer: Mapping[str, Any], *, special: bool) -> dict[str, int]:
-    """Those that are special, or those that are text, by name; from a parsed tokenizer.json."""
+    """Added tokens of a parsed tokenizer.json, special ones or text ones, by content."""
     return {
         added["content"]: added["id"]
         for added in tokenizer.get("added_tokens") or ()
@@ -28,9 +28,9 @@ def added_tokens(tokenizer: Mapping[str, Any], *, special: bool) -> dict[str, in
 
 
 def with_plain_text_tokens(tokenizer: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The parsed tokenizer.json with text tokens in the vocabulary of its model.
+    """Move text tokens of a parsed tokenizer.json into the vocabulary of its model.
 
-    As it is where the vocabulary is no table (Unigram): their marks are special tokens then.
+    Unigram vocabularies, which are no tables, are returned unchanged: their marks are special.
     """
     spell = _speller(tokenizer.get("decoder"))
     vocabulary = tokenizer["model"].get("vocab")
@@ -45,7 +45,7 @@ def with_plain_text_tokens(tokenizer: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def with_token_ids(lark: str, tokens: Mapping[str, int]) -> str:
-    """Lark in which tokens that it names as <…> are named by their ids, as <[7]>."""
+    """Replace tokens that a Lark grammar names as <…> by their ids, as <[7]>."""
 
     def replaced(found: re.Match[str]) -> str:
         token = tokens.get(found[0]) if found["name"] else None
@@ -55,7 +55,7 @@ def with_token_ids(lark: str, tokens: Mapping[str, int]) -> str:
 
 
 def _speller(decoder: Any) -> Callable[[str], str] | None:
-    """From a text to the vocabulary's spelling of it; None for a decoder that is not known."""
+    """A function from text to its spelling in the vocabulary; None for an unknown decoder."""
     steps = (decoder or {}).get("decoders", [decoder or {}])
     kinds = {step.get("type") for step in steps}
     if "ByteLevel" in kinds:
@@ -64,5 +64,5 @@ def _speller(decoder: Any) -> Callable[[str], str] | None:
 
 
 def _in_byte_level(text: str) -> str:
-    pieces = ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str(text)
-    return "".join(piece for piece, _ in pieces)
+    parts = ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str(text)
+    return "".join(part for part, _ in parts)

@@ -1,4 +1,4 @@
-"""Work that another thread does, unless it is needed before that thread has begun."""
+"""A job for another thread, which the caller runs itself if it needs the result before that."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from concurrent.futures import Executor
 
 
 class CompileJob:
-    """Of one owner, who alone calls `finish` and `cancel`. `done` and `wait` are for anybody."""
+    """A job with one owner, which alone calls `finish` and `cancel`; others may call the rest."""
 
     def __init__(self, executor: Executor, work: Callable[[], None]) -> None:
         self._work: Callable[[], None] | None = work
         self._future = executor.submit(work)
 
     def finish(self) -> None:
-        """Return when the work is done; on a busy machine whoever needs it does it sooner."""
+        """Return when the job is done; run it here if no thread has begun it."""
         if self._work is not None and self._future.cancel():
             self._work()
         elif self._work is not None:
@@ -22,7 +22,7 @@ class CompileJob:
         self._work = None
 
     def cancel(self) -> None:
-        """Nobody needs the work: unless a thread has begun it, it counts as done."""
+        """Drop a job that nobody needs: unless a thread has begun it, it counts as done."""
         if self._future.cancel():
             self._work = None
 
@@ -31,9 +31,9 @@ class CompileJob:
         return self._future.done()
 
     def wait(self, timeout_s: float) -> None:
-        """Until its thread has done it."""
+        """Block until a thread has done the job. Raises TimeoutError."""
         self._future.result(timeout_s)
 
-    def when_done(self, tell: Callable[[], None]) -> None:
-        """Call this in the thread that did it."""
-        self._future.add_done_callback(lambda future: tell())
+    def when_done(self, callback: Callable[[], None]) -> None:
+        """Call `callback` at the end, in the thread that did the job."""
+        self._future.add_done_callback(lambda future: callback())

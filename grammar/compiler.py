@@ -1,4 +1,4 @@
-"""From a grammar's text to a matcher that stands at its beginning."""
+"""Compiles a grammar's text to a matcher at its beginning."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from grammar.vocabulary import Vocabulary
 from wire.sampling import Grammar, GrammarKind
 
 JSON_SPACE = r"[\x20\x0A\x0D\x09]{1,24}"
-"""What may stand between two parts of JSON, if anything does. Without a bound, a model that likes
-blanks writes nothing else until its tokens are used up."""
+"""White space between two parts of JSON, if there is any. Without a bound, some models write
+nothing else until their tokens are used up."""
 
 MAX_COMPLAINT_CHARS = 400
-"""The compiler quotes the grammar, however long it is."""
+"""Limit of the compiler's error messages, which quote the grammar."""
 
 _NAMES = {
     GrammarKind.JSON_SCHEMA: "JSON schema",
@@ -31,7 +31,7 @@ _NAMES = {
 def compile_grammar(
     grammar: Grammar, vocabulary: Vocabulary, limits: GrammarLimits = DEFAULT_LIMITS
 ) -> Matcher:
-    """Takes about a millisecond, without Python's lock; see `GrammarLimits` for the most.
+    """Compile a grammar, in about a millisecond and without the GIL; see `GrammarLimits`.
 
     Raises GrammarInvalid and GrammarTooLarge.
     """
@@ -44,7 +44,7 @@ def compile_grammar(
 
 
 def check_bytes(text: str, name: str, limits: GrammarLimits) -> None:
-    """Raises GrammarTooLarge that says what it is."""
+    """Raises GrammarTooLarge for a text of too many bytes, which the message calls `name`."""
     num_bytes = len(text.encode())
     if num_bytes > limits.max_bytes:
         raise GrammarTooLarge(
@@ -53,7 +53,7 @@ def check_bytes(text: str, name: str, limits: GrammarLimits) -> None:
 
 
 def _definition(grammar: Grammar, vocabulary: Vocabulary) -> str:
-    """In the form that the library reads: what may come first, and the answer.
+    """The definition that llguidance reads: preface, answer and tool calls.
 
     Nothing is forced: where only one text can follow, the library would allow its usual tokens
     alone, among which added tokens are not.
@@ -88,7 +88,7 @@ def _answer(grammar: Grammar, vocabulary: Vocabulary) -> dict[str, Any]:
 
 
 def _only(definition: str) -> dict[str, Any]:
-    """The grammar of a definition that has one."""
+    """The only grammar of a definition."""
     (found,) = json.loads(definition)["grammars"]
     return {key: value for key, value in found.items() if value is not None and key != "name"}
 

@@ -1,7 +1,7 @@
-"""What can be wrong with a grammar.
+"""The error tree of grammars.
 
 GrammarError
-├── GrammarInvalid      it says nothing that an answer could match; carries the compiler's words
+├── GrammarInvalid      no answer can match it, or it is malformed; with the compiler's message
 ├── GrammarTooLarge     it is larger or deeper than the limits allow; names the limit
 └── VocabularyError     the model's tokenizer cannot be matched against grammars
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 
 class GrammarError(Exception):
-    """Anything that keeps an answer from following a grammar."""
+    """A grammar cannot be enforced."""
 
 
 class GrammarInvalid(GrammarError):
@@ -18,8 +18,8 @@ class GrammarInvalid(GrammarError):
 
 
 class GrammarTooLarge(GrammarError):
-    """The client may try with a smaller one."""
+    """The grammar exceeds the limits; a smaller one may be accepted."""
 
 
 class VocabularyError(GrammarError):
-    """The model's directory is to blame, not the grammar."""
+    """The model's tokenizer files are unusable, whatever the grammar."""

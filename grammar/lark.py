@@ -1,4 +1,4 @@
-"""Other ways of saying what an answer may be, in llguidance's dialect of Lark."""
+"""Translates choices, EBNF and structural tags to llguidance's dialect of Lark."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from grammar.json_schema.prepare import prepared_text
 
 
 class _Structure(msgspec.Struct, frozen=True):
-    """From `begin` on the answer follows the schema, up to `end`."""
+    """A part of an answer between `begin` and `end` that follows the schema."""
 
     begin: str
     end: str
@@ -23,26 +23,26 @@ class _Structure(msgspec.Struct, frozen=True):
 
 
 class _StructuralTag(msgspec.Struct, frozen=True):
-    """Free text, but that each trigger is the beginning of one of the structures."""
+    """Free text in which each trigger begins one of the structures."""
 
     structures: list[_Structure]
     triggers: list[str]
 
 
 def one_of(choices: Sequence[str]) -> str:
-    """Exactly one of these texts."""
+    """A grammar of exactly one of these texts."""
     return "start: " + " | ".join(map(quoted, choices))
 
 
 def quoted(text: str) -> str:
-    """The text itself."""
+    """A Lark literal of the text."""
     return json.dumps(text)
 
 
 def from_any(grammar: str) -> str:
-    """Lark as it is; EBNF as llama.cpp writes it, which begins at `root`, translated.
+    """Return Lark unchanged; translate EBNF of llama.cpp (GBNF), which begins at `root`.
 
-    Takes up to seconds for a large one. Raises GrammarInvalid.
+    Takes up to seconds for a large grammar. Raises GrammarInvalid.
     """
     try:
         lark: str = any_to_lark(grammar)
@@ -52,10 +52,9 @@ def from_any(grammar: str) -> str:
 
 
 def from_structural_tag(tag: str, special_tokens: Mapping[str, int]) -> str:
-    """From the JSON of a structural tag: {"structures": [{"begin", "schema", "end"}], "triggers"}.
+    """Translate a structural tag: {"structures": [{"begin", "schema", "end"}], "triggers"}.
 
-    A trigger may be a special token; so may be parts of what begins and ends a structure. Raises
-    GrammarInvalid.
+    Triggers, and parts of `begin` and `end`, may be special tokens. Raises GrammarInvalid.
     """
     try:
         wanted = msgspec.json.decode(tag, type=_StructuralTag)
@@ -73,7 +72,7 @@ def from_structural_tag(tag: str, special_tokens: Mapping[str, int]) -> str:
 
 
 def spelled(text: str, special_tokens: Mapping[str, int]) -> str:
-    """The text, with special tokens by their ids where it names some: they match no text."""
+    """Lark of the text; special tokens in it become token ids, since they match no text."""
     names = sorted(special_tokens, key=len, reverse=True)
     pieces = re.split(f"({'|'.join(map(re.escape, names))})", text) if names else [text]
     return " ".join(
@@ -84,14 +83,14 @@ def spelled(text: str, special_tokens: Mapping[str, int]) -> str:
 
 
 def token_ids(lark: str) -> frozenset[int]:
-    """Those that a grammar names by number, one at a time."""
+    """Token ids that a grammar refers to, one at a time."""
     return frozenset(map(int, re.findall(r"<\[(\d+)\]>", lark)))
 
 
 def _tag(
     name: str, structure: _Structure, triggers: list[str], special_tokens: Mapping[str, int]
 ) -> list[str]:
-    """Rules of one structure. Text up to a trigger ends with the first one."""
+    """Rules of one structure; free text before it ends at the first trigger."""
     trigger = next((each for each in triggers if each and structure.begin.startswith(each)), None)
     if trigger is None:
         raise GrammarInvalid(f"no trigger of the structural tag begins {structure.begin!r}")

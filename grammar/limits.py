@@ -1,4 +1,4 @@
-"""How large a grammar may be: one request may not keep a router or a worker busy."""
+"""Limits on grammars, so that no request keeps a router or a worker busy."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from llguidance import LLParserLimits
 
 
 class GrammarLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """Limits on the text, and on what the compiler and the matcher may spend on it.
+    """Limits on a grammar's text, and on the work of the compiler and the matcher.
 
-    One unit of the compiler's fuel is about 20 ns, one of a step's about 70 ns. How deep it may
-    nest the compiler knows: 127 levels of JSON, 30 of a grammar, 250 of a regular expression.
+    One unit of the compiler's fuel is about 20 ns, one of a step's about 70 ns. The compiler itself
+    limits nesting: 127 levels of JSON, 30 of a grammar, 250 of a regular expression.
     """
 
     max_bytes: int = 64 * 1024
     max_symbols: int = 100_000
-    """In the compiled grammar's productions."""
+    """Symbols in the compiled grammar's productions."""
     compile_fuel: int = 1_000_000
     step_fuel: int = 200_000
 

@@ -1,4 +1,4 @@
-"""A place in a grammar: which tokens may come next, and the step to the one that came."""
+"""A position in a grammar: its allowed next tokens, and the step to the sampled one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from grammar.vocabulary import Vocabulary
 
 
 class Matcher:
-    """Used by one thread at a time; the work is done without Python's lock."""
+    """Used by one thread at a time; matching releases the GIL."""
 
     def __init__(self, matcher: LLMatcher, vocabulary: Vocabulary) -> None:
         self._matcher = matcher
@@ -21,7 +21,7 @@ class Matcher:
         self._vocabulary = vocabulary
 
     def copy(self) -> Matcher:
-        """Another one at the same place; takes microseconds."""
+        """Another matcher at the same position; takes microseconds."""
         return Matcher(self._matcher.deep_copy(), self._vocabulary)
 
     def consume(self, tokens: Sequence[int]) -> None:
@@ -30,9 +30,9 @@ class Matcher:
             raise self._lost()
 
     def allowed(self) -> TokenSet:
-        """What may come next; the tokens that end the answer exactly when it may end here.
+        """The allowed next tokens, EOS tokens among them exactly when the answer may end here.
 
-        Raises GrammarInvalid when the place is too complex.
+        Raises GrammarInvalid when the position is too complex.
         """
         self._matcher.unsafe_compute_mask_ptr(self._mask.ctypes.data, self._mask.nbytes)
         if self._matcher.is_error():
@@ -41,7 +41,7 @@ class Matcher:
 
     @property
     def may_end(self) -> bool:
-        """True when what was consumed is a whole answer."""
+        """True when the consumed tokens are a complete answer."""
         return self._matcher.is_accepting()
 
     def _lost(self) -> GrammarInvalid:

@@ -1,4 +1,4 @@
-"""One sequence's way through its grammar."""
+"""One sequence's position in its grammar."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from grammar.token_set import TokenSet
 
 
 class GrammarPath:
-    """Which tokens may come next, computed by other threads while nobody asks.
+    """The allowed next tokens of a sequence, computed by other threads in advance.
 
-    Jobs follow one another: `job` is the one under way, or the last. When it is done, either
-    something is allowed, or `error` says why nothing is.
+    Jobs follow one another: `job` is the running one, or the last. When it is done, either tokens
+    are allowed, or `error` is set.
     """
 
     __slots__ = ("_allowed", "_matcher", "eos_token_ids", "error", "job", "to_blame")
@@ -23,36 +23,36 @@ class GrammarPath:
         self.eos_token_ids = eos_token_ids
         self.error: str | None = None
         self.to_blame = True
-        """With an error: the grammar is at fault, and not this worker."""
+        """True when the error is the grammar's fault, not this worker's."""
         self.job: CompileJob | None = None
         self._matcher: Matcher | None = None
         self._allowed: TokenSet | None = None
 
     @property
     def ready(self) -> bool:
-        """True when it is known what is allowed, or why nothing is."""
+        """True when the allowed tokens, or an error, are known."""
         return self.job is not None and self.job.done
 
     @property
     def allowed(self) -> TokenSet:
-        """Finishes the job under way. Means nothing after an error."""
+        """Wait for the running job and return the allowed tokens. Undefined after an error."""
         assert self.job is not None
         self.job.finish()
-        assert self._allowed is not None, "a path that never began leads nowhere"
+        assert self._allowed is not None, "no job has computed the allowed tokens"
         return self._allowed
 
     def give_up(self) -> None:
-        """Nobody will ask; a job that has begun ends as ever."""
+        """Cancel the job unless it has begun."""
         assert self.job is not None
         self.job.cancel()
 
     def begin(self, matcher: Matcher, tokens: Seq[int]) -> None:
-        """Part of a job: this grammar, and the answer so far."""
+        """Part of a job: set the matcher, and match the answer so far."""
         self._matcher = matcher
         self.follow(tokens)
 
     def follow(self, tokens: Seq[int]) -> None:
-        """Part of a job: these tokens came."""
+        """Part of a job: match these tokens, and compute the allowed ones behind them."""
         assert self._matcher is not None
         try:
             if tokens:
@@ -62,6 +62,6 @@ class GrammarPath:
             self.fail(error)
 
     def fail(self, error: GrammarError) -> None:
-        """Part of a job: nothing can follow. What says nothing of the grammar itself, such as a
-        limit of this worker's or a vocabulary that cannot be read, is this worker's fault."""
+        """Part of a job: set the error. Errors other than GrammarInvalid, such as a limit of this
+        worker's or a vocabulary that cannot be read, are this worker's fault."""
         self.error, self.to_blame = str(error), isinstance(error, GrammarInvalid)

@@ -1,4 +1,4 @@
-"""What a model thinks before an answer that follows a grammar."""
+"""Reasoning before an answer that follows a grammar."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from grammar.lark import quoted
 
 BLANKS = r"[ \n]{0,8}"
-"""Between a thought and its answer. Without a bound a model may write nothing else."""
+"""White space between reasoning and answer. Without a bound a model may write nothing else."""
 
 
 def thought(opening: str, closing: str, special_tokens: Mapping[str, int], *, begun: bool) -> str:

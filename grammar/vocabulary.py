@@ -1,4 +1,4 @@
-"""A model's tokens as the bytes they stand for, which is what grammars are matched against."""
+"""A model's vocabulary as bytes, against which grammars are matched."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from grammar.errors import VocabularyError
 
 
 class Vocabulary:
-    """Reading it takes up to a second for a large vocabulary; it may be shared by threads.
+    """A tokenizer for llguidance, which threads may share.
 
     `eos_token_ids` are those that end an answer; a grammar allows all of them, or none.
     """
@@ -32,15 +32,15 @@ class Vocabulary:
         self.vocab_size = vocab_size
         self.eos_token_ids = eos_token_ids
         self.text_tokens = text_tokens
-        """Added tokens that are text, by what they say."""
+        """Added tokens that are text, by their content."""
         self.special_tokens = special_tokens
 
 
 def read_vocabulary(
     tokenizer_file: Path, vocab_size: int, eos_token_ids: Collection[int]
 ) -> Vocabulary:
-    """From a Hugging Face tokenizer.json, with the tokens that files beside it add; `vocab_size`
-    is the model's, which may be padded.
+    """Read a Hugging Face tokenizer.json, with the tokens that files beside it add, in up to a
+    second for a large one; `vocab_size` is the model's, which may be padded.
 
     Raises VocabularyError that names the file.
     """

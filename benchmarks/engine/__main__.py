@@ -82,7 +82,9 @@ def main(
     for size, most in OVERHEAD_US.items():  # before peers fill the process with their objects
         spent = overhead(size, 20 * rounds).wall_s * 1e6
         verdict = "met" if spent < most else "missed"
-        console.print(f"a step without layers, batch {size}: {spent:.0f} us, bar {most}: {verdict}")
+        console.print(
+            f"a step of one tiny layer, batch {size}: {spent:.0f} us, bar {most}: {verdict}"
+        )
     torch.set_num_threads(threads)
     with directory_of(model, cache) as directory:
         config = read_config(directory)

@@ -158,7 +158,7 @@ class BlockPool:
         self.acquire(rank[2])
 
     def put_back(self, rank: EvictionRank) -> None:
-        """Drop the reference of `set_aside`: the block has its rank again, unless it is used now."""
+        """Drop the reference of `set_aside`: the block has its rank again, unless it is used."""
         block = rank[2]
         self._num_refs[block] -= 1
         if self._num_refs[block] == 0:

@@ -1,4 +1,4 @@
-"""Blocks that are taken for a sequence before its keys and values are in them."""
+"""Blocks reserved for a sequence whose KV cache another worker offers to send."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class OfferedSequence(msgspec.Struct, frozen=True):
     """A sequence whose KV cache another worker computes, and would send."""
 
     tokens: Seq[int]
-    """Those whose keys and values would come."""
+    """The tokens whose keys and values the other worker would send."""
     traits: RequestTraits
     block_size: int
     """The other worker's, in tokens: none of its blocks is sent in part."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
-from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -109,10 +108,6 @@ class Transformer:
         """Let compiled kernels use as many threads as `threads` says."""
         if self._native is not None:
             self._native.threads = threads
-
-    def skip_layers(self) -> None:
-        """Run none from now on."""
-        self._parameters = replace(self._parameters, layers=())
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[rows, hidden_size] -> float32 [rows, vocab_size]"""

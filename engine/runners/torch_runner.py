@@ -200,10 +200,6 @@ class TorchRunner:
     def close(self) -> None:
         """There are no other processes to end."""
 
-    def skip_layers(self) -> None:
-        """Embed and draw only: what is left of a step is its overhead."""
-        self._model.skip_layers()
-
     def _score_along(self, hidden: Tensor) -> None:
         score_along(hidden, self._model.logits)
 

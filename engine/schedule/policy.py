@@ -67,7 +67,7 @@ class Policy(Protocol):
 
     @property
     def traits(self) -> PolicyTraits:
-        """What routers need to know to predict its steps."""
+        """The parameters that routers need to predict its steps."""
         ...
 
     def admits(self, room: FreeCapacity, num_new_blocks: int) -> bool:

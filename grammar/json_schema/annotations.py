@@ -1,4 +1,4 @@
-"""Keywords that demand nothing of a value."""
+"""Schema keywords that are annotations: they restrict no value."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 FORMATS = frozenset(
     ("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri")
 )
-"""Those that the compiler enforces. Others describe, as JSON Schema has it of all formats."""
+"""Formats that the compiler enforces. Others are annotations, as in JSON Schema all formats are."""
 ANNOTATIONS = frozenset(
     (
         "title",
@@ -24,7 +24,7 @@ ANNOTATIONS = frozenset(
 
 
 def only_describes(key: str, value: Any) -> bool:
-    """True for annotations, and for what is the same as if it were not there."""
+    """True for annotations, and for values that make a keyword have no effect."""
     if key == "format":
         return isinstance(value, str) and value not in FORMATS
     return key == "uniqueItems" and value is False

@@ -1,7 +1,7 @@
-"""What a schema does not allow, as schemas that the compiler enforces.
+"""The complement of a schema, in schemas that the compiler enforces.
 
-The complement of a schema is a list of alternatives: nothing where all is allowed. Where it cannot
-be said exactly it may be less than that (a number that is no integer), never more.
+A complement is a list of alternatives, empty when the schema allows everything. Where it cannot be
+expressed exactly it may allow less (a number that is no integer), never more.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Alternatives = list[Any]
 
 
 def try_complement(schema: Any) -> Alternatives | None:
-    """None when it says something whose contrary cannot be said."""
+    """The complement; None when it cannot be expressed."""
     if isinstance(schema, bool):
         return [] if schema else [True]
     found: Alternatives = []

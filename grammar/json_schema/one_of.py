@@ -1,4 +1,4 @@
-"""`oneOf` as `anyOf`: options that exclude each other, or that are made to."""
+"""Rewrites `oneOf` as `anyOf`, with options that exclude each other."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _TYPES: dict[type, str] = {
     type(None): "null",
 }
 MAX_OPTIONS = 8
-"""Of options that are made to exclude each other: each has the complements of all others."""
+"""Most options that are made exclusive: each takes the complements of all others."""
 
 
 def with_any_of(schema: Schema, root: Schema) -> Schema:
-    """The same as alternatives, where that can be said; as it is elsewhere."""
+    """The schema with `anyOf` in place of `oneOf`, or unchanged where that is impossible."""
     options = schema.get("oneOf")
     if not isinstance(options, list) or "anyOf" in schema:
         return schema
@@ -40,7 +40,7 @@ def with_any_of(schema: Schema, root: Schema) -> Schema:
 
 
 def _told_apart(options: list[Any], schema: Schema) -> list[Any] | None:
-    """By a discriminator, which is a property that is there."""
+    """Options told apart by a discriminator, whose property is required."""
     discriminator = schema.get("discriminator")
     name = discriminator.get("propertyName") if isinstance(discriminator, dict) else None
     if not isinstance(name, str):
@@ -49,7 +49,7 @@ def _told_apart(options: list[Any], schema: Schema) -> list[Any] | None:
 
 
 def _disjoint(first: Any, second: Any, root: Schema) -> bool:
-    """True when certainly no value is both."""
+    """True when certainly no value matches both."""
     if not (isinstance(first, dict) and isinstance(second, dict)):
         return first is False or second is False
     if _types(first) & _types(second) == set():
@@ -63,7 +63,7 @@ def _disjoint(first: Any, second: Any, root: Schema) -> bool:
 
 
 def _objects_disjoint(first: Schema, second: Schema, root: Schema) -> bool:
-    """By a property that both have, or one has and the other cannot."""
+    """True by a property that differs in both, or that one requires and the other excludes."""
     required = {*first.get("required", ())}, {*second.get("required", ())}
     parts = first.get("properties", {}), second.get("properties", {})
     for name in required[0] & required[1]:
@@ -79,7 +79,7 @@ def _closed_to(schema: Schema, names: set[str]) -> bool:
 
 
 def _alone(options: list[Any], known: list[Any]) -> list[Any] | None:
-    """Each option and the complements of the others."""
+    """Each option combined with the complements of the others."""
     others = [try_complement(each) for each in known]
     if len(options) > MAX_OPTIONS or any(each is None for each in others):
         return None
@@ -105,6 +105,6 @@ def _types(schema: Schema) -> set[str]:
 
 
 def _values(schema: Schema) -> set[str] | None:
-    """As JSON; None where all values of its types are allowed."""
+    """Enumerated values as JSON; None where all values of its types are allowed."""
     values = [schema["const"]] if "const" in schema else schema.get("enum")
     return {json.dumps(each, sort_keys=True) for each in values} if values else None

@@ -1,8 +1,8 @@
-"""A schema as the compiler can enforce it, wherever that is possible.
+"""Rewrites a schema in keywords that the compiler enforces, wherever that is possible.
 
-Formats that only describe are annotations, as JSON Schema has it. `not`, `if`, `uniqueItems` over
-few values and unions with a discriminator are written as what they mean. What cannot be written
-so stays, and the compiler refuses it by name.
+Formats that are not enforced are annotations, as in JSON Schema. `not`, `if`, `uniqueItems` over
+few values and unions with a discriminator are expressed by other keywords. Keywords that cannot be
+expressed stay, and the compiler refuses them by name.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ _DEPENDENT = ("dependentRequired", "dependentSchemas", "dependencies")
 
 
 def prepared_text(text: str, *, lenient: bool = False) -> str:
-    """Of a schema's JSON; text that is none is left to the compiler. With `lenient`, what cannot
-    be enforced is no error.
+    """`prepared` for a schema's JSON; malformed text is left to the compiler. With `lenient`,
+    keywords that cannot be enforced are no errors.
 
-    Raises GrammarInvalid when nothing could follow it, or it is nested too deeply.
+    Raises GrammarInvalid when it allows nothing or is nested too deeply.
     """
     try:
         schema = json.loads(text)
@@ -56,13 +56,13 @@ def prepared_text(text: str, *, lenient: bool = False) -> str:
 
 
 def prepared(schema: Schema, *, lenient: bool = False) -> Schema:
-    """Raises GrammarInvalid when nothing could follow it, or it is nested too deeply."""
+    """Rewrite a schema. Raises GrammarInvalid when it allows nothing or is nested too deeply."""
     try:
         found = _prepared(schema, UniqueArrays(schema))
     except RecursionError as error:
         raise GrammarInvalid("the JSON schema is nested too deeply") from error
     except (TypeError, AttributeError):
-        found = schema  # some keyword has no value of its kind, which the compiler names
+        found = schema  # a keyword has a value of a wrong type, which the compiler names
     if not isinstance(found, dict):
         raise GrammarInvalid("the JSON schema cannot be enforced: no value can follow it")
     if not lenient:
@@ -72,7 +72,7 @@ def prepared(schema: Schema, *, lenient: bool = False) -> Schema:
 
 
 def _prepared(schema: Any, arrays: UniqueArrays) -> Any:
-    """Of a part; what is no schema is left to the compiler, and False allows nothing."""
+    """A rewritten subschema; malformed ones are left to the compiler, False allows nothing."""
     if not isinstance(schema, dict):
         return schema
     plain = with_any_of(_dependent(_without_annotations(schema)), arrays.root)
@@ -93,7 +93,7 @@ def _prepared(schema: Any, arrays: UniqueArrays) -> Any:
 
 
 def _without_annotations(schema: Schema) -> Schema:
-    """A copy without what demands nothing."""
+    """A copy without annotations."""
     idle = {key for key in schema if only_describes(key, schema[key])}
     if "if" not in schema:
         idle |= {"then", "else"}
@@ -103,7 +103,7 @@ def _without_annotations(schema: Schema) -> Schema:
 
 
 def _dependent(schema: Schema) -> Schema:
-    """What the presence of a property demands, as a condition."""
+    """`dependentRequired` and its kind, as conditions."""
     demands = []
     for key in _DEPENDENT:
         for name, wanted in schema.get(key, {}).items():
@@ -115,7 +115,7 @@ def _dependent(schema: Schema) -> Schema:
 
 
 def _conditional(schema: Schema) -> Schema:
-    """`if` and `then`, or not `if` and `else`."""
+    """`if`/`then`/`else` as alternatives: `if` and `then`, or not `if` and `else`."""
     if "if" not in schema:
         return schema
     otherwise = try_complement(schema["if"])
@@ -128,7 +128,7 @@ def _conditional(schema: Schema) -> Schema:
 
 
 def _negated(schema: Schema) -> Schema | None:
-    """None where nothing is allowed."""
+    """`not` as alternatives; None where nothing is allowed."""
     if "not" not in schema:
         return schema
     others = try_complement(schema["not"])
@@ -138,7 +138,7 @@ def _negated(schema: Schema) -> Schema | None:
 
 
 def _and_any(schema: Schema, branches: list[Any]) -> Schema:
-    """The schema, and one of the branches."""
+    """The schema combined with one of the branches."""
     if True in branches or {} in branches:
         return schema
     branches = [each for each in branches if each is not False]

@@ -1,4 +1,4 @@
-"""What a schema refers to within its own document."""
+"""Resolves references within a schema's document."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def resolved(schema: Any, root: dict[str, Any]) -> Any:
-    """What a schema that is a reference refers to; itself where that is nothing here."""
+    """The schema that a local `$ref` refers to; the schema itself when there is none."""
     reference = schema.get("$ref") if isinstance(schema, dict) else None
     if not isinstance(reference, str) or not reference.startswith("#/"):
         return schema

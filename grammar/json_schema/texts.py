@@ -1,4 +1,4 @@
-"""A regular expression of all texts but some."""
+"""A regular expression of all texts except some."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _END = ""
 
 
 def other_texts(texts: Iterable[str]) -> str:
-    """Matches every text that is none of these."""
+    """A regular expression that matches every text except these."""
     tree: dict[str, Any] = {}
     for text in texts:
         node = tree
@@ -21,7 +21,7 @@ def other_texts(texts: Iterable[str]) -> str:
 
 
 def _differing(node: dict[str, Any]) -> str:
-    """What may follow a beginning that some of the texts have."""
+    """The rest of a text that differs, behind a prefix that some of the texts have."""
     letters = [letter for letter in node if letter != _END]
     ways = [] if _END in node else [""]
     if letters:

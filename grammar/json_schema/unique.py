@@ -1,4 +1,4 @@
-"""Arrays whose items differ, where they can only be a few values."""
+"""`uniqueItems` over few values, as an enumeration of arrays."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from grammar.json_schema.annotations import ANNOTATIONS
 from grammar.json_schema.references import resolved
 
 MAX_ARRAYS = 1000
-"""Alternatives in a whole schema: an array of five values has 326."""
+"""Most alternatives in a whole schema: an array of five values has 326."""
 MAX_VALUES = 32
-"""Of more, even pairs are too many."""
+"""With more values, even pairs are too many."""
 _OTHERS = [{"type": each} for each in ("string", "number", "boolean", "null", "object")]
 
 
 class UniqueArrays:
-    """Of one schema, whose definitions items may refer to."""
+    """Rewrites the arrays of one schema, within a common limit on alternatives."""
 
     def __init__(self, root: dict[str, Any]) -> None:
         self.root = root
         self._num_left = MAX_ARRAYS
 
     def listed(self, schema: dict[str, Any]) -> dict[str, Any]:
-        """Without `uniqueItems` where that can be said by all the arrays that there are."""
+        """The schema with all possible arrays in place of `uniqueItems`, where they are few."""
         if schema.get("uniqueItems") is not True:
             return schema
         rest = {key: value for key, value in schema.items() if key != "uniqueItems"}
@@ -50,7 +50,7 @@ class UniqueArrays:
         return {**rest, "anyOf": [*arrays, *others]}
 
     def _values(self, items: Any) -> list[Any] | None:
-        """All that an item can be; None where those are too many to tell."""
+        """All values of an item; None where they are not enumerated."""
         items = resolved(items, self.root)
         if not isinstance(items, dict):
             return None

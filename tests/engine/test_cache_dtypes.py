@@ -140,7 +140,7 @@ def test_numbers_beyond_the_largest_become_the_largest() -> None:
     cache = ScaledCache(values, torch.ones(2, 1, 2, 1), torch.float32)
     place = torch.tensor([1]), torch.tensor([2])
     cache.write(0, *place, torch.full((1, 1, 8), 1e6), torch.full((1, 1, 8), -1e6))
-    keys, rest = cache.gather(0, cache.reading(torch.tensor([[1]])))
+    keys, rest = cache.gather(0, cache.gather_index(torch.tensor([[1]])))
     assert keys[0, 0, 2].eq(448).all()
     assert rest[0, 0, 2].eq(-448).all()
 
