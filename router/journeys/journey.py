@@ -23,11 +23,11 @@ from router.fleet.fleet import Fleet
 from router.fleet.member import Member, MemberState
 from router.fleet.prefix_fetch import fetch_prefix
 from router.journeys.attempt import Attempt, TakeOutput, too_late
-from router.journeys.needs import Needs
+from router.journeys.placer import Placer
 from router.placing.cost_model import Hits
 from router.placing.ledger import Ledger, PromptHashes
-from router.placing.placement_request import Placement, Refusal, RefusalReason
-from router.queueing.admitted import Admitted
+from router.placing.placement_request import Refusal, RefusalReason
+from router.queueing.admitted import Admitted, Found
 from router.requests.request import GenerateRequest
 from router.requests.trace import draw_leg_id
 from runtime.session import SessionClosed
@@ -47,7 +47,7 @@ class Journey:
         fleet: Fleet,
         config: RouterConfig,
         at: WorkerRef | None = None,
-        entry: Admitted | None = None,
+        admitted: Admitted | None = None,
     ) -> None:
         """`at` is a worker that has the whole prompt: it is tried first, alone."""
         self._request = request
@@ -67,10 +67,8 @@ class Journey:
         self._num_failed = 0
         self._clock = fleet.clock
         self._began_s = began_s = self._clock.now()
-        entry = entry or Admitted(PromptHashes(request.traits), began_s)
-        self._needs = Needs(
-            self._leg_id, request, config, fleet.ledger, entry, self._merger, self._clock
-        )
+        admitted = admitted or Admitted(PromptHashes(request.traits), began_s)
+        self._placer = Placer(self._leg_id, request, config, fleet, admitted, self._merger)
         self._deadline = began_s + request.timeout_s
         self.record = AttemptLog()
 
@@ -134,7 +132,8 @@ class Journey:
 
     async def _try(self, number: int, take: TakeOutput) -> None:
         """One attempt, from its placement to its end."""
-        placement = await self._place()
+        found = await self._place()
+        placement = found.placement
         if self._interrupted is not None:
             raise self._interrupted
         attempt_id = AttemptId(self._leg_id, number)
@@ -148,14 +147,13 @@ class Journey:
             self._on_progress,
         )
         self._refused = set()
-        hits = self._needs.hits()
-        self._members = self._attach(attempt, placement, hits)
+        self._members = self._attach(attempt, found)
         log.debug(
             "attempt %s goes to %s, then to %s", attempt_id, placement.first, placement.destination
         )
         try:
             if placement.first != self._at:
-                await self._fetch_prefix(attempt_id, self._members[0], hits)
+                await self._fetch_prefix(attempt_id, self._members[0], found.hits)
             self._submit(attempt_id, self._members)
             await attempt.wait_ended()
             if attempt.finished and not self.record.complete:
@@ -173,7 +171,7 @@ class Journey:
             member.ledger.ended(member.ref, attempt.attempt_id)
 
     def _deliver(self, take: TakeOutput, output: Output) -> bool:
-        self._needs.came(tell_lobby=self._at is None)
+        self._placer.on_output(tell_queue=self._at is None)
         return take(output)
 
     def _on_progress(self) -> None:
@@ -182,7 +180,7 @@ class Journey:
         if self.record.home is not None:
             self._home_known.set()
 
-    async def _place(self) -> Placement:
+    async def _place(self) -> Found:
         """Waits a little when nobody can serve: a worker may be about to join."""
         now = self._clock.now
         if now() >= self._deadline:
@@ -197,15 +195,14 @@ class Journey:
             await self._fleet.wait_changed(until - now())
         return found
 
-    def _find_place(self) -> Placement | Refusal:
+    def _find_place(self) -> Found | Refusal:
         if self._at is not None and self.record.attempts == 0:
             member = self._fleet.member(self._at)
             if member is not None and member.state is MemberState.READY:
-                self._needs.ledger = member.ledger
-                return Placement(self._at, None)
+                return self._placer.place_at(member)
         if self._merger.num_output == 0:
-            self._needs.ledger = self._fleet.ledger
-        found = self._needs.place(self._avoid)
+            self._placer.ledger = self._fleet.ledger
+        found = self._placer.place(self._avoid)
         nobody = isinstance(found, Refusal) and found.reason is RefusalReason.NO_WORKERS
         if nobody and self._ledger is not self._fleet.ledger:
             text = "no worker is left of the model's revision that began the answer"
@@ -223,13 +220,13 @@ class Journey:
         self._refused.add(former)
         self._ledger.ended(former, attempt.attempt_id)
         avoid = self._avoid | self._refused
-        found = self._needs.another_destination(first.ref, avoid)
+        found = self._placer.another_destination(first.ref, avoid)
         member = None if found is None else self._fleet.member(found)
         if member is None:
             return
         member.attach(attempt.attempt_id, attempt.hear)
         self._members.append(member)
-        self._ledger.expect(member.ref, attempt.attempt_id, self._needs.need(avoid))
+        self._placer.expect(attempt.attempt_id, member.ref, avoid)
         self.record.go_to(member.ref)
         with suppress(SessionClosed):  # this worker is being lost, which it will be told
             move = Move(attempt_id=attempt.attempt_id, destination=_destination(member))
@@ -246,22 +243,22 @@ class Journey:
     @property
     def _ledger(self) -> Ledger:
         """Of the revision that answers: once it has begun to, no other one can go on."""
-        return self._needs.ledger
+        return self._placer.ledger
 
     def learn(self, num_tokens: int) -> None:
         """The answer is complete with so many tokens: its reader tells, who may know it before the
         workers do."""
-        self._needs.answered(num_tokens)
+        self._placer.answered(num_tokens)
 
-    def _attach(self, attempt: Attempt, placement: Placement, hits: Hits) -> list[Member]:
+    def _attach(self, attempt: Attempt, found: Found) -> list[Member]:
         """Both ends listen before anything is sent: the second may speak before the first."""
-        refs = [ref for ref in (placement.first, placement.destination) if ref is not None]
+        ends = found.placement.first, found.placement.destination
+        refs = [ref for ref in ends if ref is not None]
         members = [member for ref in refs if (member := self._fleet.member(ref)) is not None]
         assert len(members) == len(refs), "the fleet changed without an await"
         for member in members:
             member.attach(attempt.attempt_id, attempt.hear)
-        need, now = self._needs.need(self._avoid), self._clock.now()
-        self._ledger.placed(attempt.attempt_id, placement, need, hits, now)
+        self._placer.enter(attempt.attempt_id, found, self._avoid)
         return members
 
     async def _fetch_prefix(self, attempt_id: AttemptId, first: Member, hits: Hits) -> None:
