@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -69,6 +70,8 @@ def main(
         config = msgspec.convert({**given, **further}, RouterConfig)
     except (msgspec.DecodeError, TypeError) as error:
         exit_with_error(f"--model, --settings: {error}")
+    # Prompts are tokenized one at a time: the library's thread pool would only be woken for each.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     start_logging(log_level, hide_messages=True)
     raise_descriptor_limit()
     if until_stdin_ends:

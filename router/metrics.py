@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar, cast
 
 from prometheus_client import (
     CollectorRegistry,
@@ -32,6 +33,8 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 OUTCOMES = ("ok", "cancelled", *dict.fromkeys(face.outcome for face in ERROR_MAPPINGS.values()))
 DOORS = ("grpc", "http")
 CACHE_SIDES = ("prefill", "decode", "copied")
+
+Metric = TypeVar("Metric", Counter, Gauge, Histogram)
 
 _MODEL = ("model",)
 _TTFT_BUCKETS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 10)
@@ -66,6 +69,7 @@ class RouterMetrics:
         self._fleet = fleet
         self._longest_s = request_timeout_s
         self._registry = CollectorRegistry()
+        self._children: dict[tuple[object, tuple[str, ...]], object] = {}
         self._registry.register(FleetCollector(fleet))
         ProcessCollector(registry=self._registry)
         self._make_counters()
@@ -170,6 +174,14 @@ class RouterMetrics:
             for outcome in OUTCOMES:
                 self.requests.labels(door, model, outcome)
 
+    def child(self, metric: Metric, *labels: str) -> Metric:
+        """The metric with these labels. The library's own look-up takes a lock, and longer than
+        counting does."""
+        found = self._children.get((metric, labels))
+        if found is None:
+            found = self._children[metric, labels] = metric.labels(*labels)
+        return cast(Metric, found)
+
     @contextmanager
     def request(self, door: str) -> Iterator[Counted]:
         """Count one request, by how the block ends."""
@@ -180,29 +192,29 @@ class RouterMetrics:
             self.refused(door, error, counted.model)
             raise
         except (asyncio.CancelledError, GeneratorExit, ClientGone):
-            self.requests.labels(door, counted.model, "cancelled").inc()
+            self.child(self.requests, door, counted.model, "cancelled").inc()
             raise
         except BaseException:
             self.refused(door, Internal(""), counted.model)
             raise
-        self.requests.labels(door, counted.model, "ok").inc()
+        self.child(self.requests, door, counted.model, "ok").inc()
 
     def refused(self, door: str, error: RouterError, model: str = "") -> None:
         """Count one request that ends with this error."""
-        self.requests.labels(door, model, mapping_of(error).outcome).inc()
-        self.refusals.labels(reason_of(error)).inc()
+        self.child(self.requests, door, model, mapping_of(error).outcome).inc()
+        self.child(self.refusals, reason_of(error)).inc()
 
     def observe(self, ending: Ending, record: AttemptLog, model: str) -> None:
         """Record a finished answer; of several answers to a prompt, one counts the prompt."""
         usage, timing = ending.usage, ending.timing
         self.resubmissions.inc(ending.attempts - 1)
-        self.prompt_tokens.labels(model).inc(usage.prompt_tokens)
-        self.generated_tokens.labels(model).inc(usage.completion_tokens)
+        self.child(self.prompt_tokens, model).inc(usage.prompt_tokens)
+        self.child(self.generated_tokens, model).inc(usage.completion_tokens)
         if usage.prompt_tokens:
             self._observe_cached(ending, record, model)
         if timing.transfer is not None:
-            self.transfer.labels(model).observe(timing.transfer.transfer_s)
-            self.exposed.labels(model).observe(timing.transfer.exposed_s)
+            self.child(self.transfer, model).observe(timing.transfer.transfer_s)
+            self.child(self.exposed, model).observe(timing.transfer.exposed_s)
         for histogram, value in (
             (self.ttft, timing.ttft_s),
             (self.tpot, timing.tpot_s),
@@ -211,7 +223,7 @@ class RouterMetrics:
             (self.decode, timing.decode_s),
         ):
             if value is not None:
-                histogram.labels(model).observe(value)
+                self.child(histogram, model).observe(value)
 
     def _observe_cached(self, ending: Ending, record: AttemptLog, model: str) -> None:
         found, copied, held = ending.usage.cached_tokens, 0, 0
@@ -223,7 +235,7 @@ class RouterMetrics:
             num_tokens = record.handed.moved.skipped_blocks * self._fleet.block_size(destination)
             held = min(ending.usage.prompt_tokens, num_tokens)
         for side, count in zip(CACHE_SIDES, (found - copied, held, copied), strict=True):
-            self.cached_tokens.labels(model, side).inc(count)
+            self.child(self.cached_tokens, model, side).inc(count)
 
     def expose(self) -> bytes:
         """All metrics in Prometheus' text format."""

@@ -21,7 +21,8 @@ from router.requests.request import GenerateRequest
 
 async def answer_prompt(shared: AnswerContext, request: GenerateRequest, first_index: int) -> None:
     """Sends all answers to one prompt; the first that fails fails them all."""
-    with shared.metrics.admission.labels(shared.model.name).time():
+    metrics = shared.metrics
+    with metrics.child(metrics.admission, shared.model.name).time():
         admitted = await shared.model.admission_queue.enter(request)
     first = Branch(shared, request, admitted, first_index)
     if request.n == 1:

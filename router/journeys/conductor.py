@@ -107,12 +107,12 @@ class Conductor:
             raise Overloaded(f"{model.num_admitted} answers are being made: come back later")
         model.num_admitted += num_places
         self._idle.clear()
-        self.metrics.in_flight.labels(model.name).inc(num_places)
+        self.metrics.child(self.metrics.in_flight, model.name).inc(num_places)
         try:
             yield
         finally:
             model.num_admitted -= num_places
-            self.metrics.in_flight.labels(model.name).dec(num_places)
+            self.metrics.child(self.metrics.in_flight, model.name).dec(num_places)
             if self.num_in_flight == 0:
                 self._idle.set()
 
