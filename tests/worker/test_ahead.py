@@ -16,7 +16,7 @@ pytestmark = pytest.mark.quick
 PROMPT = list(range(5, 26))  # 21 tokens: five full blocks of 4 and one token
 
 
-def test_a_leg_is_cancelled_when_the_step_under_way_is_over_and_told() -> None:
+def test_an_attempt_is_cancelled_when_the_step_under_way_is_over_and_told() -> None:
     bench = Bench(ahead=True, chunk_tokens=32)
     attempt_id = bench.submit("a", PROMPT, alone=True)
     bench.prefill.loop.turn()
@@ -28,7 +28,7 @@ def test_a_leg_is_cancelled_when_the_step_under_way_is_over_and_told() -> None:
     bench.check_nothing_is_held()
 
 
-def test_a_leg_moves_when_the_step_under_way_is_over() -> None:
+def test_an_attempt_moves_when_the_step_under_way_is_over() -> None:
     bench = Bench(ahead=True)
     attempt_id = bench.submit("a", PROMPT, max_tokens=6, alone=True)
     while not bench.tokens(attempt_id):

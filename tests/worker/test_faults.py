@@ -57,7 +57,7 @@ def test_a_source_whose_writes_do_not_end_gets_its_blocks_back_with_another_link
     assert bench.tokens(other) == expected(PROMPT, [P, D, D, D])
 
 
-def test_a_message_that_comes_over_another_link_than_its_leg_s_is_ignored() -> None:
+def test_a_message_that_comes_over_another_link_than_its_attempt_s_is_ignored() -> None:
     bench = Bench()
     attempt_id = bench.submit("a", PROMPT)
     bench.fabric.stall()
@@ -90,7 +90,7 @@ def test_a_submit_repeated_during_the_handoff_changes_nothing() -> None:
     bench.check_nothing_is_held()
 
 
-def test_a_submit_without_tokens_fails_its_leg_and_not_the_worker() -> None:
+def test_a_submit_without_tokens_fails_its_attempt_and_not_the_worker() -> None:
     bench = Bench()
     bench.submit("a", [], alone=True)
     attempt_id = bench.submit("b", PROMPT, alone=True)
@@ -125,7 +125,7 @@ def test_a_preempted_sequence_runs_again_although_new_ones_keep_coming() -> None
     assert longest < 200
 
 
-def test_granted_legs_count_as_places() -> None:
+def test_granted_attempts_count_as_places() -> None:
     bench = Bench(num_blocks=256)
     bench.decode.engine.policy = DecodePolicy(max_sequences=2)
     for i in range(8):
@@ -138,7 +138,7 @@ def test_granted_legs_count_as_places() -> None:
 
 
 @pytest.mark.parametrize("num_turns", range(8))
-def test_a_leg_granted_for_a_lost_router_is_not_decoded_for_nobody(num_turns: int) -> None:
+def test_an_attempt_granted_for_a_lost_router_is_not_decoded_for_nobody(num_turns: int) -> None:
     bench = Bench()
     bench.submit("a", PROMPT, max_tokens=40)
     bench.run(num_turns)
@@ -151,7 +151,7 @@ def test_a_leg_granted_for_a_lost_router_is_not_decoded_for_nobody(num_turns: in
     bench.check_nothing_is_held()
 
 
-def test_an_overdue_leg_ends_although_its_router_says_nothing() -> None:
+def test_an_overdue_attempt_ends_although_its_router_says_nothing() -> None:
     bench = Bench()
     bench.submit("a", PROMPT, max_tokens=40, deadline_s=5.0)
     bench.run(3)

@@ -174,7 +174,7 @@ def test_a_grammar_that_this_worker_cannot_compile_is_its_own_fault(
     bench.check_nothing_is_held()
 
 
-def test_a_leg_that_is_cancelled_while_its_grammar_compiles_is_gone(
+def test_an_attempt_that_is_cancelled_while_its_grammar_compiles_is_gone(
     vocabulary: Vocabulary,
 ) -> None:
     bench = a_bench(vocabulary)

@@ -189,7 +189,7 @@ async def test_a_link_that_failed_once_is_tried_again() -> None:
         assert isinstance(await router.first(AttemptId("y"), Handed, Kept), Handed)
 
 
-async def test_legs_of_a_router_s_former_session_end() -> None:
+async def test_attempts_of_a_router_s_former_session_end() -> None:
     async with a_worker(Role.PREFILL) as worker, a_router(worker) as former:
         former.sessions[0].send(a_submit("x", max_tokens=16000))
         await until(lambda: not worker.idle)

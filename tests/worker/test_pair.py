@@ -192,7 +192,7 @@ def test_blocks_granted_to_a_lost_source_return_when_its_link_is_fenced() -> Non
     pool.check_integrity()
 
 
-def test_a_draining_worker_refuses_new_legs_and_ends_the_old_ones() -> None:
+def test_a_draining_worker_refuses_new_attempts_and_ends_the_old_ones() -> None:
     bench = Bench()
     attempt_id = bench.submit("a", PROMPT)
     bench.run(4)
@@ -218,7 +218,7 @@ def test_a_sequence_that_can_never_fit_fails_at_once_and_says_why() -> None:
     assert "21 prompt tokens and 4 new ones are more than the 16" in failed.cause
 
 
-def test_a_lost_router_s_legs_end() -> None:
+def test_a_lost_router_s_attempts_end() -> None:
     bench = Bench()
     bench.submit("a", PROMPT)
     bench.run(3)
@@ -263,7 +263,7 @@ def test_a_move_that_is_refused_changes_nothing() -> None:
     bench.check_nothing_is_held()
 
 
-def test_a_move_of_an_unknown_leg_is_ignored() -> None:
+def test_a_move_of_an_unknown_attempt_is_ignored() -> None:
     bench = Bench()
     bench.prefill.loop.attempts.move(AttemptId("nobody"), bench.decode.address)
     bench.run()
@@ -335,7 +335,7 @@ def test_a_late_grant_of_an_earlier_offer_is_not_taken_for_the_present_one_s() -
     bench.check_nothing_is_held()
 
 
-def test_a_leg_that_is_granted_to_one_source_is_refused_to_another() -> None:
+def test_an_attempt_that_is_granted_to_one_source_is_refused_to_another() -> None:
     bench = Bench()
     attempt_id = bench.submit("a", PROMPT)
     bench.prefill.loop.turn()

@@ -23,7 +23,7 @@ from wire.identity import AttemptId
 from wire.messages import Failed
 from worker.steps.step_context import Peer
 
-MAX_LEGS = 12
+MAX_ATTEMPTS = 12
 OWNED = (DestinationState.GRANTED, DestinationState.FENCING)
 SIDES = st.sampled_from([0, 1])
 PLACES = st.integers(0, 7)
@@ -62,7 +62,7 @@ class Handoffs(RuleBasedStateMachine):
         self.answers: dict[AttemptId, tuple[list[int], int]] = {}
         self.cancelled: set[AttemptId] = set()
 
-    @precondition(lambda self: len(self.answers) < MAX_LEGS)
+    @precondition(lambda self: len(self.answers) < MAX_ATTEMPTS)
     @rule(
         start=st.sampled_from([0, 0, 5, 50]),
         lengths=st.lists(st.integers(1, 30), min_size=1, max_size=3),
@@ -116,7 +116,7 @@ class Handoffs(RuleBasedStateMachine):
         first = place % len(self.flying)
         del self.flying[first : first + count]
 
-    @precondition(lambda self: not self.bench.fabric.stalled and any(self._legs_under_way()))
+    @precondition(lambda self: not self.bench.fabric.stalled and any(self._attempts_under_way()))
     @rule()
     def stall(self) -> None:
         self.bench.fabric.stall()
@@ -136,7 +136,7 @@ class Handoffs(RuleBasedStateMachine):
     def pass_time(self, seconds: float) -> None:
         self.bench.now += seconds
 
-    @precondition(lambda self: self.deaf or any(self._legs_under_way()))
+    @precondition(lambda self: self.deaf or any(self._attempts_under_way()))
     @rule(side=SIDES)
     def end_session(self, side: int) -> None:
         """One end hears of it now, the other when this rule comes again, or by itself."""
@@ -167,7 +167,7 @@ class Handoffs(RuleBasedStateMachine):
             self.bench.check_nothing_is_held()
             self._check_answers()
 
-    def _legs_under_way(self) -> tuple[int, int]:
+    def _attempts_under_way(self) -> tuple[int, int]:
         return len(self.bench.prefill.loop.source_handoffs), len(
             self.bench.decode.loop.destination_handoffs
         )
