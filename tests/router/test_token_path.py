@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import grpc
 import httpx2
 import pytest
 from tokenizers import Tokenizer
@@ -21,7 +22,7 @@ from tests.router.conftest import Stage
 from tests.router.test_generate import ids
 from tests.router.test_invalid_requests import http_client
 from wire import inference_pb2 as pb
-from wire.messages import Cancel, Submit
+from wire.messages import Cancel, Failed, StepOutputs, Submit
 
 TEXT = "two wheels 😀 and two riders"
 
@@ -155,31 +156,86 @@ async def test_an_error_in_that_call_is_the_request_s_own(
     assert stage.view(prefill).ready
 
 
-async def test_a_slow_client_s_tokens_are_not_awaited_by_its_workers(
-    stage: Stage, backend: Tokenizer, monkeypatch: pytest.MonkeyPatch
+class SlowClient:
+    """A client over gRPC that reads nothing until the test says so."""
+
+    def __init__(self) -> None:
+        self.is_slow = True
+        self.sinks: list[StreamSink] = []
+
+    def reads_on(self) -> None:
+        self.is_slow = False
+        (sink,) = self.sinks
+        sink._resume()
+
+
+@pytest.fixture
+def slow_client(monkeypatch: pytest.MonkeyPatch) -> SlowClient:
+    client, ready = SlowClient(), CallWriter.ready
+
+    def make_sink(*args: Any) -> StreamSink:
+        client.sinks.append(StreamSink(*args))
+        return client.sinks[-1]
+
+    monkeypatch.setattr(CallWriter, "ready", lambda writer: not client.is_slow and ready(writer))
+    monkeypatch.setattr(door, "StreamSink", make_sink)
+    return client
+
+
+async def test_workers_do_not_wait_for_a_slow_client(
+    stage: Stage, backend: Tokenizer, slow_client: SlowClient
 ) -> None:
     """The attempt ends with its last token; the client then gets what was joined, as one."""
     script = ids(backend, TEXT)
     _, decode = await stage.add_pair(script)
-    is_slow, sinks = True, []
-
-    def make_sink(*args: Any) -> StreamSink:
-        sinks.append(StreamSink(*args))
-        return sinks[-1]
-
-    monkeypatch.setattr(door, "StreamSink", make_sink)
-    ready = CallWriter.ready
-    monkeypatch.setattr(CallWriter, "ready", lambda writer: not is_slow and ready(writer))
     call = stage.call(text="a", max_tokens=99)
     await stage.until(
         lambda: decode.num_sent > len(script) and not stage.server.conductor._journeys
     )
     assert stage.server.conductor.num_in_flight == 1
     assert stage.server.conductor.unread.num_bytes > 0
-    is_slow = False
-    (sink,) = sinks
-    sink._resume()
+    slow_client.reads_on()
     (whole,) = [response async for response in call]
     assert (whole.text, whole.finish_reason) == (TEXT, pb.FINISH_REASON_STOP)
     assert list(whole.token_ids)[:-1] == script
     assert stage.server.conductor.unread.num_bytes == 0
+
+
+async def test_a_slow_client_gets_each_token_once_though_a_worker_was_lost(
+    stage: Stage, backend: Tokenizer, slow_client: SlowClient
+) -> None:
+    script = ids(backend, TEXT)
+    prefill, decode = await stage.add_pair(script)
+    decode.hold_after = 5
+    call = stage.call(text="a", max_tokens=99)
+    await stage.until(lambda: decode.num_sent >= 5)
+    await decode.die()
+    await prefill.hears(Submit, 2)
+    await stage.until(lambda: not stage.server.conductor._journeys)
+    slow_client.reads_on()
+    (whole,) = [response async for response in call]
+    assert whole.text == TEXT
+    assert list(whole.token_ids)[:-1] == script
+    assert whole.served_by.attempts == 2
+
+
+async def test_a_slow_client_gets_what_came_before_an_error(
+    stage: Stage, backend: Tokenizer, slow_client: SlowClient
+) -> None:
+    script = ids(backend, TEXT)
+    prefill, _ = await stage.add_pair(script)
+
+    async def breaks(submit: Submit) -> None:
+        prefill.send(StepOutputs(outputs=tuple(prefill.answer(submit)[:3])))
+        prefill.send(
+            Failed(attempt_id=submit.attempt_id, stage="decode", cause="broken", retryable=False)
+        )
+
+    prefill.serve = breaks
+    call = stage.call(text="a", max_tokens=99)
+    await prefill.hears(Cancel)
+    slow_client.reads_on()
+    told = aiter(call)
+    assert list((await anext(told)).token_ids) == script[:3]
+    with pytest.raises(grpc.aio.AioRpcError, match="broken"):
+        await anext(told)
