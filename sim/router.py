@@ -109,7 +109,7 @@ class SimulatedRouter:
                         self._look_soon()
                     self._journeys.take_output(sender, output)
             case Report():
-                ledger.hear(sender, message)
+                ledger.on_report(sender, message)
                 self._look_soon()
             case CacheEvents():
                 assert ledger.cached(sender, message), "cache events are missing"

@@ -117,7 +117,7 @@ def _ledger(num_workers: int, draw: random.Random) -> Ledger:
             context_tokens=draw.randrange(90_000),
             costs=costs,
         )
-        ledger.hear(card.ref, report)
+        ledger.on_report(card.ref, report)
     return ledger
 
 

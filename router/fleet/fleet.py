@@ -12,9 +12,10 @@ import logging
 from collections.abc import Callable
 
 from router.fleet.member import Member, MemberState
+from router.fleet.revision_ledgers import RevisionLedgers
 from router.fleet.running_clock import RunningClock
 from router.placing.ledger import Ledger
-from router.placing.revisions import Revisions, RevisionView
+from router.placing.revisions import RevisionView
 from runtime.handoffs import HandoffCounters
 from runtime.session import Session, SessionClosed, open_session
 from runtime.tls import MutualTls
@@ -61,22 +62,23 @@ class Fleet:
         self._router_id = router_id
         self._tls = tls
         self._tokenizer = tokenizer
-        self._index_max_entries = index_max_entries
         self.model = model
         self._open_timeout_s = open_timeout_s
         self._members: dict[str, Member] = {}
         self._tasks: dict[WorkerRef, asyncio.Task[None]] = {}
-        self._revisions = Revisions()
-        self._ledgers: dict[str, Ledger] = {}
-        self.ledger = Ledger(router_id, index_max_entries)
-        """Ledger of the serving revision."""
+        self._ledgers = RevisionLedgers(router_id, model, index_max_entries)
         self.num_failed_handoffs = 0
         """Number of handoffs that failed, after which the first worker decoded."""
         self.handoffs = HandoffCounters()
         self._changed = asyncio.Event()
         self.on_change: Callable[[], None] = lambda: None
-        self.on_room: Callable[[], None] = lambda: None
+        self.on_capacity: Callable[[], None] = lambda: None
         """Called when a worker's load may have dropped."""
+
+    @property
+    def ledger(self) -> Ledger:
+        """Ledger of the serving revision."""
+        return self._ledgers.serving
 
     @property
     def ready(self) -> bool:
@@ -104,7 +106,7 @@ class Fleet:
 
     def revisions(self) -> list[RevisionView]:
         """The revisions that have workers, oldest first."""
-        return self._revisions.views()
+        return self._ledgers.views()
 
     def members(self) -> list[Member]:
         """All current members."""
@@ -125,7 +127,7 @@ class Fleet:
         return 0 if member is None else member.card.layout.block_size
 
     @property
-    def may_come_back_s(self) -> float:
+    def rejoin_wait_s(self) -> float:
         """Remaining time in which missing workers may rejoin after a standstill of this router."""
         since_s = self.clock.since_standstill_s()
         return 0.0 if since_s is None else max(0.0, REJOIN_S - since_s)
@@ -153,10 +155,8 @@ class Fleet:
                 f"would tokenize text unlike its model's training: start routers "
                 f"of model {self.model!r} with the worker's model directory"
             )
-        member = Member(card, self._ledger_for(card.model_hash))
+        member = Member(card, self._ledgers.add(card))
         self._members[card.ref.worker_id] = member
-        self._revisions.add(card.ref, card.role, card.model_hash, card.started_at)
-        member.ledger.add(card)
         self._tasks[member.ref] = asyncio.create_task(self._run(member), name=f"member {card.ref}")
         self._update_revisions()
         return None
@@ -168,47 +168,14 @@ class Fleet:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _ledger_for(self, revision: str) -> Ledger:
-        """The ledger of a revision. With no other worker present the existing one is kept, since it
-        has learned the distribution of request lengths."""
-        ledger = self._ledgers.get(revision)
-        if ledger is not None:
-            return ledger
-        if not len(self._revisions):
-            self._ledgers = {revision: self.ledger}
-            return self.ledger
-        log.info("model %r: workers of another revision, %s, are joining", self.model, revision)
-        ledger = Ledger(self._router_id, self._index_max_entries, self.ledger.lengths)
-        self._ledgers[revision] = ledger
-        return ledger
-
     def _update_revisions(self) -> None:
-        """Update the serving revision after a change of ready workers, and drop revisions without
-        workers."""
-        former = self._revisions.serving
-        serving = self._revisions.look(self.clock.now())
-        if serving is not None and serving != former:
-            self._switch_revision(former, serving)
-        for revision in [it for it in self._ledgers if it not in self._revisions]:
-            if self._ledgers[revision] is not self.ledger:
-                log.info("model %r: the last worker of revision %s has left", self.model, revision)
-                del self._ledgers[revision]
-
-    def _switch_revision(self, former: str | None, serving: str) -> None:
-        """Switch to another revision: waiting requests are placed again, running ones stay."""
-        ledger = self._ledgers[serving]
-        if ledger is self.ledger:
-            return  # the first workers, or another revision after all others had left
-        instead = "" if former is None else f" in place of {former}"
-        log.info("model %r: revision %s is serving%s", self.model, serving, instead)
-        ledger.follow(self.ledger)
-        self.ledger = ledger
-        self.on_room()
-        self._announce_change()
+        if self._ledgers.update(self.clock.now()):
+            self.on_capacity()
+            self._announce_change()
 
     def _set_ready(self, member: Member, ready: bool) -> None:
         member.ledger.set_ready(member.ref, ready)
-        self._revisions.set_ready(member.ref, member.card.model_hash, ready)
+        self._ledgers.set_ready(member.ref, member.card.model_hash, ready)
         self._update_revisions()
         self._announce_change()
 
@@ -249,19 +216,19 @@ class Fleet:
                 for output in outputs:
                     if output.finish is not None:
                         member.ledger.ended(member.ref, output.attempt_id)
-                        self.on_room()
+                        self.on_capacity()
                     member.deliver(output.attempt_id, output)
             case Prefilled() | Handed() | Released() | Kept() | Failed():
                 self._update_ledger(member, message)
                 member.deliver(message.attempt_id, message)
             case Report():
                 before = member.state
-                member.hear(message)
-                member.ledger.hear(member.ref, message)
-                self.on_room()
+                member.on_report(message)
+                member.ledger.on_report(member.ref, message)
+                self.on_capacity()
                 if member.state is not before:
                     self._set_ready(member, member.state is MemberState.READY)
-                elif len(self._revisions) > 1:
+                elif self._ledgers.several:
                     self._update_revisions()  # the revision's first report may qualify it to serve
             case LinkReport():
                 member.links[message.destination] = message
@@ -276,7 +243,7 @@ class Fleet:
         self, member: Member, event: Prefilled | Handed | Released | Kept | Failed
     ) -> None:
         """Update the ledger for an event of an attempt."""
-        self.on_room()
+        self.on_capacity()
         ref, ledger = member.ref, member.ledger
         match event:
             case Prefilled():
@@ -299,7 +266,7 @@ class Fleet:
         member.ledger.drop(member.ref)
         if self.member(member.ref) is member:
             del self._members[member.ref.worker_id]
-        self._revisions.remove(member.ref, member.card.model_hash)
+        self._ledgers.remove(member.ref, member.card.model_hash)
         self._update_revisions()
         self._announce_change()
 

@@ -48,7 +48,7 @@ class Member:
         for listener in list(self._listeners.values()):
             listener(self.ref, WorkerLost(cause))
 
-    def hear(self, report: Report) -> None:
+    def on_report(self, report: Report) -> None:
         self.report = report
         draining = report.state is WorkerState.DRAINING
         self.state = MemberState.DRAINING if draining else MemberState.READY

@@ -13,7 +13,7 @@ from wire.messages import CopyPrefix, Handed, Released
 
 
 async def fetch_prefix(
-    share: CopyPrefix, source: Member, target: Member, wait_s: float
+    copy: CopyPrefix, source: Member, target: Member, wait_s: float
 ) -> Moved | None:
     """Copy the prefix; returns None if that fails or takes longer than `wait_s`.
 
@@ -22,10 +22,10 @@ async def fetch_prefix(
     copied = _CopyListener()
     ends = (source, target)
     for member in ends:
-        member.attach(share.attempt_id, copied.hear)
+        member.attach(copy.attempt_id, copied.on_event)
     moved = None
     try:
-        source.send(share)
+        source.send(copy)
         async with asyncio.timeout(wait_s):
             moved = await copied.outcome
     except (SessionClosed, TimeoutError):
@@ -33,8 +33,8 @@ async def fetch_prefix(
     finally:
         for member in ends:
             if moved is None:
-                member.cancel(share.attempt_id)
-            member.detach(share.attempt_id)
+                member.cancel(copy.attempt_id)
+            member.detach(copy.attempt_id)
     return moved
 
 
@@ -44,7 +44,7 @@ class _CopyListener:
     def __init__(self) -> None:
         self.outcome: asyncio.Future[Moved | None] = asyncio.get_running_loop().create_future()
 
-    def hear(self, sender: WorkerRef, event: WorkerEvent) -> None:
+    def on_event(self, sender: WorkerRef, event: WorkerEvent) -> None:
         if self.outcome.done() or isinstance(event, Released):
             return
         # Every other event says that the copy failed: Kept, Failed, or one of the workers is lost.

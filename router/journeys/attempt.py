@@ -22,8 +22,10 @@ TakeOutput = Callable[[Output], bool]
 
 
 class Attempt:
-    """`hear` is a Listener of its workers. `take` is called with new tokens, and `on_progress` when
-    the record has changed while the attempt is under way."""
+    """One attempt at a request. `on_event` is the Listener of its workers.
+
+    `take` is called with new tokens, and `on_progress` when the record has changed meanwhile.
+    """
 
     def __init__(
         self,
@@ -46,7 +48,7 @@ class Attempt:
         self._failure: Exception | None = None
         self._changed: asyncio.Future[None] | None = None
 
-    def hear(self, sender: WorkerRef, event: WorkerEvent) -> None:
+    def on_event(self, sender: WorkerRef, event: WorkerEvent) -> None:
         """What fails here fails this request, and not the session that brings the event."""
         try:
             if isinstance(event, Output):

@@ -119,7 +119,7 @@ class Journey:
     def _give_up_unless_retryable(self, failure: AttemptFailed) -> None:
         """Sessions that end after a standstill of this router say nothing against their workers,
         and may end one after the other."""
-        if failure.lost and self._fleet.may_come_back_s:
+        if failure.lost and self._fleet.rejoin_wait_s:
             return
         self._avoid.add(failure.worker)
         self._num_failed += 1
@@ -185,7 +185,7 @@ class Journey:
         now = self._clock.now
         if now() >= self._deadline:
             raise too_late(self._request, self.record)
-        away_s = min(self._fleet.may_come_back_s, self._deadline - now())
+        away_s = min(self._fleet.rejoin_wait_s, self._deadline - now())
         until = now() + max(self._config.join_wait_s, away_s)
         while isinstance(found := self._find_place(), Refusal):
             if found.reason is RefusalReason.TOO_LONG:
@@ -224,7 +224,7 @@ class Journey:
         member = None if found is None else self._fleet.member(found)
         if member is None:
             return
-        member.attach(attempt.attempt_id, attempt.hear)
+        member.attach(attempt.attempt_id, attempt.on_event)
         self._members.append(member)
         self._placer.expect(attempt.attempt_id, member.ref, avoid)
         self.record.go_to(member.ref)
@@ -257,7 +257,7 @@ class Journey:
         members = [member for ref in refs if (member := self._fleet.member(ref)) is not None]
         assert len(members) == len(refs), "the fleet changed without an await"
         for member in members:
-            member.attach(attempt.attempt_id, attempt.hear)
+            member.attach(attempt.attempt_id, attempt.on_event)
         self._placer.enter(attempt.attempt_id, found, self._avoid)
         return members
 

@@ -90,11 +90,11 @@ class Ledger:
     def load(self, ref: WorkerRef) -> WorkerLoad | None:
         return self._loads.get(ref)
 
-    def hear(self, ref: WorkerRef, report: Report) -> None:
+    def on_report(self, ref: WorkerRef, report: Report) -> None:
         load, row = self._loads.get(ref), self.table.row(ref)
         if load is None or row is None:
             return
-        load.hear(report)
+        load.on_report(report)
         self._show(ref)
         if report.costs is not None:
             self.table.calibrate(row, report.costs)

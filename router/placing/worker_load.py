@@ -85,7 +85,7 @@ class WorkerLoad:
         self._parts[attempt_id] = part
         self._expected.add(part)
 
-    def hear(self, report: Report) -> None:
+    def on_report(self, report: Report) -> None:
         self._report = report
         self._since = _Sum()
         heard = report.seen_submits.get(self._router_id, 0)

@@ -45,7 +45,7 @@ class AdmissionQueue:
         self._admission = Admission(config.max_queued)
         self._waiting: dict[str, _Waiting] = {}
         self._round: asyncio.Handle | None = None
-        fleet.on_room = self._look_soon
+        fleet.on_capacity = self._look_soon
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -96,7 +96,7 @@ class AdmissionQueue:
         """One request may go on. The next has its turn when the loop comes round again: the first
         has been placed by then, and counts."""
         self._round = None
-        away_s = self._fleet.may_come_back_s
+        away_s = self._fleet.rejoin_wait_s
         if away_s and not self._fleet.ready:
             self._round = asyncio.get_running_loop().call_later(min(away_s, AWAY_S), self._look)
             return

@@ -77,7 +77,7 @@ class Scene:
         worker = card(name, role, **options)
         self.ledger.add(worker)
         self.ledger.set_ready(worker.ref, ready)
-        self.ledger.hear(worker.ref, report(costs=costs, **(told or {})))
+        self.ledger.on_report(worker.ref, report(costs=costs, **(told or {})))
         self._hits[worker.ref] = hits
         return worker.ref
 

@@ -42,10 +42,10 @@ async def test_everyone_with_a_leg_hears_at_once_that_a_worker_is_lost(stage: St
     heard: list[tuple[int, WorkerRef, WorkerEvent]] = []
     for number in range(3):
 
-        def hear(sender: WorkerRef, event: WorkerEvent, number: int = number) -> None:
+        def on_event(sender: WorkerRef, event: WorkerEvent, number: int = number) -> None:
             heard.append((number, sender, event))
 
-        member.attach(AttemptId(f"r{number}"), hear)
+        member.attach(AttemptId(f"r{number}"), on_event)
     await worker.die()
     await stage.until(lambda: stage.model.fleet.member(worker.ref) is None)
     assert [(number, sender) for number, sender, _ in heard] == [(n, worker.ref) for n in range(3)]

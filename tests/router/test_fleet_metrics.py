@@ -31,7 +31,7 @@ class AFleet:
 
     def __init__(self, report: Report) -> None:
         self._decode, self._prefill = a_member(Role.DECODE), a_member(Role.PREFILL)
-        self._decode.hear(report)
+        self._decode.on_report(report)
         self.handoffs = HandoffCounters()
 
     def count(self) -> dict[tuple[str, Role, MemberState], int]:

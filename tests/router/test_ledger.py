@@ -52,7 +52,7 @@ def test_several_routers_share_load_through_what_workers_report() -> None:
     first = place(ledgers[0], AttemptId("a"))
     told = report(waiting_tokens=1000, waiting_prompts=1, seen_submits={"router-0": 1})
     for ledger in ledgers:
-        ledger.hear(first, told)
+        ledger.on_report(first, told)
     for ledger in ledgers:
         load = ledger.load(first)
         assert load is not None
@@ -74,11 +74,11 @@ def test_a_worker_that_has_told_nothing_has_the_costs_of_its_kind() -> None:
         prompt_token_s=7e-6,
         prompt_pair_s=1e-9,
     )
-    scene.ledger.hear(told, report(costs=prompts_only))
+    scene.ledger.on_report(told, report(costs=prompts_only))
     assert table.prompt_token_s[rows[quiet]] == 7e-6
     assert table.prompt_token_s[rows[other]] == UNKNOWN_COSTS.prompt_token_s
     assert not table.calibrated[rows[told]], "nobody of its kind knows what decoding takes"
-    scene.ledger.hear(quiet, report(costs=COSTS))
+    scene.ledger.on_report(quiet, report(costs=COSTS))
     assert table.prompt_token_s[rows[quiet]] == COSTS.prompt_token_s
     assert table.sequence_s[rows[told]] == COSTS.sequence_s
     assert table.calibrated[rows[told]]
@@ -92,8 +92,8 @@ def test_the_first_that_tells_of_prompts_tells_it_for_all_however_many_told_of_d
     decodes_only = msgspec.structs.replace(COSTS, prompt_token_s=None, prompt_pair_s=None)
     prompts_only = msgspec.structs.replace(COSTS, sequence_s=None, context_token_s=None)
     for ref in decoding:
-        scene.ledger.hear(ref, report(costs=decodes_only))
-    scene.ledger.hear(first, report(costs=prompts_only))
+        scene.ledger.on_report(ref, report(costs=decodes_only))
+    scene.ledger.on_report(first, report(costs=prompts_only))
     table = scene.ledger.table
     assert table.prompt_token_s[table.row(quiet)] == COSTS.prompt_token_s
     assert table.calibrated[table.row(quiet)]
@@ -116,7 +116,7 @@ def test_a_dead_worker_leaves_its_row_to_the_next() -> None:
     assert not ledger.table.ready[0]
     assert ledger.table.queued_tokens[0] == 0
     ledger.ended(first.ref, AttemptId("a"))
-    ledger.hear(first.ref, report())
+    ledger.on_report(first.ref, report())
 
 
 def test_the_table_grows_and_keeps_what_it_has() -> None:
@@ -124,7 +124,7 @@ def test_the_table_grows_and_keeps_what_it_has() -> None:
     for number in range(40):
         each = card(f"w{number}", Role.PREFILL)
         ledger.add(each)
-        ledger.hear(each.ref, report(waiting_tokens=number))
+        ledger.on_report(each.ref, report(waiting_tokens=number))
     rows = [ledger.table.row(WorkerRef(f"w{number}", 1)) for number in range(40)]
     assert [ledger.table.queued_tokens[row] for row in rows] == list(range(40))
 

@@ -143,7 +143,7 @@ async def test_of_a_revision_that_is_gone_nothing_is_left(stage: Stage) -> None:
     await until_gone(stage, old)
     assert [it.revision for it in stage.model.fleet.revisions()] == ["new"]
     assert stage.model.fleet.ledger is not former
-    assert former not in stage.model.fleet._ledgers.values()
+    assert former not in stage.model.fleet._ledgers._ledgers.values()
     assert former.lengths is stage.model.fleet.ledger.lengths, "answers are as long as they were"
 
 

@@ -22,33 +22,33 @@ def placed(
 
 def test_what_was_placed_counts_at_once_and_once() -> None:
     load = WorkerLoad("me", 16)
-    load.hear(report(waiting_tokens=300, waiting_prompts=2))
+    load.on_report(report(waiting_tokens=300, waiting_prompts=2))
     number = placed(load, A)
     assert (load.queued_tokens, load.num_prompts) == (400, 3)
-    load.hear(report(waiting_tokens=300, waiting_prompts=2))
+    load.on_report(report(waiting_tokens=300, waiting_prompts=2))
     assert load.queued_tokens == 400, "this report was sent before the submission came"
-    load.hear(report(waiting_tokens=400, waiting_prompts=3, seen_submits={"me": number}))
+    load.on_report(report(waiting_tokens=400, waiting_prompts=3, seen_submits={"me": number}))
     assert (load.queued_tokens, load.num_prompts) == (400, 3)
 
 
 def test_a_report_that_heard_another_router_does_not_count_for_this_one() -> None:
     load = WorkerLoad("me", 16)
     placed(load, A)
-    load.hear(report(waiting_tokens=50, seen_submits={"other": 9}))
+    load.on_report(report(waiting_tokens=50, seen_submits={"other": 9}))
     assert load.queued_tokens == 150
 
 
 def test_a_computed_prompt_leaves_the_queue_and_decodes() -> None:
     load = WorkerLoad("me", 16)
     number = placed(load, A)
-    load.hear(report(waiting_tokens=100, waiting_prompts=1, seen_submits={"me": number}))
+    load.on_report(report(waiting_tokens=100, waiting_prompts=1, seen_submits={"me": number}))
     load.prefilled(A)
     assert (load.queued_tokens, load.num_prompts, load.num_decoding) == (0, 0, 1)
-    load.hear(report(num_decoding=1, context_tokens=101, seen_submits={"me": number}))
+    load.on_report(report(num_decoding=1, context_tokens=101, seen_submits={"me": number}))
     assert (load.num_decoding, load.context_tokens) == (1, 101)
     load.ended(A)
     assert load.num_decoding == 0
-    load.hear(report(seen_submits={"me": number}))
+    load.on_report(report(seen_submits={"me": number}))
     assert (load.num_decoding, load.num_legs) == (0, 0)
 
 
@@ -82,7 +82,7 @@ def test_whatever_ends_leaves_nothing() -> None:
     load.ended(A)
     load.ended(B)
     load.ended(B)
-    load.hear(report(seen_submits={"me": 1}))
+    load.on_report(report(seen_submits={"me": 1}))
     amounts = (load.queued_tokens, load.queued_pairs, load.expected_tokens, load.num_legs)
     assert amounts == (0, 0, 0, 0)
     assert load.num_prompts == load.num_expected == 0
