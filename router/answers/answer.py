@@ -1,4 +1,4 @@
-"""One answer as it grows: from merged outputs to what the client is told of them."""
+"""One growing answer: turns merged outputs into deltas for the client."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ from wire.messages import Output
 
 
 class Parsed(msgspec.Struct, frozen=True, kw_only=True):
-    """The parts of a piece of text, in a model family's own format."""
+    """The parts of a text chunk, parsed in a model family's format."""
 
     text: str = ""
     reasoning: str = ""
     tool_calls: tuple[ToolCallDelta, ...] = ()
     over: bool = False
-    """Nothing more of the answer is wanted: the router ends it."""
+    """Whether the router should end the answer here."""
 
 
 class AnswerParser(Protocol):
-    """The state of one answer. The result does not depend on how the text is cut into pieces."""
+    """The parsing state of one answer. The result does not depend on how the text is split into
+    chunks."""
 
     def push(self, text: str, *, done: bool) -> Parsed:
-        """What can be told now; with `done` all of the rest."""
+        """The newly parsed part of the answer; with `done` all that remains."""
 
 
 class Answer:
-    """`text` says whether the answer is complete, and why."""
+    """The state of one answer; `text` says whether it is complete, and why."""
 
     def __init__(
         self,
@@ -58,8 +59,7 @@ class Answer:
         self._prompt_only = request.prompt_only
 
     def delta(self, output: Output) -> Delta:
-        """What the client is told of these tokens, all of which are new; nothing of those after a
-        stop string."""
+        """The delta for an output of new tokens; tokens after a stop string are dropped."""
         prompt_tokens, self._prompt_tokens = self._prompt_tokens, None
         if self._prompt_only:
             return self._without_answer(output, prompt_tokens)
@@ -77,7 +77,8 @@ class Answer:
         return plain if self._parser is None else self._parsed(plain)
 
     def _without_answer(self, output: Output, prompt_tokens: tuple[int, ...] | None) -> Delta:
-        """A worker draws one token at least, which nobody asked for."""
+        """The delta of a request without an answer: the worker samples at least one token, which is
+        dropped."""
         self.text.end_unsaid()
         return Delta(
             text="",
@@ -101,7 +102,7 @@ class Answer:
 def _hidden_names(
     request: GenerateRequest, tokenizer: Tokenizer, shown: frozenset[int]
 ) -> dict[int, str]:
-    """Special tokens that leave no text, by id, of which a stop string speaks."""
+    """Special tokens without text, by id, whose names occur in stop strings."""
     if not request.stop or not request.skip_special_tokens:
         return {}
     return {

@@ -1,4 +1,4 @@
-"""Deltas of one answer that wait for their client: joined, so that they need little memory."""
+"""Joins an answer's deltas while they wait for their client, to save memory."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ from collections.abc import Sequence
 from router.requests.request import Delta
 
 MESSAGE_BYTES, TOKEN_BYTES, LOGPROB_BYTES, TOP_BYTES = 400, 40, 120, 72
-"""What a delta costs in memory, each of its tokens with its text, a log-probability, each
-alternative."""
+"""Approximate memory of a delta, of each of its tokens with its text, of a log-probability, and of
+each alternative."""
 JOIN_EVERY = 64
-"""So many deltas are joined at a time: a token in a delta of its own needs ten times as much."""
+"""Number of deltas that are joined at once, since a token in a delta of its own needs ten times the
+memory."""
 
 
 class HeldDeltas:
-    """What one answer has to tell and has not told yet."""
+    """The deltas of one answer that were not sent yet."""
 
     def __init__(self) -> None:
         self._joined: list[Delta] = []
         self._recent: list[Delta] = []
         self.num_tokens = 0
         self.num_bytes = 0
-        """Of memory, about."""
+        """Approximate memory."""
         self.begins_or_ends = False
-        """The first delta of the answer is among them, or the last."""
+        """Whether the answer's first or last delta is among them."""
 
     def add(self, delta: Delta) -> None:
         self._recent.append(delta)
@@ -37,12 +38,12 @@ class HeldDeltas:
             self.num_bytes -= (JOIN_EVERY - 1) * MESSAGE_BYTES
 
     def whole(self) -> Delta:
-        """All of it as one delta."""
+        """All of them as one delta."""
         return joined([*self._joined, *self._recent])
 
 
 def joined(deltas: Sequence[Delta]) -> Delta:
-    """Neighbours of one answer, in order, as one delta."""
+    """Consecutive deltas of one answer, as one."""
     first, last = deltas[0], deltas[-1]
     if first is last:
         return first
@@ -60,7 +61,7 @@ def joined(deltas: Sequence[Delta]) -> Delta:
 
 
 def size_of(delta: Delta) -> int:
-    """In bytes of memory, about."""
+    """Approximate memory of a delta, in bytes."""
     size = MESSAGE_BYTES + TOKEN_BYTES * len(delta.tokens)
     for each in delta.logprobs:
         size += LOGPROB_BYTES + TOP_BYTES * len(each.top_ids)

@@ -1,7 +1,7 @@
-"""Where answers go: deltas are sent in the call that brings their tokens from a worker.
+"""Sinks for answers: a delta is sent in the call that reads its tokens from a worker.
 
-While the client does not read, and until an interval is full, deltas are joined; the writer's
-callback, or the token that fills the interval, sends what was joined.
+Deltas are joined while the client does not read, or until `interval` tokens have come; the writer's
+callback, or the token that completes the interval, then sends them.
 """
 
 from __future__ import annotations
@@ -16,17 +16,19 @@ from router.requests.request import Delta
 
 
 class AnswerSink(Protocol):
-    """Takes all answers to one request; each delta tells by its index which one it continues."""
+    """Takes all answers to one request; a delta's index tells which answer it continues."""
 
     def send(self, delta: Delta) -> None:
-        """Takes the next delta of an answer, and never waits. Raises what ended the connection."""
+        """Take an answer's next delta, without waiting. Raises the error that ended the
+        connection."""
 
     async def drain(self) -> None:
-        """Waits until the client has been sent everything. Raises what ended the connection."""
+        """Wait until everything was sent to the client. Raises the error that ended the
+        connection."""
 
 
 class CollectingSink:
-    """Implements AnswerSink for answers that are told whole."""
+    """Implements AnswerSink for responses that are not streamed."""
 
     def __init__(self) -> None:
         self.deltas: list[Delta] = []
@@ -35,45 +37,46 @@ class CollectingSink:
         self.deltas.append(delta)
 
     async def drain(self) -> None:
-        """There is nobody to wait for."""
+        """Return at once: nothing is sent."""
 
 
 class DeltaWriter(Protocol):
-    """A door's connection to one client."""
+    """A connection of an API server to one client."""
 
     def ready(self) -> bool:
-        """The next delta would leave at once: the client has read enough, and is there."""
+        """Whether the next delta would be sent at once: the client is connected, and reads."""
 
     def call_when_ready(self, callback: Callable[[], None], /) -> None:
-        """Once, when it is ready again or has failed. A later callback takes the place of this."""
+        """Call `callback` once, when the writer is ready again or has failed; it replaces an
+        earlier callback."""
 
     def write(self, delta: Delta) -> None:
-        """Sends a delta, for which it must be ready."""
+        """Send a delta. The writer must be ready."""
 
     @property
     def writing(self) -> bool:
-        """Whether a delta that it has taken has not left yet."""
+        """Whether a delta is not completely sent yet."""
 
     def check(self) -> None:
-        """Raises what ended an earlier write."""
+        """Raises the error of an earlier write."""
 
 
 class StreamSink:
     """Implements AnswerSink for streams.
 
-    Whenever the writer is ready, nothing is held that should have left. `client` is told how much
-    memory is held because the writer is not.
+    While the writer is ready, no delta is held longer than its interval. `client` counts the memory
+    that is held because the writer is not ready.
     """
 
     def __init__(self, writer: DeltaWriter, client: Reader, interval: int = 1) -> None:
-        """Of each answer the first delta leaves at once, then one for every `interval` tokens."""
+        """The first delta of each answer is sent at once, then one for every `interval` tokens."""
         self._writer = writer
         self._client = client
         self._least_tokens = interval if interval > 1 else 0
         self._held: dict[int, HeldDeltas] = {}
         self._held_bytes = 0
         self._written_bytes = 0
-        """What was joined and is being written: it needs its memory until it has left."""
+        """Memory of joined deltas that are not completely sent yet."""
         self._reported_bytes = 0
         self._failure: Exception | None = None
         self._drained: asyncio.Future[None] | None = None
@@ -106,7 +109,7 @@ class StreamSink:
         self._check()
 
     def _resume(self) -> None:
-        """The writer's callback: what fails here fails the request, not whoever calls."""
+        """The writer's callback: an error here fails the request, not the caller."""
         try:
             self._flush()
         except Exception as error:  # noqa: BLE001  # raised where the request's task waits
@@ -132,7 +135,8 @@ class StreamSink:
         self._written_bytes = held.num_bytes
 
     def _report(self) -> None:
-        """Deltas that wait for their interval alone are no fault of the client."""
+        """Report the held memory to `client`, except for deltas that only wait for their
+        interval."""
         if not self._writer.writing:
             self._written_bytes = 0
         num_bytes = 0
@@ -144,7 +148,7 @@ class StreamSink:
             self._reported_bytes = num_bytes
 
     def _check(self) -> None:
-        """Raises what ended an earlier write."""
+        """Raises the error of an earlier write."""
         if self._failure is not None:
             raise self._failure
         self._writer.check()

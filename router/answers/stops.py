@@ -1,4 +1,4 @@
-"""Stop strings: found across token boundaries, never shown, and little text held back for them."""
+"""Stop strings: matched across token boundaries, never shown, with little text held back."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Sequence
 class StopMatcher:
     """Passes text through until a stop string is complete.
 
-    The result does not depend on how the text is cut into pieces: the stop that is complete first
-    wins, and of two complete at once the longer. With `include` the stop itself is shown, too.
-    Hidden text (the names of special tokens) is matched like any other, and not shown.
+    The result does not depend on how the text is split into chunks: the stop string that is
+    complete first wins, and of two complete at once the longer. With `include` the stop string is
+    shown, too. Hidden text (the names of special tokens) is matched like any other, but not shown.
     """
 
     def __init__(self, stops: Sequence[str], *, include: bool = False) -> None:
@@ -19,15 +19,15 @@ class StopMatcher:
         self._longest = max(map(len, stops), default=0)
         self._held = ""
         self._hidden: list[tuple[int, int]] = []
-        """Ranges of what is held that are never shown."""
+        """Ranges of the held text that are never shown."""
         self.matched: str | None = None
 
     def __bool__(self) -> bool:
-        """Whether there is any stop string."""
+        """Whether there are stop strings."""
         return bool(self._stops)
 
     def push(self, text: str, *, hidden: bool = False) -> str:
-        """Text that can be shown now. After a match (`matched` is set) there is no more."""
+        """The text that can be shown now; empty after a match (`matched` is set)."""
         if not self._stops:
             return "" if hidden else text
         if self.matched is not None:
@@ -45,11 +45,11 @@ class StopMatcher:
         return shown
 
     def flush(self) -> str:
-        """What was held back: the text has ended, so it was no stop."""
+        """The text held back so far, at the end of the answer."""
         return self._release(self._held, len(self._held))
 
     def _release(self, pending: str, end: int) -> str:
-        """What is shown of pending[:end]; nothing is held after that."""
+        """The visible part of pending[:end]; clears the held text."""
         shown, begin = [], 0
         for start, stop in self._hidden:
             shown.append(pending[begin : min(start, end)])
@@ -60,7 +60,7 @@ class StopMatcher:
         return "".join(shown)
 
     def _first_match(self, pending: str) -> tuple[int, str] | None:
-        """(start, stop) of the match with the least end."""
+        """(start, stop string) of the match that ends first."""
         best: tuple[int, int, str] | None = None
         for stop in self._stops:
             start = pending.find(stop)
@@ -70,7 +70,7 @@ class StopMatcher:
         return None if best is None else best[1:]
 
     def _num_to_hold(self, pending: str) -> int:
-        """Length of the longest tail that begins a stop."""
+        """Length of the longest suffix that begins a stop string."""
         first = max(0, len(pending) - self._longest + 1)
         for start in range(first, len(pending)):
             if any(stop.startswith(pending[start:]) for stop in self._stops):

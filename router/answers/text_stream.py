@@ -1,4 +1,4 @@
-"""Tokens to text for one stream: detokenizer, then stop strings, token by token."""
+"""The text of one stream: detokenizer, then stop strings, token by token."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from wire.messages import FinishReason, Output
 
 
 class TextStream:
-    """Counts the tokens that belong to the answer: those after a stop string do not."""
+    """Detokenizes a stream, and counts the tokens of the answer: those before its stop string."""
 
     def __init__(
         self,
@@ -20,7 +20,7 @@ class TextStream:
         min_tokens: int,
         hidden: Mapping[int, str] = MappingProxyType({}),
     ) -> None:
-        """`hidden` are the names of special tokens that leave no text, but can be stops."""
+        """`hidden` are the names of special tokens that have no text, but may be stop strings."""
         self._detokenizer = detokenizer
         self._stops = stops
         self._min_tokens = min_tokens
@@ -28,7 +28,7 @@ class TextStream:
         self.num_tokens = 0
         self.finish: FinishReason | None = None
         self.ended_here = False
-        """The router ends the answer, at a stop string or of its own; its worker goes on."""
+        """Whether the router ends the answer before its worker does, as at a stop string."""
 
     @property
     def stop_text(self) -> str | None:
@@ -36,8 +36,11 @@ class TextStream:
         return self._stops.matched
 
     def push(self, output: Output) -> str:
-        """Text to show now. `finish` is set when the answer is complete; then `num_tokens` does not
-        count those of `output` that came after a stop string."""
+        """The text to show now.
+
+        `finish` is set when the answer is complete; `num_tokens` then excludes tokens of `output`
+        after a stop string.
+        """
         if output.finish is None and not self._stops:
             self.num_tokens += len(output.tokens)
             return "".join(map(self._detokenizer.push, output.tokens))
@@ -48,7 +51,7 @@ class TextStream:
             if ends and not self._stops.include:
                 self.num_tokens += 1
                 pieces.append(self._push_name(token))
-                break  # a stop token ends the answer and is no part of its text
+                break  # a stop token is not part of the text
             pieces.append(self._push(token))
             if self._stops.matched is not None:
                 self.end()
@@ -59,22 +62,23 @@ class TextStream:
         return "".join(pieces)
 
     def end(self) -> None:
-        """The answer is complete, whatever the worker makes after it."""
+        """Complete the answer, whatever the worker generates afterwards."""
         self.finish, self.ended_here = FinishReason.STOP, True
 
     def end_unsaid(self) -> None:
-        """The answer is complete, and has no token."""
+        """Complete an answer without tokens."""
         self.finish = FinishReason.LENGTH
 
     def _push(self, token: int) -> str:
         text = self._detokenizer.push(token)
         self.num_tokens += 1
         if self.num_tokens < self._min_tokens:
-            return text  # stops count from min_tokens on
+            return text  # stop strings count from min_tokens on
         return self._stops.push(text) + self._push_name(token)
 
     def _push_name(self, token: int) -> str:
-        """What its hidden name, where it has one, shows to be no stop."""
+        """Text released after matching the token's hidden name, if it has one, against stop
+        strings."""
         name = self._hidden.get(token)
         if name is None or self.num_tokens < self._min_tokens:
             return ""

@@ -1,4 +1,4 @@
-"""One stream out of two: tokens by their position, none twice and none missing."""
+"""Merges the streams of two workers into one, by token position, without duplicates or gaps."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from wire.messages import Output
 
 
 class TokenGap(Exception):
-    """Tokens are missing before those that came."""
+    """Tokens are missing before the ones that arrived."""
 
 
 class TokenMerger:
-    """Knows everything delivered so far; `prompt` is where positions are counted from."""
+    """Holds all merged tokens; `prompt` is where positions are counted from."""
 
     def __init__(self, prompt: Sequence[int]) -> None:
         self.num_prompt = len(prompt)
@@ -22,12 +22,12 @@ class TokenMerger:
 
     @property
     def sequence(self) -> tuple[int, ...]:
-        """The prompt and every token that was merged."""
+        """The prompt and all merged tokens."""
         return tuple(self._sequence)
 
     @property
     def num_tokens(self) -> int:
-        """Of the prompt and the answer: the position of the next."""
+        """Number of tokens of prompt and answer, which is the position of the next one."""
         return len(self._sequence)
 
     @property
@@ -35,7 +35,7 @@ class TokenMerger:
         return len(self._sequence) - self.num_prompt
 
     def merge(self, output: Output) -> Output:
-        """What is new in `output`; perhaps no token. Raises TokenGap."""
+        """The new part of `output`, possibly without tokens. Raises TokenGap."""
         known = len(self._sequence) - output.position
         if known < 0:
             raise TokenGap(f"token {output.position} came where {len(self._sequence)} was next")

@@ -1,7 +1,7 @@
-"""What waits in the router because clients do not read: bounded for each, and for all.
+"""Memory of answers that clients do not read: limited per request and in total.
 
-Tokens that a client does not take are joined in its request's sink. A slow reader is no fault: they
-leave as one message when it reads on. One that never reads is, and its request ends.
+Tokens that a client does not read are joined in its request's sink. A slow reader gets them as one
+message later; a client that never reads loses its request.
 """
 
 from __future__ import annotations
@@ -14,42 +14,43 @@ from router.errors import NotRead
 
 
 class Reader:
-    """The client of one request, as far as it has not read. All its answers count together."""
+    """The unread memory of one request's client, summed over its answers."""
 
     def __init__(self, unread: Unread, timer: asyncio.Timeout) -> None:
         self._unread = unread
         self._timer = timer
         self.num_bytes = 0
         self.open = True
-        """Whether it is still counted."""
+        """Whether it still counts."""
         self.cause: str | None = None
-        """Why its request ends, once it does."""
+        """The reason for ending its request, once it is set."""
 
     def add(self, num_bytes: int) -> None:
-        """More waits; or less, when that is negative."""
+        """Add to the unread memory; negative for what was read."""
         if self.open:
             self.num_bytes += num_bytes
             self._unread.changed(self, num_bytes)
 
     def end(self, cause: str) -> None:
-        """Ends the request: where its task waits for the client now, NotRead is raised."""
+        """End the request: NotRead is raised where its task waits."""
         self.cause = cause
         self._timer.reschedule(asyncio.get_running_loop().time())
 
 
 class Unread:
-    """Of one router."""
+    """The unread memory of all clients of a router."""
 
     def __init__(self, most_bytes: int, most_total_bytes: int) -> None:
         self._most_bytes = most_bytes
         self._most_total_bytes = most_total_bytes
         self._readers: set[Reader] = set()
         self.num_bytes = 0
-        """All readers' together."""
+        """Sum over all readers."""
 
     @asynccontextmanager
     async def reader(self) -> AsyncIterator[Reader]:
-        """Around everything that waits for one client. Raises NotRead when it reads too little."""
+        """Context for a request's writes to its client. Raises NotRead if the client reads too
+        little."""
         timer = asyncio.timeout(None)
         reader = Reader(self, timer)
         self._readers.add(reader)
@@ -64,7 +65,8 @@ class Unread:
             self._forget(reader)
 
     def changed(self, reader: Reader, num_bytes: int) -> None:
-        """A reader has so many bytes more. It, or the one with the most, may have to end."""
+        """Count a reader's change; end its request, or that of the largest reader, beyond a
+        limit."""
         self.num_bytes += num_bytes
         if num_bytes <= 0:
             return

@@ -1,4 +1,4 @@
-"""POST /v1/completions and /v1/chat/completions, streamed and whole."""
+"""POST /v1/completions and /v1/chat/completions, streamed or complete."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ log = logging.getLogger("tandem.router.http")
 
 
 class _Generation(msgspec.Struct, frozen=True, kw_only=True):
-    """What one HTTP request wants: an answer, or several to each of its prompts."""
+    """A parsed HTTP request: one or several answers to each of its prompts."""
 
     model: str
     drafts: list[RequestDraft]
@@ -39,7 +39,7 @@ class _Generation(msgspec.Struct, frozen=True, kw_only=True):
     stream: bool
     interval: int
     names: dict[str, str]
-    """Of fields for which this client used another name than the drafts do."""
+    """The client's names of fields that drafts call otherwise."""
 
     @property
     def request_id(self) -> str:
@@ -47,7 +47,8 @@ class _Generation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GenerateEndpoint:
-    """An ASGI application: it must see the client leave, which an ordinary endpoint does not."""
+    """The ASGI application of one endpoint, which unlike an ordinary endpoint notices
+    disconnects."""
 
     def __init__(self, conductor: Conductor, *, chat: bool) -> None:
         self._conductor = conductor

@@ -1,4 +1,4 @@
-"""One answer on its way to one HTTP client: whole, in pieces, or an error."""
+"""The response to one HTTP request: complete, a stream of events, or an error."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from runtime.http.exchange import CHUNKS, Chunks
 EVENT_STREAM: Headers = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
-    (b"x-accel-buffering", b"no"),  # proxies that buffer would hold tokens back
+    (b"x-accel-buffering", b"no"),  # proxies would otherwise buffer tokens
 ]
 
 
 class HttpAnswer:
-    """Knows whether the status line has left, which decides how an error is told."""
+    """The response; `started` tells whether its headers were sent, after which errors are
+    events."""
 
     def __init__(self, scope: Scope, send: Send, head: RequestHead) -> None:
         self.send = send
@@ -31,7 +32,7 @@ class HttpAnswer:
         self.started = False
 
     def begin_stream(self) -> None:
-        """Sends the headers, for which the connection must be ready."""
+        """Send the headers. The connection must be ready."""
         self.started = True
         self.chunks.begin(200, EVENT_STREAM + echoed_id(self.request_id))
 
@@ -39,7 +40,7 @@ class HttpAnswer:
         error.field = self.names.get(error.field or "", error.field)
         status, body = error_body(error)
         if self.started and isinstance(error, NotRead):
-            self.chunks.end(server_sent_event(body))  # there is no waiting for this client
+            self.chunks.end(server_sent_event(body))  # never wait for this client
         elif self.started:
             await send_chunk(self.send, server_sent_event(body), more=False)
         else:
@@ -48,11 +49,11 @@ class HttpAnswer:
 
 
 class EventWriter:
-    """Implements DeltaWriter on a stream of events. The headers leave with the first delta: until
-    then an error can still be a status."""
+    """Implements DeltaWriter for server-sent events. Headers are sent with the first delta, so that
+    an earlier error still has a status."""
 
     writing = False
-    """What is written waits in the connection, within bounds of its own."""
+    """Written data counts for the connection's own limits."""
 
     def __init__(self, answer: HttpAnswer, style: ResponseWriter) -> None:
         self.ready = answer.chunks.ready
@@ -68,4 +69,4 @@ class EventWriter:
             self._write(events)
 
     def check(self) -> None:
-        """A lost connection ends the request by itself, see while_connected."""
+        """No-op: a lost connection ends the request by itself, see while_connected."""
