@@ -129,7 +129,7 @@ class Pair:
         self.stages = stages
 
     def with_clients(self) -> Stage:
-        (stage,) = (each for each in self.stages if each.server._doors._http.num_connections)
+        (stage,) = (each for each in self.stages if each.server._servers._http.num_connections)
         return stage
 
 

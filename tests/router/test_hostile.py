@@ -14,7 +14,7 @@ from wire.identity import Role
 
 async def test_nothing_is_left_of_hostile_clients(start_stage: StartStage) -> None:
     stage = await start_stage(max_unread_bytes=20_000)
-    doors = stage.server._doors
+    doors = stage.server._servers
     (listener,) = doors._http._server.sockets
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     worker = await stage.add("lone", Role.DECODE, script=[65, 66])

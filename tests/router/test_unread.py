@@ -89,7 +89,7 @@ async def never_ending(worker: FakeWorker, submit: Submit) -> None:
 async def a_stage_without_end(start_stage: StartStage, **settings: int) -> tuple[Stage, FakeWorker]:
     """Its worker writes for ever, and the system buffers little of that."""
     stage = await start_stage(max_unread_bytes=20_000, **settings)
-    (listener,) = stage.server._doors._http._server.sockets
+    (listener,) = stage.server._servers._http._server.sockets
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     worker = await stage.add("lone", Role.DECODE)
     worker.serve = lambda submit: never_ending(worker, submit)
