@@ -21,7 +21,7 @@ Bytes = npt.NDArray[np.uint8]
 LOOPBACK = {"UCX_NET_DEVICES": "lo"}
 CLOSE_S = 30
 SPAWN = multiprocessing.get_context("spawn")
-"""No process is forked after a NIXL agent has been made."""
+"""Processes are spawned: none may be forked after a NIXL agent has been made."""
 
 
 def a_pool(num_bytes: int) -> tuple[Bytes, CacheRegion]:
@@ -34,7 +34,7 @@ def a_pool(num_bytes: int) -> tuple[Bytes, CacheRegion]:
 
 
 class PeerPool:
-    """A pool of another process, which lets in whoever calls over one of these links."""
+    """A pool in another process, which admits one writer for each of these links."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ def connected(
     ucx_env: dict[str, str] = LOOPBACK,
     staging: CacheRegion | None = None,
 ) -> Iterator[NixlTransport]:
-    """A transport with a link to the peer under each name that it lets in."""
+    """A transport that is connected to the peer under each name that it admits."""
     link = NixlTransport(f"bench-{os.getpid()}", ucx_env)
     link.register(region, num_blocks, staging)
     for name, admission in peer.admissions.items():

@@ -1,5 +1,4 @@
-"""Several writes at a time, each over a link of its own to one peer, as a transfer thread does
-it."""
+"""Measures several writes at a time by a transfer thread, each over a link of its own."""
 
 from __future__ import annotations
 
@@ -52,7 +51,7 @@ def measure(rounds: int, ucx_env: dict[str, str]) -> list[Flows]:
 
 
 def _flows(count: int, rounds: list[list[float]]) -> Flows:
-    """From the seconds of every flow in every round."""
+    """The medians, from the seconds of every flow in every round."""
     total_s = statistics.median(max(times) for times in rounds)
     spread = statistics.median(max(times) / min(times) for times in rounds)
     return Flows(count, count * FLOW_BYTES / total_s / 1e9, spread)

@@ -1,4 +1,4 @@
-"""Equal and unequal KV layouts, by descriptors and through staging.
+"""Measures writes between equal and unequal KV layouts, direct and through staging.
 
 Staging here is what a source does before it writes: blocks are read, turned, and copied into the
 registered memory, by one thread. Checksums are not part of it.
@@ -26,7 +26,7 @@ from wire.layout import KvLayout
 
 POOL_BYTES = 64 << 20
 NUM_BYTES = 16 << 20
-"""Of the tokens that travel in each case, as the source holds them, all heads counted."""
+"""Bytes of the tokens that are written in each case, as the source holds them, with all heads."""
 MODEL = KvLayout(num_layers=16, num_kv_heads=8, head_size=128, block_size=16, dtype="bfloat16")
 TP_BLOCK_SIZES = (1, 2, 4, 8, 16, 32, 64)
 
@@ -48,13 +48,13 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Times by either found; `copy` is the part of staging before anything leaves."""
+    """Times of direct and of staged writes; `copy` is the time of staging alone."""
 
     case: Case
     num_pieces: int
     piece_bytes: int
     direct: Times | None
-    """None where values are converted."""
+    """None where values are converted, which needs staging."""
     copy: Times
     staged: Times
 
@@ -72,14 +72,14 @@ class Result:
 @dataclass(frozen=True, slots=True)
 class LinkCost:
     descriptor_s: float
-    """Each further descriptor of a transfer."""
+    """Seconds for each further descriptor of a transfer."""
     link_bytes_per_s: float
     copy_bytes_per_s: float
-    """Into staging."""
+    """Bytes per second of copies into staging."""
 
     @property
     def threshold_bytes(self) -> float:
-        """Pieces of this size cost as much written one by one as gathered first."""
+        """The size at which pieces cost as much written one by one as copied to staging first."""
         return self.descriptor_s * self.copy_bytes_per_s
 
 
@@ -171,7 +171,7 @@ def _scattered(draw: np.random.Generator, layout: KvLayout, num_tokens: int) -> 
 
 
 def fitted(results: list[Result]) -> LinkCost:
-    """What a link costs, from the finest and the coarsest pieces of the same bytes."""
+    """The costs of a link, from the finest and the coarsest pieces of the same bytes."""
     sliced = [found for found in results if found.case.name.startswith("TP") and found.direct]
     fine, coarse = sliced[0], sliced[-1]
     assert fine.direct is not None

@@ -1,4 +1,4 @@
-"""Ways by which blocks can reach another process."""
+"""The ways to write blocks into another process that are compared."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ SPAN_BYTES = 24
 
 
 class Path(Protocol):
-    """Blocks of one size, from our pool to that of the process `pid`."""
+    """Writes blocks of one size from our pool to that of the process `pid`."""
 
     name: str
     pid: int
 
     def write(self, blocks: Sequence[int], remote_blocks: Sequence[int]) -> None:
-        """Returns when all has arrived."""
+        """Returns when all blocks have arrived."""
         ...
 
 
 class NixlPath:
-    """Prepared descriptors, one-sided writes."""
+    """NIXL: prepared descriptors, one-sided writes."""
 
     name = "NIXL"
 
@@ -57,7 +57,7 @@ class NixlPath:
 
 
 class SharedPath:
-    """The other process has mapped the same memory; we copy into it."""
+    """Shared memory: the other process has mapped it, and we copy into it."""
 
     name = "shared memory"
 
@@ -89,7 +89,7 @@ class SharedPath:
 
 
 class SocketPath:
-    """A plain TCP connection over loopback, two-sided."""
+    """TCP: a plain connection over loopback, two-sided."""
 
     name = "TCP socket"
 
@@ -120,7 +120,7 @@ class SocketPath:
 
 @contextmanager
 def all_paths(pool_bytes: int, block_bytes: int, ucx_env: dict[str, str]) -> Iterator[list[Path]]:
-    """Each with a peer process of its own, all from one pool of ours."""
+    """Opens all paths, each to a peer process of its own, from one pool of ours."""
     num_blocks = pool_bytes // block_bytes
     pool, region = a_pool(pool_bytes)
     with ExitStack() as stack:
@@ -141,7 +141,7 @@ def a_nixl_path(
 
 
 def spans_of(blocks: Sequence[int], remote_blocks: Sequence[int], block_bytes: int) -> Offsets:
-    """As in kv_transfer.layout.reshard: blocks that are neighbours on both sides go as one."""
+    """Spans as in kv_transfer.layout.reshard: neighbours on both sides are merged."""
     spans = np.empty((len(blocks), 3), np.int64)
     spans[:, 0] = blocks
     spans[:, 1] = remote_blocks

@@ -1,4 +1,4 @@
-"""Bytes a second of every path, over sizes of blocks and of the whole, beside a memory copy."""
+"""Measures the rate of every path, over block sizes and totals, beside a memory copy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ POOL_BYTES = 128 * MIB
 TOTALS = (64 * KIB, MIB, 16 * MIB, 128 * MIB)
 BLOCK_SIZES = (4 * KIB, 16 * KIB, 64 * KIB, 256 * KIB)
 ROUND_BYTES = 256 * MIB
-"""Small totals are written more often: about so much of each case."""
+"""Bytes written of each case: small totals are written more often."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """What a case came to; `paths` by name."""
+    """The results of a case; `paths` by name."""
 
     case: Case
     copy: Times
@@ -60,7 +60,7 @@ class Rates:
 
 @dataclass(frozen=True, slots=True)
 class CpuCost:
-    """CPU seconds that both processes together spend on a gigabyte."""
+    """CPU seconds that both processes together take for a gigabyte."""
 
     path: str
     block_bytes: int

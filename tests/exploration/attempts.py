@@ -14,7 +14,7 @@ BLOCK_SIZE = 2
 LAYOUT = KvLayout(num_layers=2, num_kv_heads=1, head_size=1, block_size=BLOCK_SIZE, dtype="int64")
 SAMPLING = SamplingParams(max_tokens=3)
 NOW = 0.0
-"""All happens at this time, and deadlines are no seconds long: each may pass at any moment."""
+"""Every event happens at this time, and deadlines last 0 s: each may pass at any moment."""
 
 
 def tokens(attempt_id: int, num_blocks: int) -> tuple[int, ...]:
@@ -22,7 +22,7 @@ def tokens(attempt_id: int, num_blocks: int) -> tuple[int, ...]:
 
 
 @cache
-def leg_number(attempt_id: AttemptId) -> int:
+def attempt_number(attempt_id: AttemptId) -> int:
     return int(attempt_id.request_id)
 
 

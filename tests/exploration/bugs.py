@@ -1,4 +1,4 @@
-"""Seeded bugs, at least one for each invariant: what the exploration must find."""
+"""Seeded bugs, at least one for each invariant, which the exploration must find."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from kv_transfer.handoff.destination import DestinationHandoff
 from kv_transfer.handoff.effects import Effect, FreeBlocks, HandedOver, NotHandedOver, Write
 from kv_transfer.handoff.source import SourceHandoff
 from tests.exploration.machines import Code
-from tests.exploration.scopes import BY_LAYERS, DIRECT_ACCESS, ONE_LEG
+from tests.exploration.scopes import BY_LAYERS, DIRECT_ACCESS, ONE_ATTEMPT
 from tests.exploration.state import Scope
 from wire.handoff import Commit, Handoff, Refuse
 
@@ -19,7 +19,7 @@ class Bug:
     invariant: int
     what: str
     code: Code
-    scope: Scope = ONE_LEG
+    scope: Scope = ONE_ATTEMPT
 
 
 class FreesBeforeItsReceiveEndIsClosed(DestinationHandoff):

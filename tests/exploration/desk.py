@@ -1,4 +1,4 @@
-"""What all hosts stand on: the state taken apart, the network, and the writes under way."""
+"""The open state that all hosts change: workers, links, the network, and writes under way."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from wire.identity import WorkerRef
 
 
 class Side:
-    """One worker, open for change; most events change nothing of it."""
+    """One worker, open for change; most events change nothing in it."""
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
@@ -37,7 +37,7 @@ class Side:
         return Worker(self.incarnation, self.owners, self.memory, self.attempts, self.next_epoch)
 
     def allocate(self, count: int, owner: int) -> tuple[int, ...] | None:
-        """The lowest free blocks, so that states that differ only in block numbers are one."""
+        """Take the lowest free blocks, so that states that differ only in block numbers are one."""
         blocks = tuple(block for block, each in enumerate(self.owners) if not each)[:count]
         if len(blocks) < count:
             return None
@@ -67,7 +67,7 @@ class Side:
         self._changed = True
 
     def restart(self, attempts: tuple[Any, ...]) -> None:
-        """Nothing is remembered, and the memory is another."""
+        """Forget all attempts, and get other memory."""
         self.incarnation += 1
         self.next_epoch = 1
         self.attempts = attempts
@@ -75,7 +75,7 @@ class Side:
 
 
 class Desk:
-    """One state, open for change. `wrong` is what a host saw that must never happen."""
+    """One state, open for change. `wrong` names what a host saw and must never happen."""
 
     def __init__(self, scope: Scope, machines: Machines, state: State) -> None:
         self.scope = scope
@@ -85,7 +85,7 @@ class Desk:
         self.destinations = [Side(worker) for worker in state.destinations]
         self.links = {link.number: link for link in state.links}
         self.links_to_cut: list[int] = []
-        """By a destination, once its host is through with what it does now."""
+        """Links that destinations cut as soon as their host has finished the event."""
         self.network = list(state.network)
         self.flights = list(state.flights)
         self.num_faults_left = state.num_faults_left
@@ -102,13 +102,13 @@ class Desk:
         )
 
     def send_over(self, number: int, message: Handoff) -> None:
-        """Lost when the link's session has ended at either end."""
+        """Send over a link; the message is lost when its session has ended at either end."""
         link, to_source = self.links.get(number), for_source(message)
         if link is not None and link.session == "open" and link.receive_end == "open":
             self.network.append(Letter(number, to_source, self.machines.number_of(message)))
 
     def send_to(self, ref: WorkerRef, message: Handoff) -> None:
-        """Over the session that the source has opened to that worker, or will open."""
+        """Send over the session that the source has opened to that worker, or will open."""
         link = self.link_to(ref)
         if link is not None and link.session == "open":
             self.send_over(link.number, message)
@@ -126,12 +126,12 @@ class Desk:
         self.links[number] = self.links[number]._replace(**changes)
 
     def end_at_source(self, number: int) -> None:
-        """The session is over there, though its attempts are not told yet."""
+        """The session has ended at the source; its attempts are not told yet."""
         self.change_link(number, session="ended")
         self.drop_letters(lambda letter: letter.link == number and letter.to_source)
 
     def drop_unsent(self, ref: WorkerRef) -> None:
-        """What waits for a session with that worker never gets one."""
+        """Drop messages that wait for a session with that worker."""
         message = self.machines.message
         self.drop_letters(lambda it: not it.link and message(it.message).destination == ref)
 
@@ -139,7 +139,7 @@ class Desk:
         self.network = [letter for letter in self.network if not lost(letter)]
 
     def change_flights(self, change: Callable[[Flight], Flight | None]) -> None:
-        """None ends a flight."""
+        """Replace every write under way by `change(it)`; None removes it."""
         changed = [change(flight) for flight in self.flights]
         self.flights = [flight for flight in changed if flight is not None]
 

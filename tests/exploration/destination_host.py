@@ -6,9 +6,9 @@ from typing import Any
 
 from kv_transfer.handoff.destination import DestinationHandoff, DestinationState
 from kv_transfer.handoff.effects import Adopt, CutLink, Effect, FreeBlocks, Send
-from tests.exploration.attempts import LAYOUT, NOW, leg_number
+from tests.exploration.attempts import LAYOUT, NOW, attempt_number
 from tests.exploration.desk import Desk
-from tests.exploration.state import NO_LINK, DestinationLeg, tag
+from tests.exploration.state import NO_LINK, DestinationAttempt, tag
 from wire.handoff import Commit, Handoff, Offer, Refuse, RefuseReason, Stale
 
 
@@ -20,7 +20,7 @@ class DestinationHost:
         self.side = desk.destinations[place]
 
     def receive(self, message: Handoff, number: int) -> None:
-        attempt_id = leg_number(message.attempt_id)
+        attempt_id = attempt_number(message.attempt_id)
         it = self.side.attempts[attempt_id]
         if it.machine is not None and message.ends == self.machine(attempt_id).offer.ends:
             if it.link == number:
@@ -43,11 +43,11 @@ class DestinationHost:
         self._call(attempt_id, "tick", NOW)
 
     def source_lost(self, number: int) -> None:
-        for attempt_id in self._legs_of(number):
+        for attempt_id in self._attempts_of(number):
             self._call(attempt_id, "source_lost", "connection lost")
 
     def source_fenced(self, number: int) -> None:
-        for attempt_id in self._legs_of(number):
+        for attempt_id in self._attempts_of(number):
             self._call(attempt_id, "source_fenced")
 
     def end(self, attempt_id: int) -> None:
@@ -57,14 +57,16 @@ class DestinationHost:
 
     def crash(self) -> None:
         attempts = self.side.attempts
-        self.side.restart(tuple(DestinationLeg(num_adoptions=it.num_adoptions) for it in attempts))
+        self.side.restart(
+            tuple(DestinationAttempt(num_adoptions=it.num_adoptions) for it in attempts)
+        )
 
     def machine(self, attempt_id: int) -> DestinationHandoff:
         machine = self.desk.machines.machine(self.side.attempts[attempt_id].machine)
         assert isinstance(machine, DestinationHandoff)
         return machine
 
-    def _legs_of(self, number: int) -> list[int]:
+    def _attempts_of(self, number: int) -> list[int]:
         attempts = enumerate(self.side.attempts)
         return [
             attempt_id

@@ -1,4 +1,4 @@
-"""What can happen: one name for each kind of event, and which of them need not happen."""
+"""Events: one name for each kind, and which of them need not happen."""
 
 from __future__ import annotations
 

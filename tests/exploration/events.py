@@ -1,4 +1,4 @@
-"""Everything that can happen next in a state."""
+"""All events that can happen next in a state."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from tests.exploration.attempts import destination_ref
 from tests.exploration.event import Event
 from tests.exploration.faults import faults, wanted_links
 from tests.exploration.machines import Machines
-from tests.exploration.state import FREE, NO_LINK, Link, Scope, SourceLeg, State, lands
+from tests.exploration.state import FREE, NO_LINK, Link, Scope, SourceAttempt, State, lands
 
 
 def events(scope: Scope, machines: Machines, state: State) -> Iterator[Event]:
-    """First what happens by itself, in the order of a fair run, then the faults still allowed."""
+    """First the events of a fair run, in its order, then the faults that are still allowed."""
     for place in _deliverable(scope, state):
         yield Event("deliver", place)
     yield from _of_flights(scope, machines, state)
@@ -37,7 +37,7 @@ def _deliverable(scope: Scope, state: State) -> Iterator[int]:
 
 
 def _of_flights(scope: Scope, machines: Machines, state: State) -> Iterator[Event]:
-    """What a source says once it knows that a write failed is never sent: it hangs up first."""
+    """Events of writes: a source that is told of a failed write has hung up before."""
     silent = {link.number for link in state.links if link.session != "open"}
     for place, flight in enumerate(state.flights):
         if flight.status in ("given up", "unsent"):
@@ -56,7 +56,7 @@ def _of_links(scope: Scope, machines: Machines, state: State) -> Iterator[Event]
 
 
 def _of_source_end(scope: Scope, state: State, link: Link) -> Iterator[Event]:
-    """Nothing of this, when its process is gone."""
+    """Events of a link; none of them at an end whose process is gone."""
     if link.session == "open" and not (link.carries and link.receive_end == "open"):
         yield Event("source's session ends", link.number)
     if link.session == "ended":
@@ -109,8 +109,8 @@ def _of_source(scope: Scope, machines: Machines, state: State) -> Iterator[Event
             yield Event("destination is no more", attempt_id)
 
 
-def _is_orphan(machines: Machines, state: State, it: SourceLeg) -> bool:
-    """It waits for a session with a life that has ended, and no link is left to tell it so."""
+def _is_orphan(machines: Machines, state: State, it: SourceAttempt) -> bool:
+    """Whether an attempt waits for a session with a life that has ended, and no link is left."""
     machine = machines.machine(it.machine)
     ref = machine.offer.destination
     lives = {(place, it.incarnation) for place, it in enumerate(state.destinations)}

@@ -15,7 +15,7 @@ from tests.exploration.play import play
 from tests.exploration.state import Scope, State, first_state
 
 NONE = -1
-"""In the arrays of state numbers: there is none."""
+"""Stands for no state in the arrays of state numbers."""
 
 
 @dataclass
@@ -95,7 +95,7 @@ class Explorer:
         return number
 
     def _check_that_fair_runs_end(self) -> None:
-        """From every state, its run without further faults comes to rest; each is walked once."""
+        """Check that every run without further faults comes to rest; walk each run once."""
         ends = bytearray(len(self._states))
         for start in range(len(self._states)):
             path: list[int] = []

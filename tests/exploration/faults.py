@@ -1,10 +1,10 @@
-"""Everything that can go wrong next in a state, or that somebody can want."""
+"""All faults that can happen next in a state, and all requests from outside."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tests.exploration.attempts import destination_ref, leg_number
+from tests.exploration.attempts import attempt_number, destination_ref
 from tests.exploration.event import Event
 from tests.exploration.machines import Machines
 from tests.exploration.state import NO_LINK, Letter, Scope, State, lands
@@ -44,7 +44,9 @@ def _may_be_refused(machines: Machines, state: State, letter: Letter) -> bool:
     if not isinstance(message, Offer):
         return False
     (link,) = (it for it in state.links if it.number == letter.link)
-    return state.destinations[link.place].attempts[leg_number(message.attempt_id)].machine is None
+    return (
+        state.destinations[link.place].attempts[attempt_number(message.attempt_id)].machine is None
+    )
 
 
 def _of_links(machines: Machines, state: State) -> Iterator[Event]:

@@ -1,4 +1,4 @@
-"""The handoff's six invariants, looked at in every state; None when all of them hold."""
+"""The handoff's six invariants, checked in every state; None when all of them hold."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def broken(scope: Scope, machines: Machines, state: State) -> str | None:
 
 
 def at_rest(state: State) -> bool:
-    """All pools are free, and nobody waits for anything."""
+    """Whether all pools are free, and no attempt waits for anything."""
     workers = (state.source, *state.destinations)
     return not any(
         any(worker.owners) or any(attempt_id.machine is not None for attempt_id in worker.attempts)
@@ -31,7 +31,7 @@ def at_rest(state: State) -> bool:
 def no_write_is_under_way_into_a_reused_block(
     scope: Scope, machines: Machines, state: State
 ) -> str | None:
-    """It could land now, so that it need not be waited for."""
+    """Checks writes that could land now, without waiting until they do."""
     for flight in state.flights:
         if lands(scope, state, flight):
             worker = state.destinations[flight.place]
@@ -89,7 +89,7 @@ def nothing_unverified_is_decoded(scope: Scope, machines: Machines, state: State
 
 
 def refusal_costs_nothing(scope: Scope, machines: Machines, state: State) -> str | None:
-    """What is kept is whole; what is given away was taken; and every end is told."""
+    """Kept sequences are whole, given ones were taken, and every end is reported."""
     for attempt_id, here in enumerate(state.source.attempts):
         taken = any(worker.attempts[attempt_id].num_adoptions for worker in state.destinations)
         if here.outcome == "handed over" and not taken:

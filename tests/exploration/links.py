@@ -1,4 +1,4 @@
-"""What happens to links: sessions end, ends are torn down, receive ends close, new links are made.
+"""Events of links: sessions end, ends are torn down, receive ends close, new links are made.
 
 As worker/sessions does it: peer_book.py and links.py at the source, inbound.py at a destination.
 """
@@ -21,7 +21,7 @@ class LinkHost:
         self.destinations = destinations
 
     def open(self, place: int) -> None:
-        """What waited for it is sent at once."""
+        """Open a link; messages that waited for it are sent at once."""
         desk, number = self.desk, 1
         while number in desk.links:
             number += 1
@@ -38,7 +38,7 @@ class LinkHost:
         self.source.told_of_the_end(self.desk.links[number])
 
     def tear_down(self, number: int) -> None:
-        """The transfer thread's end: its writes are given up, and the source will hear of each."""
+        """Tear down the transfer thread's end: writes are given up, and their source is told."""
         self.desk.change_link(number, carries=False)
 
         def give_up(flight: Flight) -> Flight:
@@ -66,7 +66,7 @@ class LinkHost:
         self.destinations[self.desk.links[number].place].source_fenced(number)
 
     def source_crashed(self, incarnation: int) -> None:
-        """Its process is gone: what has left may still land, unless it copied itself."""
+        """The source's process is gone: sent writes may still land, unless it copied by itself."""
         desk = self.desk
         if desk.scope.direct_access:
             desk.flights = [flight for flight in desk.flights if flight.status != "posted"]
@@ -79,14 +79,14 @@ class LinkHost:
         desk.drop_letters(lambda letter: letter.link == NO_LINK)
 
     def destination_crashed(self, place: int, incarnation: int) -> None:
-        """Its memory is gone, and with it all receive ends."""
+        """A destination's memory is gone, and with it all receive ends."""
         for number, link in list(self.desk.links.items()):
             if (link.place, link.destination) == (place, incarnation):
                 self._change_receive_end(number, "closed")
         self.desk.drop_unsent(destination_ref(place, incarnation))
 
     def settle(self) -> None:
-        """Links that both ends are through with are gone, and their numbers can be used again."""
+        """Remove links that both ends have finished with; their numbers can be used again."""
         unsettled = {it.link for it in self.desk.flights if it.status != "late"}
         for number, link in list(self.desk.links.items()):
             through = link.session == "told" and not link.carries and link.receive_end == "closed"
@@ -121,7 +121,7 @@ def _shut_out(flight: Flight) -> Flight | None:
 
 
 def told(flight: Flight) -> Flight | None:
-    """The source knows that it is over, or is no more."""
+    """The state of a write after its source was told of its end, or has gone."""
     if flight.status == "given up":
         return flight._replace(status="late")
     return None if flight.status == "unsent" else flight

@@ -17,7 +17,7 @@ Machine = SourceHandoff | DestinationHandoff
 
 @dataclass(frozen=True)
 class Code:
-    """What is explored: the machines themselves, or ones with a seeded bug."""
+    """The code that is explored: the machines themselves, or some with a seeded bug."""
 
     source: type[SourceHandoff] = SourceHandoff
     destination: type[DestinationHandoff] = DestinationHandoff
@@ -43,11 +43,11 @@ class Machines:
         self._memory: tuple[int, ...] = ()
 
     def __getitem__(self, number: int) -> Machine:
-        """To look at only."""
+        """A machine by its number, for reading only."""
         return self._machines[number]
 
     def machine(self, number: int | None) -> Machine:
-        """One that must be there; to look at only."""
+        """A machine that must exist, for reading only."""
         assert number is not None
         return self._machines[number]
 
@@ -65,7 +65,7 @@ class Machines:
     def call(
         self, number: int, memory: tuple[int, ...], method: str, *args: Any
     ) -> tuple[int, tuple[Effect, ...]]:
-        """What the machine became, and what it wants done."""
+        """The number of the machine after the call, and its effects."""
         key = (number, memory, method, args)
         made = self._made.get(key)
         if made is None:
@@ -76,7 +76,7 @@ class Machines:
         return made
 
     def checksum(self, blocks: Sequence[int], first: int) -> int:
-        """Of the memory that the call under way sees."""
+        """The checksum of blocks in the memory that the current call sees."""
         return checksum([self._memory[block] for block in blocks], first)
 
     def message(self, number: int) -> Handoff:
@@ -90,7 +90,7 @@ class Machines:
 
 
 def checksum(tags: Sequence[int], first: int) -> int:
-    """Distinct for distinct contents, and a sum over blocks."""
+    """A checksum that differs for different contents, and is a sum over blocks."""
     return sum(content << 6 * place for place, content in enumerate(tags, first))
 
 

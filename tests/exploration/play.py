@@ -1,4 +1,4 @@
-"""What comes of an event."""
+"""Plays an event: from a state to the next."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def play(scope: Scope, machines: Machines, state: State, event: Event) -> Desk:
 
 
 class _Player:
-    """The hosts of one state, and who of them plays which event."""
+    """The hosts of one state, and which of them plays which event."""
 
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
@@ -135,7 +135,7 @@ class _Player:
                 raise AssertionError(act)
 
     def _unreachable(self, act: str, subject: int) -> None:
-        """A place that lives, or an attempt whose destination does not."""
+        """A destination that lives, or an attempt whose destination does not."""
         if act == "unreachable":
             ref = destination_ref(subject, self.desk.destinations[subject].incarnation)
         else:

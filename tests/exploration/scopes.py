@@ -1,4 +1,4 @@
-"""What is explored: quickly in the suite, completely by `python -m tests.exploration`."""
+"""The scopes that are explored: small ones in the suite, all by `python -m tests.exploration`."""
 
 from __future__ import annotations
 
@@ -6,39 +6,39 @@ from dataclasses import replace
 
 from tests.exploration.state import Scope
 
-ONE_LEG = Scope(
+ONE_ATTEMPT = Scope(
     "one attempt of 2 blocks, pools of 2, up to 2 faults",
-    num_legs=1,
+    num_attempts=1,
     num_blocks=2,
     source_blocks=2,
     destination_blocks=2,
     max_faults=2,
 )
 HELD_PREFIX = replace(
-    ONE_LEG,
-    name="the same with 1 block cached at the destination, up to 2 faults",
+    ONE_ATTEMPT,
+    name="one attempt, 1 block cached at the destination, up to 2 faults",
     num_held=1,
 )
 DIRECT_ACCESS = replace(
-    ONE_LEG,
+    ONE_ATTEMPT,
     name="the same with a source that copies by itself, up to 2 faults",
     direct_access=True,
 )
 TWO_DESTINATIONS = replace(
-    ONE_LEG,
+    ONE_ATTEMPT,
     name="one attempt, 2 blocks, kept and moved to another destination, sessions in order, 1 fault",
     num_destinations=2,
     in_order=True,
     max_faults=1,
 )
 BY_LAYERS = replace(
-    ONE_LEG,
+    ONE_ATTEMPT,
     name="one attempt of 2 blocks, the last of which may leave in two layers, up to 2 faults",
     by_layers=True,
 )
-ONE_PAGE = Scope(
+ONE_BLOCK = Scope(
     "two attempts of 1 block, pools of 1, no faults",
-    num_legs=2,
+    num_attempts=2,
     num_blocks=1,
     source_blocks=1,
     destination_blocks=1,
@@ -46,7 +46,7 @@ ONE_PAGE = Scope(
 )
 ONE_LINK = Scope(
     "two attempts of 1 block over one link, pools of 2, sessions in order, 1 fault",
-    num_legs=2,
+    num_attempts=2,
     num_blocks=1,
     source_blocks=2,
     destination_blocks=2,
@@ -54,19 +54,19 @@ ONE_LINK = Scope(
     in_order=True,
 )
 QUICK = (
-    replace(ONE_LEG, name="one attempt of 2 blocks, pools of 2, 1 fault", max_faults=1),
+    replace(ONE_ATTEMPT, name="one attempt of 2 blocks, pools of 2, 1 fault", max_faults=1),
     replace(HELD_PREFIX, name="the same with 1 block cached at the destination", max_faults=1),
     replace(DIRECT_ACCESS, name="the same with a source that copies by itself", max_faults=1),
     replace(BY_LAYERS, name="the same, the last block in two layers", max_faults=1),
-    replace(ONE_PAGE, name="two attempts of 1 block, pools of 1", in_order=True),
+    replace(ONE_BLOCK, name="two attempts of 1 block, pools of 1", in_order=True),
 )
 
 COMPLETE = (
-    replace(ONE_LEG, name="one attempt of 2 blocks, pools of 2, up to 3 faults", max_faults=3),
+    replace(ONE_ATTEMPT, name="one attempt of 2 blocks, pools of 2, up to 3 faults", max_faults=3),
     HELD_PREFIX,
     DIRECT_ACCESS,
     BY_LAYERS,
     TWO_DESTINATIONS,
-    ONE_PAGE,
+    ONE_BLOCK,
     ONE_LINK,
 )

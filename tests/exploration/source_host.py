@@ -18,14 +18,14 @@ from kv_transfer.layout.block_write import BlockWrite
 from tests.exploration.attempts import (
     BLOCK_SIZE,
     NOW,
+    attempt_number,
     destination_ref,
     final,
-    leg_number,
     place_of,
 )
 from tests.exploration.attempts import offer as offer_of
 from tests.exploration.desk import Desk
-from tests.exploration.state import MISSES_THE, PART, Flight, Link, Part, SourceLeg, tag
+from tests.exploration.state import MISSES_THE, PART, Flight, Link, Part, SourceAttempt, tag
 from wire.handoff import Abort, Grant, Handoff, Quiesced
 from wire.identity import WorkerRef
 
@@ -53,7 +53,7 @@ class SourceHost:
             self._call(attempt_id, "finish", final(attempt_id, num_blocks), NOW)
 
     def compute(self, attempt_id: int) -> None:
-        """One chunk of prefill, of one block; after the last one the first token is drawn."""
+        """Compute a chunk of one block; after the last chunk the first token is sampled."""
         it, num_blocks = self.side.attempts[attempt_id], self.desk.scope.num_blocks
         num_computed = it.num_computed + 1
         self.side.store(it.blocks[it.num_computed], tag(attempt_id, it.num_computed))
@@ -64,7 +64,7 @@ class SourceHost:
             self._call(attempt_id, "finish", final(attempt_id, num_blocks), NOW)
 
     def compute_layer(self, attempt_id: int) -> None:
-        """One of two layers of the last block."""
+        """Compute one of the two layers of the last block."""
         it = self.side.attempts[attempt_id]
         self.side.store(
             it.blocks[it.num_computed], tag(attempt_id, it.num_computed) + MISSES_THE["rest"]
@@ -89,7 +89,7 @@ class SourceHost:
             self.side.change(attempt_id, stage="held")
 
     def receive(self, message: Handoff, number: int) -> None:
-        attempt_id = leg_number(message.attempt_id)
+        attempt_id = attempt_number(message.attempt_id)
         it = self.side.attempts[attempt_id]
         if it.machine is not None and message.ends == self.machine(attempt_id).offer.ends:
             if it.link is None:
@@ -108,7 +108,7 @@ class SourceHost:
         self._lost(destination_ref(link.place, link.destination), link.number)
 
     def unreachable(self, ref: WorkerRef) -> None:
-        """There is no session, and none can be opened: what waits for one is lost."""
+        """There is no session, and none can be opened: attempts that wait for one are lost."""
         self.desk.drop_unsent(ref)
         self._lost(ref, None)
 
@@ -131,7 +131,7 @@ class SourceHost:
         return machine
 
     def _offer(self, attempt_id: int) -> None:
-        """To the destinations in turn, and to none twice."""
+        """Offer to the destinations in turn, and to none twice."""
         desk, side = self.desk, self.side
         place = side.attempts[attempt_id].num_offers
         ref = destination_ref(place, desk.destinations[place].incarnation)
@@ -182,7 +182,7 @@ class SourceHost:
             case CutLink():
                 self._cut(it.link)
 
-    def _send(self, it: SourceLeg, message: Handoff) -> None:
+    def _send(self, it: SourceAttempt, message: Handoff) -> None:
         if it.link is None:
             self.desk.send_to(message.destination, message)
         else:
@@ -193,7 +193,7 @@ class SourceHost:
         if self.desk.links[number].session == "open":
             self.desk.end_at_source(number)
 
-    def _post(self, attempt_id: int, it: SourceLeg, effect: Write) -> None:
+    def _post(self, attempt_id: int, it: SourceAttempt, effect: Write) -> None:
         """A write over a link that is torn down is never sent."""
         desk, offer = self.desk, self.machine(attempt_id).offer
         grant = self.machine(attempt_id)._grant

@@ -1,4 +1,4 @@
-"""What one state of the explored world is: hashable, small, and with everything that matters."""
+"""One state of the explored world: hashable, small, and with everything that matters."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ Stage = Literal["waiting", "running", "held", "over"]
 """A source's sequence: not begun, in the engine's steps, kept out of them, without blocks."""
 
 Outcome = Literal["open", "handed over", "kept", "failed", "cancelled", "crashed"]
-"""What became of a source's sequence. It is wanted there while it is open or kept."""
+"""The outcome of a source's sequence. It is wanted there while it is open or kept."""
 
 Session = Literal["open", "ended", "told"]
-"""A link's session at its source: alive, over, and over with the knowledge of its attempts."""
+"""A link's session at its source: alive, ended, and ended with its attempts told."""
 
 ReceiveEnd = Literal["open", "lost", "evicted", "closed"]
-"""A link's end at its destination. "lost": its session is over there, and what was sent still
-lands. "evicted": only a process with direct access might still write. "closed": nothing does."""
+"""A link's end at its destination. "lost": its session has ended there, and sent writes still
+land. "evicted": only a process with direct access might still write. "closed": nothing does."""
 
 WriteStatus = Literal["posted", "given up", "unsent", "late"]
-"""A write: under way; over, though it may still land and its source is not told yet; over without
-having left; over and told, though it may still land."""
+"""A write: under way; given up, though it may still land, and its source is not told yet; never
+sent; given up and told, though it may still land."""
 
 FREE = 0
 Part = Literal["whole", "first", "rest"]
-"""Of a block, both of its layers or one of them."""
+"""The part of a block that is written: both of its layers, or one of them."""
 
 PART = 16
 MISSES_THE = {"rest": PART, "first": 2 * PART}
@@ -36,16 +36,15 @@ NO_LINK = 0
 
 @dataclass(frozen=True)
 class Scope:
-    """What is explored: how many attempts of how many blocks, in which pools, under which
-    faults."""
+    """A scope to explore: attempts of so many blocks, in these pools, under these faults."""
 
     name: str
-    num_legs: int
+    num_attempts: int
     num_blocks: int
     source_blocks: int
     destination_blocks: int
     max_faults: int
-    """At most so many in one execution, of any kinds."""
+    """The most faults in one execution, of any kinds."""
     num_held: int = 0
     """Leading blocks of every attempt that the destination finds in its own cache."""
     num_destinations: int = 1
@@ -58,7 +57,7 @@ class Scope:
     """Whether the source copies into a destination's memory itself: only its end stops that."""
 
 
-class SourceLeg(NamedTuple):
+class SourceAttempt(NamedTuple):
     """`machine` numbers its SourceHandoff; None before it exists and after it has closed."""
 
     stage: Stage = "waiting"
@@ -69,21 +68,21 @@ class SourceLeg(NamedTuple):
     half_computed: bool = False
     """Whether one of two layers of the next block is computed."""
     link: int | None = None
-    """Over which the first answer to its offer came."""
+    """The link over which the first answer to its offer came."""
     num_offers: int = 0
-    """So many destinations it has been offered to, in their order."""
+    """The number of destinations it has been offered to, in their order."""
 
 
-class DestinationLeg(NamedTuple):
+class DestinationAttempt(NamedTuple):
     """`machine` numbers its DestinationHandoff; `running` are the blocks that are decoded from."""
 
     machine: int | None = None
     running: tuple[int, ...] = ()
     buried: bool = False
     link: int = NO_LINK
-    """Over which its offer came."""
+    """The link over which its offer came."""
     num_adoptions: int = 0
-    """Over all incarnations of the destination."""
+    """Adoptions over all incarnations of the destination."""
 
 
 class Worker(NamedTuple):
@@ -92,14 +91,14 @@ class Worker(NamedTuple):
     incarnation: int
     owners: tuple[int, ...]
     memory: tuple[int, ...]
-    attempts: tuple[SourceLeg, ...] | tuple[DestinationLeg, ...]
+    attempts: tuple[SourceAttempt, ...] | tuple[DestinationAttempt, ...]
     next_epoch: int = 1
 
 
 class Link(NamedTuple):
-    """One session between two lives of two workers, and the way of the blocks beside it.
+    """One session between two lives of two workers, and the rank pair for blocks beside it.
 
-    It is there until both ends are through with it.
+    It exists until both ends have finished with it.
     """
 
     number: int
@@ -150,9 +149,9 @@ class State(NamedTuple):
 def first_state(scope: Scope) -> State:
     source_pool = (FREE,) * scope.source_blocks
     pool = (FREE,) * scope.destination_blocks
-    destination = Worker(1, pool, pool, (DestinationLeg(),) * scope.num_legs)
+    destination = Worker(1, pool, pool, (DestinationAttempt(),) * scope.num_attempts)
     return State(
-        source=Worker(1, source_pool, source_pool, (SourceLeg(),) * scope.num_legs),
+        source=Worker(1, source_pool, source_pool, (SourceAttempt(),) * scope.num_attempts),
         destinations=(destination,) * scope.num_destinations,
         links=(),
         network=(),
@@ -182,5 +181,5 @@ def landed(content: int, tag: int, part: Part) -> int:
 
 
 def tag(attempt_id: int, block: int) -> int:
-    """What memory holds where this block of this attempt has been computed or written."""
+    """The content of memory in which this block of this attempt was computed or written."""
     return attempt_id * 8 + block + 1

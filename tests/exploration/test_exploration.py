@@ -1,4 +1,4 @@
-"""All states of small worlds, over the real machines; seeded bugs prove that it looks."""
+"""Explores all states of small worlds over the real machines, and finds all seeded bugs."""
 
 from __future__ import annotations
 

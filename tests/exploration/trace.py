@@ -1,4 +1,4 @@
-"""A trace for people: one numbered line per event, with who acts and what is said."""
+"""Prints a trace: one numbered line per event, with the actor and the message."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def figures(report: Report) -> str:
 
 
 def story(report: Report) -> str:
-    """The shortest way to the violation; what a fair run does from there is not told."""
+    """The shortest trace to the violation, without the fair run from there."""
     steps = [_line(report.machines, state, event) for state, event in report.trace]
     lines = [f"  {number:2}  {line}" for number, line in enumerate(steps, 1)]
     return "\n".join([*lines, f"      => {report.violation}"])

@@ -39,7 +39,7 @@ class Pool:
         self._values()[places, :, :, :, slots] = self._ordered(tokens)
 
     def get(self, blocks: Sequence[int], num_tokens: int) -> Tensor:
-        """The same of the first tokens of these blocks, times their scales if they have any."""
+        """The first tokens of these blocks, as `put` takes them, times their scales if any."""
         places, slots = self._places(blocks, num_tokens)
         tokens, scales = self._values()[places, :, :, :, slots], self._scales()
         if scales is not None:
@@ -56,13 +56,13 @@ class Pool:
         return checksum_blocks(self.memory, self.layout.block_bytes, blocks, first)
 
     def _places(self, blocks: Sequence[int], num_tokens: int) -> tuple[Tensor, Tensor]:
-        """Each token's block, and its slot there."""
+        """Each token's block, and its token slot there."""
         tokens = torch.arange(num_tokens)
         places = torch.tensor(list(blocks))[tokens // self.layout.block_size]
         return places, tokens % self.layout.block_size
 
     def _values(self) -> Tensor:
-        """[blocks, layers, 2, heads, slots, head_size], keys where the layout has them."""
+        """[blocks, layers, 2, heads, token_slots, head_size], keys where the layout has them."""
         layout = self.layout
         blocks = self.memory.view(-1, layout.block_bytes)[:, : layout.value_bytes]
         shape = (layout.num_layers, 2, layout.num_kv_heads, layout.block_size, layout.head_size)
@@ -141,7 +141,7 @@ def move(
     remote_blocks: Sequence[int],
     num_tokens: int,
 ) -> None:
-    """As a worker does it, over the memory transport, and as the other one verifies it."""
+    """Write tokens as a worker does, over the memory transport; verify them as its peer does."""
     fabric = MemoryFabric()
     us, them = MemoryTransport("us", fabric), MemoryTransport("them", fabric)
     them.register(destination.region, destination.num_blocks)

@@ -36,13 +36,13 @@ class Side:
         self.endpoint.start(lambda link, cause: self.failed.append((link, cause)), _raise)
 
     def put(self, blocks: Sequence[int], tokens: Tensor) -> None:
-        """[tokens, layers, 2, heads, head_size], of which each rank gets its heads."""
+        """Put tokens, [tokens, layers, 2, heads, head_size], of which each rank gets its heads."""
         for pool in self.pools:
             heads = pool.layout.heads
             pool.put(blocks, tokens[:, :, :, heads.start : heads.stop])
 
     def get(self, blocks: Sequence[int], num_tokens: int) -> Tensor:
-        """The same; ranks with the same heads have the same."""
+        """The tokens, as `put` takes them; ranks with the same heads must hold the same."""
         heads: dict[int, Tensor] = {}
         for pool in self.pools:
             strips = pool.get(blocks, num_tokens).unbind(3)
@@ -99,7 +99,7 @@ class Ends:
 
 
 def at_once(transport: Transport, link: str, scratch: Scratch) -> Probe:
-    """Faster, the more bytes one block has."""
+    """A speed that rises with the bytes of a block."""
     yield from ()
     return LinkSpeed(1e-6, 1e6 * scratch.num_bytes)
 

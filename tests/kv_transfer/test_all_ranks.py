@@ -42,7 +42,7 @@ def over(num_ranks: int, **changes: object) -> KvLayout:
 
 
 def a_write(ends: Ends, num_tokens: int = 19, first_remote_block: int = 0) -> BlockWrite:
-    """Of tokens that lie in scattered blocks, to scattered remote blocks."""
+    """A write of tokens in scattered blocks to scattered remote blocks."""
     ours, theirs = ends.source.layout, ends.destination.layout
     blocks = tuple(7 * i % NUM_BLOCKS for i in range(ours.num_blocks(num_tokens)))
     remote_blocks = tuple(NUM_BLOCKS - 1 - 3 * i for i in range(theirs.num_blocks(num_tokens)))
@@ -83,7 +83,7 @@ def test_a_bit_that_flips_in_any_rank_s_blocks_changes_the_checksum(
 @pytest.mark.parametrize("dtype", ["float32", "float8_e4m3fn"])
 @pytest.mark.parametrize("order", ["kv", "vk"])
 def test_parts_are_read_in_place_as_they_are_read_when_after_gather(dtype: str, order: str) -> None:
-    """The one on a CPU, the other on a device."""
+    """A CPU reads in place; a device gathers first."""
     layout = over(1, dtype=dtype, kv_order=order)
     generator = torch.Generator().manual_seed(0)
     size = (NUM_BLOCKS * layout.block_bytes,)

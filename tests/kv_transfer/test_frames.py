@@ -1,4 +1,4 @@
-"""Parcels: whatever their numbers say, nothing outside the pool is touched."""
+"""Frames: whatever their numbers say, nothing outside the pool is touched."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WILD = st.sampled_from([0, 1, -1, POOL_BYTES, POOL_BYTES + 1, 2**62, 2**63 - 1, 
 
 
 def travel(memory: Bytes, spans: Offsets) -> tuple[Bytes, int]:
-    """What a pool of zeros looks like after spans of `memory` came in, and the frames used."""
+    """A pool of zeros after spans of `memory` came in, and the number of frames."""
     pool = np.zeros(POOL_BYTES, np.uint8)
     sent, landing = np.empty((2, FRAME_BYTES), np.uint8)
     count = 0

@@ -1,4 +1,4 @@
-"""Both transports by the same tests; NIXL's peer is another process, so that it can be killed."""
+"""The same tests over both transports; NIXL's peer is another process, so that it can be killed."""
 
 from __future__ import annotations
 

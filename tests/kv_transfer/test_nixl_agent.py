@@ -1,4 +1,4 @@
-"""Which NIXL backends are taken, and what NIXL tells of the writes that they carry."""
+"""NIXL backends that are accepted, and NIXL's telemetry of their writes."""
 
 from __future__ import annotations
 

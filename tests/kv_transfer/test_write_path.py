@@ -35,7 +35,7 @@ def like(layout: KvLayout, **changes: object) -> KvLayout:
 def a_write(
     ours: KvLayout, theirs: KvLayout, num_tokens: int, first_remote_block: int = 0
 ) -> BlockWrite:
-    """Scattered blocks to scattered remote blocks."""
+    """A write of scattered blocks to scattered remote blocks."""
     blocks = tuple(7 * i % 1009 for i in range(ours.num_blocks(num_tokens)))
     remote_blocks = tuple(5 * i % 1013 for i in range(theirs.num_blocks(num_tokens)))
     return BlockWrite(blocks, remote_blocks, num_tokens, first_remote_block)
@@ -171,7 +171,7 @@ def test_blocks_in_another_order_have_another_checksum() -> None:
 
 
 def test_behind_the_last_token_a_block_is_zero_and_other_blocks_are_left_alone() -> None:
-    """Whoever reads whole blocks finds no earlier owner's values there."""
+    """A reader of whole blocks must find no values of an earlier owner."""
     pair = Pair(MODEL, like(MODEL, block_size=8))
     tokens = some_tokens(MODEL, 5)
     pair.source.put([1, 2], tokens)

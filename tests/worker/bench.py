@@ -126,7 +126,7 @@ class Station:
         return f"{self.ref}/{rank}" if rank else str(self.ref)
 
     def carry(self) -> None:
-        """Let the couriers of all ranks take a turn."""
+        """Let the transfer threads of all ranks take a turn."""
         for rank in self.ranks:
             rank.transfer_thread.turn()
 
