@@ -1,4 +1,4 @@
-"""The models of a router. Each has its own text side, workers and queue: none waits for another."""
+"""The models of a router. Each has its own tokenizer, workers and queue: none waits for another."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from router.text.model_card import ModelCard
 from router.text.tokenizer import Tokenizer
 
 LONG_PROMPT_CHARS = 2048
-"""Longer prompts are tokenized in a thread, so that other streams do not wait for them."""
+"""Longer prompts are tokenized in a thread, so that they do not block other requests."""
 
 
 class ServedModel:
@@ -52,21 +52,22 @@ class ServedModel:
 
     @property
     def ready(self) -> bool:
-        """A worker is there that can serve it."""
+        """Whether a worker can serve it."""
         return self.fleet.ready
 
     @property
     def max_model_len(self) -> int:
-        """Of the model, or less: see Fleet.max_model_len."""
+        """The model's maximum, or less: see Fleet.max_model_len."""
         return min(self.card.max_model_len, self.fleet.max_model_len or self.card.max_model_len)
 
     @property
     def sampling_defaults(self) -> Mapping[str, float]:
-        """What requests that leave it open have: of the configuration, or else of the model."""
+        """Sampling parameters of requests that leave them open: the configuration's, or else the
+        model's."""
         return self._defaults
 
     async def prepare(self, draft: RequestDraft) -> GenerateRequest:
-        """Checked and tokenized. Raises InvalidRequest."""
+        """Check and tokenize a draft. Raises InvalidRequest."""
         bounds = self._bounds()
         draft = self._with_defaults(draft)
         check_draft(draft, bounds)
@@ -92,11 +93,11 @@ class ServedModel:
         return self.tokenizer.decode(tokens, skip_special_tokens=skip_special_tokens)
 
     async def token_texts(self, tokens: Sequence[int]) -> list[str]:
-        """Each token for display; in a thread, so that a long text holds nobody up."""
+        """Each token as text for display, computed in a thread."""
         return await asyncio.to_thread(lambda: [*map(self.tokenizer.token_text, tokens)])
 
     def _with_defaults(self, draft: RequestDraft) -> RequestDraft:
-        """What the client left open is as the configuration says for this model, or the model."""
+        """Fill what the client left open with the defaults of this model."""
         left_open = {
             name: value for name, value in self._defaults.items() if getattr(draft, name) is None
         }
@@ -124,7 +125,7 @@ class ServedModel:
 
 
 def _sampling_defaults(config: RouterConfig, model: str) -> dict[str, float]:
-    """Those that are set. Raises StartError for what no request could ask for."""
+    """The configured defaults. Raises StartError for values that no request could ask for."""
     given = msgspec.structs.asdict(config.models[model].sampling)
     defaults = {name: value for name, value in given.items() if value is not None}
     try:
@@ -135,7 +136,7 @@ def _sampling_defaults(config: RouterConfig, model: str) -> dict[str, float]:
 
 
 class Models:
-    """All that a router serves, in the order of its configuration; at least one."""
+    """All models that a router serves, in the order of its configuration; at least one."""
 
     def __init__(self, served: Sequence[ServedModel]) -> None:
         assert served, "a router without models does not start"
@@ -145,7 +146,7 @@ class Models:
         return iter(self._by_name.values())
 
     def find(self, name: str | None) -> ServedModel:
-        """Where one model is served, a request need not name it. Raises ModelNotFound,
+        """The model of this name; a router of one model needs none. Raises ModelNotFound,
         InvalidRequest."""
         if name is None:
             if len(self._by_name) > 1:

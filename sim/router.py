@@ -185,7 +185,7 @@ class SimulatedRouter:
     def _first_token(self, request: OpenRequest) -> None:
         waiter = request.waiter
         if self._admission is not None and waiter is not None and waiter.target_s is not None:
-            self._admission.forecast.came(self._clock.now <= waiter.due_s)
+            self._admission.forecast.on_first_token(self._clock.now <= waiter.due_s)
 
     def _refuse(self, request: OpenRequest) -> None:
         request.result.refused_s = self._clock.now

@@ -1,4 +1,4 @@
-"""What a draft may ask for, field by field; what may not be is named.
+"""Checks of a draft, field by field; errors name the field.
 
 Every check compares in a way that NaN fails.
 """
@@ -34,7 +34,7 @@ MAX_TARGET_S = 3600.0
 
 
 def split_asked(said: str | None) -> Split | None:
-    """Of a header: None where there is none. Raises InvalidRequest."""
+    """The value of the header; None without it. Raises InvalidRequest."""
     try:
         return None if said is None else Split(said)
     except ValueError as error:
@@ -107,7 +107,7 @@ def check_tools(draft: RequestDraft) -> None:
 
 
 def check_texts(draft: RequestDraft, *, trusts_templates: bool) -> None:
-    """Templates and constraints: what would be parsed. Raises InvalidRequest."""
+    """Check the sizes of what is going to be parsed. Raises InvalidRequest."""
     if draft.constraint is not None and len(draft.constraint.text) > MAX_CONSTRAINT_CHARS:
         raise InvalidRequest(
             f"{len(draft.constraint.text)} characters: at most {MAX_CONSTRAINT_CHARS} are allowed",

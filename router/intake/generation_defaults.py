@@ -1,5 +1,5 @@
-"""How a model's authors want tokens chosen, from generation_config.json, where requests and the
-router's own configuration leave that open. The same keys as in vLLM."""
+"""Sampling defaults from the model's generation_config.json, for what requests and the router's
+configuration leave open. The keys are those that vLLM reads."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ class GenerationDefaults(msgspec.Struct, frozen=True):
 def generation_defaults(
     config: Mapping[str, Any], use: GenerationConfig, model: str
 ) -> GenerationDefaults:
-    """From a generation_config.json. What no request could ask for is warned of, and left out."""
+    """Read a generation_config.json. Values that no request could ask for are left out with a
+    warning."""
     if use is GenerationConfig.IGNORE:
         return GenerationDefaults()
     given = {name: config[name] for name in (*SAMPLING, LENGTH) if config.get(name) is not None}
@@ -41,7 +42,7 @@ def generation_defaults(
 
 
 def tell(defaults: GenerationDefaults, model: str) -> None:
-    """In the log, once, where there are any."""
+    """Log the defaults, if any."""
     told = [f"{name} {value:g}" for name, value in defaults.sampling.items()]
     if defaults.max_tokens is not None:
         told.append(f"at most {defaults.max_tokens} tokens an answer")

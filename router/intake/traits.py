@@ -1,4 +1,4 @@
-"""What clients say of a request for the workers, read alike at both doors."""
+"""Request traits from clients' messages, read alike at both doors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MIN_PRIORITY, MAX_PRIORITY = -(2**31), 2**31 - 1
 
 
 def asked_traits(given: Mapping[str, Any]) -> RequestTraits:
-    """Of the fields of a message that are present, those that are traits. Raises InvalidRequest."""
+    """The traits among the fields that are present in a message. Raises InvalidRequest."""
     traits = {name: value for name, value in given.items() if name in ASKED_TRAITS}
     if "cache_salt" in traits:
         traits["cache_salt"] = _salt(traits["cache_salt"])

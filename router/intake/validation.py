@@ -1,4 +1,4 @@
-"""From what a client asked for to a request that can be served; what cannot, is named."""
+"""From a client's draft to a request that can be served; errors name the field."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ from wire.sampling import SamplingParams, TokenRules
 
 
 class Bounds(msgspec.Struct, frozen=True, kw_only=True):
-    """What the served model and the router's settings allow."""
+    """Limits and defaults of the served model and of the router's settings."""
 
     vocab_size: int
     max_model_len: int
     default_max_tokens: int
     longest_answer: int | None = None
-    """More than so many tokens are never made, whatever is asked for."""
+    """Maximum tokens of an answer, whatever is asked for."""
     request_timeout_s: float
     ttft_target_s: float | None = None
     tpot_target_s: float | None = None
-    """Of requests that name none of their own."""
+    """Default targets for requests that name none."""
     max_n: int = 1
     trusts_templates: bool = False
 
 
 def check_draft(draft: RequestDraft, bounds: Bounds) -> None:
-    """Everything that can be said without tokenizing. Raises InvalidRequest."""
+    """Check everything that needs no tokens. Raises InvalidRequest."""
     check_names(draft)
     check_sampling(draft, bounds.max_n)
     check_stops(draft, bounds.vocab_size)
@@ -61,8 +61,8 @@ def check_draft(draft: RequestDraft, bounds: Bounds) -> None:
 def tokenize(
     prompt: Prompt | None, tokenizer: Tokenizer, max_model_len: int | None = None
 ) -> list[int]:
-    """Raises InvalidRequest when there is no prompt, or it is no text; and, with a
-    `max_model_len`, before a text is tokenized that is certainly longer."""
+    """Token ids of the prompt. Raises InvalidRequest when there is none or it is not valid text;
+    and, with a `max_model_len`, for a text that is certainly longer, before it is tokenized."""
     if prompt is None:
         raise InvalidRequest("there is no prompt", "prompt")
     try:
@@ -74,7 +74,7 @@ def tokenize(
 def build_request(
     draft: RequestDraft, tokens: Sequence[int], bounds: Bounds, tokenizer: Tokenizer
 ) -> GenerateRequest:
-    """Lengths and token ids, known after tokenizing. Raises InvalidRequest."""
+    """Check lengths and token ids, and build the request. Raises InvalidRequest."""
     field = "messages" if isinstance(draft.prompt, ChatPrompt) else "prompt"
     if not tokens:
         raise InvalidRequest("the prompt is empty", field)
@@ -137,7 +137,7 @@ def _too_long(num_tokens: str, max_model_len: int, field: str) -> InvalidRequest
 
 
 def _truncated(tokens: Sequence[int], draft: RequestDraft, bounds: Bounds) -> Sequence[int]:
-    """The last tokens of the prompt, where the client wants no more of it; -1 is what fits."""
+    """The last truncate_prompt_tokens of the prompt; -1 means as many as fit."""
     wanted = draft.truncate_prompt_tokens
     if wanted is None:
         return tokens
@@ -168,7 +168,7 @@ def _max_tokens(draft: RequestDraft, num_prompt: int, bounds: Bounds, field: str
 
 
 def _rules(draft: RequestDraft, tokenizer: Tokenizer) -> TokenRules | None:
-    """Raises InvalidRequest when no token would be left to draw."""
+    """Token rules, if any. Raises InvalidRequest when no token could be sampled."""
     if not (draft.logit_bias or draft.bad_words) and draft.allowed_token_ids is None:
         return None
     banned = tuple(dict.fromkeys(_spellings(draft.bad_words, tokenizer)))

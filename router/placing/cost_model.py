@@ -75,7 +75,7 @@ def estimate(table: FleetTable, work: RequestSize, hits: Hits, now: float) -> Co
         from_host = np.maximum(0.0, cached - hits.device)
         prompt_s = prompt_s + from_host * table.token_bytes / HOST_BYTES_PER_S
     mixed_chunk = table.mixed_chunk_tokens
-    if table.step_target_s.any():
+    if np.count_nonzero(table.step_target_s):
         left = (table.step_target_s - running_s) / np.maximum(each_s, 1e-9)
         within = np.minimum(np.maximum(left, table.min_chunk_tokens), table.chunk_tokens)
         mixed_chunk = np.where(table.step_target_s > 0, within, mixed_chunk)

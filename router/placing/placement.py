@@ -33,12 +33,12 @@ def place(
     table: FleetTable, request: PlacementRequest, hits: Hits, now: float
 ) -> Placement | Refusal:
     """The best pair or lone worker; see above."""
-    fits = table.ready & (table.capacity_tokens >= request.num_tokens)
-    if not fits.any():
+    if table.longest is None or table.longest < request.num_tokens:
         return _refusal(table, request)
+    fits = table.ready & (table.capacity_tokens >= request.num_tokens)
     prices = _price(table, request, hits, now)
     avoided_s = avoided(table, request)
-    known = bool((table.calibrated | ~fits).all())
+    known = table.all_calibrated or bool((table.calibrated | ~fits).all())
     pair = None
     if not request.single_token and (request.split is not Split.NEVER or not known):
         pair = best_pair(table, request, hits, prices, fits, avoided_s)

@@ -1,9 +1,9 @@
-"""Which requests are served, and when; which are refused at once because they would be too late.
+"""Admission: which requests are served, in which order, and which are refused at once.
 
-Pure: the caller asks with a prediction for the best way that there is now, and tells the time. A
-request is let in while it can be served in time with all that goes before it, or refused when it
-arrives. Who was let in is served, if need be late. It is placed while the queues at the workers are
-short, so that what waits, waits here, where its order is still open.
+Pure: the caller passes the best placement that there is now, and the time. A request is admitted
+when it can be served in time behind all that goes before it, and refused on arrival otherwise. An
+admitted request is served, late if need be. It is placed while the queues at the workers are
+short: requests wait in the router, where their order can still change.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from router.queueing.forecast import Forecast
 from wire.identity import WorkerRef
 
 HOLD_S = 0.2
-"""Workers have so much prompt work queued at most, as long as there is a choice."""
+"""Maximum seconds of prompt work queued at a worker, as long as there is a choice."""
 ALWAYS_QUEUED = 2
 """Prompts at a worker, however long: one that it computes, and the next, so that it never runs dry
 before it can be told of another."""
 LEAST_RETRY_S = 0.1
 NUM_TRIED = 4
-"""So many have a look at the workers, one behind the other."""
+"""Number of waiting requests that are offered to the workers in one look at the queue."""
 SHARE = 4
-"""A tenant may have so many times the places that are still free: the last are for others."""
+"""A tenant may occupy this many times the places that are still free: the last are for others."""
 TOO_LATE = 2.0
-"""Whoever waited for so many targets is not served any more."""
+"""A request that waited for this many times its target is refused."""
 
 
 class Verdict(enum.Enum):
@@ -47,7 +47,7 @@ class Judgement(msgspec.Struct, frozen=True):
 
 
 class Turn(msgspec.Struct, frozen=True):
-    """Somebody leaves the queue, admitted or refused."""
+    """A request leaves the queue, admitted or refused."""
 
     waiter: Waiter
     found: Placement | None
@@ -63,7 +63,7 @@ class Admission:
         self.forecast = Forecast()
 
     def arrive(self, waiter: Waiter, found: Placement, num_workers: int, now: float) -> Judgement:
-        """For a new request: whether it goes on, waits, or need not try. It is queued on WAIT."""
+        """Judge a new request; on WAIT it has been queued."""
         wait_s = max(found.relief_s, self.forecast.wait_s(self.queue, waiter, num_workers, now))
         refusal = self._refusal(waiter, found, num_workers, wait_s, now)
         if refusal is not None:
@@ -85,9 +85,10 @@ class Admission:
         return Judgement(Verdict.ADMIT)
 
     def next(self, find: Callable[[Waiter], Placement | None], now: float) -> Turn | None:
-        """Who leaves the queue now, if anybody. `find` says where it would go, None if nowhere.
+        """The next request that leaves the queue now, if any. `find` returns where it would go,
+        None if nowhere.
 
-        Who waits for a worker of its own choice lets others pass, except to that worker.
+        A request that waits for its best worker lets others pass, except to that worker.
         """
         wanted: set[WorkerRef] = set()
         for waiter in self.queue.foremost(NUM_TRIED):
@@ -103,7 +104,7 @@ class Admission:
         return None
 
     def again(self, waiter: Waiter, found: Placement, now: float) -> Judgement:
-        """For one that waits. It leaves the queue unless it has to wait on."""
+        """Judge a waiting request once more; it leaves the queue unless it has to wait on."""
         late_s = now - waiter.due_s
         if waiter.target_s is not None and late_s > (TOO_LATE - 1) * waiter.target_s:
             self.queue.remove(waiter.key)
@@ -135,7 +136,7 @@ class Admission:
     def _displaces(
         self, waiter: Waiter, found: Placement, num_workers: int, wait_s: float, now: float
     ) -> bool:
-        """Somebody behind it would be in time without it, and with it would not."""
+        """A request behind it would be in time without it, and late with it."""
         before, behind = self.queue.lane(waiter).part(waiter.due_s)
         before_s = sum(each.work_s for each in before)
         # Of a second's work so much is for its tenant.
@@ -156,8 +157,7 @@ class Admission:
 
 
 def has_room(found: Placement) -> bool:
-    """The worker that was found has little to do, and keeps the target of the tokens, or would not
-    even if they waited."""
+    """The worker has little to do, and meets the TPOT target, or would not even after a wait."""
     room = (
         found.queue_s <= HOLD_S
         or found.num_queued < ALWAYS_QUEUED

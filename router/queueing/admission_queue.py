@@ -1,4 +1,4 @@
-"""Where requests wait until workers have room for them; a shell around admission."""
+"""The queue in which requests wait until workers have room; a shell around the pure admission."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from router.queueing.fair_queue import Waiter
 from router.requests.request import GenerateRequest
 
 ROUND_S = 0.002
-"""Between news of room and a look at the queue: news come in swarms."""
+"""Delay between an event that makes room and a look at the queue: such events come in bursts."""
 AWAY_S = 0.1
-"""Between looks at the queue while all workers are away, which come back by themselves."""
+"""Interval between looks at the queue while all workers are away and expected back."""
 LONG_PROMPT_TOKENS = 16384
 """Longer prompts are hashed in a thread, so that other streams do not wait for them."""
 
@@ -36,8 +36,8 @@ class _Waiting:
 
 
 class AdmissionQueue:
-    """`enter` before a journey. Nothing is predicted, and nobody waits here, before the workers
-    have told what their steps take."""
+    """A request enters here before its journey. Until the workers have told what their steps take,
+    nothing is predicted and no request waits."""
 
     def __init__(self, fleet: Fleet, config: RouterConfig) -> None:
         self._fleet = fleet
@@ -51,10 +51,10 @@ class AdmissionQueue:
         return len(self._waiting)
 
     async def enter(self, request: GenerateRequest) -> Admitted:
-        """Returns when it may be placed. Raises Overloaded at once when it would be too late by
-        then, and DeadlineExceeded when the request's time is over.
+        """Wait until the request may be placed. Raises Overloaded at once when it would be too late
+        by then, and DeadlineExceeded at the request's deadline.
 
-        Whoever is cancelled here leaves the queue.
+        A request that is cancelled here leaves the queue.
         """
         arrived_s = self._now
         hashes = PromptHashes(request.traits)
@@ -93,8 +93,8 @@ class AdmissionQueue:
             self._round = loop.call_later(ROUND_S, self._look)
 
     def _look(self) -> None:
-        """One request may go on. The next has its turn when the loop comes round again: the first
-        has been placed by then, and counts."""
+        """Let one request go on. The next has its turn in the event loop's next iteration, when the
+        first has been placed and counts."""
         self._round = None
         away_s = self._fleet.rejoin_wait_s
         if away_s and not self._fleet.ready:
@@ -102,7 +102,7 @@ class AdmissionQueue:
             return
         turn = self._admission.next(self._find, self._now)
         if turn is None:
-            return  # until somebody has room
+            return  # until a worker has room
         waiting = self._waiting[turn.waiter.key]
         if turn.judged.verdict is Verdict.ADMIT:
             self._admit(waiting)
@@ -129,7 +129,7 @@ class AdmissionQueue:
 
     def _on_first_token(self, waiter: Waiter, now: float) -> None:
         if waiter.target_s is not None:
-            self._admission.forecast.came(now <= waiter.due_s)
+            self._admission.forecast.on_first_token(now <= waiter.due_s)
 
     def _place(self, request: GenerateRequest, hashes: PromptHashes, slo: Slo) -> Found | None:
         """None when no worker can serve it."""
@@ -146,7 +146,7 @@ class AdmissionQueue:
             hashes.of(request.prompt_tokens, size)
 
     def _slo(self, request: GenerateRequest, arrived_s: float) -> Slo:
-        """What is left of its targets, and has to be aimed at."""
+        """The rest of its targets, less the safety margin."""
         target_s = request.ttft_target_s
         left_s = None if target_s is None else arrived_s + target_s - self._now
         return Slo(self._admission.forecast.target(left_s), request.tpot_target_s)

@@ -34,7 +34,7 @@ class Admitted:
 
     hashes: PromptHashes
     arrived_s: float
-    """When it came to the admission queue; its target for the first token counts from then."""
+    """Time of its arrival at the admission queue, from which its TTFT target counts."""
     found: Found | None = None
     """The best placement at the time of admission; None when there was none."""
     on_first_token: Callable[[float], None] = lambda now: None

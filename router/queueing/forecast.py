@@ -11,25 +11,25 @@ from collections import OrderedDict
 from router.queueing.fair_queue import FairQueue, Waiter
 
 BROUGHT_S = 10.0
-"""For so long a request counts in how much work its tenant brings."""
+"""Averaging window of the work that a tenant brings, in seconds."""
 MOST_STREAMS = 64
-"""Tenants and classes whose work is foreseen; those that were quiet the longest are not."""
+"""Maximum number of tenants and priorities whose work is foreseen; the most recent ones."""
 PACE_S = 5.0
-"""For so long, of the time in which somebody waited, a turn counts in how fast turns come."""
+"""Averaging window of the dequeue rate, in seconds during which the queue was not empty."""
 FASTEST, SLOWEST = 4.0, 1 / 8
 """Seconds of predicted work that one worker may get done in a second."""
 FEW_TURNS_S = 0.25
-"""What the usual pace counts beside what was measured."""
+"""Weight of the usual dequeue rate beside the measured one, in seconds."""
 SAFE = 0.97
-"""Share of those let in that shall keep their target."""
+"""Share of admitted requests that shall meet their TTFT target."""
 LEAST_MARGIN, MOST_MARGIN, MARGIN_STEP = 0.1, 1.0, 0.01
-"""How large it is, and how fast it changes; in parts of what is predicted."""
+"""Bounds of the safety margin and its step, as parts of a prediction."""
 
 _Stream = tuple[int, str]
 
 
 class Forecast:
-    """Knows what tenants bring, how fast turns come, and by how much predictions fell short."""
+    """Learns what tenants bring, the dequeue rate, and by how much predictions fall short."""
 
     def __init__(self) -> None:
         self._brought: OrderedDict[_Stream, tuple[float, float]] = OrderedDict()
@@ -39,9 +39,9 @@ class Forecast:
         self.margin = LEAST_MARGIN
 
     def wait_s(self, queue: FairQueue, waiter: Waiter, num_workers: int, now: float) -> float:
-        """Until its turn. Before it come more urgent classes, its tenant's nearer deadlines, and of
-        other tenants as much as lets them have no more than its own has by then: what they have
-        here, and what they will bring meanwhile."""
+        """Seconds until its turn. Before it come more urgent classes, nearer deadlines of its tenant,
+        and as much work of each other tenant as brings that tenant to what its own has had by then:
+        work that waits here, and work that will arrive meanwhile."""
         if not len(queue):
             return 0.0
         own_s = sum(each.work_s for each in queue.lane(waiter).part(waiter.due_s)[0])
@@ -61,7 +61,7 @@ class Forecast:
         return min(FASTEST * usual, max(SLOWEST * usual, measured))
 
     def brought(self, waiter: Waiter, now: float) -> None:
-        """It was let in."""
+        """Learn the work of a request that was admitted."""
         stream = waiter.priority, waiter.tenant
         rate = self._rate(stream, now) + waiter.work_s / BROUGHT_S
         self._brought[stream] = rate, now
@@ -70,7 +70,7 @@ class Forecast:
             self._brought.popitem(last=False)
 
     def turn(self, waiter: Waiter, others_wait: bool, now: float) -> None:
-        """It leaves the queue for a worker. Between two turns the first one's work gets done."""
+        """A request leaves the queue for a worker. Between two turns the first one is served."""
         if self._last_turn_s is not None:
             passed_s = now - self._last_turn_s
             kept = math.exp(-passed_s / PACE_S)
@@ -78,24 +78,24 @@ class Forecast:
             self._worked_s = kept * self._worked_s + waiter.work_s
         self._last_turn_s = now if others_wait else None
 
-    def came(self, in_time: bool) -> None:
-        """The first token of a request that had been let in, and had a target."""
+    def on_first_token(self, in_time: bool) -> None:
+        """Learn whether an admitted request met its TTFT target."""
         self.margin += MARGIN_STEP * (SAFE - 1.0 if in_time else SAFE)
         self.margin = min(MOST_MARGIN, max(LEAST_MARGIN, self.margin))
 
     def safely(self, predicted_s: float) -> float:
-        """No later than that, in most cases."""
+        """A duration that is not exceeded in most cases."""
         return predicted_s * (1.0 + self.margin)
 
     def target(self, left_s: float | None) -> float | None:
-        """What has to be aimed at, where so much is left."""
+        """The target to predict for when `left_s` are left of the client's."""
         return None if left_s is None else max(1e-3, left_s / (1.0 + self.margin))
 
     def _others(
         self, queue: FairQueue, waiter: Waiter, turn_s: float, now: float
     ) -> list[tuple[float, float, float]]:
-        """Of each stream that may go first: the work that waits here, that comes each second, and
-        the most of it that goes first."""
+        """For each stream that may go first: seconds of work that wait here, that arrive each
+        second, and the maximum of it that goes first."""
         here = {(lane.priority, lane.tenant): lane.work_s for lane in queue.lanes()}
         found = []
         for stream in here.keys() | self._brought.keys():
@@ -113,4 +113,4 @@ class Forecast:
 
 
 ROUNDS = 3
-"""In which the wait and what comes meanwhile are found from each other."""
+"""Fixed-point iterations: the wait depends on the work that arrives during the wait."""

@@ -1,4 +1,4 @@
-"""What a request begins with: text, a chat, or token ids; and the tools that a chat may call."""
+"""Prompts: text, a chat or token ids; the tools that a chat may call, and constraints."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ToolCall(msgspec.Struct, frozen=True):
     name: str
     arguments: str
     keys: tuple[str, ...] = ("id", "type", "function", "name", "arguments")
-    """Of the call and of its function, in the order in which templates show them."""
+    """Names of the members of the call and of its function, in the order that templates show."""
 
 
 class ChatMessage(msgspec.Struct, frozen=True):
@@ -47,7 +47,7 @@ class ChatPrompt(msgspec.Struct, frozen=True):
     continue_final_message: bool = False
     """The answer continues the last message instead of beginning one of its own."""
     template: str | None = None
-    """In place of the model's own; only where the operator trusts requests with that."""
+    """A chat template in place of the model's; only where the operator allows that."""
     template_args: dict[str, Any] = msgspec.field(default_factory=dict)
     add_special_tokens: bool = False
 
@@ -65,7 +65,7 @@ class ToolMode(enum.Enum):
 class ToolChoice(msgspec.Struct, frozen=True):
     mode: ToolMode
     name: str | None = None
-    """Of the one tool, when the mode is NAMED."""
+    """Name of the one tool when the mode is NAMED."""
 
 
 class ConstraintKind(enum.Enum):
@@ -78,23 +78,23 @@ class ConstraintKind(enum.Enum):
 
 
 class Constraint(msgspec.Struct, frozen=True, kw_only=True):
-    """What the answer must look like. `text` is a JSON schema, a regular expression, a grammar, a
-    JSON list of choices or a structural tag's JSON; empty for any JSON object."""
+    """The form that the answer must have. `text` is a JSON schema, a regular expression, a grammar,
+    a JSON list of choices or a structural tag's JSON; empty for any JSON object."""
 
     kind: ConstraintKind
     text: str = ""
     field: str
-    """Where the client said it."""
+    """The client's field that asked for it."""
     lenient: bool = False
-    """What of a schema cannot be enforced is no error."""
+    """Parts of a schema that cannot be enforced are ignored, not refused."""
 
 
 MESSAGE_CHARS = 16
-"""What a message counts for however short it is: a template has work with it."""
+"""Minimum size of a message: a template takes time for each."""
 
 
 def num_chars(prompt: Prompt | None) -> int:
-    """How much there is to render and tokenize. A program of the client's own has no end."""
+    """Size of what is to be rendered and tokenized; unbounded for a client's own template."""
     match prompt:
         case TextPrompt(text=text):
             return len(text)

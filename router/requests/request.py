@@ -1,4 +1,4 @@
-"""A request inside the router: as a door heard it, as the workers serve it, and what comes back."""
+"""A request inside the router: as a door received it, as workers serve it, and its answer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from wire.traits import RequestTraits
 
 
 class RequestDraft(msgspec.Struct, frozen=True, kw_only=True):
-    """What a client asked for, not yet checked. None means that the client said nothing."""
+    """A client's request, not yet checked. None means that the client left a field open."""
 
     request_id: str
     prompt: Prompt | None
@@ -25,7 +25,7 @@ class RequestDraft(msgspec.Struct, frozen=True, kw_only=True):
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
-    """0 is all of them, whatever the defaults say."""
+    """0 means all tokens, whatever the defaults are."""
     min_p: float | None = None
     repetition_penalty: float | None = None
     presence_penalty: float | None = None
@@ -44,7 +44,7 @@ class RequestDraft(msgspec.Struct, frozen=True, kw_only=True):
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     tells_prompt: bool = False
-    """Something of the prompt is told, so that max_tokens may be 0."""
+    """The response contains parts of the prompt, so that max_tokens may be 0."""
     traits: RequestTraits = RequestTraits()
     has_priority: bool = False
     """The client asked for its priority; otherwise its key decides."""
@@ -59,16 +59,16 @@ class RequestDraft(msgspec.Struct, frozen=True, kw_only=True):
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     constraint: Constraint | None = None
-    """Of response_format, structured_outputs and the like."""
+    """From response_format, structured_outputs and the like."""
 
 
 class Reasoning(enum.Enum):
-    """Whether an answer has a thought before it, in marks of its own."""
+    """Whether an answer begins with reasoning between marks."""
 
-    NONE = "none"  # all of it is the answer
-    POSSIBLE = "possible"  # it may begin with one
-    BEGUN = "begun"  # the prompt has opened it
-    CLOSED = "closed"  # the prompt has closed one: the answer follows
+    NONE = "none"  # the whole text is the answer
+    POSSIBLE = "possible"  # it may begin with reasoning
+    BEGUN = "begun"  # the prompt has opened the reasoning
+    CLOSED = "closed"  # the prompt has closed it: the answer follows
 
 
 class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,7 +82,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     n: int = 1
     """Number of answers."""
     prompt_only: bool = False
-    """Of the answer nothing is told: what is asked for is the prompt's."""
+    """Only the prompt's log-probabilities are wanted, and no answer."""
     include_stop: bool = False
     """A stop string or token that ends the answer is part of its text."""
     skip_special_tokens: bool = True
@@ -91,9 +91,9 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     ttft_target_s: float | None = None
     tpot_target_s: float | None = None
     trace_id: str | None = None
-    """Of the client's trace, where it names one."""
+    """Id of the client's trace, if it names one."""
     split: Split | None = None
-    """What this request asks for in place of what the router is told to do."""
+    """Overrides the router's setting for this request."""
     tools: tuple[dict[str, Any], ...] = ()
     """Tools that the answer may call."""
     tool_choice: ToolChoice | None = None
@@ -105,7 +105,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def num_tokens(self) -> int:
-        """Most tokens that the sequence can have."""
+        """Maximum number of tokens of the sequence."""
         return len(self.prompt_tokens) + self.sampling.max_tokens
 
 
@@ -125,7 +125,7 @@ class TransferReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True):
-    """Seconds; None for a stage that did not happen or was not reported."""
+    """Durations in seconds; None for a stage that did not happen or was not reported."""
 
     queue_s: float | None = None
     prefill_s: float | None = None
@@ -136,7 +136,7 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Ending(msgspec.Struct, frozen=True, kw_only=True):
-    """What only the last delta of a stream carries."""
+    """The end of an answer, carried by the last delta of a stream."""
 
     finish: FinishReason
     stop_text: str | None
@@ -151,28 +151,28 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ToolCallDelta(msgspec.Struct, frozen=True, kw_only=True):
-    """A piece of one call: its id and name come first and once, then its arguments in pieces."""
+    """A part of one tool call: id and name come once and first, then parts of the arguments."""
 
     index: int
-    """Which call of the answer it is, from 0."""
+    """Number of the call within the answer, from 0."""
     id: str | None = None
     name: str | None = None
     arguments: str = ""
 
 
 class Delta(msgspec.Struct, frozen=True, kw_only=True):
-    """What one message to the client carries: new text, and the tokens made since the last one."""
+    """One message to the client: new text, and the tokens since the last message."""
 
     text: str
     tokens: tuple[int, ...]
     logprobs: tuple[TokenLogprob, ...] = ()
     index: int = 0
-    """Which of the request's answers it continues."""
+    """Number of the answer that it continues, from 0."""
     reasoning: str = ""
-    """Text that the model thought before its answer, where its format tells the two apart."""
+    """New reasoning text, where the model's format separates it from the answer."""
     tool_calls: tuple[ToolCallDelta, ...] = ()
     prompt_tokens: tuple[int, ...] | None = None
-    """In the first delta of each answer."""
+    """Token ids of the prompt, in the first delta of each answer."""
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
-    """Of the prompt's tokens but the first, in the first delta of the first answer."""
+    """Log-probabilities of the prompt's tokens but the first, in the first delta of all."""
     ending: Ending | None = None

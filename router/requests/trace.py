@@ -17,9 +17,9 @@ _TRACEPARENT = re.compile(
 
 
 def trace_id(traceparent: str | None) -> str | None:
-    """32 hexadecimal digits; None for what is malformed, which is as good as absent.
+    """The trace id, 32 hexadecimal digits; None for a malformed header, which counts as absent.
 
-    Versions after 00 may say more behind what is known here.
+    Versions after 00 may have further fields.
     """
     found = _TRACEPARENT.fullmatch(traceparent or "")
     if found is None or (found["version"] == "00" and found["more"] is not None):
@@ -28,11 +28,12 @@ def trace_id(traceparent: str | None) -> str | None:
 
 
 def draw_request_id(trace: str | None = None) -> str:
-    """Unique among all routers: a trace may have many requests."""
+    """A request id that is unique among all routers: a trace may have many requests."""
     return secrets.token_hex(12) if trace is None else f"{trace}-{secrets.token_hex(4)}"
 
 
 def draw_leg_id(request_id: str, trace: str | None) -> str:
-    """Clients may repeat a request_id; attempts of different requests must never meet."""
+    """The request_id of the attempts: clients may repeat theirs, and attempts of different requests
+    must never be confused."""
     traced = "" if trace is None or trace in request_id else f"{trace}~"
     return f"{request_id}~{traced}{secrets.token_hex(4)}"

@@ -89,7 +89,7 @@ def test_the_margin_is_what_lets_most_keep_their_targets(spread: float) -> None:
     for _ in range(9000):
         took_s = draw.gauss(1.0, spread)
         kept.append(took_s <= forecast.safely(1.0))
-        forecast.came(kept[-1])
+        forecast.on_first_token(kept[-1])
     assert sum(kept[1000:]) / len(kept[1000:]) == pytest.approx(SAFE, abs=0.01)
     assert spread < forecast.margin < 4 * spread
 
@@ -98,5 +98,5 @@ def test_the_margin_is_bounded() -> None:
     forecast = Forecast()
     for in_time, margin in ((False, MOST_MARGIN), (True, LEAST_MARGIN)):
         for _ in range(5000):
-            forecast.came(in_time)
+            forecast.on_first_token(in_time)
         assert forecast.margin == margin
