@@ -1,4 +1,4 @@
-"""What a worker says of an attempt, and who hears it."""
+"""Events of one attempt at its workers, and the protocol of their listeners."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WorkerEvent = Output | Prefilled | Handed | Released | Kept | Failed | WorkerLos
 
 
 class Listener(Protocol):
-    """Called with each event in the call that reads it from the worker's session."""
+    """Receives each event in the call that reads it from the worker's session."""
 
     def __call__(self, sender: WorkerRef, event: WorkerEvent) -> None:
-        """Must not raise: the session is that of all the worker's attempts."""
+        """Handle an event. Must not raise: the session serves all attempts at the worker."""

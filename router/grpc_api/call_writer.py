@@ -1,4 +1,4 @@
-"""One call's messages on their way to its client: in order and one at a time, as gRPC asks."""
+"""Writes the messages of one call in order and one at a time, as gRPC requires."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ from router.requests.request import Delta
 
 
 class CallWriter:
-    """Implements DeltaWriter: a message leaves in the call that brings it, and what its write waits
-    for then needs no task. Until that has come, nothing else may be written.
+    """Implements DeltaWriter: `write` starts a write of gRPC, which leaves before it waits, and no
+    task is needed to wait for the rest. Until that write is done, the writer is not ready.
 
-    A write goes on whatever becomes of the task that serves the call: if it were cancelled, gRPC
-    would forget that it has sent the call's headers, send them again with the status, and end the
-    call never.
+    A write is never cancelled with the task that serves the call: gRPC would forget that it has
+    sent the call's headers, send them again with the status, and never end the call.
     """
 
     def __init__(self, context: grpc.aio.ServicerContext, responses: GrpcResponses) -> None:
@@ -48,12 +47,12 @@ class CallWriter:
             raise self._failure
 
     async def wait_headers(self) -> None:
-        """Until the call's headers have been sent, if they are on their way."""
+        """Wait until the call's headers have been sent, if a first write is pending."""
         while not self._begun and self._waits_for is not None:
             await asyncio.wait([self._waits_for])  # it is not cancelled with whoever waits here
 
     def _go_on(self, writing: Coroutine[Any, Any, None]) -> None:
-        """To the next point where this write waits, as its task would if it had one."""
+        """Run a write to the next point where it waits, as a task of its own would."""
         self._waits_for = None
         try:
             waits_for = writing.send(None)

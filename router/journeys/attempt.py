@@ -1,7 +1,7 @@
-"""One attempt at a request: outputs become new tokens, other messages of workers its record.
+"""One attempt at a request: its workers' outputs become new tokens, their reports its record.
 
-Everything happens in the call that brings an event from a worker's session. A coroutine waits for
-nothing but the attempt's end.
+Events are handled in the call that reads them from a worker's session. The journey's coroutine
+waits only for the attempt's end.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from wire.identity import AttemptId, WorkerRef
 from wire.messages import Failed, Handed, Kept, Output, Prefilled, Released
 
 TakeOutput = Callable[[Output], bool]
-"""Takes what is new of an answer, in order; returns whether the answer wants more."""
+"""Takes the next new tokens of an answer; returns whether the answer wants more."""
 
 
 class Attempt:
@@ -39,7 +39,7 @@ class Attempt:
         self.attempt_id = attempt_id
         self.record = record
         self.finished = False
-        """Its workers have done all that was asked of them."""
+        """The last token has come; until then an attempt that ends is cancelled on its workers."""
         self._request = request
         self._merger = merger
         self._take = take
@@ -52,28 +52,28 @@ class Attempt:
         """What fails here fails this request, and not the session that brings the event."""
         try:
             if isinstance(event, Output):
-                self._hear_output(sender, event)
+                self._on_output(sender, event)
             else:
-                self._hear_report(sender, event)
+                self._on_report(sender, event)
         except Exception as error:  # noqa: BLE001  # raised where the request's coroutine waits
             self.fail(error)
 
     def fail(self, error: Exception) -> None:
-        """Ends it, unless it has ended."""
+        """End the attempt with an error, unless it has ended."""
         if not self._over:
             self._failure = error
             self._end()
 
     async def wait_ended(self) -> None:
-        """Until it is finished, or the answer wants no more. Raises AttemptFailed, InvalidRequest,
-        and what it was made to `fail` with."""
+        """Wait until it is finished, or the answer wants no more. Raises AttemptFailed,
+        InvalidRequest, and the error that it was made to `fail` with."""
         while not self._over:
             await self._change()
         if self._failure is not None:
             raise self._failure
 
     async def wait_reported(self, timeout_s: float) -> None:
-        """What the stages took may be told after the last token: it is worth a moment."""
+        """Wait for reports of what the stages took, which may follow the last token."""
         try:
             async with asyncio.timeout(timeout_s):
                 while not self.record.complete:
@@ -93,7 +93,7 @@ class Attempt:
         if self._changed is not None and not self._changed.done():
             self._changed.set_result(None)
 
-    def _hear_output(self, sender: WorkerRef, output: Output) -> None:
+    def _on_output(self, sender: WorkerRef, output: Output) -> None:
         if self._over:
             return
         if not self.record.destination_spoke and sender == self.record.destination:
@@ -110,7 +110,7 @@ class Attempt:
         elif not wants_more:
             self._end()
 
-    def _hear_report(self, sender: WorkerRef, event: WorkerEvent) -> None:
+    def _on_report(self, sender: WorkerRef, event: WorkerEvent) -> None:
         ends = self._ends_attempt(sender, event)
         if self._over:
             self._wake()
@@ -120,7 +120,7 @@ class Attempt:
             self._on_progress()
 
     def _ends_attempt(self, sender: WorkerRef, event: WorkerEvent) -> bool:
-        """Also keeps the record."""
+        """Enter the event in the record; returns whether it ends the attempt."""
         match event:
             case WorkerLost() if sender == self.record.destination and not self.record.moved:
                 self.record.lost_destination = event
@@ -138,7 +138,7 @@ class Attempt:
         return False
 
     def _matters(self, sender: WorkerRef) -> bool:
-        """Once the sequence has moved, only its destination can fail it."""
+        """Whether the sender can fail it: once the sequence moved, only its destination can."""
         placement = self.record.placement
         assert placement is not None
         if sender == placement.destination:
@@ -163,7 +163,7 @@ class Attempt:
 
 
 def too_late(request: GenerateRequest, record: AttemptLog) -> DeadlineExceeded:
-    """Says what was under way, and where."""
+    """The error that names the running stage and its worker."""
     where = f" on {record.worker}" if record.worker else ""
     return DeadlineExceeded(
         f"request {request.request_id}: its {request.timeout_s:.3g} s are over "

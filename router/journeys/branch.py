@@ -18,20 +18,20 @@ from wire.messages import Output
 
 
 class AnswerContext(msgspec.Struct, frozen=True):
-    """What all answers to a request have in common."""
+    """The part that all answers to a request share."""
 
     model: ServedModel
     metrics: RouterMetrics
     sink: AnswerSink
     spend: Spend
-    """Charges tokens to whoever asked for them."""
+    """Charges generated tokens to the caller."""
     journeys: set[Journey]
-    """All that are under way in this router."""
+    """All journeys that are running in this router."""
     arrived_s: float
 
 
 class Branch:
-    """Sends all of one answer, its ending last."""
+    """One answer: sends its deltas to the sink, its ending last."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Branch:
         self._send, self._spend = shared.sink.send, shared.spend
 
     async def run(self) -> None:
-        """Raises RouterError; the tokens that came before it have been sent."""
+        """Until the answer is complete. Raises RouterError after the tokens that preceded it."""
         self._shared.journeys.add(self.journey)
         try:
             await self.journey.run(self._take)
@@ -84,10 +84,10 @@ class Branch:
         )
 
     def _take(self, output: Output) -> bool:
-        """From new tokens to the sink; whether the answer wants more."""
+        """Send new tokens to the sink; returns whether the answer wants more."""
         delta = self._answer.delta(output)
         num_tokens = len(delta.tokens)
-        self._times.record(num_tokens or len(output.tokens))  # it also took time if none is told
+        self._times.record(num_tokens or len(output.tokens))  # untold tokens have a time, too
         self._spend(num_tokens)
         self._send(delta)
         text = self._answer.text

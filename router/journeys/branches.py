@@ -20,7 +20,7 @@ from router.requests.request import GenerateRequest
 
 
 async def answer_prompt(shared: AnswerContext, request: GenerateRequest, first_index: int) -> None:
-    """Sends all answers to one prompt; the first that fails fails them all."""
+    """Send all answers to one prompt; the first that fails fails them all."""
     metrics = shared.metrics
     with metrics.child(metrics.admission, shared.model.name).time():
         admitted = await shared.model.admission_queue.enter(request)
@@ -41,7 +41,7 @@ async def answer_prompt(shared: AnswerContext, request: GenerateRequest, first_i
 
 
 async def run_together(answers: Sequence[Coroutine[Any, Any, None]]) -> None:
-    """Answers to several prompts; the first that fails fails them all."""
+    """Run the answers to several prompts; the first that fails fails them all."""
     if len(answers) == 1:
         await answers[0]
         return
@@ -52,7 +52,7 @@ async def run_together(answers: Sequence[Coroutine[Any, Any, None]]) -> None:
 
 @asynccontextmanager
 async def _all_or_none() -> AsyncIterator[asyncio.TaskGroup]:
-    """Raises the first error alone: a client is told one."""
+    """A task group that raises its first error alone: a client is told one."""
     try:
         async with asyncio.TaskGroup() as group:
             yield group

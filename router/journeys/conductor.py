@@ -56,12 +56,12 @@ class Conductor:
         return sum(model.num_admitted for model in self.models)
 
     async def generate(self, drafts: Sequence[RequestDraft], sink: AnswerSink) -> None:
-        """Sends all answers to one request, the last delta of each with an ending, until all have
-        left. What came before an error leaves before it is raised.
+        """Send all answers to one request, the last delta of each with an ending; returns when the
+        sink is drained. Tokens that precede an error leave before it is raised.
 
-        Its prompts, of one model, are numbered from 0, and so are its answers: all those to the
-        first come first. None begins before all prompts are known to be sound, and they are charged
-        as one. Raises RouterError.
+        The drafts, one for each prompt, are of one model. Answers are numbered from 0, all those to
+        the first prompt first. None begins before all prompts are valid; they are charged together.
+        Raises RouterError.
         """
         arrived_s = time.monotonic()
         model = self.models.find(drafts[0].model)
@@ -118,7 +118,7 @@ class Conductor:
 
 
 async def _prepare(model: ServedModel, drafts: Sequence[RequestDraft]) -> list[GenerateRequest]:
-    """Checked and tokenized, as their caller may have them. Raises Forbidden, InvalidRequest."""
+    """The requests as their caller may have them. Raises Forbidden, InvalidRequest."""
     caller, requests = CALLER.get(), []
     for number, draft in enumerate(drafts):
         if number:

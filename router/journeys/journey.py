@@ -58,9 +58,9 @@ class Journey:
         self._merger = TokenMerger(request.prompt_tokens)
         self._attempt: Attempt | None = None
         self._members: list[Member] = []
-        """Of the attempt; the first is where the prompt goes."""
+        """Those of the running attempt; the first prefills."""
         self._refused: set[WorkerRef] = set()
-        """Destinations that came to nothing in this attempt."""
+        """Destinations to which this attempt's handoffs failed."""
         self._interrupted: RouterError | None = None
         self._home_known = asyncio.Event()
         self._avoid: set[WorkerRef] = set()
@@ -97,13 +97,12 @@ class Journey:
         return self._clock.now() - self._began_s
 
     async def home(self) -> WorkerRef | None:
-        """Who decodes it and has all of its prompt, once that is known; None when it has ended
-        before."""
+        """Wait for the worker that has its prompt and decodes it; None when it ends before."""
         await self._home_known.wait()
         return self.record.home
 
     def stop(self) -> None:
-        """Ends it with Unavailable, cancelled on its workers."""
+        """End it with Unavailable, and cancel it on its workers."""
         text = f"request {self._request.request_id}: this router was stopped"
         self._interrupt(Unavailable(text, reason="stopped"))
 
@@ -111,7 +110,7 @@ class Journey:
         self._interrupt(too_late(self._request, self.record))
 
     def _interrupt(self, error: RouterError) -> None:
-        """Also before an attempt is under way, and between two."""
+        """End the running attempt, or else the next before it is submitted."""
         self._interrupted = error
         if self._attempt is not None:
             self._attempt.fail(error)
@@ -162,7 +161,7 @@ class Journey:
             self._leave(attempt)
 
     def _leave(self, attempt: Attempt) -> None:
-        """Nobody listens to it any more; those that have not finished it hear that."""
+        """Detach it from its workers; unless it is finished they cancel it."""
         self._attempt = None
         for member in self._members:
             if not attempt.finished:

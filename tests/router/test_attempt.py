@@ -55,7 +55,7 @@ class Told:
 
     def say(self, sender: WorkerRef, *events: WorkerEvent) -> None:
         for event in events:
-            self.attempt.hear(sender, event)
+            self.attempt.on_event(sender, event)
 
     def _take(self, output: Output) -> bool:
         self.tokens += output.tokens
