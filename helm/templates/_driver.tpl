@@ -28,7 +28,7 @@ containers:
     {{- with $driver.extraEnvFrom }}
     envFrom: {{- toYaml . | nindent 6 }}
     {{- end }}
-    # Its files say that the job runs, and that it still looks.
+    # The driver's files show that the job runs, and that the driver still watches it.
     readinessProbe:
       exec: {command: [test, -e, /tmp/driver/running]}
       periodSeconds: 5

@@ -45,7 +45,7 @@ has it. */}}
 {{- toJson $found -}}
 {{- end -}}
 
-{{/* All that are served, as routers have it: {name: {path, …}}, as JSON. */}}
+{{/* All served models, in the routers' format: {name: {path, …}}, as JSON. */}}
 {{- define "tandem.models" -}}
 {{- $found := dict (include "tandem.modelName" .) (dict "path" (include "tandem.modelDir" .)) -}}
 {{- range $name, $model := .Values.models -}}
@@ -73,7 +73,7 @@ absent. */}}
 {{- toJson $found -}}
 {{- end -}}
 
-{{/* A claim's spec can hardly be changed: another spec is another claim. */}}
+{{/* Name of a claim: its spec is nearly immutable, so another spec makes another claim. */}}
 {{- define "tandem.modelClaim" -}}
 {{- $suffix := include "tandem.modelClaimSpec" . | sha256sum | trunc 8 -}}
 {{- default (printf "%s-model-%s" (include "tandem.fullname" .) $suffix) .Values.model.hf.claim.existing -}}

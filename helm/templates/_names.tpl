@@ -11,7 +11,7 @@ one. Takes {name, max}. */}}
 {{- end -}}
 {{- end -}}
 
-{{/* Short enough that whatever is appended here, and by the operator, stays within 63. */}}
+{{/* Prefix of names, short enough that suffixes of the chart and the operator stay within 63. */}}
 {{- define "tandem.fullname" -}}
 {{- $name := .Values.fullnameOverride -}}
 {{- if not $name -}}
@@ -44,14 +44,14 @@ app.kubernetes.io/part-of: tandem
 {{- end }}
 {{- end -}}
 
-{{/* For selectors, which no upgrade can change: so no value does. Takes {root, component}. */}}
+{{/* Labels for selectors, which upgrades cannot change, so they depend on no value. Takes {root, component}. */}}
 {{- define "tandem.selector" -}}
 app.kubernetes.io/name: {{ .root.Chart.Name }}
 app.kubernetes.io/instance: {{ .root.Release.Name }}
 app.kubernetes.io/component: {{ .component }}
 {{- end -}}
 
-{{/* Labels by which network policies know pods, whatever else labels them. */}}
+{{/* Labels by which network policies select pods. */}}
 {{- define "tandem.marks" -}}
 tandem/instance: {{ .root.Release.Name }}
 tandem/component: {{ .component }}
@@ -85,7 +85,7 @@ default
 {{- end -}}
 {{- end -}}
 
-{{/* Two fields of a RayCluster can never be changed: with others it is another cluster. */}}
+{{/* Name of the RayCluster: two of its fields are immutable, so other values make another cluster. */}}
 {{- define "tandem.rayName" -}}
 {{- $fixed := list (dig "managedBy" "" .Values.ray.extraSpec) (dig "gcsFaultToleranceOptions" "backend" "" .Values.ray.extraSpec) -}}
 {{- $suffix := eq (join "" $fixed) "" | ternary "" (printf "-%s" (toJson $fixed | sha256sum | trunc 6)) -}}

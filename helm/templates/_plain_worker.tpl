@@ -36,7 +36,7 @@ envFrom: {{- toYaml . | nindent 2 }}
 ports:
   - {name: worker, containerPort: {{ $pool.port }}}
   - {name: status, containerPort: {{ $pool.metricsPort }}}
-# It listens for others once its model is loaded, and is ready once a router has taken it.
+# A worker listens once its model is loaded, and is ready once a router has accepted it.
 startupProbe:
   tcpSocket: {port: worker}
   periodSeconds: 5

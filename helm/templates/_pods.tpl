@@ -10,7 +10,7 @@ imagePullSecrets: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end -}}
 
-{{/* Where a pod may run. Takes {of}, which has these keys. */}}
+{{/* Scheduling constraints of a pod. Takes {of}, which has these keys. */}}
 {{- define "tandem.where" -}}
 {{- range $key := list "nodeSelector" "tolerations" "affinity" "topologySpreadConstraints" }}
 {{- with index $.of $key }}

@@ -29,7 +29,7 @@ networkPolicy.nodes are they, or everybody. Takes {root, way, components}. */}}
 {{- end -}}
 {{- end -}}
 
-{{/* Whether a pool is on its nodes' network; empty where none is. */}}
+{{/* Not empty if any pool uses its nodes' network. */}}
 {{- define "tandem.onNodes" -}}
 {{- range $name, $given := .Values.pools -}}
 {{- if $given -}}
@@ -63,7 +63,7 @@ other addresses in their environment; at 443 where they are told of none. Takes 
   to: {{- toYaml . | nindent 4 }}
   {{- end }}
 {{- if $root.Values.networkPolicy.cloudIdentity }}
-# Where clouds tell pods who they are: instance metadata, EKS pod identity, GKE workload identity.
+# Identity services of clouds: instance metadata, EKS pod identity, GKE workload identity.
 - ports: [{port: 80}, {port: 987}, {port: 988}]
   to:
     {{- range list "169.254.169.254/32" "169.254.170.23/32" "169.254.169.252/32" "fd00:ec2::254/128" "fd00:ec2::23/128" }}

@@ -38,7 +38,7 @@ volumes:
     emptyDir: {medium: Memory, sizeLimit: 1Gi}
   - name: tmp
     emptyDir: {sizeLimit: 10Gi}
-  # The job that the driver submits reads it, again when it changes.
+  # Read by the job that the driver submits, again after each change.
   - name: cluster
     configMap:
       name: {{ include "tandem.fullname" . }}-driver
@@ -56,7 +56,7 @@ image: {{ include "tandem.image" (dict "root" . "image" .Values.images.worker) }
 imagePullPolicy: {{ .Values.images.worker.pullPolicy }}
 env:
   - {name: HOME, value: /tmp}
-  # How long a job that is stopped may take: the draining of workers.
+  # Time for a stopped job to end, in which workers drain.
   - {name: RAY_JOB_STOP_WAIT_TIME_S, value: {{ add .Values.drain.timeoutSeconds .Values.drain.endpointDelaySeconds | quote }}}
   - {name: RAY_USAGE_STATS_ENABLED, value: "0"}
   {{- with $head.extraEnv }}

@@ -25,7 +25,7 @@ volumes:
   {{- end }}
 {{- end -}}
 
-{{/* On different nodes, if they have room, where router.affinity says nothing. */}}
+{{/* Default affinity of routers: preferably on different nodes. */}}
 {{- define "tandem.routerWhere" -}}
 {{- $of := deepCopy .Values.router -}}
 {{- if not $of.affinity -}}
@@ -65,8 +65,8 @@ ports:
   - {name: grpc, containerPort: {{ $router.ports.grpc }}}
   - {name: fleet, containerPort: {{ $router.ports.fleet }}}
   - {name: admin, containerPort: {{ $router.ports.admin }}}
-# At the admin port, which wants no key for health. A router lives as soon as it answers,
-# and is ready while it has workers and does not drain.
+# Probes use the admin port, where health needs no key. A router is live as soon as it answers,
+# and ready while it has workers and does not drain.
 startupProbe:
   {{- include "tandem.routerProbe" (dict "root" . "path" "/ping") | nindent 2 }}
   periodSeconds: 2

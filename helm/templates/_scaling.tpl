@@ -12,7 +12,7 @@ replicas: {{ $live.spec.replicas }}
 {{- end -}}
 {{- end -}}
 
-{{/* Fewest pods of a pool or of routers. Takes {of}; of has replicas or autoscaling. */}}
+{{/* Minimum number of pods of a pool or of routers. Takes {of}; of has replicas or autoscaling. */}}
 {{- define "tandem.fewest" -}}
 {{- if .of.autoscaling.enabled -}}
 {{- .of.autoscaling.minReplicas -}}
@@ -21,7 +21,7 @@ replicas: {{ $live.spec.replicas }}
 {{- end -}}
 {{- end -}}
 
-{{/* Seconds until a worker serves: its model is fetched, loaded, and with Ray its node is there. */}}
+{{/* Timeout for a worker to serve, in seconds: download, load, and with Ray the node's start. */}}
 {{- define "tandem.loadBudget" -}}
 {{- $seconds := add .Values.worker.startTimeoutSeconds .Values.imagePullSeconds -}}
 {{- if include "tandem.hfModels" . | fromJson -}}

@@ -1,4 +1,4 @@
-{{/* Where to listen for others: every address of the pod, of either family. */}}
+{{/* The address to listen on: all of the pod's, IPv4 and IPv6. */}}
 {{- define "tandem.anyAddress" -}}
 {{ .Values.network.listen }}
 {{- end -}}
@@ -68,7 +68,7 @@ pools:
 {{- end }}
 {{- end -}}
 
-{{/* What a Ray node of a pool has and its worker takes, as JSON. Takes {name, pool}. */}}
+{{/* Custom resources of a pool's Ray node, which its worker reserves, as JSON. Takes {name, pool}. */}}
 {{- define "tandem.rayResources" -}}
 {{- set (deepCopy .pool.rayResources) (printf "tandem-%s" .name) 1 | toJson -}}
 {{- end -}}

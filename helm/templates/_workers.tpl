@@ -1,4 +1,4 @@
-{{/* What a worker's container may take. Takes {pool}. */}}
+{{/* Resources of a worker's container. Takes {pool}. */}}
 {{- define "tandem.workerResources" -}}
 {{- $devices := dict -}}
 {{- if and .pool.gpus.resourceName (gt (int .pool.gpus.count) 0) -}}
@@ -42,7 +42,7 @@
 {{- end }}
 {{- end -}}
 
-{{/* Of workers in both launchers. Takes {root, pool}. */}}
+{{/* The part of a worker's container that both launchers share. Takes {root, pool}. */}}
 {{- define "tandem.workerVolumes" -}}
 - name: shm
   emptyDir: {medium: Memory, sizeLimit: {{ .pool.shmSize }}}
