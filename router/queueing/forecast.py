@@ -39,9 +39,9 @@ class Forecast:
         self.margin = LEAST_MARGIN
 
     def wait_s(self, queue: FairQueue, waiter: Waiter, num_workers: int, now: float) -> float:
-        """Seconds until its turn. Before it come more urgent classes, nearer deadlines of its tenant,
-        and as much work of each other tenant as brings that tenant to what its own has had by then:
-        work that waits here, and work that will arrive meanwhile."""
+        """Seconds until its turn. Before it come more urgent classes, nearer deadlines of its
+        tenant, and as much work of each other tenant as brings that one to what its own has had by
+        then: work that waits here, and work that will arrive meanwhile."""
         if not len(queue):
             return 0.0
         own_s = sum(each.work_s for each in queue.lane(waiter).part(waiter.due_s)[0])
