@@ -146,7 +146,7 @@ class Sequence:
     def followed_by(self, drafts: Seq[int]) -> Sequence:
         """A copy for sampling: this sequence as it would be if its next tokens were these."""
         assert self.grammar is None, f"{self.attempt_id}: only its next token has a mask"
-        assert not self.num_unknown, f"{self.attempt_id}: drafts follow a token nobody knows"
+        assert not self.num_unknown, f"{self.attempt_id}: drafts follow an unknown token"
         drafted = copy.copy(self)
         drafted.tokens = [*self.tokens, *drafts]
         return drafted

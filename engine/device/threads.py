@@ -14,11 +14,11 @@ _PAUSE_S = 0.005
 
 
 class Threads:
-    """`least` threads are ours; up to `most` are taken while nobody else wants their cores.
+    """`least` threads are the worker's own; up to `most` run while their cores are idle.
 
-    To be asked before each layer; it looks every few milliseconds, for some 20 us. Two workers on
-    one machine each get its cores when the other waits, and share them otherwise. Where `read`
-    tells nothing, `least` it is.
+    `adjust` is called before each layer and reads the counters every few milliseconds, in some
+    20 us. Two workers on one machine each get its cores while the other waits, and share them
+    otherwise. Where `read` returns None, steps use `least`.
     """
 
     def __init__(
@@ -43,14 +43,14 @@ class Threads:
         return self._most > self._least
 
     def adjust(self) -> int:
-        """How many to use from now on; torch is told."""
+        """The number of threads for the next layers, which is set in torch, too."""
         if self.may_grow and (now := self._clock()) >= self._next_look:
             self._next_look = now + _PAUSE_S
             self._use(self._judge())
         return self.number
 
     def settle(self) -> int:
-        """Our share, for a step that is too small for more; nobody looks."""
+        """Use `least` threads, for a step that is too small for more."""
         self._use(self._least)
         return self._least
 

@@ -1,7 +1,7 @@
 """The compiled kernels as functions, and the structures that they are given.
 
 Structures mirror those of the same name in the C++ sources; all pointers are borrowed, so that
-whoever fills one in keeps the tensors alive.
+the code that fills one in keeps the tensors alive.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ class Kernels:
 
 
 def try_load_kernels() -> Kernels | None:
-    """Shipped, or compiled now or earlier; None, with a warning that says why, without them."""
+    """Load shipped or cached kernels, or compile them; None, with a warning, if that fails."""
     try:
         return Kernels(*find_or_build(default_cache()))
     except KernelError as error:

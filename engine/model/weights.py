@@ -78,7 +78,7 @@ def load_weights(
 ) -> None:
     """Fill every target, by checkpoint tensor name, and leave tensors without a target unread.
 
-    `cut(name)` is the part of a tensor that its target takes. Tensors go piece by piece to the
+    `cut(name)` is the part of a tensor that its target takes. Tensors go in chunks to the
     target's device and dtype. CheckpointError names the tensor that is missing, of another shape,
     or stored in an unsupported dtype.
     """
