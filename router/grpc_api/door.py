@@ -63,8 +63,8 @@ class GrpcDoor:
         return bound
 
     async def show_readiness(self) -> None:
-        """What health checks hear: the server and the service serve while any model can be served,
-        and each model has a name of its own."""
+        """Update the health service: the server and the service serve while any model can be
+        served, and each model has a health of its own."""
         conductor = self._conductor
         ready = {f"{SERVICE}/{model.name}": conductor.serves(model) for model in conductor.models}
         status = health_pb2.HealthCheckResponse.ServingStatus

@@ -58,7 +58,7 @@ def draft_from(
     trace_id: str | None = None,
     split: str | None = None,
 ) -> RequestDraft:
-    """What the client said; fields that are not present stay None. Raises InvalidRequest."""
+    """The draft of a request; absent fields stay None. Raises InvalidRequest."""
     choice = _tool_choice(request)
     prompt = prompt_from(request, shows_tools=choice is None or choice.mode is not ToolMode.NONE)
     allowed = request.sampling.HasField("allowed_tokens")

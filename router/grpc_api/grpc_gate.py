@@ -22,7 +22,8 @@ COUNTED = (ANSWERS, "/Tokenize", "/Detokenize")
 """Calls that compute something: the others are free, as GET is at the HTTP door."""
 SLACK_S = 10.0
 MIN_PING_MS = 1000
-"""Of a connection on which nothing else is sent; one that pings more often is closed."""
+"""Minimum interval of pings on an idle connection; a client that pings more often is
+disconnected."""
 Method = Callable[[Any, grpc.aio.ServicerContext], Awaitable[Any]]
 
 
@@ -111,7 +112,7 @@ def _method_of(handler: grpc.RpcMethodHandler) -> Method:
 
 
 def _replaced(handler: grpc.RpcMethodHandler, method: Method) -> grpc.RpcMethodHandler:
-    """The same kind of call, with another method behind it."""
+    """The same kind of handler, with another method behind it."""
     kinds = {
         (False, False): grpc.unary_unary_rpc_method_handler,
         (False, True): grpc.unary_stream_rpc_method_handler,

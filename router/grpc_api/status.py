@@ -17,8 +17,8 @@ DOMAIN = "tandem"
 DETAILS_KEY = "grpc-status-details-bin"
 Metadata = tuple[tuple[str, str | bytes], ...]
 MAX_TEXT_BYTES = 1000
-"""Of an error's text, which goes three times into trailers: clients take 8 KiB of them, and instead
-of longer ones they see another error."""
+"""Maximum length of an error's text, which occurs three times in trailers: clients accept 8 KiB of
+them, and report another error beyond."""
 
 
 async def abort(context: grpc.aio.ServicerContext, error: RouterError) -> NoReturn:

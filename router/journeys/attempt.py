@@ -49,7 +49,7 @@ class Attempt:
         self._changed: asyncio.Future[None] | None = None
 
     def on_event(self, sender: WorkerRef, event: WorkerEvent) -> None:
-        """What fails here fails this request, and not the session that brings the event."""
+        """The Listener: an error here fails this request, but not the worker's session."""
         try:
             if isinstance(event, Output):
                 self._on_output(sender, event)

@@ -43,8 +43,8 @@ class Branch:
         at: WorkerRef | None = None,
         counts_prompt: bool = True,
     ) -> None:
-        """`at` is the worker that has the prompt, None when nothing is known of one. Of several
-        answers to a prompt, one counts it."""
+        """`at` is the worker that has the prompt cached, or None. Of several answers to a prompt,
+        one counts it."""
         model = shared.model
         self.journey = Journey(request, model.fleet, model.config, at, admitted)
         self._shared = shared

@@ -61,7 +61,8 @@ async def _all_or_none() -> AsyncIterator[asyncio.TaskGroup]:
 
 
 def branch_request(request: GenerateRequest, branch: int, elapsed_s: float) -> GenerateRequest:
-    """The same request with draws of its own, which its seed and number determine."""
+    """The request with a seed of its own, derived from the request's seed and the branch's
+    number."""
     sampling = msgspec.structs.replace(
         request.sampling,
         seed=branch_seed(request.sampling.seed, branch),

@@ -23,7 +23,7 @@ from router.requests.request import GenerateRequest, RequestDraft
 
 
 class Conductor:
-    """What both doors speak to."""
+    """The entry point of both API servers."""
 
     def __init__(self, config: RouterConfig, models: Models, metrics: RouterMetrics) -> None:
         self.config = config

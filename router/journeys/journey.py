@@ -58,7 +58,7 @@ class Journey:
         self._merger = TokenMerger(request.prompt_tokens)
         self._attempt: Attempt | None = None
         self._members: list[Member] = []
-        """Those of the running attempt; the first prefills."""
+        """Workers of the running attempt; the first one prefills."""
         self._refused: set[WorkerRef] = set()
         """Destinations to which this attempt's handoffs failed."""
         self._interrupted: RouterError | None = None
@@ -233,7 +233,7 @@ class Journey:
 
     @property
     def _sampling(self) -> SamplingParams:
-        """What came with the first token is not asked for again."""
+        """Sampling parameters without what the first token brought already."""
         sampling = self._request.sampling
         if sampling.prompt_logprobs is None or not self._merger.num_output:
             return sampling
@@ -241,7 +241,7 @@ class Journey:
 
     @property
     def _ledger(self) -> Ledger:
-        """Of the revision that answers: once it has begun to, no other one can go on."""
+        """The ledger of the revision that answers; once it has begun, no other may continue."""
         return self._placer.ledger
 
     def learn(self, num_tokens: int) -> None:
@@ -261,7 +261,8 @@ class Journey:
         return members
 
     async def _fetch_prefix(self, attempt_id: AttemptId, first: Member, hits: Hits) -> None:
-        """What another worker has cached need not be computed again; logits it has none."""
+        """Copy a prefix that another worker has cached; prompt log-probabilities need it computed,
+        though."""
         if self._sampling.prompt_logprobs is not None:
             return
         holder = self._ledger.prefix_holder(hits, first.ref, self._config.fetch_min_tokens)

@@ -1,7 +1,8 @@
-"""What a request would cost on each worker: seconds for itself and for others, over all rows.
+"""The cost of a request on each worker, in seconds for itself and for others; vectorized over
+workers.
 
-Steps are linear in what they compute (DistServe, OSDI 2024, fits the same form), and each worker
-tells its own coefficients. What is predicted here is compared with targets elsewhere.
+Step durations are linear in their work, as in DistServe (OSDI 2024), and each worker reports its
+own coefficients. The predictions are compared with targets elsewhere.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from router.placing.fleet_table import HOST_BYTES_PER_S, FleetTable, Floats
 from router.placing.placement_request import RequestSize
 
 RISK_BEGINS, RISK_WIDTH = 0.85, 0.3
-"""Of a target: below the first nothing is at risk, beyond both together all is lost."""
+"""Risk of missing a target, as fractions of it: none below the first, certain beyond the sum of
+both."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,23 +41,23 @@ class Costs:
     prompt_s: Floats
     """Computing the uncached part: what it takes from everything else there."""
     machine_s: Floats
-    """The same, and the steps that run for it alone."""
+    """`prompt_s`, and the steps that run for this request alone."""
     prefill_s: Floats
     """From its first step to its last, with what runs beside it."""
     queue_s: Floats
     """Prompts that come before."""
     queued_steps: Floats
-    """The same in steps; below 1, a step has room for more beside them."""
+    """`queue_s` in steps; below 1, a step has room for more prompt tokens."""
     ttft_s: Floats
     """From now to the first token."""
     step_s: Floats
     """A decode step there with this sequence in it, prompts aside."""
     mixed_s: Floats
-    """The same with as much of a prompt as a step takes beside it: no token takes longer."""
+    """`step_s` with a full chunk of a prompt in the step: the longest time per token."""
     interrupted_s: Floats
-    """What prompts have lately taken from a sequence that decodes there."""
+    """Recent interruptions of a decoding sequence by prompts."""
     growth_s: Floats
-    """What this sequence adds to each decode step."""
+    """The increase of each decode step by this sequence."""
     num_decoding: Floats
     """Sequences that decode there, or will."""
     missing: Floats
@@ -128,7 +130,8 @@ def risk(seconds: Floats, target_s: float | None) -> Floats:
 
 
 def exposed_s(num_bytes: float, prefill_s: float, latency_s: float, bytes_per_s: float) -> float:
-    """What a handoff adds behind the last chunk: blocks travel while later ones are computed."""
+    """Handoff time after the last chunk; earlier blocks are transferred while later ones are
+    computed."""
     transfer_s = num_bytes / bytes_per_s
     return latency_s + max(transfer_s / 8, transfer_s - 0.8 * prefill_s)
 

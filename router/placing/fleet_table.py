@@ -1,4 +1,4 @@
-"""What placement knows of the workers, a row each, in arrays that are kept and never rebuilt."""
+"""Placement's view of the workers: one row each, in arrays that are updated in place."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class FleetTable:
         self.min_chunk_tokens: Floats = np.ones(num_rows)
         self.overtaking_ratio: Floats = np.ones(num_rows)
         self.step_target_s: Floats = np.zeros(num_rows)
-        """What steps with prompts may take beside decoding sequences; 0 where nothing limits it."""
+        """Target duration of steps with prompts beside decoding sequences; 0 without a limit."""
         self.queued_tokens: Floats = np.zeros(num_rows)
         self.queued_pairs: Floats = np.zeros(num_rows)
         self.num_prompts: Floats = np.zeros(num_rows)
@@ -88,9 +88,9 @@ class FleetTable:
         self.block_sizes: Counter[int] = Counter()
         """How many workers have blocks of each size."""
         self.lifetime_s = 5.0
-        """Of a decoding sequence; for so long it remembers what interrupted it."""
+        """Mean lifetime of a decoding sequence, over which interruptions are averaged."""
         self.usual_ttft_s: float | None = None
-        """What requests usually have as a target."""
+        """Usual TTFT target of requests."""
         self.requests_per_s = 0.0
         """That come to one worker."""
         self.num_ready = 0
@@ -221,7 +221,7 @@ class FleetTable:
         return self._kinds.index(kind)
 
     def _fill(self, row: int) -> None:
-        """Its own costs, or else the mean of its kind, or else the unknown's."""
+        """A worker's own costs, or else the mean of its role, or else defaults."""
         if self.refs[row] is None:
             return
         told = self._costs.get(int(self.kind[row]), {})

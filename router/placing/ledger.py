@@ -74,7 +74,8 @@ class Ledger:
         self.version += 1
 
     def follow(self, former: Ledger) -> None:
-        """Its requests come here from now on: how many, what they want, how long they take."""
+        """Take over what the previous revision's ledger has learned: lifetimes, targets and request
+        rate."""
         for learned in ("lifetime_s", "usual_ttft_s", "requests_per_s"):
             setattr(self.table, learned, getattr(former.table, learned))
 

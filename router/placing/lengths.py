@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 FIRST_GUESS = 128.0
 MEMORY = 0.98
-"""What an answer weighs after one more of the same tenant."""
+"""Decay of an answer's weight with each further answer of the same tenant."""
 FEW = 8
 """Answers of a tenant before it is believed to differ from the others."""
 MOST_TENANTS = 4096

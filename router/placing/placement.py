@@ -26,7 +26,7 @@ from router.placing.prices import Prices, price
 from wire.identity import WorkerRef
 
 FETCH_SHARE = 0.5
-"""Of the time that a copied prefix spares, so much may go into copying it."""
+"""Maximum time for copying a prefix, as a fraction of the time it saves."""
 
 
 def place(

@@ -1,4 +1,4 @@
-"""What a request needs of its workers, and what it is given: the values that placing is about."""
+"""The input and output of placement: a request's demands, and the workers chosen for it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Split(enum.Enum):
 
 
 class RequestSize(msgspec.Struct, frozen=True, kw_only=True):
-    """What a request will ask of its workers."""
+    """The size of a request, for its workers."""
 
     num_prompt_tokens: int
     num_new_tokens: float
@@ -33,7 +33,7 @@ class RequestSize(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PlacementRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a request needs of its workers."""
+    """The demands of a request on its workers."""
 
     key: str
     """Names the request: ties are broken by it, so that equal workers share the requests."""
@@ -66,7 +66,7 @@ class Placement(msgspec.Struct, frozen=True):
     prompt_s: float = 0.0
     """Computing the prompt's uncached part: what others lose by it."""
     queue_s: float = 0.0
-    """What prompts wait where this one would."""
+    """Waiting time for the prompts ahead in the worker's queue."""
     num_queued: float = 0.0
     """Prompts there that are not computed yet."""
     queued_steps: float = 0.0

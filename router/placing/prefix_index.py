@@ -79,7 +79,7 @@ def _search(
 
 
 class _ReportedBlocks:
-    """What one incarnation has told; `number` is None until its first snapshot."""
+    """The blocks reported by one incarnation; `number` is None until its first snapshot."""
 
     def __init__(self, bit: int) -> None:
         self.bit = bit
@@ -179,7 +179,7 @@ class PrefixIndex:
             self._forget(told, tier, tuple(blocks))
 
     def _forget_oldest(self) -> None:
-        """Of the worker that fills the most of the index."""
+        """Drop the oldest entries of the worker with the most."""
         fullest = max(self._told.values(), key=lambda told: told.num_blocks)
         tier = 0 if fullest.blocks[0] else 1
         num_over = self.num_entries - self._max_entries
@@ -201,5 +201,5 @@ def _spread(found: Depths, num_rows: int) -> Counts:
 
 
 def _changes(events: CacheEvents) -> tuple[tuple[Sequence[bytes], Sequence[bytes]], ...]:
-    """What was stored and removed, for each tier."""
+    """Stored and removed blocks, by tier."""
     return (events.stored, events.removed), (events.host_stored, events.host_removed)

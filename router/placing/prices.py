@@ -1,4 +1,4 @@
-"""What each worker would cost as a lone worker, as the first of a pair, or as its destination."""
+"""The price of each worker: alone, as a pair's prefill worker, or as its decode worker."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from router.placing.fleet_table import FleetTable, Floats
 from router.placing.placement_request import RequestSize
 
 LOST_S = 100.0
-"""What a request is worth that meets its targets."""
+"""Value, in seconds, of a request that meets its targets."""
 FULL_S = 100.0
-"""What it costs to send a sequence where there is no room for any of it."""
+"""Price of sending a sequence to a worker without free blocks for it."""
 PATIENCE = 0.1
 """Weight of a second of decode time against a second of TTFT when there is a TPOT target: tokens
 much faster than the target serve nobody."""
@@ -65,10 +65,10 @@ def price(
 
 
 def _held_up(table: FleetTable, costs: Costs, answer: float) -> tuple[Floats, Floats]:
-    """What prompts behind this one lose, and what they lose by its answer: those that wait, and
-    those that come meanwhile.
+    """The delay of other prompts by this one, and their loss: of waiting ones, and of those that
+    will arrive meanwhile.
 
-    The latter meet a longer queue; one that is too long already gets no worse.
+    The latter meet a longer queue; a queue that is too long already gets no worse.
     """
     works = costs.machine_s, costs.growth_s * answer
     usual_s = table.usual_ttft_s

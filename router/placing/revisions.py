@@ -44,7 +44,7 @@ class _RevisionWorker:
 
 @dataclass(slots=True)
 class _Revision:
-    """What is known of one revision while it has workers."""
+    """The state of one revision that has workers."""
 
     number: int
     """Revisions are numbered as they are first seen."""
@@ -113,7 +113,7 @@ class Revisions:
             known.shown.add(worker.role)
 
     def remove(self, ref: WorkerRef, revision: str) -> None:
-        """Of a revision without workers nothing is remembered."""
+        """Remove a worker; a revision without workers is forgotten."""
         self.set_ready(ref, revision, False)
         known = self._known.get(revision)
         if known is not None and known.workers.pop(ref, None) is not None and not known.workers:

@@ -25,20 +25,20 @@ class _AttemptPhase(enum.Enum):
 
 @dataclass(slots=True)
 class _AttemptLoad:
-    """What one attempt is to this worker."""
+    """The load of one attempt on this worker."""
 
     phase: _AttemptPhase
     tokens: float
     pairs: float
     context: float
     reserved: float
-    """What it needs of the pool, its expected growth included if it is to decode here."""
+    """Need of the block pool, with its expected growth if it is to decode here."""
     stays: bool
     number: int = 0
 
 
 class WorkerLoad:
-    """Of one incarnation, for one router. All amounts are at least 0."""
+    """The load of one incarnation, as one router sees it. All amounts are at least 0."""
 
     def __init__(self, router_id: str, block_size: int) -> None:
         self._router_id = router_id
@@ -96,7 +96,7 @@ class WorkerLoad:
                 part.phase = _AttemptPhase.QUEUED
 
     def prefilled(self, attempt_id: AttemptId) -> None:
-        """Its prompt is computed."""
+        """Record that an attempt's prompt is computed."""
         part = self._parts.get(attempt_id)
         if part is None or part.phase not in (_AttemptPhase.UNHEARD, _AttemptPhase.QUEUED):
             return
@@ -115,7 +115,7 @@ class WorkerLoad:
             self._decodes(part)
 
     def arrived(self, attempt_id: AttemptId) -> None:
-        """What was expected decodes here now."""
+        """Record that an expected sequence decodes here now."""
         part = self._parts.get(attempt_id)
         if part is not None and part.phase is _AttemptPhase.EXPECTED:
             self._expected.add(part, -1)
@@ -167,7 +167,7 @@ class WorkerLoad:
 
     @property
     def used_tokens(self) -> float:
-        """Of the pool, as last told; cached blocks that nobody uses are free."""
+        """Used tokens of the pool, as last reported; cached blocks without users are free."""
         if self._report is None:
             return 0.0
         used = (self._report.num_blocks - self._report.free_blocks) * self._block_size
@@ -185,7 +185,7 @@ class WorkerLoad:
 
     @property
     def expected_tokens(self) -> float:
-        """What comes from elsewhere, and prompts that no report knows of, will need of the pool."""
+        """Future needs of the pool: expected handoffs, and prompts that no report includes."""
         return self._expected.reserved + self._unheard.reserved
 
     def _leave_queue(self, part: _AttemptLoad) -> None:

@@ -1,1 +1,1 @@
-"""Who may go on to be placed, and who waits or is turned away."""
+"""Admission: which requests are placed next, and which wait or are refused."""

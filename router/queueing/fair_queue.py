@@ -11,7 +11,7 @@ import msgspec
 
 
 class Waiter(msgspec.Struct, frozen=True, kw_only=True):
-    """One request. Its `work_s` is what it asks of one worker."""
+    """A waiting request. `work_s` is its work for one worker."""
 
     key: str
     tenant: str = ""
@@ -30,7 +30,7 @@ class Waiter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Lane:
-    """What one tenant waits for in one class, the nearest deadline first."""
+    """The waiting requests of one tenant in one class, the nearest deadline first."""
 
     def __init__(self, priority: int, tenant: str) -> None:
         self.priority = priority
@@ -53,7 +53,7 @@ class Lane:
         return [waiter for _, _, waiter in self._line[:most]]
 
     def part(self, due_s: float) -> tuple[list[Waiter], list[Waiter]]:
-        """Those before a newcomer that is due then, and those behind it."""
+        """The requests due before a new one, and those after it."""
         at = bisect_right(self._line, (due_s, math.inf))
         line = [waiter for _, _, waiter in self._line]
         return line[:at], line[at:]
@@ -106,7 +106,7 @@ class FairQueue:
         return waiter
 
     def first(self) -> Waiter | None:
-        """Who is next."""
+        """The next request."""
         return next(iter(self.foremost(1)), None)
 
     def foremost(self, most: int) -> list[Waiter]:
@@ -136,7 +136,8 @@ class FairQueue:
                 del self._had_s[quiet]
 
     def had_s(self, tenant: str) -> float:
-        """What counts when it is its turn, or would if it came now."""
+        """A tenant's served work, as compared for the next turn; an idle tenant counts as if it
+        came now."""
         had_s = self._had_s.get(tenant, 0.0)
         if tenant in self._num or not self._num:
             return had_s
