@@ -1,4 +1,4 @@
-"""A cluster in virtual time: a clock that nobody waits for drives the deciders of production.
+"""A discrete-event simulation of a cluster that runs the production scheduling code.
 
 The router's ledger, placement and admission, the workers' step loops, their handoff machines and
 schedulers are those that serve. The simulation supplies what they stand on: a machine model says

@@ -42,7 +42,7 @@ from wire.traits import RequestTraits
 MOST_TOKENS = 100_000
 """The answer's longest length as the router is told it: it has to learn how long answers are."""
 
-LOOK_S = 0.05
+POLL_S = 0.05
 """Interval between attempts to place a request while there is no worker."""
 
 Choose = Callable[[PlacementRequest, Hits, float], Placement | Refusal]
@@ -100,7 +100,7 @@ class Journeys:
         if isinstance(found, Placement):
             self.submit(request, found)
         elif found.reason is RefusalReason.NO_WORKERS and waited_s < self._join_wait_s:
-            self._clock.after(LOOK_S, lambda: self.begin(request, waited_s + LOOK_S))
+            self._clock.after(POLL_S, lambda: self.begin(request, waited_s + POLL_S))
         else:
             request.result.failure = found.detail
             self._on_end(request)

@@ -111,7 +111,7 @@ class SimulatedWorker:
         self._endpoint.disconnect(peer.link, lambda: None)
 
     def source_lost(self, link: str, cause: str) -> None:
-        """No write of a lost source is under way any more, so that its pages are free at once."""
+        """No write of a lost source is under way any more, so that its blocks are free at once."""
         handoffs = self.loop.destination_handoffs
         self.call(lambda: handoffs.source_fenced(handoffs.source_lost(link, cause)))
 

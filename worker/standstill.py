@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from engine.errors import EngineError
 
-NUM_LOOKS = 10
+NUM_POLLS = 10
 """Looks at the step loop in the time that a step may take."""
 
 log = logging.getLogger(__name__)
@@ -20,17 +20,20 @@ class StepHangs(EngineError):
 
 
 class Standstill:
-    """Counts looks and not seconds: a process that was stopped has not looked meanwhile."""
+    """A watchdog for steps that hang.
+
+    It counts polls instead of seconds: a process that was stopped (SIGSTOP) has not polled.
+    """
 
     def __init__(self) -> None:
         self._turn: int | None = None
-        self._num_looks = 0
+        self._num_polls = 0
 
-    def look(self, turn: int) -> int:
+    def poll(self, turn: int) -> int:
         """How often the turn under way was seen before; `turn` counts the step loop's turns."""
-        self._num_looks = self._num_looks + 1 if turn == self._turn else 0
+        self._num_polls = self._num_polls + 1 if turn == self._turn else 0
         self._turn = turn
-        return self._num_looks
+        return self._num_polls
 
 
 async def watch_turns(
@@ -39,9 +42,9 @@ async def watch_turns(
     """Return when a turn has taken `timeout_s`, after calling `on_hang`; `turn()` counts turns."""
     standstill = Standstill()
     while True:
-        if standstill.look(turn()) == NUM_LOOKS:
+        if standstill.poll(turn()) == NUM_POLLS:
             break
-        await asyncio.sleep(timeout_s / NUM_LOOKS)
+        await asyncio.sleep(timeout_s / NUM_POLLS)
     hangs = StepHangs(f"a step has not ended after {timeout_s:g} s (step_timeout_s)")
     log.error("%s", hangs)
     on_hang(hangs)
@@ -58,6 +61,6 @@ async def end_when_held_up(timeout_s: float) -> None:
     try:
         while True:
             faulthandler.dump_traceback_later(timeout_s, exit=True)
-            await asyncio.sleep(timeout_s / NUM_LOOKS)
+            await asyncio.sleep(timeout_s / NUM_POLLS)
     finally:
         faulthandler.cancel_dump_traceback_later()

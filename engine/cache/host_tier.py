@@ -44,7 +44,10 @@ class PendingLoad:
 
 
 class HostTier:
-    """Owned by the engine's thread; `copier` copies in another. `clock` is in seconds."""
+    """Blocks in host memory behind the KV cache: evicted blocks are kept here and loaded again.
+
+    The engine's thread owns it; `copier` copies in a thread of its own. `clock` gives seconds.
+    """
 
     def __init__(
         self,

@@ -15,7 +15,7 @@ from engine.model.model_part import ModelPart
 
 @dataclass(frozen=True, slots=True)
 class PartAllocator:
-    """All parameters have one dtype and lie on one device."""
+    """Allocates the parameters of one model part, all of one dtype on one device."""
 
     part: ModelPart
     dtype: torch.dtype

@@ -29,7 +29,8 @@ class ScheduledTokens(msgspec.Struct, frozen=True, gc=False):
 
 
 OVERTAKING_RATIO = 4
-"""A prompt with so many times fewer tokens left than the first overtakes it, with half a step."""
+"""A prompt that has this many times fewer tokens left than the first one may overtake it: such
+prompts share half of a step."""
 
 
 def in_turn(prompts: Seq[Sequence], budget: int) -> list[ScheduledTokens]:
@@ -70,7 +71,7 @@ class Policy(Protocol):
         """The parameters that routers need to predict its steps."""
         ...
 
-    def admits(self, room: FreeCapacity, num_new_blocks: int) -> bool:
+    def admits(self, free: FreeCapacity, num_new_blocks: int) -> bool:
         """True when the first sequence in the queue, which needs so many new blocks, may start."""
         ...
 

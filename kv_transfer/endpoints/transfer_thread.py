@@ -121,13 +121,13 @@ class TransferThread:
             call = self._calls.get()
             assert call is not None
             call()
-        self._look_around()
+        self._poll()
 
     def _drive(self) -> None:
         try:
             while (call := self._next_call()) is not None:
                 call()
-                self._look_around()
+                self._poll()
             self._transport.close()
         except Exception as error:  # without its transfer thread a worker must not look alive
             log.exception("the transfer thread ended")
@@ -143,7 +143,7 @@ class TransferThread:
     def _num_under_way(self) -> int:
         return len(self._writes.in_flight) + len(self._probes)
 
-    def _look_around(self) -> None:
+    def _poll(self) -> None:
         """Post what may go, look at what is under way, and again while that makes room."""
         self._writes.post(self._try_post, self._paths, self._probes)
         num_under_way = self._num_under_way
@@ -153,7 +153,7 @@ class TransferThread:
         for probes in list(self._probes.values()):
             self._measure(probes)
         if self._writes.waiting and self._num_under_way < num_under_way:
-            self._look_around()
+            self._poll()
 
     def _connect(self, link: str, paths: Sequence[RankPath], on_result: OnSpeeds) -> None:
         self._paths[link] = paths

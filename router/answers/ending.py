@@ -20,7 +20,7 @@ class TokenTimes:
         self._num_after_first = 0
 
     def record(self, num_tokens: int) -> None:
-        """So many came now."""
+        """Note that this many tokens arrived now."""
         self._last_s = time.monotonic()
         if self._first_s is None and num_tokens:
             self._first_s = self._last_s

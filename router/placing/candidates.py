@@ -21,9 +21,10 @@ adds."""
 
 
 def pays(request: PlacementRequest, prices: Prices, pair: Candidate, lone: Candidate) -> bool:
-    """Splitting gains more than predictions err. With targets, it keeps one that nobody alone can.
+    """Whether to split: the pair costs less by more than predictions err, and, where the request
+    has targets, only the pair meets them.
 
-    Where neither candidate keeps them, both would be late, and only one of them takes two workers.
+    Where neither meets them, a pair would be late on two workers instead of one.
     """
     has_targets = request.slo != Slo()
     if has_targets and (_keeps(request.slo, prices, lone) or not _keeps(request.slo, prices, pair)):
@@ -42,7 +43,7 @@ def _keeps(slo: Slo, prices: Prices, candidate: Candidate) -> bool:
 def best_lone(
     table: FleetTable, request: PlacementRequest, prices: Prices, fits: Flags, avoided_s: Floats
 ) -> Candidate:
-    """The cheapest among those that fit."""
+    """The cheapest worker that has room for the whole request."""
     total = prices.first_s + avoided_s
     # A prefill worker by choice, where the first token is the last.
     total = total + (table.decodes * 1e-3 if request.single_token else prices.destination_s)

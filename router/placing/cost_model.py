@@ -137,7 +137,7 @@ def exposed_s(num_bytes: float, prefill_s: float, latency_s: float, bytes_per_s:
 
 
 def _share(values: Floats) -> Floats:
-    """They themselves, from 0 to 1."""
+    """The values, limited to [0, 1]."""
     nothing, all_of_it = _bounds(len(values))
     np.maximum(values, nothing, out=values)
     return np.minimum(values, all_of_it, out=values)

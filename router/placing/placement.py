@@ -1,10 +1,10 @@
-"""Which workers serve a request: the cheapest that keep it, and all that run, within targets.
+"""Chooses the workers of a request: the cheapest candidate, counting all requests' targets.
 
 Candidates are pairs, a prefill and a decode worker, and lone workers of either kind: splitting has
 to pay. Each costs seconds: the request's own, and those that it takes from others. A prompt that is
 computed beside decoding sequences delays each of them; a sequence more makes every step longer; a
-prompt in a queue holds up those behind it. On top of that comes LOST_S for each request that would
-miss its target, times how likely that is. Until both kinds have told what their steps take, roles
+prompt in a queue holds up those behind it. Each request that would miss its target adds SLO_MISS_S,
+times the probability of that. Until both kinds of worker have reported what their steps cost, roles
 decide, and pairs come first.
 """
 
@@ -122,7 +122,8 @@ def _placement(
 
 
 def _relief_s(table: FleetTable, target_s: float | None, prices: Prices, home: int) -> float:
-    """Sequences there end one after the other, the last after a lifetime."""
+    """Seconds until enough sequences have ended for the worker to meet the TPOT target; 0 where it
+    meets it now, or never will. Sequences end one by one, the last after a lifetime."""
     tpot_s = float(prices.tpot_s[home])
     if target_s is None or tpot_s <= target_s or not prices.costs.num_decoding[home]:
         return 0.0

@@ -27,10 +27,10 @@ Depths = list[tuple[int, int]]
 def depths(lookup: Lookup, hashes: Sequence[bytes]) -> Depths:
     """(mask, depth) for each group of workers that have equally many leading blocks.
 
-    `lookup` gives the mask of those who have a block, or None. Who has a block has its predecessors
-    too, for tails leave a cache before heads; so of a long prompt the last block is looked up, and
-    where somebody's prefix ends before it, a middle one, until the end is found. A hole in what
-    lies between two blocks that a worker has is not seen.
+    `lookup` gives the mask of those who have a block, or None. A worker that has a block has the
+    blocks before it too, because caches evict the ends of prefixes first. So a long prompt is
+    searched by halving: its last block is looked up, and where a worker's prefix ends earlier, a
+    middle one. A missing block between two that a worker has is not noticed.
     """
     found: Depths = []
     alive, depth = -1, 0
@@ -59,9 +59,10 @@ def _search(
     masks: tuple[int, int],
     found: Depths,
 ) -> None:
-    """Of the two masks the first have span[0] blocks, and of them only the second have span[1].
+    """Find the depths between span[0] and span[1] by halving, and append them to `found`.
 
-    Of that group, `found` hears who has how many blocks.
+    All workers of masks[0] have span[0] leading blocks; those of masks[1] have span[1], and are
+    left out.
     """
     left = [(*span, *masks)]
     while left:
@@ -187,7 +188,7 @@ class PrefixIndex:
 
 
 def _spread(found: Depths, num_rows: int) -> Counts:
-    """The depth of each row."""
+    """The number of leading blocks of each row, int64 [num_rows]."""
     hits = np.zeros(num_rows, np.int64)
     num_bytes = -(-num_rows // 8)
     for mask, depth in found:

@@ -102,7 +102,7 @@ class Revisions:
         known.workers[ref] = _RevisionWorker(role)
 
     def set_ready(self, ref: WorkerRef, revision: str, ready: bool) -> None:
-        """Workers that are not there are ignored."""
+        """Note whether a worker is ready; an unknown worker is ignored."""
         known = self._known.get(revision)
         worker = None if known is None else known.workers.get(ref)
         if known is None or worker is None or worker.ready is ready:
@@ -151,7 +151,7 @@ class Revisions:
                 known.whole_since = now
 
     def _choose(self, now: float) -> str | None:
-        """None where nobody could serve."""
+        """The revision that should serve now; None while no revision has a ready worker."""
         serving = None if self.serving is None else self._known.get(self.serving)
         whole = {name: it for name, it in self._known.items() if it.whole_since is not None}
         trusted = [name for name, it in whole.items() if it is serving or it.is_trusted(now)]

@@ -122,7 +122,7 @@ class WorkerLoad:
             self._decodes(part)
 
     def ended(self, attempt_id: AttemptId) -> None:
-        """Nothing of it is here any more, or will be."""
+        """The attempt has left this worker, or will never come."""
         part = self._parts.pop(attempt_id, None)
         if part is None:
             return

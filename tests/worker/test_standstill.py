@@ -38,7 +38,7 @@ asyncio.run(main())
 
 def test_looks_at_one_turn_are_counted_from_its_first() -> None:
     standstill = Standstill()
-    assert [standstill.look(turn) for turn in (1, 1, 1, 2, 2, 5)] == [0, 1, 2, 0, 1, 0]
+    assert [standstill.poll(turn) for turn in (1, 1, 1, 2, 2, 5)] == [0, 1, 2, 0, 1, 0]
 
 
 async def test_a_worker_whose_device_hangs_in_a_step_ends(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ class LoadModel(msgspec.Struct, frozen=True, tag=True):
 
 
 class ConnectRanks(msgspec.Struct, frozen=True, tag=True):
-    """ConnectRanks to the other ranks, which do the same now. Answered."""
+    """Connect to the other ranks, which do the same now. Answered."""
 
 
 class FitBlocks(msgspec.Struct, frozen=True, tag=True):
@@ -28,7 +28,7 @@ class FitBlocks(msgspec.Struct, frozen=True, tag=True):
 
 
 class AllocateBlocks(msgspec.Struct, frozen=True, tag=True):
-    """AllocateBlocks the KV cache. Answered."""
+    """Allocate the KV cache. Answered."""
 
     num_blocks: int
 

@@ -26,7 +26,10 @@ STATUS_S = 5.0
 
 
 class RankProcess:
-    """One thread sends orders, any thread calls, the supervisor's thread takes heartbeats."""
+    """Another rank of this worker, as rank 0 sees it: its process and the sockets to it.
+
+    One thread sends orders, any thread calls, the supervisor's thread receives heartbeats.
+    """
 
     def __init__(
         self,

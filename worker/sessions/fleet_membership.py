@@ -14,7 +14,10 @@ from wire.messages import WorkerCard
 
 
 class FleetMembership:
-    """Lives on the event loop; one task for each of the routers' names."""
+    """Announces this worker to every router again and again, as a heartbeat.
+
+    Lives on the event loop, with one task for each router name.
+    """
 
     def __init__(self, routers: tuple[str, ...], tls: MutualTls | None) -> None:
         self._routers = routers

@@ -27,7 +27,9 @@ log = logging.getLogger(__name__)
 
 
 class Links:
-    """Lives on the event loop. `on_measured(link)` is called for every new link, and again when
+    """The measured links to other workers, as routers are told of them.
+
+    Lives on the event loop. `on_measured(link)` is called for every new link, and again when
     more has gone over it, where the transport counts that."""
 
     def __init__(

@@ -37,10 +37,11 @@ class PeerEvents(Protocol):
 
 
 class PeerBook:
-    """Sends to peers, and opens sessions with them where there are none. Lives on the event loop.
+    """Manages the sessions with other workers: sends messages, opening sessions on demand.
 
-    All messages of an attempt go over the session that its source opened: opening it is what makes
-    the link that the attempt's blocks take, and it is not opened again before that link has ended.
+    All messages of an attempt go over the session that its source opened. Opening a session also
+    creates the link over which blocks are written; the session is reopened only after that link
+    has ended. Lives on the event loop.
     """
 
     def __init__(self, tls: MutualTls | None = None) -> None:

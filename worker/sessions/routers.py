@@ -15,8 +15,9 @@ log = logging.getLogger(__name__)
 
 
 class Routers:
-    """Lives on the event loop; messages are acted on in the step loop's thread.
+    """The sessions with routers: passes their requests on to the step loop.
 
+    Lives on the event loop; the step loop's thread acts on the messages.
     `on_joined()` is called when a router has taken this worker into its fleet.
     """
 

@@ -11,8 +11,9 @@ from worker.steps.step_context import StepContext
 
 
 class Reports:
-    """Lives in the step loop's thread; `last` may be read in others.
+    """Makes the worker's load reports and sends them to routers.
 
+    Lives in the step loop's thread; other threads may read `last`.
     `offers` counts the offers of other workers by the answer.
     """
 
