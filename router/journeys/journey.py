@@ -29,7 +29,7 @@ from router.placing.ledger import Ledger, PromptHashes
 from router.placing.placement_request import Refusal, RefusalReason
 from router.queueing.admitted import Admitted, Found
 from router.requests.request import GenerateRequest
-from router.requests.trace import draw_leg_id
+from router.requests.trace import draw_attempt_name
 from runtime.session import SessionClosed
 from wire.identity import AttemptId, WorkerRef
 from wire.messages import CopyPrefix, Destination, Move, Output, Submit
@@ -54,7 +54,7 @@ class Journey:
         self._at = at
         self._fleet = fleet
         self._config = config
-        self._leg_id = draw_leg_id(request.request_id, request.trace_id)
+        self._attempt_name = draw_attempt_name(request.request_id, request.trace_id)
         self._merger = TokenMerger(request.prompt_tokens)
         self._attempt: Attempt | None = None
         self._members: list[Member] = []
@@ -68,7 +68,7 @@ class Journey:
         self._clock = fleet.clock
         self._began_s = began_s = self._clock.now()
         admitted = admitted or Admitted(PromptHashes(request.traits), began_s)
-        self._placer = Placer(self._leg_id, request, config, fleet, admitted, self._merger)
+        self._placer = Placer(self._attempt_name, request, config, fleet, admitted, self._merger)
         self._deadline = began_s + request.timeout_s
         self.record = AttemptLog()
 
@@ -85,7 +85,7 @@ class Journey:
                     await self._try(number, take)
                     return
                 except AttemptFailed as failure:
-                    log.info("attempt %s/%d failed: %s", self._leg_id, number, failure)
+                    log.info("attempt %s/%d failed: %s", self._attempt_name, number, failure)
                     self._give_up_unless_retryable(failure)
         finally:
             timer.cancel()
@@ -135,7 +135,7 @@ class Journey:
         placement = found.placement
         if self._interrupted is not None:
             raise self._interrupted
-        attempt_id = AttemptId(self._leg_id, number)
+        attempt_id = AttemptId(self._attempt_name, number)
         self.record = AttemptLog(attempts=number + 1, placement=placement)
         self._attempt = attempt = Attempt(
             attempt_id,

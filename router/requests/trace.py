@@ -32,7 +32,7 @@ def draw_request_id(trace: str | None = None) -> str:
     return secrets.token_hex(12) if trace is None else f"{trace}-{secrets.token_hex(4)}"
 
 
-def draw_leg_id(request_id: str, trace: str | None) -> str:
+def draw_attempt_name(request_id: str, trace: str | None) -> str:
     """The request_id of the attempts: clients may repeat theirs, and attempts of different requests
     must never be confused."""
     traced = "" if trace is None or trace in request_id else f"{trace}~"

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from router.requests.trace import draw_leg_id, draw_request_id, trace_id
+from router.requests.trace import draw_attempt_name, draw_request_id, trace_id
 from tests.router.conftest import Stage
 from tests.router.test_generate import generate
 from tests.router.test_invalid_requests import http_client
@@ -43,10 +43,10 @@ def test_what_is_malformed_is_as_good_as_absent(given: str | None) -> None:
 def test_names_tell_the_trace_once_and_never_meet() -> None:
     drawn = draw_request_id(TRACE)
     assert drawn.startswith(TRACE)
-    assert draw_leg_id("mine", TRACE).startswith(f"mine~{TRACE}~")
-    assert draw_leg_id(drawn, TRACE).count(TRACE) == 1
-    assert draw_leg_id("mine", None).startswith("mine~")
-    assert len({draw_leg_id("mine", TRACE) for _ in range(20)}) == 20
+    assert draw_attempt_name("mine", TRACE).startswith(f"mine~{TRACE}~")
+    assert draw_attempt_name(drawn, TRACE).count(TRACE) == 1
+    assert draw_attempt_name("mine", None).startswith("mine~")
+    assert len({draw_attempt_name("mine", TRACE) for _ in range(20)}) == 20
 
 
 async def test_workers_clients_and_logs_hear_of_the_trace(
