@@ -14,6 +14,7 @@ PACKAGES = (
     "prefill_worker",
     "router",
     "runtime",
+    "sim",
     "wire",
     "worker",
 )
