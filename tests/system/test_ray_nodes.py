@@ -218,11 +218,11 @@ def test_room_that_somebody_else_was_faster_to_take_is_looked_for_on_the_next_no
     try:
         before = ray_bundles.nodes()
         demand = Demand("decode", {"CPU": 2}, {"rack": "!0"})
-        mine = ray_bundles.ReservedBundles("mine").ask("decode-0", demand, None)
+        mine = ray_bundles.ReservedBundles("mine").reserve("decode-0", demand, None)
         monkeypatch.setattr(ray_bundles, "nodes", lambda: before)  # Ray tells late
         monkeypatch.setattr(ray_bundles, "PIN_S", 1)
-        theirs = ray_bundles.ReservedBundles("theirs").ask("decode-0", demand, None)
-        wait_until(lambda: mine.look() and theirs.look())
+        theirs = ray_bundles.ReservedBundles("theirs").reserve("decode-0", demand, None)
+        wait_until(lambda: mine.is_placed() and theirs.is_placed())
         assert mine.placed is not None
         assert theirs.placed is not None
         assert mine.placed.node_id != theirs.placed.node_id
