@@ -163,7 +163,7 @@ class Journeys:
             case Kept():
                 log.kept = news
                 self._try_another_destination(request)
-            case Failed() if self._matters(log, sender):
+            case Failed() if log.matters(sender):
                 self._fail(request, sender, news.cause, retryable=news.retryable)
 
     def worker_lost(self, ref: WorkerRef, cause: str) -> None:
@@ -172,18 +172,11 @@ class Journeys:
             log = request.log
             if ref == log.destination and not log.moved:
                 log.lost_destination = WorkerLost(cause)
-            elif ref in request.members and self._matters(log, ref):
+            elif ref in request.members and log.matters(ref):
                 self._fail(request, ref, cause)
 
     def _hits(self, request: OpenRequest) -> Hits:
         return self._ledger.hits(request.tokens, request.hashes)
-
-    def _matters(self, log: AttemptLog, sender: WorkerRef) -> bool:
-        """Once the sequence has moved, only its destination can fail it."""
-        assert log.placement is not None
-        if sender == log.placement.destination:
-            return True
-        return sender == log.placement.first and not log.moved
 
     def _try_another_destination(self, request: OpenRequest) -> None:
         """The first worker kept the sequence: its blocks may still go elsewhere."""

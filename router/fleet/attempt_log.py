@@ -65,6 +65,14 @@ class AttemptLog(msgspec.Struct):
         """Whether the destination has the sequence; the first worker no longer matters then."""
         return self.destination_spoke or self.handed is not None or self.released
 
+    def matters(self, worker: WorkerRef) -> bool:
+        """Whether the worker can fail the attempt: once the sequence moved, only its destination
+        can."""
+        assert self.placement is not None
+        if worker == self.placement.destination:
+            return True
+        return worker == self.placement.first and not self.moved
+
     @property
     def home(self) -> WorkerRef | None:
         """The worker that decodes and has the whole prompt cached; None while it is not known."""

@@ -125,7 +125,7 @@ class Attempt:
             case WorkerLost() if sender == self.record.destination and not self.record.moved:
                 self.record.lost_destination = event
             case WorkerLost() | Failed():
-                return self._matters(sender)
+                return self.record.matters(sender)
             case Prefilled():
                 self.record.prefilled = event
             case Kept():
@@ -136,14 +136,6 @@ class Attempt:
                 self.record.released = True
                 return self.record.lost_destination is not None
         return False
-
-    def _matters(self, sender: WorkerRef) -> bool:
-        """Whether the sender can fail it: once the sequence moved, only its destination can."""
-        placement = self.record.placement
-        assert placement is not None
-        if sender == placement.destination:
-            return True
-        return sender == placement.first and not self.record.moved
 
     def _failure_of(self, sender: WorkerRef, event: WorkerEvent) -> Exception:
         if isinstance(event, Failed):

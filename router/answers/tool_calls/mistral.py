@@ -6,8 +6,9 @@ import re
 import secrets
 import string
 
+from router.answers.tool_calls.call_list import CallListScanner
 from router.answers.tool_calls.call_reader import SPACE, JsonValueReader
-from router.answers.tool_calls.scanner import CallScanner, JsonCall, MakeId
+from router.answers.tool_calls.scanner import MakeId
 
 OPENING = "[TOOL_CALLS]"
 ARGUMENTS = "[ARGS]"
@@ -22,23 +23,14 @@ def random_mistral_id() -> str:
     return "".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(9))
 
 
-class MistralScanner(CallScanner):
+class MistralScanner(CallListScanner):
     """Both formats, distinguished by the text after the mark."""
 
     def __init__(self, make_id: MakeId = random_mistral_id) -> None:
-        super().__init__(make_id)
-        self._mark = OPENING
-        self._call = JsonCall(self, OPENING)
+        super().__init__(make_id, OPENING)
         self._value = JsonValueReader()
 
-    def outside(self, done: bool) -> bool:
-        mark = self.emit_until((OPENING,), done)
-        if mark is None:
-            return False
-        self._mark = mark
-        return self.then(self._opened)
-
-    def _opened(self, done: bool) -> bool:
+    def opened(self, done: bool) -> bool:
         num_blanks = len(self.pending) - len(self.pending.lstrip(SPACE))
         self._mark += self.pending[:num_blanks]
         self.drop(num_blanks)
@@ -49,27 +41,8 @@ class MistralScanner(CallScanner):
         if self.pending[0] == "[":
             self.drop(1)
             self._mark += "["
-            return self.then(self._expect)
-        return self.then(self._expect if self.pending[0] == "{" else self._named)
-
-    def _expect(self, done: bool) -> bool:
-        self._call = JsonCall(self, self._mark)
-        return self.then(self._inside)
-
-    def _inside(self, done: bool) -> bool:
-        return self.read_call(self._call, done, self._listed)
-
-    def _listed(self, done: bool) -> bool:
-        """After a call of the list: another one, or the list's end."""
-        if not self.skip_whitespace():
-            return False
-        if self.pending[0] == ",":
-            self.drop(1)
-            self._mark = ","
-            return self.then(self._expect)
-        if self.pending[0] == "]":
-            self.drop(1)
-        return self.then(self._after_call)
+            return self.expect_call()
+        return self.expect_call() if self.pending[0] == "{" else self.then(self._named)
 
     def _named(self, done: bool) -> bool:
         """The name, up to the arguments after [ARGS] or directly after the name."""
@@ -87,7 +60,7 @@ class MistralScanner(CallScanner):
         return self.then(self._arguments)
 
     def _arguments(self, done: bool) -> bool:
-        return self.emit_value(self._value) and self.then(self._after_call)
+        return self.emit_value(self._value) and self.then(self.after_list)
 
-    def _after_call(self, done: bool) -> bool:
+    def after_list(self, done: bool) -> bool:
         return self.skip_whitespace() and self.then(self.outside)

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-from router.answers.tool_calls.scanner import CallScanner, JsonCall, MakeId, random_call_id
+from router.answers.tool_calls.call_list import CallListScanner
+from router.answers.tool_calls.scanner import MakeId, random_call_id
 
 OPENING, CLOSING = "<TOOLCALL>", "</TOOLCALL>"
 
 
-class NemotronScanner(CallScanner):
+class NemotronScanner(CallListScanner):
     """Lists of calls, with text before and after them."""
 
     def __init__(self, make_id: MakeId = random_call_id) -> None:
-        super().__init__(make_id)
-        self._mark = OPENING
-        self._call = JsonCall(self, OPENING)
+        super().__init__(make_id, OPENING)
 
-    def outside(self, done: bool) -> bool:
-        mark = self.emit_until((OPENING,), done)
-        if mark is None:
-            return False
-        self._mark = mark
-        return self.then(self._opened)
-
-    def _opened(self, done: bool) -> bool:
+    def opened(self, done: bool) -> bool:
         rest = self.pending.lstrip()
         if not rest:
             if done:
@@ -33,23 +25,7 @@ class NemotronScanner(CallScanner):
             taken = len(self.pending) - len(rest) + 1
             self._mark += self.pending[:taken]
             self.drop(taken)
-        self._call = JsonCall(self, self._mark)
-        return self.then(self._inside)
+        return self.expect_call()
 
-    def _inside(self, done: bool) -> bool:
-        return self.read_call(self._call, done, self._listed)
-
-    def _listed(self, done: bool) -> bool:
-        """After a call of the list: another one, or the list's end."""
-        if not self.skip_whitespace():
-            return False
-        if self.pending[0] == ",":
-            self.drop(1)
-            self._call = JsonCall(self, ",")
-            return self.then(self._inside)
-        if self.pending[0] == "]":
-            self.drop(1)
-        return self.then(self._closing)
-
-    def _closing(self, done: bool) -> bool:
+    def after_list(self, done: bool) -> bool:
         return self.skip_one_of((CLOSING,), done) and self.then(self.outside)
