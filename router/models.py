@@ -104,7 +104,7 @@ class ServedModel:
         return msgspec.structs.replace(draft, **left_open) if left_open else draft
 
     def _bounds(self) -> Bounds:
-        """They change only when workers join or leave."""
+        """The bounds of requests, which change only when workers join or leave."""
         max_model_len = self.max_model_len
         if self._last_bounds.max_model_len != max_model_len:
             self._last_bounds = self._make_bounds(max_model_len)

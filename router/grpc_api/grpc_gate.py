@@ -112,7 +112,7 @@ def _method_of(handler: grpc.RpcMethodHandler) -> Method:
 
 
 def _replaced(handler: grpc.RpcMethodHandler, method: Method) -> grpc.RpcMethodHandler:
-    """The same kind of handler, with another method behind it."""
+    """A handler of the same kind, with another method behind it."""
     kinds = {
         (False, False): grpc.unary_unary_rpc_method_handler,
         (False, True): grpc.unary_stream_rpc_method_handler,

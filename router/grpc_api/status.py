@@ -61,7 +61,7 @@ def _plain(error: RouterError) -> Iterator[tuple[str, str]]:
 
 
 def _text(error: RouterError) -> str:
-    """It may quote what the client sent, of whatever length that was."""
+    """The error's text, shortened: it may quote what the client sent, of any length."""
     text = str(error).encode()
     if len(text) <= MAX_TEXT_BYTES:
         return str(error)

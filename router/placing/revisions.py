@@ -67,7 +67,7 @@ class _Revision:
         return self.started_at, self.number
 
     def is_trusted(self, now: float) -> bool:
-        """It is whole, and has been for as long as its failures ask."""
+        """Whether the revision is whole, and has been for as long as its failures ask."""
         if self.whole_since is None:
             return False
         if self.num_failures == 0:
