@@ -30,7 +30,7 @@ from cluster.placement import Node, Placed, ranked, same_node
 from cluster.pools import PoolConfig
 from cluster.ray_address import check_that_ray_answers, ray_address
 from cluster.ray_bundles import ReservedBundle, ReservedBundles, nodes
-from cluster.ray_processes import RayRouter, RayWorker, first_line
+from cluster.ray_processes import RayRouter, RayWorker, cause_of
 from cluster.shadowing import ROOT
 from cluster.shortage import explain
 from router.config import RouterAddresses, RouterConfig
@@ -76,7 +76,7 @@ class RayLauncher:
             ) from None
         except RayError as error:
             ray.kill(actor)
-            raise StartFailed(f"{name} did not start: {first_line(error)}") from error
+            raise StartFailed(f"{name} did not start: {cause_of(error)}") from error
         self._router_nodes[name] = node
         return RayRouter(name, actor, msgspec.json.decode(answer, type=RouterAddresses))
 

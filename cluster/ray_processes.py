@@ -35,7 +35,7 @@ class RayRouter:
         except (GetTimeoutError, ActorUnavailableError):
             return None  # busy, or Ray does not know yet
         except RayError as error:
-            return f"its process died: {first_line(error)}"
+            return f"its process died: {cause_of(error)}"
         return None
 
     def drain(self, timeout_s: float) -> None:
@@ -84,9 +84,7 @@ class RayWorker:
         except (GetTimeoutError, ActorUnavailableError):
             return self._last  # busy, or its process still starts, or Ray does not know yet
         except RayError as error:
-            return msgspec.structs.replace(
-                self._last, error=f"its process died: {first_line(error)}"
-            )
+            return msgspec.structs.replace(self._last, error=f"its process died: {cause_of(error)}")
         self._last = msgspec.json.decode(answer, type=WorkerStatus)
         return self._last
 
@@ -125,11 +123,12 @@ class RayWorker:
         return False
 
 
-def first_line(error: Exception) -> str:
-    """The cause that a user can act on, without Ray's traceback."""
+def cause_of(error: Exception) -> str:
+    """The line that says what a user can act on, without Ray's traceback."""
     cause = getattr(error, "cause", None)
     if isinstance(cause, Exception):
         return f"{cause}"
-    if isinstance(error, RayActorError):
-        return str(error).strip().splitlines()[0]
-    return str(error).strip().splitlines()[-1]
+    lines = str(error).strip().splitlines()
+    # An actor whose class could not even be imported: the first line only says that it has died.
+    died = isinstance(error, RayActorError) and not error.actor_init_failed
+    return lines[0] if died else lines[-1]

@@ -15,7 +15,7 @@ from kv_transfer.transports.transport import Transport
 NUM_SINGLE = 9
 NUM_BULK = 3
 BULK_BYTES = 2 * 1024 * 1024
-DEADLINE_S = 5.0
+DEADLINE_S = 15.0
 BUSY_S = 0.0005
 """How long a probe polls one write before it yields to the others."""
 

@@ -29,6 +29,14 @@ class Host:
         """The same command, on this host."""
         return ["ip", "netns", "exec", self.name, *arguments]
 
+    def command_with_own(self, folder: Path, *arguments: str) -> list[str]:
+        """The same command, on this host, whose processes see an empty `folder` of their own."""
+        own = folder.with_name(self.name)
+        for each in (folder, own):
+            each.mkdir(exist_ok=True)
+        mount = 'mount --bind "$0" "$1" && shift && exec "$@"'
+        return self.command("sh", "-c", mount, str(own), str(folder), *arguments)
+
     def received_bytes(self) -> int:
         """What TCP has delivered here from other hosts over the connections that it has now.
 

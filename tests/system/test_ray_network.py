@@ -7,7 +7,6 @@ import json
 import os
 import re
 import secrets
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import grpc
@@ -23,7 +23,6 @@ import httpx2
 import pytest
 import yaml
 
-from cluster.bundled import BUNDLED_MODEL
 from engine.runners.arithmetic_runner import next_token
 from tests.system import namespaces
 from tests.system.clusters import a_request, answer
@@ -86,22 +85,21 @@ def a_ray_of_hosts(folder: Path) -> Iterator[ARayOfHosts]:
             for host, pool, role in zip(hosts, POOLS, roles, strict=True):
                 start = (str(BIN / "ray"), "start", "--block", "--disable-usage-stats", *role)
                 own = (f"--node-ip-address={host.address}", f"--labels=pool={pool}")
-                command = host.command(*start, *own, "--num-cpus=1")
+                # Ray unpacks a job's files below its folder: two nodes would do it in each other's
+                # way if they shared that.
+                command = host.command_with_own(folder, *start, *own, "--num-cpus=1")
                 raylets.append(ray_head(lambda it=command: it, environment))  # type: ignore[misc]
             url = f"http://{head}:8265"
             yield ARayOfHosts(hosts, {**environment, "RAY_API_SERVER_ADDRESS": url})
         finally:
             for raylet in reversed(raylets):
                 raylet.end(signal.SIGTERM)
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def settings(folder: Path) -> str:
     """One worker on each host, and a router beside each that prefills."""
     pool = {"replicas": 2, "placement": "one_per_node"}
     tree = {
-        # Not the one that Ray uploads: these hosts share the folder into which each unpacks it.
-        "model": str(BUNDLED_MODEL),
         "worker": WORKER,
         "prefill": {**pool, "labels": {"pool": "prefill"}, "worker": {"stamp": 1}},
         "decode": {**pool, "labels": {"pool": "decode"}, "worker": {"stamp": 2}},
@@ -163,12 +161,12 @@ def rays_own(command: bytes) -> bool:
 def test_the_kv_bytes_of_the_metrics_are_those_that_crossed_the_network(tmp_path: Path) -> None:
     if (reason := namespaces.why_not()) is not None:
         pytest.skip(reason)
-    folder = Path("/tmp") / f"tandem-{secrets.token_hex(4)}"  # Ray's socket paths must be short
     up = (sys.executable, "-m", "cluster", "up", "-c", settings(tmp_path))
     patience = json.dumps({"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "60"}})
     submit = ("job", "submit", "--submission-id", JOB, "--working-dir", ".")
     submit_up = [str(BIN / "ray"), *submit, "--runtime-env-json", patience, "--", *up]
-    with a_ray_of_hosts(folder) as ray:
+    short = TemporaryDirectory(prefix="tandem-", dir="/tmp")  # Ray's socket paths must be short
+    with short as folder, a_ray_of_hosts(Path(folder) / "ray") as ray:
         before = ray.processes()
         with Shell(submit_up, ray.environment) as job:
             ready = [
