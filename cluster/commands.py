@@ -186,7 +186,9 @@ def _launcher(config: ClusterConfig, without_ray: bool) -> Launcher:
     if without_ray:
         from cluster.process_launcher import ProcessLauncher
 
-        return ProcessLauncher()
+        processes = ProcessLauncher()
+        _print_warnings(processes.warnings(config))
+        return processes
     address = ray_address(config)
     console.print(f"starting on Ray at {address or 'this machine'}")
     if address is not None:
@@ -194,17 +196,20 @@ def _launcher(config: ClusterConfig, without_ray: bool) -> Launcher:
     from cluster.ray_launcher import RayLauncher  # importing Ray takes a second
 
     launcher = RayLauncher(config)
-    for warning in launcher.warnings():
-        console.print(f"[bold yellow]warning[/] {warning}")
+    _print_warnings(launcher.warnings())
     return launcher
+
+
+def _print_warnings(warnings: list[str]) -> None:
+    for warning in warnings:
+        console.print(f"[bold yellow]warning[/] {warning}")
 
 
 def _print_ready(cluster: RunningCluster) -> None:
     if cluster.config.num_routers == 0:
         console.print("[bold green]ready[/]   clients go to the routers that worker.routers names")
         return
-    for warning in cluster.warnings():
-        console.print(f"[bold yellow]warning[/] {warning}")
+    _print_warnings(cluster.warnings())
     router = cluster.config.router
     scheme = "http" if router.door_tls is None else "https"
     host, port = split_address(cluster.addresses.http)

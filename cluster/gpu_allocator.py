@@ -30,8 +30,8 @@ class GpuAllocator:
         if len(fit) < num_wanted:
             raise StartFailed(
                 f"{name}: {key} is {amount:g}, and of the {len(self._gpus)} GPUs that this machine "
-                f"has {len(fit)} are free for that: lower it, 0 computes on the CPU, or give "
-                "CUDA_VISIBLE_DEVICES more of them"
+                f"has {len(fit)} are free for that: lower it (0.5 shares one with another worker, "
+                "0 computes on the CPU), or give CUDA_VISIBLE_DEVICES more of them"
             )
         self._allocated[name] = dict.fromkeys(fit[:num_wanted], fraction)
         return fit[:num_wanted]

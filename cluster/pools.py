@@ -40,8 +40,9 @@ class PoolSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """CPUs that each worker reserves on Ray; also its number of threads unless `worker.threads` is
     set. Default: one for each rank (`worker.tensor_parallel_size`)."""
     num_gpus: float = 0
-    """GPUs of each worker, all on one node; a fraction shares a GPU with others. Default: 0, or one
-    for each rank if there are several and `worker.device` is a GPU."""
+    """GPUs of each worker, all on one node; a fraction shares a GPU with others. Default: one for
+    each rank if `worker.device` is "cuda", else 0, with which "auto" computes on the CPU. With more
+    than 0, `worker.device` is "cuda" unless it is set."""
     resources: dict[str, float] = {}
     """Custom Ray resources of each worker, as {"name": amount}."""
     accelerator_type: str | None = None
@@ -146,6 +147,8 @@ def _pool(
     bundled = BUNDLED_WORKER if path == str(BUNDLED_MODEL) else {}
     own = mapping(settings, "worker", f"{keys}.worker")
     settings["worker"] = {**bundled, **shared, **own, "model": path, "model_name": model}
+    if settings.get("num_gpus"):  # a worker that does not find them shall say so
+        settings["worker"].setdefault("device", "cuda")
     decoded = decode(settings, PoolSettings, keys)
     fields = msgspec.structs.asdict(decoded)
     given = {key: fields[key] for key in settings}
@@ -154,12 +157,11 @@ def _pool(
 
 
 def _rank_shares(worker: WorkerConfig) -> dict[str, float]:
-    """Default CPUs and GPUs of a worker with several ranks: each rank is a process, with a GPU of
-    its own if it computes on one."""
+    """Default CPUs and GPUs of a worker: each rank is a process, with a GPU of its own if it
+    computes on one."""
     num_ranks = worker.tensor_parallel_size
-    if num_ranks <= 1:
-        return {}
-    on_gpus = worker.device.startswith("cuda")
+    names_one = num_ranks == 1 and worker.device != "cuda"  # "cuda:1", among those that it sees
+    on_gpus = worker.device.startswith("cuda") and not names_one
     return {"num_cpus": num_ranks, "num_gpus": num_ranks if on_gpus else 0}
 
 

@@ -13,6 +13,7 @@ from cluster.child import Child
 from cluster.config import ClusterConfig, with_host
 from cluster.errors import StartFailed
 from cluster.gpu_allocator import GpuAllocator
+from cluster.idle_gpus import idle_gpu_warnings
 from cluster.launcher import ROUTER_START_S, WorkerStatus
 from cluster.pools import PoolConfig
 from engine.device.cores import count_cores
@@ -111,18 +112,27 @@ class ProcessLauncher:
         """Start a worker. Raises StartFailed where the machine lacks the GPUs that the pool
         requests."""
         config = share_cores(with_host(config, LOOPBACK), count_cores())
-        environment = {}
-        if pool.num_gpus > 0:
-            gpus = self._gpus.allocate(name, pool.num_gpus, f"{pool.keys}.num_gpus")
-            environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
+        environment = self._gpus_of(pool, name, config)
         settings = msgspec.json.encode(config).decode()
         module = f"{pool.role.value}_worker"
         arguments = [module, "--model", config.model, "--settings", settings]
         child = self._spawn(name, arguments, environment)
         return ChildWorker(child, lambda: self._gpus.release(name))
 
+    def _gpus_of(self, pool: PoolConfig, name: str, config: WorkerConfig) -> dict[str, str]:
+        """The environment in which a worker sees the GPUs that it was given: "auto" without any
+        computes on the CPU, as on Ray, and does not share the first GPU with all others."""
+        if pool.num_gpus > 0:
+            gpus = self._gpus.allocate(name, pool.num_gpus, f"{pool.keys}.num_gpus")
+            return {"CUDA_VISIBLE_DEVICES": ",".join(gpus)}
+        return {"CUDA_VISIBLE_DEVICES": ""} if config.device == "auto" else {}
+
     def adopt(self, config: ClusterConfig) -> None:
         """No-op: this launcher keeps no configuration."""
+
+    def warnings(self, config: ClusterConfig) -> list[str]:
+        """Warnings about GPUs of this machine that no worker was given."""
+        return idle_gpu_warnings(config, len(visible_gpus()), "this machine has")
 
     def pids(self, kind: str) -> tuple[int, ...]:
         """Process ids of the children whose names begin with `kind`."""

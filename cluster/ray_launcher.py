@@ -23,6 +23,7 @@ from cluster.cluster_name import NAMESPACE, claim, submission_id
 from cluster.config import ClusterConfig, ProcessConfig, with_host
 from cluster.demands import pairing, router_demand, worker_demand
 from cluster.errors import NameTaken, StartFailed
+from cluster.idle_gpus import idle_gpu_warnings
 from cluster.interruptible import call_interruptibly
 from cluster.launcher import ROUTER_START_S
 from cluster.light_ray import start_light_ray
@@ -108,7 +109,12 @@ class RayLauncher:
         self._config = config
 
     def warnings(self) -> list[str]:
-        """Warnings about Ray's own settings."""
+        """Warnings about GPUs that no worker asks for, and about Ray's own settings."""
+        num_gpus = sum(int(node.total.get("GPU", 0)) for node in nodes())
+        idle = idle_gpu_warnings(self._config, num_gpus, "Ray's nodes have")
+        return idle + self._job_warnings()
+
+    def _job_warnings(self) -> list[str]:
         stop_s = float(os.environ.get("RAY_JOB_STOP_WAIT_TIME_S", JOB_STOP_S))
         drain_s = self._config.drain_timeout_s
         if submission_id() is None or stop_s > drain_s:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from engine.device.visible_gpus import visible_gpus
+from engine.device.cuda_problem import cuda_problem
+from engine.device.gpu_sign import gpu_sign
 from engine.errors import ConfigError
 from engine.kernels.library import try_load_kernels
 
@@ -42,45 +43,41 @@ class LayerEvents:
             on_layer(number)
 
 
-def _why_unusable() -> str | None:
-    """PyTorch's reason for having no CUDA device; None where it has one."""
-    if torch.cuda.is_available():
-        return None
-    if torch.version.cuda is None:
-        return f"PyTorch {torch.__version__} was built without CUDA"
-    try:
-        torch.cuda.init()  # type: ignore[no-untyped-call]
-    except (RuntimeError, AssertionError) as error:
-        return str(error).strip().splitlines()[0]
-    return "it finds no device"
-
-
 def choose_device(
     name: str,
-    gpus: Callable[[], list[str]] = visible_gpus,
-    why_unusable: Callable[[], str | None] = _why_unusable,
+    sign: Callable[[], str | None] = gpu_sign,
+    problem: Callable[[], str | None] = cuda_problem,
 ) -> torch.device:
     """ "auto", "cpu" or "cuda:N" as a device that exists; ConfigError otherwise.
 
     "auto" does not fall back to the CPU when there are GPUs that PyTorch cannot use: the user of a
     GPU does not expect answers that take a hundred times as long.
     """
-    if name == "auto":
-        cause = why_unusable()
-        if cause is not None and (found := gpus()):
-            raise ConfigError(
-                f'device "auto": of this machine\'s {len(found)} NVIDIA GPUs PyTorch can use none: '
-                f'{cause}; mend that, or set device to "cpu"'
-            )
-        name = "cuda:0" if cause is None else "cpu"
     if name == "cpu":
         return torch.device("cpu")
+    cause = problem()
+    if name == "auto":
+        if cause is None:
+            return torch.device("cuda", 0)
+        if (found := sign()) is not None:
+            raise ConfigError(
+                f'device "auto": there is an NVIDIA GPU ({found}), and PyTorch cannot use it: '
+                f'{cause}. Mend that, or set device to "cpu" to compute without it'
+            )
+        return torch.device("cpu")
+    return _numbered_device(name, cause)
+
+
+def _numbered_device(name: str, cause: str | None) -> torch.device:
+    """ "cuda" or "cuda:N"; `cause` is why there is none."""
     kind, _, number = name.partition(":")
     if kind != "cuda" or not (number or "0").isdecimal():
         raise ConfigError(f'device "{name}": expected "auto", "cpu" or "cuda:N"')
+    if cause is not None:
+        raise ConfigError(f'device "{name}": PyTorch has no CUDA device: {cause}')
     count = torch.cuda.device_count()
     if int(number or "0") >= count:
-        raise ConfigError(f'device "{name}": this machine has {count} CUDA devices')
+        raise ConfigError(f'device "{name}": this process has {count} CUDA devices')
     return torch.device("cuda", int(number or "0"))
 
 

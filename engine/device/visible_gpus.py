@@ -18,8 +18,18 @@ def visible_gpus(
     """As CUDA_VISIBLE_DEVICES names them; where it is not set, the numbers of all."""
     given = environment.get("CUDA_VISIBLE_DEVICES")
     if given is not None:
-        return [] if given.strip() in _NONE else [name.strip() for name in given.split(",")]
-    found = [it for it in devices.glob("nvidia*") if _DEVICE.fullmatch(it.name)]
+        return [] if hides_all(given) else [name.strip() for name in given.split(",")]
+    return [str(number) for number in range(len(device_files(devices)))]
+
+
+def hides_all(visible: str) -> bool:
+    """Whether this value of CUDA_VISIBLE_DEVICES hides all GPUs."""
+    return visible.strip() in _NONE
+
+
+def device_files(devices: Path) -> list[str]:
+    """Names of the files in /dev that stand for one GPU each; WSL shows all GPUs as one."""
+    found = sorted(it.name for it in devices.glob("nvidia*") if _DEVICE.fullmatch(it.name))
     if not found and (devices / "dxg").exists() and Path("/usr/lib/wsl/lib/libcuda.so.1").exists():
-        return ["0"]  # WSL shows them all as one device
-    return [str(number) for number in range(len(found))]
+        return ["dxg"]
+    return found

@@ -34,6 +34,7 @@
 {{- $_ := set $settings "metrics_port" (int .pool.metricsPort) -}}
 {{- $_ := set $settings "drain_timeout_s" (int .root.Values.drain.timeoutSeconds) -}}
 {{- if not (hasKey $settings "threads") -}}{{- $_ := set $settings "threads" (int .pool.cpus) -}}{{- end -}}
+{{- if and (gt (int .pool.gpus.count) 0) (not (hasKey $settings "device")) -}}{{- $_ := set $settings "device" "cuda" -}}{{- end -}}
 {{- if .root.Values.tls.internal.enabled -}}
 {{- $_ := set $settings "tls" (include "tandem.internalTls" .root | fromJson) -}}
 {{- end -}}

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from cluster.config import load_config
 from cluster.errors import StartFailed
 from cluster.gpu_allocator import GpuAllocator
+from cluster.idle_gpus import TINY_BYTES, idle_gpu_warnings
 from cluster.process_launcher import ProcessLauncher
 from engine.device.visible_gpus import visible_gpus
 
@@ -41,6 +45,52 @@ def test_where_there_are_none_it_is_refused_instead_of_computed_on_the_cpu(
     with pytest.raises(StartFailed, match=r"prefill-0: prefill\.num_gpus is 1, and of the 0 GPUs"):
         launcher.start_worker(pool, "prefill-0", pool.worker)
     launcher.close()
+
+
+@pytest.mark.parametrize(
+    ("settings", "visible"),
+    [
+        ({"decode.num_gpus": 1}, ["0", "1"]),
+        ({"decode.num_gpus": 0.5}, ["0", "0"]),
+        ({}, ["", ""]),
+        ({"worker.device": "cpu"}, [None, None]),
+        ({"worker.device": "cuda:1"}, [None, None]),
+    ],
+)
+def test_each_worker_sees_the_gpus_that_it_was_given(
+    settings: dict[str, Any], visible: list[str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environments: list[Mapping[str, str]] = []
+
+    def child(name: str, arguments: Sequence[str], environment: Mapping[str, str]) -> object:
+        environments.append(environment)
+        return SimpleNamespace(name=name)
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setattr("cluster.process_launcher.Child", child)
+    pool = load_config(None, settings).pool("decode")
+    launcher = ProcessLauncher()
+    for name in ("decode-0", "decode-1"):
+        launcher.start_worker(pool, name, pool.worker)
+    assert [it.get("CUDA_VISIBLE_DEVICES") for it in environments] == visible
+
+
+def test_a_model_that_is_not_tiny_is_not_left_to_the_cpu_in_silence(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with (tmp_path / "model.safetensors").open("wb") as weights:
+        weights.truncate(TINY_BYTES + 1)
+
+    def warnings(num_gpus: int, **settings: Any) -> list[str]:
+        config = load_config(None, {"model": str(tmp_path), **settings})
+        return idle_gpu_warnings(config, num_gpus, "Ray's nodes have")
+
+    (warning,) = warnings(8, **{"prefill.num_gpus": 1})
+    assert warning.startswith("decode will compute on the CPU, since decode.num_gpus is 0; Ray's")
+    assert "Ray's nodes have 8 GPUs" in warning
+    assert warnings(0) == []
+    assert warnings(8, **{"worker.device": "cpu"}) == []
+    assert warnings(8, **{"worker.device": "cuda"}) == []
+    assert idle_gpu_warnings(load_config(None, {}), 8, "this machine has") == []
 
 
 def test_gpus_are_known_by_their_device_files_unless_the_environment_says_which(

@@ -36,9 +36,21 @@ def test_what_is_asked_for_in_words_is_what_counts() -> None:
     assert bundle(decode__num_gpus=2, decode__num_cpus=0.5) == {"CPU": 0.5, "GPU": 2}
 
 
-def test_a_worker_of_one_rank_asks_for_what_it_did() -> None:
-    asked = bundle(worker__device="cuda", decode__worker__tensor_parallel_size=1)
-    assert asked == {"CPU": 1}
+def test_a_worker_of_one_rank_asks_for_a_gpu_unless_it_names_the_one_that_it_takes() -> None:
+    alone = {"decode__worker__tensor_parallel_size": 1}
+    assert bundle(worker__device="cuda", **alone) == {"CPU": 1, "GPU": 1}
+    assert bundle(worker__device="cuda:1", **alone) == {"CPU": 1}
+    assert bundle(**alone) == {"CPU": 1}
+
+
+def test_who_asks_for_gpus_computes_on_them_unless_told_otherwise() -> None:
+    def device(**overrides: Any) -> str:
+        return load_config(None, overrides).pool("decode").worker.device
+
+    assert device(**{"decode.num_gpus": 1}) == device(**{"decode.num_gpus": 0.5}) == "cuda"
+    assert device(**{"prefill.num_gpus": 1}) == device(**{"decode.num_gpus": 0}) == "auto"
+    assert device(**{"decode.num_gpus": 1, "worker.device": "auto"}) == "auto"
+    assert device(**{"decode.num_gpus": 2, "decode.worker.device": "cuda:1"}) == "cuda:1"
 
 
 def test_fewer_gpus_than_ranks_are_refused() -> None:

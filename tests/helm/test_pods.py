@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from typing import Any
 
 import pytest
@@ -49,6 +51,23 @@ def test_every_pod_has_the_same_options(launcher: str, helm4: Helm4) -> None:
         assert pod.spec["shareProcessNamespace"] is True, pod.owner
         assert pod.spec["dnsConfig"] == {"nameservers": ["10.0.0.1"]}, pod.owner
     assert list(chart_problems(helm4, CHART, values)) == []
+
+
+@pytest.mark.parametrize("launcher", ["pods", "ray"])
+def test_workers_that_ask_for_gpus_compute_on_them_or_do_not_start(
+    launcher: str, helm4: Helm4
+) -> None:
+    """ "auto" would settle for the CPU where torch finds no driver; a device that is set stays."""
+    values = {
+        "launcher": launcher,
+        "poolDefaults": {"gpus": {"count": 1}},
+        "pools": {"prefill": {}, "decode": {"settings": {"device": "cuda:0"}}},
+    }
+    documents = rendered(helm4, CHART, values)
+    text = json.dumps(documents).replace("\\", "")
+    assert sorted(re.findall(r'"device":"(.*?)"', text)) == ["cuda", "cuda:0"]
+    without = json.dumps(rendered(helm4, CHART, {"launcher": launcher}))
+    assert "device" not in without.replace("devices", "")
 
 
 def test_further_fields_of_a_pod_are_merged_with_the_charts(helm4: Helm4) -> None:
