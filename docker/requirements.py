@@ -8,7 +8,7 @@ import sys
 import tomllib
 from pathlib import Path
 
-WORKERS_ONLY = {"torch", "nixl-cu12", "ray", "safetensors", "rich"}
+WORKERS_ONLY = {"torch", "nixl-cu13", "ray", "safetensors", "rich"}
 
 
 def requirements(kind: str, project: str) -> list[str]:

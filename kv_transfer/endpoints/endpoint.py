@@ -18,7 +18,7 @@ OnLinkFailed = Callable[[str, str], None]
 """(link, cause)"""
 OnCrash = Callable[[Exception], None]
 OnAdmitted = Callable[[tuple[bytes, ...]], None]
-"""(admissions)"""
+"""(admissions, which are fewer than the link's rank pairs where a rank admits nobody)"""
 OnSpeed = Callable[[LinkSpeed | str], None]
 """(the link's speed, or the cause why there is no link)"""
 

@@ -59,13 +59,9 @@ class TransferThread:
     def admit(
         self, link: str, names: Sequence[str], tell: Callable[[tuple[bytes, ...]], None]
     ) -> None:
-        """Open the pool to a peer, for rank pairs of these names; `tell` gets their admissions."""
-
-        def admit() -> None:
-            self._admitted[link] = names
-            tell(tuple(self._transport.admit(name) for name in names))
-
-        self._calls.put(admit)
+        """Open the pool to a peer, for rank pairs of these names; `tell` gets their admissions, or
+        none where the link has failed."""
+        self._calls.put(lambda: self._admit(link, names, tell))
 
     def evict(self, link: str, then: Callable[[], None]) -> None:
         """Close the pool; `then` is called when nothing sent over the link lands any more."""
@@ -154,6 +150,17 @@ class TransferThread:
             self._measure(probes)
         if self._writes.waiting and self._num_under_way < num_under_way:
             self._poll()
+
+    def _admit(
+        self, link: str, names: Sequence[str], tell: Callable[[tuple[bytes, ...]], None]
+    ) -> None:
+        self._admitted[link] = names
+        try:
+            admissions = tuple(self._transport.admit(name) for name in names)
+        except TransferError as error:
+            self._fail(link, str(error))
+            admissions = ()
+        tell(admissions)
 
     def _connect(self, link: str, paths: Sequence[RankPath], on_result: OnSpeeds) -> None:
         self._paths[link] = paths

@@ -43,13 +43,16 @@ class Transport(Protocol):
     def register(
         self, pool: CacheRegion, num_blocks: int, staging: CacheRegion | None = None
     ) -> None:
-        """Register our memory; called once, first. Peers write to `pool`, and read neither."""
+        """Register our memory; called once, first. Peers write to `pool`, and read neither.
+
+        Raises TransferError for memory that the transport cannot reach.
+        """
         ...
 
     def admit(self, pair: str) -> bytes:
         """Open our pool to one peer rank. Returns the admission, which it passes to `connect`.
 
-        An earlier admission by this name ends.
+        An earlier admission by this name ends. Raises LinkFailed.
         """
         ...
 

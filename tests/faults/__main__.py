@@ -54,7 +54,7 @@ def count_caught(num_flips: int, ucx_tls: str | None) -> int:
     original = worker.rank.transport.make_transport
     with_flips = flips.FlippingLink
     try:
-        worker.rank.transport.make_transport = lambda config, name: with_flips(  # type: ignore[attr-defined]
+        worker.rank.transport.make_transport = lambda config, name, device: with_flips(  # type: ignore[attr-defined]
             name, worker.rank.transport._ucx_env(config)
         )
         return asyncio.run(flips.run(num_flips, ucx_tls))

@@ -48,7 +48,7 @@ def test_an_image_has_whatever_its_processes_import(image: str) -> None:
 
 def test_the_routers_image_has_neither_torch_nor_ray() -> None:
     closure = _closure(_required("router"))
-    assert closure & {"torch", "ray", "nixl-cu12"} == set()
+    assert closure & {"torch", "ray", "nixl-cu12", "nixl-cu13"} == set()
     assert {"engine", "worker", "cluster"} & _copied("router") == set()
 
 

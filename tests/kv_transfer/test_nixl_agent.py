@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from engine.runners.arithmetic_runner import ArithmeticRunner
 from kv_transfer.errors import LinkFailed, TransferError
 from kv_transfer.transports.nixl.agent import UCX, NixlBackend
 from kv_transfer.transports.nixl.nixl_transport import NixlTransport
+from kv_transfer.transports.nixl.registration import CUDA_MAJOR, advice
 from kv_transfer.transports.transport import CountsTraffic, PostedTransfer
 from wire.reports import Traffic
 from worker.config import WorkerConfig
@@ -91,6 +93,34 @@ def test_a_worker_s_settings_reach_its_agents() -> None:
     config = WorkerConfig(model="m", nixl_backend_options={"num_workers": "many"}, ucx_env=LOOPBACK)
     with pytest.raises(ConfigError, match="many"):
         make_transport(config, "us")
+
+
+def test_memory_that_is_no_gpu_s_is_refused_at_the_start_with_what_to_look_at() -> None:
+    pool = ArithmeticRunner().allocate(NUM_BLOCKS)
+    declared = dataclasses.replace(pool, device="cuda:0")
+    with (
+        closing(a_link("us", UCX)) as link,
+        pytest.raises(TransferError, match=r"on cuda:0 \(nixlBackendError"),
+    ):
+        link.register(declared, NUM_BLOCKS)
+
+
+def test_advice_fits_the_memory_and_what_is_there() -> None:
+    assert "ulimit -l" in advice("cpu")
+    assert "UCX_TLS must include cuda_copy" in advice("cuda:0", lambda library: None)
+    absent = advice("cuda:0", lambda library: f"no {library}" if "cudart" in library else None)
+    assert f"no libcudart.so.{CUDA_MAJOR}. GPU memory needs a driver" in absent
+
+
+def test_an_agent_that_cannot_be_made_fails_its_link_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    with closing(a_link("us", UCX)) as link:
+        link.register(ArithmeticRunner().allocate(NUM_BLOCKS), NUM_BLOCKS)
+        admission = link.admit("first")
+        monkeypatch.setenv("UCX_TLS", "no_such_transport")
+        with pytest.raises(LinkFailed, match="admit second: NIXL cannot make backend 'UCX'"):
+            link.admit("second")
+        with pytest.raises(LinkFailed, match="connect to second: NIXL cannot make backend 'UCX'"):
+            link.connect("second", admission)
 
 
 @pytest.mark.parametrize("tls", ["all", "tcp"])

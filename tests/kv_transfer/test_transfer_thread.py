@@ -243,3 +243,19 @@ def test_a_link_that_is_given_up_while_it_is_measured_is_told_once() -> None:
     bench.run()
     assert found == ["the session ended"]
     assert bench.failed == []
+
+
+def test_a_peer_that_cannot_be_admitted_costs_its_link_alone() -> None:
+    bench = Bench(max_blocks_in_flight=8)
+    admitted: list[tuple[bytes, ...]] = []
+
+    def refuse(pair: str) -> NoReturn:
+        raise LinkFailed(f"admit {pair}: no memory")
+
+    bench.link.admit = refuse  # type: ignore[method-assign]
+    bench.transfer_thread.admit("c", ["c"], admitted.append)
+    bench.write("x", "a", 4)
+    bench.run()
+    assert admitted == [()]
+    assert bench.failed == [("c", "admit c: no memory")]
+    assert bench.done == ["x"]

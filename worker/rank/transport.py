@@ -34,11 +34,17 @@ def make_rank_endpoint(
     layout: KvLayout,
     rank: int,
 ) -> RankEndpoint:
-    """One rank's endpoint; `layout` is the worker's, `name` the rank's own. Raises ConfigError for
-    a transport that is not available."""
+    """One rank's endpoint; `layout` is the worker's, `name` the rank's own.
+
+    Raises ConfigError for a transport that is not available, or cannot reach the rank's memory.
+    """
     staging = make_staging(config, region)
-    transport = make_transport(config, name)
-    transport.register(region, num_blocks + NUM_SCRATCH_BLOCKS, staging)
+    transport = make_transport(config, name, region.device)
+    try:
+        transport.register(region, num_blocks + NUM_SCRATCH_BLOCKS, staging)
+    except TransferError as error:
+        transport.close()
+        raise ConfigError(f"transport {config.transport!r}: {error}") from error
     return RankEndpoint(
         layout,
         rank,
@@ -76,26 +82,29 @@ def make_staging(config: WorkerConfig, pool: CacheRegion) -> CacheRegion:
     return CacheRegion(tensor.data_ptr(), config.staging_bytes, pool.device, tensor)
 
 
-def make_transport(config: WorkerConfig, own_name: str) -> Transport:
-    """Raises ConfigError for a transport that is not available."""
+def make_transport(config: WorkerConfig, own_name: str, device: str = "cpu") -> Transport:
+    """A transport for a pool on `device`. Raises ConfigError for one that is not available."""
     if config.transport == "memory":
         return MemoryTransport(own_name, PROCESS_FABRIC)
     if config.transport == "nixl":
         warn_of_locked_memory(config)
-        return _make_nixl_transport(config, own_name)
+        return _make_nixl_transport(config, own_name, device)
     if config.transport == "ucx":
         warn_of_locked_memory(config)
         return _make_ucx_transport(config, own_name)
     raise ConfigError(f"transport is {config.transport!r}, must be 'nixl', 'ucx' or 'memory'")
 
 
-def _make_nixl_transport(config: WorkerConfig, own_name: str) -> Transport:
-    from kv_transfer.transports.nixl.agent import NixlBackend
-    from kv_transfer.transports.nixl.nixl_transport import NixlTransport
+def _make_nixl_transport(config: WorkerConfig, own_name: str, device: str) -> Transport:
+    try:
+        from kv_transfer.transports.nixl.agent import NixlBackend
+        from kv_transfer.transports.nixl.nixl_transport import NixlTransport
+    except ImportError as error:  # it says what to install
+        raise ConfigError(f"transport 'nixl': {error}") from error
 
     backend = NixlBackend(config.nixl_backend, config.nixl_backend_options, config.nixl_telemetry)
     try:
-        return NixlTransport(own_name, _ucx_env(config), backend)
+        return NixlTransport(own_name, _ucx_env(config), backend, device)
     except TransferError as error:
         raise ConfigError(f"nixl_backend: {error}") from error
 

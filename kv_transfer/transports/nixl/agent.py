@@ -7,10 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from nixl_cu12 import _api as nixl_api
-from nixl_cu12 import _bindings as nixl_bindings
-
 from kv_transfer.errors import TransferError
+from kv_transfer.transports.nixl.bindings import nixl_api, nixl_bindings
 
 PROGRESS_DELAY_US = 5000
 """How long an idle agent sleeps; events of the fabric wake it. With 0, NIXL's default, it spins."""

@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from nixl_cu12 import _bindings as nixl_bindings
-
 from kv_transfer.errors import BadPeer, LinkFailed
 from kv_transfer.layout.region import CacheRegion
 from kv_transfer.layout.spans import Offsets
 from kv_transfer.transports.nixl.agent import NIXL_ERRORS, described
+from kv_transfer.transports.nixl.bindings import nixl_bindings
 from kv_transfer.transports.nixl.pool import RegisteredPool, mem_type_of, rows
 from kv_transfer.transports.transport import PostedTransfer
 from wire.reports import Traffic
