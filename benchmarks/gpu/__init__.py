@@ -1,2 +1,1 @@
-"""The engine on a GPU: variants compared with each other, and speed relative to the device's
-limits."""
+"""The first run on a GPU: what is right, and how fast it is relative to the device's limits."""

@@ -1,141 +1,99 @@
-"""Checks and measures the engine on a GPU, with models of random weights.
+"""The first thing to run on a GPU: what is right there, and how fast it is.
 
-    python -m benchmarks.gpu [--json FILE] [--shapes 1b,8b]
+    python -m benchmarks.gpu [--json FILE] [PART ...]
 
-First every variant of the computation is compared with the simplest one. Then decode steps are
-rated by the bandwidth that they reach, as a fraction of the bandwidth measured in the same run, and
-prefill by its model FLOP utilization (MFU). Takes some minutes.
+Parts run one after the other, each in a process of its own with a limit on its time; what one finds
+is printed at once, and when one fails the next goes on. docs/gpu.md says what each part means. The
+exit status is 0 if every part that was asked for is right, 1 if not, and 130 after Ctrl-C. With
+`--device cpu` everything runs in a reduced form, as the tests do.
 """
 
 from __future__ import annotations
 
-import gc
-import json
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-import torch
+import msgspec
 import typer
 
-from benchmarks.engine.floors import Rates, Work
-from benchmarks.gpu.models import (
-    BLOCK_SIZE,
-    SHAPES,
-    Variant,
-    make_runner,
-    random_parameters,
-)
-from benchmarks.gpu.parity import Parity, check_parity
-from benchmarks.gpu.rates import measure_rates
-from benchmarks.gpu.steps import STEPS, WARM_STEPS, Driver
-from engine.attention.flashinfer_backend import has_flashinfer
+from benchmarks.gpu import summary
+from benchmarks.gpu.finding import Finding
+from benchmarks.gpu.isolated import run_isolated
+from benchmarks.gpu.part import PARTS, Outcome, Part, find_parts
 
-BATCHES = (1, 32)
-PROMPTS = (512, 4096)
-CONTEXT = 512
-NUM_BLOCKS = -(-max(4096 + 1024, 32 * (CONTEXT + WARM_STEPS + STEPS + 1024)) // BLOCK_SIZE)
-
-PLAIN = Variant("torch, eager", graphs=False, ahead=False, fused=False)
-FUSED = [
-    Variant("fused, eager", graphs=False),
-    Variant("fused, graphs, one at a time", ahead=False),
-    Variant("fused, graphs", ahead=True),
-]
-FLASHINFER = [
-    Variant("flashinfer, eager", "flashinfer", graphs=False),
-    Variant("flashinfer, graphs", "flashinfer"),
-]
+INTERRUPTED = 130
+CPU_PATIENCE = 5
+"""Factor of the parts' limits on a CPU, which may be busy with something else."""
+LEAST_S = 5.0
+"""No part is started with less time than this."""
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One measurement; `fraction` is the fraction of the device's limit that is reached."""
+class Report(msgspec.Struct):
+    """The JSON file."""
 
-    shape: str
-    variant: str
-    work: str
+    device: str
+    attention: str
     seconds: float
-    floor_s: float
-
-    @property
-    def fraction(self) -> float:
-        return self.floor_s / self.seconds
+    exit_status: int
+    parts: list[Outcome]
 
 
 def main(
+    part: Annotated[
+        list[str] | None, typer.Argument(help=f"Of {', '.join(it.name for it in PARTS)}; or all.")
+    ] = None,
     json_path: Annotated[Path | None, typer.Option("--json", help="Where to write it all.")] = None,
-    shapes: Annotated[str, typer.Option(help="Of 1b and 8b, with commas.")] = "1b,8b",
+    device: Annotated[str, typer.Option(help="cuda, cuda:N or cpu.")] = "cuda",
+    attention: Annotated[
+        str, typer.Option(help="Of the workers that are started: auto, torch or flashinfer.")
+    ] = "auto",
+    within: Annotated[float, typer.Option(help="Seconds for everything.")] = 480,
 ) -> None:
-    unknown = set(shapes.split(",")) - set(SHAPES)
-    if unknown:
-        raise typer.BadParameter(f"{', '.join(unknown)}: none of {', '.join(SHAPES)}")
-    if not torch.cuda.is_available():
-        print("no CUDA device here: nothing was checked or measured")
-        raise typer.Exit(1)
-    started, device = time.perf_counter(), torch.device("cuda", 0)
-    print(f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}")
-    parities = list(_check(device))
-    rates = measure_rates(device)
-    print(f"reads {rates.read_bytes_per_s / 1e12:.2f} TB/s, ", end="")
-    print(f"multiplies {rates.flops_per_s / 1e12:.0f} TFLOP/s in bfloat16")
-    rows = [row for shape in shapes.split(",") for row in _measure(shape, rates, device)]
-    print(f"took {time.perf_counter() - started:.0f} s")
+    try:
+        parts = find_parts(part or [])
+    except KeyError as error:
+        raise typer.BadParameter(error.args[0]) from error
+    device = "cuda:0" if device == "cuda" else device
+    started, outcomes = time.monotonic(), list[Outcome]()
+    interrupted = _run_all(parts, device, attention, started + within, outcomes)
+    status = INTERRUPTED if interrupted else summary.exit_status(parts, outcomes)
     if json_path is not None:
-        found = {
-            "device": torch.cuda.get_device_name(device),
-            "torch": str(torch.__version__),
-            "rates": asdict(rates),
-            "parity": [asdict(parity) for parity in parities],
-            "rows": [{**asdict(row), "fraction": row.fraction} for row in rows],
-        }
-        json_path.write_text(json.dumps(found, indent=1))
-    if any(parity.wrong for parity in parities):
-        raise typer.Exit(2)
+        seconds = time.monotonic() - started
+        report = Report(device, attention, seconds, status, outcomes)
+        json_path.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1))
+    _close(parts, outcomes, summary.what_to_send(json_path, device, status))
+    raise typer.Exit(status)
 
 
-def _check(device: torch.device) -> Iterator[Parity]:
-    """Check that the variants generate equal tokens; without FlashInfer for float32."""
-    with_flashinfer = [*FUSED, *FLASHINFER] if has_flashinfer() else FUSED
-    for dtype, others in ((torch.float32, FUSED), (torch.bfloat16, with_flashinfer)):
-        for parity in check_parity(device, dtype, [PLAIN, *others]):
-            print(
-                f"{parity.dtype:9} {parity.name:30} equal {parity.equal}, tied {parity.tied}, "
-                f"wrong {parity.wrong}, log-probabilities within {parity.difference:.1e}",
-                flush=True,
-            )
-            yield parity
+def _run_all(
+    parts: Sequence[Part], device: str, attention: str, until: float, outcomes: list[Outcome]
+) -> bool:
+    """Run the parts, and add their outcomes. Returns True if Ctrl-C ended it."""
+    for part in parts:
+        left = until - time.monotonic()
+        print(f"\n{part.name}: {part.title}", flush=True)
+        if left < LEAST_S:
+            print("  not run: the time is over; run it alone, or give more with --within")
+            continue
+        limit_s = min(part.limit_s * (CPU_PATIENCE if device == "cpu" else 1), left)
+        outcome = run_isolated(part, device, attention, limit_s, _show)
+        outcomes.append(outcome)
+        print("\n".join([*summary.log_tail(outcome), f"  {outcome.seconds:.0f} s"]), flush=True)
+        if outcome.interrupted:
+            return True
+    return False
 
 
-def _measure(shape: str, rates: Rates, device: torch.device) -> Iterator[Row]:
-    config = SHAPES[shape]
-    parameters = random_parameters(config, torch.bfloat16, device)
-    work = Work.of(config)
-    for variant in [PLAIN, *FUSED, *(FLASHINFER if has_flashinfer() else [])]:
-        runner = make_runner(config, parameters, variant, NUM_BLOCKS)
-        driver = Driver(runner, variant, NUM_BLOCKS)
-        for batch in BATCHES:
-            floor_s = work.decode_s(rates, 2, batch, CONTEXT + WARM_STEPS + STEPS // 2)
-            seconds = driver.decode_s(batch, CONTEXT)
-            yield _told(Row(shape, variant.name, f"decode, batch {batch}", seconds, floor_s))
-        if not variant.graphs or "flashinfer" in variant.name:
-            for length in PROMPTS:
-                seconds, floor_s = driver.prefill_s(length), work.prefill_s(rates, length)
-                yield _told(Row(shape, variant.name, f"prompt of {length}", seconds, floor_s))
-        del runner, driver
-        gc.collect()
-        torch.cuda.empty_cache()
+def _show(finding: Finding) -> None:
+    print(finding, flush=True)
 
 
-def _told(row: Row) -> Row:
-    print(
-        f"{row.shape:3} {row.variant:30} {row.work:16} {row.seconds * 1e3:8.3f} ms, "
-        f"floor {row.floor_s * 1e3:8.3f} ms, {row.fraction:.2f}",
-        flush=True,
-    )
-    return row
+def _close(parts: Sequence[Part], outcomes: Sequence[Outcome], last: str) -> None:
+    print()
+    print("\n".join([*summary.table(parts, outcomes), *summary.bars(outcomes)]))
+    print(f"\n{last}", flush=True)
 
 
 if __name__ == "__main__":

@@ -11,11 +11,11 @@ from engine.model.parameters import Parameters, allocate_parameters, checkpoint_
 from engine.model.rope_config import DefaultRope
 from engine.model.transformer import Transformer
 from engine.runners.cache_shape import cache_layout
-from engine.runners.captured_step import GraphCapture
+from engine.runners.captured_step import run_eagerly
 from engine.runners.torch_runner import StepSettings, TorchRunner
 
 BLOCK_SIZE = 16
-MAX_MODEL_LEN = 8192
+MAX_MODEL_LEN = 8192 + 1024
 
 
 def llama(
@@ -48,6 +48,8 @@ SHAPES = {
     "8b": llama(4096, 32, 32, 8, 14336, 128256, tied=False),
 }
 SMALL = llama(512, 4, 8, 2, 1024, 2048, tied=False)
+TINY = llama(64, 2, 4, 2, 96, 512, tied=False)
+"""For a CPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +66,13 @@ class Variant:
 def random_parameters(
     config: ModelConfig, dtype: torch.dtype, device: torch.device, spread: float = 0.02
 ) -> Parameters:
-    """Random matrices with this standard deviation, and norms of one."""
+    """Random matrices with this standard deviation, and norms around one."""
     parameters = allocate_parameters(config, dtype, device)
     torch.manual_seed(0)
     for name, tensor in checkpoint_targets(config, parameters).items():
+        tensor.normal_(std=spread)
         if "norm" in name:
-            tensor.fill_(1.0)
-        else:
-            tensor.normal_(std=spread)
+            tensor.add_(1.0)
     return parameters
 
 
@@ -82,18 +83,24 @@ def make_runner(
     num_blocks: int,
     max_sequences: int = 32,
 ) -> TorchRunner:
-    """A runner with a cache of its own; parameters may be shared."""
+    """A runner with a cache of its own; parameters may be shared.
+
+    On a CPU PyTorch's operations compute, since compiled kernels would take the parameters for
+    themselves, and `graphs` means that the steps that would be captured are computed each time.
+    """
     device, dtype = parameters.embedding.device, parameters.embedding.dtype
+    on_gpu = device.type == "cuda"
+    graphs = "off" if not variant.graphs else "start" if on_gpu else "lazy"
     runner = TorchRunner(
         config,
-        Transformer(config, parameters, device, native=variant.fused),
+        Transformer(config, parameters, device, native=variant.fused and on_gpu),
         cache_layout(config, BLOCK_SIZE, dtype),
         device,
         model_hash="random",
         max_model_len=MAX_MODEL_LEN,
-        settings=StepSettings(variant.attention, "off", max_sequences),
+        settings=StepSettings(variant.attention, graphs, max_sequences),
     )
     runner.allocate(num_blocks + 1)
-    if variant.graphs:
-        runner.capture_steps(GraphCapture(device), spare_block=num_blocks)
+    if variant.graphs and not on_gpu:
+        runner.capture_steps(run_eagerly, spare_block=num_blocks)
     return runner

@@ -1,0 +1,72 @@
+"""Parts of benchmarks.gpu in their reduced form: real kernels' code, libraries, and processes."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.gpu.finding import Kind
+from benchmarks.gpu.isolated import run_isolated
+from benchmarks.gpu.part import Outcome, find_parts
+
+LIMIT_S = 280
+
+
+@functools.cache
+def outcome(name: str) -> Outcome:
+    (part,) = find_parts([name])
+    return run_isolated(part, "cpu", "auto", LIMIT_S, lambda finding: print(finding))
+
+
+def named(name: str, kind: Kind) -> list[str]:
+    return [it.name for it in outcome(name).findings if it.kind is kind]
+
+
+def text(name: str, finding: str) -> str:
+    (found,) = [it.text for it in outcome(name).findings if it.name == finding]
+    return found
+
+
+def test_versions_are_told_and_what_is_chosen() -> None:
+    assert text("versions", "torch").startswith("2.")
+    assert text("versions", "NIXL") == "can be imported"
+    assert "MATH" in text("versions", "PyTorch's order")
+    assert outcome("versions").right
+
+
+def test_the_kernels_are_interpreted_and_compared() -> None:
+    green = named("kernels", Kind.GREEN)
+    assert {"norm, float32", "gate, float32", "tiny key, float32"} <= set(green)
+    assert "tiny attention, window 20, float32" in green
+    assert outcome("kernels").right
+
+
+def test_captured_steps_are_computed_and_what_needs_a_gpu_says_so() -> None:
+    assert named("graphs", Kind.GREEN) == ["rows: 1", "rows: 3", "rows: 8"]
+    assert named("graphs", Kind.SKIPPED) == ["capture", "NCCL in a graph"]
+    assert "needs a GPU" in text("graphs", "capture")
+    assert outcome("graphs").right
+
+
+def test_answers_are_judged_by_transformers() -> None:
+    assert named("parity", Kind.GREEN) == ["qwen2, eager, float32", "qwen2, eager, bfloat16"]
+    assert named("parity", Kind.SKIPPED) == []
+    assert outcome("parity").right
+
+
+@pytest.mark.parametrize(
+    ("package", "part", "says"),
+    [("triton", "kernels", "needs triton"), ("transformers", "parity", "needs transformers")],
+)
+def test_a_part_whose_package_is_missing_says_so(
+    package: str, part: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.modules['{package}'] = None\n")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{':'.join(filter(None, sys.path))}")
+    (chosen,) = find_parts([part])
+    found = run_isolated(chosen, "cpu", "auto", LIMIT_S, lambda finding: None)
+    assert any(it.kind is Kind.SKIPPED and says in it.text for it in found.findings)
+    assert not any(it.kind in (Kind.RED, Kind.FAILED) for it in found.findings)
