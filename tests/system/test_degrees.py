@@ -35,7 +35,8 @@ from wire.sampling import SamplingParams
 PATIENCE_S = 500
 """Two dozen processes, each of which reads PyTorch, may take minutes where other things run."""
 BUSY_SILENCE_S = 120.0
-"""So long the kernel may hold one of them up while they all page in; no rank is stopped here."""
+"""So long the kernel may hold one of them up while they all page in, and then connect; no rank is
+stopped here."""
 pytestmark = pytest.mark.timeout(2 * PATIENCE_S)
 DEGREES = (1, 2, 4)
 GREEDY = SamplingParams(max_tokens=NUM_OUTPUT, temperature=0.0, ignore_eos=True)
@@ -53,6 +54,7 @@ async def test_all_pairs_of_degrees_give_the_tokens_of_no_handoff(tmp_path: Path
             tensor_parallel_size=degree,
             block_size=size,
             rank_silence_s=BUSY_SILENCE_S,
+            transfer_deadline_s=BUSY_SILENCE_S,
         )
         for role, size in ((Role.PREFILL, 4), (Role.DECODE, 16))
         for degree in DEGREES
