@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from engine.attention.backend import AttentionBackend, GraphAttention
-from engine.attention.causal_chunk import load_flash_attention
 from engine.attention.flashinfer_backend import (
     FlashInferBackend,
     FlashInferTables,
     has_flashinfer,
 )
+from engine.attention.gpu_kernels import load_gpu_kernels
 from engine.attention.tables import TorchTables, TritonTables
 from engine.attention.torch_backend import TorchBackend
 from engine.device.triton_available import uses_triton
@@ -63,8 +63,8 @@ def make_attention(
     if name == "flashinfer":
         backend = FlashInferBackend(cache, windows, dtype, num_heads)
         return Attention(backend, FlashInferTables(backend, most_blocks))
-    if cache.device.type == "cuda":
-        load_flash_attention()
-    tables = TritonTables if uses_triton(cache.device) else TorchTables
+    triton = uses_triton(cache.device)
+    kernels = load_gpu_kernels(cache.device, dtype, cache.shape[-1], triton=triton)
+    tables = TritonTables if triton else TorchTables
     made = cache, windows, dtype, scales
-    return Attention(TorchBackend(*made), tables(*made))
+    return Attention(TorchBackend(*made, kernels), tables(*made))

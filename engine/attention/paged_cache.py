@@ -30,6 +30,10 @@ class PagedCache:
     def num_blocks_for(self, num_tokens: int) -> int:
         return -(-num_tokens // self.block_size)
 
+    def layer(self, layer: int) -> tuple[Tensor, Tensor | None]:
+        """One layer's values [blocks, 2, kv_heads, block_size, head_size], and their scales."""
+        return self._cache[:, layer], None if self.scales is None else self.scales[:, layer]
+
     def tensor(self, values: list[int] | list[list[int]]) -> Tensor:
         """Integers on the cache's device."""
         return to_device(values, self.device)

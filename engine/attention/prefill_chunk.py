@@ -34,14 +34,17 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class PrefillChunk:
-    """One chunk: the context that its window reaches, and its tiles."""
+    """One chunk: the context that its window reaches, `num_keys` tokens, and its tiles."""
 
     gather_index: Tensor
+    num_keys: int
     tiles: tuple[Tile, ...]
 
     def attend(self, cache: PagedCache, layer: int, query: Tensor, output: Tensor) -> None:
         """Fill `output` at the chunk's rows from `query`, both [tokens, heads, head_size]."""
         keys, values = (part[0][:, None] for part in cache.gather(layer, self.gather_index))
+        for part in (keys, values):
+            part[:, :, self.num_keys :] = 0  # a former owner's NaN, which no mask would hide
         for tile in self.tiles:
             rows = slice(tile.begin, tile.end)
             grouped = by_kv_head(query[rows], cache.num_kv_heads)
@@ -120,7 +123,8 @@ def _plan_chunk(
             )
         )
     table = list(sequence.blocks[gathered_begin // cache.block_size : num_blocks])
-    return PrefillChunk(cache.gather_index(cache.tensor([table])), tuple(tiles))
+    gather_index = cache.gather_index(cache.tensor([table]))
+    return PrefillChunk(gather_index, sequence.end - gathered_begin, tuple(tiles))
 
 
 def _mask_of(part: _ChunkPart, mask: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch.nn import functional
 from engine.attention.backend import SequenceRows
 from engine.attention.mask import additive, visible
 from engine.attention.paged_cache import PagedCache
+from engine.attention.paged_rows import attend_paged
 from engine.attention.scaled_cache import paged_cache
 
 
@@ -125,9 +126,5 @@ class KernelBatch(TableBatch):
     """A batch with the paged Triton kernel."""
 
     def read(self, layer: int, query: Tensor) -> Tensor:
-        from engine.cuda.operations import decode  # Triton is not everywhere
-
-        scales = None if self.scales is None else self.scales[:, layer]
         window = self._windows[layer]
-        tables = self._tables, self._positions
-        return decode(query, self.cache[:, layer], scales, *tables, window)
+        return attend_paged(self._paged, layer, query, self._tables, self._positions, window)

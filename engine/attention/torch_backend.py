@@ -1,21 +1,27 @@
-"""Attention with PyTorch's own kernels, the same code on every device."""
+"""Attention with PyTorch's operations on every device, and with a GPU's kernels in their place.
+
+Sequences with one token in a step are decode rows, all others are chunks of prompts.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
 from functools import cached_property
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
 from engine.attention.backend import SequenceRows, token_slots_of
-from engine.attention.causal_chunk import CausalChunk, has_flash_attention, plan_causal_chunks
 from engine.attention.decode_rows import DecodeRows, plan_decode_rows
+from engine.attention.gpu_kernels import GpuKernels
 from engine.attention.paged_cache import PagedCache
+from engine.attention.paged_rows import PagedRows, RowTables, plan_row_tables
 from engine.attention.prefill_chunk import PrefillChunk, plan_prefill_chunks
 from engine.attention.scaled_cache import paged_cache
+from engine.attention.varlen_chunks import VarlenChunks, plan_varlen_chunks
 
-Part = DecodeRows | PrefillChunk | CausalChunk
+Part = PagedRows | DecodeRows | VarlenChunks | PrefillChunk
 
 
 class TorchBackend:
@@ -30,14 +36,16 @@ class TorchBackend:
         windows: Seq[int | None],
         dtype: torch.dtype | None = None,
         scales: Tensor | None = None,
+        kernels: GpuKernels | None = None,
     ) -> None:
         self._tensor = cache
         self._cache = paged_cache(cache, dtype, scales)
         self._windows = tuple(windows)
+        self._kernels = kernels or GpuKernels()
 
     def prepare(self, sequences: Seq[SequenceRows]) -> TorchBatch:
         """Prepare a step over these sequences."""
-        return TorchBatch(sequences, self._tensor, self._cache, self._windows)
+        return TorchBatch(sequences, self._tensor, self._cache, self._windows, self._kernels)
 
 
 class TorchBatch:
@@ -49,12 +57,14 @@ class TorchBatch:
         cache: Tensor,
         paged: PagedCache,
         windows: Seq[int | None],
+        kernels: GpuKernels,
     ) -> None:
         self.sequences = sequences
         self.cache = cache
         self.scales = paged.scales
         self._paged = paged
         self._windows = windows
+        self._kernels = kernels
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """See engine.attention.backend.AttentionBatch.attend."""
@@ -88,16 +98,38 @@ class TorchBatch:
     @cached_property
     def _parts(self) -> dict[int | None, list[Part]]:
         """Groups of rows that attend together, for each sliding window."""
-        return {window: self._plan(window) for window in set(self._windows)}
+        return {
+            window: [*self._plan_rows(window), *self._plan_chunks(window)]
+            for window in set(self._windows)
+        }
 
-    def _plan(self, window: int | None) -> list[Part]:
-        rows: list[tuple[int, SequenceRows]] = []
-        chunks: list[tuple[int, SequenceRows]] = []
-        first = 0
-        for sequence in self.sequences:
-            (rows if sequence.count == 1 else chunks).append((first, sequence))
-            first += sequence.count
-        parts: list[Part] = [*plan_decode_rows(rows, window, self._paged)]
-        if has_flash_attention(self._paged, window):
-            return [*parts, *plan_causal_chunks(chunks, self._paged)]
-        return [*parts, *plan_prefill_chunks(chunks, window, self._paged)]
+    def _plan_rows(self, window: int | None) -> Seq[Part]:
+        if not self._rows:
+            return []
+        if self._kernels.paged_decode:
+            return [PagedRows(self._row_tables, window)]
+        return plan_decode_rows(self._rows, window, self._paged)
+
+    def _plan_chunks(self, window: int | None) -> Seq[Part]:
+        if self._kernels.varlen:
+            return plan_varlen_chunks(self._chunks, window, self._paged)
+        return plan_prefill_chunks(self._chunks, window, self._paged)
+
+    @cached_property
+    def _row_tables(self) -> RowTables:
+        """Block tables that the rows of all windows share."""
+        return plan_row_tables(self._rows, self._paged)
+
+    @cached_property
+    def _rows(self) -> list[tuple[int, SequenceRows]]:
+        return [(first, sequence) for first, sequence in self._placed if sequence.count == 1]
+
+    @cached_property
+    def _chunks(self) -> list[tuple[int, SequenceRows]]:
+        return [(first, sequence) for first, sequence in self._placed if sequence.count > 1]
+
+    @cached_property
+    def _placed(self) -> list[tuple[int, SequenceRows]]:
+        """Each sequence with its first row."""
+        firsts = accumulate((sequence.count for sequence in self.sequences), initial=0)
+        return list(zip(firsts, self.sequences, strict=False))

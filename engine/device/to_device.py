@@ -21,11 +21,11 @@ _KINDS = {
 
 
 def to_device(
-    values: Seq[int] | Seq[float] | Seq[Seq[int]],
+    values: Seq[int] | Seq[float] | Seq[Seq[int]] | np.ndarray,
     device: torch.device,
     dtype: torch.dtype = torch.int64,
 ) -> Tensor:
-    """Python numbers as a tensor, copied in the order of the current stream."""
+    """Numbers as a tensor, copied in the order of the current stream."""
     numbers = np.array(values, dtype=_KINDS[dtype])  # reads lists ten times as fast as torch does
     if device.type == "cpu":
         return torch.from_numpy(numbers)

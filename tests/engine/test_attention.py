@@ -9,14 +9,13 @@ import torch
 from torch import Tensor
 
 from engine.attention.backend import SequenceRows
-from engine.attention.causal_chunk import plan_causal_chunks
-from engine.attention.paged_cache import PagedCache
-from engine.attention.prefill_chunk import plan_prefill_chunks
+from engine.attention.tables import TorchTables
 from engine.attention.torch_backend import TorchBackend
 
 pytestmark = pytest.mark.quick
 
 HEADS, KV_HEADS, HEAD_SIZE = 6, 2, 8
+NAMES = ("query", "key", "value")
 
 
 def plain(query: Tensor, key: Tensor, value: Tensor, start: int, window: int | None) -> Tensor:
@@ -50,7 +49,7 @@ def attend(
     batch = backend.prepare([context.span(start, end) for context, start, end in pieces])
     inputs = (
         torch.cat([getattr(context, name)[start:end] for context, start, end in pieces])
-        for name in ("query", "key", "value")
+        for name in NAMES
     )
     counts = [end - start for _, start, end in pieces]
     return list(batch.attend(layer, *inputs).split(counts))
@@ -101,6 +100,22 @@ def test_what_an_earlier_owner_left_in_a_block_is_never_seen() -> None:
             torch.testing.assert_close(found, expected(piece, None), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("window", [None, 5])
+def test_nor_is_it_in_a_block_that_a_captured_step_began(window: int | None) -> None:
+    cache = torch.full((8, 1, 2, KV_HEADS, 4, HEAD_SIZE), math.nan)
+    backend = TorchBackend(cache, (window,))
+    one, other = Context(12, [5, 2, 0]), Context(12, [7, 1, 3])
+    attend(backend, 0, [(one, 0, 8), (other, 0, 8)])
+    captured = TorchTables(cache, (window,), torch.float32)
+    tables = torch.tensor([one.blocks, other.blocks], dtype=torch.int32).t()
+    batch = captured.batch(tables, torch.tensor([8, 8]))
+    batch.attend(0, *(torch.cat([getattr(c, n)[8:9] for c in (one, other)]) for n in NAMES))
+    assert cache[0].isnan().any()  # it clears no block: of the third ones a slot is written
+    pieces = [(one, 9, 10), (other, 9, 11)]  # a decode row, and a chunk
+    for piece, found in zip(pieces, attend(backend, 0, pieces), strict=True):
+        torch.testing.assert_close(found, expected(piece, window), rtol=1e-4, atol=1e-5)
+
+
 def test_keys_and_values_lie_where_the_layout_says() -> None:
     cache = torch.zeros(4, 2, 2, KV_HEADS, 4, HEAD_SIZE)
     context = Context(6, [3, 1])
@@ -108,22 +123,3 @@ def test_keys_and_values_lie_where_the_layout_says() -> None:
     assert torch.equal(cache[1, 1, 0, :, 1], context.key[5])
     assert torch.equal(cache[3, 1, 1, :, 2], context.value[2])
     assert cache[:, 0].count_nonzero() == 0
-
-
-@pytest.mark.filterwarnings("ignore")  # of PyTorch's, that a CPU has other kernels for it
-@pytest.mark.parametrize("pieces", [[(0, 9)], [(0, 300), (7, 12)], [(13, 290)]])
-def test_chunks_in_one_call_see_what_tiles_see(pieces: list[tuple[int, int]]) -> None:
-    torch.manual_seed(0)
-    cache = PagedCache(torch.randn(90, 1, 2, KV_HEADS, 4, HEAD_SIZE))
-    order, chunks, first = torch.randperm(90).tolist(), [], 0
-    for start, end in pieces:
-        blocks = [order.pop() for _ in range(-(-end // 4))]
-        chunks.append((first, SequenceRows(start, end - start, blocks)))
-        first += end - start
-    query = torch.randn(first, HEADS, HEAD_SIZE)
-    tiled, whole = torch.empty_like(query), torch.empty_like(query)
-    for chunk in plan_prefill_chunks(chunks, None, cache):
-        chunk.attend(cache, 0, query, tiled)
-    for causal in plan_causal_chunks(chunks, cache):
-        causal.attend(cache, 0, query, whole)
-    torch.testing.assert_close(whole, tiled)

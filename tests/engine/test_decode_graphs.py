@@ -131,6 +131,24 @@ def test_nan_of_a_former_owner_is_not_seen(
     assert made[6:] == reference("llama").greedy(prompt(6), 20)
 
 
+def test_nor_is_it_when_a_step_computes_prompts_too(
+    checkpoint: Callable[[str], Path], reference: Callable[[str], Reference]
+) -> None:
+    runner = a_runner(checkpoint("llama"))
+    runner.capture_steps(run_eagerly, spare_block=NUM_BLOCKS)
+    runner.cache.memory.view(torch.float32)[: NUM_BLOCKS * 512].fill_(float("nan"))
+    engine = Engine(runner, BlockPool(NUM_BLOCKS), DecodePolicy(chunk_tokens=11))
+    first = make_sequence(prompt(6), greedy(20), name="first")
+    engine.add(first)
+    for number in range(12):  # captured steps begin blocks, and mixed ones read them
+        engine.step()
+        if number % 2:
+            engine.add(make_sequence(prompt(30)[number:][:5], greedy(1), name=str(number)))
+    while engine.busy:
+        engine.step()
+    assert first.tokens[6:] == reference("llama").greedy(prompt(6), 20)
+
+
 def test_what_larger_steps_left_in_the_buffer_is_taken_for_no_block(
     checkpoint: Callable[[str], Path], reference: Callable[[str], Reference]
 ) -> None:

@@ -1,0 +1,79 @@
+"""Decode rows, one token a sequence, with the paged Triton kernel, which reads blocks in place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engine.attention.backend import SequenceRows
+from engine.attention.paged_cache import PagedCache
+from engine.device.to_device import to_device
+
+
+def attend_paged(
+    cache: PagedCache,
+    layer: int,
+    query: Tensor,
+    tables: Tensor,
+    positions: Tensor,
+    window: int | None,
+) -> Tensor:
+    """Attention of query [rows, heads, head_size] at `positions` [rows], each over its context.
+
+    `tables` int32 [width, rows]: a column for each row's blocks. Nothing beyond a row's position is
+    read, whatever a block's former owner left there.
+    """
+    from engine.cuda.operations import decode  # Triton is not everywhere
+
+    return decode(query, *cache.layer(layer), tables, positions, window)
+
+
+@dataclass(frozen=True, slots=True)
+class RowTables:
+    """Decode rows of a step, of any lengths; `rows` is a slice where they are neighbours."""
+
+    rows: slice | Tensor
+    tables: Tensor
+    positions: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class PagedRows:
+    """Decode rows that attend within a window."""
+
+    tables: RowTables
+    window: int | None
+
+    def attend(self, cache: PagedCache, layer: int, query: Tensor, output: Tensor) -> None:
+        """Fill `output` at the rows from `query`, both [tokens, heads, head_size]."""
+        rows, placed = self.tables.rows, (self.tables.tables, self.tables.positions)
+        output[rows] = attend_paged(cache, layer, query[rows], *placed, self.window)
+
+
+def plan_row_tables(rows: Seq[tuple[int, SequenceRows]], cache: PagedCache) -> RowTables:
+    """`rows` are pairs of the row and its sequence, in rising order."""
+    return RowTables(
+        rows=neighbours_or_indices([row for row, _ in rows], cache),
+        tables=to_device(_tables(rows, cache), cache.device, torch.int32),
+        positions=cache.tensor([sequence.start for _, sequence in rows]),
+    )
+
+
+def neighbours_or_indices(rows: list[int], cache: PagedCache) -> slice | Tensor:
+    """Rows in rising order as a slice, which costs no copy, or as indices [n]."""
+    if rows[-1] - rows[0] + 1 == len(rows):
+        return slice(rows[0], rows[-1] + 1)
+    return cache.tensor(rows)
+
+
+def _tables(rows: Seq[tuple[int, SequenceRows]], cache: PagedCache) -> np.ndarray:
+    """int32 [width, rows]; entries behind a row's last block are 0."""
+    counts = [cache.num_blocks_for(sequence.end) for _, sequence in rows]
+    tables = np.zeros((max(counts), len(rows)), dtype=np.int32)
+    for column, ((_, sequence), count) in enumerate(zip(rows, counts, strict=True)):
+        tables[:count, column] = sequence.blocks[:count]
+    return tables
