@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from engine.attention import causal_chunk
+from engine.attention.varlen_chunks import load_varlen
 from tests.cuda.device_guard import set_device_guard
 from tests.cuda.device_watch import DeviceWatch, Record
 
@@ -55,6 +55,7 @@ class FakeCuda:
 def fake_cuda(capability: tuple[int, int] = (9, 0)) -> Iterator[FakeCuda]:
     """Within, tensors are fake ones, and torch.cuda is a device of this compute capability."""
     set_device_guard()
+    load_varlen()  # what it imports must find real tensors
     watch = DeviceWatch()
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
@@ -63,8 +64,6 @@ def fake_cuda(capability: tuple[int, int] = (9, 0)) -> Iterator[FakeCuda]:
         _replace_device(patch, watch, capability)
         _replace_host_memory(patch, watch, mode)
         _replace_triton(patch, watch)
-        # A mask that is a subclass of tensors cannot be a fake one.
-        patch.setattr(causal_chunk, "_causal_order", lambda: lambda *_: None)
         with mode, watch:
             yield FakeCuda(watch)
 

@@ -17,6 +17,9 @@ from engine.attention.backend import SequenceRows
 from engine.attention.gpu_kernels import GpuKernels, load_gpu_kernels
 from engine.attention.torch_backend import TorchBackend
 from engine.attention.varlen_chunks import varlen_serves
+from engine.runner import Slice
+from tests.cuda.fake_cuda import fake_cuda
+from tests.cuda.fake_runner import a_config, a_runner, a_sequence
 from tests.cuda.flash_stand_in import FlashCalls, flash_on_cpu
 
 HEADS, KV_HEADS, HEAD_SIZE = 6, 2, 16
@@ -100,6 +103,19 @@ def test_a_call_gathers_no_more_keys_than_memory_is_meant_for(
     made = attended(GpuKernels(varlen=True), MIXED, 16, (None, 5))
     assert flash.sequences == [1, 1, 1, 1, 2]  # of 48, 64, 80 keys; in the window 48, 48, 32
     torch.testing.assert_close(made, attended(GpuKernels(), MIXED, 16, (None, 5)))
+
+
+@pytest.mark.parametrize("windows", [(None, None), (None, 20)])
+def test_a_mixed_step_has_two_kernels_of_attention_a_layer(windows: tuple[int | None, ...]) -> None:
+    with fake_cuda() as cuda:
+        runner = a_runner(a_config(windows=windows), num_blocks=96)
+        slices = [Slice(a_sequence(40, 0), 39, 1), Slice(a_sequence(50, 16), 49, 1)]
+        prompts = [a_sequence(60 + n, 32 + 16 * n) for n in range(3)]
+        with cuda.recording() as record:
+            runner.launch([*slices, *(Slice(prompt, 0, 48) for prompt in prompts)])
+    assert record.faults == record.waits == []
+    assert record.kernels["triton.decode"] == record.kernels["_varlen_attn_out"] == len(windows)
+    assert not record.kernels["_scaled_dot_product_flash_attention"]
 
 
 @pytest.mark.parametrize(

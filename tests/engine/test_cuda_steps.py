@@ -13,7 +13,10 @@ from torch.nn import functional
 
 from decode_worker.scheduler import DecodePolicy
 from engine.async_engine import AsyncEngine
+from engine.attention.backend import SequenceRows
 from engine.attention.flashinfer_backend import has_flashinfer
+from engine.attention.gpu_kernels import GpuKernels, load_gpu_kernels
+from engine.attention.torch_backend import TorchBackend
 from engine.cache.block_pool import BlockPool
 from engine.device.triton_available import has_triton
 from engine.engine import Engine
@@ -96,9 +99,7 @@ def test_drawn_tokens_are_those_of_a_cpu(checkpoint: Callable[[str], Path]) -> N
 
 @pytest.mark.skipif(not has_flashinfer(), reason="needs FlashInfer")
 def test_flashinfer_attends_like_torch() -> None:
-    from engine.attention.backend import SequenceRows
     from engine.attention.flashinfer_backend import FlashInferBackend
-    from engine.attention.torch_backend import TorchBackend
 
     shape, windows = (64, 2, 2, 2, 16, 64), (None, 20)
     cache = torch.randn(shape, dtype=torch.bfloat16, device="cuda")
@@ -122,6 +123,30 @@ def test_flashinfer_attends_like_torch() -> None:
                 backend.prepare(spans).attend(layer, query, key, value) for backend in backends
             )
             torch.testing.assert_close(ours, theirs, atol=0.02, rtol=0.02)
+
+
+@needs_triton
+@pytest.mark.parametrize("head_size", [64, 128])
+def test_mixed_steps_attend_like_pytorch_s_operations(head_size: int) -> None:
+    shape, windows = (64, 2, 2, 2, 16, head_size), (None, 20)
+    cache = torch.randn(shape, dtype=torch.bfloat16, device="cuda")
+    kernels = load_gpu_kernels(cache.device, cache.dtype, head_size, triton=True)
+    assert kernels == GpuKernels(paged_decode=True, varlen=True)
+    backends = TorchBackend(cache.clone(), windows, kernels=kernels), TorchBackend(cache, windows)
+    spans = [
+        SequenceRows(70, 1, range(5)),
+        SequenceRows(3, 1, range(9, 10)),
+        SequenceRows(16, 60, range(12, 17)),
+        SequenceRows(0, 33, range(20, 23)),
+    ]
+    tokens = sum(span.count for span in spans)
+    query = torch.randn(tokens, 8, head_size, dtype=torch.bfloat16, device="cuda")
+    key, value = torch.randn(2, tokens, 2, head_size, dtype=torch.bfloat16, device="cuda")
+    for layer in range(2):
+        ours, theirs = (
+            backend.prepare(spans).attend(layer, query, key, value) for backend in backends
+        )
+        torch.testing.assert_close(ours, theirs, atol=0.02, rtol=0.02)
 
 
 @needs_triton
