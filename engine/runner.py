@@ -9,6 +9,7 @@ from typing import Protocol
 import msgspec
 
 from engine.sequence import Sequence
+from kv_transfer.layout.checksum import Checksum
 from kv_transfer.layout.region import CacheRegion
 from wire.layout import KvLayout
 from wire.sampling import TokenLogprob
@@ -149,9 +150,9 @@ class Runner(Protocol):
         """
         ...
 
-    def checksum(self, blocks: Seq[int], first: int) -> int:
-        """Checksum of these blocks' content, computed on the device; blocks[0] is block `first` of
-        its sequence. See kv_transfer.layout.checksum."""
+    def checksum(self, blocks: Seq[int], first: int) -> Checksum:
+        """Checksum of these blocks' content, computed on the device beside the steps; blocks[0] is
+        block `first` of its sequence. See kv_transfer.layout.checksum; thread-safe."""
         ...
 
     def run(self, slices: Seq[Slice], on_layer: OnLayer | None = None) -> Seq[Outcome]:

@@ -10,7 +10,8 @@ from torch import Tensor
 from engine.device.memory import allocate_zeros, free_bytes
 from engine.errors import ConfigError
 from engine.runners.cache_shape import shaped
-from kv_transfer.layout.device_checksum import checksum_blocks
+from kv_transfer.layout.checksum import Checksum, checksum_host_blocks
+from kv_transfer.layout.checksum_stream import ChecksumStream
 from kv_transfer.layout.region import CacheRegion
 from wire.layout import KvLayout
 
@@ -52,6 +53,8 @@ class DeviceCache:
                 f"{num_blocks} KV cache blocks, {num_bytes} bytes, cannot be allocated on "
                 f"{self._device}: {error}"
             ) from error
+        on_cpu = self._device.type == "cpu"
+        self._sums = None if on_cpu else ChecksumStream(self._device)
         return CacheRegion(self.memory.data_ptr(), num_bytes, str(self._device), self.memory)
 
     def shaped(self) -> tuple[Tensor, Tensor | None]:
@@ -66,5 +69,8 @@ class DeviceCache:
         if self._device.type == "cuda":
             torch.cuda.current_stream(self._device).synchronize()
 
-    def checksum(self, blocks: Seq[int], first: int) -> int:
-        return checksum_blocks(self.memory, self._layout.block_bytes, blocks, first)
+    def checksum(self, blocks: Seq[int], first: int) -> Checksum:
+        memory, size = self.memory, self._layout.block_bytes
+        if self._sums is None:
+            return checksum_host_blocks(memory.numpy().data, size, blocks, first)
+        return self._sums.of_blocks(memory, size, blocks, first)

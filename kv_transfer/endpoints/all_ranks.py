@@ -22,7 +22,7 @@ from kv_transfer.endpoints.remote_rank_messages import BlocksChecksum
 from kv_transfer.endpoints.when_all import when_all, when_all_ended
 from kv_transfer.endpoints.write_path import OnWritten, Written
 from kv_transfer.layout.block_write import BlockWrite
-from kv_transfer.layout.checksum import MASK, ComputeChecksum
+from kv_transfer.layout.checksum import MASK, Checksum, ComputeChecksum, try_sum, wait_for
 from kv_transfer.layout.head_routes import rank_pairs
 from kv_transfer.transports.probe import LinkSpeed
 from kv_transfer.transports.transport import together
@@ -117,17 +117,12 @@ class AllRanksEndpoint:
         return together(rank.traffic(link) for rank in self._ranks_of(link))
 
     def checksum(self, source: KvLayout) -> ComputeChecksum:
-        """The other ranks read their blocks while this rank reads its own.
-
-        The function raises TimeoutError, and the errors by which other ranks answer.
-        """
+        """The other ranks read their blocks while this rank reads its own."""
         own = self._own.checksum(source)
 
-        def checksum(blocks: Sequence[int], first: int) -> int:
+        def checksum(blocks: Sequence[int], first: int) -> Checksum:
             answers = [rank.start_checksum(source, blocks, first) for rank in self._others]
-            total = own(blocks, first)
-            others = [_awaited(number, it, blocks) for number, it in enumerate(answers, 1)]
-            return (total + sum(others)) & MASK
+            return RanksChecksum(own(blocks, first), answers, len(blocks))
 
         return checksum
 
@@ -155,12 +150,38 @@ class AllRanksEndpoint:
             rank.disconnect(link, ended)
 
 
-def _awaited(rank: int, answer: Future[BlocksChecksum], blocks: Sequence[int]) -> int:
-    try:
-        return answer.result(CHECKSUM_S).checksum
-    except TimeoutError as error:
-        late = f"rank {rank} has not read {len(blocks)} blocks within {CHECKSUM_S:g} s"
-        raise TimeoutError(late) from error
+class RanksChecksum:
+    """Implements `kv_transfer.layout.checksum.PendingChecksum`: the sum over all ranks.
+
+    Raises TimeoutError, and the errors by which other ranks answer.
+    """
+
+    def __init__(
+        self, own: Checksum, others: Sequence[Future[BlocksChecksum]], num_blocks: int
+    ) -> None:
+        self._own = own
+        self._others = others
+        self._num_blocks = num_blocks
+        self._deadline = time.monotonic() + CHECKSUM_S
+
+    def try_sum(self) -> int | None:
+        if not all(answer.done() for answer in self._others):
+            if time.monotonic() < self._deadline:
+                return None
+        elif try_sum(self._own) is None:
+            return None
+        return self.wait()
+
+    def wait(self) -> int:
+        others = [self._awaited(rank, answer) for rank, answer in enumerate(self._others, 1)]
+        return (wait_for(self._own) + sum(others)) & MASK
+
+    def _awaited(self, rank: int, answer: Future[BlocksChecksum]) -> int:
+        try:
+            return answer.result(max(0.0, self._deadline - time.monotonic())).checksum
+        except TimeoutError as error:
+            late = f"rank {rank} has not read {self._num_blocks} blocks within {CHECKSUM_S:g} s"
+            raise TimeoutError(late) from error
 
 
 def _slowest(found: Sequence[LinkSpeed | str], failure: str | None) -> LinkSpeed | str:

@@ -35,7 +35,8 @@ class PeerPool(msgspec.Struct, frozen=True):
 
 
 class Endpoint(Protocol):
-    """Methods other than `checksum` and `stop` never block, and are thread-safe.
+    """Methods other than `stop` never block, and are thread-safe. (The sum of blocks in host memory
+    is computed at once.)
 
     A link connects two workers. It consists of rank pairs: connections from one rank of the source
     to one rank of the destination that needs some of its KV heads. A link fails when one of its

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
 
+from kv_transfer.device_thread import bind_thread
 from kv_transfer.endpoints.endpoint import (
     OnAdmitted,
     OnCrash,
@@ -16,7 +19,7 @@ from kv_transfer.endpoints.transfer_thread import TransferThread
 from kv_transfer.endpoints.write_path import InPlaceWrites, OnWritten, RankPath, WritePath
 from kv_transfer.errors import BadPeer
 from kv_transfer.layout.block_write import BlockWrite
-from kv_transfer.layout.checksum import ComputeChecksum, checksum_seed
+from kv_transfer.layout.checksum import Checksum, ComputeChecksum, checksum_seed
 from kv_transfer.layout.head_routes import RankPair, rank_pairs
 from kv_transfer.layout.region import CacheRegion
 from kv_transfer.transports.probe import LinkSpeed, Probe, Scratch, as_one, probe_link
@@ -26,6 +29,9 @@ from wire.reports import Traffic
 
 NUM_STAGING_SLOTS = 4
 MAX_PART_BYTES = 32 * 1024 * 1024
+
+if TYPE_CHECKING:
+    from kv_transfer.layout.checksum_stream import ChecksumStream
 
 StartProbe = Callable[[Transport, str, Scratch], Probe]
 
@@ -71,6 +77,10 @@ class RankEndpoint:
     def direct_access(self) -> bool:
         return self._transport.direct_access
 
+    def bind_thread(self) -> None:
+        """Called first in every thread that uses this endpoint."""
+        bind_thread(self._pool.device)
+
     def start(self, on_link_failed: OnLinkFailed, on_crash: OnCrash) -> None:
         self.prepare(on_link_failed, on_crash)
         self.transfer_thread.start()
@@ -82,6 +92,7 @@ class RankEndpoint:
             on_link_failed,
             on_crash,
             max_blocks_in_flight=self._max_blocks_in_flight,
+            bind_thread=self.bind_thread,
         )
 
     def admit(self, link: str, source: KvLayout, on_admitted: OnAdmitted) -> None:
@@ -130,12 +141,12 @@ class RankEndpoint:
             return self._checksum_whole
         from kv_transfer.layout.checksum_by_heads import checksum_by_heads
 
-        return checksum_by_heads(self._pool, self._own, parts)
+        return checksum_by_heads(self._pool, self._own, parts, self._checksum_stream)
 
     def stop(self) -> None:
         self.transfer_thread.stop()
 
-    def _checksum_whole(self, blocks: Sequence[int], first: int) -> int:
+    def _checksum_whole(self, blocks: Sequence[int], first: int) -> Checksum:
         return self._checksum(blocks, checksum_seed(first, self._own.heads))
 
     def _pairs_from(self, source: KvLayout) -> list[RankPair]:
@@ -159,8 +170,19 @@ class RankEndpoint:
             return InPlaceWrites(theirs, self._checksum, MAX_PART_BYTES)
         from kv_transfer.layout.staging import Staging
 
-        staging = Staging(self._pool, self._own, self._staging)
+        staging = Staging(self._pool, self._own, self._staging, self._checksum_stream)
         return StagedWrites(self._own, theirs, slots, staging.stage, heads)
+
+    @cached_property
+    def _checksum_stream(self) -> ChecksumStream | None:
+        """A stream for what is not summed where it lies; None for host memory."""
+        if self._pool.device == "cpu":
+            return None
+        import torch
+
+        from kv_transfer.layout.checksum_stream import ChecksumStream
+
+        return ChecksumStream(torch.device(self._pool.device))
 
     def _scratch(self, theirs: KvLayout, num_blocks: int) -> Scratch:
         """The blocks behind both pools, by which a link is measured."""

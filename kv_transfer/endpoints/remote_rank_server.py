@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 
 import msgspec
 
@@ -27,6 +27,7 @@ from kv_transfer.endpoints.remote_rank_messages import (
     WriteBlocks,
 )
 from kv_transfer.endpoints.write_path import Written
+from kv_transfer.layout.checksum import wait_for
 from kv_transfer.transports.probe import LinkSpeed
 
 log = logging.getLogger(__name__)
@@ -40,8 +41,13 @@ class RankService:
     """
 
     def __init__(
-        self, endpoint: RankEndpoint, notify: Callable[[msgspec.Struct], None], on_crash: OnCrash
+        self,
+        endpoint: RankEndpoint,
+        notify: Callable[[msgspec.Struct], None],
+        on_crash: OnCrash,
+        checksums: Executor | None = None,
     ) -> None:
+        """`checksums` computes them; a thread of its own where it is None."""
         self._endpoint = endpoint
         self.handlers: Mapping[type[msgspec.Struct], Handler] = {
             AdmitPeer: self._admit,
@@ -53,7 +59,9 @@ class RankService:
         }
         self._notify = notify
         self._on_crash = on_crash
-        self._checksums = ThreadPoolExecutor(1, thread_name_prefix="checksums")
+        self._checksums = checksums or ThreadPoolExecutor(
+            1, thread_name_prefix="checksums", initializer=endpoint.bind_thread
+        )
         endpoint.start(self._link_failed, on_crash)
 
     def close(self) -> None:
@@ -95,7 +103,8 @@ class RankService:
 
         def checksum() -> None:
             try:
-                found = self._endpoint.checksum(message.source)(message.blocks, message.first)
+                compute = self._endpoint.checksum(message.source)
+                found = wait_for(compute(message.blocks, message.first))
             except Exception as error:  # rank 0 waits for it: the rank must not look alive
                 log.exception("blocks cannot be read")
                 self._on_crash(error)

@@ -7,11 +7,11 @@ from functools import partial
 
 from kv_transfer.endpoints.write_path import WritePart
 from kv_transfer.layout.block_write import BlockWrite, split_write
-from kv_transfer.layout.checksum import checksum_seed
+from kv_transfer.layout.checksum import Checksum, checksum_seed, try_sum
 from kv_transfer.layout.head_routes import CannotExchange, check_exchange
 from kv_transfer.layout.reshard import plan, staging_layout
 from kv_transfer.layout.spans import Offsets, block_spans
-from kv_transfer.transports.transport import Transport
+from kv_transfer.transports.transport import PostedTransfer, Transport
 from wire.layout import KvLayout
 
 WORD_BYTES = 8
@@ -51,9 +51,27 @@ class SlotQuota:
         self._slots.give_back(slot)
 
 
-Stage = Callable[[Sequence[int], int, KvLayout, int, int], int]
+Stage = Callable[[Sequence[int], int, KvLayout, int, int], Checksum]
 """(blocks, num_tokens, layout, offset, first) -> checksum: write the tokens into staging memory at
-`offset`, as blocks of `layout`, the first of which has the place `first` in the sequence."""
+`offset`, as blocks of `layout`, the first of which has the place `first` in the sequence. They are
+there when the checksum is known."""
+
+
+class StagedTransfer:
+    """A transfer that is posted when its blocks have been made, which is when their checksum is
+    known."""
+
+    def __init__(self, checksum: Checksum, post: Callable[[], PostedTransfer]) -> None:
+        self._checksum = checksum
+        self._post = post
+        self._posted: PostedTransfer | None = None
+
+    def done(self) -> bool:
+        if self._posted is None:
+            if try_sum(self._checksum) is None:
+                return False
+            self._posted = self._post()
+        return self._posted.done()
 
 
 class StagedWrites:
@@ -101,7 +119,9 @@ class StagedWrites:
         try:
             part.checksum = self._stage(write.blocks, write.num_tokens, made, start, first)
             spans = self._spans(start, write.remote_blocks)
-            part.transfer = transport.write_spans(part.path.name, spans, staged=True)
+            post = partial(transport.write_spans, part.path.name, spans, staged=True)
+            known = isinstance(part.checksum, int)
+            part.transfer = post() if known else StagedTransfer(part.checksum, post)
         except BaseException:
             self._slots.give_back(slot)
             raise

@@ -41,11 +41,14 @@ class TransferThread:
         clock: Callable[[], float] = time.monotonic,
         *,
         max_blocks_in_flight: int = 1 << 30,
+        bind_thread: Callable[[], None] = lambda: None,
     ) -> None:
+        """`bind_thread()` comes first in the thread."""
         self._transport = transport
         self._on_link_failed = on_link_failed
         self._on_crash = on_crash
         self._clock = clock
+        self._bind_thread = bind_thread
         self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._admitted: dict[str, Sequence[str]] = {}
         self._paths: dict[str, Sequence[RankPath]] = {}
@@ -121,6 +124,7 @@ class TransferThread:
 
     def _drive(self) -> None:
         try:
+            self._bind_thread()
             while (call := self._next_call()) is not None:
                 call()
                 self._poll()
@@ -219,9 +223,8 @@ class TransferThread:
         return posted
 
     def _look(self, part: WritePart) -> None:
-        assert part.transfer is not None
         try:
-            done = part.transfer.done()
+            done = part.try_arrive()
         except TransferError as error:
             self._fail(part.link, str(error))
             return

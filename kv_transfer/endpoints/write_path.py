@@ -9,7 +9,14 @@ from typing import Protocol
 import msgspec
 
 from kv_transfer.layout.block_write import BlockWrite, split_write
-from kv_transfer.layout.checksum import MASK, ComputeChecksum, checksum_seed
+from kv_transfer.layout.checksum import (
+    MASK,
+    Checksum,
+    ComputeChecksum,
+    checksum_seed,
+    try_sum,
+    wait_for,
+)
 from kv_transfer.layout.spans import Offsets, block_spans
 from kv_transfer.transports.probe import Probe
 from kv_transfer.transports.transport import PostedTransfer, Transport
@@ -80,15 +87,23 @@ class WritePart:
     started: float | None = None
     transfer: PostedTransfer | None = None
     """Set by `WritePath.try_post`, as are the two below."""
-    checksum: int = 0
+    checksum: Checksum = 0
     release: Callable[[], None] | None = None
     """Gives back what the transfer holds besides the blocks."""
 
+    def try_arrive(self) -> bool:
+        """Whether the last byte has arrived, and nothing here reads the blocks any more. Raises
+        LinkFailed, see PostedTransfer."""
+        assert self.transfer is not None
+        return self.transfer.done() and try_sum(self.checksum) is not None
+
     def end(self, now: float, cause: str | None = None) -> None:
+        """A part that is given up still waits for its checksum, whose kernels read the blocks."""
+        checksum = wait_for(self.checksum)
         if self.release is not None:
             self.release()
         started = now if self.started is None else self.started
-        self.on_done(Written(started, now, self.checksum if cause is None else 0, cause))
+        self.on_done(Written(started, now, checksum if cause is None else 0, cause))
 
 
 class InPlaceWrites:
@@ -113,7 +128,7 @@ class InPlaceWrites:
         part.checksum = self._checksum_of(write)
         return True
 
-    def _checksum_of(self, write: BlockWrite) -> int:
+    def _checksum_of(self, write: BlockWrite) -> Checksum:
         """Blocks are checked whole: those that arrive by layers count once they are complete."""
         complete = write.layers is None or write.layers[1] == self._layout.num_layers
         first = checksum_seed(write.first_remote_block, self._layout.heads)

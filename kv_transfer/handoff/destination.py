@@ -5,8 +5,15 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 
-from kv_transfer.handoff.effects import Adopt, AttemptLost, CutLink, Effect, FreeBlocks, Send
-from kv_transfer.layout.checksum import ComputeChecksum
+from kv_transfer.handoff.effects import (
+    Adopt,
+    AttemptLost,
+    CutLink,
+    Effect,
+    FreeBlocks,
+    Send,
+    Verify,
+)
 from wire.handoff import (
     Abort,
     Accepted,
@@ -22,6 +29,7 @@ from wire.layout import KvLayout
 
 class DestinationState(enum.Enum):
     GRANTED = "granted"  # the source may write to the granted blocks
+    VERIFYING = "verifying"  # committed: all has been written, and we read it
     ACCEPTED = "accepted"  # the sequence is ours
     FENCING = "fencing"  # over, but the source may still be writing
     CLOSED = "closed"
@@ -42,7 +50,6 @@ class DestinationHandoff:
         *,
         epoch: int,
         layout: KvLayout,
-        checksum: ComputeChecksum,
         deadline: float,
         fence_deadline_s: float,
     ) -> None:
@@ -52,7 +59,9 @@ class DestinationHandoff:
         self._held = tuple(held)
         self._granted = tuple(granted)
         self._layout = layout
-        self._checksum = checksum
+        self._commit: Commit | None = None
+        self._lost: str | None = None
+        """Why an attempt ends whose blocks are still being read."""
         self._deadline: float | None = deadline
         self._fence_deadline_s = fence_deadline_s
 
@@ -81,19 +90,26 @@ class DestinationHandoff:
                 return [self._accepted()]
             case Abort() if self.state is DestinationState.GRANTED:
                 return self._fence(f"aborted by the source: {message.cause}", now)
+            case Abort() if self.state is DestinationState.VERIFYING:
+                return self._lose(f"aborted by the source: {message.cause}")
             case Quiesced() if message.epoch in (None, self.epoch):
                 return self._quiesced()
         return []
 
     def abort(self, cause: str, now: float) -> list[Effect]:
         """End an attempt that is not wanted any more; its blocks wait until the source is quiet."""
-        if self.state is not DestinationState.GRANTED:
-            return []
         message = Abort(**self.offer.ends, cause=cause, by_source=False)
-        return [Send(message), *self._fence(cause, now)]
+        if self.state is DestinationState.GRANTED:
+            return [Send(message), *self._fence(cause, now)]
+        if self.state is DestinationState.VERIFYING and self._lost is None:
+            return [Send(message), *self._lose(cause)]
+        return []
 
     def source_lost(self, cause: str) -> list[Effect]:
-        """The session with the source ended. Writes may still arrive: see `source_fenced`."""
+        """The session with the source ended. Writes may still arrive: see `source_fenced`.
+
+        None does after a commit, and what it brought is verified and run, as the source expects.
+        """
         if self.state is DestinationState.FENCING:
             self._deadline = None
         return self._fence(cause) if self.state is DestinationState.GRANTED else []
@@ -113,16 +129,37 @@ class DestinationHandoff:
             return [CutLink(f"{self.offer.source} has not been quiet for {seconds} s")]
         return []
 
+    def checksummed(self, checksum: int) -> list[Effect]:
+        """The checksum that `Verify` asked for is known: nothing reads the blocks any more."""
+        assert self.state is DestinationState.VERIFYING
+        commit, self._commit = self._commit, None
+        assert commit is not None
+        if self._lost is not None:
+            return self._close()
+        if checksum != commit.checksum:
+            return self._reject("checksum: the blocks do not hold what the source sent")
+        self.state = DestinationState.ACCEPTED
+        return [Adopt(commit, self._held + self._granted), self._accepted()]
+
     def _verify(self, commit: Commit) -> list[Effect]:
         problem = self._problem(commit)
         if problem is not None:
-            rejected = Rejected(**self.offer.ends, epoch=self.epoch, reason=problem)
-            # A commit means that every write has completed: the source is quiet.
-            self.state = DestinationState.CLOSED
-            return [Send(rejected), AttemptLost(problem), FreeBlocks(self._held + self._granted)]
-        self.state = DestinationState.ACCEPTED
-        blocks = self._held + self._granted
-        return [Adopt(commit, blocks), self._accepted()]
+            return self._reject(problem)
+        self.state, self._commit = DestinationState.VERIFYING, commit
+        self._deadline = None
+        return [Verify(self._granted, len(self._held))]
+
+    def _reject(self, problem: str) -> list[Effect]:
+        """A commit means that every write has completed: the source is quiet."""
+        rejected = Rejected(**self.offer.ends, epoch=self.epoch, reason=problem)
+        return [Send(rejected), AttemptLost(problem), *self._close()]
+
+    def _lose(self, cause: str) -> list[Effect]:
+        """End an attempt whose blocks are being read; they are free when that is over."""
+        if self._lost is not None:
+            return []
+        self._lost = cause
+        return [AttemptLost(cause)]
 
     def _problem(self, commit: Commit) -> str | None:
         num_tokens = self.offer.num_tokens + len(commit.new_tokens)
@@ -130,8 +167,6 @@ class DestinationHandoff:
             return f"{num_tokens} tokens for a cache of {self.offer.num_tokens}"
         if not 0 < commit.num_prompt <= self.offer.num_tokens:
             return f"num_prompt is {commit.num_prompt} of {num_tokens} tokens"
-        if self._checksum(self._granted, len(self._held)) != commit.checksum:
-            return "checksum: the blocks do not hold what the source sent"
         return None
 
     def _accepted(self) -> Send:
@@ -148,9 +183,11 @@ class DestinationHandoff:
 
     def _quiesced(self) -> list[Effect]:
         if self.state is DestinationState.GRANTED:  # the source is over before it committed
-            self.state = DestinationState.CLOSED
-            return [AttemptLost("the source is over"), FreeBlocks(self._held + self._granted)]
-        if self.state is DestinationState.FENCING:
-            self.state = DestinationState.CLOSED
-            return [FreeBlocks(self._held + self._granted)]
-        return []
+            return [AttemptLost("the source is over"), *self._close()]
+        if self.state is DestinationState.VERIFYING:
+            return self._lose("the source is over")
+        return self._close() if self.state is DestinationState.FENCING else []
+
+    def _close(self) -> list[Effect]:
+        self.state = DestinationState.CLOSED
+        return [FreeBlocks(self._held + self._granted)]

@@ -46,6 +46,15 @@ class SourceClosed:
 
 
 @dataclass(frozen=True, slots=True)
+class Verify:
+    """Destination: compute the checksum of these blocks, of which the first is block `first` of the
+    sequence; then call `checksummed`."""
+
+    blocks: tuple[int, ...]
+    first: int
+
+
+@dataclass(frozen=True, slots=True)
 class Adopt:
     """Destination: run this sequence; `blocks` hold the cache of all its tokens but the new ones.
 
@@ -86,6 +95,7 @@ Effect = (
     | HandedOver
     | NotHandedOver
     | SourceClosed
+    | Verify
     | Adopt
     | FreeBlocks
     | AttemptLost

@@ -8,13 +8,39 @@ several ranks fill a block, each with some of its heads, each part of the block 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import xxhash
 
 MASK = (1 << 64) - 1
 
-ComputeChecksum = Callable[[Sequence[int], int], int]
+
+class PendingChecksum(Protocol):
+    """A checksum that is being computed beside this thread. The blocks stay as they are until it is
+    known."""
+
+    def try_sum(self) -> int | None:
+        """The checksum; None while it is computed. Raises the errors of other ranks."""
+        ...
+
+    def wait(self) -> int:
+        """Wait for the checksum, and for nothing else."""
+        ...
+
+
+Checksum = int | PendingChecksum
+"""Known at once where blocks are in host memory, and later where a device reads them."""
+
+ComputeChecksum = Callable[[Sequence[int], int], Checksum]
 """(blocks, first) -> sum of the checksums of blocks[i] of the rank's pool at place first + i."""
+
+
+def try_sum(checksum: Checksum) -> int | None:
+    return checksum if isinstance(checksum, int) else checksum.try_sum()
+
+
+def wait_for(checksum: Checksum) -> int:
+    return checksum if isinstance(checksum, int) else checksum.wait()
 
 
 def checksum_seed(block: int, heads: range) -> int:

@@ -7,23 +7,45 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from kv_transfer.layout.checksum import MASK, ComputeChecksum, checksum_host_parts, checksum_seed
-from kv_transfer.layout.device_checksum import checksum_blocks
+from kv_transfer.layout.add_blocks import add_blocks
+from kv_transfer.layout.checksum import (
+    MASK,
+    Checksum,
+    ComputeChecksum,
+    checksum_host_parts,
+    checksum_seed,
+)
+from kv_transfer.layout.checksum_stream import ChecksumStream, accessed
 from kv_transfer.layout.region import CacheRegion
 from kv_transfer.layout.reshard import plan, staging_layout
 from kv_transfer.layout.staging import as_tensor, fill
 from wire.layout import KvLayout
 
+GATHERED_BYTES = 4 << 20
+"""Most bytes of blocks that are gathered at once; their conversion takes several times as much."""
+
 
 def checksum_by_heads(
-    pool: CacheRegion, layout: KvLayout, parts: Sequence[range]
+    pool: CacheRegion,
+    layout: KvLayout,
+    parts: Sequence[range],
+    sums: ChecksumStream | None = None,
 ) -> ComputeChecksum:
-    """Computes the sum that the source ranks compute together, each over its part of the heads."""
-    memory = as_tensor(pool)
-    checksum_part = _in_place if memory.device.type == "cpu" else _after_gather
+    """Computes the sum that the source ranks compute together, each over its part of the heads.
 
-    def checksum(blocks: Sequence[int], first: int) -> int:
-        return sum(checksum_part(memory, layout, heads, blocks, first) for heads in parts) & MASK
+    On a device `sums` is given, which computes it.
+    """
+    memory = as_tensor(pool)
+
+    def checksum(blocks: Sequence[int], first: int) -> Checksum:
+        if sums is None:
+            return sum(_in_place(memory, layout, heads, blocks, first) for heads in parts) & MASK
+
+        def add(total: Tensor) -> None:
+            for heads in parts:
+                _add_gathered(total, memory, layout, heads, blocks, first)
+
+        return sums.start(add, [accessed(memory, layout.block_bytes, blocks)])
 
     return checksum
 
@@ -39,15 +61,20 @@ def _in_place(
     return checksum_host_parts(pool, layout.block_bytes, blocks, place, spans)
 
 
-def _after_gather(
-    memory: Tensor, layout: KvLayout, heads: range, blocks: Sequence[int], first: int
-) -> int:
-    """Checksums a copy of a part of the blocks, made as the source has made it."""
-    part, num_blocks = staging_layout(layout, heads), len(blocks)
-    made = torch.empty(num_blocks * part.block_bytes, dtype=torch.uint8, device=memory.device)
-    with torch.inference_mode():
-        if blocks:
-            fill(made, memory, layout, part, blocks, num_blocks * layout.block_size)
-        return checksum_blocks(
-            made, part.block_bytes, range(num_blocks), checksum_seed(first, heads)
-        )
+def _add_gathered(
+    total: Tensor,
+    memory: Tensor,
+    layout: KvLayout,
+    heads: range,
+    blocks: Sequence[int],
+    first: int,
+) -> None:
+    """Adds the checksum of copies of a part of the blocks, made as the source has made them."""
+    part, size = staging_layout(layout, heads), layout.block_size
+    most = max(1, GATHERED_BYTES // part.block_bytes)
+    for start in range(0, len(blocks), most):
+        some = blocks[start : start + most]
+        made = torch.empty(len(some) * part.block_bytes, dtype=torch.uint8, device=memory.device)
+        fill(made, memory, layout, part, some, len(some) * size)
+        place = checksum_seed(first + start, heads)
+        add_blocks(total, made, part.block_bytes, range(len(some)), place)

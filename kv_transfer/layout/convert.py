@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kv_transfer.layout.device_checksum import index_on
 from kv_transfer.layout.head_routes import CannotExchange, check_exchange, needs_conversion
 from wire.layout import SCALED_DTYPES, KvLayout
 
@@ -41,8 +42,8 @@ def stage(
     check_exchange(source, staging)
     if num_tokens > len(blocks) * source.block_size:
         raise ValueError(f"{len(blocks)} blocks of {source.block_size} hold no {num_tokens} tokens")
-    used = torch.tensor(blocks[: source.num_blocks(num_tokens)], dtype=torch.int64)
-    held = _read(pool, source, used.to(pool.device), _local_heads(source, staging.heads))
+    used = index_on(pool.device, blocks[: source.num_blocks(num_tokens)])
+    held = _read(pool, source, used, _local_heads(source, staging.heads))
     if needs_conversion(source, staging):
         plain = _reblocked(_descaled(held), staging.block_size, num_tokens)
         return _written(_cast(plain, staging.dtype), staging)

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from kv_transfer.layout.add_blocks import add_blocks
+from kv_transfer.layout.checksum import Checksum, checksum_host_blocks
+from kv_transfer.layout.checksum_stream import ChecksumStream, accessed
 from kv_transfer.layout.convert import can_regroup, regroup, stage
-from kv_transfer.layout.device_checksum import checksum_blocks
 from kv_transfer.layout.region import CacheRegion
 from wire.layout import KvLayout
 
@@ -16,20 +18,36 @@ from wire.layout import KvLayout
 class Staging:
     """Reads blocks of a pool, and writes them to staging memory in another layout."""
 
-    def __init__(self, pool: CacheRegion, layout: KvLayout, memory: CacheRegion) -> None:
+    def __init__(
+        self,
+        pool: CacheRegion,
+        layout: KvLayout,
+        memory: CacheRegion,
+        sums: ChecksumStream | None = None,
+    ) -> None:
+        """On a device `sums` is given, whose stream fills staging memory, too."""
         self._pool = as_tensor(pool)
         self._layout = layout
         self._memory = as_tensor(memory)
+        self._sums = sums
 
     def stage(
         self, blocks: Sequence[int], num_tokens: int, layout: KvLayout, offset: int, first: int
-    ) -> int:
+    ) -> Checksum:
         """Implements kv_transfer.endpoints.staged_writes.Stage."""
-        with torch.inference_mode():
-            num_blocks = layout.num_blocks(num_tokens)
-            target = self._memory[offset : offset + num_blocks * layout.block_bytes]
+        made, size = range(layout.num_blocks(num_tokens)), layout.block_bytes
+        target = self._memory[offset : offset + len(made) * size]
+
+        def add(total: Tensor) -> None:
             fill(target, self._pool, self._layout, layout, blocks, num_tokens)
-            return checksum_blocks(target, layout.block_bytes, range(num_blocks), first)
+            add_blocks(total, target, size, made, first)
+
+        if self._sums is not None:
+            read = accessed(self._pool, self._layout.block_bytes, blocks)
+            return self._sums.start(add, [read], [accessed(target, size, made)])
+        with torch.inference_mode():
+            fill(target, self._pool, self._layout, layout, blocks, num_tokens)
+            return checksum_host_blocks(target.numpy().data, size, made, first)
 
 
 def fill(

@@ -59,8 +59,15 @@ class GoesOnAfterAnAmbiguousEnd(SourceHandoff):
 
 
 class BelievesEveryCommit(DestinationHandoff):
-    def _problem(self, commit: Commit) -> str | None:
-        return None
+    def checksummed(self, checksum: int) -> list[Effect]:
+        assert self._commit is not None
+        return super().checksummed(self._commit.checksum)
+
+
+class RunsUnverified(DestinationHandoff):
+    def _verify(self, commit: Commit) -> list[Effect]:
+        super()._verify(commit)
+        return self.checksummed(commit.checksum)
 
 
 class HasNoDeadline(DestinationHandoff):
@@ -122,6 +129,11 @@ BUGS = (
         4,
         "a destination believes every commit",
         Code(destination=BelievesEveryCommit),
+    ),
+    Bug(
+        4,
+        "a destination runs what it has not verified",
+        Code(destination=RunsUnverified),
     ),
     Bug(
         5,

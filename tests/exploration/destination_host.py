@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from kv_transfer.handoff.destination import DestinationHandoff, DestinationState
-from kv_transfer.handoff.effects import Adopt, CutLink, Effect, FreeBlocks, Send
+from kv_transfer.handoff.effects import Adopt, CutLink, Effect, FreeBlocks, Send, Verify
 from tests.exploration.attempts import LAYOUT, NOW, attempt_number
 from tests.exploration.desk import Desk
+from tests.exploration.machines import checksum
 from tests.exploration.state import NO_LINK, DestinationAttempt, tag
 from wire.handoff import Commit, Handoff, Offer, Refuse, RefuseReason, Stale
 
@@ -41,6 +42,14 @@ class DestinationHost:
 
     def tick(self, attempt_id: int) -> None:
         self._call(attempt_id, "tick", NOW)
+
+    def checksum(self, attempt_id: int) -> None:
+        """The checksum that the machine has asked for is known."""
+        verify = self.side.attempts[attempt_id].verify
+        assert verify is not None
+        self.side.change(attempt_id, verify=None)
+        tags = [self.side.memory[block] for block in verify.blocks]
+        self._call(attempt_id, "checksummed", checksum(tags, verify.first))
 
     def source_lost(self, number: int) -> None:
         for attempt_id in self._attempts_of(number):
@@ -106,7 +115,6 @@ class DestinationHost:
             granted,
             epoch=self.side.draw_epoch(),
             layout=LAYOUT,
-            checksum=machines.checksum,
             deadline=NOW,
             fence_deadline_s=0.0,
         )
@@ -116,7 +124,7 @@ class DestinationHost:
     def _call(self, attempt_id: int, method: str, *args: Any) -> None:
         number = self.side.attempts[attempt_id].machine
         assert number is not None
-        number, effects = self.desk.machines.call(number, self.side.memory, method, *args)
+        number, effects = self.desk.machines.call(number, method, *args)
         self.side.change(attempt_id, machine=number)
         for effect in effects:
             self._perform(attempt_id, effect)
@@ -128,6 +136,8 @@ class DestinationHost:
         match effect:
             case Send():
                 self.desk.send_over(it.link, effect.message)
+            case Verify():
+                self.side.change(attempt_id, verify=effect)
             case Adopt():
                 adoptions = it.num_adoptions + 1
                 self.side.change(attempt_id, running=effect.blocks, num_adoptions=adoptions)

@@ -121,6 +121,8 @@ def _is_orphan(machines: Machines, state: State, it: SourceAttempt) -> bool:
 def _of_destinations(state: State) -> Iterator[Event]:
     for place, worker in enumerate(state.destinations):
         for attempt_id, it in enumerate(worker.attempts):
+            if it.verify is not None:
+                yield Event("checksum", attempt_id, place)
             if it.running:
                 yield Event("end at destination", attempt_id, place)
 

@@ -30,7 +30,7 @@ class Code:
 class Machines:
     """Calls go to the real code, on a copy; equal calls on equal machines go there once.
 
-    The machines are deterministic in their fields, the call and the memory that they checksum.
+    The machines are deterministic in their fields and the call.
     """
 
     def __init__(self, code: Code) -> None:
@@ -40,7 +40,6 @@ class Machines:
         self._made: dict[Hashable, tuple[int, tuple[Effect, ...]]] = {}
         self._messages: list[Handoff] = []
         self._number_of_message: dict[Handoff, int] = {}
-        self._memory: tuple[int, ...] = ()
 
     def __getitem__(self, number: int) -> Machine:
         """A machine by its number, for reading only."""
@@ -62,22 +61,15 @@ class Machines:
             self._machines.append(machine)
         return number
 
-    def call(
-        self, number: int, memory: tuple[int, ...], method: str, *args: Any
-    ) -> tuple[int, tuple[Effect, ...]]:
+    def call(self, number: int, method: str, *args: Any) -> tuple[int, tuple[Effect, ...]]:
         """The number of the machine after the call, and its effects."""
-        key = (number, memory, method, args)
+        key = (number, method, args)
         made = self._made.get(key)
         if made is None:
             machine = _copied(self._machines[number])
-            self._memory = memory
             effects = tuple(getattr(machine, method)(*args))
             made = self._made[key] = (self.add(machine), effects)
         return made
-
-    def checksum(self, blocks: Sequence[int], first: int) -> int:
-        """The checksum of blocks in the memory that the current call sees."""
-        return checksum([self._memory[block] for block in blocks], first)
 
     def message(self, number: int) -> Handoff:
         return self._messages[number]

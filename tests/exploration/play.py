@@ -49,6 +49,8 @@ class _Player:
                 self._play_source(act, subject)
             case "deadline at source":
                 self.source.tick(subject)
+            case "checksum":
+                self.destinations[place].checksum(subject)
             case "end at destination":
                 self.destinations[place].end(subject)
             case "cancel at destination":

@@ -156,7 +156,7 @@ class SourceHost:
         number = self.side.attempts[attempt_id].machine
         if number is None:
             return
-        number, effects = self.desk.machines.call(number, (), method, *args)
+        number, effects = self.desk.machines.call(number, method, *args)
         self.side.change(attempt_id, machine=number)
         for effect in effects:
             self._perform(attempt_id, effect)

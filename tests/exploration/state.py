@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from kv_transfer.handoff.effects import Verify
+
 Stage = Literal["waiting", "running", "held", "over"]
 """A source's sequence: not begun, in the engine's steps, kept out of them, without blocks."""
 
@@ -81,6 +83,8 @@ class DestinationAttempt(NamedTuple):
     buried: bool = False
     link: int = NO_LINK
     """The link over which its offer came."""
+    verify: Verify | None = None
+    """The checksum that its machine waits for."""
     num_adoptions: int = 0
     """Adoptions over all incarnations of the destination."""
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.runners.torch_loading import load_torch_runner
+from kv_transfer.layout.checksum import wait_for
 from tests.engine.checkpoints import Recipe, llama, write
 from tests.engine.driver import decode, make_sequence, output
 from tests.faults.scene import MIB, Scene
@@ -76,4 +77,4 @@ class RankSurvivor(Survivor):
 
     def _read(self, blocks: list[int]) -> int:
         endpoint = self.worker._endpoint
-        return endpoint.checksum(endpoint.layout)(blocks, 0)
+        return wait_for(endpoint.checksum(endpoint.layout)(blocks, 0))

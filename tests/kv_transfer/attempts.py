@@ -48,7 +48,6 @@ def a_destination(num_held: int = 0) -> DestinationHandoff:
         granted,
         epoch=7,
         layout=LAYOUT,
-        checksum=lambda blocks, first: len(blocks),
         deadline=100.0,
         fence_deadline_s=5.0,
     )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from typing import TypeVar
+from concurrent.futures import Executor, Future
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -27,12 +27,21 @@ class HandEndpoint(RankEndpoint):
         self.prepare(on_link_failed, on_crash)
 
 
+class AtOnceExecutor(Executor):
+    """Runs what is submitted in the caller's thread."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        done.set_result(fn(*args, **kwargs))
+        return done
+
+
 class InProcessCalls:
     """Implements `kv_transfer.endpoints.remote_rank_messages.Calls`; a dead rank never answers."""
 
     def __init__(self, endpoint: RankEndpoint) -> None:
         self.rank = RemoteRank(self)
-        self.service = RankService(endpoint, self._notify, _raise)
+        self.service = RankService(endpoint, self._notify, _raise, AtOnceExecutor())
         self.lost: Exception | None = None
 
     def call(self, message: msgspec.Struct, answer_type: type[T]) -> Future[T]:

@@ -10,8 +10,7 @@ from torch import Tensor
 from kv_transfer.endpoints.staged_writes import StagedWrites, StagingSlots
 from kv_transfer.endpoints.write_path import InPlaceWrites, RankPath, WritePart, WritePath
 from kv_transfer.layout.block_write import BlockWrite
-from kv_transfer.layout.checksum import MASK
-from kv_transfer.layout.device_checksum import checksum_blocks
+from kv_transfer.layout.checksum import MASK, checksum_host_blocks, wait_for
 from kv_transfer.layout.region import CacheRegion
 from kv_transfer.layout.staging import Staging
 from kv_transfer.transports.memory import MemoryFabric, MemoryTransport
@@ -53,7 +52,9 @@ class Pool:
         self.memory[start : start + self.layout.scale_bytes] = ordered
 
     def checksum(self, blocks: Sequence[int], first: int) -> int:
-        return checksum_blocks(self.memory, self.layout.block_bytes, blocks, first)
+        return checksum_host_blocks(
+            self.memory.numpy().data, self.layout.block_bytes, blocks, first
+        )
 
     def _places(self, blocks: Sequence[int], num_tokens: int) -> tuple[Tensor, Tensor]:
         """Each token's block, and its token slot there."""
@@ -181,5 +182,5 @@ def carry(transport: Transport, link: str, write_path: WritePath, block_write: B
         while not posted.transfer.done():
             pass
         posted.end(now=0.0)
-        checksum = (checksum + posted.checksum) & MASK
+        checksum = (checksum + wait_for(posted.checksum)) & MASK
     return checksum

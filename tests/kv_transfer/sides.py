@@ -10,6 +10,7 @@ from torch import Tensor
 from kv_transfer.endpoints.endpoint import PeerPool
 from kv_transfer.endpoints.write_path import Written
 from kv_transfer.layout.block_write import BlockWrite
+from kv_transfer.layout.checksum import wait_for
 from kv_transfer.transports.memory import MemoryFabric, MemoryTransport
 from kv_transfer.transports.probe import LinkSpeed, Probe, Scratch
 from kv_transfer.transports.transport import Transport
@@ -95,7 +96,8 @@ class Ends:
         self.source.turn()
 
     def checksum(self, remote_blocks: Sequence[int], first: int = 0) -> int:
-        return self.destination.endpoint.checksum(self.source.layout)(remote_blocks, first)
+        compute = self.destination.endpoint.checksum(self.source.layout)
+        return wait_for(compute(remote_blocks, first))
 
 
 def at_once(transport: Transport, link: str, scratch: Scratch) -> Probe:

@@ -16,14 +16,19 @@ from kv_transfer.endpoints.all_ranks import AllRanksEndpoint
 from kv_transfer.endpoints.endpoint import PeerPool
 from kv_transfer.endpoints.when_all import when_all
 from kv_transfer.errors import BadPeer, LinkFailed
-from kv_transfer.layout import checksum_by_heads
 from kv_transfer.layout.block_write import BlockWrite
+from kv_transfer.layout.checksum import checksum_seed, try_sum, wait_for
+from kv_transfer.layout.checksum_by_heads import checksum_by_heads
+from kv_transfer.layout.checksum_stream import ChecksumStream
 from kv_transfer.layout.head_routes import rank_pairs
+from kv_transfer.layout.reshard import staging_layout
+from kv_transfer.layout.staging import Staging
 from kv_transfer.transports.probe import LinkSpeed, Probe, Scratch
 from kv_transfer.transports.transport import Transport, together
 from tests.kv_transfer.in_process import HandEndpoint, InProcessCalls
-from tests.kv_transfer.pools import some_tokens
+from tests.kv_transfer.pools import a_region, some_tokens
 from tests.kv_transfer.sides import NUM_BLOCKS, Ends, Side
+from tests.kv_transfer.streams import AtOnce
 from wire.layout import KvLayout
 from wire.reports import Traffic
 
@@ -82,17 +87,22 @@ def test_a_bit_that_flips_in_any_rank_s_blocks_changes_the_checksum(
 
 @pytest.mark.parametrize("dtype", ["float32", "float8_e4m3fn"])
 @pytest.mark.parametrize("order", ["kv", "vk"])
-def test_parts_are_read_in_place_as_they_are_read_when_after_gather(dtype: str, order: str) -> None:
-    """A CPU reads in place; a device gathers first."""
+@pytest.mark.parametrize("sums", [None, ChecksumStream(torch.device("cpu"), AtOnce())])
+def test_a_part_of_the_heads_has_the_checksum_of_what_its_source_has_staged(
+    dtype: str, order: str, sums: ChecksumStream | None
+) -> None:
+    """A CPU reads in place; a device gathers, in parts."""
     layout = over(1, dtype=dtype, kv_order=order)
     generator = torch.Generator().manual_seed(0)
     size = (NUM_BLOCKS * layout.block_bytes,)
     memory = torch.randint(0, 256, size, dtype=torch.uint8, generator=generator)
+    pool, blocks = a_region(memory), (7, 2, 3)
+    staging = Staging(pool, layout, a_region(torch.empty(size, dtype=torch.uint8)), sums)
     for heads in (range(1), range(1, 3), range(4)):
-        arguments = memory, layout, heads, (7, 2, 3), 5
-        assert checksum_by_heads._in_place(*arguments) == checksum_by_heads._after_gather(
-            *arguments
-        )
+        made = staging_layout(layout, heads), 0, checksum_seed(5, heads)
+        staged = staging.stage(blocks, len(blocks) * layout.block_size, *made)
+        found = checksum_by_heads(pool, layout, [heads], sums)(blocks, 5)
+        assert wait_for(found) == wait_for(staged) != 0
 
 
 def test_ranks_that_hold_each_other_s_heads_have_another_checksum() -> None:
@@ -220,7 +230,7 @@ def test_a_rank_that_is_lost_ends_its_part_of_everything() -> None:
     assert found == ["rank 1 is gone"]
     assert ended == ["evicted"]
     with pytest.raises(ConnectionError):
-        endpoint.checksum(over(1))([1], 0)
+        wait_for(endpoint.checksum(over(1))([1], 0))
 
 
 def test_a_rank_pair_that_fails_while_it_is_measured_is_why_there_is_no_link() -> None:
@@ -259,7 +269,7 @@ def test_a_rank_that_does_not_read_its_blocks_in_time_is_named(
     monkeypatch.setattr(all_ranks, "CHECKSUM_S", 0.0)
     monkeypatch.setattr(other, "call", lambda message, answer: Future())
     with pytest.raises(TimeoutError, match="rank 1 has not read 2 blocks within 0 s"):
-        endpoint.checksum(over(1))([1, 2], 0)
+        try_sum(endpoint.checksum(over(1))([1, 2], 0))
 
 
 def test_joined_results_are_in_order_and_told_once() -> None:

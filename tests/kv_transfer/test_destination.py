@@ -2,7 +2,7 @@ import msgspec
 import pytest
 
 from kv_transfer.handoff.destination import DestinationHandoff, DestinationState
-from kv_transfer.handoff.effects import Adopt, AttemptLost, CutLink, FreeBlocks
+from kv_transfer.handoff.effects import Adopt, AttemptLost, CutLink, Effect, FreeBlocks, Verify
 from tests.kv_transfer.attempts import PROMPT, SAMPLING, a_destination, an_offer, sent
 from wire.handoff import Abort, Accepted, Commit, Grant, Quiesced, Rejected
 
@@ -16,7 +16,7 @@ def a_commit(**changes: object) -> Commit:
         new_tokens=(99,),
         num_prompt=len(PROMPT),
         sampling=SAMPLING,
-        checksum=3,  # these pools' checksum is the number of blocks
+        checksum=3,  # the number of blocks is their checksum here
     )
     return msgspec.structs.replace(commit, **changes)
 
@@ -34,14 +34,14 @@ def test_a_repeated_offer_gets_the_same_grant() -> None:
 
 def test_a_verified_commit_is_adopted_with_held_and_granted_blocks() -> None:
     destination = a_destination(num_held=1)
-    effects = destination.receive(a_commit(checksum=2), now=1.0)
+    effects = committed(destination, a_commit(checksum=2))
     assert effects[0] == Adopt(a_commit(checksum=2), (10, 20, 21))
     assert sent(effects) == [Accepted(**an_offer().ends, epoch=7)]
 
 
 def test_a_repeated_commit_is_accepted_again_and_adopted_once() -> None:
     destination = a_destination()
-    destination.receive(a_commit(), now=1.0)
+    committed(destination, a_commit())
     effects = destination.receive(a_commit(), now=1.0)
     assert sent(effects) == [Accepted(**an_offer().ends, epoch=7)]
     assert not any(isinstance(effect, Adopt) for effect in effects)
@@ -53,8 +53,17 @@ def test_a_commit_of_another_epoch_is_ignored() -> None:
     assert destination.state is DestinationState.GRANTED
 
 
-def rejected(destination: DestinationHandoff, commit: Commit) -> bool:
+def committed(destination: DestinationHandoff, commit: Commit) -> list[Effect]:
+    """Effects of a commit whose blocks are checksummed at once."""
     effects = destination.receive(commit, now=1.0)
+    for effect in list(effects):
+        if isinstance(effect, Verify):
+            effects += destination.checksummed(len(effect.blocks))
+    return [effect for effect in effects if not isinstance(effect, Verify)]
+
+
+def rejected(destination: DestinationHandoff, commit: Commit) -> bool:
+    effects = committed(destination, commit)
     assert any(isinstance(effect, FreeBlocks) for effect in effects)
     return any(isinstance(message, Rejected) for message in sent(effects))
 
@@ -110,7 +119,7 @@ def test_no_commit_in_time_aborts_the_leg() -> None:
 
 def test_what_ends_after_acceptance_is_not_the_handoff_s_business() -> None:
     destination = a_destination()
-    destination.receive(a_commit(), now=1.0)
+    committed(destination, a_commit())
     assert destination.abort("late", now=1.0) == []
     assert destination.source_lost("late") == []
     assert destination.receive(Quiesced(**an_offer().ends, epoch=7), now=1.0) == []
@@ -124,3 +133,51 @@ def test_a_source_that_is_not_quiet_in_time_costs_the_link() -> None:
     assert isinstance(cut, CutLink)
     assert destination.tick(now=99.0) == []
     assert destination.source_fenced() == [FreeBlocks((20, 21, 22))]
+
+
+def verifying() -> DestinationHandoff:
+    destination = a_destination(num_held=1)
+    assert destination.receive(a_commit(checksum=2), now=1.0) == [Verify((20, 21), 1)]
+    return destination
+
+
+def test_a_repeated_commit_is_verified_once() -> None:
+    destination = verifying()
+    assert destination.receive(a_commit(checksum=2), now=1.0) == []
+    assert destination.receive(an_offer(), now=1.0) == []
+    assert destination.tick(now=1e9) == []
+    assert isinstance(destination.checksummed(2)[0], Adopt)
+
+
+def test_an_attempt_that_is_not_wanted_keeps_its_blocks_while_they_are_read() -> None:
+    destination = verifying()
+    (abort, lost) = destination.abort("cancelled", now=1.0)
+    assert [type(message) for message in sent([abort])] == [Abort]
+    assert lost == AttemptLost("cancelled")
+    assert destination.abort("cancelled", now=1.0) == []
+    assert destination.receive(Quiesced(**an_offer().ends, epoch=7), now=1.0) == []
+    assert destination.checksummed(2) == [FreeBlocks((10, 20, 21))]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Abort(**an_offer().ends, cause="no verdict in time", by_source=True),
+        Quiesced(**an_offer().ends, epoch=7),
+    ],
+    ids=lambda message: type(message).__name__,
+)
+def test_a_source_that_gives_up_while_its_blocks_are_verified_is_believed(
+    message: Abort | Quiesced,
+) -> None:
+    destination = verifying()
+    (lost,) = destination.receive(message, now=1.0)
+    assert isinstance(lost, AttemptLost)
+    assert destination.checksummed(2) == [FreeBlocks((10, 20, 21))]
+
+
+def test_what_a_lost_source_had_committed_is_verified_and_runs() -> None:
+    destination = verifying()
+    assert destination.source_lost("reset") == []
+    assert destination.source_fenced() == []
+    assert isinstance(destination.checksummed(2)[0], Adopt)

@@ -9,7 +9,16 @@ from collections.abc import Callable
 from engine.cache.reservation import OfferedSequence
 from engine.sequence import Sequence
 from kv_transfer.handoff.destination import DestinationHandoff, DestinationState
-from kv_transfer.handoff.effects import Adopt, AttemptLost, CutLink, Effect, FreeBlocks, Send
+from kv_transfer.handoff.effects import (
+    Adopt,
+    AttemptLost,
+    CutLink,
+    Effect,
+    FreeBlocks,
+    Send,
+    Verify,
+)
+from kv_transfer.layout.checksum import Checksum, try_sum
 from runtime.handoffs import HandoffCounters
 from wire.handoff import Commit, Handoff, Offer, Refuse, RefuseReason, Stale
 from wire.identity import AttemptId
@@ -42,6 +51,8 @@ class DestinationHandoffs:
         self._on_adopt = on_adopt
         self._attempts: dict[AttemptId, DestinationHandoff] = {}
         self._links: dict[AttemptId, str] = {}
+        self._checksums: dict[AttemptId, Checksum] = {}
+        """Of blocks that are being verified."""
         self._ended = EndedAttempts()
         self._next_epoch = 1
         self.arrived = HandoffCounters()
@@ -92,6 +103,20 @@ class DestinationHandoffs:
         for handoff in lost:
             self._perform(handoff, handoff.source_fenced())
 
+    @property
+    def verifying(self) -> bool:
+        """Whether checksums are under way, which `poll` looks at."""
+        return bool(self._checksums)
+
+    def poll(self) -> None:
+        """Accept or reject what has been verified; waits for nothing."""
+        for attempt_id, checksum in list(self._checksums.items()):
+            found = try_sum(checksum)
+            if found is not None:
+                del self._checksums[attempt_id]
+                handoff = self._attempts[attempt_id]
+                self._perform(handoff, handoff.checksummed(found))
+
     def tick(self, now: float) -> None:
         for handoff in list(self._attempts.values()):
             self._perform(handoff, handoff.tick(now))
@@ -138,7 +163,6 @@ class DestinationHandoffs:
             reserved.blank,
             epoch=self._next_epoch,
             layout=self._endpoint.layout,
-            checksum=self._endpoint.checksum(offer.layout),
             deadline=self._clock() + offer.deadline_s,
             fence_deadline_s=self._config.fence_deadline_s,
         )
@@ -152,6 +176,8 @@ class DestinationHandoffs:
             match effect:
                 case Send():
                     self._outbox.over_link(self._links[handoff.offer.attempt_id], effect.message)
+                case Verify():
+                    effects += self._verify(handoff, effect)
                 case Adopt():
                     self._adopt(handoff.offer, effect)
                 case FreeBlocks():
@@ -163,6 +189,16 @@ class DestinationHandoffs:
         done = handoff.state is DestinationState.ACCEPTED and handoff.offer.prefix_only
         if done or handoff.state is DestinationState.CLOSED:
             self._forget(handoff.offer.attempt_id)
+
+    def _verify(self, handoff: DestinationHandoff, verify: Verify) -> list[Effect]:
+        """Start to compute a checksum. Returns the effects of one that is known at once."""
+        compute = self._endpoint.checksum(handoff.offer.layout)
+        checksum = compute(verify.blocks, verify.first)
+        found = try_sum(checksum)
+        if found is not None:
+            return handoff.checksummed(found)
+        self._checksums[handoff.offer.attempt_id] = checksum
+        return []
 
     def ended(self, attempt_id: AttemptId) -> None:
         """An adopted sequence has ended."""

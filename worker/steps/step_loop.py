@@ -16,6 +16,8 @@ from worker.steps.step_context import Peer, StepContext
 
 TICK_S = 0.25
 """Interval at which deadlines are checked and the load is reported; also the longest idle wait."""
+VERIFY_S = 0.0005
+"""Wait while nothing can run and blocks that have arrived are being verified."""
 STARVED_S = 0.002
 """Wait while sequences are queued but none can run before a handoff or a transfer ends."""
 
@@ -165,6 +167,8 @@ class StepLoop:
             self.destination_handoffs.tick(now)
             self.attempts.end_overdue(now)
             self._report()
+        if self.destination_handoffs.verifying:
+            self.destination_handoffs.poll()
         for sequence in self.engine.admit():
             self.attempts.started(sequence, now)
         self._outbox.flush()
@@ -190,6 +194,8 @@ class StepLoop:
         """Seconds in which no turn is needed unless something is called."""
         if self.engine.in_flight or (self._stepped and self.engine.running):
             return 0.0
+        if self.destination_handoffs.verifying:
+            return VERIFY_S
         if self.engine.busy:
             return STARVED_S
         return max(0.001, min(TICK_S, self._next_tick - self._clock()))
