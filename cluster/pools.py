@@ -16,6 +16,7 @@ from cluster.ray_config import PlacementRule
 from router.config import ServedModelConfig
 from wire.identity import Role
 from worker.config import WorkerConfig
+from worker.fitted_config import GPU_CACHE_FRACTION
 
 SHORT_FORM = tuple(role.value for role in Role)
 """Names of the pools in the short form: the roles."""
@@ -147,8 +148,11 @@ def _pool(
     bundled = BUNDLED_WORKER if path == str(BUNDLED_MODEL) else {}
     own = mapping(settings, "worker", f"{keys}.worker")
     settings["worker"] = {**bundled, **shared, **own, "model": path, "model_name": model}
-    if settings.get("num_gpus"):  # a worker that does not find them shall say so
+    num_gpus = settings.get("num_gpus")
+    if num_gpus:  # a worker that does not find them shall say so
         settings["worker"].setdefault("device", "cuda")
+    if isinstance(num_gpus, float) and 0 < num_gpus < 1:
+        settings["worker"].setdefault("cache_fraction", GPU_CACHE_FRACTION * num_gpus)
     decoded = decode(settings, PoolSettings, keys)
     fields = msgspec.structs.asdict(decoded)
     given = {key: fields[key] for key in settings}

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import decode_worker.scheduler
 import prefill_worker.scheduler
-from engine.schedule.policy import Policy
 from wire.identity import Role
+from worker.build import MakePolicy
 from worker.config import WorkerConfig
 from worker.host import Worker
 
@@ -19,10 +19,7 @@ def make_worker(
     on_crash: Callable[[Exception], None],
     progress: Callable[[int, int], None],
 ) -> Worker:
-    return Worker(config, role, _make_policy(role, config), on_crash=on_crash, progress=progress)
-
-
-def _make_policy(role: Role, config: WorkerConfig) -> Policy:
+    make_policy: MakePolicy = decode_worker.scheduler.make_policy
     if role is Role.PREFILL:
-        return prefill_worker.scheduler.make_policy(config)
-    return decode_worker.scheduler.make_policy(config)
+        make_policy = prefill_worker.scheduler.make_policy
+    return Worker(config, role, make_policy, on_crash=on_crash, progress=progress)

@@ -9,7 +9,7 @@ from engine.schedule.chunk_budget import MIN_CHUNK_TOKENS, ChunkBudget
 from engine.schedule.policy import OVERTAKING_RATIO, FreeCapacity, ScheduledTokens, in_turn
 from engine.sequence import Sequence
 from wire.policy_traits import PolicyTraits
-from worker.config import WorkerConfig
+from worker.fitted_config import FittedConfig
 
 
 class DecodePolicy:
@@ -63,9 +63,10 @@ class DecodePolicy:
         self._chunk_budget.observe(slices, seconds)
 
 
-def make_policy(config: WorkerConfig) -> DecodePolicy:
+def make_policy(config: FittedConfig) -> DecodePolicy:
     return DecodePolicy(
         chunk_tokens=config.chunk_tokens,
+        prefill_tokens=config.mixed_chunk_tokens,
         max_sequences=config.max_sequences,
         tpot_target_s=config.tpot_target_s,
     )

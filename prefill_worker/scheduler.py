@@ -9,7 +9,7 @@ from engine.schedule.chunk_budget import MIN_CHUNK_TOKENS, ChunkBudget
 from engine.schedule.policy import OVERTAKING_RATIO, FreeCapacity, ScheduledTokens, in_turn
 from engine.sequence import Sequence
 from wire.policy_traits import PolicyTraits
-from worker.config import WorkerConfig
+from worker.fitted_config import FittedConfig
 
 
 class PrefillPolicy:
@@ -17,7 +17,8 @@ class PrefillPolicy:
 
     `chunk_tokens` bounds a step: after each chunk its blocks can be sent to the decode worker while
     the next is computed. Sequences that this worker decodes itself are in each step with one token;
-    then a step has as many prompt tokens as fit into `tpot_target_s`, where there is one.
+    then a step has as many prompt tokens as fit into `tpot_target_s`, where there is one, or
+    `mixed_chunk_tokens`, which is a chunk unless it is given.
     """
 
     def __init__(
@@ -25,16 +26,19 @@ class PrefillPolicy:
         chunk_tokens: int = 512,
         max_sequences: int = 64,
         tpot_target_s: float | None = None,
+        mixed_chunk_tokens: int | None = None,
     ) -> None:
+        mixed = mixed_chunk_tokens or chunk_tokens
         self._chunk_tokens = chunk_tokens
+        self._mixed_chunk_tokens = mixed
         self._max_sequences = max_sequences
-        self._chunk_budget = ChunkBudget(tpot_target_s, at_first=chunk_tokens, most=chunk_tokens)
+        self._chunk_budget = ChunkBudget(tpot_target_s, at_first=mixed, most=chunk_tokens)
 
     @property
     def traits(self) -> PolicyTraits:
         return PolicyTraits(
             chunk_tokens=self._chunk_tokens,
-            mixed_chunk_tokens=self._chunk_tokens,
+            mixed_chunk_tokens=self._mixed_chunk_tokens,
             min_chunk_tokens=MIN_CHUNK_TOKENS,
             overtaking_ratio=OVERTAKING_RATIO,
         )
@@ -55,5 +59,10 @@ class PrefillPolicy:
         self._chunk_budget.observe(slices, seconds)
 
 
-def make_policy(config: WorkerConfig) -> PrefillPolicy:
-    return PrefillPolicy(config.chunk_tokens, config.max_sequences, config.tpot_target_s)
+def make_policy(config: FittedConfig) -> PrefillPolicy:
+    return PrefillPolicy(
+        config.chunk_tokens,
+        config.max_sequences,
+        config.tpot_target_s,
+        config.mixed_chunk_tokens,
+    )

@@ -18,6 +18,7 @@ from wire.handoff import Handoff
 from wire.identity import ProcessRef, Role, WorkerRef
 from wire.messages import Cancel, Message, Move, Submit, WorkerCard
 from worker.config import RunnerKind, WorkerConfig
+from worker.fitted_config import fit
 from worker.steps.step_context import Peer, StepContext
 from worker.steps.step_loop import StepLoop
 
@@ -140,9 +141,10 @@ class SimulatedWorker:
 
 
 def _policy(role: Role, settings: WorkerConfig) -> Policy:
+    fitted = fit(settings, role, gpu_bytes=None)
     if role is Role.PREFILL:
-        return prefill_worker.scheduler.make_policy(settings)
-    return decode_worker.scheduler.make_policy(settings)
+        return prefill_worker.scheduler.make_policy(fitted)
+    return decode_worker.scheduler.make_policy(fitted)
 
 
 def _raise(error: Exception) -> None:

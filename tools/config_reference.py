@@ -68,7 +68,7 @@ One model is written short:
 model: /models/Llama-3.1-8B-Instruct      # a Hugging Face directory, or a name on its hub, as
                                           # org/name@revision; without it, the bundled model
 model_name: llama                         # what clients call it; the directory's name without it
-worker: {cache_fraction: 0.85}            # of both pools
+worker: {max_sequences: 128}              # of both pools
 prefill: {replicas: 2, num_gpus: 1}       # what its workers do otherwise stands in prefill.worker
 decode: {replicas: 2, num_gpus: 1}
 ```

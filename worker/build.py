@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -26,18 +27,22 @@ from kv_transfer.endpoints.endpoint import Endpoint
 from kv_transfer.endpoints.remote_rank import RemoteRank
 from kv_transfer.endpoints.remote_rank_messages import RankPairFailed
 from runtime.tokenizer_hash import tokenizer_hash
-from wire.identity import ProcessRef
+from wire.identity import ProcessRef, Role
 from wire.layout import KvLayout
 from worker.config import RunnerKind, WorkerConfig
+from worker.fitted_config import GIB, FittedConfig, fit
 from worker.rank.rank_settings import check_ranks
 from worker.rank.this_process import this_process
 from worker.rank.transport import NUM_SCRATCH_BLOCKS, make_rank_endpoint, worker_layout
 from worker.ranks.team import Team
 
+log = logging.getLogger("tandem.start")
+
 SPIN_COUNT = "20000"
 """Iterations for which an OpenMP thread spins before it sleeps; read when torch is loaded."""
 
 Progress = Callable[[int, int], None]
+MakePolicy = Callable[[FittedConfig], Policy]
 
 
 class Machine(msgspec.Struct, frozen=True):
@@ -54,7 +59,8 @@ class Machine(msgspec.Struct, frozen=True):
 def make_machine(
     config: WorkerConfig,
     name: str,
-    policy: Policy,
+    role: Role,
+    make_policy: MakePolicy,
     progress: Progress,
     on_rank_lost: Callable[[Exception], None],
 ) -> Machine:
@@ -62,8 +68,9 @@ def make_machine(
 
     `name` is what the transport calls this worker; for the callbacks see make_runner.
     """
-    runner = make_runner(config, progress, on_rank_lost)
-    engine, region = make_engine(config, runner, policy)
+    fitted = _fit(config, role)
+    runner = make_runner(fitted, progress, on_rank_lost)
+    engine, region = make_engine(fitted, runner, make_policy(fitted))
     try:
         endpoint = make_endpoint(config, name, runner, region, engine.pool.num_blocks)
     except BaseException:
@@ -73,8 +80,31 @@ def make_machine(
     return Machine(engine, endpoint, content, tokenizer_hash(Path(config.model)))
 
 
+def _fit(config: WorkerConfig, role: Role) -> FittedConfig:
+    """Choose what the settings leave open, and say so where it is a GPU's. Raises ConfigError."""
+    if config.runner is RunnerKind.ARITHMETIC:
+        return fit(config, role, gpu_bytes=None)
+    if config.most_threads is not None:
+        # Threads that spin for long count as others' work where idle cores are counted.
+        os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
+    # Imported here since torch takes a second to load, which the arithmetic runner need not pay.
+    from worker.rank.load_runner import gpu_memory
+
+    gpu = gpu_memory(config)
+    fitted = fit(config, role, None if gpu is None else gpu.num_bytes)
+    if gpu is not None:
+        cache = f"cache_fraction {fitted.cache_fraction:g}"
+        log.info(
+            "computes on %s with %.0f GiB: %s, chunk_tokens %d, mixed_chunk_tokens %d",
+            *(gpu.name, gpu.num_bytes / GIB),
+            cache if fitted.cache_bytes is None else f"cache_bytes {fitted.cache_bytes}",
+            *(fitted.chunk_tokens, fitted.mixed_chunk_tokens),
+        )
+    return fitted
+
+
 def make_runner(
-    config: WorkerConfig,
+    config: FittedConfig,
     progress: Progress,
     on_rank_lost: Callable[[Exception], None] = lambda error: None,
 ) -> Runner:
@@ -93,10 +123,6 @@ def make_runner(
             num_layers=config.num_layers,
             step_s=config.step_s,
         )
-    if config.most_threads is not None:
-        # Threads that spin for long count as others' work where idle cores are counted.
-        os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
-    # Imported here since torch takes a second to load, which the arithmetic runner need not pay.
     if config.tensor_parallel_size > 1:
         from worker.ranks.lead_runner import LeadRunner
 
@@ -106,7 +132,7 @@ def make_runner(
     return load_runner(config, progress)
 
 
-def make_engine(config: WorkerConfig, runner: Runner, policy: Policy) -> tuple[Engine, CacheRegion]:
+def make_engine(config: FittedConfig, runner: Runner, policy: Policy) -> tuple[Engine, CacheRegion]:
     """The engine, and the memory of its KV cache. Raises ConfigError; the runner is closed then."""
     try:
         num_blocks = runner.fit_num_blocks(config.cache_bytes, config.cache_fraction)

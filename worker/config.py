@@ -78,20 +78,25 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Tokens in a block of the KV cache."""
     cache_bytes: int | None = None
     """Size of the KV cache on each rank's device: a worker of several ranks takes a multiple."""
-    cache_fraction: float = 0.2
-    """Share of each device's free memory for the KV cache, where `cache_bytes` is None."""
+    cache_fraction: float | None = None
+    """Share of each device's free memory for the KV cache, where `cache_bytes` is None. None takes
+    0.2 on a CPU, and 0.85 on a GPU, or its part of that where `num_gpus` is less than 1."""
     host_cache_bytes: int = 0
     """Host memory for blocks that are evicted from the KV cache; 0 does without."""
     max_model_len: int | None = None
     """Longest sequence in tokens; None takes the model's own limit, extended by RoPE scaling where
     the model has it. Routers accept requests up to the smallest limit of a model's workers."""
-    chunk_tokens: int = 512
-    """Most prompt tokens that a step computes."""
+    chunk_tokens: int | None = None
+    """Most prompt tokens that a step computes. None takes 512 on a CPU, and 2048 on a GPU, but on
+    prefill workers 4096 from 32 GiB of its memory on, and 8192 from 64 GiB on."""
+    mixed_chunk_tokens: int | None = None
+    """Most prompt tokens of a step with decoding sequences, where `tpot_target_s` is None. None
+    takes `chunk_tokens` on prefill workers, and on decode workers 128, or 512 on a GPU."""
     max_sequences: int = 256
     """Most sequences in a batch."""
     tpot_target_s: float | None = None
     """Target for the time per output token: beside decoding sequences, a step computes as many
-    prompt tokens as it allows; None allows a chunk, or 128 tokens on decode workers."""
+    prompt tokens as it allows, up to `chunk_tokens`; None allows `mixed_chunk_tokens`."""
     step_timeout_s: float = 300.0
     """Longest that a step may take, the first ones too; a worker whose step takes longer ends,
     since its device or one of its ranks hangs."""

@@ -6,14 +6,12 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Callable
 from typing import Annotated
 
 import msgspec
 import typer
 
 from engine.errors import EngineError
-from engine.schedule.policy import Policy
 from runtime.descriptors import raise_descriptor_limit
 from runtime.listen import PortTaken
 from runtime.logs import LogLevel, start_logging
@@ -28,13 +26,13 @@ from runtime.signals import stop_signal
 from runtime.tls import BadCertificate
 from wire.identity import Role
 from wire.messages import WorkerCard
+from worker.build import MakePolicy
 from worker.config import RunnerKind, WorkerConfig
 from worker.host import Worker
 from worker.progress import Quarters
 from worker.standstill import end_when_held_up
 
 log = logging.getLogger("tandem.start")
-MakePolicy = Callable[[WorkerConfig], Policy]
 
 
 def make_app(role: Role, make_policy: MakePolicy) -> typer.Typer:
@@ -77,17 +75,17 @@ def make_app(role: Role, make_policy: MakePolicy) -> typer.Typer:
         raise_descriptor_limit()
         if until_stdin_ends:
             stop_when_stdin_ends()
-        sys.exit(asyncio.run(run(config, role, make_policy(config))))
+        sys.exit(asyncio.run(run(config, role, make_policy)))
 
     return app
 
 
-async def run(config: WorkerConfig, role: Role, policy: Policy) -> int:
+async def run(config: WorkerConfig, role: Role, make_policy: MakePolicy) -> int:
     """Serve until SIGTERM or SIGINT, then drain; returns the exit status."""
     stopping: asyncio.Task[object] = asyncio.create_task(stop_signal())
     crashed: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
     worker = Worker(
-        config, role, policy, on_crash=crashed.set_result, progress=Quarters(log.info).loaded
+        config, role, make_policy, on_crash=crashed.set_result, progress=Quarters(log.info).loaded
     )
     starting = asyncio.create_task(worker.start())
     await asyncio.wait((stopping, starting), return_when=asyncio.FIRST_COMPLETED)

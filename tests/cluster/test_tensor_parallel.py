@@ -53,6 +53,15 @@ def test_who_asks_for_gpus_computes_on_them_unless_told_otherwise() -> None:
     assert device(**{"decode.num_gpus": 2, "decode.worker.device": "cuda:1"}) == "cuda:1"
 
 
+def test_workers_that_share_a_gpu_share_its_memory() -> None:
+    def fraction(**overrides: Any) -> float | None:
+        return load_config(None, overrides).pool("decode").worker.cache_fraction
+
+    assert fraction(**{"decode.num_gpus": 0.5}) == 0.425
+    assert fraction(**{"decode.num_gpus": 0.5, "worker.cache_fraction": 0.3}) == 0.3
+    assert fraction(**{"decode.num_gpus": 1}) is None
+
+
 def test_fewer_gpus_than_ranks_are_refused() -> None:
     with pytest.raises(BadConfig) as caught:
         bundle(decode__num_gpus=1)

@@ -27,7 +27,7 @@ class Survivor:
         policy: Policy = PrefillPolicy() if role is Role.PREFILL else DecodePolicy()
         config = msgspec.convert(settings, WorkerConfig)
         self.crashed: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
-        self.worker = Worker(config, role, policy, on_crash=self.crashed.set_result)
+        self.worker = Worker(config, role, lambda fitted: policy, on_crash=self.crashed.set_result)
 
     async def start(self) -> None:
         card = await self.worker.start()

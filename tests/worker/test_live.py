@@ -38,7 +38,7 @@ async def a_worker(role: Role, **settings: Any) -> AsyncIterator[Worker]:
         **{"transport": "memory", "cache_bytes": 4 * 1024 * 1024, **settings},
     )
     policy: Policy = PrefillPolicy() if role is Role.PREFILL else DecodePolicy()
-    worker = Worker(config, role, policy, on_crash=lambda error: None)
+    worker = Worker(config, role, lambda fitted: policy, on_crash=lambda error: None)
     await worker.start()
     try:
         yield worker

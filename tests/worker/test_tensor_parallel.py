@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from cluster.process_launcher import Child
-from decode_worker.scheduler import DecodePolicy
+from decode_worker.scheduler import make_policy
 from engine.cache.block_pool import BlockPool
 from engine.engine import Engine
 from engine.errors import ConfigError, EngineError
@@ -32,6 +32,7 @@ from wire.messages import Hello, StepOutputs, Submit
 from wire.sampling import SamplingParams
 from worker.build import make_engine, make_runner
 from worker.config import RunnerKind, WorkerConfig
+from worker.fitted_config import FittedConfig, fit
 from worker.host import Worker
 from worker.ranks.errors import RankLost
 from worker.ranks.lead_runner import LeadRunner
@@ -49,7 +50,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
     return cache(lambda name: write(MODELS[name], tmp_path_factory.mktemp(name)))
 
 
-def settings(directory: Path, size: int, **changes: Any) -> WorkerConfig:
+def settings(directory: Path, size: int, **changes: Any) -> FittedConfig:
     given = {
         "device": "cpu",
         "threads": size,
@@ -59,12 +60,13 @@ def settings(directory: Path, size: int, **changes: Any) -> WorkerConfig:
         "ucx_env": {"UCX_NET_DEVICES": "lo"},
         "worker_id": "w",
     }
-    return WorkerConfig(model=str(directory), tensor_parallel_size=size, **{**given, **changes})
+    config = WorkerConfig(model=str(directory), tensor_parallel_size=size, **{**given, **changes})
+    return fit(config, Role.DECODE, gpu_bytes=None)
 
 
 @asynccontextmanager
 async def a_worker(config: WorkerConfig, lost: Future[Exception]) -> AsyncIterator[Worker]:
-    worker = Worker(config, Role.DECODE, DecodePolicy(), on_crash=lost.set_result)
+    worker = Worker(config, Role.DECODE, make_policy, on_crash=lost.set_result)
     await worker.start()
     try:
         yield worker
@@ -138,7 +140,7 @@ def is_alive(pid: int) -> bool:
 
 
 @contextmanager
-def a_runner(config: WorkerConfig, lost: Future[Exception]) -> Iterator[LeadRunner]:
+def a_runner(config: FittedConfig, lost: Future[Exception]) -> Iterator[LeadRunner]:
     runner = make_runner(config, lambda loaded, total: None, lost.set_result)
     assert isinstance(runner, LeadRunner)
     try:

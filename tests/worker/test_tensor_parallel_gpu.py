@@ -12,9 +12,11 @@ from engine.async_engine import AsyncEngine
 from tests.engine.checkpoints import Recipe, llama, qwen3, write
 from tests.engine.driver import make_sequence, output
 from tests.engine.reference import Reference, prompt
+from wire.identity import Role
 from wire.sampling import SamplingParams
 from worker.build import make_engine, make_runner
 from worker.config import WorkerConfig
+from worker.fitted_config import fit
 
 pytestmark = [
     pytest.mark.gpu,
@@ -32,7 +34,7 @@ def test_two_gpus_launched_ahead_give_the_tokens_of_transformers(
     name: str, graphs: str, tmp_path: Path
 ) -> None:
     directory = write(MODELS[name], tmp_path)
-    config = WorkerConfig(
+    settings = WorkerConfig(
         model=str(directory),
         tensor_parallel_size=2,
         device="cuda",
@@ -42,6 +44,7 @@ def test_two_gpus_launched_ahead_give_the_tokens_of_transformers(
         cache_bytes=1 << 20,
         max_sequences=5,
     )
+    config = fit(settings, Role.DECODE, None)
     runner = make_runner(config, lambda loaded, total: None)
     try:
         engine, region = make_engine(config, runner, DecodePolicy(chunk_tokens=11))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,11 +14,12 @@ from engine.errors import ConfigError
 from engine.runners.torch_loading import load_torch_runner
 from engine.runners.torch_runner import TorchRunner
 from worker.config import WorkerConfig
+from worker.fitted_config import FittedConfig
 from worker.rank.rank_settings import rank_threads
 
 
 def load_runner(
-    config: WorkerConfig,
+    config: FittedConfig,
     progress: Callable[[int, int], None],
     collective: Collective | None = None,
 ) -> TorchRunner:
@@ -42,6 +44,24 @@ def load_runner(
         progress=progress,
         collective=collective,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class GpuMemory:
+    """A GPU's name and the size of its memory."""
+
+    name: str
+    num_bytes: int
+
+
+def gpu_memory(config: WorkerConfig) -> GpuMemory | None:
+    """The GPU that the first rank will compute on; None for a CPU. Raises ConfigError."""
+    size = config.tensor_parallel_size
+    device = choose_device(config.device if size == 1 else rank_device(config.device, 0, size))
+    if device.type == "cpu":
+        return None
+    properties = torch.cuda.get_device_properties(device)
+    return GpuMemory(properties.name, properties.total_memory)
 
 
 def rank_device(name: str, rank: int, size: int) -> str:

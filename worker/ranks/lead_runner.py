@@ -13,7 +13,7 @@ from engine.model.config import read_config
 from engine.model.model_part import model_part
 from engine.runner import CacheRegion, Collect, OnLayer, Outcome, Slice
 from engine.runners.torch_runner import TorchRunner
-from worker.config import WorkerConfig
+from worker.fitted_config import FittedConfig
 from worker.rank.load_runner import load_runner, rank_device
 from worker.ranks.errors import RankLost
 from worker.ranks.orders import (
@@ -54,7 +54,7 @@ class LeadRunner:
     @classmethod
     def start(
         cls,
-        config: WorkerConfig,
+        config: FittedConfig,
         progress: Callable[[int, int], None],
         on_lost: Callable[[RankLost], None],
     ) -> Self:
@@ -136,7 +136,7 @@ def together(team: Team) -> Iterator[None]:
         raise lost from error
 
 
-def _load(config: WorkerConfig, progress: Callable[[int, int], None], team: Team) -> TorchRunner:
+def _load(config: FittedConfig, progress: Callable[[int, int], None], team: Team) -> TorchRunner:
     collective = TorchCollective(0, team.size)
     team.order(LoadModel(config))
     own = load_runner(config, progress, collective)

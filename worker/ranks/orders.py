@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import msgspec
 
-from worker.config import WorkerConfig
+from worker.fitted_config import FittedConfig
 
 
 class LoadModel(msgspec.Struct, frozen=True, tag=True):
     """Read your part of the model. Answered."""
 
-    config: WorkerConfig
+    config: FittedConfig
 
 
 class ConnectRanks(msgspec.Struct, frozen=True, tag=True):

@@ -19,7 +19,7 @@ from engine.runners.torch_runner import TorchRunner
 from kv_transfer.endpoints.remote_rank_server import RankService
 from runtime.process import freeze_loaded_objects
 from wire.identity import draw_incarnation
-from worker.config import WorkerConfig
+from worker.fitted_config import FittedConfig
 from worker.rank.load_runner import load_runner
 from worker.rank.transport import NUM_SCRATCH_BLOCKS, make_rank_endpoint, worker_layout
 from worker.ranks.calls import CallServer
@@ -139,7 +139,7 @@ class _RankMain:
                 self._runner.copy_block(order.source, order.target)
         return None
 
-    def _load(self, config: WorkerConfig) -> None:
+    def _load(self, config: FittedConfig) -> None:
         self._config = config
         self._runner: TorchRunner = load_runner(config, lambda *progress: None, self._collective)
         if self._runner.device.type == "cuda":
