@@ -7,14 +7,13 @@ import math
 import torch
 from torch import Tensor
 
-from engine.cuda import kernels
+from engine.cuda import decode_kernels, kernels
+from engine.cuda.splits import KEYS, Splits, split_contexts
 
 _GATE_BLOCK = 1024
-_KEYS = 64
-"""Keys that a program loads at a time."""
-_WAVES = 4
-"""Programs for each multiprocessor, at most."""
-MAX_SPLITS = 64
+_TILE_BYTES = 16 << 10
+_COMBINED = 16
+"""Splits that a program combines at a time."""
 
 
 def add_norm(hidden: Tensor, added: Tensor | None, weight: Tensor, eps: float) -> Tensor:
@@ -91,24 +90,34 @@ def decode(
     query [rows, heads, head_size], whose rows may lie apart; cache and scales as above; tables
     [width, rows]: a column for each sequence; positions [rows] -> [rows, heads, head_size].
     """
+    splits = split_contexts(query, cache, tables, positions, window)
+    return decode_split(query, cache, scales, tables, positions, window, splits)
+
+
+def decode_split(
+    query: Tensor,
+    cache: Tensor,
+    scales: Tensor | None,
+    tables: Tensor,
+    positions: Tensor,
+    window: int | None,
+    splits: Splits | None,
+) -> Tensor:
+    """`decode` with splits that layers with one window share; None keeps each context whole."""
     rows, num_heads, head_size = query.shape
     num_kv_heads, block_size = cache.shape[2], cache.shape[3]
-    group, splits = num_heads // num_kv_heads, num_splits(query.device, rows * num_kv_heads)
+    group = num_heads // num_kv_heads
     output = query.new_empty(rows, num_heads, head_size)
-    partial = weight = output
-    if splits > 1:
-        shape = rows, num_heads, splits
-        partial = torch.empty(*shape, head_size, dtype=torch.float32, device=query.device)
-        weight = torch.empty(*shape, 2, dtype=torch.float32, device=query.device)
-    kernels.decode[(rows, num_kv_heads, splits)](
+    decode_kernels.decode[(rows if splits is None else splits.capacity, num_kv_heads)](
         query,
         cache,
         cache if scales is None else scales,
         tables,
         positions,
+        positions if splits is None else splits.items,
         output,
-        partial,
-        weight,
+        output if splits is None else splits.partial,
+        output if splits is None else splits.weight,
         math.log2(math.e) / math.sqrt(head_size),
         query.stride(0),
         tables.stride(0),
@@ -118,35 +127,35 @@ def decode(
         cache.stride(2),
         0 if scales is None else scales.stride(0),
         SCALED=scales is not None,
-        WINDOW=window or 0,
-        NUM_SPLITS=splits,
+        SPLIT=splits is not None,
+        WINDOW=window or 0 if splits is None else 0,  # splits lie within the window
         GROUP=group,
         PADDED_GROUP=max(16, _power_of_2(group)),
         HEAD_SIZE=head_size,
         PADDED_HEAD=max(16, _power_of_2(head_size)),
         BLOCK_SIZE=block_size,
-        NUM_KEYS=_KEYS,
+        NUM_KEYS=_num_keys(query),
+        # Without tensor cores products take more registers than four warps have.
+        num_warps=8 if query.dtype == torch.float32 else 4,
     )
-    if splits > 1:
-        kernels.combine[(rows * num_heads,)](
-            partial,
-            weight,
+    if splits is not None:
+        decode_kernels.combine[(rows, num_heads)](
+            splits.firsts,
+            splits.partial,
+            splits.weight,
             output,
-            NUM_SPLITS=splits,
             HEAD_SIZE=head_size,
-            PADDED_SPLITS=_power_of_2(splits),
             PADDED_HEAD=_power_of_2(head_size),
+            NUM_ITEMS=_COMBINED,
             num_warps=2,
         )
     return output
 
 
-def num_splits(device: torch.device, num_programs: int) -> int:
-    """Number of splits of each context (split-KV), so that the whole device is used."""
-    if device.type != "cuda":
-        return 3
-    wanted = _WAVES * torch.cuda.get_device_properties(device).multi_processor_count
-    return max(1, min(MAX_SPLITS, wanted // num_programs))
+def _num_keys(query: Tensor) -> int:
+    """Keys that a program loads at a time: as many as leave its numbers in registers."""
+    key_bytes = _power_of_2(query.shape[-1]) * query.element_size()
+    return max(16, min(KEYS, _TILE_BYTES // key_bytes))
 
 
 def _power_of_2(number: int) -> int:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import pkgutil
 from collections.abc import Iterator
+from importlib import import_module
 
 import pytest
+
+import engine.cuda
 
 
 @pytest.fixture
 def interpreted_kernels() -> Iterator[None]:
     """The engine's Triton kernels run on tensors in host memory."""
     pytest.importorskip("triton")
-    from engine.cuda import kernels
     from tests.cuda.interpreter import interpreted
 
-    with interpreted(kernels):
+    names = [it.name for it in pkgutil.iter_modules(engine.cuda.__path__, "engine.cuda.")]
+    with interpreted(*map(import_module, names)):
         yield
