@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 
 import torch
 from torch import Tensor
 
 from engine.cache.block_copier import Copied, Copy, runs
+from engine.device.pinned_memory import PinnedMemory
 
 
 class CudaCopier:
@@ -17,13 +19,19 @@ class CudaCopier:
     Everything is launched from the engine's thread; the GPU's copy engines do the rest.
     """
 
-    def __init__(self, cache: Tensor, num_host_blocks: int, block_bytes: int) -> None:
-        """Raises RuntimeError where so much memory cannot be pinned."""
-        num_bytes = num_host_blocks * block_bytes
-        host = torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True)
+    def __init__(
+        self,
+        cache: Tensor,
+        num_host_blocks: int,
+        block_bytes: int,
+        pin: Callable[[int], PinnedMemory] = PinnedMemory,
+    ) -> None:
+        """Raises OSError and RuntimeError where `pin` cannot give so much memory."""
+        with torch.cuda.device(cache.device):
+            self._pinned = pin(num_host_blocks * block_bytes)
         num_whole = len(cache) // block_bytes * block_bytes
         self._cache = cache[:num_whole].view(-1, block_bytes)
-        self._host = host.view(-1, block_bytes)
+        self._host = self._pinned.tensor.view(-1, block_bytes)
         self._device = cache.device
         self._stream = torch.cuda.Stream(cache.device)  # type: ignore[no-untyped-call]
         self._under_way: deque[tuple[int, torch.cuda.Event, torch.cuda.Event]] = deque()
@@ -53,6 +61,7 @@ class CudaCopier:
 
     def close(self) -> None:
         self._stream.synchronize()
+        self._pinned.close()
 
 
 def _event() -> torch.cuda.Event:

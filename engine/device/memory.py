@@ -82,7 +82,7 @@ def allocate_zeros(num_bytes: int, device: torch.device | str) -> Tensor:
     """
     if torch.device(device).type != "cpu":
         return torch.zeros(num_bytes, dtype=torch.uint8, device=device)
-    region = _map_huge_pages(num_bytes)
+    region = map_huge_pages(num_bytes)
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(region))
     return torch.frombuffer(region, dtype=torch.uint8)
 
@@ -95,10 +95,11 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> T
     num_bytes = math.prod(shape) * dtype.itemsize
     if device.type != "cpu" or num_bytes < _HUGE_PAGE_BYTES:
         return torch.empty(shape, dtype=dtype, device=device)
-    return torch.frombuffer(_map_huge_pages(num_bytes), dtype=dtype).view(shape)
+    return torch.frombuffer(map_huge_pages(num_bytes), dtype=dtype).view(shape)
 
 
-def _map_huge_pages(num_bytes: int) -> mmap.mmap:
+def map_huge_pages(num_bytes: int) -> mmap.mmap:
+    """Zeroed pages, committed when they are first touched. Raises OSError without memory."""
     region = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     _advise_huge_pages(region)
     return region
