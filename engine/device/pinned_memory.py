@@ -34,7 +34,7 @@ class PinnedMemory:
 
         The current device must be the one that copies. All pages are committed.
         """
-        self._runtime: CudaRuntime = runtime or torch.cuda.cudart()
+        self._runtime: CudaRuntime = runtime or torch.cuda.cudart()  # type: ignore[no-untyped-call]
         self.tensor = torch.frombuffer(map_huge_pages(num_bytes), dtype=torch.uint8)
         self._address: int | None = self.tensor.data_ptr()
         code = self._runtime.cudaHostRegister(self._address, num_bytes, _PORTABLE)
