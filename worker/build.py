@@ -50,6 +50,8 @@ class Machine(msgspec.Struct, frozen=True):
 
     engine: Engine
     endpoint: Endpoint
+    device: str
+    """The device of the engine's cache, as in kv_transfer.layout.region.CacheRegion."""
     content: str
     """See wire.messages.WorkerCard."""
     tokenizer: str | None
@@ -77,7 +79,7 @@ def make_machine(
         runner.close()  # its other ranks are processes
         raise
     content = f"{runner.model_hash} checked by {runner.checksum_kind}"
-    return Machine(engine, endpoint, content, tokenizer_hash(Path(config.model)))
+    return Machine(engine, endpoint, region.device, content, tokenizer_hash(Path(config.model)))
 
 
 def _fit(config: WorkerConfig, role: Role) -> FittedConfig:

@@ -168,7 +168,13 @@ class Worker:
         self._outbox = SessionOutbox(self._loop, self._peers)
         content = self._machine.content
         context = StepContext(
-            self.ref, content, self.config, self._engine, self._endpoint, self._outbox
+            self.ref,
+            content,
+            self.config,
+            self._engine,
+            self._endpoint,
+            self._outbox,
+            device=self._machine.device,
         )
         self._steps = StepLoop(context, self._crashed)
 

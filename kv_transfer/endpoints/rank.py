@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 from kv_transfer.device_thread import bind_thread
@@ -65,6 +64,7 @@ class RankEndpoint:
         self._staging = staging
         self._slots = StagingSlots(NUM_STAGING_SLOTS, staging.num_bytes // NUM_STAGING_SLOTS)
         self._checksum = checksum
+        self._sums = _checksum_stream(pool.device)
         self._transport = transport
         self._max_blocks_in_flight = max_bytes_in_flight // self._own.block_bytes
         self._start_probe = start_probe
@@ -141,7 +141,7 @@ class RankEndpoint:
             return self._checksum_whole
         from kv_transfer.layout.checksum_by_heads import checksum_by_heads
 
-        return checksum_by_heads(self._pool, self._own, parts, self._checksum_stream)
+        return checksum_by_heads(self._pool, self._own, parts, self._sums)
 
     def stop(self) -> None:
         self.transfer_thread.stop()
@@ -170,19 +170,8 @@ class RankEndpoint:
             return InPlaceWrites(theirs, self._checksum, MAX_PART_BYTES)
         from kv_transfer.layout.staging import Staging
 
-        staging = Staging(self._pool, self._own, self._staging, self._checksum_stream)
+        staging = Staging(self._pool, self._own, self._staging, self._sums)
         return StagedWrites(self._own, theirs, slots, staging.stage, heads)
-
-    @cached_property
-    def _checksum_stream(self) -> ChecksumStream | None:
-        """A stream for what is not summed where it lies; None for host memory."""
-        if self._pool.device == "cpu":
-            return None
-        import torch
-
-        from kv_transfer.layout.checksum_stream import ChecksumStream
-
-        return ChecksumStream(torch.device(self._pool.device))
 
     def _scratch(self, theirs: KvLayout, num_blocks: int) -> Scratch:
         """The blocks behind both pools, by which a link is measured."""
@@ -192,6 +181,17 @@ class RankEndpoint:
             their_offset=num_blocks * their_bytes,
             num_bytes=min(own_bytes, their_bytes),
         )
+
+
+def _checksum_stream(device: str) -> ChecksumStream | None:
+    """A stream for what is not summed where it lies; None for host memory."""
+    if device == "cpu":
+        return None
+    import torch
+
+    from kv_transfer.layout.checksum_stream import ChecksumStream
+
+    return ChecksumStream(torch.device(device))
 
 
 def _name(link: str, other_rank: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import msgspec
@@ -54,6 +55,12 @@ class Ends:
 
 @pytest.fixture
 def ends() -> Iterator[Ends]:
+    with a_call_server() as ends:
+        yield ends
+
+
+@contextmanager
+def a_call_server() -> Iterator[Ends]:
     """Both ends in this process, each with the thread that receives for it."""
     first, second = (MessageSocket(end) for end in socket.socketpair())
     notices: list[tuple[int, Number]] = []

@@ -13,6 +13,7 @@ from engine.device.device import choose_device
 from engine.errors import ConfigError
 from engine.runners.torch_loading import load_torch_runner
 from engine.runners.torch_runner import TorchRunner
+from kv_transfer.device_thread import bind_thread
 from worker.config import WorkerConfig
 from worker.fitted_config import FittedConfig
 from worker.rank.rank_settings import rank_threads
@@ -23,11 +24,12 @@ def load_runner(
     progress: Callable[[int, int], None],
     collective: Collective | None = None,
 ) -> TorchRunner:
-    """The runner of one rank; `collective` is None for a worker of one. Raises CheckpointError and
-    ConfigError."""
+    """The runner of one rank; `collective` is None for a worker of one. Binds the calling thread to
+    the rank's device. Raises CheckpointError and ConfigError."""
     device = config.device
     if collective is not None:
         device = rank_device(config.device, collective.rank, collective.size)
+    bind_thread(str(choose_device(device)))
     return load_torch_runner(
         Path(config.model),
         device=device,

@@ -121,9 +121,16 @@ class CallServer:
     def __init__(self, socket: MessageSocket) -> None:
         self._socket = socket
         self._kinds: dict[str, tuple[type[msgspec.Struct], Handler]] = {}
+        self._bind_thread: Callable[[], None] | None = None
 
-    def serve(self, handlers: Mapping[type[msgspec.Struct], Handler]) -> None:
-        """Answer these messages from now on."""
+    def serve(
+        self,
+        handlers: Mapping[type[msgspec.Struct], Handler],
+        bind_thread: Callable[[], None] | None = None,
+    ) -> None:
+        """Answer these messages from now on; `bind_thread()` comes before the first, in the thread
+        that receives."""
+        self._bind_thread = bind_thread
         self._kinds = {kind.__name__: (kind, handler) for kind, handler in handlers.items()}
 
     def receive_all(self) -> None:
@@ -143,6 +150,9 @@ class CallServer:
             if call.kind not in self._kinds:
                 raise RankRefused(f"{call.kind} is not understood, or not yet")
             kind, handler = self._kinds[call.kind]
+            if self._bind_thread is not None:
+                bind, self._bind_thread = self._bind_thread, None
+                bind()
             handler(msgspec.msgpack.decode(call.body, type=kind), reply)
         except Exception as error:
             log.warning("%s failed", call.kind, exc_info=True)

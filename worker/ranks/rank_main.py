@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import NoReturn
 
 import msgspec
-import torch
 
 from engine.device.torch_collective import TorchCollective, open_store
 from engine.errors import EngineError
@@ -142,8 +141,6 @@ class _RankMain:
     def _load(self, config: FittedConfig) -> None:
         self._config = config
         self._runner: TorchRunner = load_runner(config, lambda *progress: None, self._collective)
-        if self._runner.device.type == "cuda":
-            torch.cuda.set_device(self._runner.device)
 
     def _serve(self) -> None:
         endpoint = make_rank_endpoint(
@@ -158,5 +155,5 @@ class _RankMain:
         self._service = RankService(
             endpoint, self._calls.notify, lambda error: _crash(self._rank, error)
         )
-        self._calls.serve(self._service.handlers)
+        self._calls.serve(self._service.handlers, endpoint.bind_thread)
         freeze_loaded_objects()

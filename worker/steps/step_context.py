@@ -65,6 +65,8 @@ class StepContext:
     clock: Callable[[], float] = time.monotonic
     """Seconds; only differences count."""
     calls: CallQueue = field(default_factory=CallQueue)
+    device: str = "cpu"
+    """The device of the engine's cache, "cpu" or "cuda:N"."""
 
     @property
     def call(self) -> Call:

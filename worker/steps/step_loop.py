@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from engine.engine import SequenceProgress
 from engine.runner import OnLayer, Slice
+from kv_transfer.device_thread import bind_thread
 from wire.handoff import Abort, Commit, Grant, Handoff, Offer, Quiesced
 from wire.reports import LinkReport, Report, WorkerState
 from worker.steps.attempts import Attempts
@@ -46,6 +47,7 @@ class StepLoop:
         self._reports = self.attempts.reports
         self._outbox = context.outbox
         self._clock = context.clock
+        self._device = context.device
         self._calls = context.calls
         if engine.grammar_sequences.grammars is not None:  # a compiled grammar needs a turn
             engine.grammar_sequences.grammars.on_ready = lambda: self.call(lambda: None)
@@ -72,6 +74,7 @@ class StepLoop:
 
     def _drive(self) -> None:
         try:
+            bind_thread(self._device)
             while not self._stopping:
                 self.num_turns += 1
                 self.turn(self.idle_s)
