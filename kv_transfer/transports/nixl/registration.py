@@ -48,8 +48,9 @@ def advice(device: str, problem_of: Callable[[str], str | None] | None = None) -
             f"and a PyTorch for CUDA {CUDA_MAJOR} beside {MODULE}"
         )
     return (
-        f"{', '.join(LIBRARIES)} are there, so UCX is kept from its part for CUDA (UCX_TLS must "
-        "include cuda_copy, UCX_MODULES must not exclude cuda), or the driver has refused"
+        f"{', '.join(LIBRARIES)} are there, so UCX is kept from asking the driver (UCX_TLS must "
+        "include cuda_copy, UCX_MODULES must not exclude cuda, and UCX_MEMTYPE_CACHE must be n), "
+        "or the driver has refused"
     )
 
 
