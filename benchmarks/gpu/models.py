@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from engine.attention.choice import choose_attention
 from engine.model.config import ModelConfig
 from engine.model.parameters import Parameters, allocate_parameters, checkpoint_targets
 from engine.model.rope_config import DefaultRope
@@ -61,6 +62,11 @@ class Variant:
     graphs: bool = True
     ahead: bool = True
     fused: bool = True
+
+
+def auto_attention(device: torch.device, config: ModelConfig) -> str:
+    """The attention that a worker chooses by itself for this model in bfloat16."""
+    return choose_attention("auto", device)
 
 
 def random_parameters(

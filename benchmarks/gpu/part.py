@@ -69,6 +69,10 @@ PARTS = (
     _part("kernels", "Triton kernels against PyTorch", 120, TRITON_INTERPRET="1"),
     _part("graphs", "captured decode steps against eager ones", 60),
     _part("parity", "answers against transformers", 120),
+    _part("nixl", "NIXL between two processes on one device", 60),
+    _part("handoff", "two workers on one device against one alone", 180),
+    _part("speed-1b", "speed of a 1B-shaped model, bfloat16", 90, checks=False),
+    _part("speed-8b", "speed of an 8B-shaped model, bfloat16", 120, checks=False),
 )
 
 

@@ -20,6 +20,10 @@ from wire.identity import AttemptId
 from wire.sampling import SamplingParams, TokenLogprob
 
 WARM_STEPS = 8
+MAX_TOKENS = 256
+"""Of sequences whose steps are timed."""
+STEP_TOKENS = 16384
+"""Prompt tokens of a step, which take memory in proportion."""
 NUM_LOGPROBS = 5
 """Alternatives whose log-probabilities are asked for."""
 
@@ -41,7 +45,7 @@ class Driver:
     def __init__(self, runner: TorchRunner, num_blocks: int, *, ahead: bool = True) -> None:
         self.runner = runner
         kind = AsyncEngine if ahead and runner.runs_ahead else Engine
-        policy = DecodePolicy(chunk_tokens=1 << 20, prefill_tokens=1 << 20)
+        policy = DecodePolicy(chunk_tokens=STEP_TOKENS, prefill_tokens=STEP_TOKENS)
         self.engine = kind(runner, BlockPool(num_blocks), policy)
         self._draw = random.Random(0)
         self._num_sequences = 0
@@ -99,7 +103,9 @@ class Driver:
         self.end([sequence])
         return seconds
 
-    def add(self, num_tokens: int, max_tokens: int = 512, logprobs: int | None = None) -> Sequence:
+    def add(
+        self, num_tokens: int, max_tokens: int = MAX_TOKENS, logprobs: int | None = None
+    ) -> Sequence:
         self._num_sequences += 1
         size = self.runner.vocab_size
         tokens = [self._draw.randrange(size) for _ in range(num_tokens)]
