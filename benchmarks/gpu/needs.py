@@ -23,5 +23,5 @@ def why_no_nixl() -> str | None:
     try:
         import_module("kv_transfer.transports.nixl.nixl_transport")
     except Exception as error:  # noqa: BLE001
-        return f"needs NIXL's package for this PyTorch: {error}"
+        return f"needs NIXL: {error}"
     return None

@@ -67,6 +67,7 @@ def _part(
 PARTS = (
     _part("versions", "versions, and what was chosen", 60, checks=False),
     _part("kernels", "Triton kernels against PyTorch", 120, TRITON_INTERPRET="1"),
+    _part("attention", "attention in steps against the formula", 240),
     _part("graphs", "captured decode steps against eager ones", 60),
     _part("parity", "answers against transformers", 120),
     _part("nixl", "NIXL between two processes on one device", 60),

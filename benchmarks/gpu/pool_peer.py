@@ -70,7 +70,7 @@ def _serve(
         from kv_transfer.transports.nixl.nixl_transport import NixlTransport
 
         pool = torch.zeros(num_bytes, dtype=torch.uint8, device=device)
-        transport = NixlTransport(NAME, ucx_env)
+        transport = NixlTransport(NAME, ucx_env, device=device)
         transport.register(region_of(pool), num_blocks)
         connection.send(transport.admit("writer"))
     except Exception as error:  # noqa: BLE001

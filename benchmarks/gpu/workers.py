@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.gpu.context import Context
-from benchmarks.pool import LOOPBACK
 
 GIB = 1 << 30
 CPU_CACHE_BYTES = 64 << 20
+LOOPBACK = {"UCX_NET_DEVICES": "lo"}
 
 
 def worker_settings(context: Context, cache_bytes: int, **settings: object) -> dict[str, Any]:

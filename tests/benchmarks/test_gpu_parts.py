@@ -26,13 +26,12 @@ def named(name: str, kind: Kind) -> list[str]:
 
 
 def text(name: str, finding: str) -> str:
-    (found,) = [it.text for it in outcome(name).findings if it.name == finding]
-    return found
+    return next(it.text for it in outcome(name).findings if it.name == finding)
 
 
 def test_versions_are_told_and_what_is_chosen() -> None:
     assert text("versions", "torch").startswith("2.")
-    assert text("versions", "NIXL") == "can be imported"
+    assert text("versions", "NIXL").startswith("nixl_cu")
     assert "MATH" in text("versions", "PyTorch's order")
     assert outcome("versions").right
 
@@ -42,6 +41,12 @@ def test_the_kernels_are_interpreted_and_compared() -> None:
     assert {"norm, float32", "gate, float32", "tiny key, float32"} <= set(green)
     assert "tiny attention, window 20, float32" in green
     assert outcome("kernels").right
+
+
+def test_attention_is_the_formula_in_every_kind_of_step() -> None:
+    kinds = ("mixed step", "decode step", "to be captured")
+    assert named("attention", Kind.GREEN) == [f"torch, head size 16, {kind}" for kind in kinds]
+    assert named("attention", Kind.SKIPPED) == ["flashinfer"]
 
 
 def test_captured_steps_are_computed_and_what_needs_a_gpu_says_so() -> None:
@@ -57,14 +62,42 @@ def test_answers_are_judged_by_transformers() -> None:
     assert outcome("parity").right
 
 
+def test_nixl_writes_between_two_processes_and_every_block_is_looked_at() -> None:
+    assert named("nixl", Kind.GREEN) == ["one block", "scattered", "in order"]
+    assert text("nixl", "in order").startswith("64 of 64")
+    assert text("nixl", "copy within the device").endswith("GB/s")
+    assert outcome("nixl").right
+
+
+def test_two_workers_answer_as_one() -> None:
+    assert named("handoff", Kind.GREEN) == ["float32, handed over", "float32, equal to one"]
+    assert text("handoff", "float32, handed over").startswith("12 of 12 requests, ")
+    assert outcome("handoff").right
+
+
+def test_steps_and_prompts_are_rated_by_what_was_measured() -> None:
+    figures = {it.name: it.figures for it in outcome("speed-8b").findings}
+    assert figures["the device"]["bytes_s"] > 0
+    assert 0 < figures["Triton, graphs, decode, batch 4"]["share"] < 2
+    assert 0 < figures["Triton, graphs, prompt of 32"]["mfu"] < 2
+    assert named("speed-8b", Kind.MISSED) == [], "bars are for GPUs"
+    assert outcome("speed-8b").right
+
+
 @pytest.mark.parametrize(
     ("package", "part", "says"),
-    [("triton", "kernels", "needs triton"), ("transformers", "parity", "needs transformers")],
+    [
+        ("triton", "kernels", "needs triton"),
+        pytest.param("transformers", "parity", "needs transformers", marks=pytest.mark.long),
+        ("nixl_cu12, nixl_cu13", "nixl", "NIXL is not installed: pip install nixl-cu13"),
+        ("nixl_cu12, nixl_cu13", "handoff", "NIXL is not installed"),
+    ],
 )
 def test_a_part_whose_package_is_missing_says_so(
     package: str, part: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.modules['{package}'] = None\n")
+    hidden = "".join(f"sys.modules['{name}'] = None\n" for name in package.split(", "))
+    (tmp_path / "sitecustomize.py").write_text(f"import sys\n{hidden}")
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{':'.join(filter(None, sys.path))}")
     (chosen,) = find_parts([part])
     found = run_isolated(chosen, "cpu", "auto", LIMIT_S, lambda finding: None)

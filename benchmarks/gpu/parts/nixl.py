@@ -66,7 +66,7 @@ def _measure(context: Context, size: Size, settings: dict[str, str]) -> Iterator
     yield figure("copy within the device", f"{copied / 1e9:.1f} GB/s", gb_s=copied / 1e9)
     with (
         closing(PoolPeer(context.device, num_bytes, size.num_blocks, settings)) as peer,
-        closing(NixlTransport("writer", settings)) as transport,
+        closing(NixlTransport("writer", settings, device=context.device)) as transport,
     ):
         transport.register(region_of(pool), size.num_blocks)
         transport.connect(NAME, peer.admission)

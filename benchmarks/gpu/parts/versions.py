@@ -6,6 +6,7 @@ import platform
 import resource
 import shutil
 from collections.abc import Iterator
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -22,6 +23,7 @@ PACKAGES = (
     *("flashinfer-jit-cache", "nvidia-cuda-runtime", "nvidia-cudnn-cu13", "transformers"),
 )
 DRIVER = Path("/proc/driver/nvidia/version")
+BINDINGS = "kv_transfer.transports.nixl.bindings"
 SDP = ("math", "flash", "efficient", "cudnn")
 
 
@@ -63,7 +65,7 @@ def _choices(context: Context) -> Iterator[Finding]:
     device = context.torch_device
     yield note("attention: auto", choose_attention("auto", device))
     yield note("Triton kernels", "yes" if uses_triton(device) else "no: PyTorch's operations")
-    yield note("NIXL", why_no_nixl() or "can be imported")
+    yield note("NIXL", why_no_nixl() or import_module(BINDINGS).MODULE)
     enabled = [name for name in SDP if getattr(torch.backends.cuda, f"{_sdp(name)}_sdp_enabled")()]
     yield note("PyTorch's attention", f"enabled {', '.join(enabled)}")
     order = getattr(torch._C, "_get_sdp_priority_order", None)
