@@ -6,6 +6,7 @@ from collections.abc import Sequence as Seq
 from typing import Protocol
 
 import msgspec
+import numpy as np
 from torch import Tensor
 
 
@@ -79,6 +80,7 @@ class GraphAttention(Protocol):
         """
         ...
 
-    def plan(self, sequences: Seq[SequenceRows]) -> None:
-        """Prepare a step of these sequences, before it is captured or replayed."""
+    def plan(self, ends: np.ndarray, tables: np.ndarray) -> None:
+        """Prepare a step before it is captured or replayed: the number of tokens that each row
+        sees, int64 [rows], and its blocks, int32 [at least as many as those need, rows]."""
         ...

@@ -13,6 +13,7 @@ from functools import cached_property
 from importlib.util import find_spec
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -53,6 +54,21 @@ class BlockTables:
         counts = (query_indptr, block_indptr, last_block_lens)
         host = [torch.tensor(values, dtype=torch.int32) for values in counts]
         return BlockTables(host[0], host[1], to_device(blocks, device, torch.int32), host[2])
+
+    @staticmethod
+    def of_rows(
+        ends: np.ndarray, tables: np.ndarray, block_size: int, device: torch.device
+    ) -> BlockTables:
+        """One row a sequence, which sees `ends` [rows] tokens in blocks `tables` [width, rows]."""
+        counts = -(-ends // block_size)
+        begins = np.concatenate(([0], counts.cumsum()))
+        entered = np.arange(len(tables)) < counts[:, None]
+        host = (np.arange(len(ends) + 1), begins, (ends - 1) % block_size + 1)
+        query_indptr, block_indptr, last_block_lens = (
+            torch.from_numpy(numbers.astype(np.int32)) for numbers in host
+        )
+        blocks = to_device(tables.T[entered], device, torch.int32)
+        return BlockTables(query_indptr, block_indptr, blocks, last_block_lens)
 
 
 class FlashInferBackend:
@@ -190,10 +206,10 @@ class FlashInferTables:
     def batch(self, tables: Tensor, positions: Tensor) -> TableBatch:
         return PlannedBatch(self._backend, self._wrappers_for(len(positions)), tables, positions)
 
-    def plan(self, sequences: Seq[SequenceRows]) -> None:
+    def plan(self, ends: np.ndarray, tables: np.ndarray) -> None:
         backend = self._backend
-        tables = BlockTables.of(sequences, backend.paged.block_size, backend.cache.device)
-        backend.plan_decode(self._wrappers_for(len(sequences)), tables)
+        made = BlockTables.of_rows(ends, tables, backend.paged.block_size, backend.cache.device)
+        backend.plan_decode(self._wrappers_for(len(ends)), made)
 
     def _wrappers_for(self, rows: int) -> dict[int | None, Any]:
         if rows not in self._wrappers:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence as Seq
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -33,7 +34,7 @@ class _Tables:
         self._windows = windows
         self._paged = paged_cache(cache, dtype, scales)
 
-    def plan(self, sequences: Seq[SequenceRows]) -> None:
+    def plan(self, ends: np.ndarray, tables: np.ndarray) -> None:
         """There is nothing to plan."""
 
 

@@ -12,7 +12,6 @@ from engine.attention.backend import SequenceRows
 from engine.device.to_device import to_device
 from engine.runner import Slice
 from engine.sequence import Sequence
-from wire.identity import AttemptId
 
 
 class StepSlice(SequenceRows, frozen=True, gc=False):
@@ -37,24 +36,46 @@ class LastDrawn:
     tokens: Tensor
     sequences: Seq[Sequence]
 
-    def step_slice(self, slice: Slice) -> StepSlice:
-        sequence, start, count = slice.sequence, slice.start, slice.count
-        tokens = slice.tokens
-        source = None if tokens else self._row_of[sequence.attempt_id]
+    def step_slices(self, slices: Seq[Slice]) -> list[StepSlice]:
+        """One loop without calls for rows of one token: most steps have hundreds of these."""
+        made = []
+        for slice in slices:
+            sequence, start = slice.sequence, slice.start
+            tokens = sequence.tokens
+            if slice.count == 1 and not slice.drafts and sequence.sampling.prompt_logprobs is None:
+                num_known, end = len(tokens), start + 1
+                made.append(
+                    StepSlice(
+                        start,
+                        1,
+                        sequence.blocks,
+                        tokens[start:end],
+                        None if start < num_known else self._row_of[id(sequence)],
+                        sequence.num_prompt,
+                        1 if end == num_known + sequence.num_unknown else 0,
+                    )
+                )
+            else:
+                made.append(self._step_slice(slice))
+        return made
+
+    def _step_slice(self, slice: Slice) -> StepSlice:
+        sequence, tokens = slice.sequence, slice.tokens
         return StepSlice(
-            start,
-            count,
+            slice.start,
+            slice.count,
             sequence.blocks,
             tokens,
-            source,
+            None if tokens else self._row_of[id(sequence)],
             sequence.num_prompt,
             slice.num_sampled,
             slice.num_scored,
         )
 
     @cached_property
-    def _row_of(self) -> dict[AttemptId, int]:
-        return {sequence.attempt_id: row for row, sequence in enumerate(self.sequences)}
+    def _row_of(self) -> dict[int, int]:
+        """Rows by the sequences' identity, whose names take longer to hash."""
+        return {id(sequence): row for row, sequence in enumerate(self.sequences)}
 
     def fill(self, token_ids: Tensor, unknown: Seq[tuple[int, int]]) -> Tensor:
         """`token_ids` [tokens] with the drawn tokens in the places of unknown ones."""

@@ -109,11 +109,12 @@ class Transformer:
         if self._native is not None:
             self._native.threads = threads
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """[rows, hidden_size] -> float32 [rows, vocab_size]"""
+    def logits(self, hidden: Tensor, into: Tensor | None = None) -> Tensor:
+        """[rows, hidden_size] -> float32 [rows, vocab_size], which is `into` if that is given."""
         if self._native is not None:
+            assert into is None, "compiled kernels have a tensor of their own"
             return self._native.logits(hidden)
-        return self._vocabulary.logits(hidden)
+        return self._vocabulary.logits(hidden, into)
 
     def _compute_all_natively(self) -> None:
         if self._native is None:

@@ -18,8 +18,9 @@ class VocabularyMatrices(Protocol):
         """[tokens] -> [tokens, hidden_size]"""
         ...
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """[rows, hidden_size] -> float32 [rows, vocab_size]; on rank 0, where ranks share it."""
+    def logits(self, hidden: Tensor, into: Tensor | None = None) -> Tensor:
+        """[rows, hidden_size] -> float32 [rows, vocab_size], which is `into` if that is given; on
+        rank 0, where ranks share it."""
         ...
 
 
@@ -30,8 +31,8 @@ class WholeVocabulary:
     def embed(self, token_ids: Tensor) -> Tensor:
         return functional.embedding(token_ids, self._parameters.embedding)
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        return self._parameters.head(hidden).float()
+    def logits(self, hidden: Tensor, into: Tensor | None = None) -> Tensor:
+        return _widened(self._parameters.head(hidden), into)
 
 
 class SharedVocabulary:
@@ -48,10 +49,14 @@ class SharedVocabulary:
         vectors = functional.embedding(own.masked_fill(elsewhere, 0), self._parameters.embedding)
         return self._collective.all_reduce(vectors.masked_fill_(elsewhere[:, None], 0))
 
-    def logits(self, hidden: Tensor) -> Tensor:
+    def logits(self, hidden: Tensor, into: Tensor | None = None) -> Tensor:
         """Ranks other than 0 return their part, [rows, num_vocabulary_rows]."""
         own = self._parameters.head(hidden)
         parts = self._collective.gather(own)
         if not parts:
             return own
-        return torch.cat(parts, dim=-1)[:, : self._part.whole.vocab_size].float()
+        return _widened(torch.cat(parts, dim=-1)[:, : self._part.whole.vocab_size], into)
+
+
+def _widened(logits: Tensor, into: Tensor | None) -> Tensor:
+    return logits.float() if into is None else into.copy_(logits)

@@ -90,6 +90,8 @@ class TorchRunner:
         self._settings = settings or StepSettings()
         self._attention: Attention | None = None
         self._graphs: DecodeGraphs | None = None
+        self._decoded: Tensor | None = None
+        """Logits float32 [max_sequences, vocab_size] of captured steps, on rank 0."""
         self._last = LastDrawn(torch.empty(0, dtype=torch.int64, device=device), ())
 
     def allocate(self, num_blocks: int) -> CacheRegion:
@@ -125,6 +127,9 @@ class TorchRunner:
         Steps are captured now, or with "lazy" graphs when a size is first needed.
         """
         assert self._attention is not None, "allocate comes before capture_steps"
+        if self._collective.rank == 0:
+            shape = self._settings.max_sequences, self.vocab_size
+            self._decoded = torch.empty(shape, dtype=torch.float32, device=self.device)
         self._graphs = DecodeGraphs(
             self._decode_logits,
             self._attention.graphs,
@@ -151,7 +156,7 @@ class TorchRunner:
 
     def step_slices(self, slices: Seq[Slice]) -> list[StepSlice]:
         """The slices as they are sent to other ranks."""
-        return [self._last.step_slice(slice) for slice in slices]
+        return self._last.step_slices(slices)
 
     def launch_step_slices(
         self, step_slices: Seq[StepSlice], slices: Seq[Slice], on_layer: OnLayer | None = None
@@ -233,7 +238,15 @@ class TorchRunner:
     def _decode_logits(
         self, ids: Tensor, positions: Tensor, lengths: Tensor, batch: AttentionBatch
     ) -> Tensor:
-        return self._model.logits(self._model.forward(ids, positions, lengths, batch))
+        """Logits of all sizes of graphs are in one tensor: a tensor for each would stay theirs.
+
+        Ranks other than 0 return none.
+        """
+        hidden = self._model.forward(ids, positions, lengths, batch)
+        if self._decoded is None:
+            self._model.logits(hidden)
+            return hidden.new_empty(0, 0)
+        return self._model.logits(hidden, self._decoded[: len(hidden)])
 
     def _forward(
         self, step_slices: Seq[StepSlice], on_layer: OnLayer | None, drawn: Seq[int]

@@ -81,6 +81,20 @@ def test_recorded_steps_give_the_answers_of_the_reference(
         assert tokens[n:] == reference(name).greedy(prompt(n), 30 - n // 2)
 
 
+@pytest.mark.parametrize("kind", [Engine, AsyncEngine])
+def test_preempted_sequences_come_back_with_other_blocks(
+    kind: type[Engine], checkpoint: Callable[[str], Path], reference: Callable[[str], Reference]
+) -> None:
+    runner = a_runner(checkpoint("llama"), max_sequences=3)
+    runner.capture_steps(run_eagerly, spare_block=NUM_BLOCKS)
+    engine = kind(runner, BlockPool(24), DecodePolicy(chunk_tokens=11))
+    lengths = (9, 21, 5, 13, 17, 6)
+    made = answers(engine, [(prompt(n), greedy(40)) for n in lengths])
+    assert engine.num_preemptions > 0
+    for tokens, n in zip(made, lengths, strict=True):
+        assert tokens[n:] == reference("llama").greedy(prompt(n), 40)
+
+
 def test_every_size_is_recorded_once(checkpoint: Callable[[str], Path]) -> None:
     recorded = []
 

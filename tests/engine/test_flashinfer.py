@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -164,8 +165,8 @@ def test_recorded_steps_are_planned_into_buffers_that_stay(made: list[StandIn]) 
     for column, span in enumerate(spans):
         columns[: len(span.blocks), column] = torch.tensor(span.blocks)
     batch = tables.batch(columns, torch.tensor([span.start for span in spans]))
-    tables.plan(spans)
+    tables.plan(np.array([span.end for span in spans]), columns.numpy())
     expected = attended(TorchBackend(a_cache(), WINDOWS).prepare(spans), 3)
     assert same(attended(batch, 3), expected)
-    tables.plan(spans)
+    tables.plan(np.array([span.end for span in spans]), columns.numpy())
     assert sum(wrapper.use_cuda_graph for wrapper in made) == len(WINDOWS)
