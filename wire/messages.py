@@ -48,6 +48,8 @@ class WorkerCard(msgspec.Struct, frozen=True, kw_only=True):
     """Name of the transport; only equal transports connect."""
     process: ProcessRef
     """Process of its first rank."""
+    on_gpu: bool = False
+    """Whether its KV cache lies in a GPU's memory."""
     metrics_address: str | None = None
     """host:port of its /metrics and /health; None without them."""
     tokenizer: str | None = None

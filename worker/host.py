@@ -214,6 +214,7 @@ class Worker:
             policy=self._engine.policy.traits,
             transport=self._endpoint.transport_name,
             process=this_process(),
+            on_gpu=self._machine.device != "cpu",
             metrics_address=self._metrics_address,
             tokenizer=self._machine.tokenizer,
             started_at=self._started_at,

@@ -180,6 +180,7 @@ class RankEndpoint:
             own_offset=self._num_blocks * own_bytes,
             their_offset=num_blocks * their_bytes,
             num_bytes=min(own_bytes, their_bytes),
+            on_gpu=self._pool.device != "cpu",
         )
 
 

@@ -14,46 +14,77 @@ ROOT = Path("/")
 NETWORK_SHARE = 0.25
 """The least part of a network adapter's nominal rate that a link should give."""
 UNKNOWN_NETWORK_BYTES_PER_S = 100e6
+GPU_BYTES_PER_S = 20e9
+"""The least rate between two GPUs of a host: NVLink gives 100 to 450 GB/s in one direction, PCIe of
+the fourth and fifth generation 20 to 50, and TCP 1 to 5."""
 
 
 class LinkKind(enum.Enum):
     PROCESS = "one process"
+    GPUS = "GPUs of one host"
     SHARED_MEMORY = "shared memory"
     LOOPBACK = "loopback network"
+    GPU_NETWORK = "network between GPUs"
     NETWORK = "network"
+
+
+CHECK_NETWORK = "check which network UCX has found (UCX_NET_DEVICES, UCX_TLS)"
+CHECK_NVLINK = (
+    "NVLink and CUDA IPC are not used, so blocks go by TCP or through host memory. Usual causes: "
+    "workers in PID namespaces of their own, as containers are without hostPID and hostIPC; a "
+    "container that is not shown the other's GPU; a UCX_TLS without cuda_ipc and cuda_copy; GPUs "
+    "that nothing but PCIe connects (nvidia-smi topo -m)"
+)
+CHECK_GPUDIRECT = (
+    f"{CHECK_NETWORK}, and that it reads GPU memory itself: GPUDirect RDMA needs the kernel module "
+    "nvidia_peermem, or dma-buf, and an adapter near the GPU"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class LinkEstimate:
-    """The kind of a link, `why` in words for the log, and the least rate that it should give."""
+    """The kind of a link, `why` in words for the log, the least rate that it should give, and what
+    to check where it does not."""
 
     kind: LinkKind
     why: str
     least_bytes_per_s: float
+    advice: str = CHECK_NETWORK
 
 
 def estimate_link(
-    ours: ProcessRef, theirs: ProcessRef, *, direct_access: bool, root: Path = ROOT
+    ours: ProcessRef,
+    theirs: ProcessRef,
+    *,
+    direct_access: bool,
+    between_gpus: bool = False,
+    root: Path = ROOT,
 ) -> LinkEstimate:
-    """Estimate a link from where the two processes are.
+    """Estimate a link from where the two processes are, and whether both caches lie on GPUs.
 
     `direct_access` says whether the transport may copy between processes of one host; sys/ is read
     below `root`.
     """
     if ours == theirs:
         return LinkEstimate(LinkKind.PROCESS, "both workers are this process", 500e6)
+    if ours.host == theirs.host and between_gpus:
+        why = "two GPUs of this host"
+        return LinkEstimate(LinkKind.GPUS, why, GPU_BYTES_PER_S, CHECK_NVLINK)
     if ours.host == theirs.host and direct_access:
         why = "both on this host, and the transport may use direct memory access"
         return LinkEstimate(LinkKind.SHARED_MEMORY, why, 500e6)
     if ours.host == theirs.host:
         why = "both on this host, but the transport is kept from direct memory access"
         return LinkEstimate(LinkKind.LOOPBACK, why, 100e6)
+    kind, advice = LinkKind.NETWORK, CHECK_NETWORK
+    if between_gpus:
+        kind, advice = LinkKind.GPU_NETWORK, CHECK_GPUDIRECT
     rate, adapter = max(_adapters(root), default=(0.0, ""))
     if not rate:
         why = "on different hosts; no network adapter tells its rate"
-        return LinkEstimate(LinkKind.NETWORK, why, UNKNOWN_NETWORK_BYTES_PER_S)
+        return LinkEstimate(kind, why, UNKNOWN_NETWORK_BYTES_PER_S, advice)
     why = f"on different hosts; the fastest adapter, {adapter}, has {rate / 1e9:.3g} GB/s"
-    return LinkEstimate(LinkKind.NETWORK, why, rate * NETWORK_SHARE)
+    return LinkEstimate(kind, why, rate * NETWORK_SHARE, advice)
 
 
 def _adapters(root: Path) -> Iterator[tuple[float, str]]:

@@ -15,6 +15,12 @@ from kv_transfer.transports.transport import Transport
 NUM_SINGLE = 9
 NUM_BULK = 3
 BULK_BYTES = 2 * 1024 * 1024
+GPU_BULK_BYTES = 128 * 1024 * 1024
+"""NVLink carries 2 MB in less time than it takes to begin: they would measure its latency."""
+GPU_BULK_S = 0.1
+"""A link that turns out to be slow gets as many bytes as it carries in this time."""
+MAX_BULK_SPANS = 4096
+"""Small blocks are fewer bytes: each is a descriptor for the transport."""
 DEADLINE_S = 15.0
 BUSY_S = 0.0005
 """How long a probe polls one write before it yields to the others."""
@@ -51,6 +57,8 @@ class Scratch:
     own_offset: int
     their_offset: int
     num_bytes: int
+    on_gpu: bool = False
+    """Whether it is a GPU's memory, which may be read very fast."""
 
 
 def probe_link(
@@ -61,6 +69,7 @@ def probe_link(
 ) -> Probe:
     """Measure a rank pair: write our scratch block over the peer's, alone and many in a row.
 
+    The row has BULK_BYTES, or from a GPU then as many as a fast link needs to show its rate.
     Raises LinkFailed, also when a write takes longer than DEADLINE_S.
     """
 
@@ -82,10 +91,18 @@ def probe_link(
     for _ in range(NUM_SINGLE):
         singles.append((yield from write(1)))
     count = max(1, BULK_BYTES // scratch.num_bytes)
+    if scratch.on_gpu:
+        count = _num_gpu_spans(count, scratch.num_bytes, (yield from write(count)))
     bulks = []
     for _ in range(NUM_BULK):
         bulks.append((yield from write(count)))
     return LinkSpeed(statistics.median(singles), count * scratch.num_bytes / min(bulks))
+
+
+def _num_gpu_spans(count: int, num_bytes: int, seconds: float) -> int:
+    """The length of a row of blocks of `num_bytes`, when a row of `count` has taken `seconds`."""
+    fits = int(count * GPU_BULK_S / max(seconds, 1e-9))
+    return max(count, min(fits, GPU_BULK_BYTES // num_bytes, MAX_BULK_SPANS))
 
 
 OnSpeeds = Callable[[Sequence[LinkSpeed] | str], None]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 
+import msgspec
 import pytest
 
 from decode_worker.scheduler import DecodePolicy
@@ -55,13 +57,13 @@ class SlowEndpoint:
 
 
 class Bench:
-    def __init__(self) -> None:
+    def __init__(self, card: WorkerCard = CARD) -> None:
         self.told: list[LinkReport] = []
         self.hung_up: list[str] = []
         self.endpoint = SlowEndpoint()
         self.links = Links(
             WorkerConfig(model="m"),
-            CARD,
+            card,
             self.endpoint,  # type: ignore[arg-type]
             self.told.append,
             lambda link, cause: self.hung_up.append(cause),
@@ -92,3 +94,30 @@ async def test_a_link_that_could_not_be_made_ends_its_session() -> None:
     bench.endpoint.measured("no way there")
     await asyncio.sleep(0)
     assert bench.hung_up == ["no way there"]
+
+
+@pytest.mark.parametrize(("gb_per_s", "slow"), [(3, True), (180, False)])
+async def test_nvlink_that_became_tcp_is_told_with_its_usual_causes(
+    gb_per_s: float, slow: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    layout = msgspec.structs.replace(LAYOUT, num_layers=32, num_kv_heads=8, head_size=128)
+    here = msgspec.structs.replace(CARD, layout=layout, on_gpu=True)
+    there = msgspec.structs.replace(here, process=ProcessRef("here", 2))
+    bench = Bench(here)
+    caplog.set_level(logging.INFO)
+    bench.links.open(PEER, there, (b"",))
+    bench.endpoint.measured(LinkSpeed(1e-6, gb_per_s * 1e9))
+    await asyncio.sleep(0)
+    (link,) = bench.told
+    assert (link.kind, link.slow) == ("GPUs of one host", slow)
+    assert ("hostPID" in caplog.text) is slow
+    assert ("far below the 20 GB/s" in caplog.text) is slow
+
+
+async def test_a_gpu_and_a_cpu_of_one_host_promise_no_nvlink() -> None:
+    bench = Bench(msgspec.structs.replace(CARD, on_gpu=True))
+    there = msgspec.structs.replace(CARD, process=ProcessRef("here", 2))
+    bench.links.open(PEER, there, (b"",))
+    bench.endpoint.measured(LinkSpeed(1e-6, 1e9))
+    await asyncio.sleep(0)
+    assert bench.told[0].kind == "loopback network"

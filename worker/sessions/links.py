@@ -60,7 +60,10 @@ class Links:
             self._loop.call_soon_threadsafe(self._opened, peer, found)
 
         self._estimates[peer.link] = estimate_link(
-            self._card.process, card.process, direct_access=self._endpoint.direct_access
+            self._card.process,
+            card.process,
+            direct_access=self._endpoint.direct_access,
+            between_gpus=self._card.on_gpu and card.on_gpu,
         )
         pool = PeerPool(card.layout, card.num_blocks, admissions)
         try:
@@ -110,8 +113,7 @@ class Links:
             logging.WARNING if link.slow else logging.INFO,
             "link to %s over %s, %s (%s): %s%s",
             *(peer.ref, link.transport, link.kind, estimate.why, found),
-            f"; far below the {least / 1e9:.3g} GB/s that it should give: check which network "
-            "UCX has found (UCX_NET_DEVICES, UCX_TLS)"
+            f"; far below the {least / 1e9:.3g} GB/s that it should give: {estimate.advice}"
             if link.slow
             else "",
         )
