@@ -7,9 +7,12 @@ before the copy is over. On a CPU there is nothing to do.
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
+from itertools import accumulate
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 _KINDS = {
@@ -18,6 +21,9 @@ _KINDS = {
     torch.float32: np.float32,
     torch.float64: np.float64,
 }
+_DTYPES = {np.dtype(kind).name: dtype for dtype, kind in _KINDS.items()}
+_ALIGNMENT = 16
+"""Bytes: kernels load that many at a time."""
 
 
 def to_device(
@@ -30,6 +36,28 @@ def to_device(
     if device.type == "cpu":
         return torch.from_numpy(numbers)
     return torch.from_numpy(numbers).pin_memory().to(device, non_blocking=True)
+
+
+def to_device_together(arrays: Seq[NDArray[Any]], device: torch.device) -> list[Tensor]:
+    """Arrays of numbers as tensors of their dtypes and shapes, by one copy in the current stream's
+    order."""
+    if device.type == "cpu":
+        return [torch.from_numpy(array) for array in arrays]
+    places = _places(arrays)
+    packed = np.zeros(places[-1].stop if places else 0, np.uint8)
+    for place, array in zip(places, arrays, strict=True):
+        packed[place][: array.nbytes] = np.ravel(array).view(np.uint8)
+    there = torch.from_numpy(packed).pin_memory().to(device, non_blocking=True)
+    return [
+        there[place][: array.nbytes].view(_DTYPES[array.dtype.name]).view(array.shape)
+        for place, array in zip(places, arrays, strict=True)
+    ]
+
+
+def _places(arrays: Seq[NDArray[Any]]) -> list[slice]:
+    """Where each array lies among all of their bytes."""
+    sizes = [-(-array.nbytes // _ALIGNMENT) * _ALIGNMENT for array in arrays]
+    return [slice(end - size, end) for size, end in zip(sizes, accumulate(sizes), strict=True)]
 
 
 class PendingHostCopy:

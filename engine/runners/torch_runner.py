@@ -118,6 +118,9 @@ class TorchRunner:
 
     def capture_own_steps(self) -> None:
         """Capture CUDA graphs if the settings ask for it; on all ranks at once."""
+        if self._collective.rank == 0:
+            with self._on_device, torch.inference_mode():
+                self._sampler.warm_up(self.vocab_size, self.device)
         if self.device.type == "cuda" and self._settings.graphs != "off":
             self.capture_steps(GraphCapture(self.device), spare_block=self._num_blocks)
 

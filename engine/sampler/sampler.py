@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from engine.device.to_device import PendingHostCopy, to_device
+from engine.device.triton_available import uses_triton
 from engine.grammar.masks import apply_masks
 from engine.runner import Sampled
+from engine.sampler.device_draw import compile_draws, draw_on_device
 from engine.sampler.filters import apply_filters
 from engine.sampler.noise import draw_key, exponential_noise
 from engine.sampler.penalties import changes_logits, penalize
@@ -23,6 +25,11 @@ class Sampler:
 
     def __init__(self, eos_token_ids: frozenset[int]) -> None:
         self._eos_token_ids = eos_token_ids
+
+    def warm_up(self, vocab_size: int, device: torch.device) -> None:
+        """Compile what `draw` launches, if anything."""
+        if uses_triton(device):
+            compile_draws(vocab_size, device)
 
     def sample(self, logits: Tensor, sequences: Seq[Sequence]) -> list[Sampled]:
         """One token a row of float32 `logits` [rows, vocab_size], which may be overwritten."""
@@ -49,6 +56,8 @@ class Sampler:
     def _choose(self, logits: Tensor, sequences: Seq[Sequence]) -> Tensor:
         """Token ids [rows]: the argmax in greedy rows, drawn ones in others."""
         random = [i for i, sequence in enumerate(sequences) if not sequence.sampling.greedy]
+        if random and uses_triton(logits.device):
+            return draw_on_device(logits, sequences)
         if len(random) == len(sequences):
             return _draw(logits, sequences)
         chosen = best(logits)
