@@ -1,8 +1,10 @@
 """What an image installs: the project's dependencies, for routers less what only workers load.
 
-`python docker/requirements.py router|worker pyproject.toml` prints one requirement a line.
+`python docker/requirements.py router|worker pyproject.toml` prints one requirement a line. For
+workers `--cuda 12` takes the NIXL for CUDA 12, and `--extra gpu` adds an extra of the project.
 """
 
+import argparse
 import re
 import sys
 import tomllib
@@ -11,11 +13,12 @@ from pathlib import Path
 WORKERS_ONLY = {"torch", "nixl-cu13", "ray", "safetensors", "rich"}
 
 
-def requirements(kind: str, project: str) -> list[str]:
-    declared = tomllib.loads(project)["project"]["dependencies"]
-    if kind == "worker":
-        return list(declared)
-    return [it for it in declared if name_of(it) not in WORKERS_ONLY]
+def requirements(kind: str, project: str, cuda: str = "13", extra: str = "") -> list[str]:
+    declared = tomllib.loads(project)["project"]
+    if kind == "router":
+        return [it for it in declared["dependencies"] if name_of(it) not in WORKERS_ONLY]
+    wanted = declared["dependencies"] + (declared["optional-dependencies"][extra] if extra else [])
+    return [it.replace("nixl-cu13", f"nixl-cu{cuda}") for it in wanted]
 
 
 def name_of(requirement: str) -> str:
@@ -23,5 +26,11 @@ def name_of(requirement: str) -> str:
 
 
 if __name__ == "__main__":
-    kind, file = sys.argv[1:]
-    sys.stdout.write("\n".join(requirements(kind, Path(file).read_text())) + "\n")
+    parser = argparse.ArgumentParser()
+    parser.add_argument("kind", choices=("router", "worker"))
+    parser.add_argument("project", type=Path)
+    parser.add_argument("--cuda", choices=("12", "13"), default="13")
+    parser.add_argument("--extra", default="")
+    given = parser.parse_args()
+    wanted = requirements(given.kind, given.project.read_text(), given.cuda, given.extra)
+    sys.stdout.write("\n".join(wanted) + "\n")

@@ -107,7 +107,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     transport: str = "nixl"
     """"nixl", or "ucx" (the optional extra), or "memory" within one process."""
     ucx_env: dict[str, str] = {}
-    """UCX settings for the NIXL transport, such as UCX_NET_DEVICES or UCX_TLS."""
+    """UCX settings for the NIXL transport, such as UCX_NET_DEVICES or UCX_TLS, to which cuda_copy
+    is added beside a GPU. For blocks on a GPU UCX_MEMTYPE_CACHE is n by default."""
     nixl_backend: str = "UCX"
     """The NIXL plugin that transfers blocks; both workers of a link need the same. Of those in
     NIXL's wheel, UCX serves all fabrics, LIBFABRIC some, where its libraries are installed."""

@@ -66,6 +66,24 @@ def test_an_image_runs_as_the_user_whom_the_chart_names(image: str) -> None:
     assert "runAsUser: 10001" in (CHART / "values.yaml").read_text()
 
 
+def test_a_worker_s_image_keeps_what_it_compiles_and_finds_the_driver_on_gke() -> None:
+    file = (DOCKER / "worker.Dockerfile").read_text()
+    for setting in (
+        *("HOME=/tmp", "TANDEM_CACHE_DIR=/cache/tandem", "TRITON_CACHE_DIR=/cache/triton"),
+        *("FLASHINFER_WORKSPACE_BASE=/cache", "LD_LIBRARY_PATH=/usr/local/nvidia/lib64"),
+    ):
+        assert setting in file
+    assert "install --directory --mode=1777 /cache" in file
+
+
+def test_a_worker_s_image_for_cuda_12_differs_in_nixl_and_an_extra_only_adds() -> None:
+    usual, older = _required("worker"), _required("worker", "--cuda", "12")
+    assert set(usual) ^ set(older) == {"nixl-cu13==1.5.1", "nixl-cu12==1.5.1"}
+    with_flashinfer = set(_required("worker", "--extra", "gpu"))
+    assert {_name(it) for it in with_flashinfer - set(usual)} == {"flashinfer-python"}
+    assert set(usual) <= with_flashinfer
+
+
 def test_the_chart_starts_the_ray_and_the_version_that_the_images_have() -> None:
     project = (ROOT / "pyproject.toml").read_text()
     (ray,) = re.findall(r'"ray\[default\]==([\d.]+)"', project)
@@ -74,8 +92,9 @@ def test_the_chart_starts_the_ray_and_the_version_that_the_images_have() -> None
     assert f'appVersion: "{version}"' in (CHART / "Chart.yaml").read_text()
 
 
-def _required(image: str) -> list[str]:
+def _required(image: str, *options: str) -> list[str]:
     script = [sys.executable, f"{DOCKER}/requirements.py", image, f"{ROOT}/pyproject.toml"]
+    script += options
     return subprocess.run(script, capture_output=True, text=True, check=True).stdout.split("\n")
 
 
