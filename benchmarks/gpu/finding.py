@@ -57,3 +57,9 @@ def bar(name: str, found: float, least: float) -> Finding:
     """A speed that is wanted; to miss it is no failure."""
     text = f"{found:.2f}, wanted {least:.2f} or more"
     return Finding(Kind.MET if found >= least else Kind.MISSED, name, text, {"found": found})
+
+
+def bar_at_most(name: str, found: float, most: float) -> Finding:
+    """Like `bar`, of something that should be small."""
+    text = f"{found:.0f}, wanted {most:.0f} or less"
+    return Finding(Kind.MET if found <= most else Kind.MISSED, name, text, {"found": found})

@@ -74,6 +74,8 @@ PARTS = (
     _part("handoff", "two workers on one device against one alone", 180),
     _part("speed-1b", "speed of a 1B-shaped model, bfloat16", 90, checks=False),
     _part("speed-8b", "speed of an 8B-shaped model, bfloat16", 120, checks=False),
+    _part("host", "sampling, and the host's time for a step", 90),
+    _part("goodput", "two workers that share the device beside one", 120, checks=False),
 )
 
 

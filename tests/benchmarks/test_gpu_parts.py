@@ -84,6 +84,22 @@ def test_steps_and_prompts_are_rated_by_what_was_measured() -> None:
     assert outcome("speed-8b").right
 
 
+def test_tokens_are_drawn_as_a_cpu_draws_them_and_the_host_s_time_is_told() -> None:
+    kinds = ("greedy", "temperature", "top-k", "top-p", "top-k and top-p", "penalties")
+    assert named("host", Kind.GREEN) == [f"sampling, {kind}" for kind in kinds]
+    figures = {it.name: it.figures for it in outcome("host").findings}
+    assert figures["host, 4 rows of 32 tokens"]["launch_us"] > 0
+    assert "engine/runners/" in "".join(it.text for it in outcome("host").findings)
+
+
+@pytest.mark.long
+def test_goodput_is_told_of_one_worker_and_of_two() -> None:
+    figures = {it.name: it.figures for it in outcome("goodput").findings}
+    assert figures["one worker"]["rate"] > 0
+    assert figures["prefill and decode"]["rate"] > 0
+    assert outcome("goodput").right
+
+
 @pytest.mark.parametrize(
     ("package", "part", "says"),
     [
