@@ -22,6 +22,7 @@ from benchmarks.gpu import summary
 from benchmarks.gpu.finding import Finding
 from benchmarks.gpu.isolated import run_isolated
 from benchmarks.gpu.part import PARTS, Outcome, Part, find_parts
+from engine.device.cuda_problem import cuda_problem
 
 INTERRUPTED = 130
 CPU_PATIENCE = 5
@@ -56,9 +57,15 @@ def main(
     except KeyError as error:
         raise typer.BadParameter(error.args[0]) from error
     device = "cuda:0" if device == "cuda" else device
+    problem = None if device == "cpu" else cuda_problem()
+    if problem is not None:
+        print(f"no GPU here that PyTorch can use: {problem}", flush=True)
+        parts = find_parts(["versions"])
     started, outcomes = time.monotonic(), list[Outcome]()
-    interrupted = _run_all(parts, device, attention, started + within, outcomes)
-    status = INTERRUPTED if interrupted else summary.exit_status(parts, outcomes)
+    run_on = device if problem is None else "cpu"
+    interrupted = _run_all(parts, run_on, attention, started + within, outcomes)
+    status = 1 if problem else summary.exit_status(parts, outcomes)
+    status = INTERRUPTED if interrupted else status
     if json_path is not None:
         seconds = time.monotonic() - started
         report = Report(device, attention, seconds, status, outcomes)

@@ -7,8 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
+import torch
 
+from benchmarks.gpu.__main__ import Report
 from benchmarks.gpu.finding import Finding, Kind
 from benchmarks.gpu.isolated import run_isolated
 from benchmarks.gpu.part import Outcome, Part, find_parts
@@ -111,6 +114,19 @@ def test_the_script_answers_ctrl_c_with_its_summary() -> None:
         assert script.wait(LIMIT_S) == 130
     assert "kernels      not run" in rest
     assert "interrupted" in rest
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_the_script_says_why_and_tells_the_versions(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    command = [sys.executable, "-m", "benchmarks.gpu", "--json", str(report), "kernels"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False)
+    assert ended.returncode == 1
+    assert ended.stdout.startswith("no GPU here that PyTorch can use: ")
+    assert f"send the maintainers {report}" in ended.stdout
+    found = msgspec.json.decode(report.read_bytes(), type=Report)
+    assert [(part.name, part.verdict) for part in found.parts] == [("versions", "measured")]
+    assert found.exit_status == 1
 
 
 def an_outcome(*kinds: Kind, checks: bool) -> Outcome:

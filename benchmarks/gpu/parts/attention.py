@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -88,14 +89,14 @@ def _check(context: Context, name: str, size: Size, title: str) -> Iterator[Find
 
 def _captured(attention: Attention, step: Sequence[SequenceRows], cache: Tensor) -> Attend:
     """`attend` of the form that is captured in graphs."""
-    needed = max(-(-it.end // BLOCK_SIZE) for it in step)
+    needed = max(len(it.blocks) for it in step)
     width = attention.graphs.width(needed, needed)
-    tables = torch.zeros(width, len(step), dtype=torch.int32)
+    tables = np.zeros((width, len(step)), dtype=np.int32)
     for row, it in enumerate(step):
-        tables[: len(it.blocks), row] = torch.tensor(list(it.blocks))
+        tables[: len(it.blocks), row] = it.blocks
+    attention.graphs.plan(np.array([it.end for it in step]), tables)
     positions = torch.tensor([it.start for it in step], device=cache.device)
-    attention.graphs.plan(step)
-    return attention.graphs.batch(tables.to(cache.device), positions).attend
+    return attention.graphs.batch(torch.from_numpy(tables).to(cache.device), positions).attend
 
 
 def _compared(
