@@ -19,6 +19,7 @@ from torch import Tensor
 
 from engine.attention.backend import SequenceRows, token_slots_of
 from engine.attention.paged_cache import PagedCache
+from engine.attention.step_rows import PlacedRows, row_index, split_step
 from engine.attention.tables import TableBatch
 from engine.device.to_device import to_device
 
@@ -90,12 +91,40 @@ class FlashInferBackend:
         self._decode = {window: self.decode_wrapper() for window in set(windows)}
 
     def prepare(self, sequences: Seq[SequenceRows]) -> FlashInferBatch:
-        """Plan a step over these sequences."""
-        tables = BlockTables.of(sequences, self.paged.block_size, self.cache.device)
-        if all(sequence.count == 1 for sequence in sequences):
-            self.plan_decode(self._decode, tables)
-            return FlashInferBatch(self, sequences, self._decode)
+        """Plan a step over these sequences.
+
+        Decode rows have a plan of their own: kernels for prompts compute a KV head's whole context
+        in one block of threads, which is slow where a row's context is long.
+        """
+        rows, chunks = split_step(sequences)
+        parts = []
         self._wait_for_last_plan()
+        if rows:
+            self._plan_rows(self._decode, self._tables(rows))
+            parts.append(PlannedRows(row_index(rows, self.cache.device), self._decode))
+        if chunks:
+            self._plan_chunks(self._tables(chunks))
+            parts.append(PlannedRows(row_index(chunks, self.cache.device), self._prefill))
+        self._mark_plan()
+        return FlashInferBatch(self, sequences, parts)
+
+    def plan_decode(self, wrappers: dict[int | None, Any], tables: BlockTables) -> None:
+        """Plan a step of decode rows alone, for wrappers of each window."""
+        self._wait_for_last_plan()
+        self._plan_rows(wrappers, tables)
+        self._mark_plan()
+
+    def _plan_rows(self, wrappers: dict[int | None, Any], tables: BlockTables) -> None:
+        for window, wrapper in wrappers.items():
+            wrapper.plan(
+                tables.block_indptr,
+                tables.blocks,
+                tables.last_block_lens,
+                *self._sizes,
+                **self._settings(window),
+            )
+
+    def _plan_chunks(self, tables: BlockTables) -> None:
         for window, wrapper in self._prefill.items():
             wrapper.plan(
                 tables.query_indptr,
@@ -106,20 +135,10 @@ class FlashInferBackend:
                 causal=True,
                 **self._settings(window),
             )
-        self._mark_plan()
-        return FlashInferBatch(self, sequences, self._prefill)
 
-    def plan_decode(self, wrappers: dict[int | None, Any], tables: BlockTables) -> None:
-        self._wait_for_last_plan()
-        for window, wrapper in wrappers.items():
-            wrapper.plan(
-                tables.block_indptr,
-                tables.blocks,
-                tables.last_block_lens,
-                *self._sizes,
-                **self._settings(window),
-            )
-        self._mark_plan()
+    def _tables(self, placed: Seq[PlacedRows]) -> BlockTables:
+        sequences = [sequence for _, sequence in placed]
+        return BlockTables.of(sequences, self.paged.block_size, self.cache.device)
 
     def decode_wrapper(self, **buffers: Any) -> Any:
         """A wrapper; with `buffers`, which FlashInfer's documentation names, for CUDA graphs."""
@@ -156,10 +175,20 @@ class FlashInferBackend:
         self._planned = torch.cuda.current_stream(self.cache.device).record_event()
 
 
-def run_layer(wrapper: Any, cache: Tensor, layer: int, query: Tensor) -> Tensor:
-    """[tokens, heads, head_size] -> the same, over one layer's keys and values."""
-    attended: Tensor = wrapper.run(query, (cache[:, layer, 0], cache[:, layer, 1]))
-    return attended
+@dataclass(frozen=True, slots=True)
+class PlannedRows:
+    """Rows of a step, a slice or indices [n], and the wrapper of each window that is planned."""
+
+    rows: slice | Tensor
+    wrappers: dict[int | None, Any]
+
+
+def run_layer(wrapper: Any, cache: Tensor, layer: int, query: Tensor, out: Tensor) -> None:
+    """Attention of query [tokens, heads, head_size] over one layer's keys and values, into `out`.
+
+    Without `out` FlashInfer fills its own with zeros first.
+    """
+    wrapper.run(query, (cache[:, layer, 0], cache[:, layer, 1]), out=out)
 
 
 class FlashInferBatch:
@@ -169,13 +198,13 @@ class FlashInferBatch:
         self,
         backend: FlashInferBackend,
         sequences: Seq[SequenceRows],
-        wrappers: dict[int | None, Any],
+        parts: Seq[PlannedRows],
     ) -> None:
         self.sequences = sequences
         self.cache = backend.cache
         self.scales: Tensor | None = None
         self._backend = backend
-        self._wrappers = wrappers
+        self._parts = parts
 
     @cached_property
     def token_slots(self) -> tuple[Tensor, Tensor]:
@@ -189,7 +218,14 @@ class FlashInferBatch:
 
     def read(self, layer: int, query: Tensor) -> Tensor:
         window = self._backend.windows[layer]
-        return run_layer(self._wrappers[window], self.cache, layer, query)
+        output = query.new_empty(query.shape)
+        for part in self._parts:
+            rows, wrapper = part.rows, part.wrappers[window]
+            out = output[rows]  # a view, or a copy where the rows are no neighbours
+            run_layer(wrapper, self.cache, layer, query[rows], out)
+            if not isinstance(rows, slice):
+                output[rows] = out
+        return output
 
 
 class FlashInferTables:
@@ -242,4 +278,6 @@ class PlannedBatch(TableBatch):
         self._wrappers = wrappers
 
     def read(self, layer: int, query: Tensor) -> Tensor:
-        return run_layer(self._wrappers[self._windows[layer]], self.cache, layer, query)
+        output = query.new_empty(query.shape)
+        run_layer(self._wrappers[self._windows[layer]], self.cache, layer, query, output)
+        return output

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.attention.backend import SequenceRows
 from engine.attention.paged_cache import PagedCache
+from engine.attention.step_rows import PlacedRows, row_index
 from engine.device.to_device import to_device
 
 
@@ -54,23 +54,16 @@ class PagedRows:
         output[rows] = attend_paged(cache, layer, query[rows], *placed, self.window)
 
 
-def plan_row_tables(rows: Seq[tuple[int, SequenceRows]], cache: PagedCache) -> RowTables:
-    """`rows` are pairs of the row and its sequence, in rising order."""
+def plan_row_tables(rows: Seq[PlacedRows], cache: PagedCache) -> RowTables:
+    """The tables of a step's decode rows, in the order of the step."""
     return RowTables(
-        rows=neighbours_or_indices([row for row, _ in rows], cache),
+        rows=row_index(rows, cache.device),
         tables=to_device(_tables(rows, cache), cache.device, torch.int32),
         positions=cache.tensor([sequence.start for _, sequence in rows]),
     )
 
 
-def neighbours_or_indices(rows: list[int], cache: PagedCache) -> slice | Tensor:
-    """Rows in rising order as a slice, which costs no copy, or as indices [n]."""
-    if rows[-1] - rows[0] + 1 == len(rows):
-        return slice(rows[0], rows[-1] + 1)
-    return cache.tensor(rows)
-
-
-def _tables(rows: Seq[tuple[int, SequenceRows]], cache: PagedCache) -> np.ndarray:
+def _tables(rows: Seq[PlacedRows], cache: PagedCache) -> np.ndarray:
     """int32 [width, rows]; entries behind a row's last block are 0."""
     counts = [cache.num_blocks_for(sequence.end) for _, sequence in rows]
     tables = np.zeros((max(counts), len(rows)), dtype=np.int32)

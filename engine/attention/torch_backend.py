@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Seq
 from functools import cached_property
-from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -19,6 +18,7 @@ from engine.attention.paged_cache import PagedCache
 from engine.attention.paged_rows import PagedRows, RowTables, plan_row_tables
 from engine.attention.prefill_chunk import PrefillChunk, plan_prefill_chunks
 from engine.attention.scaled_cache import paged_cache
+from engine.attention.step_rows import PlacedRows, split_step
 from engine.attention.varlen_chunks import VarlenChunks, plan_varlen_chunks
 
 Part = PagedRows | DecodeRows | VarlenChunks | PrefillChunk
@@ -99,37 +99,27 @@ class TorchBatch:
     def _parts(self) -> dict[int | None, list[Part]]:
         """Groups of rows that attend together, for each sliding window."""
         return {
-            window: [*self._plan_rows(window), *self._plan_chunks(window)]
+            window: [*self._row_parts(window), *self._chunk_parts(window)]
             for window in set(self._windows)
         }
 
-    def _plan_rows(self, window: int | None) -> Seq[Part]:
-        if not self._rows:
-            return []
+    def _row_parts(self, window: int | None) -> Seq[Part]:
+        rows, _ = self._split
         if self._kernels.paged_decode:
-            return [PagedRows(self._row_tables, window)]
-        return plan_decode_rows(self._rows, window, self._paged)
+            return [PagedRows(self._row_tables, window)] if rows else []
+        return plan_decode_rows(rows, window, self._paged)
 
-    def _plan_chunks(self, window: int | None) -> Seq[Part]:
+    def _chunk_parts(self, window: int | None) -> Seq[Part]:
+        _, chunks = self._split
         if self._kernels.varlen:
-            return plan_varlen_chunks(self._chunks, window, self._paged)
-        return plan_prefill_chunks(self._chunks, window, self._paged)
+            return plan_varlen_chunks(chunks, window, self._paged)
+        return plan_prefill_chunks(chunks, window, self._paged)
 
     @cached_property
     def _row_tables(self) -> RowTables:
         """Block tables that the rows of all windows share."""
-        return plan_row_tables(self._rows, self._paged)
+        return plan_row_tables(self._split[0], self._paged)
 
     @cached_property
-    def _rows(self) -> list[tuple[int, SequenceRows]]:
-        return [(first, sequence) for first, sequence in self._placed if sequence.count == 1]
-
-    @cached_property
-    def _chunks(self) -> list[tuple[int, SequenceRows]]:
-        return [(first, sequence) for first, sequence in self._placed if sequence.count > 1]
-
-    @cached_property
-    def _placed(self) -> list[tuple[int, SequenceRows]]:
-        """Each sequence with its first row."""
-        firsts = accumulate((sequence.count for sequence in self.sequences), initial=0)
-        return list(zip(firsts, self.sequences, strict=False))
+    def _split(self) -> tuple[list[PlacedRows], list[PlacedRows]]:
+        return split_step(self.sequences)

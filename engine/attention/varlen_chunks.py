@@ -17,15 +17,12 @@ from torch import Tensor
 
 from engine.attention.backend import SequenceRows
 from engine.attention.paged_cache import PagedCache
-from engine.attention.paged_rows import neighbours_or_indices
+from engine.attention.step_rows import PlacedRows, row_index
 from engine.device.to_device import to_device
 
 MOST_KEYS = 1 << 16
 """Tokens whose keys are gathered for one call, unless one sequence has more: of an 8B model 256 MB
 of keys and values."""
-
-Chunk = tuple[int, SequenceRows]
-"""A chunk's first row in the step, and its sequence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +87,16 @@ def varlen_serves(dtype: torch.dtype, head_size: int, capability: tuple[int, int
 
 
 def plan_varlen_chunks(
-    chunks: Seq[Chunk], window: int | None, cache: PagedCache
+    chunks: Seq[PlacedRows], window: int | None, cache: PagedCache
 ) -> list[VarlenChunks]:
     """One call for all `chunks`, or a few where their keys are too many to gather at once."""
     return [_plan_call(call, window, cache) for call in _calls(chunks, window, cache)]
 
 
-def _calls(chunks: Seq[Chunk], window: int | None, cache: PagedCache) -> Iterator[list[Chunk]]:
-    call, num_keys = list[Chunk](), 0
+def _calls(
+    chunks: Seq[PlacedRows], window: int | None, cache: PagedCache
+) -> Iterator[list[PlacedRows]]:
+    call, num_keys = list[PlacedRows](), 0
     for chunk in chunks:
         seen = len(_seen_blocks(chunk[1], window, cache)) * cache.block_size
         if call and num_keys + seen > MOST_KEYS:
@@ -119,7 +118,7 @@ def _first_block(sequence: SequenceRows, window: int | None, cache: PagedCache) 
     return 0 if window is None else max(0, sequence.start - window + 1) // cache.block_size
 
 
-def _plan_call(call: Seq[Chunk], window: int | None, cache: PagedCache) -> VarlenChunks:
+def _plan_call(call: Seq[PlacedRows], window: int | None, cache: PagedCache) -> VarlenChunks:
     size = cache.block_size
     blocks = [_seen_blocks(sequence, window, cache) for _, sequence in call]
     begins = [_first_block(sequence, window, cache) * size for _, sequence in call]
@@ -127,10 +126,9 @@ def _plan_call(call: Seq[Chunk], window: int | None, cache: PagedCache) -> Varle
     num_keys = [s.end - begin for (_, s), begin in zip(call, begins, strict=True)]
     starts = [0, *accumulate(num_queries)], [0, *accumulate(len(table) * size for table in blocks)]
     query_starts, key_starts = to_device(starts, cache.device, torch.int32)
-    rows = [row for first, s in call for row in range(first, first + s.count)]
     table = [block for blocks_of_one in blocks for block in blocks_of_one]
     return VarlenChunks(
-        rows=neighbours_or_indices(rows, cache),
+        rows=row_index(call, cache.device),
         gather_index=cache.gather_index(cache.tensor([table])),
         query_starts=query_starts,
         key_starts=key_starts,
