@@ -67,7 +67,7 @@ class AsyncEngine(Engine):
     def _ready(self) -> Seq[Sequence]:
         if self._step is None:
             return self.running
-        return [sequence for sequence in self.running if not will_end(sequence)]
+        return [sequence for sequence in self.running if not awaits_its_token(sequence)]
 
     def _release(self, sequence: Sequence) -> None:
         if sequence.num_steps_in_flight:
@@ -115,8 +115,7 @@ def must_be_known(sequence: Sequence) -> bool:
     """True when the sequence's next step needs its last token on the host."""
     sampling = sequence.sampling
     return (
-        sequence.pinned  # blocks are sent after each step, and the first token with the last
-        or sequence.grammar is not None
+        sequence.grammar is not None
         or (sampling.rules is not None and bool(sampling.rules.banned))
         or sampling.repetition_penalty != 1.0
         or sampling.presence_penalty != 0.0
@@ -124,7 +123,9 @@ def must_be_known(sequence: Sequence) -> bool:
     )
 
 
-def will_end(sequence: Sequence) -> bool:
-    """True when the token in flight is certainly the last."""
+def awaits_its_token(sequence: Sequence) -> bool:
+    """True when the token in flight is certainly the last, here at least: a sequence that is being
+    handed over leaves with the first token of its answer. Its chunks before that do not wait."""
     known_soon = sequence.num_output + sequence.num_unknown
-    return sequence.num_unknown > 0 and known_soon >= sequence.sampling.max_tokens
+    ends = sequence.pinned or known_soon >= sequence.sampling.max_tokens
+    return sequence.num_unknown > 0 and ends

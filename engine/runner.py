@@ -168,7 +168,8 @@ class Runner(Protocol):
         """`run` in two parts: the next step may be launched before this one is collected.
 
         A slice may then consist of the one token that the step before draws. Steps are collected
-        in their order. `on_layer` is called before `launch` returns, if at all.
+        in their order. `on_layer` is called before `launch` returns, or where steps run ahead while
+        this one is collected: the next one's kernels are launched by then.
         """
         ...
 

@@ -81,6 +81,7 @@ class _SliceWork:
 @dataclass(slots=True)
 class _PendingStep:
     works: list[_SliceWork]
+    on_layer: OnLayer | None = None
     outcomes: list[Outcome] | None = None
 
 
@@ -156,34 +157,34 @@ class ArithmeticRunner:
         return checksum_host_blocks(self._memory, self.layout.block_bytes, blocks, first)
 
     def run(self, slices: Seq[Slice], on_layer: OnLayer | None = None) -> list[Outcome]:
-        return self._compute(_PendingStep([_SliceWork.of(slice) for slice in slices]), on_layer)
+        return self._compute(_PendingStep([_SliceWork.of(slice) for slice in slices], on_layer))
 
     def launch(self, slices: Seq[Slice], on_layer: OnLayer | None = None) -> Collect:
         """Computed as late as possible, so that a block that was freed too early shows."""
-        step = _PendingStep([_SliceWork.of(slice) for slice in slices])
+        step = _PendingStep([_SliceWork.of(slice) for slice in slices], on_layer)
         self._steps.append(step)
-        if on_layer is not None or not self.runs_ahead:
-            self._compute_to(step, on_layer)
+        if not self.runs_ahead:
+            self._compute_to(step)
         return lambda: self._compute_to(step)
 
     def close(self) -> None:
         """There are no other processes to end."""
 
-    def _compute_to(self, step: _PendingStep, on_layer: OnLayer | None = None) -> list[Outcome]:
+    def _compute_to(self, step: _PendingStep) -> list[Outcome]:
         while step.outcomes is None:
             first = self._steps.popleft()
-            first.outcomes = self._compute(first, on_layer if first is step else None)
+            first.outcomes = self._compute(first)
         return step.outcomes
 
-    def _compute(self, step: _PendingStep, on_layer: OnLayer | None) -> list[Outcome]:
+    def _compute(self, step: _PendingStep) -> list[Outcome]:
         for work in step.works:
             if len(work.tokens) < work.count:
                 work.tokens.append(self._drawn[work.sequence.attempt_id])
         for layer in range(self.layout.num_layers):
             for work in step.works:
                 self._store(work, layer)
-            if on_layer is not None:
-                on_layer(layer + 1)
+            if step.on_layer is not None:
+                step.on_layer(layer + 1)
         drawn = [(work, self._draw(work)) for work in step.works]
         self._drawn = {work.sequence.attempt_id: draws[-1].token for work, draws in drawn if draws}
         self._keep_time()

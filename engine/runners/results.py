@@ -6,8 +6,9 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from itertools import islice
 
+from engine.device.device import LayerEvents
 from engine.device.to_device import PendingHostCopy
-from engine.runner import Draws
+from engine.runner import Collect, Draws, OnLayer, Outcome
 from engine.sampler.sampler import PendingDraws
 
 
@@ -36,3 +37,16 @@ class SomeSampled:
             return [(each,) for each in sampled]
         remaining = iter(sampled)
         return [tuple(islice(remaining, count)) for count in self.counts]
+
+
+@dataclass(frozen=True, slots=True)
+class ByLayers:
+    """A step whose layers are told one by one while it is collected."""
+
+    layers: LayerEvents
+    on_layer: OnLayer
+    collect: Collect
+
+    def __call__(self) -> Seq[Outcome]:
+        self.layers.notify(self.on_layer)
+        return self.collect()

@@ -24,7 +24,7 @@ from engine.runner import CacheRegion, Collect, OnLayer, Outcome, Slice
 from engine.runners.captured_step import Capture, GraphCapture
 from engine.runners.decode_graphs import DecodeGraphs
 from engine.runners.device_cache import DeviceCache
-from engine.runners.results import NoneSampled, SomeSampled
+from engine.runners.results import ByLayers, NoneSampled, SomeSampled
 from engine.sampler.sampler import Sampler
 from engine.sampler.scores import WithScores, score, score_along
 from engine.sequence import Sequence
@@ -173,15 +173,21 @@ class TorchRunner:
             scores.extend(score(hidden, self._model.logits, slices))
 
         with self._on_device, torch.inference_mode():
-            logits = self._logits(step_slices, on_layer, take_scored)
+            layers = None
+            if on_layer is not None and self.runs_ahead:
+                layers = LayerEvents(self.device)
+            reached = on_layer if layers is None else layers.record
+            logits = self._logits(step_slices, reached, take_scored)
             collect = self._draw(logits, sampling, counts)
-            if not scores:
-                return collect
-            scored = [
-                (step_slice.num_scored, slice.sequence.sampling.prompt_logprobs or 0)
-                for step_slice, slice in zip(step_slices, slices, strict=True)
-            ]
-            return WithScores(collect, scored, PendingHostCopy(self.device, *scores))
+            if scores:
+                scored = [
+                    (step_slice.num_scored, slice.sequence.sampling.prompt_logprobs or 0)
+                    for step_slice, slice in zip(step_slices, slices, strict=True)
+                ]
+                collect = WithScores(collect, scored, PendingHostCopy(self.device, *scores))
+            if layers is not None and on_layer is not None:
+                return ByLayers(layers, on_layer, collect)
+            return collect
 
     def _draw(self, logits: Tensor, sampling: Seq[Sequence], counts: Seq[int]) -> Collect:
         if not sampling:
@@ -261,12 +267,7 @@ class TorchRunner:
         ids, positions, lengths = to_device(inputs.rows, self.device)
         if inputs.unknown:
             ids = self._last.fill(ids, inputs.unknown)
-        if on_layer is None or self.device.type == "cpu":
-            return self._model.forward(ids, positions, lengths, batch, on_layer, drawn)
-        events = LayerEvents(self.device)
-        hidden = self._model.forward(ids, positions, lengths, batch, events.record)
-        events.notify(on_layer)
-        return hidden
+        return self._model.forward(ids, positions, lengths, batch, on_layer, drawn)
 
 
 def _sampled_rows(slices: Seq[Slice], counts: Seq[int]) -> list[Sequence]:

@@ -80,10 +80,12 @@ def test_sampling_waits_for_nothing(cuda: FakeCuda, kind: str) -> None:
 def test_a_step_by_layers_waits_for_each_layer_and_nothing_else(cuda: FakeCuda) -> None:
     runner, computed = a_runner(CONFIGS["llama"]), list[int]()
     with cuda.recording() as record:
-        runner.launch([Slice(a_sequence(40, 0), 0, 40)], computed.append)
+        collect = runner.launch([Slice(a_sequence(40, 0), 0, 40)], computed.append)
+        assert (computed, record.waits) == ([], [])
+        collect()
     assert computed == [1, 2]
     assert record.faults == []
-    assert [wait.split(" at ")[0] for wait in record.waits] == ["an event"] * 2
+    assert [wait.split(" at ")[0] for wait in record.waits] == ["an event"] * 3  # and the draws
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -180,3 +180,41 @@ def _check(sequence: Sequence) -> None:
     stopped = answer[-1] in sampling.stop_token_ids
     assert stopped or len(answer) == sampling.max_tokens
     assert not set(answer[:-1]) & set(sampling.stop_token_ids)
+
+
+def test_chunks_of_a_prompt_that_is_handed_over_do_not_wait_for_each_other() -> None:
+    engine = an_engine(policy=PrefillPolicy(chunk_tokens=4))
+    sequence = a_sequence("a", list(range(12)), max_tokens=9)
+    sequence.pinned = True  # as an offer does
+    engine.add(sequence)
+    ends = []
+    for launched in (4, 8, 12):
+        assert engine.may_go_ahead
+        ends += [progress.end for progress in engine.step()]
+        assert sequence.num_computed == launched
+    assert ends == [4, 8]
+
+
+def test_a_prompt_that_is_handed_over_leaves_with_its_first_token() -> None:
+    engine = an_engine(policy=PrefillPolicy(chunk_tokens=8))
+    handed, other = a_sequence("a", [1, 2, 3], 9), a_sequence("b", list(range(20)))
+    handed.pinned = True
+    for sequence in (handed, other):
+        engine.add(sequence)
+    engine.step()
+    assert handed.num_unknown == 1
+    slices = engine.schedule()
+    assert [slice.sequence for slice in slices] == [other]  # which goes on meanwhile
+    [progress, _] = engine.run(slices)
+    assert [drawn.token for drawn in progress.sampled] == expected([1, 2, 3], 1)
+    engine.hold(handed)
+
+
+def test_layers_are_told_when_the_next_step_has_been_launched() -> None:
+    engine, told = an_engine(policy=PrefillPolicy(chunk_tokens=4)), list[int]()
+    engine.add(a_sequence("a", list(range(8))))
+    engine.admit()
+    engine.run(engine.schedule(), told.append)
+    assert told == []
+    engine.run(engine.schedule())
+    assert told == [1]
