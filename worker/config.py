@@ -79,8 +79,9 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     cache_bytes: int | None = None
     """Size of the KV cache on each rank's device: a worker of several ranks takes a multiple."""
     cache_fraction: float | None = None
-    """Share of each device's free memory for the KV cache, where `cache_bytes` is None. None takes
-    0.2 on a CPU, and 0.85 on a GPU, or its part of that where `num_gpus` is less than 1."""
+    """Share of each device's free memory for the KV cache, where `cache_bytes` is None; on a GPU of
+    what its largest step leaves, which is tried at start. None takes 0.2 on a CPU, and 0.85 on a
+    GPU, or its part of that where `num_gpus` is less than 1."""
     host_cache_bytes: int = 0
     """Host memory for blocks that are evicted from the KV cache; 0 does without."""
     max_model_len: int | None = None

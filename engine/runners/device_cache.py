@@ -23,12 +23,15 @@ class DeviceCache:
         self._layout = layout
         self._device = device
 
-    def fit_num_blocks(self, cache_bytes: int | None, cache_fraction: float) -> int:
-        """Blocks that fit into `cache_bytes`, or into that fraction of the device's free memory.
+    def fit_num_blocks(
+        self, cache_bytes: int | None, cache_fraction: float, reserved_bytes: int = 0
+    ) -> int:
+        """Blocks that fit into `cache_bytes`, or into that fraction of the device's free memory
+        without `reserved_bytes`.
 
         ConfigError when not one fits.
         """
-        free, layout = free_bytes(self._device), self._layout
+        free, layout = max(0, free_bytes(self._device) - reserved_bytes), self._layout
         budget = int(free * cache_fraction) if cache_bytes is None else cache_bytes
         num_blocks = budget // layout.block_bytes
         if num_blocks < 1:

@@ -36,6 +36,7 @@ def load_torch_runner(
     attention: str = "auto",
     graphs: str = "start",
     max_sequences: int = 256,
+    chunk_tokens: int = 2048,
     progress: Progress | None = None,
     collective: Collective | None = None,
 ) -> TorchRunner:
@@ -48,7 +49,8 @@ def load_torch_runner(
     an answer depends on what else is in the batch. On a GPU `attention` is "flashinfer",
     "torch", or "auto", the first of them that can be had, and decode steps of up to
     `max_sequences` are recorded as graphs: "start", "lazy", when a size is first needed, or
-    "off". With a `collective` this is one rank of several, each of which loads its part; the
+    "off"; memory is kept for steps that compute up to `chunk_tokens` tokens of prompts beside
+    them. With a `collective` this is one rank of several, each of which loads its part; the
     collective is used when the cache is allocated, and not before.
     Raises CheckpointError for the directory, ConfigError for the other arguments.
     """
@@ -61,7 +63,7 @@ def load_torch_runner(
     precision = _choose_precision(dtype, cache_dtype, chosen, weights.dtype, part)
     length = _choose_max_model_len(config, max_model_len)
     kernels = choose_attention(attention, chosen, scaled=_is_scaled(precision))
-    settings = StepSettings(kernels, graphs, max_sequences)
+    settings = StepSettings(kernels, graphs, max_sequences, chunk_tokens)
     layout = part_layout(part, block_size, precision.cache)
     parameters = allocate_part(part, precision.weights, chosen, ranks)
     load_weights(weights, part_targets(part, parameters), progress, part.cut)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ from engine.runner import CacheRegion, Collect, OnLayer, Outcome, Slice
 from engine.runners.captured_step import Capture, GraphCapture
 from engine.runners.decode_graphs import DecodeGraphs
 from engine.runners.device_cache import DeviceCache
+from engine.runners.largest_step import LargestStep, peak_bytes
 from engine.runners.results import ByLayers, NoneSampled, SomeSampled
 from engine.sampler.sampler import Sampler
 from engine.sampler.scores import WithScores, score, score_along
@@ -41,13 +43,16 @@ class StepSettings:
     attention: str = "torch"
     graphs: str = "start"
     max_sequences: int = 256
+    chunk_tokens: int = 2048
+    """Most prompt tokens that a step computes, for which memory is kept on a GPU."""
 
     def __post_init__(self) -> None:
         if self.graphs not in GRAPHS:
             names = ", ".join(map(repr, GRAPHS))
             raise ConfigError(f'graphs "{self.graphs}": expected {names}')
-        if self.max_sequences < 1:
-            raise ConfigError(f"max_sequences {self.max_sequences}: expected at least 1")
+        for name in ("max_sequences", "chunk_tokens"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} {getattr(self, name)}: expected at least 1")
 
 
 class TorchRunner:
@@ -76,7 +81,6 @@ class TorchRunner:
         self.runs_ahead = device.type == "cuda"
         self.checksum_kind = checksum_kind(device)
         self.cache = DeviceCache(layout, device)
-        self.fit_num_blocks = self.cache.fit_num_blocks
         self.copy_block = self.cache.copy_block
         self.checksum = self.cache.checksum
         self._part = part or model_part(config)
@@ -93,6 +97,44 @@ class TorchRunner:
         self._decoded: Tensor | None = None
         """Logits float32 [max_sequences, vocab_size] of captured steps, on rank 0."""
         self._last = LastDrawn(torch.empty(0, dtype=torch.int64, device=device), ())
+
+    def fit_num_blocks(self, cache_bytes: int | None, cache_fraction: float) -> int:
+        """Blocks that fit into `cache_bytes`, or into that fraction of free memory; on a GPU of
+        what the largest step and the graphs leave of it. ConfigError when not one fits.
+
+        Ranks measure together: a step has collectives.
+        """
+        reserved = 0
+        if cache_bytes is None and self.device.type == "cuda":
+            with self._on_device, torch.inference_mode():
+                reserved = self._measure_largest_step()
+        return self.cache.fit_num_blocks(cache_bytes, cache_fraction, reserved)
+
+    def _measure_largest_step(self) -> int:
+        """Bytes that steps and captured graphs will take, measured over a small cache."""
+        settings = self._settings
+        step = LargestStep(
+            settings.chunk_tokens,
+            settings.max_sequences,
+            self.max_model_len,
+            self.layout.block_size,
+        )
+        cache_bytes = (step.num_blocks + 1) * self.layout.block_bytes
+        num_bytes = peak_bytes(partial(self._take, step, step.slices()), self.device) - cache_bytes
+        if settings.graphs != "off":
+            rows_bytes = peak_bytes(partial(self._take, step, step.decode_rows()), self.device)
+            num_bytes += rows_bytes - cache_bytes + settings.max_sequences * self.vocab_size * 4
+        torch.cuda.empty_cache()
+        return num_bytes
+
+    def _take(self, step: LargestStep, slices: Seq[StepSlice]) -> None:
+        """Compute a step over a cache of its own, which is given back."""
+        self.allocate_only(step.num_blocks)
+        logits = self._logits(slices, None, _score_nothing)
+        if self._collective.rank == 0:
+            self._sampler.draw(logits, step.sequences(len(slices)))
+        self._attention = None
+        del self.cache.memory
 
     def allocate(self, num_blocks: int) -> CacheRegion:
         """Allocate the cache, zeroed; ConfigError when the device has no memory for it."""
@@ -279,6 +321,10 @@ def _sampled_rows(slices: Seq[Slice], counts: Seq[int]) -> list[Sequence]:
         if count > 1:
             rows += slice.drafted
     return rows
+
+
+def _score_nothing(hidden: Tensor) -> None:
+    """No row's successor is scored."""
 
 
 def _nobody(num_layers: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+import weakref
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -41,12 +42,36 @@ class Record:
         return self.kernels.total()
 
 
+class DeviceMemory:
+    """Bytes of the storages of all living fake tensors on the device."""
+
+    def __init__(self) -> None:
+        self.allocated = 0
+        self.peak = 0
+        self._tensors: Counter[int] = Counter()
+
+    def enter(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key, num_bytes = storage._cdata, storage.nbytes()
+        if not self._tensors[key]:
+            self.allocated += num_bytes
+            self.peak = max(self.peak, self.allocated)
+        self._tensors[key] += 1
+        weakref.finalize(tensor, self._leave, key, num_bytes)
+
+    def _leave(self, key: int, num_bytes: int) -> None:
+        self._tensors[key] -= 1
+        if not self._tensors[key]:
+            self.allocated -= num_bytes
+
+
 class DeviceWatch(TorchDispatchMode):
     """Enters what it sees in `record`, and in `captured` while a graph is captured."""
 
     def __init__(self) -> None:
         super().__init__()
         self.record = Record()
+        self.memory = DeviceMemory()
         self.captured: Record | None = None
         self._pinned: dict[int, Any] = {}
         self._unread: dict[int, Any] = {}
@@ -121,6 +146,9 @@ class DeviceWatch(TorchDispatchMode):
     def _enter(self, op: Any, args: Any, kwargs: Any, made: Any) -> None:
         tensors = [each for each in tree_leaves((args, kwargs, made)) if isinstance(each, Tensor)]
         devices = {tensor.device.type for tensor in tensors}
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, Tensor) and tensor.device.type == "cuda":
+                self.memory.enter(tensor)
         name = op.overloadpacket.__name__
         if name in ("_to_copy", "copy_") and devices == {"cpu", "cuda"}:
             into, source = (made, args[0]) if name == "_to_copy" else args[:2]

@@ -71,6 +71,7 @@ def fake_cuda(capability: tuple[int, int] = (9, 0)) -> Iterator[FakeCuda]:
 def _replace_device(
     patch: pytest.MonkeyPatch, watch: DeviceWatch, capability: tuple[int, int]
 ) -> None:
+    memory = watch.memory
     properties = SimpleNamespace(multi_processor_count=132, name="fake")
     here: dict[str, object] = {
         "Event": lambda *_, **__: _Event(watch),
@@ -85,7 +86,11 @@ def _replace_device(
         "synchronize": lambda *_: watch.wait("the device"),
         "get_device_capability": lambda *_: capability,
         "get_device_properties": lambda *_: properties,
-        "mem_get_info": lambda *_: (FREE_BYTES, TOTAL_BYTES),
+        "mem_get_info": lambda *_: (FREE_BYTES - memory.allocated, TOTAL_BYTES),
+        "memory_allocated": lambda *_: memory.allocated,
+        "max_memory_allocated": lambda *_: memory.peak,
+        "reset_peak_memory_stats": lambda *_: setattr(memory, "peak", memory.allocated),
+        "empty_cache": lambda: None,
         "graph_pool_handle": lambda: (0, 0),
         "CUDAGraph": lambda *_, **__: _Graph(watch),
         "graph": _capture,

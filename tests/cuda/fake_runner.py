@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from engine.model.config import ModelConfig
@@ -64,26 +66,35 @@ def a_runner(
     config: ModelConfig,
     dtype: torch.dtype = torch.bfloat16,
     *,
+    num_blocks: int = 64,
+    **settings: Any,
+) -> TorchRunner:
+    """Its cache is allocated, and its graphs are captured if they are at "start"."""
+    runner = an_empty_runner(config, dtype, **settings)
+    runner.allocate(num_blocks)
+    return runner
+
+
+def an_empty_runner(
+    config: ModelConfig,
+    dtype: torch.dtype = torch.bfloat16,
+    *,
     cache_dtype: torch.dtype | None = None,
     graphs: str = "start",
     max_sequences: int = 2,
     max_model_len: int = 256,
-    num_blocks: int = 64,
+    chunk_tokens: int = 64,
 ) -> TorchRunner:
-    """Its cache is allocated, and its graphs are captured if they are at "start"."""
-    model = Transformer(config, allocate_parameters(config, dtype, DEVICE), DEVICE)
-    layout = cache_layout(config, BLOCK_SIZE, cache_dtype or dtype)
-    runner = TorchRunner(
+    """A runner without a cache."""
+    return TorchRunner(
         config,
-        model,
-        layout,
+        Transformer(config, allocate_parameters(config, dtype, DEVICE), DEVICE),
+        cache_layout(config, BLOCK_SIZE, cache_dtype or dtype),
         DEVICE,
         model_hash="fake",
         max_model_len=max_model_len,
-        settings=StepSettings("torch", graphs, max_sequences),
+        settings=StepSettings("torch", graphs, max_sequences, chunk_tokens),
     )
-    runner.allocate(num_blocks)
-    return runner
 
 
 def a_sequence(num_tokens: int, first_block: int, **sampling: object) -> Sequence:

@@ -43,6 +43,7 @@ def load_runner(
         attention=config.attention,
         graphs=config.graphs,
         max_sequences=config.max_sequences,
+        chunk_tokens=config.chunk_tokens,
         progress=progress,
         collective=collective,
     )

@@ -79,7 +79,8 @@ class LeadRunner:
         if self._own.device.type == "cpu":
             cache_fraction /= self.team.size
         self.team.order(FitBlocks(cache_bytes, cache_fraction))
-        own = self._own.fit_num_blocks(cache_bytes, cache_fraction)
+        with self._together():
+            own = self._own.fit_num_blocks(cache_bytes, cache_fraction)
         return min(own, *(answer.number for answer in self.team.answers()))
 
     def allocate(self, num_blocks: int) -> CacheRegion:
