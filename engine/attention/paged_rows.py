@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,6 +14,12 @@ from engine.attention.paged_cache import PagedCache
 from engine.attention.step_rows import PlacedRows, row_index
 from engine.device.to_device import to_device
 
+if TYPE_CHECKING:  # Triton is not everywhere
+    from engine.cuda.splits import Splits
+
+SharedSplits = dict["int | None", "Splits | None"]
+"""How a step's contexts are split, for each window; filled by the first layer that has it."""
+
 
 def attend_paged(
     cache: PagedCache,
@@ -21,15 +28,20 @@ def attend_paged(
     tables: Tensor,
     positions: Tensor,
     window: int | None,
+    shared: SharedSplits,
 ) -> Tensor:
     """Attention of query [rows, heads, head_size] at `positions` [rows], each over its context.
 
     `tables` int32 [width, rows]: a column for each row's blocks. Nothing beyond a row's position is
     read, whatever a block's former owner left there.
     """
-    from engine.cuda.operations import decode  # Triton is not everywhere
+    from engine.cuda.operations import decode_split
+    from engine.cuda.splits import split_contexts
 
-    return decode(query, *cache.layer(layer), tables, positions, window)
+    numbers, scales = cache.layer(layer)
+    if window not in shared:
+        shared[window] = split_contexts(query, numbers, tables, positions, window)
+    return decode_split(query, numbers, scales, tables, positions, window, shared[window])
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +51,7 @@ class RowTables:
     rows: slice | Tensor
     tables: Tensor
     positions: Tensor
+    shared: SharedSplits = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +63,9 @@ class PagedRows:
 
     def attend(self, cache: PagedCache, layer: int, query: Tensor, output: Tensor) -> None:
         """Fill `output` at the rows from `query`, both [tokens, heads, head_size]."""
-        rows, placed = self.tables.rows, (self.tables.tables, self.tables.positions)
-        output[rows] = attend_paged(cache, layer, query[rows], *placed, self.window)
+        rows, given = self.tables.rows, self.tables
+        placed = given.tables, given.positions, self.window, given.shared
+        output[rows] = attend_paged(cache, layer, query[rows], *placed)
 
 
 def plan_row_tables(rows: Seq[PlacedRows], cache: PagedCache) -> RowTables:

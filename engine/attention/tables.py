@@ -16,7 +16,7 @@ from torch.nn import functional
 from engine.attention.backend import SequenceRows
 from engine.attention.mask import additive, visible
 from engine.attention.paged_cache import PagedCache
-from engine.attention.paged_rows import attend_paged
+from engine.attention.paged_rows import SharedSplits, attend_paged
 from engine.attention.scaled_cache import paged_cache
 
 
@@ -127,5 +127,9 @@ class KernelBatch(TableBatch):
     """A batch with the paged Triton kernel."""
 
     def read(self, layer: int, query: Tensor) -> Tensor:
-        window = self._windows[layer]
-        return attend_paged(self._paged, layer, query, self._tables, self._positions, window)
+        placed = self._tables, self._positions, self._windows[layer], self._shared_splits
+        return attend_paged(self._paged, layer, query, *placed)
+
+    @cached_property
+    def _shared_splits(self) -> SharedSplits:
+        return {}

@@ -60,16 +60,21 @@ class CompiledKernel:
 
 
 @contextmanager
-def launches_of(module: ModuleType) -> Iterator[list[Launch]]:
-    """The launches of the module's kernels, none of which is made."""
+def launches_of(*modules: ModuleType) -> Iterator[list[Launch]]:
+    """The launches of the modules' kernels, none of which is made."""
     launches: list[Launch] = []
-    kernels = {name: it for name, it in vars(module).items() if isinstance(it, JITFunction)}
+    kernels = [
+        (module, name, value)
+        for module in modules
+        for name, value in vars(module).items()
+        if isinstance(value, JITFunction)
+    ]
     try:
-        for name, kernel in kernels.items():
+        for module, name, kernel in kernels:
             setattr(module, name, _Recorder(kernel, launches))
         yield launches
     finally:
-        for name, kernel in kernels.items():
+        for module, name, kernel in kernels:
             setattr(module, name, kernel)
 
 

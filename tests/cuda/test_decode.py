@@ -9,11 +9,14 @@ import torch
 
 pytest.importorskip("triton")
 
-from engine.cuda import operations, splits
+from engine.attention.tables import TritonTables
+from engine.cuda import decode_kernels, operations, splits
 from engine.cuda.splits import KEYS, SHORT, Splits, split_contexts
+from tests.cuda.aot import launches_of
 from tests.cuda.paged import PagedContexts
 
-pytestmark = [pytest.mark.quick, pytest.mark.usefixtures("interpreted_kernels")]
+pytestmark = pytest.mark.quick
+interpreted = pytest.mark.usefixtures("interpreted_kernels")
 
 UNEVEN = (1, 64, 65, 500, 129)
 
@@ -31,6 +34,7 @@ def split(ends: list[int], window: int | None, width: int = 4096) -> Splits:
     return made
 
 
+@interpreted
 @pytest.mark.parametrize("window", [None, 300])
 @pytest.mark.parametrize("spare", [0, 1, 20])
 def test_uneven_contexts_attend_by_the_plain_formula(
@@ -43,6 +47,7 @@ def test_uneven_contexts_attend_by_the_plain_formula(
     torch.testing.assert_close(attended, contexts.expected(window))
 
 
+@interpreted
 @pytest.mark.parametrize("window", [None, 1, 20, 64])
 def test_short_contexts_attend_whole(window: int | None) -> None:
     contexts = PagedContexts((1, 16, 17, 150), torch.float32)
@@ -52,6 +57,7 @@ def test_short_contexts_attend_whole(window: int | None) -> None:
     torch.testing.assert_close(attended, contexts.expected(window))
 
 
+@interpreted
 @pytest.mark.parametrize("heads", [(1, 1), (6, 2), (7, 1), (8, 1), (12, 1)])
 def test_heads_share_keys_in_groups_of_any_size(heads: tuple[int, int]) -> None:
     contexts = PagedContexts((70, 300), torch.float32, num_heads=heads[0], num_kv_heads=heads[1])
@@ -60,6 +66,7 @@ def test_heads_share_keys_in_groups_of_any_size(heads: tuple[int, int]) -> None:
     torch.testing.assert_close(attended, contexts.expected(None))
 
 
+@interpreted
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("stored_as", [None, torch.float8_e4m3fn])
 def test_narrow_numbers_and_scaled_ones_attend_alike(
@@ -72,6 +79,7 @@ def test_narrow_numbers_and_scaled_ones_attend_alike(
     torch.testing.assert_close(attended.float(), contexts.expected(None), atol=0.02, rtol=0.02)
 
 
+@interpreted
 @pytest.mark.parametrize("window", [None, 1000])
 @pytest.mark.parametrize("rows", [1, 3, 64, 200])
 def test_each_key_belongs_to_one_item(
@@ -95,6 +103,7 @@ def test_each_key_belongs_to_one_item(
         assert reached == end
 
 
+@interpreted
 def test_one_long_context_beside_many_short_ones_is_many_items(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -104,6 +113,7 @@ def test_one_long_context_beside_many_short_ones_is_many_items(
     assert firsts[:-1].equal(torch.arange(256, dtype=torch.int32))
 
 
+@interpreted
 def test_contexts_of_one_length_are_split_only_as_far_as_there_are_programs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -113,7 +123,25 @@ def test_contexts_of_one_length_are_split_only_as_far_as_there_are_programs(
     assert split([8192] * 3, None).firsts[-1] > 60
 
 
+@interpreted
 def test_memory_for_splits_does_not_grow_with_contexts(monkeypatch: pytest.MonkeyPatch) -> None:
     use_spare_items(monkeypatch, 66)
     short, long = split([300], None, width=64), split([300], None, width=8192)
     assert short.partial.shape == long.partial.shape == (67, 1, 2)
+
+
+def test_layers_of_one_window_share_their_splits() -> None:
+    cache = torch.zeros(4, 3, 2, 1, 16, 8)
+    tables = TritonTables(cache, (None, None, 500), torch.float32)
+    positions = torch.tensor([7, 20])
+    batch = tables.batch(torch.zeros(200, 2, dtype=torch.int32), positions)
+    with launches_of(decode_kernels) as launches:
+        for layer in range(3):
+            batch.read(layer, torch.zeros(2, 4, 8))
+    layer_kernels = ["decode", "combine"]
+    plan = ["plan_splits"]
+    assert [launch.name for launch in launches] == [
+        *(plan + layer_kernels),
+        *layer_kernels,
+        *(plan + layer_kernels),
+    ]
