@@ -109,7 +109,7 @@ default
 {{- end -}}
 
 {{/* A pool's values over the defaults. Without replicas somebody else chooses their number.
-Takes {root, name}; gives JSON. */}}
+sharesNode is true where a Ray node has more than one worker, whose ports must differ. Takes {root, name}; gives JSON. */}}
 {{- define "tandem.pool" -}}
 {{- $given := index .root.Values.pools .name -}}
 {{- $merged := mustMergeOverwrite (deepCopy .root.Values.poolDefaults) (deepCopy $given) -}}
@@ -118,5 +118,11 @@ Takes {root, name}; gives JSON. */}}
 {{- end -}}
 {{- if not $merged.port -}}{{- $_ := set $merged "port" (int .root.Values.worker.port) -}}{{- end -}}
 {{- if not $merged.metricsPort -}}{{- $_ := set $merged "metricsPort" (int .root.Values.worker.metricsPort) -}}{{- end -}}
+{{- $shares := gt (int $merged.workersPerNode) 1 -}}
+{{- if $merged.onNodesOf -}}{{- $shares = true -}}{{- end -}}
+{{- range $name, $other := .root.Values.pools -}}
+{{- if and $other (eq $.name (dig "onNodesOf" $.root.Values.poolDefaults.onNodesOf $other)) -}}{{- $shares = true -}}{{- end -}}
+{{- end -}}
+{{- $_ := set $merged "sharesNode" $shares -}}
 {{- toJson $merged -}}
 {{- end -}}

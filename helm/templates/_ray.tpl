@@ -20,6 +20,28 @@ exec:
 {{- toYaml $params -}}
 {{- end -}}
 
+{{/* The Ray nodes of a pool, which may have several of its workers, and those of pools that run on
+them: how many they are, and what each has. Takes {root, name, pool}; gives JSON. */}}
+{{- define "tandem.rayNodes" -}}
+{{- $cpus := 0 }}{{ $gpus := 0 }}{{ $resources := dict -}}
+{{- range $name, $given := .root.Values.pools -}}
+{{- if $given -}}
+{{- $pool := include "tandem.pool" (dict "root" $.root "name" $name) | fromJson -}}
+{{- if or (eq $name $.name) (eq $pool.onNodesOf $.name) -}}
+{{- $here := int $pool.workersPerNode -}}
+{{- $cpus = add $cpus (mul $here (int $pool.cpus)) -}}
+{{- $gpus = add $gpus (mul $here (int $pool.gpus.count)) -}}
+{{- range $resource, $amount := include "tandem.rayResources" (dict "name" $name "pool" $pool) | fromJson -}}
+{{- $_ := set $resources $resource (addf (get $resources $resource | default 0) (mulf $here $amount)) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- $here := int .pool.workersPerNode -}}
+{{- $count := div (add (int .pool.replicas) (sub $here 1)) $here -}}
+{{- dict "count" $count "cpus" $cpus "gpus" $gpus "resources" (toJson $resources) | toJson -}}
+{{- end -}}
+
 {{- define "tandem.rayTokenSecret" -}}
 {{- default (include "tandem.rayName" .) .Values.ray.auth.secretName -}}
 {{- end -}}
@@ -110,7 +132,9 @@ envFrom: {{- toYaml . | nindent 2 }}
 {{- end }}
 ports:
   - {name: metrics, containerPort: 8080}
+  {{- if not $pool.sharesNode }}
   - {name: status, containerPort: {{ $pool.metricsPort }}}
+  {{- end }}
 lifecycle:
   preStop: {{- include "tandem.rayPreStop" (dict "root" $root "process" "^ray::WorkerActor") | nindent 4 }}
 resources: {{- include "tandem.workerResources" . | nindent 2 }}

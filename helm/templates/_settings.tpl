@@ -31,7 +31,7 @@
 {{/* WorkerConfig of a pool, as JSON. Takes {root, pool}. */}}
 {{- define "tandem.workerSettings" -}}
 {{- $settings := mustMergeOverwrite (deepCopy .root.Values.worker.settings) (deepCopy .pool.settings) -}}
-{{- $_ := set $settings "metrics_port" (int .pool.metricsPort) -}}
+{{- if not .pool.sharesNode -}}{{- $_ := set $settings "metrics_port" (int .pool.metricsPort) -}}{{- end -}}
 {{- $_ := set $settings "drain_timeout_s" (int .root.Values.drain.timeoutSeconds) -}}
 {{- if not (hasKey $settings "threads") -}}{{- $_ := set $settings "threads" (int .pool.cpus) -}}{{- end -}}
 {{- if and (gt (int .pool.gpus.count) 0) (not (hasKey $settings "device")) -}}{{- $_ := set $settings "device" "cuda" -}}{{- end -}}

@@ -26,6 +26,7 @@ OTHER: dict[str, Any] = {
     "router.ports.grpc": 8101,
     "poolDefaults.rayResources": {"rack": 1},
     "poolDefaults.gpus.count": 2,
+    "poolDefaults.onNodesOf": "prefill",
     "ray.version": "9.9.9",
     "ray.extraSpec": {"managedBy": "kueue.x-k8s.io/multikueue"},
     "tls.certManager.duration": "100h",
@@ -56,6 +57,8 @@ GOES_WITH: dict[str, dict[str, Any]] = {
     "poolDefaults.gpus.count": {"worker": {"settings": {"tensor_parallel_size": 2}}},
     "poolDefaults.rdma.resources": {"poolDefaults": {"rdma": {"enabled": True}}},
     "poolDefaults.numOfHosts": {"launcher": "ray"},
+    "poolDefaults.workersPerNode": {"launcher": "ray"},
+    "poolDefaults.onNodesOf": {"launcher": "ray", "pools": {"prefill": {"onNodesOf": ""}}},
     "tls.door.enabled": {"tls": {"door": {"secretName": "given"}}},
     "tls.internal.enabled": {"tls": {"internal": {"secretName": "given"}}},
     "tls.certManager.enabled": {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -290,7 +291,7 @@ def _ray_problems(documents: list[Document], folder: Path) -> Iterator[str]:
 def _group_problems(
     documents: list[Document], group: dict[str, Any], folder: Path
 ) -> Iterator[str]:
-    """What a pool's worker takes, a node of its group has."""
+    """What a pool's workers take, nodes of its group have, and those of pools that run on them."""
     (config,) = [it for it in of_kind(documents, "ConfigMap") if "cluster.yaml" in it["data"]]
     tree = yaml.safe_load(config["data"]["cluster.yaml"])
     tree["models"] = {
@@ -300,7 +301,8 @@ def _group_problems(
     file.write_text(yaml.safe_dump(tree))
     name = group["groupName"]
     try:
-        pool = load_config(str(file), {}).pool(name)
+        loaded = load_config(str(file), {})
+        pool = loaded.pool(name)
     except BadConfig as error:
         yield f"{name_of(config)}: cluster.yaml: {error}"
         return
@@ -308,16 +310,22 @@ def _group_problems(
         yield f"{name}: its pods are labelled with another role than {pool.role.value}"
     params = group["rayStartParams"]
     resources = json.loads(params["resources"].strip("'"))
-    if pool.replicas != group["replicas"]:
+    here = {it.name: int(resources.get(f"tandem-{it.name}", 0)) for it in loaded.pools}
+    if group["replicas"] != -(-pool.replicas // max(1, here[name])):
         yield f"{name}: {pool.replicas} workers for {group['replicas']} nodes"
-    if not pool.resources.items() <= resources.items() or f"tandem-{name}" not in pool.resources:
-        yield f"{name}: workers want {pool.resources}, nodes have {resources}"
-    if (pool.num_cpus, pool.num_gpus) != (float(params["num-cpus"]), float(params["num-gpus"])):
+    wanted: Counter[str] = Counter()
+    for it in (it for it in loaded.pools if here[it.name]):
+        wanted.update({key: here[it.name] * amount for key, amount in it.resources.items()})
+    if not wanted.items() <= resources.items() or f"tandem-{name}" not in pool.resources:
+        yield f"{name}: workers want {dict(wanted)}, nodes have {resources}"
+    num_cpus = sum(here[it.name] * it.num_cpus for it in loaded.pools)
+    num_gpus = sum(here[it.name] * it.num_gpus for it in loaded.pools)
+    if (num_cpus, num_gpus) != (float(params["num-cpus"]), float(params["num-gpus"])):
         yield f"{name}: workers want other CPUs or GPUs than nodes have"
     limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
     gpus = sum(int(count) for device, count in limits.items() if device.endswith("/gpu"))
-    if gpus != pool.num_gpus and not group["template"]["spec"].get("resourceClaims"):
-        yield f"{name}: a worker wants {pool.num_gpus} GPUs, and its pod is given {gpus}"
+    if gpus != num_gpus and not group["template"]["spec"].get("resourceClaims"):
+        yield f"{name}: workers want {num_gpus:g} GPUs, and their pod is given {gpus}"
 
 
 def _hook_problems(documents: list[Document]) -> Iterator[str]:

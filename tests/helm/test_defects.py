@@ -121,15 +121,15 @@ DEFECTS = {
     ),
     "fewer Ray nodes than the least": Defect(
         "raycluster.yaml",
-        "minReplicas: {{ $pool.replicas }}",
-        "minReplicas: {{ add 1 $pool.replicas }}",
+        "minReplicas: {{ $nodes.count }}",
+        "minReplicas: {{ add 1 $nodes.count }}",
         "meaning: RayCluster/rel-tandem-ray: prefill has no room for its replicas",
     ),
     "GPUs that Ray knows and the pod has not": Defect(
         "_workers.tpl",
         "{{- $_ := set $devices .pool.gpus.resourceName (int .pool.gpus.count) -}}",
         "",
-        "GPUs, and its pod is given 0",
+        "GPUs, and their pod is given 0",
         "infiniband",
     ),
     "devices that are limited and not requested": Defect(
@@ -246,7 +246,7 @@ DEFECTS = {
     ),
     "a disruption budget for one": Defect(
         "pools.yaml",
-        '{{- if and $pool.pdb.enabled (gt (include "tandem.fewest" (dict "of" $pool) | int) 1) }}',
+        "{{- if and $pool.pdb.enabled (gt $pods 1) }}",
         "{{- if $pool.pdb.enabled }}",
         "for a single pod",
     ),

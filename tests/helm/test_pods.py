@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.helm.changes import over
-from tests.helm.documents import PodTemplate, pods
+from tests.helm.documents import PodTemplate, of_kind, pods
 from tests.helm.engines import CHART, Helm4
 from tests.helm.gates import chart_problems, rendered
 from tests.helm.schemas import schema_problems
@@ -68,6 +68,28 @@ def test_workers_that_ask_for_gpus_compute_on_them_or_do_not_start(
     assert sorted(re.findall(r'"device":"(.*?)"', text)) == ["cuda", "cuda:0"]
     without = json.dumps(rendered(helm4, CHART, {"launcher": launcher}))
     assert "device" not in without.replace("devices", "")
+
+
+def test_workers_of_both_pools_share_ray_nodes_that_have_the_gpus_of_all(helm4: Helm4) -> None:
+    """In one pod they share a PID namespace and see each other's GPUs: they can use NVLink."""
+    values = {
+        "poolDefaults": {"gpus": {"count": 2}, "settings": {"tensor_parallel_size": 2}},
+        "pools": {
+            "prefill": {"replicas": 3, "workersPerNode": 2, "cpus": 4},
+            "decode": {"replicas": 2, "workersPerNode": 1, "cpus": 6, "onNodesOf": "prefill"},
+        },
+    }
+    documents = rendered(helm4, CHART, values)
+    (cluster,) = of_kind(documents, "RayCluster")
+    (group,) = cluster["spec"]["workerGroupSpecs"]
+    assert (group["groupName"], group["replicas"]) == ("prefill", 2)
+    params = group["rayStartParams"]
+    assert (params["num-cpus"], params["num-gpus"]) == ("14", "6")
+    assert json.loads(params["resources"].strip("'")) == {"tandem-prefill": 2, "tandem-decode": 1}
+    (container,) = group["template"]["spec"]["containers"]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == 6
+    assert "metrics_port" not in json.dumps(documents)  # one port would be bound by several
+    assert list(chart_problems(helm4, CHART, values)) == []
 
 
 def test_further_fields_of_a_pod_are_merged_with_the_charts(helm4: Helm4) -> None:

@@ -120,6 +120,32 @@ REFUSED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         {"poolDefaults": {"gpus": {"count": 1}, "settings": {"tensor_parallel_size": 2}}},
         ("gpus.count is 1, and its workers use 2",),
     ),
+    "several workers in a plain pod": (
+        {"launcher": "pods", "poolDefaults": {"workersPerNode": 2}},
+        ("shares a pod with other workers", "set launcher=ray"),
+    ),
+    "nodes of a pool that is not there": (
+        {"pools": {"decode": {"onNodesOf": "perfill"}}},
+        ("pools.decode.onNodesOf is perfill, which is no other pool",),
+    ),
+    "nodes of a pool that has none": (
+        {"pools": {"decode": {"onNodesOf": "prefill"}, "prefill": {"onNodesOf": "decode"}}},
+        ("pools.decode.onNodesOf is prefill, which is no other pool with Ray nodes of its own",),
+    ),
+    "nodes with another model": (
+        {
+            "models": {"small": {"path": "/small"}},
+            "pools": {
+                "decode": {"model": "small", "onNodesOf": "prefill"},
+                "more": {"role": "decode"},
+            },
+        },
+        ("pools.decode.onNodesOf is prefill, whose Ray nodes have another model",),
+    ),
+    "more workers than their nodes take": (
+        {"pools": {"decode": {"onNodesOf": "prefill", "replicas": 3, "workersPerNode": 2}}},
+        ("pools.decode has 3 workers", "on the 1 Ray nodes of prefill is room for 2"),
+    ),
     "an autoscaler of Ray's workers": (
         {"pools": {"decode": {"replicas": None}}},
         ("pools.decode: an autoscaler scales Deployments", "set launcher=pods"),
