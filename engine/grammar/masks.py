@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence as Seq
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from engine.device.to_device import to_device
+from engine.device.to_device import to_device_together
 from engine.sequence import Sequence
 from grammar.token_set import TokenSet
 
@@ -25,25 +25,45 @@ def apply_masks(logits: Tensor, sequences: Seq[Sequence]) -> None:
     followed = [(row, s.grammar.allowed) for row, s in enumerate(sequences) if s.grammar]
     if not followed:
         return
+    _mask(logits, followed)
+    contested = [(row, allowed) for row, allowed in followed if _bans_tokens(sequences[row])]
+    if contested:
+        _revive(logits, contested)
+
+
+def _mask(logits: Tensor, followed: Seq[Row]) -> None:
     few = [(row, allowed) for row, allowed in followed if not allowed.inverted]
-    if few:
-        places = _places(few, logits)
-        kept = logits.view(-1)[places]
-        logits.index_fill_(0, to_device([row for row, _ in few], logits.device), BANNED)
-        logits.view(-1)[places] = kept
     many = [(row, allowed) for row, allowed in followed if allowed.inverted]
+    vocab_size, flat = logits.shape[1], logits.view(-1)
+    arrays = [
+        np.array([row for row, _ in few]),
+        _places(few, vocab_size),
+        _places(many, vocab_size),
+    ]
+    rows, kept_places, banned_places = to_device_together(arrays, logits.device)
+    if few:
+        kept = flat.index_select(0, kept_places)
+        logits.index_fill_(0, rows, BANNED)
+        flat.index_copy_(0, kept_places, kept)
     if many:
-        logits.view(-1)[_places(many, logits)] = BANNED
-    for row, allowed in followed:
-        if _bans_tokens(sequences[row]) and bool((logits[row] == BANNED).all()):
-            logits[row, allowed.members()] = 0.0
+        flat.index_fill_(0, banned_places, BANNED)
 
 
-def _places(rows: Seq[Row], logits: Tensor) -> Tensor:
+def _revive(logits: Tensor, contested: Seq[Row]) -> None:
+    """Make all allowed tokens equally likely in rows where nothing is left."""
+    (rows,) = to_device_together([np.array([row for row, _ in contested])], logits.device)
+    left = logits.index_select(0, rows)
+    dead = left.amax(-1, keepdim=True) == BANNED
+    if logits.device.type == "cpu" and not dead.any():
+        return  # another device would have to be waited for
+    logits.index_copy_(0, rows, left.masked_fill_(dead, 0.0))
+    _mask(logits, contested)
+
+
+def _places(rows: Seq[Row], vocab_size: int) -> NDArray[np.int64]:
     """Flat indices of the listed tokens in the logits, one row after the other."""
-    vocab_size = logits.shape[1]
-    places = np.concatenate([listed.ids + row * vocab_size for row, listed in rows])
-    return torch.from_numpy(places).to(logits.device)
+    places = [listed.ids + row * vocab_size for row, listed in rows]
+    return np.concatenate(places) if places else np.zeros(0, np.int64)
 
 
 def _bans_tokens(sequence: Sequence) -> bool:

@@ -2,18 +2,55 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Sequence as Seq
 
-import torch
+import numpy as np
 from torch import Tensor
 
-from engine.device.to_device import to_device
+from engine.sampler.edits import LogitEdits, add, ban, restrict, scale, subtract
+from engine.sampler.token_counts import SequenceCounts
 from engine.sequence import Sequence
 from wire.sampling import TokenRules
 
 
-def changes_logits(sequence: Sequence) -> bool:
-    """True when `penalize` would do something."""
+class Penalties:
+    """Applies what sequences ask for to a batch's logits.
+
+    It remembers which tokens the last batch's sequences hold, so that a step counts only new ones.
+    """
+
+    def __init__(self, eos_token_ids: frozenset[int]) -> None:
+        self._eos_token_ids = eos_token_ids
+        self._counts: dict[int, SequenceCounts] = {}
+
+    def apply(self, logits: Tensor, sequences: Seq[Sequence]) -> None:
+        """Change contiguous `logits` [rows, vocab_size] in place, each penalty on top of the ones
+        before, with one copy to the device."""
+        changed = [(row, s) for row, s in enumerate(sequences) if _changes_logits(s)]
+        before, self._counts = self._counts, {}
+        if not changed:
+            return
+        edits = LogitEdits(logits.shape[1])
+        for row, sequence in changed:
+            counts = before.get(id(sequence))
+            if counts is None or counts.sequence is not sequence:
+                counts = SequenceCounts(sequence)
+            self._counts[id(sequence)] = counts
+            _plan_penalties(edits, row, counts)
+            if sequence.sampling.rules is not None:
+                _plan_rules(edits, row, sequence, sequence.sampling.rules)
+            if _is_short(sequence):
+                edits.plan(ban, row, self._stops(sequence, logits.shape[1]))
+        edits.apply(logits)
+
+    def _stops(self, sequence: Sequence, vocab_size: int) -> list[int]:
+        stops = set(sequence.sampling.stop_token_ids)
+        if not sequence.sampling.ignore_eos:
+            stops |= self._eos_token_ids
+        return [id for id in stops if 0 <= id < vocab_size]
+
+
+def _changes_logits(sequence: Sequence) -> bool:
     sampling = sequence.sampling
     return (
         sampling.repetition_penalty != 1.0
@@ -24,48 +61,29 @@ def changes_logits(sequence: Sequence) -> bool:
     )
 
 
-def penalize(logits: Tensor, sequence: Sequence, eos_token_ids: frozenset[int]) -> None:
-    """Change `logits` [vocab_size] in place, each penalty on top of the ones before."""
-    sampling = sequence.sampling
+def _plan_penalties(edits: LogitEdits, row: int, counts: SequenceCounts) -> None:
+    """Repetition: Keskar et al., "CTRL" (2019): tokens of prompt and output, whatever their sign,
+    lose. Presence and frequency are OpenAI's pair: once for each token in the output, and once more
+    for each occurrence."""
+    sampling = counts.sequence.sampling
     if sampling.repetition_penalty != 1.0:
-        _penalize_repetition(logits, sequence)
+        ids = counts.of_all().ids
+        edits.plan(scale, row, ids, np.full(len(ids), sampling.repetition_penalty, np.float32))
     if sampling.presence_penalty != 0.0 or sampling.frequency_penalty != 0.0:
-        _penalize_presence(logits, sequence)
-    if sampling.rules is not None:
-        _apply_rules(logits, sampling.rules, sequence)
-    if _is_short(sequence):
-        _ban_stops(logits, sequence, eos_token_ids)
+        output = counts.of_output()
+        losses = output.counts.astype(np.float32) * np.float32(sampling.frequency_penalty)
+        edits.plan(subtract, row, output.ids, losses + np.float32(sampling.presence_penalty))
 
 
-def _penalize_repetition(logits: Tensor, sequence: Sequence) -> None:
-    """Keskar et al., "CTRL" (2019): tokens of prompt and output, whatever their sign, lose."""
-    ids = to_device(list(set(sequence.tokens)), logits.device)
-    found, penalty = logits[ids], sequence.sampling.repetition_penalty
-    logits[ids] = torch.where(found < 0, found * penalty, found / penalty)
-
-
-def _penalize_presence(logits: Tensor, sequence: Sequence) -> None:
-    """OpenAI's pair: once for each token in the output, and once more for each occurrence."""
-    sampling = sequence.sampling
-    occurrences = Counter(sequence.tokens[sequence.num_prompt :])
-    if occurrences:
-        counts = to_device(list(occurrences.values()), logits.device)
-        losses = counts * sampling.frequency_penalty + sampling.presence_penalty
-        logits[to_device(list(occurrences), logits.device)] -= losses
-
-
-def _apply_rules(logits: Tensor, rules: TokenRules, sequence: Sequence) -> None:
+def _plan_rules(edits: LogitEdits, row: int, sequence: Sequence, rules: TokenRules) -> None:
     if rules.bias:
-        ids, values = zip(*rules.bias, strict=True)
-        logits[to_device(ids, logits.device)] += to_device(values, logits.device, torch.float32)
+        gains = dict(rules.bias)
+        edits.plan(add, row, list(gains), np.array(list(gains.values()), np.float32))
     if rules.allowed is not None:
-        allowed = to_device(rules.allowed, logits.device)
-        kept = logits[allowed]
-        logits.fill_(float("-inf"))
-        logits[allowed] = kept
+        edits.plan(restrict, row, rules.allowed, np.array([row]))
     banned = [run[-1] for run in rules.banned if _would_end(sequence, run)]
     if banned:
-        _ban(logits, banned)
+        edits.plan(ban, row, banned)
 
 
 def _would_end(sequence: Sequence, run: tuple[int, ...]) -> bool:
@@ -79,14 +97,3 @@ def _would_end(sequence: Sequence, run: tuple[int, ...]) -> bool:
 def _is_short(sequence: Sequence) -> bool:
     """True when the token that is drawn now may not be the last one."""
     return sequence.num_tokens - sequence.num_prompt < sequence.sampling.min_tokens
-
-
-def _ban_stops(logits: Tensor, sequence: Sequence, eos_token_ids: frozenset[int]) -> None:
-    stops = set(sequence.sampling.stop_token_ids)
-    if not sequence.sampling.ignore_eos:
-        stops |= eos_token_ids
-    _ban(logits, [id for id in stops if 0 <= id < len(logits)])
-
-
-def _ban(logits: Tensor, ids: list[int]) -> None:
-    logits.index_fill_(0, to_device(ids, logits.device), float("-inf"))

@@ -15,16 +15,16 @@ from engine.runner import Sampled
 from engine.sampler.device_draw import compile_draws, draw_on_device
 from engine.sampler.filters import apply_filters
 from engine.sampler.noise import draw_key, exponential_noise
-from engine.sampler.penalties import changes_logits, penalize
+from engine.sampler.penalties import Penalties
 from engine.sequence import Sequence
 from wire.sampling import TokenLogprob
 
 
 class Sampler:
-    """Stateless: a token follows from its row of logits and from its sequence alone."""
+    """A token follows from its row of logits and from its sequence alone."""
 
     def __init__(self, eos_token_ids: frozenset[int]) -> None:
-        self._eos_token_ids = eos_token_ids
+        self._penalties = Penalties(eos_token_ids)
 
     def warm_up(self, vocab_size: int, device: torch.device) -> None:
         """Compile what `draw` launches, if anything."""
@@ -42,9 +42,7 @@ class Sampler:
             return PendingDraws(chosen, {}, PendingHostCopy(chosen.device, chosen))
         wanted = [i for i, s in enumerate(sequences) if s.sampling.logprobs is not None]
         raw = _rows(logits, wanted).log_softmax(-1) if wanted else None
-        for row, sequence in enumerate(sequences):
-            if changes_logits(sequence):
-                penalize(logits[row], sequence, self._eos_token_ids)
+        self._penalties.apply(logits, sequences)
         apply_masks(logits, sequences)
         chosen = self._choose(logits, sequences)
         if raw is None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from engine.sampler.filters import apply_filters
 from engine.sampler.noise import draw_key, exponential_noise
+from engine.sampler.penalties import Penalties
 from engine.sampler.sampler import Sampler
 from engine.sequence import Sequence
 from tests.engine.driver import make_sequence
@@ -122,6 +123,25 @@ def test_frequency_penalty_counts_every_occurrence() -> None:
     assert sample(logits, sequence_with(sampling, output=(0,))) == [0]
     assert sample(logits, sequence_with(sampling, output=(0, 0))) == [1]
     assert sample(logits, sequence_with(sampling, output=(0, 0, 0, 0, 1, 1))) == [2]
+
+
+def test_penalties_counted_from_step_to_step_are_those_counted_anew() -> None:
+    sampling = params(repetition_penalty=1.3, presence_penalty=0.4, frequency_penalty=0.2)
+    along = [
+        sequence_with(sampling, prompt=(1, 2, 2)),
+        sequence_with(params(presence_penalty=0.9), prompt=(9,)),
+        sequence_with(params(temperature=0.0)),
+    ]
+    kept = Penalties(EOS)
+    for number in range(12):
+        present = along if number % 5 else along[::-1][:2]  # one is absent, others move
+        present = [*present, along[0].followed_by([3, 4])]
+        once, anew = make_logits(len(present), seed=number), make_logits(len(present), seed=number)
+        kept.apply(once, present)
+        Penalties(EOS).apply(anew, present)
+        assert torch.equal(once, anew)
+        for sequence in along:
+            sequence.tokens.append((number * 7) % 5)
 
 
 def test_negative_penalties_reward() -> None:
