@@ -15,6 +15,8 @@ import worker.sessions.links
 from decode_worker.scheduler import DecodePolicy
 from engine.errors import ConfigError
 from engine.schedule.policy import Policy
+from kv_transfer.errors import LinkFailed
+from kv_transfer.transports.memory import MemoryTransport
 from prefill_worker.scheduler import PrefillPolicy
 from runtime.session import METHOD, Session, open_session
 from wire.identity import AttemptId, Role
@@ -185,6 +187,21 @@ async def test_a_link_that_failed_once_is_tried_again() -> None:
             assert isinstance(await router.first(AttemptId("x"), Handed, Kept), Kept)
         finally:
             PROCESS_FABRIC.dead.clear()
+        router.sessions[0].send(a_submit("y", decode.card))
+        assert isinstance(await router.first(AttemptId("y"), Handed, Kept), Handed)
+
+
+async def test_a_worker_that_cannot_admit_a_peer_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when an adapter has no room for another registration."""
+
+    def refuse(transport: MemoryTransport, pair: str) -> bytes:
+        raise LinkFailed(f"admit {pair}: no memory can be registered")
+
+    async with a_pair() as (prefill, decode), a_router(prefill, decode) as router:
+        with monkeypatch.context() as patched:
+            patched.setattr(MemoryTransport, "admit", refuse)
+            router.sessions[0].send(a_submit("x", decode.card))
+            assert isinstance(await router.first(AttemptId("x"), Handed, Kept), Kept)
         router.sessions[0].send(a_submit("y", decode.card))
         assert isinstance(await router.first(AttemptId("y"), Handed, Kept), Handed)
 
