@@ -11,6 +11,8 @@ import torch
 import xxhash
 from torch import Tensor
 
+from kv_transfer.layout.checksum import checksum_host_blocks
+from kv_transfer.layout.checksum_stream import ChecksumStream
 from kv_transfer.layout.region import CacheRegion
 
 NAME = "peer"
@@ -32,10 +34,10 @@ class PoolPeer:
         theirs.close()
         self.admission: bytes = self._receive()
 
-    def digests(self, blocks: Sequence[int]) -> list[int]:
-        """What lies in these blocks now."""
+    def digests(self, blocks: Sequence[int]) -> tuple[list[int], int]:
+        """What lies in these blocks now: a digest of each, and the checksum of all."""
         self._connection.send(list(blocks))
-        found: list[int] = self._receive()
+        found: tuple[list[int], int] = self._receive()
         return found
 
     def close(self) -> None:
@@ -63,6 +65,14 @@ def digests(pool: Tensor, num_blocks: int, blocks: Sequence[int]) -> list[int]:
     return [xxhash.xxh3_64_intdigest(by_block[block].cpu().numpy().data) for block in blocks]
 
 
+def checksum(pool: Tensor, num_blocks: int, blocks: Sequence[int]) -> int:
+    """The checksum by which a handoff is verified, computed where the pool is."""
+    block_bytes = pool.numel() // num_blocks
+    if pool.device.type == "cpu":
+        return checksum_host_blocks(pool.numpy().data, block_bytes, blocks)
+    return ChecksumStream(pool.device).of_blocks(pool, block_bytes, blocks, 0).wait()
+
+
 def _serve(
     connection: Connection, device: str, num_bytes: int, num_blocks: int, ucx_env: dict[str, str]
 ) -> None:
@@ -86,4 +96,5 @@ def _answer(connection: Connection, pool: Tensor, num_blocks: int) -> None:
             blocks = connection.recv()
         except EOFError:
             return
-        connection.send(digests(pool, num_blocks, blocks))
+        found = digests(pool, num_blocks, blocks), checksum(pool, num_blocks, blocks)
+        connection.send(found)

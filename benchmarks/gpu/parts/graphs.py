@@ -10,12 +10,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from torch.distributed import HashStore
 
 from benchmarks.gpu.context import Context, guarded
 from benchmarks.gpu.finding import Finding, check, note, skipped
 from benchmarks.gpu.models import SMALL, TINY, Variant, make_runner, random_parameters
 from benchmarks.gpu.steps import Answer, Driver
+from engine.device.torch_collective import TorchCollective
 from engine.model.config import ModelConfig
+from engine.runners.captured_step import GraphCapture, run_eagerly
 from engine.runners.torch_runner import TorchRunner
 
 EAGER = Variant("eager", graphs=False, ahead=False)
@@ -88,18 +91,12 @@ def _distance(one: Answer, other: Answer) -> float:
 
 
 def _collective(context: Context) -> Iterator[Finding]:
-    """NCCL's sum of one rank, captured and replayed: all of it that one GPU can show."""
-    if not context.on_gpu:
-        yield skipped("NCCL in a graph", "needs a GPU")
-        return
-    from torch.distributed import HashStore
-
-    from engine.device.torch_collective import TorchCollective
-    from engine.runners.captured_step import GraphCapture
-
+    """A sum over one rank within a captured graph: all of NCCL that one GPU can show."""
     collective, device = TorchCollective(0, 1), context.torch_device
     collective.connect(HashStore(), device)
+    capture = GraphCapture(device) if context.on_gpu else run_eagerly
     values = torch.arange(8.0, device=device)
-    replay = GraphCapture(device)(lambda: collective.all_reduce(values) + 1)
+    replay = capture(lambda: collective.all_reduce(values) + 1)
     values.fill_(5.0)
-    yield check("NCCL in a graph", bool((replay() == 6.0).all()), "one rank")
+    name = "NCCL in a graph" if context.on_gpu else "gloo"
+    yield check(name, bool((replay() == 6.0).all()), "one rank")

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu.context import Context, guarded
+from benchmarks.gpu.draws import KINDS, drawing_sequences
 from benchmarks.gpu.finding import Finding, bar_at_most, check, figure, note
 from benchmarks.gpu.models import SMALL, TINY, Variant, make_runner, random_parameters
 from benchmarks.gpu.rates import best_s
@@ -27,18 +28,8 @@ from benchmarks.gpu.steps import MAX_TOKENS, Driver
 from engine.model.config import ModelConfig
 from engine.sampler.sampler import Sampler
 from engine.sequence import Sequence
-from wire.identity import AttemptId
-from wire.sampling import SamplingParams
 
 ROOT = Path(__file__).resolve().parents[3]
-KINDS: dict[str, dict[str, Any]] = {
-    "greedy": {"temperature": 0.0},
-    "temperature": {"temperature": 0.8},
-    "top-k": {"temperature": 0.8, "top_k": 20},
-    "top-p": {"temperature": 0.8, "top_p": 0.95},
-    "top-k and top-p": {"temperature": 0.8, "top_k": 50, "top_p": 0.95},
-    "penalties": {"temperature": 0.8, "presence_penalty": 0.5, "repetition_penalty": 1.1},
-}
 MOST_HOST_S = 400e-6
 SHOWN_FUNCTIONS = 8
 
@@ -72,7 +63,7 @@ def _sampling(context: Context, size: Size, kind: str) -> Iterator[Finding]:
     same = sum(one == other for one, other in zip(ours, expected, strict=True))
     yield check(f"sampling, {kind}", same == few, f"{same} of {few} tokens as a CPU draws them")
     for batch in size.batches:
-        sampler, sequences = Sampler(frozenset()), _sequences(batch, kind)
+        sampler, sequences = Sampler(frozenset()), drawing_sequences(batch, kind)
         part = logits[:batch].clone()
         seconds = best_s(_drawing(sampler, part, sequences), context.torch_device)
         text = f"{seconds * 1e3:7.3f} ms on the device"
@@ -89,19 +80,8 @@ def _drawing(sampler: Sampler, logits: Tensor, sequences: list[Sequence]) -> Cal
 
 @torch.inference_mode()
 def _drawn(logits: Tensor, kind: str) -> list[int]:
-    drawn = Sampler(frozenset()).sample(logits.clone(), _sequences(len(logits), kind))
+    drawn = Sampler(frozenset()).sample(logits.clone(), drawing_sequences(len(logits), kind))
     return [sampled.token for sampled in drawn]
-
-
-def _sequences(count: int, kind: str) -> list[Sequence]:
-    return [
-        Sequence(
-            AttemptId(str(number)),
-            list(range(number, number + 50)),
-            SamplingParams(max_tokens=10, seed=number, ignore_eos=True, **KINDS[kind]),
-        )
-        for number in range(count)
-    ]
 
 
 @dataclass(slots=True)

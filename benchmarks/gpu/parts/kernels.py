@@ -12,14 +12,20 @@ from torch.nn import functional
 
 from benchmarks.gpu import formulas
 from benchmarks.gpu.context import Context, guarded
+from benchmarks.gpu.draws import KINDS, drawing_sequences
 from benchmarks.gpu.finding import Finding, check, skipped
 from benchmarks.gpu.needs import why_missing
 from engine.model.rope import rotate
+from engine.sampler.sampler import Sampler
+from kv_transfer.layout.checksum import MASK
+from kv_transfer.layout.device_checksum import add_by_torch
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 """Largest difference relative to the largest value: a few roundings."""
 BLOCK_SIZE = 16
 WINDOWS = (None, 20)
+DRAWN_ELSEWHERE = {"greedy", "penalties"}
+"""Kinds that come before the kernels, or without them; part `host` has them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +47,9 @@ class Size:
     heads: tuple[Heads, ...]
     ends: tuple[int, ...]
     """Lengths of the sequences of a decode step."""
+    vocab_size: int
+    checked_blocks: tuple[int, int]
+    """Blocks that a checksum covers, and words of each; they are added up in several launches."""
 
 
 GPU = Size(
@@ -50,8 +59,10 @@ GPU = Size(
     14336,
     (Heads("8B", 32, 8, 128), Heads("1B", 32, 8, 64), Heads("odd", 4, 4, 24)),
     (1, 16, 17, 100, 1000, 5000),
+    128256,
+    (40, 1 << 18),
 )
-CPU = Size((torch.float32,), 2, 96, 160, (Heads("tiny", 4, 2, 16),), (1, 17, 40))
+CPU = Size((torch.float32,), 2, 96, 160, (Heads("tiny", 4, 2, 16),), (1, 17, 40), 300, (3, 70))
 
 
 def run(context: Context) -> Iterator[Finding]:
@@ -69,6 +80,10 @@ def run(context: Context) -> Iterator[Finding]:
                 f"attention {heads.name}, {name}",
                 lambda d=dtype, h=heads: _attention(context, size, h, d),
             )
+    for kind in KINDS:
+        if kind not in DRAWN_ELSEWHERE:
+            yield from guarded(context, f"draws, {kind}", lambda k=kind: _draws(context, size, k))
+    yield from guarded(context, "checksum", lambda: _checksum(context, size))
 
 
 def _checked(name: str, found: Tensor, expected: Tensor) -> Finding:
@@ -121,6 +136,42 @@ def _attention(context: Context, size: Size, heads: Heads, dtype: torch.dtype) -
         ]
         name = f"{heads.name} attention" + ("" if window is None else f", window {window}")
         yield _checked(name, found, torch.cat(expected))
+
+
+def _draws(context: Context, size: Size, kind: str) -> Iterator[Finding]:
+    """Tokens that the kernels draw are those of PyTorch's operations on a CPU."""
+    from engine.sampler.device_draw import draw_on_device
+
+    torch.manual_seed(0)
+    logits = 3 * torch.randn(size.rows, size.vocab_size)
+    sequences = drawing_sequences(size.rows, kind)
+    found = draw_on_device(logits.to(context.device), sequences).tolist()
+    drawn = Sampler(frozenset()).sample(logits, sequences)
+    same = sum(ours == theirs.token for ours, theirs in zip(found, drawn, strict=True))
+    yield check(f"draws, {kind}", same == size.rows, f"{same} of {size.rows} tokens")
+
+
+def _checksum(context: Context, size: Size) -> Iterator[Finding]:
+    """The kernel adds up what Python's integers do, and flipped bits and swaps change it."""
+    from kv_transfer.layout.checksum_kernel import add_by_triton
+
+    count, num_words = size.checked_blocks
+    memory = torch.randint(-(2**62), 2**62, (count + 2, num_words), device=context.device)
+    order = torch.randperm(count + 2)[:count].tolist()
+
+    def found(blocks: list[int]) -> int:
+        total = torch.zeros(1, dtype=torch.int64, device=context.device)
+        add_by_triton(total, memory, torch.tensor([5, *blocks], device=context.device))
+        return int(total.item()) & MASK
+
+    first = found(order)
+    expected = torch.zeros(1, dtype=torch.int64)
+    add_by_torch(expected, memory.cpu(), torch.tensor([5, *order]))
+    text = f"{count * num_words * 8 / 1e6:.1f} MB"
+    yield check("checksum", first == int(expected.item()) & MASK, text)
+    swapped = found([order[1], order[0], *order[2:]])
+    memory[order[-1], -1] ^= 1
+    yield check("checksum, faults", len({first, swapped, found(order)}) == 3, "a swap, a bit")
 
 
 @dataclass(frozen=True, slots=True)

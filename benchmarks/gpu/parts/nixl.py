@@ -21,7 +21,7 @@ from torch import Tensor
 from benchmarks.gpu.context import Context
 from benchmarks.gpu.finding import Finding, bar, check, figure, note, skipped
 from benchmarks.gpu.needs import why_no_nixl
-from benchmarks.gpu.pool_peer import NAME, PoolPeer, digests, region_of
+from benchmarks.gpu.pool_peer import NAME, PoolPeer, checksum, digests, region_of
 from benchmarks.gpu.rates import copy_rate
 from kv_transfer.transports.transport import Transport
 
@@ -72,11 +72,13 @@ def _measure(context: Context, size: Size, settings: dict[str, str]) -> Iterator
         transport.connect(NAME, peer.admission)
         for name, blocks, targets in _cases(size.num_blocks):
             best_s = min(_write_s(transport, blocks, targets) for _ in range(ROUNDS))
-            found = peer.digests(targets)
+            found, told = peer.digests(targets)
             right = sum(got == expected[block] for got, block in zip(found, blocks, strict=True))
             rate = len(blocks) * size.block_bytes / best_s
             text = f"{right} of {len(blocks)} blocks arrived as they were sent"
             yield check(name, right == len(blocks), text)
+            own = checksum(pool, size.num_blocks, blocks)
+            yield check(f"{name}, checksum", told == own, "as both ends compute it")
             share = f"{rate / copied:.2f} of a copy"
             yield figure(
                 name, f"{rate / 1e9:.2f} GB/s, {best_s * 1e6:.0f} us, {share}", gb_s=rate / 1e9
