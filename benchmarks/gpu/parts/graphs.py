@@ -36,7 +36,7 @@ class Size:
     num_blocks: int
 
 
-GPU = Size(SMALL, (1, 2, 3, 8, 32), 100, 24, 512)
+GPU = Size(SMALL, (1, 2, 3, 8, 32), 100, 24, 1024)
 CPU = Size(TINY, (1, 3, 8), 20, 4, 64)
 
 

@@ -100,15 +100,19 @@ class _Measured:
 
     def findings(self) -> Iterator[Finding]:
         load, num_blocks = self.load, self._num_blocks()
-        most = max((it for it in load.batches if self._needed(it) <= num_blocks), default=1)
+        batches = [it for it in load.batches if self._needed(it) <= num_blocks]
+        prompts = [it for it in load.prompts if _blocks_of(it) <= num_blocks]
+        left_out = [f"batch {it}" for it in load.batches if it not in batches]
+        left_out += [f"prompt of {it}" for it in load.prompts if it not in prompts]
+        yield from (skipped(f"{load.variant.name}, {it}", "needs more memory") for it in left_out)
+        if not batches and not prompts:
+            return
+        most = max(batches, default=1)
         runner = make_runner(self.config, self.parameters, load.variant, num_blocks, most)
         driver = Driver(runner, num_blocks, ahead=load.variant.ahead)
-        for batch in load.batches:
-            if batch > most:
-                yield skipped(f"{load.variant.name}, batch {batch}", "does not fit into memory")
-            else:
-                yield from self._decode(driver, batch)
-        for length in load.prompts:
+        for batch in batches:
+            yield from self._decode(driver, batch)
+        for length in prompts:
             yield from self._prefill(driver, length)
 
     def _decode(self, driver: Driver, batch: int) -> Iterator[Finding]:
@@ -150,8 +154,7 @@ class _Measured:
 
     def _num_blocks(self) -> int:
         """As many as the load needs, or as the memory has room for."""
-        wanted = max(map(self._needed, self.load.batches))
-        wanted = max(wanted, -(-(max(self.load.prompts, default=0) + MAX_TOKENS) // BLOCK_SIZE))
+        wanted = max(*map(self._needed, self.load.batches), *map(_blocks_of, self.load.prompts), 1)
         if not self.context.on_gpu:
             return wanted
         free, _ = torch.cuda.mem_get_info(self.context.torch_device)
@@ -159,4 +162,9 @@ class _Measured:
         return max(1, min(wanted, (free - SPARE_BYTES) // (token_bytes * BLOCK_SIZE)))
 
     def _needed(self, batch: int) -> int:
-        return batch * -(-(self.size.context + MAX_TOKENS) // BLOCK_SIZE)
+        return batch * _blocks_of(self.size.context)
+
+
+def _blocks_of(num_tokens: int) -> int:
+    """Blocks of a sequence that has this many tokens, and MAX_TOKENS to come."""
+    return -(-(num_tokens + MAX_TOKENS) // BLOCK_SIZE)
