@@ -63,7 +63,7 @@ def make_attention(
     if name == "flashinfer":
         backend = FlashInferBackend(cache, windows, dtype, num_heads)
         return Attention(backend, FlashInferTables(backend, most_blocks))
-    triton = uses_triton(cache.device)
+    triton = uses_triton(cache.device, scaled=scales is not None)
     kernels = load_gpu_kernels(cache.device, dtype, cache.shape[-1], triton=triton)
     tables = TritonTables if triton else TorchTables
     made = cache, windows, dtype, scales

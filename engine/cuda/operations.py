@@ -152,6 +152,11 @@ def decode_split(
     return output
 
 
+def write_one(target: Tensor) -> None:
+    """Set `target` [1] to 1: a launch that shows whether there can be any."""
+    kernels.write_one[(1,)](target)
+
+
 def _num_keys(query: Tensor) -> int:
     """Keys that a program loads at a time: as many as leave its numbers in registers."""
     key_bytes = _power_of_2(query.shape[-1]) * query.element_size()

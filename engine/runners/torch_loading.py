@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import torch
@@ -9,7 +10,9 @@ import torch
 from engine.attention.choice import choose_attention
 from engine.device.collective import Collective, SingleRank
 from engine.device.device import Precision, choose_device, choose_precision
+from engine.device.kernel_caches import set_kernel_caches
 from engine.device.threads import Threads
+from engine.device.triton_available import SCALED_CAPABILITY, uses_triton
 from engine.errors import ConfigError
 from engine.model.config import ModelConfig, read_config
 from engine.model.model_part import ModelPart, model_part
@@ -20,6 +23,8 @@ from engine.model.weights import Progress, find_weights, load_weights, model_has
 from engine.runners.cache_shape import part_layout
 from engine.runners.torch_runner import StepSettings, TorchRunner
 from wire.layout import SCALED_DTYPES
+
+log = logging.getLogger(__name__)
 
 
 def load_torch_runner(
@@ -57,6 +62,8 @@ def load_torch_runner(
     if threads is not None:
         _set_num_threads(threads)
     directory, chosen = Path(model_dir), choose_device(device)
+    if chosen.type == "cuda":
+        set_kernel_caches()
     config, weights = read_config(directory), find_weights(directory)
     ranks = collective or SingleRank()
     part = model_part(config, ranks.rank, ranks.size)
@@ -97,8 +104,7 @@ def _make_model(
         parameters,
         device,
         compute=precision.compute,
-        # Compiled kernels know no scales.
-        native=not (_is_scaled(precision) and device.type == "cpu"),
+        native=not _is_scaled(precision) or _kernels_know_scales(device),
         deterministic=deterministic,
         vocabulary=SharedVocabulary(parameters, part, ranks) if shared else None,
         shared=shared,
@@ -108,6 +114,19 @@ def _make_model(
 def _is_scaled(precision: Precision) -> bool:
     """The cache's values have scales."""
     return str(precision.cache).removeprefix("torch.") in SCALED_DTYPES
+
+
+def _kernels_know_scales(device: torch.device) -> bool:
+    """Compiled kernels for CPUs know none, nor do older GPUs; those are told of in the log."""
+    known = uses_triton(device, scaled=True)
+    if device.type == "cuda" and not known:
+        log.warning(
+            "PyTorch's operations serve, at a fraction of the speed: kernels for a cache of 8 bits "
+            "need Triton and compute capability %d.%d; this GPU has %d.%d",
+            *SCALED_CAPABILITY,
+            *torch.cuda.get_device_capability(device),
+        )
+    return known
 
 
 def _choose_precision(
