@@ -277,10 +277,21 @@ def test_extreme_temperatures_are_greedy_or_uniform(temperature: float) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_gpu_draws_the_tokens_that_a_cpu_draws() -> None:
-    logits = make_logits(64, vocab_size=32000)
+@pytest.mark.parametrize("filters", [False, True])
+@pytest.mark.parametrize("vocab_size", [32000, 128256])
+def test_a_gpu_draws_the_tokens_that_a_cpu_draws(vocab_size: int, filters: bool) -> None:
+    """Of spread and of flat rows, at low and high temperatures."""
+    logits = make_logits(64, vocab_size=vocab_size) * torch.linspace(0.05, 2, 64)[:, None]
     sequences = [
-        sequence_with(params(seed=row, top_k=row, top_p=0.5 + row / 128)) for row in range(64)
+        sequence_with(
+            params(
+                seed=row,
+                temperature=(row % 7) / 3,
+                top_k=row % 5 * row if filters else None,
+                top_p=0.5 + row / 128 if filters else 1.0,
+            )
+        )
+        for row in range(64)
     ]
     assert sample(logits.cuda(), *sequences) == sample(logits, *sequences)
 
