@@ -91,8 +91,9 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Most prompt tokens that a step computes. None takes 512 on a CPU, and 2048 on a GPU, but on
     prefill workers 4096 from 32 GiB of its memory on, and 8192 from 64 GiB on."""
     mixed_chunk_tokens: int | None = None
-    """Most prompt tokens of a step with decoding sequences, where `tpot_target_s` is None. None
-    takes `chunk_tokens` on prefill workers, and on decode workers 128, or 512 on a GPU."""
+    """Most prompt tokens of a step with decoding sequences, where `tpot_target_s` is None, and no
+    more than `chunk_tokens`. None takes those on prefill workers, and on decode workers 128, or 512
+    on a GPU."""
     max_sequences: int = 256
     """Most sequences in a batch."""
     tpot_target_s: float | None = None

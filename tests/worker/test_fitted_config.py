@@ -48,6 +48,12 @@ def test_what_is_set_stays_on_any_device() -> None:
     assert chosen(Role.PREFILL, 139, chunk_tokens=1000) == (0.85, 1000, 1000)
 
 
+def test_no_step_has_more_prompt_tokens_than_a_chunk() -> None:
+    assert chosen(Role.DECODE, 139, chunk_tokens=256)[1:] == (256, 256)
+    assert chosen(Role.DECODE, None, chunk_tokens=64)[1:] == (64, 64)
+    assert chosen(Role.PREFILL, None, chunk_tokens=64, mixed_chunk_tokens=100)[1:] == (64, 64)
+
+
 def test_fitting_again_changes_nothing() -> None:
     once = fit(WorkerConfig(model="m", max_sequences=7), Role.PREFILL, 139 * GIB)
     assert fit(once, Role.DECODE, None) == once
