@@ -31,6 +31,7 @@ STEPS: dict[str, tuple[dict[str, object], dict[str, int]]] = {
 @pytest.fixture
 def cuda() -> Iterator[FakeCuda]:
     with fake_cuda() as cuda:
+        Sampler(frozenset()).warm_up(VOCAB_SIZE, DEVICE)
         yield cuda
 
 
