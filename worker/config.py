@@ -61,7 +61,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """The KV cache's type: "auto", the one that is computed in, "float32", "bfloat16" or
     "float8_e4m3fn"."""
     attention: str = "auto"
-    """On a GPU "flashinfer", "torch", or "auto": the first of the two that is installed."""
+    """On a GPU "flashinfer", "torch", or "auto": FlashInfer where its tested version is installed,
+    can compute this model and can be compiled here. The log says what was chosen, and why."""
     graphs: str = "start"
     """When decode steps on a GPU are recorded as CUDA graphs: at the "start", "lazy", as their
     sizes come up, or not at all, "off"."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from engine.attention.choice import choose_attention
+from engine.attention.flashinfer_available import AttentionShape
 from engine.model.config import ModelConfig
 from engine.model.parameters import Parameters, allocate_parameters, checkpoint_targets
 from engine.model.rope_config import DefaultRope
@@ -66,7 +67,8 @@ class Variant:
 
 def auto_attention(device: torch.device, config: ModelConfig) -> str:
     """The attention that a worker chooses by itself for this model in bfloat16."""
-    return choose_attention("auto", device)
+    shape = AttentionShape(torch.bfloat16, torch.bfloat16, config.head_size)
+    return choose_attention("auto", device, shape)
 
 
 def random_parameters(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
@@ -9,16 +11,21 @@ import torch
 from torch import Tensor
 
 from engine.attention.backend import AttentionBackend, GraphAttention
-from engine.attention.flashinfer_backend import (
-    FlashInferBackend,
-    FlashInferTables,
-    has_flashinfer,
+from engine.attention.flashinfer_available import (
+    AttentionShape,
+    FlashInferInstall,
+    find_flashinfer,
+    why_no_flashinfer,
+    why_not_by_itself,
 )
+from engine.attention.flashinfer_backend import FlashInferBackend, FlashInferTables
 from engine.attention.gpu_kernels import load_gpu_kernels
 from engine.attention.tables import TorchTables, TritonTables
 from engine.attention.torch_backend import TorchBackend
 from engine.device.triton_available import uses_triton
 from engine.errors import ConfigError
+
+log = logging.getLogger(__name__)
 
 NAMES = ("auto", "flashinfer", "torch")
 
@@ -31,23 +38,42 @@ class Attention:
     graphs: GraphAttention
 
 
-def choose_attention(name: str, device: torch.device, *, scaled: bool = False) -> str:
-    """ "flashinfer" or "torch"; "auto" takes the first that can be had. ConfigError otherwise.
+def choose_attention(
+    name: str,
+    device: torch.device,
+    shape: AttentionShape,
+    install: Callable[[], FlashInferInstall] = find_flashinfer,
+) -> str:
+    """ "flashinfer" or "torch"; "auto" is FlashInfer where it can serve, and is tested.
 
-    `scaled`: the cache's blocks have scales.
+    Says in the log what was chosen. ConfigError with the reason for FlashInfer where it cannot
+    serve.
     """
     if name not in NAMES:
         raise ConfigError(f'attention "{name}": expected {", ".join(map(repr, NAMES))}')
-    possible = device.type == "cuda" and has_flashinfer()
-    if name == "flashinfer" and not possible:
-        raise ConfigError(
-            'attention "flashinfer": this needs a CUDA device, and the package flashinfer-python'
-        )
-    if name == "flashinfer" and scaled:
-        raise ConfigError(
-            'attention "flashinfer": it knows no scales of blocks; this cache_dtype needs "torch"'
-        )
-    return "flashinfer" if possible and not scaled and name != "torch" else "torch"
+    if name == "torch" or (name == "auto" and device.type == "cpu"):
+        return "torch"
+    installed = install()
+    reason = why_no_flashinfer_on(device, shape, installed)
+    if name == "flashinfer":
+        if reason is not None:
+            raise ConfigError(f'attention "flashinfer": {reason}')
+        return name
+    reason = reason or why_not_by_itself(installed)
+    if reason is None:
+        log.info("attention: FlashInfer %s", installed.version)
+        return "flashinfer"
+    log.info("attention: PyTorch's flash attention and Triton's kernel; not FlashInfer: %s", reason)
+    return "torch"
+
+
+def why_no_flashinfer_on(
+    device: torch.device, shape: AttentionShape, install: FlashInferInstall | None = None
+) -> str | None:
+    """The reason for this device and installation; None where FlashInfer can serve."""
+    on_gpu = device.type == "cuda"
+    capability = torch.cuda.get_device_capability(device) if on_gpu else None
+    return why_no_flashinfer(shape, capability, install or find_flashinfer())
 
 
 def make_attention(
@@ -62,6 +88,7 @@ def make_attention(
     """`name` as chosen; `most_blocks` is the longest block table."""
     if name == "flashinfer":
         backend = FlashInferBackend(cache, windows, dtype, num_heads)
+        backend.load()
         return Attention(backend, FlashInferTables(backend, most_blocks))
     triton = uses_triton(cache.device, scaled=scales is not None)
     kernels = load_gpu_kernels(cache.device, dtype, cache.shape[-1], triton=triton)

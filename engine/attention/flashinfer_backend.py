@@ -7,10 +7,10 @@ step is planned once for each sliding window. (Ye et al., "FlashInfer", 2025)
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -18,16 +18,16 @@ import torch
 from torch import Tensor
 
 from engine.attention.backend import SequenceRows, token_slots_of
+from engine.attention.flashinfer_available import search_path
 from engine.attention.paged_cache import PagedCache
 from engine.attention.step_rows import PlacedRows, row_index, split_step
 from engine.attention.tables import TableBatch
 from engine.device.to_device import to_device
 
 _WORKSPACE_BYTES = 256 << 20
-
-
-def has_flashinfer() -> bool:
-    return find_spec("flashinfer") is not None
+SHORT_PROMPT = 64
+"""Tokens of the longest prompt for which FlashInfer has other kernels on Hopper than for long ones.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +72,21 @@ class BlockTables:
         return BlockTables(query_indptr, block_indptr, blocks, last_block_lens)
 
 
+def _import_flashinfer() -> Any:
+    """The library, which finds ninja on the PATH when it compiles a kernel."""
+    os.environ["PATH"] = search_path(os.environ)
+    import flashinfer
+
+    return flashinfer
+
+
 class FlashInferBackend:
     """Bound to one cache; queries of `num_heads` heads come in `dtype`."""
 
     def __init__(
         self, cache: Tensor, windows: Seq[int | None], dtype: torch.dtype, num_heads: int
     ) -> None:
-        import flashinfer
-
-        self._library: Any = flashinfer
+        self._library = _import_flashinfer()
         self.cache = cache
         self.windows = tuple(windows)
         self.paged = PagedCache(cache, dtype)
@@ -89,6 +95,15 @@ class FlashInferBackend:
         self._planned: torch.cuda.Event | None = None
         self._prefill = {window: self._prefill_wrapper() for window in set(windows)}
         self._decode = {window: self.decode_wrapper() for window in set(windows)}
+
+    def load(self) -> None:
+        """Compile and load all kernels now, which may take minutes, not when a prompt needs them.
+
+        Plans choose the kernels: of a decode row, and of a short and a long prompt.
+        """
+        for count in (1, SHORT_PROMPT, SHORT_PROMPT + 1):
+            blocks = [0] * self.paged.num_blocks_for(count)
+            self.prepare([SequenceRows(0, count, blocks)])
 
     def prepare(self, sequences: Seq[SequenceRows]) -> FlashInferBatch:
         """Plan a step over these sequences.

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from engine.attention.choice import choose_attention
+from engine.attention.flashinfer_available import AttentionShape
 from engine.device.collective import Collective, SingleRank
 from engine.device.device import Precision, choose_device, choose_precision
 from engine.device.kernel_caches import set_kernel_caches
@@ -52,7 +53,7 @@ def load_torch_runner(
     "float32", "bfloat16" or "float8_e4m3fn"; `threads` sets torch's for the whole process, and
     up to `most_threads` compute while cores are idle. With `deterministic`, no bit of
     an answer depends on what else is in the batch. On a GPU `attention` is "flashinfer",
-    "torch", or "auto", the first of them that can be had, and decode steps of up to
+    "torch", or "auto", the first of them that can serve, and decode steps of up to
     `max_sequences` are recorded as graphs: "start", "lazy", when a size is first needed, or
     "off"; memory is kept for steps that compute up to `chunk_tokens` tokens of prompts beside
     them. With a `collective` this is one rank of several, each of which loads its part; the
@@ -69,7 +70,8 @@ def load_torch_runner(
     part = model_part(config, ranks.rank, ranks.size)
     precision = _choose_precision(dtype, cache_dtype, chosen, weights.dtype, part)
     length = _choose_max_model_len(config, max_model_len)
-    kernels = choose_attention(attention, chosen, scaled=_is_scaled(precision))
+    shape = AttentionShape(precision.compute, precision.cache, config.head_size)
+    kernels = choose_attention(attention, chosen, shape)
     settings = StepSettings(kernels, graphs, max_sequences, chunk_tokens)
     layout = part_layout(part, block_size, precision.cache)
     parameters = allocate_part(part, precision.weights, chosen, ranks)

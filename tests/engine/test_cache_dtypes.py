@@ -10,12 +10,10 @@ import pytest
 import torch
 
 from engine.attention.backend import SequenceRows
-from engine.attention.choice import choose_attention
 from engine.attention.scaled_cache import ScaledCache
 from engine.attention.tables import TorchTables
 from engine.attention.torch_backend import TorchBackend
 from engine.cache.block_pool import BlockPool
-from engine.errors import ConfigError
 from engine.model.config import read_config
 from engine.model.parameters import allocate_parameters, checkpoint_targets
 from engine.model.transformer import Transformer
@@ -143,12 +141,3 @@ def test_numbers_beyond_the_largest_become_the_largest() -> None:
     keys, rest = cache.gather(0, cache.gather_index(torch.tensor([[1]])))
     assert keys[0, 0, 2].eq(448).all()
     assert rest[0, 0, 2].eq(-448).all()
-
-
-def test_flashinfer_is_not_asked_for_scales(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.attention.choice.has_flashinfer", lambda: True)
-    gpu = torch.device("cuda", 0)
-    assert choose_attention("auto", gpu) == "flashinfer"
-    assert choose_attention("auto", gpu, scaled=True) == "torch"
-    with pytest.raises(ConfigError, match="knows no scales"):
-        choose_attention("flashinfer", gpu, scaled=True)

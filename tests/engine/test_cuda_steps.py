@@ -14,7 +14,9 @@ from torch.nn import functional
 from decode_worker.scheduler import DecodePolicy
 from engine.async_engine import AsyncEngine
 from engine.attention.backend import SequenceRows
-from engine.attention.flashinfer_backend import has_flashinfer
+from engine.attention.choice import why_no_flashinfer_on
+from engine.attention.flashinfer_available import AttentionShape
+from engine.attention.flashinfer_backend import FlashInferBackend
 from engine.attention.gpu_kernels import GpuKernels, load_gpu_kernels
 from engine.attention.torch_backend import TorchBackend
 from engine.cache.block_pool import BlockPool
@@ -97,10 +99,11 @@ def test_drawn_tokens_are_those_of_a_cpu(checkpoint: Callable[[str], Path]) -> N
     assert made[0] == made[1]
 
 
-@pytest.mark.skipif(not has_flashinfer(), reason="needs FlashInfer")
 def test_flashinfer_attends_like_torch() -> None:
-    from engine.attention.flashinfer_backend import FlashInferBackend
-
+    bfloat16 = AttentionShape(torch.bfloat16, torch.bfloat16, 64)
+    reason = why_no_flashinfer_on(torch.device("cuda", 0), bfloat16)
+    if reason is not None:
+        pytest.skip(f"FlashInfer: {reason}")
     shape, windows = (64, 2, 2, 2, 16, 64), (None, 20)
     cache = torch.randn(shape, dtype=torch.bfloat16, device="cuda")
     backends = (

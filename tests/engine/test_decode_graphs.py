@@ -10,7 +10,6 @@ import torch
 
 from decode_worker.scheduler import DecodePolicy
 from engine.async_engine import AsyncEngine
-from engine.attention.choice import choose_attention
 from engine.cache.block_pool import BlockPool
 from engine.engine import Engine
 from engine.errors import ConfigError
@@ -184,12 +183,7 @@ def test_the_ladder_ends_where_it_must(most: int, rungs: list[int]) -> None:
     assert capture_sizes(most) == rungs
 
 
-def test_names_of_attention_are_checked() -> None:
-    assert choose_attention("auto", CPU) == "torch"
-    with pytest.raises(ConfigError, match='attention "flashinfer": this needs a CUDA device'):
-        choose_attention("flashinfer", CPU)
-    with pytest.raises(ConfigError, match="attention \"flash\": expected 'auto', "):
-        choose_attention("flash", CPU)
+def test_settings_of_steps_are_checked() -> None:
     with pytest.raises(ConfigError, match='graphs "never"'):
         StepSettings(graphs="never")
     with pytest.raises(ConfigError, match="max_sequences 0"):

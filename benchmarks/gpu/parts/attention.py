@@ -19,9 +19,9 @@ from torch import Tensor
 from benchmarks.gpu import formulas
 from benchmarks.gpu.context import Context, guarded
 from benchmarks.gpu.finding import Finding, check, figure, skipped
-from benchmarks.gpu.needs import why_missing
 from engine.attention.backend import SequenceRows
-from engine.attention.choice import Attention, make_attention
+from engine.attention.choice import Attention, make_attention, why_no_flashinfer_on
+from engine.attention.flashinfer_available import AttentionShape
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """Layer, query, key and value -> what AttentionBatch.attend gives."""
@@ -63,7 +63,8 @@ def run(context: Context) -> Iterator[Finding]:
 
 
 def _why_no_flashinfer(context: Context) -> str | None:
-    return why_missing("flashinfer") if context.on_gpu else "needs a GPU"
+    shape = AttentionShape(torch.bfloat16, torch.bfloat16, head_size=128)
+    return why_no_flashinfer_on(context.torch_device, shape)
 
 
 def _check(context: Context, name: str, size: Size, title: str) -> Iterator[Finding]:

@@ -15,7 +15,8 @@ import torch
 from benchmarks.gpu.context import Context, guarded
 from benchmarks.gpu.finding import Finding, check, note
 from benchmarks.gpu.needs import why_no_nixl
-from engine.attention.choice import choose_attention
+from engine.attention.choice import choose_attention, why_no_flashinfer_on
+from engine.attention.flashinfer_available import AttentionShape
 from engine.device.triton_available import uses_triton
 
 PACKAGES = (
@@ -24,6 +25,7 @@ PACKAGES = (
 )
 DRIVER = Path("/proc/driver/nvidia/version")
 BINDINGS = "kv_transfer.transports.nixl.bindings"
+SHAPE = AttentionShape(torch.bfloat16, torch.bfloat16, head_size=128)
 SDP = ("math", "flash", "efficient", "cudnn")
 
 
@@ -63,7 +65,8 @@ def _cuda(context: Context) -> Iterator[Finding]:
 
 def _choices(context: Context) -> Iterator[Finding]:
     device = context.torch_device
-    yield note("attention: auto", choose_attention("auto", device))
+    yield note("attention: auto", choose_attention("auto", device, SHAPE))
+    yield note("FlashInfer", why_no_flashinfer_on(device, SHAPE) or "can serve")
     yield note("Triton kernels", "yes" if uses_triton(device) else "no: PyTorch's operations")
     yield note("NIXL", why_no_nixl() or import_module(BINDINGS).MODULE)
     enabled = [name for name in SDP if getattr(torch.backends.cuda, f"{_sdp(name)}_sdp_enabled")()]
