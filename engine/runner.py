@@ -113,6 +113,8 @@ def drawn(outcome: Outcome) -> Draws:
 
 def accepted(drafts: Seq[int], draws: Draws) -> Draws:
     """The draws up to the first that contradicts its draft: those behind it had a wrong prefix."""
+    if not drafts:
+        return draws
     for number, (draft, made) in enumerate(zip(drafts, draws, strict=False)):
         if made.token != draft:
             return draws[: number + 1]

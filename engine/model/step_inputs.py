@@ -38,21 +38,22 @@ class LastDrawn:
 
     def step_slices(self, slices: Seq[Slice]) -> list[StepSlice]:
         """One loop without calls for rows of one token: most steps have hundreds of these."""
-        made = []
+        made, row_of = [], self._row_of
         for slice in slices:
             sequence, start = slice.sequence, slice.start
-            tokens = sequence.tokens
             if slice.count == 1 and not slice.drafts and sequence.sampling.prompt_logprobs is None:
-                num_known, end = len(tokens), start + 1
+                tokens = sequence.tokens
+                num_known = len(tokens)
+                known = start < num_known
                 made.append(
                     StepSlice(
                         start,
                         1,
                         sequence.blocks,
-                        tokens[start:end],
-                        None if start < num_known else self._row_of[id(sequence)],
+                        (tokens[start],) if known else (),
+                        None if known else row_of[id(sequence)],
                         sequence.num_prompt,
-                        1 if end == num_known + sequence.num_unknown else 0,
+                        1 if start + 1 == num_known + sequence.num_unknown else 0,
                     )
                 )
             else:

@@ -35,7 +35,7 @@ class StagedStep:
         self.numbers[LENGTH] = 1
         self.tables[0] = spare_block
 
-    def enter(self, step_slices: Seq[StepSlice]) -> bool:
+    def enter(self, step_slices: Seq[StepSlice], positions: Seq[int]) -> bool:
         """Enter tokens and positions of the first rows. True when some tokens are still drawn."""
         numbers = self.numbers[:, : len(step_slices)]
         sources = [each.source for each in step_slices]
@@ -45,7 +45,7 @@ class StagedStep:
             numbers[SOURCE] = [place if source is None else source for place, source in known]
         else:
             numbers[SOURCE] = np.array(sources)
-        numbers[POSITION] = [each.start for each in step_slices]
+        numbers[POSITION] = positions
         numbers[LENGTH] = [each.num_prompt for each in step_slices]
         np.maximum(numbers[LENGTH], numbers[POSITION] + 1, out=numbers[LENGTH])
         return sources.count(None) < len(sources)
