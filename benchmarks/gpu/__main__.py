@@ -11,7 +11,8 @@ exit status is 0 if every part that was asked for is right, 1 if not, and 130 af
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +26,8 @@ from benchmarks.gpu.part import PARTS, Outcome, Part, find_parts
 from engine.device.cuda_problem import cuda_problem
 
 INTERRUPTED = 130
+UNFINISHED = -1
+"""The exit status in the JSON file while parts are still to come."""
 CPU_PATIENCE = 5
 """Factor of the parts' limits on a CPU, which may be busy with something else."""
 LEAST_S = 5.0
@@ -61,23 +64,52 @@ def main(
     if problem is not None:
         print(f"no GPU here that PyTorch can use: {problem}", flush=True)
         parts = find_parts(["versions"])
-    started, outcomes = time.monotonic(), list[Outcome]()
-    run_on = device if problem is None else "cpu"
-    interrupted = _run_all(parts, run_on, attention, started + within, outcomes)
-    status = 1 if problem else summary.exit_status(parts, outcomes)
-    status = INTERRUPTED if interrupted else status
-    if json_path is not None:
-        seconds = time.monotonic() - started
-        report = Report(device, attention, seconds, status, outcomes)
-        json_path.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1))
-    _close(parts, outcomes, summary.what_to_send(json_path, device, status))
-    raise typer.Exit(status)
+    run = _Run(parts, device, attention, json_path)
+    outcomes = _run_all(parts, device if problem is None else "cpu", attention, within)
+    raise typer.Exit(run.take(outcomes, usable=problem is None))
+
+
+@dataclass(slots=True)
+class _Run:
+    """Keeps what the parts have found, in the JSON file too, and closes with the summary."""
+
+    parts: Sequence[Part]
+    device: str
+    attention: str
+    json_path: Path | None
+    outcomes: list[Outcome] = field(default_factory=list)
+    started: float = field(default_factory=time.monotonic)
+
+    def take(self, outcomes: Iterable[Outcome], *, usable: bool) -> int:
+        """All outcomes as they come; returns the exit status, which is not 0 without a GPU."""
+        for outcome in outcomes:
+            self.outcomes.append(outcome)
+            self._save(UNFINISHED)
+        status = summary.exit_status(self.parts, self.outcomes) if usable else 1
+        if any(outcome.interrupted for outcome in self.outcomes):
+            status = INTERRUPTED
+        self._save(status)
+        self._close(status)
+        return status
+
+    def _save(self, status: int) -> None:
+        if self.json_path is None:
+            return
+        seconds = time.monotonic() - self.started
+        report = Report(self.device, self.attention, seconds, status, self.outcomes)
+        self.json_path.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1))
+
+    def _close(self, status: int) -> None:
+        lines = [*summary.table(self.parts, self.outcomes), *summary.bars(self.outcomes)]
+        last = summary.what_to_send(self.json_path, self.device, status)
+        print("\n".join(["", *lines, "", last]), flush=True)
 
 
 def _run_all(
-    parts: Sequence[Part], device: str, attention: str, until: float, outcomes: list[Outcome]
-) -> bool:
-    """Run the parts, and add their outcomes. Returns True if Ctrl-C ended it."""
+    parts: Sequence[Part], device: str, attention: str, within: float
+) -> Iterator[Outcome]:
+    """Run the parts, within so many seconds, up to one that Ctrl-C ends."""
+    until = time.monotonic() + within
     for part in parts:
         left = until - time.monotonic()
         print(f"\n{part.name}: {part.title}", flush=True)
@@ -86,21 +118,14 @@ def _run_all(
             continue
         limit_s = min(part.limit_s * (CPU_PATIENCE if device == "cpu" else 1), left)
         outcome = run_isolated(part, device, attention, limit_s, _show)
-        outcomes.append(outcome)
         print("\n".join([*summary.log_tail(outcome), f"  {outcome.seconds:.0f} s"]), flush=True)
+        yield outcome
         if outcome.interrupted:
-            return True
-    return False
+            return
 
 
 def _show(finding: Finding) -> None:
     print(finding, flush=True)
-
-
-def _close(parts: Sequence[Part], outcomes: Sequence[Outcome], last: str) -> None:
-    print()
-    print("\n".join([*summary.table(parts, outcomes), *summary.bars(outcomes)]))
-    print(f"\n{last}", flush=True)
 
 
 if __name__ == "__main__":

@@ -80,6 +80,8 @@ def _serve(
         from kv_transfer.transports.nixl.nixl_transport import NixlTransport
 
         pool = torch.zeros(num_bytes, dtype=torch.uint8, device=device)
+        if pool.is_cuda:
+            torch.cuda.synchronize(pool.device)  # the zeros come before what is written
         transport = NixlTransport(NAME, ucx_env, device=device)
         transport.register(region_of(pool), num_blocks)
         connection.send(transport.admit("writer"))

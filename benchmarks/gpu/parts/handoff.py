@@ -45,7 +45,7 @@ def run(context: Context) -> Iterator[Finding]:
 
 
 def _compare(context: Context, size: Size) -> Iterator[Finding]:
-    settings = worker_settings(context, 4 * GIB, dtype=size.dtype, chunk_tokens=CHUNK_TOKENS)
+    settings = worker_settings(context, GIB, dtype=size.dtype, chunk_tokens=CHUNK_TOKENS)
     requests = random_requests(size.num_requests, size.longest)
     started = time.perf_counter()
     together = serve({**settings, **ALWAYS}, requests, size.at_a_time)

@@ -29,6 +29,7 @@ KIB, MIB = 1 << 10, 1 << 20
 LEAST_OF_COPY = 0.6
 WRITE_S = 30.0
 ROUNDS = 5
+NUM_PROTOCOLS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +48,11 @@ def run(context: Context) -> Iterator[Finding]:
         return
     size = GPU if context.on_gpu else CPU
     with tempfile.TemporaryDirectory(prefix="nixl-") as folder:
-        log = Path(folder) / "ucx.log"
-        settings = {"UCX_PROTO_INFO": "y", "UCX_LOG_FILE": str(log)}
+        settings = {"UCX_PROTO_INFO": "y", "UCX_LOG_FILE": f"{folder}/%p.log"}
         if not context.on_gpu:
             settings["UCX_NET_DEVICES"] = "lo"
         yield from _measure(context, size, settings)
-        for line in _protocols(log):
+        for line in _protocols(Path(folder)):
             yield note("UCX", line)
 
 
@@ -112,10 +112,9 @@ def _random(context: Context, num_bytes: int) -> Tensor:
     return words.view(torch.uint8)
 
 
-def _protocols(log: Path) -> list[str]:
-    """The lines of UCX's tables that say by what large writes go."""
-    if not log.exists():
-        return []
-    lines = [line.partition("|")[2] for line in log.read_text(errors="replace").splitlines()]
-    told = [line.strip(" |") for line in lines if "cuda" in line or "inf" in line]
-    return list(dict.fromkeys(told))[-6:]
+def _protocols(folder: Path) -> list[str]:
+    """The lines of UCX's tables that say by what large writes go, from the logs of both."""
+    logs = "".join(log.read_text(errors="replace") for log in sorted(folder.glob("*.log")))
+    lines = [line.partition("|")[2].strip(" |") for line in logs.splitlines()]
+    told = [line for line in lines if "cuda" in line or "inf" in line]
+    return list(dict.fromkeys(told))[-NUM_PROTOCOLS:]
