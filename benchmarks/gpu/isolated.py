@@ -26,6 +26,8 @@ GRACE_S = 5.0
 """How long a part that is told to end may take, which includes stopping its workers."""
 ENDED = "the part ended"
 _POLL_S = 0.2
+_POLLS = 50
+"""How often to look for what a hanging process writes."""
 _LOG_LINES = 60
 
 Show = Callable[[Finding], None]
@@ -51,7 +53,7 @@ def run_isolated(
         try:
             for finding in _findings(process, reader, lambda: started + limit_s - clock()):
                 add(finding)
-            if (ended := _ended(process, limit_s, findings)) is not None:
+            if (ended := _ended(process, limit_s, findings, log)) is not None:
                 add(ended)
         except KeyboardInterrupt:
             interrupted = True
@@ -128,19 +130,29 @@ def _wait(process: subprocess.Popen[bytes], seconds: float) -> None:
 
 
 def _ended(
-    process: subprocess.Popen[bytes], limit_s: float, findings: list[Finding]
+    process: subprocess.Popen[bytes], limit_s: float, findings: list[Finding], log: IO[bytes]
 ) -> Finding | None:
     """How it ended, where that needs saying."""
     status = process.poll()
     if status is None:
-        os.kill(process.pid, signal.SIGUSR1)  # where it hangs goes to its log
-        time.sleep(_POLL_S)
+        _ask_where(process, log)
         return failed(ENDED, f"killed: not over after {limit_s:.0f} s")
     if status < 0:
         return failed(ENDED, f"killed by {signal.Signals(-status).name}")
     if status and not any(finding.kind is Kind.FAILED for finding in findings):
         return failed(ENDED, f"exit status {status}")
     return None
+
+
+def _ask_where(process: subprocess.Popen[bytes], log: IO[bytes]) -> None:
+    """Have a process that hangs write to its log what each of its threads does."""
+    before = size = os.fstat(log.fileno()).st_size
+    os.kill(process.pid, signal.SIGUSR1)
+    for _ in range(_POLLS):
+        time.sleep(_POLL_S)
+        size, last = os.fstat(log.fileno()).st_size, size
+        if before < size == last:
+            return
 
 
 def _tail(log: IO[bytes]) -> tuple[str, ...]:
