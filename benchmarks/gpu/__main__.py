@@ -82,12 +82,16 @@ class _Run:
 
     def take(self, outcomes: Iterable[Outcome], *, usable: bool) -> int:
         """All outcomes as they come; returns the exit status, which is not 0 without a GPU."""
-        for outcome in outcomes:
-            self.outcomes.append(outcome)
-            self._save(UNFINISHED)
-        status = summary.exit_status(self.parts, self.outcomes) if usable else 1
-        if any(outcome.interrupted for outcome in self.outcomes):
+        status = None
+        try:
+            for outcome in outcomes:
+                self.outcomes.append(outcome)
+                self._save(UNFINISHED)
+                status = INTERRUPTED if outcome.interrupted else None
+        except KeyboardInterrupt:  # between two parts
             status = INTERRUPTED
+        if status is None:
+            status = summary.exit_status(self.parts, self.outcomes) if usable else 1
         self._save(status)
         self._close(status)
         return status

@@ -17,6 +17,7 @@ import traceback
 
 import msgspec
 
+from benchmarks.gpu.context import Context
 from benchmarks.gpu.finding import failed
 
 
@@ -28,9 +29,9 @@ def main(module: str, part: str, device: str, attention: str, report_to: str) ->
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with os.fdopen(int(report_to), "wb", buffering=0) as report:
         try:
-            from benchmarks.gpu.context import Context  # imports torch
-
             context = Context(part, device, attention)
+            if context.on_gpu:
+                _set_kernel_caches()
             for finding in importlib.import_module(module).run(context):
                 report.write(msgspec.json.encode(finding) + b"\n")
         except Exception as error:  # noqa: BLE001
@@ -40,6 +41,13 @@ def main(module: str, part: str, device: str, attention: str, report_to: str) ->
             report.write(msgspec.json.encode(ended) + b"\n")
             return 1
     return 0
+
+
+def _set_kernel_caches() -> None:
+    """Where compiled kernels are kept, as a worker sets it, before anything imports Triton."""
+    from engine.device.kernel_caches import set_kernel_caches
+
+    set_kernel_caches()
 
 
 if __name__ == "__main__":

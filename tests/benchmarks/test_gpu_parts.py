@@ -32,6 +32,8 @@ def text(name: str, finding: str) -> str:
 def test_versions_are_told_and_what_is_chosen() -> None:
     assert text("versions", "torch").startswith("2.")
     assert text("versions", "NIXL").startswith("nixl_cu")
+    assert text("versions", "attention: auto") == "torch"
+    assert text("versions", "FlashInfer") == "this needs a CUDA device"
     assert "MATH" in text("versions", "PyTorch's order")
     assert outcome("versions").right
 
@@ -47,7 +49,8 @@ def test_the_kernels_are_interpreted_and_compared() -> None:
 def test_attention_is_the_formula_in_every_kind_of_step() -> None:
     kinds = ("mixed step", "decode step", "to be captured")
     assert named("attention", Kind.GREEN) == [f"torch, head size 16, {kind}" for kind in kinds]
-    assert named("attention", Kind.SKIPPED) == ["flashinfer"]
+    assert named("attention", Kind.SKIPPED) == ["flashinfer, head size 16"]
+    assert text("attention", "flashinfer, head size 16") == "this needs a CUDA device"
 
 
 def test_captured_steps_are_computed_and_what_needs_a_gpu_says_so() -> None:

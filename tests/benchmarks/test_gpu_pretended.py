@@ -138,6 +138,7 @@ def test_flashinfer_is_asked_for_by_its_name(monkeypatch: pytest.MonkeyPatch) ->
         raise RuntimeError("Could not find nvcc")
 
     monkeypatch.setattr(attention, "make_attention", refuse)
+    monkeypatch.setattr(attention, "why_no_flashinfer_on", lambda device, shape: None)
     monkeypatch.setattr(attention, "GPU", attention.CPU)
     found = findings(attention.run, "attention")
     assert asked == ["torch", "flashinfer"]

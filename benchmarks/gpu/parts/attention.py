@@ -50,11 +50,11 @@ CPU = (Size(torch.float32, 4, 2, 16, ((0, 33), (16, 20), (40, 1), (3, 1))),)
 
 def run(context: Context) -> Iterator[Finding]:
     for name in ("torch", "flashinfer"):
-        if name == "flashinfer" and (reason := _why_no_flashinfer(context)) is not None:
-            yield skipped(name, reason)
-            continue
         for size in GPU if context.on_gpu else CPU:
             title = f"{name}, head size {size.head_size}"
+            if name == "flashinfer" and (reason := _why_no_flashinfer(context, size)) is not None:
+                yield skipped(title, reason)
+                continue
             yield from guarded(
                 context,
                 title,
@@ -62,8 +62,8 @@ def run(context: Context) -> Iterator[Finding]:
             )
 
 
-def _why_no_flashinfer(context: Context) -> str | None:
-    shape = AttentionShape(torch.bfloat16, torch.bfloat16, head_size=128)
+def _why_no_flashinfer(context: Context, size: Size) -> str | None:
+    shape = AttentionShape(size.dtype, size.dtype, size.head_size)
     return why_no_flashinfer_on(context.torch_device, shape)
 
 
