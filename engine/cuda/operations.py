@@ -12,7 +12,7 @@ from engine.cuda.splits import KEYS, Splits, split_contexts
 
 _GATE_BLOCK = 1024
 _TILE_BYTES = 16 << 10
-_COMBINED = 16
+COMBINED = 16
 """Splits that a program combines at a time."""
 
 
@@ -146,7 +146,7 @@ def decode_split(
             output,
             HEAD_SIZE=head_size,
             PADDED_HEAD=_power_of_2(head_size),
-            NUM_ITEMS=_COMBINED,
+            NUM_ITEMS=COMBINED,
             num_warps=2,
         )
     return output

@@ -48,6 +48,19 @@ def test_uneven_contexts_attend_by_the_plain_formula(
 
 
 @interpreted
+def test_more_splits_than_are_combined_at_a_time_attend_by_the_plain_formula(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    use_spare_items(monkeypatch, 20)
+    assert 1300 / KEYS > operations.COMBINED
+    contexts = PagedContexts((5, 1300), torch.float32, num_heads=1, num_kv_heads=1)
+    contexts.cache[contexts.tables[70:82, 1].long()] *= 4  # the largest scores come last
+    given = contexts.cache, None, contexts.tables, contexts.positions
+    attended = operations.decode(contexts.query, *given, None)
+    torch.testing.assert_close(attended, contexts.expected(None))
+
+
+@interpreted
 @pytest.mark.parametrize("window", [None, 1, 20, 64])
 def test_short_contexts_attend_whole(window: int | None) -> None:
     contexts = PagedContexts((1, 16, 17, 150), torch.float32)
