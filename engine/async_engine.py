@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 
 from engine.engine import Engine, SequenceProgress
 from engine.runner import Collect, OnLayer, Outcome, Slice, drawn
 from engine.sequence import Sequence, Status
+from kv_transfer.streams import Event
 
 
 class AsyncEngine(Engine):
@@ -21,6 +22,8 @@ class AsyncEngine(Engine):
     """
 
     _step: StepInFlight | None = None
+    before_wait: Callable[[Event], None] | None = None
+    """Called with the event of a step's end before that is waited for; may take until then."""
 
     @property
     def in_flight(self) -> bool:
@@ -45,7 +48,9 @@ class AsyncEngine(Engine):
         """Launch the slices as one batch, and return the results of the step before."""
         launched = None
         if slices:
-            launched = StepInFlight.of(slices, self.runner.launch(slices, on_layer))
+            collect = self.runner.launch(slices, on_layer)
+            over = self.runner.mark() if on_layer is None else None  # else collecting looks itself
+            launched = StepInFlight.of(slices, collect, over)
         return self._complete(launched)
 
     def hold(self, sequence: Sequence) -> None:
@@ -58,6 +63,8 @@ class AsyncEngine(Engine):
         if completed is None:
             self.completed_slices = []
             return []
+        if self.before_wait is not None and completed.over is not None:
+            self.before_wait(completed.over)
         self.completed_slices = list(completed.slices)
         progress = [self._advance(*result) for result in completed.outcomes()]
         self.grammar_sequences.follow()
@@ -83,18 +90,20 @@ class StepInFlight:
 
     slices: Seq[Slice]
     collect: Collect
+    over: Event | None = None
+    """The end of what was launched for it."""
     freed_blocks: list[int] = field(default_factory=list)
     """Blocks of sequences that ended meanwhile: the step still writes to them."""
 
     @staticmethod
-    def of(slices: Seq[Slice], collect: Collect) -> StepInFlight:
+    def of(slices: Seq[Slice], collect: Collect, over: Event | None = None) -> StepInFlight:
         """Mark a launched step's tokens as computed, so that the next one can be scheduled."""
         for slice in slices:
             sequence = slice.sequence
             sequence.num_unknown += slice.num_sampled > 0
             sequence.num_computed = slice.start + slice.num_known
             sequence.num_steps_in_flight += 1
-        return StepInFlight(slices, collect)
+        return StepInFlight(slices, collect, over)
 
     def outcomes(self) -> Iterator[tuple[Slice, Outcome]]:
         """Wait, and yield the outcomes of all sequences that have not ended in the meantime."""

@@ -11,6 +11,7 @@ import msgspec
 from engine.sequence import Sequence
 from kv_transfer.layout.checksum import Checksum
 from kv_transfer.layout.region import CacheRegion
+from kv_transfer.streams import Event
 from wire.layout import KvLayout
 from wire.sampling import TokenLogprob
 
@@ -162,7 +163,7 @@ class Runner(Protocol):
 
         Slices of prefill chunks and of decode steps mix freely; no two share a sequence. When it
         returns, the cache of all slices is in memory, so that a transport may read it. Before,
-        `on_layer(n)` may be called whenever that is true of the first n layers.
+        `on_layer(n)` may be called, once or more, whenever that is true of the first n layers.
         """
         ...
 
@@ -173,6 +174,11 @@ class Runner(Protocol):
         in their order. `on_layer` is called before `launch` returns, or where steps run ahead while
         this one is collected: the next one's kernels are launched by then.
         """
+        ...
+
+    def mark(self) -> Event | None:
+        """An event behind everything that was launched; None where steps compute as they are
+        collected."""
         ...
 
     def close(self) -> None:

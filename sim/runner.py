@@ -67,5 +67,8 @@ class VirtualRunner:
     def checksum(self, blocks: Seq[int], first: int) -> int:
         return 0
 
+    def mark(self) -> None:
+        """Steps compute as they are collected."""
+
     def close(self) -> None:
         return

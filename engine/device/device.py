@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from engine.device.cuda_problem import cuda_problem
 from engine.device.gpu_sign import gpu_sign
 from engine.errors import ConfigError
 from engine.kernels.library import try_load_kernels
+from kv_transfer.streams import Event, Stream
 
 _DTYPES = {
     "float32": torch.float32,
@@ -24,23 +26,38 @@ _CACHE_DTYPES = {
 }
 
 
+POLL_S = 0.0001
+"""Pause between looks at a layer that is computed."""
+
+
 class LayerEvents:
     """CUDA events at the end of each layer, whose kernels are launched far ahead."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._stream = torch.cuda.current_stream(device)
-        self._events: list[torch.cuda.Event] = []
+    def __init__(self, stream: Stream) -> None:
+        """`stream` is the one on which the layers are launched."""
+        self._stream = stream
+        self._events: list[Event] = []
 
     def record(self, num_layers: int) -> None:
         """Record that the kernels of layer `num_layers` - 1 have been launched."""
         self._events.append(self._stream.record_event())
         assert len(self._events) == num_layers
 
+    def record_end(self) -> None:
+        """Record that the rest of the step has been launched, too."""
+        self._end = self._stream.record_event()
+
     def notify(self, on_layer: Callable[[int], None]) -> None:
-        """Wait for one layer after the other; `on_layer(n)` is called when n are computed."""
-        for number, event in enumerate(self._events, 1):
-            event.synchronize()
-            on_layer(number)
+        """Wait for one layer after the other, and for the end of the step.
+
+        `on_layer(n)` is called when n layers are computed, and again while what follows is, so that
+        other handoffs do not wait for it.
+        """
+        for number, event in enumerate([*self._events, self._end]):
+            while not event.query():
+                on_layer(number)
+                time.sleep(POLL_S)
+            on_layer(min(number + 1, len(self._events)))
 
 
 def choose_device(

@@ -167,6 +167,9 @@ class ArithmeticRunner:
             self._compute_to(step)
         return lambda: self._compute_to(step)
 
+    def mark(self) -> None:
+        """Steps compute as they are collected."""
+
     def close(self) -> None:
         """There are no other processes to end."""
 

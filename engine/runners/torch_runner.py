@@ -30,7 +30,9 @@ from engine.runners.results import ByLayers, NoneSampled, SomeSampled
 from engine.sampler.sampler import Sampler
 from engine.sampler.scores import WithScores, score, score_along
 from engine.sequence import Sequence
+from kv_transfer.cuda_streams import CudaStream
 from kv_transfer.layout.device_checksum import checksum_kind
+from kv_transfer.streams import Event
 from wire.layout import KvLayout
 
 GRAPHS = ("start", "lazy", "off")
@@ -217,7 +219,7 @@ class TorchRunner:
         with self._on_device, torch.inference_mode():
             layers = None
             if on_layer is not None and self.runs_ahead:
-                layers = LayerEvents(self.device)
+                layers = LayerEvents(CudaStream.current(self.device))
             reached = on_layer if layers is None else layers.record
             logits = self._logits(step_slices, reached, take_scored)
             collect = self._draw(logits, sampling, counts)
@@ -228,6 +230,7 @@ class TorchRunner:
                 ]
                 collect = WithScores(collect, scored, PendingHostCopy(self.device, *scores))
             if layers is not None and on_layer is not None:
+                layers.record_end()
                 return ByLayers(layers, on_layer, collect)
             return collect
 
@@ -239,6 +242,9 @@ class TorchRunner:
             self._collective.broadcast(drawn.tokens)
         self._last = LastDrawn(drawn.tokens, sampling)
         return SomeSampled(counts, drawn)
+
+    def mark(self) -> Event | None:
+        return CudaStream.current(self.device).record_event() if self.runs_ahead else None
 
     def follow(self, step_slices: Seq[StepSlice], *, by_layers: bool) -> None:
         """Compute this rank's part of a step that rank 0 launches, `by_layers` or at once.

@@ -101,7 +101,7 @@ class Station:
         ]
         self.endpoint = joined(self.ranks)
         self.endpoint.start(bench.note_link_to_cut, _raise)
-        self.outbox = HandOutbox(bench)
+        self.outbox = bench.make_outbox(name)
         self.runner = runner
         self.memory = pool
         self.pool = BlockPool(num_blocks)
@@ -246,6 +246,9 @@ class Bench:
 
     def _over_memory(self, name: str) -> Transport:
         return MemoryTransport(name, self.fabric)
+
+    def make_outbox(self, name: str) -> HandOutbox:
+        return HandOutbox(self)
 
     def clock(self) -> float:
         return self.now

@@ -55,6 +55,8 @@ class SpreadRunner:
     def checksum(self, blocks: Seq[int], first: int) -> int:
         return self._pools[0].checksum(blocks, first)
 
+    def mark(self) -> None: ...
+
     def run(self, slices: Seq[Slice], on_layer: OnLayer | None = None) -> list[Outcome]:
         for slice in slices:
             self._gather(slice)

@@ -48,6 +48,7 @@ class LeadRunner:
         self.checksum_kind = own.checksum_kind
         self.runs_ahead = own.runs_ahead
         self.checksum = own.checksum
+        self.mark = own.mark
         self._own = own
         self._writer = StepWriter()
 

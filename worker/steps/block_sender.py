@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from kv_transfer.endpoints.write_path import Written
 from kv_transfer.handoff.effects import Effect, Write
+from kv_transfer.handoff.source import SourceState
 from wire.layout import KvLayout
 from worker.steps.attempt_state import AttemptState
 from worker.steps.step_context import StepContext
@@ -29,7 +30,7 @@ class BlockSender:
         self._layout = context.engine.runner.layout
         """Of this rank's blocks."""
         self._endpoint = context.endpoint
-        self._call = context.call
+        self._calls = context.calls
         self._clock = context.clock
 
     def post(
@@ -52,8 +53,16 @@ class BlockSender:
                 effects = handoff.write_failed(write.write_id, written.cause)
             perform(attempt, effects)
 
+        def within_step(written: Written) -> None:
+            """The last write's end is followed by a commit, which does not wait for a step of
+            others. What may change the engine waits until the step is over."""
+            if written.cause is None and handoff.state is SourceState.WRITING:
+                ended(written)
+            else:
+                self._calls.put(lambda: ended(written))
+
         def on_done(written: Written) -> None:
-            self._call(lambda: ended(written))
+            self._calls.put_prompt(lambda: within_step(written))
 
         self._endpoint.write(attempt.link, write.block_write, on_done, self._latest_start(attempt))
 

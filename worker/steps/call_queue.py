@@ -16,10 +16,26 @@ class CallQueue:
     """
 
     def __init__(self) -> None:
-        self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
+        self._prompt: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
 
-    def put(self, callback: Callable[[], None]) -> None:
+    def put(self, callback: Callable[[], object]) -> None:
         self._calls.put(callback)
+
+    def put_prompt(self, callback: Callable[[], object]) -> None:
+        """Put a callback that may also run within a step: it leaves the engine as it is."""
+        self._prompt.put(callback)
+        self.put(self.run_prompt)
+
+    def run_prompt(self, timeout_s: float = 0.0) -> bool:
+        """Run callbacks that may run within a step; wait up to `timeout_s` for the first one.
+
+        False if there was none.
+        """
+        calls = _drained(self._prompt, timeout_s)
+        for callback in calls:
+            callback()
+        return bool(calls)
 
     def run_all(self, timeout_s: float = 0.0) -> None:
         """Run all callbacks, also those put meanwhile; wait up to `timeout_s` for the first one."""
@@ -30,3 +46,15 @@ class CallQueue:
                 callback = self._calls.get_nowait()
         except queue.Empty:
             return
+
+
+def _drained(
+    calls: queue.SimpleQueue[Callable[[], object]], timeout_s: float
+) -> list[Callable[[], object]]:
+    drained = []
+    try:
+        drained.append(calls.get(timeout=timeout_s) if timeout_s else calls.get_nowait())
+        while True:
+            drained.append(calls.get_nowait())
+    except queue.Empty:
+        return drained

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 from collections.abc import Callable
 
+from engine.async_engine import AsyncEngine
 from engine.engine import SequenceProgress
 from engine.runner import OnLayer, Slice
 from kv_transfer.device_thread import bind_thread
+from kv_transfer.streams import Event
 from wire.handoff import Abort, Commit, Grant, Handoff, Offer, Quiesced
 from wire.reports import LinkReport, Report, WorkerState
 from worker.steps.attempts import Attempts
@@ -17,6 +18,8 @@ from worker.steps.step_context import Peer, StepContext
 
 TICK_S = 0.25
 """Interval at which deadlines are checked and the load is reported; also the longest idle wait."""
+POLL_S = 0.0001
+"""Pause between looks at a step that is computed, while handoffs from this worker are under way."""
 VERIFY_S = 0.0005
 """Wait while nothing can run and blocks that have arrived are being verified."""
 STARVED_S = 0.002
@@ -51,7 +54,8 @@ class StepLoop:
         self._calls = context.calls
         if engine.grammar_sequences.grammars is not None:  # a compiled grammar needs a turn
             engine.grammar_sequences.grammars.on_ready = lambda: self.call(lambda: None)
-        self._grants: queue.SimpleQueue[tuple[Grant, Peer]] = queue.SimpleQueue()
+        if isinstance(engine, AsyncEngine):
+            engine.before_wait = self._until_over
         self._next_tick = 0.0
         self._began_at = 0.0
         """When the present step began, or when the step before it ended, if that was later."""
@@ -131,8 +135,7 @@ class StepLoop:
         """Receive a message of a peer worker, in any thread. A grant does not wait for the end of a
         step."""
         if isinstance(message, Grant):
-            self._grants.put((message, peer))
-            self.call(self._take_grants)
+            self._calls.put_prompt(lambda: self.receive(message, peer))
         else:
             self.call(lambda: self.receive(message, peer))
 
@@ -176,9 +179,11 @@ class StepLoop:
             self.attempts.started(sequence, now)
         self._outbox.flush()
 
-    def _take_grants(self) -> None:
-        while not self._grants.empty():
-            self.receive(*self._grants.get())
+    def _until_over(self, step: Event) -> None:
+        """While a step is computed, send the commits of handoffs whose last write ends."""
+        while len(self.source_handoffs) and not step.query():
+            if self._calls.run_prompt(POLL_S):
+                self._outbox.flush()
 
     def _while_computing(self, slices: list[Slice]) -> OnLayer | None:
         """A callback within a step, which only sends blocks: the engine's state must not change."""
@@ -187,7 +192,8 @@ class StepLoop:
             return None
 
         def on_layer(num_layers: int) -> None:
-            self._take_grants()
+            if self._calls.run_prompt():
+                self._outbox.flush()
             send_layers(num_layers)
 
         return on_layer
