@@ -57,7 +57,8 @@ class LayerEvents:
             while not event.query():
                 on_layer(number)
                 time.sleep(POLL_S)
-            on_layer(min(number + 1, len(self._events)))
+            if event is not self._end:
+                on_layer(number + 1)
 
 
 def choose_device(
