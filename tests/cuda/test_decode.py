@@ -15,7 +15,6 @@ from engine.cuda.splits import KEYS, SHORT, Splits, split_contexts
 from tests.cuda.aot import launches_of
 from tests.cuda.paged import PagedContexts
 
-pytestmark = pytest.mark.quick
 interpreted = pytest.mark.usefixtures("interpreted_kernels")
 
 UNEVEN = (1, 64, 65, 500, 129)
