@@ -52,14 +52,20 @@ class Planned:
 
 @dataclass
 class Compiled:
-    """Names of the modules that were asked for, and all plans that were made of them."""
+    """The modules that were asked for, and all plans that were made of them."""
 
-    modules: list[str] = field(default_factory=list)
+    specs: list[Any] = field(default_factory=list)
+    """What FlashInfer compiles them by."""
     plans: list[Planned] = field(default_factory=list)
+
+    @property
+    def modules(self) -> list[str]:
+        """Their names, which tell what they compute."""
+        return [spec.name for spec in self.specs]
 
     def build(self, spec: Any) -> SimpleNamespace:
         """What compiling and loading a module gives."""
-        self.modules.append(spec.name)
+        self.specs.append(spec)
         module = _Module(spec.name, self.plans)
         if spec.name.startswith("batch_decode"):
             return SimpleNamespace(plan=module.plan_decode, run=module.run_decode)
