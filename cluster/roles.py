@@ -1,4 +1,4 @@
-"""Creates a worker of either role, for Ray actors and processes alike."""
+"""Creates a worker, for Ray actors and processes alike; it has the policies of both roles."""
 
 from __future__ import annotations
 
@@ -7,9 +7,14 @@ from collections.abc import Callable
 import decode_worker.scheduler
 import prefill_worker.scheduler
 from wire.identity import Role
-from worker.build import MakePolicy
+from worker.build import MakePolicies
 from worker.config import WorkerConfig
 from worker.host import Worker
+
+POLICIES: MakePolicies = {
+    Role.PREFILL: prefill_worker.scheduler.make_policy,
+    Role.DECODE: decode_worker.scheduler.make_policy,
+}
 
 
 def make_worker(
@@ -19,7 +24,4 @@ def make_worker(
     on_crash: Callable[[Exception], None],
     progress: Callable[[int, int], None],
 ) -> Worker:
-    make_policy: MakePolicy = decode_worker.scheduler.make_policy
-    if role is Role.PREFILL:
-        make_policy = prefill_worker.scheduler.make_policy
-    return Worker(config, role, make_policy, on_crash=on_crash, progress=progress)
+    return Worker(config, role, POLICIES, on_crash=on_crash, progress=progress)

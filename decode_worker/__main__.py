@@ -4,8 +4,8 @@ import gc
 
 if __name__ == "__main__":
     gc.disable()  # while modules are loaded, the collector would scan them repeatedly for nothing
-    from decode_worker.scheduler import make_policy
+    from cluster.roles import POLICIES
     from wire.identity import Role
     from worker.process import make_app
 
-    make_app(Role.DECODE, make_policy)()
+    make_app(Role.DECODE, POLICIES)()

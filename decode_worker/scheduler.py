@@ -8,6 +8,7 @@ from engine.runner import Slice
 from engine.schedule.chunk_budget import MIN_CHUNK_TOKENS, ChunkBudget
 from engine.schedule.policy import OVERTAKING_RATIO, FreeCapacity, ScheduledTokens, in_turn
 from engine.sequence import Sequence
+from wire.identity import Role
 from wire.policy_traits import PolicyTraits
 from worker.fitted_config import FittedConfig
 
@@ -19,6 +20,8 @@ class DecodePolicy:
     `tpot_target_s`, where there is one; without any it takes `chunk_tokens`. `headroom_blocks` for
     each of a few running sequences stay free at admission, for them to grow into.
     """
+
+    role = Role.DECODE
 
     def __init__(
         self,

@@ -4,8 +4,8 @@ import gc
 
 if __name__ == "__main__":
     gc.disable()  # while modules are loaded, the collector would scan them repeatedly for nothing
-    from prefill_worker.scheduler import make_policy
+    from cluster.roles import POLICIES
     from wire.identity import Role
     from worker.process import make_app
 
-    make_app(Role.PREFILL, make_policy)()
+    make_app(Role.PREFILL, POLICIES)()

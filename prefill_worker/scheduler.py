@@ -8,6 +8,7 @@ from engine.runner import Slice
 from engine.schedule.chunk_budget import MIN_CHUNK_TOKENS, ChunkBudget
 from engine.schedule.policy import OVERTAKING_RATIO, FreeCapacity, ScheduledTokens, in_turn
 from engine.sequence import Sequence
+from wire.identity import Role
 from wire.policy_traits import PolicyTraits
 from worker.fitted_config import FittedConfig
 
@@ -20,6 +21,8 @@ class PrefillPolicy:
     then a step has as many prompt tokens as fit into `tpot_target_s`, where there is one, or
     `mixed_chunk_tokens`, which is a chunk unless it is given.
     """
+
+    role = Role.PREFILL
 
     def __init__(
         self,

@@ -20,6 +20,13 @@ class GenerationConfig(enum.Enum):
     IGNORE = "ignore"
 
 
+class Roles(enum.Enum):
+    """Whether workers keep the role of their pool."""
+
+    FIXED = "fixed"
+    FOLLOW = "follow"
+
+
 class SamplingDefaults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Default sampling parameters for requests that omit them; None: the API's default."""
 
@@ -155,6 +162,9 @@ class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Timeout for opening a session to a worker."""
     report_wait_s: float = 0.2
     """Time that the last message of a stream waits for workers' reports of stage durations."""
+    roles: Roles = Roles.FIXED
+    """Workers keep their pools' roles, "fixed", or a worker changes between prefill and decode
+    while it serves, "follow": as the requests with a TPOT target need it."""
     split: Split = Split.AUTO
     """Whether prefill and decode run on different workers: "auto" where that is faster; or
     "always", "never"."""

@@ -17,6 +17,7 @@ from router.intake.validation import Bounds, build_request, check_draft, tokeniz
 from router.queueing.admission_queue import AdmissionQueue
 from router.requests.prompts import ChatPrompt, Prompt, num_chars
 from router.requests.request import GenerateRequest, RequestDraft
+from router.roles.role_keeper import RoleKeeper
 from router.text.model_card import ModelCard
 from router.text.tokenizer import Tokenizer
 
@@ -38,6 +39,7 @@ class ServedModel:
         self.tokenizer = tokenizer
         self.fleet = fleet
         self.admission_queue = AdmissionQueue(fleet, config)
+        self.role_keeper = RoleKeeper(fleet, fleet.router_id)
         self.structured = Structured(config, card, tokenizer)
         self.num_admitted = 0
         """Answers that are being made, or wait."""

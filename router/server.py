@@ -14,7 +14,7 @@ import msgspec
 from router.access.exposure import warnings
 from router.access.gate import Gate
 from router.access.keys import KeyFile
-from router.config import RouterAddresses, RouterConfig
+from router.config import Roles, RouterAddresses, RouterConfig
 from router.errors import StartError
 from router.fleet.fleet import Fleet
 from router.fleet.fleets import Fleets
@@ -58,6 +58,7 @@ class RouterServer:
         self._tasks: set[asyncio.Task[None]] = set()
         self._descriptor_task: asyncio.Task[None] | None = None
         self._clock_task: asyncio.Task[None] | None = None
+        self._role_tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> RouterAddresses:
         """Bind all ports and serve. Raises PortTaken or BadCertificate, with no port left bound."""
@@ -81,6 +82,11 @@ class RouterServer:
         except BaseException:
             await self.stop()
             raise
+        self._role_tasks = [
+            asyncio.create_task(model.role_keeper.keep(), name=f"roles of {model.name}")
+            for model in self.conductor.models
+            if model.config.roles is Roles.FOLLOW
+        ]
         self._descriptor_task = asyncio.create_task(watch_descriptors(), name="watch descriptors")
         for warning in warnings(config):
             log.warning("%s", warning)
@@ -109,6 +115,8 @@ class RouterServer:
     async def stop(self) -> None:
         """End everything; running requests fail, and are cancelled on their workers."""
         self.conductor.draining = self.conductor.refuses = True
+        for task in self._role_tasks:
+            task.cancel()
         self.conductor.stop_all()
         await self.conductor.wait_idle(1.0)
         if self._descriptor_task is not None:

@@ -59,6 +59,7 @@ class Journeys:
         network: Network,
         choose: Choose,
         split: Split,
+        roles_follow: bool,
         max_attempts: int,
         join_wait_s: float,
         on_first_token: Callable[[OpenRequest], None],
@@ -69,6 +70,7 @@ class Journeys:
         self._network = network
         self._choose = choose
         self._split = split
+        self._roles_follow = roles_follow
         self._max_attempts = max_attempts
         self._join_wait_s = join_wait_s
         self._on_first_token = on_first_token
@@ -78,6 +80,11 @@ class Journeys:
     def place(self, request: OpenRequest, slo: Slo) -> Placement | Refusal:
         """The workers that would serve the request now."""
         return self._choose(self.need(request, slo), self._hits(request), self._clock.now)
+
+    def note_arrival(self, request: OpenRequest) -> None:
+        """The ledger learns what requests bring."""
+        num_prompt, tpot_s = len(request.tokens), request.result.slo.tpot_s
+        self._ledger.came(num_prompt, tpot_s, self._hits(request), self._clock.now)
 
     def need(self, request: OpenRequest, slo: Slo) -> PlacementRequest:
         arrival, num_output = request.arrival, request.num_output
@@ -91,6 +98,7 @@ class Journeys:
             avoid=frozenset(request.avoid | request.refused),
             slo=slo,
             split=self._split,
+            roles_follow=self._roles_follow,
         )
 
     def begin(self, request: OpenRequest, waited_s: float = 0.0) -> None:

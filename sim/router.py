@@ -6,12 +6,13 @@ from collections.abc import Callable
 
 import msgspec
 
-from router.config import RouterConfig
+from router.config import Roles, RouterConfig
 from router.placing.ledger import Ledger, PromptHashes
 from router.placing.placement_request import Placement, Refusal, Slo, Split
 from router.queueing.admission import Admission, Verdict
 from router.queueing.admission_queue import ROUND_S
 from router.queueing.fair_queue import Waiter
+from router.roles.controller import INTERVAL_S, RoleChange, RoleController
 from sim.clock import VirtualClock
 from sim.journeys import Choose, Journeys
 from sim.network import Network
@@ -24,6 +25,7 @@ from wire.messages import (
     Message,
     Prefilled,
     Released,
+    SetRole,
     StepOutputs,
     WorkerCard,
 )
@@ -41,6 +43,7 @@ class RouterSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_attempts: int = PRODUCTION.max_attempts
     join_wait_s: float = PRODUCTION.join_wait_s
     """How long a request waits for a worker to join while there is none."""
+    roles: Roles = PRODUCTION.roles
     choose: Callable[[list[WorkerCard]], Choose] | None = None
     """Places requests in another way than the ledger's; given all workers."""
 
@@ -65,6 +68,7 @@ class SimulatedRouter:
             network,
             choose,
             settings.split,
+            settings.roles is Roles.FOLLOW,
             settings.max_attempts,
             settings.join_wait_s,
             self._first_token,
@@ -74,11 +78,19 @@ class SimulatedRouter:
         self._admission = None if queued is None else Admission(queued)
         self._waiting: dict[str, OpenRequest] = {}
         self._round_is_due = False
+        self.role_changes: list[tuple[float, RoleChange]] = []
+        """Times and changes of roles so far."""
+        self._network = network
+        self._roles = RoleController()
+        self._follows = settings.roles is Roles.FOLLOW
+        if self._follows:
+            clock.after(INTERVAL_S, self._look_at_roles)
 
     def arrive(self, key: str, result: RequestResult) -> None:
         """A new request: it goes on, waits, or is refused."""
         request = OpenRequest(key, result, result.arrival.tokens(), PromptHashes())
         found = self._journeys.place(request, self._target(result))
+        self._journeys.note_arrival(request)
         if isinstance(found, Refusal):
             self._journeys.begin(request)
         elif self._admission is None or not self._ledger.calibrated:
@@ -97,6 +109,15 @@ class SimulatedRouter:
         self._ledger.drop(ref)
         self._journeys.worker_lost(ref, cause)
         self._look_soon()
+
+    def _look_at_roles(self) -> None:
+        """Mirrors `router.roles.role_keeper.RoleKeeper`."""
+        self._clock.after(INTERVAL_S, self._look_at_roles)
+        change = self._roles.decide(self._ledger, self._clock.now)
+        if change is not None:
+            self._ledger.set_role(change.ref, change.role)
+            self.role_changes.append((self._clock.now, change))
+            self._network.to_worker(change.ref, SetRole(role=change.role))
 
     def _take(self, sender: WorkerRef, message: Message) -> None:
         """Mirrors `router.fleet.fleet.Fleet`."""

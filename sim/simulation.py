@@ -9,6 +9,7 @@ import msgspec
 
 from router.placing.ledger import Ledger
 from router.placing.placement_request import Slo
+from router.roles.controller import RoleChange
 from sim.clock import VirtualClock
 from sim.machine import MachineModel
 from sim.network import Network
@@ -59,6 +60,11 @@ class SimulatedCluster:
         self._network.router = self._router
         for worker in self.workers.values():
             worker.start()
+
+    @property
+    def role_changes(self) -> list[tuple[float, RoleChange]]:
+        """Changes of roles so far, each with its time."""
+        return self._router.role_changes
 
     def add(self, pool: WorkerPool, at_s: float) -> None:
         """Let a pool's workers join at that time."""

@@ -8,7 +8,7 @@ import decode_worker.scheduler
 import prefill_worker.scheduler
 from engine.cache.block_pool import BlockPool
 from engine.engine import Engine
-from engine.schedule.policy import Policy
+from engine.schedule.role_policy import RolePolicy
 from sim.clock import LocalTime, VirtualClock
 from sim.endpoint import VirtualEndpoint
 from sim.machine import MachineModel
@@ -16,7 +16,7 @@ from sim.network import Network, VirtualOutbox
 from sim.runner import VirtualRunner
 from wire.handoff import Handoff
 from wire.identity import ProcessRef, Role, WorkerRef
-from wire.messages import Cancel, Message, Move, Submit, WorkerCard
+from wire.messages import Cancel, Message, Move, SetRole, Submit, WorkerCard
 from worker.config import RunnerKind, WorkerConfig
 from worker.fitted_config import fit
 from worker.steps.step_context import Peer, StepContext
@@ -45,7 +45,8 @@ class SimulatedWorker:
         self._clock = clock
         self._time = LocalTime(clock.now)
         self._runner = VirtualRunner(machine, self._time, seed)
-        self.engine = Engine(self._runner, BlockPool(machine.num_blocks), _policy(role, settings))
+        policy = make_policy(role, settings)
+        self.engine = Engine(self._runner, BlockPool(machine.num_blocks), policy)
         self._endpoint = VirtualEndpoint(machine, clock, self._time, self._wake)
         outbox = VirtualOutbox(ref, machine, self._time, network)
         context = StepContext(
@@ -62,7 +63,7 @@ class SimulatedWorker:
             content=CONTENT,
             num_blocks=machine.num_blocks,
             max_model_len=machine.max_model_len,
-            policy=self.engine.policy.traits,
+            policies=policy.traits_by_role,
             transport=self._endpoint.transport_name,
             process=ProcessRef("simulated", seed),
         )
@@ -100,6 +101,8 @@ class SimulatedWorker:
                 self.call(lambda: attempts.cancel(message.attempt_id))
             case Move():
                 self.call(lambda: attempts.move(message.attempt_id, message.destination))
+            case SetRole():
+                self.call(lambda: self.loop.set_role(message.role))
             case _:
                 raise TypeError(f"{type(message).__name__} for a worker")
 
@@ -119,7 +122,7 @@ class SimulatedWorker:
     def _wake(self) -> None:
         """A loop that waits takes its turn now, one that computes when its step is over."""
         if self._waits:
-            self._take_turn_at(self._clock.now, waits=False)
+            self._take_turn_at(max(self._clock.now, self._time.now), waits=False)
 
     def _take_turn_at(self, time_s: float, *, waits: bool) -> None:
         """`waits` is true when a message may wake the loop before that time."""
@@ -140,11 +143,10 @@ class SimulatedWorker:
         self._take_turn_at(self._time.now + idle_s, waits=idle_s > 0)
 
 
-def _policy(role: Role, settings: WorkerConfig) -> Policy:
-    fitted = fit(settings, role, gpu_bytes=None)
-    if role is Role.PREFILL:
-        return prefill_worker.scheduler.make_policy(fitted)
-    return decode_worker.scheduler.make_policy(fitted)
+def make_policy(role: Role, settings: WorkerConfig) -> RolePolicy:
+    rooms = {Role.PREFILL: prefill_worker.scheduler, Role.DECODE: decode_worker.scheduler}
+    fitted = {each: fit(settings, each, gpu_bytes=None) for each in Role}
+    return RolePolicy({each: rooms[each].make_policy(fitted[each]) for each in Role}, role)
 
 
 def _raise(error: Exception) -> None:

@@ -7,7 +7,7 @@ import secrets
 
 import msgspec
 
-PROTOCOL_VERSION = 7
+PROTOCOL_VERSION = 8
 """Version of every message in `wire/`.
 
 1: first release

@@ -42,8 +42,8 @@ class WorkerCard(msgspec.Struct, frozen=True, kw_only=True):
     num_blocks: int
     max_model_len: int
     """Longest sequence: the model's maximum, or a lower setting; the block pool may hold less."""
-    policy: PolicyTraits
-    """Rules of its scheduling policy."""
+    policies: dict[Role, PolicyTraits]
+    """Rules of its scheduling policy in either role."""
     transport: str
     """Name of the transport; only equal transports connect."""
     process: ProcessRef
@@ -125,6 +125,12 @@ class Move(msgspec.Struct, frozen=True, tag="move", kw_only=True):
 
     attempt_id: AttemptId
     destination: Destination
+
+
+class SetRole(msgspec.Struct, frozen=True, tag="set_role", kw_only=True):
+    """Router to worker: run in this role from the next step on. Its next report tells the role."""
+
+    role: Role
 
 
 class CopyPrefix(msgspec.Struct, frozen=True, tag="share", kw_only=True):
@@ -243,6 +249,7 @@ Message = (
     | Submit
     | Cancel
     | Move
+    | SetRole
     | CopyPrefix
     | StepOutputs
     | Prefilled

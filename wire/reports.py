@@ -6,7 +6,7 @@ import enum
 
 import msgspec
 
-from wire.identity import WorkerRef
+from wire.identity import Role, WorkerRef
 
 
 class WorkerState(enum.Enum):
@@ -55,6 +55,8 @@ class Report(msgspec.Struct, frozen=True, tag="report", kw_only=True, omit_defau
     state: WorkerState
     num_running: int
     num_waiting: int
+    role: Role | None = None
+    """The role in which it runs now; None: that of its card."""
     waiting_tokens: int
     """Prompt tokens still to be computed, of waiting and running sequences."""
     free_blocks: int

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -21,6 +21,7 @@ from engine.model.config import read_config
 from engine.runner import CacheRegion, Runner
 from engine.runners.arithmetic_runner import ArithmeticRunner
 from engine.schedule.policy import Policy
+from engine.schedule.role_policy import RolePolicy
 from grammar.vocabulary import read_vocabulary
 from kv_transfer.endpoints.all_ranks import AllRanksEndpoint
 from kv_transfer.endpoints.endpoint import Endpoint
@@ -29,6 +30,7 @@ from kv_transfer.endpoints.remote_rank_messages import RankPairFailed
 from runtime.tokenizer_hash import tokenizer_hash
 from wire.identity import ProcessRef, Role
 from wire.layout import KvLayout
+from wire.policy_traits import PolicyTraits
 from worker.config import RunnerKind, WorkerConfig
 from worker.fitted_config import GIB, FittedConfig, fit
 from worker.rank.rank_settings import check_ranks
@@ -43,6 +45,8 @@ SPIN_COUNT = "20000"
 
 Progress = Callable[[int, int], None]
 MakePolicy = Callable[[FittedConfig], Policy]
+MakePolicies = Mapping[Role, MakePolicy]
+"""A worker has the policy of each role, since its role may change while it serves."""
 
 
 class Machine(msgspec.Struct, frozen=True):
@@ -56,13 +60,15 @@ class Machine(msgspec.Struct, frozen=True):
     """See wire.messages.WorkerCard."""
     tokenizer: str | None
     """See runtime.tokenizer_hash."""
+    policies: dict[Role, PolicyTraits]
+    """Rules of the scheduling policy in each role."""
 
 
 def make_machine(
     config: WorkerConfig,
     name: str,
     role: Role,
-    make_policy: MakePolicy,
+    make_policies: MakePolicies,
     progress: Progress,
     on_rank_lost: Callable[[Exception], None],
 ) -> Machine:
@@ -70,22 +76,29 @@ def make_machine(
 
     `name` is what the transport calls this worker; for the callbacks see make_runner.
     """
-    fitted = _fit(config, role)
-    runner = make_runner(fitted, progress, on_rank_lost)
-    engine, region = make_engine(fitted, runner, make_policy(fitted))
+    fitted = _fit_roles(config, role)
+    policies = {each: make(fitted[each]) for each, make in make_policies.items()}
+    # Memory is set aside for the largest step of either role.
+    chunk_tokens = max(each.chunk_tokens for each in fitted.values())
+    largest = msgspec.structs.replace(fitted[role], chunk_tokens=chunk_tokens)
+    runner = make_runner(largest, progress, on_rank_lost)
+    engine, region = make_engine(fitted[role], runner, RolePolicy(policies, role))
     try:
         endpoint = make_endpoint(config, name, runner, region, engine.pool.num_blocks)
     except BaseException:
         runner.close()  # its other ranks are processes
         raise
     content = f"{runner.model_hash} checked by {runner.checksum_kind}"
-    return Machine(engine, endpoint, region.device, content, tokenizer_hash(Path(config.model)))
+    traits = {each: policy.traits for each, policy in policies.items()}
+    tokenizer = tokenizer_hash(Path(config.model))
+    return Machine(engine, endpoint, region.device, content, tokenizer, traits)
 
 
-def _fit(config: WorkerConfig, role: Role) -> FittedConfig:
-    """Choose what the settings leave open, and say so where it is a GPU's. Raises ConfigError."""
+def _fit_roles(config: WorkerConfig, begins_as: Role) -> dict[Role, FittedConfig]:
+    """Choose what the settings leave open, for each role, and say so where it is a GPU's. Raises
+    ConfigError."""
     if config.runner is RunnerKind.ARITHMETIC:
-        return fit(config, role, gpu_bytes=None)
+        return {role: fit(config, role, gpu_bytes=None) for role in Role}
     if config.most_threads is not None:
         # Threads that spin for long count as others' work where idle cores are counted.
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
@@ -93,14 +106,15 @@ def _fit(config: WorkerConfig, role: Role) -> FittedConfig:
     from worker.rank.load_runner import gpu_memory
 
     gpu = gpu_memory(config)
-    fitted = fit(config, role, None if gpu is None else gpu.num_bytes)
+    fitted = {role: fit(config, role, None if gpu is None else gpu.num_bytes) for role in Role}
     if gpu is not None:
-        cache = f"cache_fraction {fitted.cache_fraction:g}"
+        chosen = fitted[begins_as]
+        cache = f"cache_fraction {chosen.cache_fraction:g}"
         log.info(
             "computes on %s with %.0f GiB: %s, chunk_tokens %d, mixed_chunk_tokens %d",
             *(gpu.name, gpu.num_bytes / GIB),
-            cache if fitted.cache_bytes is None else f"cache_bytes {fitted.cache_bytes}",
-            *(fitted.chunk_tokens, fitted.mixed_chunk_tokens),
+            cache if chosen.cache_bytes is None else f"cache_bytes {chosen.cache_bytes}",
+            *(chosen.chunk_tokens, chosen.mixed_chunk_tokens),
         )
     return fitted
 

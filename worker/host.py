@@ -20,7 +20,7 @@ from runtime.session import SERVER_OPTIONS, Session, SessionService
 from wire.identity import Role, WorkerRef, draw_incarnation
 from wire.messages import Hello, Welcome, WorkerCard
 from wire.reports import LinkReport, Report
-from worker.build import MakePolicy, Progress, make_machine, processes_of
+from worker.build import MakePolicies, Progress, make_machine, processes_of
 from worker.config import WorkerConfig
 from worker.rank.this_process import this_process
 from worker.sessions.fleet_membership import FleetMembership
@@ -48,7 +48,7 @@ class Worker:
         self,
         config: WorkerConfig,
         role: Role,
-        make_policy: MakePolicy,
+        make_policies: MakePolicies,
         *,
         on_crash: Callable[[Exception], None],
         progress: Progress = lambda loaded, total: None,
@@ -57,7 +57,7 @@ class Worker:
         worker_id = config.worker_id or f"{role.value}-{uuid.uuid4().hex[:6]}"
         self.ref = WorkerRef(worker_id, draw_incarnation())
         self._role = role
-        self._make_policy = make_policy
+        self._make_policies = make_policies
         self._on_crash = on_crash
         self._progress = progress
         self._membership = FleetMembership(config.routers, config.tls)
@@ -85,7 +85,7 @@ class Worker:
             self.config,
             str(self.ref),
             self._role,
-            self._make_policy,
+            self._make_policies,
             self._progress,
             self._crashed,
         )
@@ -211,7 +211,7 @@ class Worker:
             content=self._machine.content,
             num_blocks=self._engine.pool.num_blocks,
             max_model_len=runner.max_model_len,
-            policy=self._engine.policy.traits,
+            policies=self._machine.policies,
             transport=self._endpoint.transport_name,
             process=this_process(),
             on_gpu=self._machine.device != "cpu",

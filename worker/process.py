@@ -26,7 +26,7 @@ from runtime.signals import stop_signal
 from runtime.tls import BadCertificate
 from wire.identity import Role
 from wire.messages import WorkerCard
-from worker.build import MakePolicy
+from worker.build import MakePolicies
 from worker.config import RunnerKind, WorkerConfig
 from worker.host import Worker
 from worker.progress import Quarters
@@ -35,8 +35,8 @@ from worker.standstill import end_when_held_up
 log = logging.getLogger("tandem.start")
 
 
-def make_app(role: Role, make_policy: MakePolicy) -> typer.Typer:
-    """The command line of one role; only the policy differs."""
+def make_app(role: Role, make_policies: MakePolicies) -> typer.Typer:
+    """The command line of one role, in which the worker begins."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
     @app.command(help=f"Start one {role.value} worker and announce it to routers.")
@@ -75,17 +75,17 @@ def make_app(role: Role, make_policy: MakePolicy) -> typer.Typer:
         raise_descriptor_limit()
         if until_stdin_ends:
             stop_when_stdin_ends()
-        sys.exit(asyncio.run(run(config, role, make_policy)))
+        sys.exit(asyncio.run(run(config, role, make_policies)))
 
     return app
 
 
-async def run(config: WorkerConfig, role: Role, make_policy: MakePolicy) -> int:
+async def run(config: WorkerConfig, role: Role, make_policies: MakePolicies) -> int:
     """Serve until SIGTERM or SIGINT, then drain; returns the exit status."""
     stopping: asyncio.Task[object] = asyncio.create_task(stop_signal())
     crashed: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
     worker = Worker(
-        config, role, make_policy, on_crash=crashed.set_result, progress=Quarters(log.info).loaded
+        config, role, make_policies, on_crash=crashed.set_result, progress=Quarters(log.info).loaded
     )
     starting = asyncio.create_task(worker.start())
     await asyncio.wait((stopping, starting), return_when=asyncio.FIRST_COMPLETED)

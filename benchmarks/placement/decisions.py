@@ -99,7 +99,7 @@ def _ledger(num_workers: int, draw: random.Random) -> Ledger:
             content="c",
             num_blocks=30_000,
             max_model_len=200_000,
-            policy=policies[role].traits,
+            policies={each: policy.traits for each, policy in policies.items()},
             transport="nixl",
             process=ProcessRef("host", 1),
         )

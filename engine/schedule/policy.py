@@ -10,6 +10,7 @@ import msgspec
 
 from engine.runner import Slice
 from engine.sequence import Sequence
+from wire.identity import Role
 from wire.policy_traits import PolicyTraits
 
 
@@ -65,6 +66,9 @@ def _one_by_one(prompts: Seq[Sequence], budget: int) -> list[ScheduledTokens]:
 
 class Policy(Protocol):
     """A pure scheduler: values in, values out."""
+
+    role: Role
+    """The role that it serves."""
 
     @property
     def traits(self) -> PolicyTraits:

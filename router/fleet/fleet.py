@@ -59,7 +59,7 @@ class Fleet:
         worker."""
         self.clock = clock or RunningClock()
         """Clock for everything that concerns this model."""
-        self._router_id = router_id
+        self.router_id = router_id
         self._tls = tls
         self._tokenizer = tokenizer
         self.model = model
@@ -197,7 +197,7 @@ class Fleet:
             del self._tasks[member.ref]
 
     async def _open(self, member: Member) -> Session:
-        hello = Hello(caller_id=self._router_id)
+        hello = Hello(caller_id=self.router_id)
         opened = await open_session(
             member.card.address, hello, timeout_s=self._open_timeout_s, tls=self._tls
         )

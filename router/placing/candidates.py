@@ -32,6 +32,25 @@ def pays(request: PlacementRequest, prices: Prices, pair: Candidate, lone: Candi
     return pair[0] < (1 - MODEL_ERROR) * lone[0]
 
 
+def spills(
+    table: FleetTable,
+    request: PlacementRequest,
+    hits: Hits,
+    prices: Prices,
+    pair: Candidate,
+    lone: Candidate,
+) -> bool:
+    """Whether a decode worker computes the prompt although there are prefill workers: it keeps both
+    targets, and either has most of the prompt cached, or the pair would be late."""
+    row = lone[1]
+    if not _keeps(request.slo, prices, lone):
+        return False
+    if not _keeps(request.slo, prices, pair):
+        return True
+    left = request.num_prompt_tokens - hits.either[row]
+    return bool(lone[0] < pair[0] and left <= table.mixed_chunk_tokens[row])
+
+
 def _keeps(slo: Slo, prices: Prices, candidate: Candidate) -> bool:
     """The prediction meets both targets."""
     _, first, destination, _ = candidate

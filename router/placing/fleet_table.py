@@ -35,6 +35,7 @@ HOST_BYTES_PER_S = 10e9
 
 _EMPTY = {
     "block_size": 1,
+    "prefill_chunk_tokens": 1,
     "chunk_tokens": 1,
     "mixed_chunk_tokens": 1,
     "min_chunk_tokens": 1,
@@ -65,6 +66,8 @@ class FleetTable:
         self.context_token_s: Floats = np.zeros(num_rows)
         self.prompt_token_s: Floats = np.zeros(num_rows)
         self.prompt_pair_s: Floats = np.zeros(num_rows)
+        self.prefill_chunk_tokens: Floats = np.ones(num_rows)
+        """Chunk of the worker when it is a prefill worker."""
         self.chunk_tokens: Floats = np.ones(num_rows)
         """This and the next three: see wire.policy_traits.PolicyTraits."""
         self.mixed_chunk_tokens: Floats = np.ones(num_rows)
@@ -101,6 +104,7 @@ class FleetTable:
         self._rows: dict[WorkerRef, int] = {}
         self._kinds: list[_Kind] = []
         self._costs: dict[int, dict[int, StepCosts]] = {}
+        self._policies: dict[int, dict[Role, PolicyTraits]] = {}
         self._links: dict[tuple[WorkerRef, WorkerRef], tuple[float, float]] = {}
         self.exchanges: Flags = np.zeros((0, 0), bool)
         """Over kinds: whether KV blocks of one can travel to the other, converted if need be."""
@@ -116,21 +120,25 @@ class FleetTable:
         self.refs[row], self._rows[card.ref] = card.ref, row
         layout = card.layout
         self.block_sizes[layout.block_size] += 1
-        self.prefills[row], self.decodes[row] = (
-            card.role is Role.PREFILL,
-            card.role is Role.DECODE,
-        )
         self.pool_tokens[row] = card.num_blocks * layout.block_size
         self.capacity_tokens[row] = min(card.max_model_len, self.pool_tokens[row])
         self.token_bytes[row] = layout.token_bytes
         self.block_size[row] = layout.block_size
-        for name in PolicyTraits.__struct_fields__:
-            getattr(self, name)[row] = getattr(card.policy, name)
+        self._policies[row] = card.policies
+        self.prefill_chunk_tokens[row] = card.policies[Role.PREFILL].chunk_tokens
+        self.set_role(row, card.role)
         self.kind[row] = self._kind_of(card)
         drawn = hashlib.blake2b(str(card.ref).encode(), digest_size=8).digest()
         self.tie_break_salt[row] = int.from_bytes(drawn, "big") | 1
         self._fill(row)
         return row
+
+    def set_role(self, row: int, role: Role) -> None:
+        """The role in which the worker runs now."""
+        self.prefills[row], self.decodes[row] = role is Role.PREFILL, role is Role.DECODE
+        policy = self._policies[row][role]
+        for name in PolicyTraits.__struct_fields__:
+            getattr(self, name)[row] = getattr(policy, name)
 
     def set_ready(self, row: int, ready: bool) -> None:
         self.ready[row] = ready

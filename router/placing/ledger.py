@@ -15,7 +15,8 @@ from router.placing.placement import another_destination, place, prefix_holder
 from router.placing.placement_request import Placement, PlacementRequest, Refusal
 from router.placing.prefix_index import PrefixIndex
 from router.placing.worker_load import WorkerLoad
-from wire.identity import AttemptId, WorkerRef
+from router.placing.workload import Workload, WorkloadMeter
+from wire.identity import AttemptId, Role, WorkerRef
 from wire.messages import WorkerCard
 from wire.reports import CacheEvents, LinkReport, Report
 from wire.traits import NO_TRAITS, RequestTraits
@@ -50,6 +51,7 @@ class Ledger:
         self.table = FleetTable()
         self.index = PrefixIndex(index_max_entries)
         self.lengths = lengths or Lengths()
+        self.meter = WorkloadMeter()
         self._loads: dict[WorkerRef, WorkerLoad] = {}
         self._arrived_s = 0.0
         self.version = 0
@@ -78,6 +80,7 @@ class Ledger:
         rate."""
         for learned in ("lifetime_s", "usual_ttft_s", "requests_per_s"):
             setattr(self.table, learned, getattr(former.table, learned))
+        self.meter = former.meter
 
     @property
     def num_ready(self) -> int:
@@ -96,6 +99,8 @@ class Ledger:
         if load is None or row is None:
             return
         load.on_report(report)
+        if report.role is not None:
+            self.table.set_role(row, report.role)
         self._show(ref)
         if report.costs is not None:
             self.table.calibrate(row, report.costs)
@@ -137,6 +142,27 @@ class Ledger:
 
     def prefix_holder(self, hits: Hits, first: WorkerRef, min_tokens: int) -> WorkerRef | None:
         return prefix_holder(self.table, hits, first, min_tokens)
+
+    def came(self, num_prompt_tokens: int, tpot_s: float | None, hits: Hits, now: float) -> None:
+        """A request has come, whatever becomes of it; `tpot_s` is its target."""
+        cached = min(num_prompt_tokens - 1.0, float(hits.either.max(initial=0.0)))
+        self.meter.observe(num_prompt_tokens - cached, cached, tpot_s, now)
+
+    def workload(self, now: float) -> Workload | None:
+        """What requests bring; None before the first."""
+        return self.meter.workload(self.lengths.mean, now)
+
+    def router_ids(self) -> set[str]:
+        """This router, and the others that have submitted requests to its workers."""
+        reported = (load.router_ids for load in self._loads.values())
+        return {self._router_id}.union(*reported)
+
+    def set_role(self, ref: WorkerRef, role: Role) -> None:
+        """The worker is told to take this role."""
+        row = self.table.row(ref)
+        if row is not None:
+            self.table.set_role(row, role)
+            self.version += 1
 
     def placed(
         self,

@@ -43,6 +43,11 @@ class Lengths:
         self._tenants[tenant].add(num_tokens)
         self._tenants.move_to_end(tenant)
 
+    @property
+    def mean(self) -> float:
+        """The mean of all tenants."""
+        return self._all.mean if self._all.weight else FIRST_GUESS
+
     def expected(self, tenant: str, max_tokens: int) -> float:
         """The mean of such answers; no more than `max_tokens`."""
         own = self._tenants.get(tenant)

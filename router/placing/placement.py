@@ -12,9 +12,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from router.placing.candidates import avoided, best_lone, best_pair, cheapest, pays
+from router.placing.candidates import (
+    Candidate,
+    avoided,
+    best_lone,
+    best_pair,
+    cheapest,
+    pays,
+    spills,
+)
 from router.placing.cost_model import Hits
-from router.placing.fleet_table import FleetTable
+from router.placing.fleet_table import Flags, FleetTable
 from router.placing.placement_request import (
     Placement,
     PlacementRequest,
@@ -25,6 +33,8 @@ from router.placing.placement_request import (
 from router.placing.prices import Prices, price
 from wire.identity import WorkerRef
 
+TPOT_SHARE = 0.93
+"""Share of a target for the time per output token that predictions may use: loads fluctuate."""
 FETCH_SHARE = 0.5
 """Maximum time for copying a prefix, as a fraction of the time it saves."""
 
@@ -43,8 +53,8 @@ def place(
     if not request.single_token and (request.split is not Split.NEVER or not known):
         pair = best_pair(table, request, hits, prices, fits, avoided_s)
     if pair is None or (request.split is not Split.ALWAYS and known):
-        lone = best_lone(table, request, prices, fits, avoided_s)
-        if pair is None or not pays(request, prices, pair, lone):
+        lone = best_lone(table, request, prices, _homes(table, request, fits), avoided_s)
+        if pair is None or _prefers_lone(table, request, hits, prices, pair, lone):
             pair = lone
     _, first, destination, moved_s = pair
     return _placement(table, request, prices, (first, destination), moved_s)
@@ -92,6 +102,35 @@ def prefix_holder(
     return table.refs[holder]
 
 
+def _homes(table: FleetTable, request: PlacementRequest, fits: Flags) -> Flags:
+    """Workers that may serve the request alone. Where roles follow the load, a prefill worker
+    decodes only what no decode worker can take."""
+    if not _by_roles(request) or request.single_token:
+        return fits
+    decodes = fits & table.decodes
+    return decodes if decodes.any() else fits
+
+
+def _prefers_lone(
+    table: FleetTable,
+    request: PlacementRequest,
+    hits: Hits,
+    prices: Prices,
+    pair: Candidate,
+    lone: Candidate,
+) -> bool:
+    if _by_roles(request):
+        return spills(table, request, hits, prices, pair, lone)
+    return not pays(request, prices, pair, lone)
+
+
+def _by_roles(request: PlacementRequest) -> bool:
+    """Whether the workers' roles decide: they follow the load of requests that have such
+    targets."""
+    auto = request.split is Split.AUTO
+    return auto and request.roles_follow and request.slo.tpot_s is not None
+
+
 def _price(table: FleetTable, request: PlacementRequest, hits: Hits, now: float) -> Prices:
     targets = (request.slo.ttft_s, request.slo.tpot_s)
     return price(table, request.work, targets, hits, request.key, now)
@@ -125,7 +164,10 @@ def _relief_s(table: FleetTable, target_s: float | None, prices: Prices, home: i
     """Seconds until enough sequences have ended for the worker to meet the TPOT target; 0 where it
     meets it now, or never will. Sequences end one by one, the last after a lifetime."""
     tpot_s = float(prices.tpot_s[home])
-    if target_s is None or tpot_s <= target_s or not prices.costs.num_decoding[home]:
+    if target_s is None:
+        return 0.0
+    target_s *= TPOT_SHARE
+    if tpot_s <= target_s or not prices.costs.num_decoding[home]:
         return 0.0
     if table.step_s[home] + prices.costs.growth_s[home] > target_s:
         return 0.0

@@ -48,6 +48,8 @@ class PlacementRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Workers that have failed this request; taken only when there is no other choice."""
     slo: Slo = Slo()
     split: Split = Split.AUTO
+    roles_follow: bool = False
+    """Whether the workers' roles follow the load: then they decide where it is split."""
 
     @property
     def work(self) -> RequestSize:

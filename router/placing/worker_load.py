@@ -137,6 +137,11 @@ class WorkerLoad:
                 self._since.context -= part.context
 
     @property
+    def router_ids(self) -> set[str]:
+        """Routers that have submitted requests, by the last report."""
+        return set(self._report.seen_submits) if self._report else set()
+
+    @property
     def num_legs(self) -> int:
         return len(self._parts)
 

@@ -66,6 +66,8 @@ class AdmissionQueue:
             found = self._place(request, hashes, self._slo(request, arrived_s))
         if found is None:
             return Admitted(hashes, arrived_s)  # the journey knows what to do about that
+        num_prompt_tokens, tpot_s = len(request.prompt_tokens), request.tpot_target_s
+        ledger.came(num_prompt_tokens, tpot_s, found.hits, arrived_s)
         waiter = _waiter(request, found.placement, arrived_s)
         judged = self._admission.arrive(waiter, found.placement, ledger.num_ready, self._now)
         if judged.verdict is Verdict.REFUSE:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from router.config import RouterConfig
+from router.config import Roles, RouterConfig
 from router.placing.cost_model import Hits
 from router.placing.ledger import Ledger, PromptHashes
 from router.placing.placement_request import Placement, PlacementRequest, Slo
@@ -64,4 +64,5 @@ def placement_request(
         avoid=avoid,
         slo=slo,
         split=request.split or config.split,
+        roles_follow=config.roles is Roles.FOLLOW,
     )

@@ -99,7 +99,7 @@ class FakeWorker:
             content=self.content,
             num_blocks=1000,
             max_model_len=self.max_model_len,
-            policy=DecodePolicy().traits,
+            policies={role: DecodePolicy().traits for role in Role},
             transport="memory",
             process=ProcessRef("host", 1),
             tokenizer=self.tokenizer,

@@ -37,7 +37,7 @@ def card(name: str, role: Role, **options: Any) -> WorkerCard:
         "content": "c",
         "num_blocks": 20_000,
         "max_model_len": 200_000,
-        "policy": TRAITS[role],
+        "policies": TRAITS,
         "transport": "nixl",
         "process": ProcessRef("host", 1),
     }
@@ -80,6 +80,10 @@ class Scene:
         self.ledger.on_report(worker.ref, report(costs=costs, **(told or {})))
         self._hits[worker.ref] = hits
         return worker.ref
+
+    def tell(self, ref: WorkerRef, **told: Any) -> None:
+        """Another report of a worker."""
+        self.ledger.on_report(ref, report(**told))
 
     def link(self, source: WorkerRef, destination: WorkerRef, bytes_per_s: float) -> None:
         link = LinkReport(

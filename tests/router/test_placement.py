@@ -375,8 +375,8 @@ def test_a_worker_that_takes_more_of_prompts_in_a_step_makes_them_wait_for_fewer
         step_s=0.2, sequence_s=0.0, context_token_s=0.0, prompt_token_s=0.0, prompt_pair_s=0.0
     )
     made = scene(
-        ("short", P, {"policy": PrefillPolicy(512).traits, "told": told}),
-        ("long", P, {"policy": PrefillPolicy(4096).traits, "told": told}),
+        ("short", P, {"policies": {P: PrefillPolicy(512).traits}, "told": told}),
+        ("long", P, {"policies": {P: PrefillPolicy(4096).traits}, "told": told}),
         costs=long_steps,
     )
     found = made.ledger.place(need(single_token=True), made.hits, now=0.0)

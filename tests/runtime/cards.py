@@ -15,7 +15,7 @@ CARD = WorkerCard(
     content="c",
     num_blocks=1,
     max_model_len=1,
-    policy=DecodePolicy().traits,
+    policies={role: DecodePolicy().traits for role in Role},
     transport="memory",
     process=ProcessRef("host", 1),
 )

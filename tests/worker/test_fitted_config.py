@@ -9,6 +9,7 @@ import pytest
 
 import decode_worker.scheduler
 import prefill_worker.scheduler
+from cluster.roles import POLICIES
 from engine.errors import ConfigError
 from wire.identity import Role
 from worker.build import make_machine
@@ -90,7 +91,7 @@ def test_a_worker_on_a_gpu_says_what_was_chosen_before_it_loads(
             config,
             "w",
             Role.PREFILL,
-            prefill_worker.scheduler.make_policy,
+            POLICIES,
             lambda loaded, total: None,
             lambda error: None,
         )

@@ -34,7 +34,7 @@ CARD = WorkerCard(
     content="c",
     num_blocks=8,
     max_model_len=32,
-    policy=DecodePolicy().traits,
+    policies={role: DecodePolicy().traits for role in Role},
     transport="memory",
     process=ProcessRef("here", 1),
 )

@@ -12,16 +12,25 @@ import pytest
 
 import runtime.session
 import worker.sessions.links
-from decode_worker.scheduler import DecodePolicy
+from cluster.roles import POLICIES
 from engine.errors import ConfigError
-from engine.schedule.policy import Policy
 from kv_transfer.errors import LinkFailed
 from kv_transfer.transports.memory import MemoryTransport
-from prefill_worker.scheduler import PrefillPolicy
 from runtime.session import METHOD, Session, open_session
 from wire.identity import AttemptId, Role
-from wire.messages import Destination, Handed, Hello, Kept, Message, Submit, WorkerCard
-from wire.reports import LinkReport
+from wire.messages import (
+    Destination,
+    Handed,
+    Hello,
+    Kept,
+    Message,
+    Output,
+    SetRole,
+    StepOutputs,
+    Submit,
+    WorkerCard,
+)
+from wire.reports import LinkReport, Report
 from wire.sampling import SamplingParams
 from worker.config import RunnerKind, WorkerConfig
 from worker.host import Worker
@@ -39,8 +48,7 @@ async def a_worker(role: Role, **settings: Any) -> AsyncIterator[Worker]:
         worker_id=role.value,
         **{"transport": "memory", "cache_bytes": 4 * 1024 * 1024, **settings},
     )
-    policy: Policy = PrefillPolicy() if role is Role.PREFILL else DecodePolicy()
-    worker = Worker(config, role, lambda fitted: policy, on_crash=lambda error: None)
+    worker = Worker(config, role, POLICIES, on_crash=lambda error: None)
     await worker.start()
     try:
         yield worker
@@ -80,6 +88,22 @@ class Router:
                 self._more.clear()
                 await self._more.wait()
 
+    async def tells_role(self, role: Role) -> None:
+        """Some worker reports this role from now on, which it did not have before."""
+        while True:
+            report = await self.first(None, Report)
+            if isinstance(report, Report) and report.role is role:
+                return
+
+    async def num_tokens(self, attempt_id: AttemptId) -> int:
+        """The length of an answer, once it is complete."""
+        outputs: list[Output] = []
+        while not outputs or outputs[-1].finish is None:
+            step = await self.first(None, StepOutputs)
+            assert isinstance(step, StepOutputs)
+            outputs += [each for each in step.outputs if each.attempt_id == attempt_id]
+        return sum(len(each.tokens) for each in outputs)
+
     async def _listen(self, session: Session) -> None:
         async for message in session.messages():
             self._heard.append(message)
@@ -116,6 +140,20 @@ async def test_handoffs_in_both_directions_have_a_link_each() -> None:
             heard = await router.first(AttemptId(f"x{number}"), Handed, Kept)
             assert isinstance(heard, Handed)
         assert len(PROCESS_FABRIC.admitted) == 2
+
+
+async def test_a_worker_changes_its_role_while_it_serves() -> None:
+    """A decode worker with a running answer becomes a prefill worker, and hands over another."""
+    async with a_pair(step_s=0.01) as (prefill, decode), a_router(prefill, decode) as router:
+        router.sessions[1].send(a_submit("stays", max_tokens=60))
+        await router.first(None, StepOutputs)
+        router.sessions[1].send(SetRole(role=Role.PREFILL))
+        router.sessions[0].send(SetRole(role=Role.DECODE))
+        await router.tells_role(Role.PREFILL)
+        await router.tells_role(Role.DECODE)
+        router.sessions[1].send(a_submit("goes", prefill.card))
+        assert isinstance(await router.first(AttemptId("goes"), Handed, Kept), Handed)
+        assert 1 + await router.num_tokens(AttemptId("stays")) == 60, "one token was heard before"
 
 
 async def test_a_link_whose_session_ends_leaves_nothing_open() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from decode_worker.scheduler import make_policy
+from cluster.roles import POLICIES
 from engine.runners.arithmetic_runner import ArithmeticRunner
 from runtime.session import open_session
 from tests.worker.test_live import PATIENCE_S, a_submit
@@ -54,7 +54,7 @@ async def test_a_worker_whose_device_hangs_in_a_step_ends(monkeypatch: pytest.Mo
     config = WorkerConfig(
         model="m", runner=RunnerKind.ARITHMETIC, transport="memory", step_timeout_s=2.0
     )
-    worker = Worker(config, Role.DECODE, make_policy, on_crash=crashed.set_result)
+    worker = Worker(config, Role.DECODE, POLICIES, on_crash=crashed.set_result)
     card = await worker.start()
     async with asyncio.timeout(PATIENCE_S):
         opened = await open_session(card.address, Hello(caller_id="router"), timeout_s=PATIENCE_S)

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from cluster.process_launcher import Child
-from decode_worker.scheduler import make_policy
+from cluster.roles import POLICIES
 from engine.cache.block_pool import BlockPool
 from engine.engine import Engine
 from engine.errors import ConfigError, EngineError
@@ -66,7 +66,7 @@ def settings(directory: Path, size: int, **changes: Any) -> FittedConfig:
 
 @asynccontextmanager
 async def a_worker(config: WorkerConfig, lost: Future[Exception]) -> AsyncIterator[Worker]:
-    worker = Worker(config, Role.DECODE, make_policy, on_crash=lost.set_result)
+    worker = Worker(config, Role.DECODE, POLICIES, on_crash=lost.set_result)
     await worker.start()
     try:
         yield worker

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 
 from runtime.session import Session
-from wire.messages import Cancel, CopyPrefix, Message, Move, Submit, WantSnapshot
+from wire.messages import Cancel, CopyPrefix, Message, Move, SetRole, Submit, WantSnapshot
 from worker.sessions.links import Links
 from worker.sessions.outbox import SessionOutbox
 from worker.steps.step_loop import StepLoop
@@ -51,6 +51,8 @@ class Routers:
                 steps.call(lambda: attempts.cancel(message.attempt_id))
             case Move():
                 steps.call(lambda: attempts.move(message.attempt_id, message.destination))
+            case SetRole():
+                steps.call(lambda: steps.set_role(message.role))
             case CopyPrefix():
                 steps.call(lambda: attempts.copy_prefix(router_id, message))
             case WantSnapshot():

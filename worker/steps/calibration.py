@@ -77,6 +77,7 @@ def load_of(
     decoding = [sequence for sequence in engine.running if sequence.decoding]
     return Report(
         state=state,
+        role=engine.policy.role,
         num_running=len(engine.running),
         num_waiting=len(engine.waiting)
         + len(engine.grammar_sequences.unready)

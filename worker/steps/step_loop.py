@@ -9,9 +9,11 @@ from collections.abc import Callable
 from engine.async_engine import AsyncEngine
 from engine.engine import SequenceProgress
 from engine.runner import OnLayer, Slice
+from engine.schedule.role_policy import RolePolicy
 from kv_transfer.device_thread import bind_thread
 from kv_transfer.streams import Event
 from wire.handoff import Abort, Commit, Grant, Handoff, Offer, Quiesced
+from wire.identity import Role
 from wire.reports import LinkReport, Report, WorkerState
 from worker.steps.attempts import Attempts
 from worker.steps.step_context import Peer, StepContext
@@ -158,6 +160,14 @@ class StepLoop:
     def send_snapshot(self, router_id: str, links: tuple[LinkReport, ...]) -> None:
         """Send links, the whole cache index and the load to a router that has just connected."""
         self._reports.send_snapshot(router_id, links, self.load())
+
+    def set_role(self, role: Role) -> None:
+        """Serve in this role from the next step on. What runs here goes on."""
+        policy = self.engine.policy
+        if isinstance(policy, RolePolicy) and policy.role is not role:
+            log.info("role: %s", role.value)
+            policy.role = role
+            self._report()
 
     def load(self) -> Report:
         state = WorkerState.DRAINING if self.destination_handoffs.draining else WorkerState.READY

@@ -1,0 +1,76 @@
+"""What requests bring, learned from those that come: the workload for which roles are chosen."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+WINDOW_S = 5.0
+"""Averaging window of the rate, in seconds."""
+MEMORY = 0.97
+"""Decay of a request's weight with each further request."""
+
+
+class Workload(msgspec.Struct, frozen=True, kw_only=True):
+    """Means over recent requests, in tokens and seconds."""
+
+    num_requests: int
+    """Requests seen so far."""
+    requests_per_s: float
+    uncached_tokens: float
+    """Prompt tokens that have to be computed."""
+    cached_tokens: float
+    answer_tokens: float
+    tpot_s: float | None
+    """Target for the time per output token; None when no request has one."""
+
+    @property
+    def context_tokens(self) -> float:
+        """Mean context of a decoding sequence."""
+        return self.cached_tokens + self.uncached_tokens + self.answer_tokens / 2
+
+
+class WorkloadMeter:
+    """Exponentially weighted means: over requests for their sizes, over time for their rate."""
+
+    def __init__(self) -> None:
+        self.num_seen = 0
+        self._weight = self._uncached = self._cached = 0.0
+        self._target_weight = self._target = 0.0
+        self._rate = 0.0
+        self._began_s = self._seen_s = 0.0
+
+    def observe(
+        self, uncached_tokens: float, cached_tokens: float, tpot_s: float | None, now: float
+    ) -> None:
+        """Enter a request that has come."""
+        if not self.num_seen:
+            self._began_s = now
+        self._rate = self._rate_at(now) + 1 / WINDOW_S
+        self._seen_s = now
+        self.num_seen += 1
+        self._weight = MEMORY * self._weight + 1.0
+        self._uncached = MEMORY * self._uncached + uncached_tokens
+        self._cached = MEMORY * self._cached + cached_tokens
+        if tpot_s is not None:
+            self._target_weight = MEMORY * self._target_weight + 1.0
+            self._target = MEMORY * self._target + tpot_s
+
+    def workload(self, answer_tokens: float, now: float) -> Workload | None:
+        """The workload, with answers of this mean length; None before the first request."""
+        if not self.num_seen:
+            return None
+        # A window that is not over yet holds too little.
+        share = 1 - math.exp(-max(now - self._began_s, 0.1 * WINDOW_S) / WINDOW_S)
+        return Workload(
+            num_requests=self.num_seen,
+            requests_per_s=self._rate_at(now) / share,
+            uncached_tokens=self._uncached / self._weight,
+            cached_tokens=self._cached / self._weight,
+            answer_tokens=answer_tokens,
+            tpot_s=self._target / self._target_weight if self._target_weight else None,
+        )
+
+    def _rate_at(self, now: float) -> float:
+        return self._rate * math.exp(-max(0.0, now - self._seen_s) / WINDOW_S)

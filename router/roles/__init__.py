@@ -1,0 +1,1 @@
+"""Roles that follow the load: which workers prefill, and which decode."""

@@ -1,0 +1,71 @@
+"""How many requests a second an assignment of roles serves within the target of their tokens.
+
+A worker that decodes reads all weights in each step, which takes t0 of the time per output token τ:
+(1 - t0/τ) of its time is left for prompts and answers. A prefill worker pays t0 once for a chunk.
+With p seconds for a request's prompt, p0 for the fixed part of its chunks' steps and d for its
+answer, workers that do both serve (1 - t0/τ)/(p + d) requests a second each; split ones
+1/[(p + p0) + d/(1 - t0/τ)]. Prompts that the prefill workers cannot take are computed beside
+answers. DistServe (OSDI 2024) has the step model; TaiChi (2025) discusses when either way wins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from router.placing.fleet_table import Flags, FleetTable, Floats
+from router.placing.placement import TPOT_SHARE
+from router.placing.workload import Workload
+
+LEAST_S = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class WorkRates:
+    """Arrays over workers: what each can do in one role alone, for the present workload."""
+
+    prompts_per_s: Floats
+    answers_per_s: Floats
+    """Answers within the target."""
+    prompt_weight: Floats
+    """Answers that a decode worker gives up for one prompt."""
+
+
+def work_rates(
+    table: FleetTable, rows: Sequence[int], workload: Workload, tpot_s: float
+) -> WorkRates:
+    """The rates of these rows, for a target of `tpot_s` per output token."""
+    step_s, answer = table.step_s[rows], max(1.0, workload.answer_tokens)
+    uncached = max(1.0, workload.uncached_tokens)
+    seen = workload.cached_tokens + uncached / 2
+    each_s = table.prompt_token_s[rows] + table.prompt_pair_s[rows] * seen
+    prompt_s = np.maximum(each_s * uncached, LEAST_S)
+    chunks_s = step_s * uncached / table.prefill_chunk_tokens[rows]
+    context = workload.context_tokens
+    growth_s = table.sequence_s[rows] + table.context_token_s[rows] * context
+    growth_s = np.maximum(growth_s, LEAST_S)
+    in_target = np.maximum(0.0, (TPOT_SHARE * tpot_s - step_s) / growth_s)
+    in_pool = table.pool_tokens[rows] / (context + answer / 2)
+    num_decoding = np.minimum(in_target, in_pool)
+    # Where the pool is the bound, a prompt lengthens steps that are within the target; where the
+    # target is, it takes the place of sequences.
+    fixed_s = np.where(in_pool < in_target, step_s / in_pool, 0.0)
+    return WorkRates(
+        prompts_per_s=1.0 / (prompt_s + chunks_s),
+        answers_per_s=num_decoding / (answer * (step_s + num_decoding * growth_s)),
+        prompt_weight=prompt_s / (answer * (growth_s + fixed_s)),
+    )
+
+
+def capacity(rates: WorkRates, prefills: Flags) -> float:
+    """Requests a second that the workers serve when those flagged prefill, and the others decode
+    and take the prompts that are left."""
+    decodes = ~prefills
+    prompts = float(rates.prompts_per_s[prefills].sum())
+    answers = float(rates.answers_per_s[decodes].sum())
+    if answers <= prompts:
+        return answers
+    weight = float((rates.prompt_weight * rates.answers_per_s)[decodes].sum()) / answers
+    return (answers + prompts * weight) / (1.0 + weight)

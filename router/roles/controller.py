@@ -1,0 +1,117 @@
+"""Decides which worker takes another role, one at a time; pure, time is an argument."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+
+from router.placing.fleet_table import Flags, FleetTable
+from router.placing.ledger import Ledger
+from router.roles.capacity import WorkRates, capacity, work_rates
+from wire.identity import Role, WorkerRef
+
+INTERVAL_S = 0.5
+"""Interval between two decisions."""
+MODEL_ERROR = 0.05
+"""Share by which another assignment has to be better: predictions err."""
+URGENT = 0.2
+"""A gain of this share is taken at once; a smaller one when two decisions in a row ask for it."""
+LEAST_LOAD = 0.1
+"""Share of the capacity in use below which roles stay: every assignment serves that."""
+LEAST_SEEN = 8
+"""Requests from which the workload is known."""
+
+
+class RoleChange(msgspec.Struct, frozen=True):
+    """A worker takes another role."""
+
+    ref: WorkerRef
+    role: Role
+
+
+class Outlook(msgspec.Struct, frozen=True, kw_only=True):
+    """Requests a second that come, and that the present and the best assignment serve."""
+
+    requests_per_s: float
+    present: float
+    best: float
+    num_prefill: int
+    """Prefill workers of the best assignment."""
+
+
+class RoleController:
+    """Compares the present assignment with all that have the best prefill workers first."""
+
+    def __init__(self) -> None:
+        self.outlook: Outlook | None = None
+        """The newest comparison."""
+        self._asked: int | None = None
+
+    def decide(self, ledger: Ledger, now: float) -> RoleChange | None:
+        """The next change; None where roles stay. Call every INTERVAL_S.
+
+        Without a target for the time per output token roles stay as configured: splitting protects
+        that target, and costs throughput without one.
+        """
+        table, workload = ledger.table, ledger.workload(now)
+        if workload is None or workload.tpot_s is None or workload.num_requests < LEAST_SEEN:
+            return None
+        rows = [int(row) for row in np.flatnonzero(table.ready)]
+        if len(rows) < 2 or not table.all_calibrated:
+            return None
+        rates = work_rates(table, rows, workload, workload.tpot_s)
+        present: Flags = table.prefills[rows]
+        wanted = _best(table, rows, rates)
+        self.outlook = view = Outlook(
+            requests_per_s=workload.requests_per_s,
+            present=capacity(rates, present),
+            best=capacity(rates, wanted),
+            num_prefill=int(wanted.sum()),
+        )
+        return _first_change(table, rows, rates, present, wanted) if self._is_due(view) else None
+
+    def _is_due(self, view: Outlook) -> bool:
+        """The gain exceeds the error of the prediction, and is no passing one."""
+        asked_before, self._asked = self._asked, None
+        idle = view.requests_per_s < LEAST_LOAD * view.present
+        if idle or view.best <= view.present * (1 + MODEL_ERROR):
+            return False
+        self._asked = view.num_prefill
+        return view.best > view.present * (1 + URGENT) or asked_before is not None
+
+
+def _best(table: FleetTable, rows: list[int], rates: WorkRates) -> Flags:
+    """Flags the prefill workers of the best assignment; one worker decodes at least."""
+    order = _by_advantage(table, rows, rates)
+    best: tuple[float, Flags] | None = None
+    for count in range(len(rows)):
+        prefills: Flags = np.zeros(len(rows), bool)
+        prefills[order[:count]] = True
+        served = capacity(rates, prefills)
+        if best is None or served > best[0]:
+            best = served, prefills
+    assert best is not None
+    return best[1]
+
+
+def _by_advantage(table: FleetTable, rows: list[int], rates: WorkRates) -> list[int]:
+    """Positions in `rows`: those first that prefill best for what they decode; of about equal ones
+    those that are prefill workers now, then those with the fewest sequences."""
+    advantage = np.log(rates.prompts_per_s / np.maximum(rates.answers_per_s, 1e-9)).round(1)
+    keys = (table.num_decoding[rows], ~table.prefills[rows], -advantage)
+    order: list[int] = np.lexsort(keys).tolist()
+    return order
+
+
+def _first_change(
+    table: FleetTable, rows: list[int], rates: WorkRates, present: Flags, wanted: Flags
+) -> RoleChange | None:
+    """The change of one worker, among those that lead to `wanted`, that serves most."""
+    found: tuple[float, RoleChange] | None = None
+    for position in np.flatnonzero(present != wanted).tolist():
+        changed = present.copy()
+        changed[position] = wanted[position]
+        served, ref = capacity(rates, changed), table.refs[rows[position]]
+        if ref is not None and (found is None or served > found[0]):
+            found = served, RoleChange(ref, Role.PREFILL if wanted[position] else Role.DECODE)
+    return None if found is None else found[1]

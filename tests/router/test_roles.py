@@ -1,0 +1,231 @@
+"""Roles follow the load: the capacity of assignments, the controller, and where requests go."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from router.placing.cost_model import Hits
+from router.placing.placement_request import Placement, PlacementRequest, Slo
+from router.placing.workload import Workload, WorkloadMeter
+from router.roles.capacity import capacity, work_rates
+from router.roles.controller import LEAST_SEEN, RoleController
+from tests.router.ledgers import Scene
+from wire.identity import Role, WorkerRef
+from wire.reports import StepCosts
+
+pytestmark = pytest.mark.quick
+
+COSTS = StepCosts(
+    step_s=6e-3, sequence_s=3e-5, context_token_s=4.4e-8, prompt_token_s=3.2e-5, prompt_pair_s=0.0
+)
+TPOT_S = 9e-3
+
+
+def fleet(num_prefill: int, num_decode: int, costs: StepCosts = COSTS) -> Scene:
+    made = Scene()
+    for role, count in ((Role.PREFILL, num_prefill), (Role.DECODE, num_decode)):
+        for number in range(count):
+            made.add(f"{role.value}-{number}", role, costs=costs)
+    return made
+
+
+def load(made: Scene, prompt: int, answer: int, per_s: float, tpot_s: float | None) -> float:
+    """Requests that come for ten seconds; the time at their end."""
+    for number in range(int(10 * per_s)):
+        made.ledger.came(prompt, tpot_s, made.hits, number / per_s)
+        made.ledger.answered("", answer, 1.0)
+    return 10.0
+
+
+def decide_until_calm(made: Scene, now: float) -> list[tuple[str, Role]]:
+    """All changes of a controller, each carried out, until it has none."""
+    controller, changes, calm = RoleController(), list[tuple[str, Role]](), 0
+    while calm < 3:
+        change = controller.decide(made.ledger, now)
+        calm = 0 if change else calm + 1
+        if change is not None:
+            made.ledger.set_role(change.ref, change.role)
+            changes.append((change.ref.worker_id, change.role))
+        assert len(changes) < 20, "the roles never come to rest"
+    return changes
+
+
+def num_prefill(made: Scene) -> int:
+    return int(made.ledger.table.prefills.sum())
+
+
+def workload(prompt: int, answer: int, tpot_s: float) -> Workload:
+    return Workload(
+        num_requests=100,
+        requests_per_s=1.0,
+        uncached_tokens=prompt,
+        cached_tokens=0,
+        answer_tokens=answer,
+        tpot_s=tpot_s,
+    )
+
+
+def served(prompt: int, answer: int, tpot_s: float) -> list[float]:
+    """Requests a second by the number of prefill workers among eight."""
+    made = fleet(4, 4)
+    rates = work_rates(made.ledger.table, range(8), workload(prompt, answer, tpot_s), tpot_s)
+    return [capacity(rates, np.arange(8) < count) for count in range(8)]
+
+
+def test_without_prefill_workers_each_serves_what_the_formula_says() -> None:
+    p, d = 2048 * 3.2e-5, 128 * (3e-5 + 4.4e-8 * (2048 + 64))
+    left = 1 - 6e-3 / (0.93 * TPOT_S)
+    assert served(2048, 128, TPOT_S)[0] == pytest.approx(8 * left / (p + d), rel=0.01)
+
+
+def test_splitting_serves_far_more_under_a_strict_target_and_less_under_a_loose_one() -> None:
+    strict, loose = served(2048, 128, 9e-3), served(500, 500, 90e-3)
+    assert max(strict) > 1.5 * strict[0]
+    assert max(loose) == loose[0]
+
+
+def test_what_no_prefill_worker_takes_is_computed_beside_answers() -> None:
+    by_count = served(2048, 128, TPOT_S)
+    assert by_count[1] > by_count[0]
+    prompts_of_one = 1 / (2048 * 3.2e-5 + 2048 / 512 * 6e-3)
+    assert by_count[1] > prompts_of_one, "one prefill worker is no bound"
+
+
+def test_workers_become_prefill_workers_one_by_one_until_the_best_assignment() -> None:
+    made = fleet(1, 7)
+    changes = decide_until_calm(made, load(made, 2048, 128, 30, TPOT_S))
+    best = int(np.argmax(served(2048, 128, TPOT_S)))
+    assert [role for _, role in changes] == [Role.PREFILL] * len(changes)
+    assert abs(num_prefill(made) - best) <= 1, "the last step may be within the model's error"
+
+
+def test_long_answers_turn_them_back() -> None:
+    made = fleet(6, 2)
+    changes = decide_until_calm(made, load(made, 256, 512, 20, 12e-3))
+    assert changes
+    assert {role for _, role in changes} == {Role.DECODE}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "per_s", "tpot_s"),
+    [
+        pytest.param(2048, 30, None, id="no request has a target"),
+        pytest.param(2048, 1, TPOT_S, id="there is hardly any load"),
+        pytest.param(2048, 0.5, TPOT_S, id="few requests have come"),
+    ],
+)
+def test_roles_stay_as_configured(prompt: int, per_s: float, tpot_s: float | None) -> None:
+    made = fleet(1, 7)
+    assert decide_until_calm(made, load(made, prompt, 128, per_s, tpot_s)) == []
+
+
+def test_a_small_gain_has_to_be_seen_twice() -> None:
+    made = fleet(3, 5)
+    now = load(made, 2048, 160, 30, TPOT_S)
+    controller = RoleController()
+    first = controller.decide(made.ledger, now)
+    view = controller.outlook
+    assert view is not None
+    assert 1.05 < view.best / view.present < 1.2, "the case is a small gain"
+    assert first is None
+    assert controller.decide(made.ledger, now) is not None
+
+
+def test_the_worker_that_prefills_best_for_what_it_decodes_changes_first() -> None:
+    """A box of much compute beside one of much bandwidth."""
+    made = fleet(0, 2)
+    compute = StepCosts(
+        step_s=6e-3,
+        sequence_s=3e-4,
+        context_token_s=4.4e-7,
+        prompt_token_s=1e-5,
+        prompt_pair_s=0.0,
+    )
+    made.add("compute", Role.DECODE, costs=compute)
+    changes = decide_until_calm(made, load(made, 2048, 128, 15, TPOT_S))
+    assert changes[0] == ("compute", Role.PREFILL)
+
+
+def test_one_worker_always_decodes() -> None:
+    made = fleet(1, 1)
+    decide_until_calm(made, load(made, 100_000, 2, 5, TPOT_S))
+    assert num_prefill(made) == 1
+
+
+def test_the_meter_knows_the_rate_before_its_window_is_over() -> None:
+    meter = WorkloadMeter()
+    for number in range(20):
+        meter.observe(100, 0, None, number / 10)
+    found = meter.workload(50, 1.9)
+    assert found is not None
+    assert found.requests_per_s == pytest.approx(10, rel=0.1)
+    assert found.tpot_s is None
+
+
+def test_the_meter_forgets_what_came_before() -> None:
+    meter = WorkloadMeter()
+    for number in range(100):
+        meter.observe(4000, 100, 0.01, number)
+    for number in range(100, 400):
+        meter.observe(10, 0, 0.05, number)
+    found = meter.workload(50, 400)
+    assert found is not None
+    assert found.uncached_tokens == pytest.approx(10, rel=0.5)
+    assert found.tpot_s == pytest.approx(0.05, rel=0.01)
+
+
+def request(slo: Slo, prompt: int = 2048) -> PlacementRequest:
+    return PlacementRequest(
+        key="k", num_prompt_tokens=prompt, num_tokens=prompt + 128, slo=slo, roles_follow=True
+    )
+
+
+def placed(made: Scene, wanted: PlacementRequest) -> tuple[str, str | None]:
+    found = made.ledger.place(wanted, made.hits, 0.0)
+    assert isinstance(found, Placement)
+    home = found.destination
+    return found.first.worker_id, None if home is None else home.worker_id
+
+
+def test_where_roles_follow_the_load_prompts_go_to_prefill_workers() -> None:
+    assert placed(fleet(1, 1), request(Slo(1.0, TPOT_S))) == ("prefill-0", "decode-0")
+
+
+def test_a_short_prompt_that_is_mostly_cached_stays_with_its_decode_worker() -> None:
+    made = fleet(1, 0)
+    made.add("decode-0", Role.DECODE, costs=COSTS, hits=2040)
+    assert placed(made, request(Slo(1.0, TPOT_S))) == ("decode-0", None)
+
+
+def test_a_prompt_that_prefill_workers_would_make_late_is_computed_by_a_decode_worker() -> None:
+    made = Scene()
+    waits = {"waiting_tokens": 200_000, "waiting_prompts": 100}
+    made.add("prefill-0", Role.PREFILL, costs=COSTS, told=waits)
+    made.add("decode-0", Role.DECODE, costs=COSTS)
+    assert placed(made, request(Slo(1.0, TPOT_S))) == ("decode-0", None)
+
+
+def test_a_prefill_worker_decodes_what_no_decode_worker_can_take() -> None:
+    made = fleet(1, 0)
+    assert placed(made, request(Slo(1.0, TPOT_S))) == ("prefill-0", None)
+
+
+def test_a_report_tells_the_role_of_a_worker() -> None:
+    made = fleet(1, 1)
+    assert num_prefill(made) == 1
+    made.tell(WorkerRef("decode-0", 1), role=Role.PREFILL)
+    assert num_prefill(made) == 2
+
+
+def test_of_several_routers_the_one_with_the_lowest_id_is_known_to_all() -> None:
+    made = fleet(1, 1)
+    made.tell(WorkerRef("decode-0", 1), seen_submits={"a-router": 3, "router": 1})
+    assert min(made.ledger.router_ids()) == "a-router"
+
+
+def test_few_requests_are_no_traffic() -> None:
+    made = fleet(1, 7)
+    for number in range(LEAST_SEEN - 1):
+        made.ledger.came(2048, TPOT_S, Hits.none(8), number / 30)
+    assert RoleController().decide(made.ledger, 1.0) is None
