@@ -15,7 +15,6 @@ from kv_transfer.handoff.destination import DestinationHandoff
 from kv_transfer.handoff.effects import Effect, Verify, Write
 from kv_transfer.handoff.source import SourceHandoff
 from kv_transfer.layout.checksum_stream import StreamChecksum
-from tests.order.stream_runner import StreamRunner
 from worker.steps.destination_handoffs import DestinationHandoffs
 
 
@@ -56,13 +55,6 @@ def run_before_verified(
     handoffs._endpoint.checksum(handoff.offer.layout)(verify.blocks, verify.first)
     assert handoff._commit is not None
     return handoff.checksummed(handoff._commit.checksum)
-
-
-def copy_and_go_on(runner: StreamRunner, source: int, target: int) -> None:
-    """Whoever owns `source` next may write to it too early."""
-    reads, writes = runner._blocks([source]), runner._blocks([target])
-    copy = runner._cache.__setitem__
-    runner.device.steps.launch(lambda: copy(target, runner._cache[source]), [reads], [writes])
 
 
 BUGS = (
