@@ -84,14 +84,32 @@ def make_attention(
     dtype: torch.dtype,
     num_heads: int,
     most_blocks: int,
+    *,
+    or_torch: bool = False,
 ) -> Attention:
-    """`name` as chosen; `most_blocks` is the longest block table."""
+    """`name` as chosen; `most_blocks` is the longest block table.
+
+    FlashInfer's kernels are compiled and loaded now. Where that fails PyTorch's serve, with a
+    warning, if `or_torch`; else it is a ConfigError.
+    """
     if name == "flashinfer":
         backend = FlashInferBackend(cache, windows, dtype, num_heads)
-        backend.load()
-        return Attention(backend, FlashInferTables(backend, most_blocks))
+        if _loads(backend, or_torch=or_torch):
+            return Attention(backend, FlashInferTables(backend, most_blocks))
     triton = uses_triton(cache.device, scaled=scales is not None)
     kernels = load_gpu_kernels(cache.device, dtype, cache.shape[-1], triton=triton)
     tables = TritonTables if triton else TorchTables
     made = cache, windows, dtype, scales
     return Attention(TorchBackend(*made, kernels), tables(*made))
+
+
+def _loads(backend: FlashInferBackend, *, or_torch: bool) -> bool:
+    try:
+        backend.load()
+    except Exception as error:  # its compilers end in errors of every class
+        reason = f"FlashInfer's kernels cannot be compiled or loaded: {error}"
+        if not or_torch:
+            raise ConfigError(f'attention "flashinfer": {reason}') from error
+        log.warning("attention: PyTorch's flash attention and Triton's kernel; %s", reason)
+        return False
+    return True

@@ -72,7 +72,8 @@ def load_torch_runner(
     length = _choose_max_model_len(config, max_model_len)
     shape = AttentionShape(precision.compute, precision.cache, config.head_size)
     kernels = choose_attention(attention, chosen, shape)
-    settings = StepSettings(kernels, graphs, max_sequences, chunk_tokens)
+    by_itself = attention == "auto"
+    settings = StepSettings(kernels, graphs, max_sequences, chunk_tokens, or_torch=by_itself)
     layout = part_layout(part, block_size, precision.cache)
     parameters = allocate_part(part, precision.weights, chosen, ranks)
     load_weights(weights, part_targets(part, parameters), progress, part.cut)

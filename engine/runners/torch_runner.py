@@ -47,6 +47,8 @@ class StepSettings:
     max_sequences: int = 256
     chunk_tokens: int = 2048
     """Most prompt tokens that a step computes, for which memory is kept on a GPU."""
+    or_torch: bool = False
+    """Whether PyTorch's kernels may serve where those of `attention` cannot be loaded."""
 
     def __post_init__(self) -> None:
         if self.graphs not in GRAPHS:
@@ -157,6 +159,7 @@ class TorchRunner:
             self._model.dtype,
             self._part.config.num_heads,
             self.layout.num_blocks(self.max_model_len),
+            or_torch=self._settings.or_torch,
         )
         return region
 

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from engine.attention.choice import choose_attention
+from engine.attention import choice
+from engine.attention.choice import choose_attention, make_attention
 from engine.attention.flashinfer_available import (
     TESTED_VERSION,
     AttentionShape,
@@ -16,6 +17,7 @@ from engine.attention.flashinfer_available import (
     why_no_flashinfer,
     why_not_compiled,
 )
+from engine.attention.torch_backend import TorchBackend
 from engine.errors import ConfigError
 
 pytestmark = pytest.mark.quick
@@ -100,6 +102,30 @@ def test_what_is_asked_for_by_name_is_taken_or_an_error(hopper: None) -> None:
         chosen("flashinfer", INSTALLED, CPU)
     with pytest.raises(ConfigError, match="attention \"flash\": expected 'auto', "):
         chosen("flash", INSTALLED)
+
+
+class Uncompiled:
+    """Stands in for FlashInfer's backend where a header of its kernels is missing."""
+
+    def __init__(self, *arguments: object) -> None:
+        pass
+
+    def load(self) -> None:
+        raise RuntimeError("Ninja build failed: curand_kernel.h: No such file or directory")
+
+
+def test_kernels_that_do_not_compile_are_an_error_by_name_and_a_warning_by_auto(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(choice, "FlashInferBackend", Uncompiled)
+    cache = torch.zeros(2, 1, 2, 1, 16, 64)
+    with pytest.raises(ConfigError, match=r"cannot be compiled or loaded.*curand_kernel\.h"):
+        make_attention("flashinfer", cache, None, (None,), FLOAT, 1, 2)
+    made = make_attention("flashinfer", cache, None, (None,), FLOAT, 1, 2, or_torch=True)
+    assert isinstance(made.steps, TorchBackend)
+    [line] = caplog.messages
+    assert "PyTorch's flash attention" in line
+    assert "curand_kernel.h" in line
 
 
 def test_a_cpu_does_not_look_for_flashinfer() -> None:
