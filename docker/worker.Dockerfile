@@ -1,7 +1,7 @@
 # Workers, Ray's head and the driver:  docker build -f docker/worker.Dockerfile -t tandem-worker:0.1.0 .
 # The slim image is enough for GPUs: torch and NIXL bring CUDA's libraries, nodes bring the driver, of
-# version 580 or later for CUDA 13. For older drivers, down to 525, build for CUDA 12:
-#   --build-arg CUDA=12 --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu126
+# version 580 or later for CUDA 13. For older drivers build for CUDA 12, with the address of PyTorch's own
+# index for CUDA 12.6: --build-arg CUDA=12 --build-arg TORCH_INDEX=...
 # FlashInfer comes with --build-arg EXTRA=gpu. It compiles kernels on their first use, and there is no
 # nvcc here, so FLASHINFER_SM names the GPUs for which compiled ones are installed: sm90a is Hopper.
 ARG CUDA=13

@@ -11,7 +11,7 @@ import pytest
 import torch
 from packaging.requirements import Requirement
 
-from kv_transfer.transports.nixl.bindings import MODULES, TORCH_INDEX, VERSION
+from kv_transfer.transports.nixl.bindings import MODULES, VERSION
 from tests.packaging.elf import DRIVER, Libraries, package_folder
 from tests.packaging.index import libraries_in, resolved
 
@@ -26,10 +26,6 @@ class Flavour:
     """A PyTorch for one version of CUDA."""
 
     major: int
-    index: str | None
-    """None for PyPI's own."""
-    asks_for: str
-    """The package by which it asks for CUDA's runtime."""
     runtime: str
     """The library that the runtime brings."""
 
@@ -41,8 +37,8 @@ class Flavour:
         return Libraries([folder, *(folder.with_name(name) for name in beside)])
 
 
-CU13 = Flavour(13, None, "cuda-toolkit", "libcudart.so.13")
-CU12 = Flavour(12, f"{TORCH_INDEX}/cu126", "nvidia-cuda-runtime-cu12", "libcudart.so.12")
+CU13 = Flavour(13, "libcudart.so.13")
+CU12 = Flavour(12, "libcudart.so.12")
 flavours = pytest.mark.parametrize("flavour", [CU13, CU12], ids=["cu13", "cu12"])
 
 
@@ -75,20 +71,18 @@ def test_pytorch_for_cpus_brings_all_its_libraries() -> None:
 
 
 @pytest.mark.long
-@flavours
-def test_pytorch_brings_the_runtime_that_nixl_needs(flavour: Flavour, tmp_path: Path) -> None:
-    need_wheel(flavour)
+def test_pytorch_brings_the_runtime_that_nixl_needs(tmp_path: Path) -> None:
+    """The pair that is installed by default: PyPI has no PyTorch for CUDA 12."""
+    need_wheel(CU13)
     assert f"torch=={TORCH}" in dependencies()
-    index = [] if flavour.index is None else ["--index-url", flavour.index]
-    local = "" if flavour.index is None else f"+{flavour.index.rpartition('/')[2]}"
-    (metadata,) = resolved(f"torch==={TORCH}{local}", "--no-deps", *index)
+    (metadata,) = resolved(f"torch==={TORCH}", "--no-deps")
     asked = [Requirement(it) for it in metadata["requires_dist"]]
-    (toolkit,) = [it for it in asked if it.name == flavour.asks_for]
+    (toolkit,) = [it for it in asked if it.name == "cuda-toolkit"]
     toolkit.extras &= {"cudart"}
     toolkit.marker = None
     (runtime,) = [it for it in resolved(str(toolkit)) if "cuda-runtime" in it["name"]]
     wheel = f"{runtime['name']}=={runtime['version']}"
-    assert libraries_in(wheel, tmp_path) & flavour.nixl.missing(FOR_GPUS) == {flavour.runtime}
+    assert libraries_in(wheel, tmp_path) & CU13.nixl.missing(FOR_GPUS) == {CU13.runtime}
 
 
 def test_what_is_installed_by_default_is_the_pair_for_cuda_13() -> None:

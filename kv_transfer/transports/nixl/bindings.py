@@ -18,7 +18,6 @@ VERSION = "1.5.1"
 """The version of NIXL that Tandem is tested with."""
 MODULES = {13: "nixl_cu13", 12: "nixl_cu12"}
 """The module of each major version of CUDA; one that is preferred comes first."""
-TORCH_INDEX = "https://download.pytorch.org/whl"
 
 
 def torch_cuda() -> str | None:
@@ -52,7 +51,7 @@ def choose_module(cuda: str | None, is_installed: Callable[[str], bool]) -> str:
     if module is None:
         raise ImportError(
             f"PyTorch was built for CUDA {cuda}{beside}; NIXL has wheels for CUDA 12 and 13: "
-            f"install such a PyTorch, as from {TORCH_INDEX}/cu130, and NIXL with {_install(13)}"
+            f"install PyTorch for one of them, and NIXL, for 13 with {_install(13)}"
         )
     raise ImportError(f"PyTorch was built for CUDA {cuda}{beside}: {_install(major)}")
 
