@@ -98,7 +98,7 @@ class Ledger:
         load, row = self._loads.get(ref), self.table.row(ref)
         if load is None or row is None:
             return
-        load.on_report(report)
+        self.meter.generated(load.on_report(report))
         if report.role is not None:
             self.table.set_role(row, report.role)
         self._show(ref)
@@ -230,6 +230,7 @@ class Ledger:
     def answered(self, tenant: str, num_tokens: int, decode_s: float) -> None:
         """An answer is complete; its tokens behind the first took so long."""
         self.lengths.observe(tenant, num_tokens)
+        self.meter.answered()
         self.table.lifetime_s += LIFETIME_RATE * (max(0.1, decode_s) - self.table.lifetime_s)
 
     def _note_arrival(self, ttft_s: float | None, now: float) -> None:

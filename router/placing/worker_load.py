@@ -85,7 +85,10 @@ class WorkerLoad:
         self._parts[attempt_id] = part
         self._expected.add(part)
 
-    def on_report(self, report: Report) -> None:
+    def on_report(self, report: Report) -> int:
+        """Returns how many tokens the worker has generated since its last report."""
+        total = report.totals.generated_tokens
+        before = total if self._report is None else self._report.totals.generated_tokens
         self._report = report
         self._since = _Sum()
         heard = report.seen_submits.get(self._router_id, 0)
@@ -94,6 +97,7 @@ class WorkerLoad:
             if part.phase is _AttemptPhase.UNHEARD:
                 self._unheard.add(part, -1)
                 part.phase = _AttemptPhase.QUEUED
+        return max(0, total - before)
 
     def prefilled(self, attempt_id: AttemptId) -> None:
         """Record that an attempt's prompt is computed."""

@@ -12,6 +12,10 @@ MEMORY = 0.97
 """Decay of a request's weight with each further request."""
 
 
+FEW_ANSWERS = 4
+"""Answers in the window up to which their mean alone counts."""
+
+
 class Workload(msgspec.Struct, frozen=True, kw_only=True):
     """Means over recent requests, in tokens and seconds."""
 
@@ -40,6 +44,7 @@ class WorkloadMeter:
         self._target_weight = self._target = 0.0
         self._rate = 0.0
         self._began_s = self._seen_s = 0.0
+        self._answers = self._generated = 0.0
 
     def observe(
         self, uncached_tokens: float, cached_tokens: float, tpot_s: float | None, now: float
@@ -47,7 +52,10 @@ class WorkloadMeter:
         """Enter a request that has come."""
         if not self.num_seen:
             self._began_s = now
-        self._rate = self._rate_at(now) + 1 / WINDOW_S
+        kept = self._kept(now)
+        self._rate = kept * self._rate + 1 / WINDOW_S
+        self._answers *= kept
+        self._generated *= kept
         self._seen_s = now
         self.num_seen += 1
         self._weight = MEMORY * self._weight + 1.0
@@ -57,20 +65,40 @@ class WorkloadMeter:
             self._target_weight = MEMORY * self._target_weight + 1.0
             self._target = MEMORY * self._target + tpot_s
 
-    def workload(self, answer_tokens: float, now: float) -> Workload | None:
-        """The workload, with answers of this mean length; None before the first request."""
+    def generated(self, num_tokens: int) -> None:
+        """Workers have generated tokens."""
+        self._generated += num_tokens
+
+    def answered(self) -> None:
+        """An answer is complete."""
+        self._answers += 1
+
+    def answer_tokens(self, mean: float) -> float:
+        """The mean length of answers, where those that have ended have this mean.
+
+        Short answers end first, so that after a change their mean is too low for as long as an
+        answer takes, while the tokens generated for each that has ended are too many.
+        """
+        if self._answers < FEW_ANSWERS:
+            return mean
+        return math.sqrt(mean * max(mean, self._generated / self._answers))
+
+    def workload(self, mean_answer: float, now: float) -> Workload | None:
+        """The workload, where answers that have ended have this mean length; None before the first
+        request."""
         if not self.num_seen:
             return None
         # A window that is not over yet holds too little.
         share = 1 - math.exp(-max(now - self._began_s, 0.1 * WINDOW_S) / WINDOW_S)
         return Workload(
             num_requests=self.num_seen,
-            requests_per_s=self._rate_at(now) / share,
+            requests_per_s=self._kept(now) * self._rate / share,
             uncached_tokens=self._uncached / self._weight,
             cached_tokens=self._cached / self._weight,
-            answer_tokens=answer_tokens,
+            answer_tokens=self.answer_tokens(mean_answer),
             tpot_s=self._target / self._target_weight if self._target_weight else None,
         )
 
-    def _rate_at(self, now: float) -> float:
-        return self._rate * math.exp(-max(0.0, now - self._seen_s) / WINDOW_S)
+    def _kept(self, now: float) -> float:
+        """Share of the window's sums that is left now."""
+        return math.exp(-max(0.0, now - self._seen_s) / WINDOW_S)

@@ -175,6 +175,25 @@ def test_the_meter_forgets_what_came_before() -> None:
     assert found.tpot_s == pytest.approx(0.05, rel=0.01)
 
 
+def test_while_longer_answers_have_not_ended_the_meter_knows_that_they_are_longer() -> None:
+    meter = WorkloadMeter()
+    for number in range(40):
+        meter.observe(100, 0, None, number / 10)
+        meter.generated(200)
+        if number % 4 == 0:
+            meter.answered()
+    assert meter.answer_tokens(50.0) == pytest.approx((50 * 800) ** 0.5, rel=0.1)
+
+
+def test_in_a_steady_state_answers_are_as_long_as_those_that_end() -> None:
+    meter = WorkloadMeter()
+    for number in range(40):
+        meter.observe(100, 0, None, number / 10)
+        meter.generated(50)
+        meter.answered()
+    assert meter.answer_tokens(50.0) == pytest.approx(50.0)
+
+
 def request(slo: Slo, prompt: int = 2048) -> PlacementRequest:
     return PlacementRequest(
         key="k", num_prompt_tokens=prompt, num_tokens=prompt + 128, slo=slo, roles_follow=True
