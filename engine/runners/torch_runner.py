@@ -221,7 +221,7 @@ class TorchRunner:
 
         with self._on_device, torch.inference_mode():
             layers = None
-            if on_layer is not None and self.runs_ahead:
+            if on_layer is not None and self.device.type == "cuda":
                 layers = LayerEvents(CudaStream.current(self.device))
             reached = on_layer if layers is None else layers.record
             logits = self._logits(step_slices, reached, take_scored)
@@ -247,7 +247,8 @@ class TorchRunner:
         return SomeSampled(counts, drawn)
 
     def mark(self) -> Event | None:
-        return CudaStream.current(self.device).record_event() if self.runs_ahead else None
+        on_gpu = self.device.type == "cuda"
+        return CudaStream.current(self.device).record_event() if on_gpu else None
 
     def follow(self, step_slices: Seq[StepSlice], *, by_layers: bool) -> None:
         """Compute this rank's part of a step that rank 0 launches, `by_layers` or at once.
