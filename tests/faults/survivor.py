@@ -8,9 +8,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from decode_worker.scheduler import DecodePolicy
-from engine.schedule.policy import Policy
-from prefill_worker.scheduler import PrefillPolicy
+from cluster.roles import POLICIES
 from tests.faults.victim import call
 from wire.identity import Role
 from worker.config import WorkerConfig
@@ -24,10 +22,9 @@ class Survivor:
     """`session` is a router's."""
 
     def __init__(self, role: Role, settings: dict[str, Any]) -> None:
-        policy: Policy = PrefillPolicy() if role is Role.PREFILL else DecodePolicy()
         config = msgspec.convert(settings, WorkerConfig)
         self.crashed: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
-        self.worker = Worker(config, role, lambda fitted: policy, on_crash=self.crashed.set_result)
+        self.worker = Worker(config, role, POLICIES, on_crash=self.crashed.set_result)
 
     async def start(self) -> None:
         card = await self.worker.start()

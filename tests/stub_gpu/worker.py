@@ -6,10 +6,10 @@ stub driver confirms it if STUB_GPU_HAS_POOL is set, and knows nothing of it oth
 
 import ctypes
 import dataclasses
-import importlib
 import os
 import sys
 
+from cluster.roles import POLICIES
 from kv_transfer.layout.region import CacheRegion
 from kv_transfer.transports.nixl import nixl_transport
 from kv_transfer.transports.nixl.agent import UCX, NixlBackend
@@ -48,6 +48,4 @@ def on_gpu(region: CacheRegion) -> CacheRegion:
 
 if __name__ == "__main__":
     nixl_transport.NixlTransport = StubGpuTransport  # type: ignore[misc]
-    role = Role(sys.argv.pop(1))
-    scheduler = importlib.import_module(f"{role.value}_worker.scheduler")
-    make_app(role, scheduler.make_policy)()
+    make_app(Role(sys.argv.pop(1)), POLICIES)()
