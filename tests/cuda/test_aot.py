@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip("triton")
 
+from engine.cuda.splits import SHORT
 from tests.cuda.aot import ARCHITECTURES, Launch, compile_launch
 from tests.cuda.shapes import PRECISIONS, SHAPES, launches
 
@@ -57,8 +58,9 @@ def test_kernels_of_a_step_compile_without_spills(
         assert kernel.spill_bytes == 0, name
         assert kernel.registers <= REGISTERS.get(name, OTHER_REGISTERS), name
         assert kernel.shared_bytes <= SHARED_BYTES, name
-    layer = {"add_norm", "gate", "rotate_and_store", "plan_splits", "split decode", "combine"}
-    assert names == {*layer, "decode"}
+    window = SHAPES[model].window
+    splits = set() if window and window <= SHORT else {"plan_splits", "split decode", "combine"}
+    assert names == {"add_norm", "gate", "rotate_and_store", "decode", *splits}
 
 
 @pytest.mark.parametrize("arch", [89, 90])
