@@ -39,6 +39,8 @@ POLICIES = (OURS, NEVER, ALWAYS, ALL_ADMITTED, NEVER_ADMITTED, ROUND_ROBIN)
 """The second and third are this router's admission and placement too, with other ways forbidden."""
 NUM_WARM = 20
 WARM_EVERY_S = 0.25
+WARM_S = (NUM_WARM + 10) * WARM_EVERY_S
+"""Until the requests that warm a cluster up have ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +63,8 @@ class Setting:
 
 def run(policy: Policy, arrivals: list[Arrival], setting: Setting) -> list[RequestResult]:
     """Every policy begins with the same few requests, which teach the router what steps take."""
-    begin_s = (NUM_WARM + 10) * WARM_EVERY_S
-    later = [each.later(begin_s) for each in arrivals]
-    return cluster_of(policy, setting).run([*_warm(), *later], setting.slo)[NUM_WARM:]
+    later = [each.later(WARM_S) for each in arrivals]
+    return cluster_of(policy, setting).run([*warm(), *later], setting.slo)[NUM_WARM:]
 
 
 def cluster_of(policy: Policy, setting: Setting) -> SimulatedCluster:
@@ -86,7 +87,8 @@ def goodput(served: list[RequestResult]) -> float:
     return sum(each.good for each in served) / len(served)
 
 
-def _warm() -> list[Arrival]:
+def warm() -> list[Arrival]:
+    """Few requests, long before the others, for which workers learn what their steps take."""
     arrivals = []
     for number in range(NUM_WARM):
         num_prompt = 600 + 150 * number

@@ -1,0 +1,97 @@
+"""Goodput of roles that follow the load, beside fixed assignments, in virtual time.
+
+    python -m benchmarks.roles [--count 600] [--seed 1] [--settings 9:30,12:45,12:60,30:60]
+
+Eight workers of `sim`'s machine model, prefill chunks of 2,048 tokens. Prompts have 2,048 tokens on
+average and answers 128 (log-normal), arrivals are Poisson's; a setting is a target for the time per
+output token in ms, and requests a second. A first token may take a second and three times what its
+prompt takes alone. Every run begins with a few seconds of light traffic, in which workers tell what
+their steps take.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.placement.policies import NUM_WARM, WARM_S, Setting, goodput, warm
+from router.config import Roles
+from router.placing.placement_request import Split
+from sim.machine import MachineModel
+from sim.router import RouterSettings
+from sim.simulation import SimulatedCluster, WorkerPool
+from sim.traces import BLOCK_TOKENS, Arrival
+from sim.worker import SETTINGS
+from wire.identity import Role
+
+NUM_WORKERS = 8
+PROMPT, ANSWER, SIGMA = 2048, 128, 0.4
+CHUNK_TOKENS = 2048
+FOLLOW_FROM, FIXED = (2, 4, 6), (4, 5)
+
+
+def main(
+    count: Annotated[int, typer.Option(help="Requests of a run.")] = 600,
+    seed: Annotated[int, typer.Option(help="Of arrivals and lengths.")] = 1,
+    settings: Annotated[
+        str, typer.Option(help="TPOT target in ms and requests/s, with commas.")
+    ] = "9:30,12:45,12:60,30:60",
+) -> None:
+    table = Table(title="goodput, eight workers")
+    follow = [f"follow from {number}" for number in FOLLOW_FROM]
+    always = [f"always {number}:{NUM_WORKERS - number}" for number in FIXED]
+    for column in ("TPOT ms", "requests/s", *follow, "never split", *always):
+        table.add_column(column, justify="right")
+    for setting in settings.split(","):
+        target_ms, rate = map(float, setting.split(":"))
+        load = requests(count, rate, seed)
+        kinds = [(Roles.FOLLOW, Split.AUTO, number) for number in FOLLOW_FROM]
+        kinds += [(Roles.FIXED, Split.NEVER, NUM_WORKERS // 2)]
+        kinds += [(Roles.FIXED, Split.ALWAYS, number) for number in FIXED]
+        found = [f"{serve(load, target_ms / 1e3, *kind):.3f}" for kind in kinds]
+        table.add_row(f"{target_ms:g}", f"{rate:g}", *found)
+    Console().print(table)
+
+
+def requests(count: int, per_s: float, seed: int) -> list[Arrival]:
+    """Poisson arrivals of log-normal lengths, which share nothing."""
+    draw = random.Random(seed)
+    arrivals, at_s, block = [], 0.0, 1
+    for _ in range(count):
+        at_s += draw.expovariate(per_s)
+        num_prompt, num_new = (_length(draw, mean) for mean in (PROMPT, ANSWER))
+        num_blocks = -(-num_prompt // BLOCK_TOKENS)
+        blocks = tuple(range(block, block + num_blocks))
+        arrivals.append(Arrival(at_s, num_prompt, num_new, blocks))
+        block += num_blocks
+    return arrivals
+
+
+def _length(draw: random.Random, mean: int) -> int:
+    return max(2, round(mean * draw.lognormvariate(0, SIGMA) / math.exp(SIGMA**2 / 2)))
+
+
+def serve(
+    load: list[Arrival], tpot_s: float, roles: Roles, split: Split, num_prefill: int
+) -> float:
+    """The goodput from so many prefill workers at the start."""
+    setting = Setting(MachineModel(), num_prefill, NUM_WORKERS - num_prefill, tpot_s=tpot_s)
+    settings = msgspec.structs.replace(
+        SETTINGS, tpot_target_s=0.85 * tpot_s, chunk_tokens=CHUNK_TOKENS
+    )
+    counts = ((Role.PREFILL, setting.num_prefill), (Role.DECODE, setting.num_decode))
+    pools = [WorkerPool(role, number, setting.machine, settings) for role, number in counts]
+    router = RouterSettings(max_queued=setting.max_queued, split=split, roles=roles)
+    later = [each.later(WARM_S) for each in load]
+    served = SimulatedCluster(pools, router).run([*warm(), *later], setting.slo)
+    return goodput(served[NUM_WARM:])
+
+
+if __name__ == "__main__":
+    typer.run(main)
