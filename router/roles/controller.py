@@ -45,7 +45,8 @@ class RoleController:
     def __init__(self) -> None:
         self.outlook: Outlook | None = None
         """The newest comparison."""
-        self._asked: int | None = None
+        self._asked = False
+        """Whether the last decision asked for a change."""
 
     def decide(self, ledger: Ledger, now: float) -> RoleChange | None:
         """The next change; None where roles stay. Call every INTERVAL_S.
@@ -72,12 +73,12 @@ class RoleController:
 
     def _is_due(self, view: Outlook) -> bool:
         """The gain exceeds the error of the prediction, and is no passing one."""
-        asked_before, self._asked = self._asked, None
+        asked_before, self._asked = self._asked, False
         idle = view.requests_per_s < LEAST_LOAD * view.present
         if idle or view.best <= view.present * (1 + MODEL_ERROR):
             return False
-        self._asked = view.num_prefill
-        return view.best > view.present * (1 + URGENT) or asked_before is not None
+        self._asked = True
+        return asked_before or view.best > view.present * (1 + URGENT)
 
 
 def _best(table: FleetTable, rows: list[int], rates: WorkRates) -> Flags:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 
 from router.fleet.fleet import Fleet
-from router.roles.controller import INTERVAL_S, Outlook, RoleChange, RoleController
+from router.roles.controller import INTERVAL_S, RoleChange, RoleController
 from runtime.session import SessionClosed
 from wire.messages import SetRole
 
@@ -25,12 +25,6 @@ class RoleKeeper:
         self._fleet = fleet
         self._router_id = router_id
         self._controller = RoleController()
-        self.num_changes = 0
-
-    @property
-    def outlook(self) -> Outlook | None:
-        """The newest comparison of assignments; None before the first."""
-        return self._controller.outlook
 
     async def keep(self) -> None:
         """Decide every INTERVAL_S, until cancelled."""
@@ -52,11 +46,10 @@ class RoleKeeper:
         except SessionClosed:
             return  # the next decision counts without it
         ledger.set_role(change.ref, change.role)
-        self.num_changes += 1
         self._log(change)
 
     def _log(self, change: RoleChange) -> None:
-        view = self.outlook
+        view = self._controller.outlook
         assert view is not None
         log.info(
             "model %r: %s becomes a %s worker: %.1f requests/s come, the present roles serve %.1f, "
