@@ -34,7 +34,8 @@ from router.placing.prices import Prices, price
 from wire.identity import WorkerRef
 
 TPOT_SHARE = 0.93
-"""Share of a target for the time per output token that predictions may use: loads fluctuate."""
+"""Share of a target for the time per output token that predictions may use where roles follow the
+load, and decode workers are filled up to it: loads fluctuate."""
 FETCH_SHARE = 0.5
 """Maximum time for copying a prefix, as a fraction of the time it saves."""
 
@@ -131,6 +132,12 @@ def _by_roles(request: PlacementRequest) -> bool:
     return auto and request.roles_follow and request.slo.tpot_s is not None
 
 
+def _tpot_limit_s(request: PlacementRequest) -> float | None:
+    """The time per output token up to which a worker has room for the request."""
+    target_s = request.slo.tpot_s
+    return TPOT_SHARE * target_s if target_s is not None and _by_roles(request) else target_s
+
+
 def _price(table: FleetTable, request: PlacementRequest, hits: Hits, now: float) -> Prices:
     targets = (request.slo.ttft_s, request.slo.tpot_s)
     return price(table, request.work, targets, hits, request.key, now)
@@ -156,7 +163,7 @@ def _placement(
         queue_s=float(prices.costs.queue_s[first]),
         num_queued=float(table.num_prompts[first]),
         queued_steps=float(prices.costs.queued_steps[first]),
-        relief_s=_relief_s(table, request.slo.tpot_s, prices, home),
+        relief_s=_relief_s(table, _tpot_limit_s(request), prices, home),
     )
 
 
@@ -164,10 +171,7 @@ def _relief_s(table: FleetTable, target_s: float | None, prices: Prices, home: i
     """Seconds until enough sequences have ended for the worker to meet the TPOT target; 0 where it
     meets it now, or never will. Sequences end one by one, the last after a lifetime."""
     tpot_s = float(prices.tpot_s[home])
-    if target_s is None:
-        return 0.0
-    target_s *= TPOT_SHARE
-    if tpot_s <= target_s or not prices.costs.num_decoding[home]:
+    if target_s is None or tpot_s <= target_s or not prices.costs.num_decoding[home]:
         return 0.0
     if table.step_s[home] + prices.costs.growth_s[home] > target_s:
         return 0.0
