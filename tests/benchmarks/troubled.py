@@ -55,7 +55,7 @@ def dies(context: Context) -> Iterator[Finding]:
 def hangs(context: Context) -> Iterator[Finding]:
     """In C, where no signal handler of Python's runs, beside a process that it has started."""
     sleeper = subprocess.Popen(SLEEPER, stdin=subprocess.PIPE, start_new_session=True)
-    yield note("started", sleeper.pid, pid=sleeper.pid)
+    yield note("started", sleeper.pid, pid=sleeper.pid, part=os.getpid())
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     ctypes.CDLL(None).pause()
     while True:
