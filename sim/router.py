@@ -12,7 +12,8 @@ from router.placing.placement_request import Placement, Refusal, Slo, Split
 from router.queueing.admission import Admission, Verdict
 from router.queueing.admission_queue import ROUND_S
 from router.queueing.fair_queue import Waiter
-from router.roles.controller import INTERVAL_S, RoleChange, RoleController
+from router.roles.controller import INTERVAL_S, RoleController
+from router.roles.decision import RoleChange
 from sim.clock import VirtualClock
 from sim.journeys import Choose, Journeys
 from sim.network import Network

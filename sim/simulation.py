@@ -9,7 +9,7 @@ import msgspec
 
 from router.placing.ledger import Ledger
 from router.placing.placement_request import Slo
-from router.roles.controller import RoleChange
+from router.roles.decision import RoleChange
 from sim.clock import VirtualClock
 from sim.machine import MachineModel
 from sim.network import Network

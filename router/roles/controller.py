@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import msgspec
+from collections import deque
+from collections.abc import Sequence
+
 import numpy as np
 
 from router.placing.fleet_table import Flags, FleetTable
 from router.placing.ledger import Ledger
 from router.roles.capacity import WorkRates, capacity, work_rates
-from wire.identity import Role, WorkerRef
+from router.roles.decision import Decision, Outlook, RoleChange
+from wire.identity import Role
 
 INTERVAL_S = 0.5
 """Interval between two decisions."""
@@ -20,23 +23,8 @@ LEAST_LOAD = 0.1
 """Share of the capacity in use below which roles stay: every assignment serves that."""
 LEAST_SEEN = 8
 """Requests from which the workload is known."""
-
-
-class RoleChange(msgspec.Struct, frozen=True):
-    """A worker takes another role."""
-
-    ref: WorkerRef
-    role: Role
-
-
-class Outlook(msgspec.Struct, frozen=True, kw_only=True):
-    """Requests a second that come, and that the present and the best assignment serve."""
-
-    requests_per_s: float
-    present: float
-    best: float
-    num_prefill: int
-    """Prefill workers of the best assignment."""
+NUM_REMEMBERED = 20
+"""Decisions that the history keeps."""
 
 
 class RoleController:
@@ -45,8 +33,14 @@ class RoleController:
     def __init__(self) -> None:
         self.outlook: Outlook | None = None
         """The newest comparison."""
+        self._history: deque[Decision] = deque(maxlen=NUM_REMEMBERED)
         self._asked = False
         """Whether the last decision asked for a change."""
+
+    @property
+    def history(self) -> Sequence[Decision]:
+        """The last changes, oldest first."""
+        return tuple(self._history)
 
     def decide(self, ledger: Ledger, now: float) -> RoleChange | None:
         """The next change; None where roles stay. Call every INTERVAL_S.
@@ -69,7 +63,12 @@ class RoleController:
             best=capacity(rates, wanted),
             num_prefill=int(wanted.sum()),
         )
-        return _first_change(table, rows, rates, present, wanted) if self._is_due(view) else None
+        if not self._is_due(view):
+            return None
+        change = _first_change(table, rows, rates, present, wanted)
+        if change is not None:
+            self._history.append(Decision(time_s=now, change=change, outlook=view))
+        return change
 
     def _is_due(self, view: Outlook) -> bool:
         """The gain exceeds the error of the prediction, and is no passing one."""

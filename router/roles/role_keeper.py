@@ -6,7 +6,8 @@ import asyncio
 import logging
 
 from router.fleet.fleet import Fleet
-from router.roles.controller import INTERVAL_S, RoleChange, RoleController
+from router.roles.controller import INTERVAL_S, RoleController
+from router.roles.decision import describe
 from runtime.session import SessionClosed
 from wire.messages import SetRole
 
@@ -25,6 +26,11 @@ class RoleKeeper:
         self._fleet = fleet
         self._router_id = router_id
         self._controller = RoleController()
+
+    @property
+    def controller(self) -> RoleController:
+        """Decides, and remembers why; only the deciding router's has a history."""
+        return self._controller
 
     async def keep(self) -> None:
         """Decide every INTERVAL_S, until cancelled."""
@@ -46,19 +52,4 @@ class RoleKeeper:
         except SessionClosed:
             return  # the next decision counts without it
         ledger.set_role(change.ref, change.role)
-        self._log(change)
-
-    def _log(self, change: RoleChange) -> None:
-        view = self._controller.outlook
-        assert view is not None
-        log.info(
-            "model %r: %s becomes a %s worker: %.1f requests/s come, the present roles serve %.1f, "
-            "%d prefill workers would serve %.1f",
-            self._fleet.model,
-            change.ref.worker_id,
-            change.role.value,
-            view.requests_per_s,
-            view.present,
-            view.num_prefill,
-            view.best,
-        )
+        log.info("model %r: %s", self._fleet.model, describe(self._controller.history[-1]))

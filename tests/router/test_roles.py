@@ -10,6 +10,7 @@ from router.placing.placement_request import Placement, PlacementRequest, Slo
 from router.placing.workload import Workload, WorkloadMeter
 from router.roles.capacity import capacity, work_rates
 from router.roles.controller import LEAST_SEEN, RoleController
+from router.roles.decision import describe
 from tests.router.ledgers import Scene
 from wire.identity import Role, WorkerRef
 from wire.reports import StepCosts
@@ -145,6 +146,18 @@ def test_the_worker_that_prefills_best_for_what_it_decodes_changes_first() -> No
     made.add("compute", Role.DECODE, costs=compute)
     changes = decide_until_calm(made, load(made, 2048, 128, 15, TPOT_S))
     assert changes[0] == ("compute", Role.PREFILL)
+
+
+def test_the_history_tells_the_last_changes_and_why() -> None:
+    made, controller = fleet(1, 7), RoleController()
+    now = load(made, 2048, 128, 30, TPOT_S)
+    change = controller.decide(made.ledger, now)
+    (decision,) = controller.history
+    assert (decision.time_s, decision.change) == (now, change)
+    told = describe(decision)
+    assert told.startswith(f"{decision.change.ref.worker_id} becomes a prefill worker: ")
+    assert "29.9 requests/s come" in told
+    assert told.endswith(f"prefill workers would serve {decision.outlook.best:.1f}")
 
 
 def test_one_worker_always_decodes() -> None:
