@@ -20,13 +20,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.placement.policies import NUM_WARM, WARM_S, Setting, goodput, warm
+from benchmarks.placement.policies import Setting, goodput
 from router.config import Roles
 from router.placing.placement_request import Split
 from sim.machine import MachineModel
 from sim.router import RouterSettings
 from sim.simulation import SimulatedCluster, WorkerPool
 from sim.traces import BLOCK_TOKENS, Arrival
+from sim.warm_up import NUM_WARM, after_warm_up
 from sim.worker import SETTINGS
 from wire.identity import Role
 
@@ -88,8 +89,7 @@ def serve(
     counts = ((Role.PREFILL, setting.num_prefill), (Role.DECODE, setting.num_decode))
     pools = [WorkerPool(role, number, setting.machine, settings) for role, number in counts]
     router = RouterSettings(max_queued=setting.max_queued, split=split, roles=roles)
-    later = [each.later(WARM_S) for each in load]
-    served = SimulatedCluster(pools, router).run([*warm(), *later], setting.slo)
+    served = SimulatedCluster(pools, router).run(after_warm_up(load), setting.slo)
     return goodput(served[NUM_WARM:])
 
 

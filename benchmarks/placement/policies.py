@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import count
 
 import msgspec
 
-from router.placing.cost_model import Hits
-from router.placing.placement_request import Placement, PlacementRequest, Slo, Split
-from sim.journeys import Choose
+from router.placing.placement_request import Slo, Split
 from sim.machine import MachineModel
+from sim.policies import in_turn
 from sim.request import RequestResult
 from sim.router import RouterSettings
 from sim.simulation import SimulatedCluster, WorkerPool
 from sim.traces import Arrival
+from sim.warm_up import NUM_WARM, after_warm_up
 from sim.worker import SETTINGS
 from wire.identity import Role
-from wire.messages import WorkerCard
 
 
 class Policy(msgspec.Struct, frozen=True):
@@ -37,10 +35,6 @@ NEVER_ADMITTED = Policy("never split, nobody refused", Split.NEVER, refuses=Fals
 ROUND_ROBIN = Policy("round robin", refuses=False, in_turn=True)
 POLICIES = (OURS, NEVER, ALWAYS, ALL_ADMITTED, NEVER_ADMITTED, ROUND_ROBIN)
 """The second and third are this router's admission and placement too, with other ways forbidden."""
-NUM_WARM = 20
-WARM_EVERY_S = 0.25
-WARM_S = (NUM_WARM + 10) * WARM_EVERY_S
-"""Until the requests that warm a cluster up have ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +57,7 @@ class Setting:
 
 def run(policy: Policy, arrivals: list[Arrival], setting: Setting) -> list[RequestResult]:
     """Every policy begins with the same few requests, which teach the router what steps take."""
-    later = [each.later(WARM_S) for each in arrivals]
-    return cluster_of(policy, setting).run([*warm(), *later], setting.slo)[NUM_WARM:]
+    return cluster_of(policy, setting).run(after_warm_up(arrivals), setting.slo)[NUM_WARM:]
 
 
 def cluster_of(policy: Policy, setting: Setting) -> SimulatedCluster:
@@ -77,7 +70,7 @@ def cluster_of(policy: Policy, setting: Setting) -> SimulatedCluster:
     router = RouterSettings(
         max_queued=setting.max_queued if policy.refuses else None,
         split=policy.split,
-        choose=_in_turn if policy.in_turn else None,
+        choose=in_turn if policy.in_turn else None,
     )
     return SimulatedCluster(pools, router)
 
@@ -85,28 +78,3 @@ def cluster_of(policy: Policy, setting: Setting) -> SimulatedCluster:
 def goodput(served: list[RequestResult]) -> float:
     """Share of the requests that were complete, and within both targets."""
     return sum(each.good for each in served) / len(served)
-
-
-def warm() -> list[Arrival]:
-    """Few requests, long before the others, for which workers learn what their steps take."""
-    arrivals = []
-    for number in range(NUM_WARM):
-        num_prompt = 600 + 150 * number
-        first = (1 << 30) + 64 * number
-        blocks = tuple(range(first, first + -(-num_prompt // 512)))
-        arrivals.append(Arrival(number * WARM_EVERY_S, num_prompt, 40 + number, blocks))
-    return arrivals
-
-
-def _in_turn(workers: list[WorkerCard]) -> Choose:
-    """Pairs in turn, whatever they have to do: round robin."""
-    turn = count()
-    firsts = [card.ref for card in workers if card.role is Role.PREFILL]
-    others = [card.ref for card in workers if card.role is Role.DECODE]
-
-    def choose(need: PlacementRequest, hits: Hits, now: float) -> Placement:
-        number = next(turn)
-        destination = None if need.single_token else others[number % len(others)]
-        return Placement(firsts[number % len(firsts)], destination)
-
-    return choose
