@@ -1,0 +1,1 @@
+"""When splitting pays: a grid of targets, workloads, rates and initial roles in virtual time."""

@@ -1,0 +1,91 @@
+"""The workloads of the grid: made-up lengths and recorded traces, each at any rate."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+from sim import traces
+from sim.traces import BLOCK_TOKENS, Arrival
+
+SIGMA = 0.4
+"""Standard deviation of the logarithm of made-up lengths."""
+MADE_UP = ("2048/128", "1155/211", "500/500", "8192/256")
+"""Mean lengths of prompts and answers, in tokens."""
+RECORDED = {
+    "azure-code": "azure2023_code.csv",
+    "azure-conversation": "azure2023_conv.csv",
+    "mooncake-conversation": "mooncake_conversation_trace.jsonl",
+}
+WINDOW_STEP = 400
+"""Requests between the beginnings of two windows of a trace."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Means over requests, in tokens; what an earlier prompt has in common counts as cached."""
+
+    uncached: float
+    cached: float
+    answer: float
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Draws the requests of a workload: `seed` those of made-up ones, `window` a trace's part."""
+
+    workload: str
+    traces_dir: Path | None
+    seed: int
+    window: int
+
+    def requests(self, count: int, per_s: float) -> list[Arrival]:
+        """Requests at that rate; raises FileNotFoundError where there is no such trace."""
+        if self.workload not in RECORDED:
+            prompt, answer = map(int, self.workload.split("/"))
+            return _made_up(count, per_s, prompt, answer, self.seed * 1000 + self.window)
+        name, first = RECORDED[self.workload], self.window * WINDOW_STEP
+        if self.traces_dir is None:
+            raise FileNotFoundError(f"{name}: say with --traces where it lies")
+        read = traces.azure if name.endswith(".csv") else traces.mooncake
+        return traces.at_rate(read(self.traces_dir / name, first + count)[first:], per_s)
+
+    def available(self) -> bool:
+        """Whether its trace is there, if it needs one."""
+        name = RECORDED.get(self.workload)
+        return name is None or (self.traces_dir is not None and (self.traces_dir / name).exists())
+
+
+def sizes(requests: list[Arrival]) -> Sizes:
+    """What the requests bring to a cluster that forgets no prompt."""
+    seen: set[int] = set()
+    cached = 0
+    for each in requests:
+        num_known = next(
+            (n for n, block in enumerate(each.blocks) if block not in seen), len(each.blocks)
+        )
+        cached += min(each.num_prompt - 1, num_known * BLOCK_TOKENS)
+        seen.update(each.blocks)
+    prompts = sum(each.num_prompt for each in requests)
+    count = len(requests)
+    answers = sum(each.num_new for each in requests)
+    return Sizes((prompts - cached) / count, cached / count, answers / count)
+
+
+def _made_up(count: int, per_s: float, prompt: int, answer: int, seed: int) -> list[Arrival]:
+    """Poisson arrivals of log-normal lengths, which share nothing."""
+    draw = random.Random(seed)
+    arrivals, at_s, block = [], 0.0, 1
+    for _ in range(count):
+        at_s += draw.expovariate(per_s)
+        num_prompt, num_new = (_length(draw, mean) for mean in (prompt, answer))
+        num_blocks = -(-num_prompt // BLOCK_TOKENS)
+        arrivals.append(Arrival(at_s, num_prompt, num_new, tuple(range(block, block + num_blocks))))
+        block += num_blocks
+    return arrivals
+
+
+def _length(draw: random.Random, mean: int) -> int:
+    return max(2, round(mean * draw.lognormvariate(0, SIGMA) / math.exp(SIGMA**2 / 2)))
