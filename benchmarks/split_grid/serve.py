@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from benchmarks.placement.policies import NUM_WARM, WARM_S, Setting, goodput, warm
+from benchmarks.placement.policies import Setting, goodput
 from router.config import Roles
 from router.placing.placement_request import Split
 from sim.machine import MachineModel
@@ -15,6 +15,7 @@ from sim.request import RequestResult
 from sim.router import RouterSettings
 from sim.simulation import SimulatedCluster, WorkerPool
 from sim.traces import Arrival
+from sim.warm_up import NUM_WARM, after_warm_up
 from sim.worker import SETTINGS
 from wire.identity import Role
 
@@ -75,8 +76,7 @@ def serve(arm: Arm, requests: list[Arrival], tpot_s: float, machine: MachineMode
     begun_s = time.process_time()
     cluster = cluster_of(arm, tpot_s, machine)
     setting = Setting(machine, tpot_s=tpot_s)
-    later = [each.later(WARM_S) for each in requests]
-    results = cluster.run([*warm(), *later], setting.slo)[NUM_WARM:]
+    results = cluster.run(after_warm_up(requests), setting.slo)[NUM_WARM:]
     count = len(results)
     num_late = sum(each.last_s is not None and not each.good for each in results)
     first_late = sum(_is_first_late(each) for each in results)
