@@ -11,8 +11,6 @@ their steps take.
 
 from __future__ import annotations
 
-import math
-import random
 from typing import Annotated
 
 import msgspec
@@ -26,13 +24,14 @@ from router.placing.placement_request import Split
 from sim.machine import MachineModel
 from sim.router import RouterSettings
 from sim.simulation import SimulatedCluster, WorkerPool
-from sim.traces import BLOCK_TOKENS, Arrival
+from sim.traces import Arrival
+from sim.traces.generate import poisson
 from sim.warm_up import NUM_WARM, after_warm_up
 from sim.worker import SETTINGS
 from wire.identity import Role
 
 NUM_WORKERS = 8
-PROMPT, ANSWER, SIGMA = 2048, 128, 0.4
+PROMPT, ANSWER = 2048, 128
 CHUNK_TOKENS = 2048
 FOLLOW_FROM, FIXED = (2, 4, 6), (4, 5)
 
@@ -51,31 +50,13 @@ def main(
         table.add_column(column, justify="right")
     for setting in settings.split(","):
         target_ms, rate = map(float, setting.split(":"))
-        load = requests(count, rate, seed)
+        load = poisson(PROMPT, ANSWER, rate, count, seed)
         kinds = [(Roles.FOLLOW, Split.AUTO, number) for number in FOLLOW_FROM]
         kinds += [(Roles.FIXED, Split.NEVER, NUM_WORKERS // 2)]
         kinds += [(Roles.FIXED, Split.ALWAYS, number) for number in FIXED]
         found = [f"{serve(load, target_ms / 1e3, *kind):.3f}" for kind in kinds]
         table.add_row(f"{target_ms:g}", f"{rate:g}", *found)
     Console().print(table)
-
-
-def requests(count: int, per_s: float, seed: int) -> list[Arrival]:
-    """Poisson arrivals of log-normal lengths, which share nothing."""
-    draw = random.Random(seed)
-    arrivals, at_s, block = [], 0.0, 1
-    for _ in range(count):
-        at_s += draw.expovariate(per_s)
-        num_prompt, num_new = (_length(draw, mean) for mean in (PROMPT, ANSWER))
-        num_blocks = -(-num_prompt // BLOCK_TOKENS)
-        blocks = tuple(range(block, block + num_blocks))
-        arrivals.append(Arrival(at_s, num_prompt, num_new, blocks))
-        block += num_blocks
-    return arrivals
-
-
-def _length(draw: random.Random, mean: int) -> int:
-    return max(2, round(mean * draw.lognormvariate(0, SIGMA) / math.exp(SIGMA**2 / 2)))
 
 
 def serve(
