@@ -7,6 +7,7 @@ from collections.abc import Sequence as Seq
 from engine.runner import Slice
 from engine.schedule.chunk_budget import MIN_CHUNK_TOKENS, ChunkBudget
 from engine.schedule.policy import OVERTAKING_RATIO, FreeCapacity, ScheduledTokens, in_turn
+from engine.schedule.step_times import StepTimes
 from engine.sequence import Sequence
 from wire.identity import Role
 from wire.policy_traits import PolicyTraits
@@ -30,12 +31,13 @@ class DecodePolicy:
         max_sequences: int = 256,
         headroom_blocks: int = 1,
         tpot_target_s: float | None = None,
+        times: StepTimes | None = None,
     ) -> None:
         self._chunk_tokens = chunk_tokens
         self._prefill_tokens = prefill_tokens
         self._max_sequences = max_sequences
         self._headroom_blocks = headroom_blocks
-        self._chunk_budget = ChunkBudget(tpot_target_s, at_first=prefill_tokens, most=chunk_tokens)
+        self._chunk_budget = ChunkBudget(tpot_target_s, prefill_tokens, chunk_tokens, times)
 
     @property
     def traits(self) -> PolicyTraits:
@@ -66,10 +68,12 @@ class DecodePolicy:
         self._chunk_budget.observe(slices, seconds)
 
 
-def make_policy(config: FittedConfig) -> DecodePolicy:
+def make_policy(config: FittedConfig, times: StepTimes) -> DecodePolicy:
+    """`times` is what the worker has learned of its steps, in either role."""
     return DecodePolicy(
         chunk_tokens=config.chunk_tokens,
         prefill_tokens=config.mixed_chunk_tokens,
         max_sequences=config.max_sequences,
         tpot_target_s=config.tpot_target_s,
+        times=times,
     )

@@ -7,6 +7,7 @@ from collections.abc import Sequence as Seq
 from engine.runner import Slice
 from engine.schedule.chunk_budget import MIN_CHUNK_TOKENS, ChunkBudget
 from engine.schedule.policy import OVERTAKING_RATIO, FreeCapacity, ScheduledTokens, in_turn
+from engine.schedule.step_times import StepTimes
 from engine.sequence import Sequence
 from wire.identity import Role
 from wire.policy_traits import PolicyTraits
@@ -30,12 +31,13 @@ class PrefillPolicy:
         max_sequences: int = 64,
         tpot_target_s: float | None = None,
         mixed_chunk_tokens: int | None = None,
+        times: StepTimes | None = None,
     ) -> None:
         mixed = mixed_chunk_tokens or chunk_tokens
         self._chunk_tokens = chunk_tokens
         self._mixed_chunk_tokens = mixed
         self._max_sequences = max_sequences
-        self._chunk_budget = ChunkBudget(tpot_target_s, at_first=mixed, most=chunk_tokens)
+        self._chunk_budget = ChunkBudget(tpot_target_s, mixed, chunk_tokens, times)
 
     @property
     def traits(self) -> PolicyTraits:
@@ -62,10 +64,12 @@ class PrefillPolicy:
         self._chunk_budget.observe(slices, seconds)
 
 
-def make_policy(config: FittedConfig) -> PrefillPolicy:
+def make_policy(config: FittedConfig, times: StepTimes) -> PrefillPolicy:
+    """`times` is what the worker has learned of its steps, in either role."""
     return PrefillPolicy(
         config.chunk_tokens,
         config.max_sequences,
         config.tpot_target_s,
         config.mixed_chunk_tokens,
+        times,
     )

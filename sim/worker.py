@@ -9,6 +9,7 @@ import prefill_worker.scheduler
 from engine.cache.block_pool import BlockPool
 from engine.engine import Engine
 from engine.schedule.role_policy import RolePolicy
+from engine.schedule.step_times import StepTimes
 from sim.clock import LocalTime, VirtualClock
 from sim.endpoint import VirtualEndpoint
 from sim.machine import MachineModel
@@ -146,7 +147,8 @@ class SimulatedWorker:
 def make_policy(role: Role, settings: WorkerConfig) -> RolePolicy:
     rooms = {Role.PREFILL: prefill_worker.scheduler, Role.DECODE: decode_worker.scheduler}
     fitted = {each: fit(settings, each, gpu_bytes=None) for each in Role}
-    return RolePolicy({each: rooms[each].make_policy(fitted[each]) for each in Role}, role)
+    times = StepTimes()
+    return RolePolicy({each: rooms[each].make_policy(fitted[each], times) for each in Role}, role)
 
 
 def _raise(error: Exception) -> None:

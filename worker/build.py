@@ -22,6 +22,7 @@ from engine.runner import CacheRegion, Runner
 from engine.runners.arithmetic_runner import ArithmeticRunner
 from engine.schedule.policy import Policy
 from engine.schedule.role_policy import RolePolicy
+from engine.schedule.step_times import StepTimes
 from grammar.vocabulary import read_vocabulary
 from kv_transfer.endpoints.all_ranks import AllRanksEndpoint
 from kv_transfer.endpoints.endpoint import Endpoint
@@ -44,7 +45,7 @@ SPIN_COUNT = "20000"
 """Iterations for which an OpenMP thread spins before it sleeps; read when torch is loaded."""
 
 Progress = Callable[[int, int], None]
-MakePolicy = Callable[[FittedConfig], Policy]
+MakePolicy = Callable[[FittedConfig, StepTimes], Policy]
 MakePolicies = Mapping[Role, MakePolicy]
 """A worker has the policy of each role, since its role may change while it serves."""
 
@@ -77,7 +78,8 @@ def make_machine(
     `name` is what the transport calls this worker; for the callbacks see make_runner.
     """
     fitted = _fit_roles(config, role)
-    policies = {each: make(fitted[each]) for each, make in make_policies.items()}
+    times = StepTimes()
+    policies = {each: make(fitted[each], times) for each, make in make_policies.items()}
     # Memory is set aside for the largest step of either role.
     chunk_tokens = max(each.chunk_tokens for each in fitted.values())
     largest = msgspec.structs.replace(fitted[role], chunk_tokens=chunk_tokens)

@@ -16,13 +16,16 @@ class ChunkBudget:
     """Keeps steps within `target_s`, the time per output token, where there is one.
 
     `at_first` is the number of prompt tokens while nothing is known, and always without a target.
+    What is learned of steps goes to `times`, which several budgets may share.
     """
 
-    def __init__(self, target_s: float | None, at_first: int, most: int) -> None:
+    def __init__(
+        self, target_s: float | None, at_first: int, most: int, times: StepTimes | None = None
+    ) -> None:
         self._target_s = target_s
         self._at_first = at_first
         self._most = most
-        self.times = StepTimes()
+        self.times = StepTimes() if times is None else times
 
     def observe(self, slices: Seq[Slice], seconds: float) -> None:
         if self._target_s is None:

@@ -15,8 +15,8 @@ from wire.policy_traits import PolicyTraits
 class RolePolicy:
     """Implements `engine.schedule.policy.Policy` by the policy of the present role.
 
-    A change of role takes effect with the next step: sequences, cache and links stay. Both policies
-    learn from all steps, whichever has planned them.
+    A change of role takes effect with the next step: sequences, cache and links stay. The policies
+    share one `StepTimes`, so that a step which one of them observes has taught both.
     """
 
     def __init__(self, policies: Mapping[Role, Policy], role: Role) -> None:
@@ -38,5 +38,4 @@ class RolePolicy:
         return self._policies[self.role].plan(running)
 
     def observe(self, slices: Seq[Slice], seconds: float) -> None:
-        for policy in self._policies.values():
-            policy.observe(slices, seconds)
+        self._policies[self.role].observe(slices, seconds)

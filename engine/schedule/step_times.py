@@ -18,6 +18,7 @@ MOST_UNCERTAIN = 1e4
 
 _UNITS = (1, 8, 4096, 128, 65536)
 _Row = tuple[float, float, float, float, float]
+_Matrix = tuple[_Row, _Row, _Row, _Row, _Row]
 
 
 def num_pairs(count: int, start: int) -> int:
@@ -61,22 +62,22 @@ class StepWork(msgspec.Struct, frozen=True, gc=False):
 class StepTimes:
     """Recursive least squares with forgetting. (Plackett, Biometrika 37, 1950)
 
-    Written out, because five by five numbers are too few for NumPy: it would take three times as
+    Written out, because five by five numbers are too few for NumPy: it would take four times as
     long, for each step.
     """
 
     def __init__(self) -> None:
         self._weights: _Row = (0.0, 0.0, 0.0, 0.0, 0.0)
-        self._uncertainty: list[_Row] = [_unit_row(n, MOST_UNCERTAIN) for n in range(5)]
+        self._uncertainty = _scaled_identity(MOST_UNCERTAIN)
         self.num_prompt_steps = 0
 
     def observe(self, work: StepWork, seconds: float) -> None:
-        features = f0, f1, f2, f3, f4 = work.features()
+        features = work.features()
         before = self._uncertainty
-        reach = [a * f0 + b * f1 + c * f2 + d * f3 + e * f4 for a, b, c, d, e in before]
-        r0, r1, r2, r3, r4 = reach
-        scale = 1 / (FORGETTING + _product(features, (r0, r1, r2, r3, r4)))
+        reach = _reach(before, features)
+        scale = 1 / (FORGETTING + _product(features, reach))
         off = scale * (seconds - _product(features, self._weights))
+        r0, r1, r2, r3, r4 = reach
         w0, w1, w2, w3, w4 = self._weights
         self._weights = (w0 + r0 * off, w1 + r1 * off, w2 + r2 * off, w3 + r3 * off, w4 + r4 * off)
         self._uncertainty = _narrowed(before, reach, scale)
@@ -118,25 +119,62 @@ def _product(one: _Row, other: _Row) -> float:
     return a * f + b * g + c * h + d * i + e * j
 
 
-def _narrowed(before: list[_Row], reach: list[float], scale: float) -> list[_Row]:
+def _reach(matrix: _Matrix, features: _Row) -> _Row:
+    """The matrix times the features, of which the first is 1; those of prompts are mostly 0."""
+    _, f1, f2, f3, f4 = features
+    (
+        (a0, b0, c0, d0, e0),
+        (a1, b1, c1, d1, e1),
+        (a2, b2, c2, d2, e2),
+        (a3, b3, c3, d3, e3),
+        (a4, b4, c4, d4, e4),
+    ) = matrix
+    if not f3:
+        return (
+            a0 + b0 * f1 + c0 * f2,
+            a1 + b1 * f1 + c1 * f2,
+            a2 + b2 * f1 + c2 * f2,
+            a3 + b3 * f1 + c3 * f2,
+            a4 + b4 * f1 + c4 * f2,
+        )
+    return (
+        a0 + b0 * f1 + c0 * f2 + d0 * f3 + e0 * f4,
+        a1 + b1 * f1 + c1 * f2 + d1 * f3 + e1 * f4,
+        a2 + b2 * f1 + c2 * f2 + d2 * f3 + e2 * f4,
+        a3 + b3 * f1 + c3 * f2 + d3 * f3 + e3 * f4,
+        a4 + b4 * f1 + c4 * f2 + d4 * f3 + e4 * f4,
+    )
+
+
+def _narrowed(before: _Matrix, reach: _Row, scale: float) -> _Matrix:
     """The uncertainty after a step; old steps are forgotten as long as it stays within bounds."""
     r0, r1, r2, r3, r4 = reach
-    trace = before[0][0] + before[1][1] + before[2][2] + before[3][3] + before[4][4]
+    (
+        (a0, b0, c0, d0, e0),
+        (a1, b1, c1, d1, e1),
+        (a2, b2, c2, d2, e2),
+        (a3, b3, c3, d3, e3),
+        (a4, b4, c4, d4, e4),
+    ) = before
+    trace = a0 + b1 + c2 + d3 + e4
     trace -= scale * (r0 * r0 + r1 * r1 + r2 * r2 + r3 * r3 + r4 * r4)
-    growth = 1 / FORGETTING if trace < MOST_UNCERTAIN else 1.0
-    s = scale * growth
-    return [
-        (
-            a * growth - s * r * r0,
-            b * growth - s * r * r1,
-            c * growth - s * r * r2,
-            d * growth - s * r * r3,
-            e * growth - s * r * r4,
-        )
-        for (a, b, c, d, e), r in zip(before, reach, strict=True)
-    ]
+    g = 1 / FORGETTING if trace < MOST_UNCERTAIN else 1.0
+    s = scale * g
+    s0, s1, s2, s3, s4 = s * r0, s * r1, s * r2, s * r3, s * r4
+    return (
+        (a0 * g - s0 * r0, b0 * g - s0 * r1, c0 * g - s0 * r2, d0 * g - s0 * r3, e0 * g - s0 * r4),
+        (a1 * g - s1 * r0, b1 * g - s1 * r1, c1 * g - s1 * r2, d1 * g - s1 * r3, e1 * g - s1 * r4),
+        (a2 * g - s2 * r0, b2 * g - s2 * r1, c2 * g - s2 * r2, d2 * g - s2 * r3, e2 * g - s2 * r4),
+        (a3 * g - s3 * r0, b3 * g - s3 * r1, c3 * g - s3 * r2, d3 * g - s3 * r3, e3 * g - s3 * r4),
+        (a4 * g - s4 * r0, b4 * g - s4 * r1, c4 * g - s4 * r2, d4 * g - s4 * r3, e4 * g - s4 * r4),
+    )
 
 
-def _unit_row(number: int, value: float) -> _Row:
-    a, b, c, d, e = (value * (n == number) for n in range(5))
-    return a, b, c, d, e
+def _scaled_identity(value: float) -> _Matrix:
+    return (
+        (value, 0.0, 0.0, 0.0, 0.0),
+        (0.0, value, 0.0, 0.0, 0.0),
+        (0.0, 0.0, value, 0.0, 0.0),
+        (0.0, 0.0, 0.0, value, 0.0),
+        (0.0, 0.0, 0.0, 0.0, value),
+    )

@@ -11,6 +11,7 @@ import decode_worker.scheduler
 import prefill_worker.scheduler
 from cluster.roles import POLICIES
 from engine.errors import ConfigError
+from engine.schedule.step_times import StepTimes
 from wire.identity import Role
 from worker.build import make_machine
 from worker.config import WorkerConfig
@@ -65,7 +66,7 @@ def test_the_card_tells_routers_what_was_chosen() -> None:
     def traits(role: Role, gpu_bytes: int | None) -> tuple[int, int]:
         fitted = fit(WorkerConfig(model="m"), role, gpu_bytes)
         rooms = {Role.PREFILL: prefill_worker.scheduler, Role.DECODE: decode_worker.scheduler}
-        told = rooms[role].make_policy(fitted).traits
+        told = rooms[role].make_policy(fitted, StepTimes()).traits
         return told.chunk_tokens, told.mixed_chunk_tokens
 
     assert [traits(role, None) for role in (Role.PREFILL, Role.DECODE)] == [(512, 512), (512, 128)]
