@@ -62,10 +62,42 @@ def work_rates(
 def capacity(rates: WorkRates, prefills: Flags) -> float:
     """Requests a second that the workers serve when those flagged prefill, and the others decode
     and take the prompts that are left."""
-    decodes = ~prefills
-    prompts = float(rates.prompts_per_s[prefills].sum())
-    answers = float(rates.answers_per_s[decodes].sum())
-    if answers <= prompts:
-        return answers
-    weight = float((rates.prompt_weight * rates.answers_per_s)[decodes].sum()) / answers
-    return (answers + prompts * weight) / (1.0 + weight)
+    return float(_served(*_sums(rates, prefills))[0])
+
+
+def capacity_by_count(rates: WorkRates, order: Sequence[int]) -> Floats:
+    """The capacity when the first n workers of this order prefill, for n from 0 up to all but
+    one."""
+    prompts = rates.prompts_per_s[order].cumsum()
+    answers = rates.answers_per_s[order]
+    weighted = answers * rates.prompt_weight[order]
+    from_here = (each[::-1].cumsum()[::-1] for each in (answers, weighted))
+    return _served(np.concatenate([[0.0], prompts[:-1]]), *from_here)
+
+
+def capacity_by_change(rates: WorkRates, prefills: Flags, changes: Sequence[int]) -> Floats:
+    """The capacity when one worker takes the other role, for each of `changes`."""
+    prompts, answers, weighted = _sums(rates, prefills)
+    sign = np.where(prefills[changes], -1.0, 1.0)
+    moved = sign * rates.answers_per_s[changes]
+    return _served(
+        prompts + sign * rates.prompts_per_s[changes],
+        answers - moved,
+        weighted - moved * rates.prompt_weight[changes],
+    )
+
+
+def _sums(rates: WorkRates, prefills: Flags) -> tuple[Floats, Floats, Floats]:
+    """Prompts and answers a second, and the answers times their workers' weight of a prompt; each
+    of shape [1]."""
+    prompts = np.where(prefills, rates.prompts_per_s, 0.0)
+    answers = np.where(prefills, 0.0, rates.answers_per_s)
+    weighted = rates.prompt_weight * answers
+    return prompts.sum(keepdims=True), answers.sum(keepdims=True), weighted.sum(keepdims=True)
+
+
+def _served(prompts: Floats, answers: Floats, weighted: Floats) -> Floats:
+    """Requests a second by the sums over prefill workers and over decode workers."""
+    weight = weighted / np.maximum(answers, LEAST_S)
+    served: Floats = np.minimum(answers, (answers + prompts * weight) / (1.0 + weight))
+    return served

@@ -9,7 +9,13 @@ import numpy as np
 
 from router.placing.fleet_table import Flags, FleetTable
 from router.placing.ledger import Ledger
-from router.roles.capacity import WorkRates, capacity, work_rates
+from router.roles.capacity import (
+    WorkRates,
+    capacity,
+    capacity_by_change,
+    capacity_by_count,
+    work_rates,
+)
 from router.roles.decision import Decision, Outlook, RoleChange
 from wire.identity import Role
 
@@ -83,15 +89,10 @@ class RoleController:
 def _best(table: FleetTable, rows: list[int], rates: WorkRates) -> Flags:
     """Flags the prefill workers of the best assignment; one worker decodes at least."""
     order = _by_advantage(table, rows, rates)
-    best: tuple[float, Flags] | None = None
-    for count in range(len(rows)):
-        prefills: Flags = np.zeros(len(rows), bool)
-        prefills[order[:count]] = True
-        served = capacity(rates, prefills)
-        if best is None or served > best[0]:
-            best = served, prefills
-    assert best is not None
-    return best[1]
+    count = int(np.argmax(capacity_by_count(rates, order)))
+    prefills: Flags = np.zeros(len(rows), bool)
+    prefills[order[:count]] = True
+    return prefills
 
 
 def _by_advantage(table: FleetTable, rows: list[int], rates: WorkRates) -> list[int]:
@@ -107,11 +108,10 @@ def _first_change(
     table: FleetTable, rows: list[int], rates: WorkRates, present: Flags, wanted: Flags
 ) -> RoleChange | None:
     """The change of one worker, among those that lead to `wanted`, that serves most."""
-    found: tuple[float, RoleChange] | None = None
-    for position in np.flatnonzero(present != wanted).tolist():
-        changed = present.copy()
-        changed[position] = wanted[position]
-        served, ref = capacity(rates, changed), table.refs[rows[position]]
-        if ref is not None and (found is None or served > found[0]):
-            found = served, RoleChange(ref, Role.PREFILL if wanted[position] else Role.DECODE)
-    return None if found is None else found[1]
+    changes = np.flatnonzero(present != wanted)
+    if not len(changes):
+        return None
+    position = int(changes[np.argmax(capacity_by_change(rates, present, changes.tolist()))])
+    ref = table.refs[rows[position]]
+    assert ref is not None, "a row of nobody is never ready"
+    return RoleChange(ref, Role.PREFILL if wanted[position] else Role.DECODE)

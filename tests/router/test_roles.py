@@ -8,7 +8,13 @@ import pytest
 from router.placing.cost_model import Hits
 from router.placing.placement_request import Placement, PlacementRequest, Slo
 from router.placing.workload import Workload, WorkloadMeter
-from router.roles.capacity import capacity, work_rates
+from router.roles.capacity import (
+    WorkRates,
+    capacity,
+    capacity_by_change,
+    capacity_by_count,
+    work_rates,
+)
 from router.roles.controller import LEAST_SEEN, RoleController
 from router.roles.decision import describe
 from tests.router.ledgers import Scene
@@ -91,6 +97,17 @@ def test_what_no_prefill_worker_takes_is_computed_beside_answers() -> None:
     assert by_count[1] > by_count[0]
     prompts_of_one = 1 / (2048 * 3.2e-5 + 2048 / 512 * 6e-3)
     assert by_count[1] > prompts_of_one, "one prefill worker is no bound"
+
+
+def test_many_assignments_at_once_have_the_capacities_that_they_have_one_by_one() -> None:
+    draw = np.random.default_rng(3)
+    rates = WorkRates(draw.uniform(5, 20, 9), draw.uniform(0, 9, 9), draw.uniform(0.1, 3, 9))
+    order = draw.permutation(9).tolist()
+    by_count = [capacity(rates, np.isin(np.arange(9), order[:count])) for count in range(9)]
+    assert capacity_by_count(rates, order) == pytest.approx(by_count)
+    present = np.arange(9) % 3 == 0
+    changed = [capacity(rates, present ^ (np.arange(9) == position)) for position in (0, 4, 8)]
+    assert capacity_by_change(rates, present, [0, 4, 8]) == pytest.approx(changed)
 
 
 def test_workers_become_prefill_workers_one_by_one_until_the_best_assignment() -> None:
