@@ -1,0 +1,1 @@
+"""Published measurements beside what the simulation says of the same settings."""
