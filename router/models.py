@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import msgspec
 
 from router.answers.structured import Structured
-from router.config import RouterConfig
+from router.config import Roles, RouterConfig
 from router.errors import InvalidRequest, ModelNotFound, StartError
 from router.fleet.fleet import Fleet
 from router.intake.draft_checks import check_sampling, check_template, check_token_ids
@@ -39,7 +39,7 @@ class ServedModel:
         self.tokenizer = tokenizer
         self.fleet = fleet
         self.admission_queue = AdmissionQueue(fleet, config)
-        self.role_keeper = RoleKeeper(fleet, fleet.router_id)
+        self.role_keeper = RoleKeeper(fleet, follows=config.roles is Roles.FOLLOW)
         self.structured = Structured(config, card, tokenizer)
         self.num_admitted = 0
         """Answers that are being made, or wait."""

@@ -14,14 +14,14 @@ import msgspec
 from router.access.exposure import warnings
 from router.access.gate import Gate
 from router.access.keys import KeyFile
-from router.config import Roles, RouterAddresses, RouterConfig
+from router.config import RouterAddresses, RouterConfig
 from router.errors import StartError
 from router.fleet.fleet import Fleet
 from router.fleet.fleets import Fleets
 from router.fleet.running_clock import RunningClock
 from router.grpc_api.door import GrpcDoor
 from router.http.app import build_app
-from router.http.http_gates import ADMIN_PATHS, AdminGate, PublicGate
+from router.http.http_gates import ADMIN_PATHS, CHANGING_PATHS, AdminGate, PublicGate
 from router.journeys.conductor import Conductor
 from router.metrics import RouterMetrics
 from router.models import Models, ServedModel
@@ -85,7 +85,7 @@ class RouterServer:
         self._role_tasks = [
             asyncio.create_task(model.role_keeper.keep(), name=f"roles of {model.name}")
             for model in self.conductor.models
-            if model.config.roles is Roles.FOLLOW
+            if model.role_keeper.follows
         ]
         self._descriptor_task = asyncio.create_task(watch_descriptors(), name="watch descriptors")
         for warning in warnings(config):
@@ -177,7 +177,7 @@ class PublicServers:
             gate,
             conductor.metrics,
             body_timeout_s=config.body_timeout_s,
-            hidden=ADMIN_PATHS if config.admin_port is not None else frozenset(),
+            hidden=ADMIN_PATHS if config.admin_port is not None else CHANGING_PATHS,
         )
         self._grpc = GrpcDoor(conductor, gate)
         self._http = HttpServer(public, share_port=config.share_ports, tls=config.door_tls)

@@ -101,7 +101,7 @@ class Fleet:
         """Number of members by model, role and state, zeros included."""
         counts = {(self.model, role, state): 0 for role in Role for state in MemberState}
         for member in self._members.values():
-            counts[self.model, member.card.role, member.state] += 1
+            counts[self.model, member.role, member.state] += 1
         return counts
 
     def revisions(self) -> list[RevisionView]:

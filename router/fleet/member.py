@@ -7,7 +7,7 @@ import enum
 from router.fleet.worker_events import Listener, WorkerEvent, WorkerLost
 from router.placing.ledger import Ledger
 from runtime.session import Session, SessionClosed
-from wire.identity import AttemptId, WorkerRef
+from wire.identity import AttemptId, Role, WorkerRef
 from wire.messages import Cancel, Message, WorkerCard
 from wire.reports import LinkReport, Report, WorkerState
 
@@ -35,6 +35,12 @@ class Member:
     @property
     def ref(self) -> WorkerRef:
         return self.card.ref
+
+    @property
+    def role(self) -> Role:
+        """The role that it last reported, or else began in."""
+        told = None if self.report is None else self.report.role
+        return self.card.role if told is None else told
 
     def open(self, session: Session) -> None:
         self._session = session

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from router.errors import Internal, NoSuchRoute, RouterError
 from router.http.generate_endpoint import GenerateEndpoint
 from router.http.http_gates import ANSWER_PATHS
+from router.http.roles_endpoint import RolesEndpoint
 from router.http.text_endpoints import TextEndpoints
 from router.journeys.conductor import Conductor
 from router.metrics import CONTENT_TYPE
@@ -49,6 +50,7 @@ def build_app(conductor: Conductor) -> App:
 def _framework(conductor: Conductor, generating: dict[str, ASGIApp]) -> Starlette:
     service = _Service(conductor)
     texts = TextEndpoints(conductor)
+    roles = RolesEndpoint([*conductor.models])
     return Starlette(
         routes=[
             Route("/v1/models", service.models),
@@ -61,6 +63,8 @@ def _framework(conductor: Conductor, generating: dict[str, ASGIApp]) -> Starlett
             Route("/health", service.health),
             Route("/load", service.load),
             Route("/metrics", service.metrics),
+            Route("/roles", roles.show),
+            Route("/roles", roles.change, methods=["POST"]),
         ],
         exception_handlers={
             HTTPException: _no_such_route,

@@ -16,7 +16,9 @@ from router.openai.response_writer import error_body
 
 OPEN_PATHS = frozenset({"/health", "/ping"})
 """Paths without authentication, for load balancers and probes."""
-ADMIN_PATHS = frozenset({"/metrics", "/load"})
+CHANGING_PATHS = frozenset({"/roles"})
+"""Admin paths that change how everybody is served: on the admin port only."""
+ADMIN_PATHS = frozenset({"/metrics", "/load"}) | CHANGING_PATHS
 """Paths that show data of all clients: on the admin port if there is one; otherwise they need a key
 with `admin: true` if keys are required."""
 ANSWER_PATHS = {"/v1/completions": False, "/v1/chat/completions": True}
@@ -68,7 +70,7 @@ class PublicGate:
             return self._gate.admin(shown)
         caller = self._gate.caller(shown)
         if path in self._hidden:
-            raise NoSuchRoute(f"{path} is on the admin port", 404)
+            raise NoSuchRoute(f"{path} is on the admin port, router.admin_port", 404)
         return caller
 
 
