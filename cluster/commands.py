@@ -1,4 +1,4 @@
-"""The commands of `tandem`: up, demo and key."""
+"""The commands of `tandem`: up, demo, status and key."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from cluster.keys import keys_app
 from cluster.launcher import Launcher
 from cluster.ray_address import check_that_ray_answers, ray_address
 from cluster.running import RunningCluster, running
+from cluster.status import status
 from cluster.stop_signal import INTERRUPTED, StopSignal
 from cluster.watched_file import WatchedFile
 from runtime.address import LOOPBACK, join_address, reachable, split_address
@@ -31,6 +32,7 @@ app = typer.Typer(
     help="Serve a language model on two pools of workers, prefill and decode.",
 )
 app.add_typer(keys_app, name="key")
+app.command()(status)
 console = TolerantConsole(highlight=False, soft_wrap=True)
 
 

@@ -103,9 +103,9 @@ class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     admin_host: str = "127.0.0.1"
     """Address of the admin port."""
     admin_port: Port | None = None
-    """Port of /roles, and of /metrics and /load, which then leave the public HTTP port; None keeps
-    those two there and serves no /roles. Beyond loopback it uses `door_tls`, and needs keys with
-    `admin: true` if keys are required."""
+    """Port of /roles, and of /metrics, /load and /status, which then leave the public HTTP port;
+    None keeps those three there and serves no /roles. Beyond loopback it uses `door_tls`, and needs
+    keys with `admin: true` if keys are required."""
     body_timeout_s: float = 60.0
     """Timeout for the body of an HTTP request to arrive."""
 

@@ -17,7 +17,9 @@ from router.intake.validation import Bounds, build_request, check_draft, tokeniz
 from router.queueing.admission_queue import AdmissionQueue
 from router.requests.prompts import ChatPrompt, Prompt, num_chars
 from router.requests.request import GenerateRequest, RequestDraft
+from router.roles.model_status import ModelStatus
 from router.roles.role_keeper import RoleKeeper
+from router.roles.watcher import ModelWatcher
 from router.text.model_card import ModelCard
 from router.text.tokenizer import Tokenizer
 
@@ -40,6 +42,7 @@ class ServedModel:
         self.fleet = fleet
         self.admission_queue = AdmissionQueue(fleet, config)
         self.role_keeper = RoleKeeper(fleet, follows=config.roles is Roles.FOLLOW)
+        self.watcher = ModelWatcher(fleet, config, self.role_keeper.controller)
         self.structured = Structured(config, card, tokenizer)
         self.num_admitted = 0
         """Answers that are being made, or wait."""
@@ -67,6 +70,10 @@ class ServedModel:
         """Sampling parameters of requests that leave them open: the configuration's, or else the
         model's."""
         return self._defaults
+
+    def status(self) -> ModelStatus:
+        """Its workers' load, its bottleneck, and whether targets are met."""
+        return self.watcher.status(len(self.admission_queue))
 
     async def prepare(self, draft: RequestDraft) -> GenerateRequest:
         """Check and tokenize a draft. Raises InvalidRequest."""

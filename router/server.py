@@ -59,6 +59,7 @@ class RouterServer:
         self._descriptor_task: asyncio.Task[None] | None = None
         self._clock_task: asyncio.Task[None] | None = None
         self._role_tasks: list[asyncio.Task[None]] = []
+        self._watch_tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> RouterAddresses:
         """Bind all ports and serve. Raises PortTaken or BadCertificate, with no port left bound."""
@@ -86,6 +87,10 @@ class RouterServer:
             asyncio.create_task(model.role_keeper.keep(), name=f"roles of {model.name}")
             for model in self.conductor.models
             if model.role_keeper.follows
+        ]
+        self._watch_tasks = [
+            asyncio.create_task(model.watcher.keep(), name=f"watch {model.name}")
+            for model in self.conductor.models
         ]
         self._descriptor_task = asyncio.create_task(watch_descriptors(), name="watch descriptors")
         for warning in warnings(config):
@@ -115,7 +120,7 @@ class RouterServer:
     async def stop(self) -> None:
         """End everything; running requests fail, and are cancelled on their workers."""
         self.conductor.draining = self.conductor.refuses = True
-        for task in self._role_tasks:
+        for task in (*self._role_tasks, *self._watch_tasks):
             task.cancel()
         self.conductor.stop_all()
         await self.conductor.wait_idle(1.0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 import msgspec
 from starlette.applications import Starlette
@@ -24,6 +24,8 @@ from router.models import ServedModel
 from router.openai.headers import echoed_id, error_headers, read_head
 from router.openai.response_bodies import HealthBody, LoadBody, ModelBody, ModelList, VersionBody
 from router.openai.response_writer import error_body
+
+DISTRIBUTION = "tandem-serve"
 
 
 class App:
@@ -63,6 +65,7 @@ def _framework(conductor: Conductor, generating: dict[str, ASGIApp]) -> Starlett
             Route("/health", service.health),
             Route("/load", service.load),
             Route("/metrics", service.metrics),
+            Route("/status", service.status),
             Route("/roles", roles.show),
             Route("/roles", roles.change, methods=["POST"]),
         ],
@@ -89,7 +92,7 @@ class _Service:
         return _json(request, self._model(model))
 
     async def version(self, request: Request) -> Response:
-        return _json(request, VersionBody(version=version("tandem-serve")))
+        return _json(request, VersionBody(version=installed_version()))
 
     async def ping(self, request: Request) -> Response:
         """Liveness: the process answers, whatever its workers do."""
@@ -107,6 +110,9 @@ class _Service:
     async def metrics(self, request: Request) -> Response:
         return Response(self._conductor.metrics.expose(), headers={"content-type": CONTENT_TYPE})
 
+    async def status(self, request: Request) -> Response:
+        return _json(request, self._conductor.status(installed_version()))
+
     def _model(self, model: ServedModel) -> ModelBody:
         return ModelBody(
             id=model.name,
@@ -115,6 +121,14 @@ class _Service:
             max_model_len=model.max_model_len,
             sampling_defaults=dict(model.sampling_defaults),
         )
+
+
+def installed_version() -> str:
+    """The installed distribution's version; a directory uploaded by a Ray job has none."""
+    try:
+        return version(DISTRIBUTION)
+    except PackageNotFoundError:
+        return "(not installed)"
 
 
 def _json(request: Request, body: msgspec.Struct, status: int = 200) -> Response:

@@ -18,7 +18,7 @@ OPEN_PATHS = frozenset({"/health", "/ping"})
 """Paths without authentication, for load balancers and probes."""
 CHANGING_PATHS = frozenset({"/roles"})
 """Admin paths that change how everybody is served: on the admin port only."""
-ADMIN_PATHS = frozenset({"/metrics", "/load"}) | CHANGING_PATHS
+ADMIN_PATHS = frozenset({"/metrics", "/load", "/status"}) | CHANGING_PATHS
 """Paths that show data of all clients: on the admin port if there is one; otherwise they need a key
 with `admin: true` if keys are required."""
 ANSWER_PATHS = {"/v1/completions": False, "/v1/chat/completions": True}

@@ -70,6 +70,7 @@ class Branch:
             self._shared.journeys.discard(self.journey)
         ending = self._ending()
         self._shared.metrics.observe(ending, self.journey.record, self._shared.model.name)
+        self._shared.model.watcher.answered(self._request, ending.timing)
         self._send(Delta(text="", tokens=(), index=self._answer.index, ending=ending))
 
     def _ending(self) -> Ending:

@@ -21,6 +21,11 @@ from router.requests.request import GenerateRequest
 
 async def answer_prompt(shared: AnswerContext, request: GenerateRequest, first_index: int) -> None:
     """Send all answers to one prompt; the first that fails fails them all."""
+    with shared.model.watcher.counting_failure(request):
+        await _answer_prompt(shared, request, first_index)
+
+
+async def _answer_prompt(shared: AnswerContext, request: GenerateRequest, first_index: int) -> None:
     metrics = shared.metrics
     with metrics.child(metrics.admission, shared.model.name).time():
         admitted = await shared.model.admission_queue.enter(request)

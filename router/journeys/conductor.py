@@ -20,6 +20,7 @@ from router.journeys.journey import Journey
 from router.metrics import RouterMetrics
 from router.models import Models, ServedModel
 from router.requests.request import GenerateRequest, RequestDraft
+from router.roles.model_status import StatusBody
 
 
 class Conductor:
@@ -51,9 +52,22 @@ class Conductor:
         return model.ready and not self.draining
 
     @property
+    def router_id(self) -> str:
+        return next(iter(self.models)).fleet.router_id
+
+    @property
     def num_in_flight(self) -> int:
         """Answers that are being made now."""
         return sum(model.num_admitted for model in self.models)
+
+    def status(self, version: str) -> StatusBody:
+        """The status of all models; `version` is this program's."""
+        return StatusBody(
+            router_id=self.router_id,
+            version=version,
+            draining=self.draining,
+            models=tuple(model.status() for model in self.models),
+        )
 
     async def generate(self, drafts: Sequence[RequestDraft], sink: AnswerSink) -> None:
         """Send all answers to one request, the last delta of each with an ending; returns when the

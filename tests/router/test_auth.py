@@ -24,7 +24,16 @@ from wire import inference_pb2 as pb
 from wire.identity import Role
 from wire.messages import Submit
 
-ROUTES = ["/v1/models", "/v1/models/tiny", "/metrics", "/version", "/load", "/nothing", "//health"]
+ROUTES = [
+    "/v1/models",
+    "/v1/models/tiny",
+    "/metrics",
+    "/version",
+    "/load",
+    "/status",
+    "/nothing",
+    "//health",
+]
 POSTS = ["/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize", "/health/"]
 
 
@@ -291,7 +300,7 @@ async def test_a_more_urgent_priority_than_the_key_s_is_refused(make_keyed: Make
 async def test_what_tells_of_all_clients_needs_an_admin_s_key(make_keyed: MakeKeyed) -> None:
     keyed = await make_keyed(alice=", admin: true", bob="")
     async with http_client(keyed.stage) as http:
-        for path in ("/metrics", "/load"):
+        for path in ("/metrics", "/load", "/status"):
             assert (await http.get(path, headers=keyed.header("bob"))).status_code == 403
             assert (await http.get(path, headers=keyed.header("alice"))).status_code == 200
 
@@ -330,7 +339,7 @@ def admin_client(stage: Stage) -> httpx2.AsyncClient:
 async def test_metrics_move_to_a_port_of_their_own(make_keyed: MakeKeyed) -> None:
     keyed = await make_keyed(config={"admin_port": 0}, alice=", admin: true")
     async with http_client(keyed.stage) as http, admin_client(keyed.stage) as admin:
-        for path in ("/metrics", "/load"):
+        for path in ("/metrics", "/load", "/status"):
             hidden = await http.get(path, headers=keyed.header("alice"))
             assert hidden.status_code == 404
             assert (await admin.get(path)).status_code == 200
