@@ -1,9 +1,7 @@
-"""The commands of `tandem`: up, demo, status and key."""
+"""The commands of `tandem`: up, demo, status, simulate and key."""
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated
@@ -12,13 +10,15 @@ import typer
 
 from cluster.config import ClusterConfig, load_config, parse_override
 from cluster.console import TolerantConsole
-from cluster.errors import BadConfig, ClusterError
+from cluster.error_line import reporting_errors
+from cluster.errors import BadConfig
 from cluster.keys import keys_app
 from cluster.launcher import Launcher
 from cluster.ray_address import check_that_ray_answers, ray_address
 from cluster.running import RunningCluster, running
+from cluster.simulate import simulate
 from cluster.status import status
-from cluster.stop_signal import INTERRUPTED, StopSignal
+from cluster.stop_signal import StopSignal
 from cluster.watched_file import WatchedFile
 from runtime.address import LOOPBACK, join_address, reachable, split_address
 
@@ -33,6 +33,7 @@ app = typer.Typer(
 )
 app.add_typer(keys_app, name="key")
 app.command()(status)
+app.command()(simulate)
 console = TolerantConsole(highlight=False, soft_wrap=True)
 
 
@@ -105,7 +106,7 @@ def up(
     reload: Reload = False,
 ) -> None:
     """Start a cluster in the foreground; Ctrl-C or SIGTERM drains and stops it."""
-    with _reporting_errors():
+    with reporting_errors():
         options = {
             "model": model,
             "ray.address": ray_address,
@@ -141,7 +142,7 @@ def demo(
     """Start a cluster, stream one chat, show what each stage took, stop."""
     from cluster.demo import check_no_auth, run_demo  # other commands need not import gRPC's stubs
 
-    with _reporting_errors():
+    with reporting_errors():
         settings = _load(config, overrides, {})
         check_no_auth(settings)
         launcher = _launcher(settings, without_ray)
@@ -222,25 +223,3 @@ def _print_ready(cluster: RunningCluster) -> None:
     body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "def add(a, b):"}}]}}'
     curl = f"  curl {url}{key} -H 'Content-Type: application/json' -d '{body}'"
     console.print(curl, markup=False)
-
-
-class _reporting_errors:  # used like a function
-    """Turns errors that a user can fix into one readable line and exit status 2."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, ClusterError):
-            _print_error(str(error))
-            sys.exit(2)
-        if isinstance(error, KeyboardInterrupt):
-            _print_error("interrupted")
-            sys.stdout.flush()
-            os._exit(INTERRUPTED)  # a pending call into Ray would block a normal exit
-
-
-def _print_error(message: str) -> None:
-    TolerantConsole(stderr=True, highlight=False, soft_wrap=True).print(
-        f"error: {message}", markup=False
-    )

@@ -2,6 +2,7 @@
 
 ClusterError
 ├── BadConfig       a configuration file or override; names the key's path
+├── CannotSimulate  a trace, device, model or option of a simulation; says what was wrong with it
 ├── NoStatus        a router's status cannot be read; names the address, the cause and what to do
 ├── NameTaken       another cluster of this name runs; names its process and how to end it
 └── StartFailed     a process could not be placed or did not start; names it and the cause
@@ -16,6 +17,10 @@ class ClusterError(Exception):
 
 class BadConfig(ClusterError):
     """The configuration cannot be used."""
+
+
+class CannotSimulate(ClusterError):
+    """The simulation that is asked for cannot be run."""
 
 
 class NoStatus(ClusterError):
