@@ -34,10 +34,24 @@ class VirtualRunner:
         self._machine = machine
         self._time = time
         self._draw = random.Random(seed)
+        self._put_back: list[float] = []
+
+    def draw_noise(self) -> float:
+        """The factor by which the next step differs from the model's duration."""
+        if self._put_back:
+            return self._put_back.pop()
+        return self._draw.lognormvariate(0.0, self._machine.noise)
+
+    def put_back(self, noises: Seq[float]) -> None:
+        """The steps for which these were drawn, in this order, will not be: draw them again."""
+        self._put_back += reversed(noises)
+
+    def seconds(self, work: StepWork, noise: float) -> float:
+        """Duration of a step."""
+        return self._machine.seconds(work) * noise
 
     def run(self, slices: Seq[Slice], on_layer: OnLayer | None = None) -> list[Draws]:
-        noise = self._draw.lognormvariate(0.0, self._machine.noise)
-        seconds = self._machine.seconds(StepWork.of(slices)) * noise
+        seconds = self.seconds(StepWork.of(slices), self.draw_noise())
         begin_s = self._time.now
         if on_layer is not None:
             self._tell_layers(begin_s, seconds, on_layer)

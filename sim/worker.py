@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import decode_worker.scheduler
@@ -15,6 +16,7 @@ from sim.endpoint import VirtualEndpoint
 from sim.machine import MachineModel
 from sim.network import Network, VirtualOutbox
 from sim.runner import VirtualRunner
+from sim.steady_steps import SteadySteps
 from wire.handoff import Handoff
 from wire.identity import ProcessRef, Role, WorkerRef
 from wire.messages import Cancel, Message, Move, SetRole, Submit, WorkerCard
@@ -46,7 +48,8 @@ class SimulatedWorker:
         self._clock = clock
         self._time = LocalTime(clock.now)
         self._runner = VirtualRunner(machine, self._time, seed)
-        policy = make_policy(role, settings)
+        times = StepTimes()
+        policy = make_policy(role, settings, times)
         self.engine = Engine(self._runner, BlockPool(machine.num_blocks), policy)
         self._endpoint = VirtualEndpoint(machine, clock, self._time, self._wake)
         outbox = VirtualOutbox(ref, machine, self._time, network)
@@ -54,6 +57,8 @@ class SimulatedWorker:
             ref, CONTENT, settings, self.engine, self._endpoint, outbox, lambda: self._time.now
         )
         self.loop = StepLoop(context, _raise)
+        learns = times if settings.tpot_target_s is not None else None
+        self._steady = SteadySteps(self.loop, context, self._runner, self._time, learns)
         self.card = WorkerCard(
             ref=ref,
             role=role,
@@ -86,6 +91,10 @@ class SimulatedWorker:
         self.call(lambda: self.loop.send_snapshot(ROUTER, ()))
 
     def kill(self) -> None:
+        """End now; the step under way is over, but nobody is told of it."""
+        if self._steady.cut(self._clock.now) is not None:
+            self._steady.carry_out(self._clock.now)
+            self._steady.carry_out(math.inf)
         self.alive = False
 
     def call(self, work: Callable[[], None]) -> None:
@@ -124,6 +133,8 @@ class SimulatedWorker:
         """A loop that waits takes its turn now, one that computes when its step is over."""
         if self._waits:
             self._take_turn_at(max(self._clock.now, self._time.now), waits=False)
+        elif (due_s := self._steady.cut(self._clock.now)) is not None:
+            self._take_turn_at(due_s, waits=False)
 
     def _take_turn_at(self, time_s: float, *, waits: bool) -> None:
         """`waits` is true when a message may wake the loop before that time."""
@@ -138,16 +149,24 @@ class SimulatedWorker:
         self._clock.at(time_s, turn)
 
     def _turn(self) -> None:
-        self._time.now = self._clock.now
+        now, steady = self._clock.now, self._steady
+        if steady.extend():
+            self._take_turn_at(steady.end_s, waits=False)
+            return
+        steady.carry_out(now)
+        self._time.now = now
         self.loop.turn()
+        if steady.begin():
+            self._take_turn_at(steady.end_s, waits=False)
+            return
         idle_s = self.loop.idle_s
         self._take_turn_at(self._time.now + idle_s, waits=idle_s > 0)
 
 
-def make_policy(role: Role, settings: WorkerConfig) -> RolePolicy:
+def make_policy(role: Role, settings: WorkerConfig, times: StepTimes) -> RolePolicy:
+    """The policies of a worker that learns what its steps take in `times`."""
     rooms = {Role.PREFILL: prefill_worker.scheduler, Role.DECODE: decode_worker.scheduler}
     fitted = {each: fit(settings, each, gpu_bytes=None) for each in Role}
-    times = StepTimes()
     return RolePolicy({each: rooms[each].make_policy(fitted[each], times) for each in Role}, role)
 
 

@@ -44,6 +44,10 @@ class Attempts:
     def __len__(self) -> int:
         return len(self._attempts) + self.num_handoffs
 
+    def get(self, attempt_id: AttemptId) -> AttemptState | None:
+        """An attempt that is served here; None if it is not."""
+        return self._attempts.get(attempt_id)
+
     def submit(self, router_id: str, message: Submit) -> None:
         """Queue an attempt; a known attempt id changes nothing."""
         attempt_id = message.attempt_id

@@ -32,10 +32,16 @@ class Calibration:
 
     def observe(self, slices: Seq[Slice], seconds: float, now: float) -> None:
         """Learn from a step, unless it follows the last one that was learned from too soon."""
-        if now < self._next_s:
-            return
+        if self.is_due(now):
+            self.learn(StepWork.of(slices), seconds, now)
+
+    def is_due(self, now: float) -> bool:
+        """Whether a step that ends now would be learned from."""
+        return now >= self._next_s
+
+    def learn(self, work: StepWork, seconds: float, now: float) -> None:
+        """Learn from a step with this work, which ends now."""
         self._next_s = now + self._learn_every_s
-        work = StepWork.of(slices)
         self._times.observe(work, seconds)
         self._num_prompts += work.prompt_tokens > 0
         self._num_decodes += work.num_decoding > 0

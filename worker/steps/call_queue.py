@@ -19,6 +19,11 @@ class CallQueue:
         self._calls: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
         self._prompt: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
 
+    @property
+    def pending(self) -> bool:
+        """Whether a callback waits to be run."""
+        return not self._calls.empty()
+
     def put(self, callback: Callable[[], object]) -> None:
         self._calls.put(callback)
 

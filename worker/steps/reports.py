@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from engine.schedule.step_times import StepWork
 from engine.sequence import Sequence
 from wire.reports import CacheEvents, LinkReport, Report, WorkerState, WorkerTotals
 from worker.steps.calibration import Calibration, load_of
@@ -39,11 +40,14 @@ class Reports:
         """A router's session has ended; a new one counts its submissions from 1."""
         self._last_submissions.pop(router_id, None)
 
-    def observe(self, seconds: float, now: float) -> None:
-        """The step that the engine has landed took `seconds`."""
+    def observe(self, seconds: float, now: float, work: StepWork | None = None) -> None:
+        """A step took `seconds`: the one that the engine has landed, unless its work is given."""
         self._num_steps += 1
         self._step_s += seconds
-        self._calibration.observe(self._engine.completed_slices, seconds, now)
+        if work is None:
+            self._calibration.observe(self._engine.completed_slices, seconds, now)
+        elif self._calibration.is_due(now):
+            self._calibration.learn(work, seconds, now)
 
     def prefilled(self, sequence: Sequence) -> None:
         """A sequence's first token was sampled."""

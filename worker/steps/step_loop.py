@@ -153,6 +153,11 @@ class StepLoop:
         return not len(self.attempts)
 
     @property
+    def next_tick_s(self) -> float:
+        """When deadlines are checked and the load is reported next; a time of the loop's clock."""
+        return self._next_tick
+
+    @property
     def last_report(self) -> Report | None:
         """Thread-safe; None before the first."""
         return self._reports.last
