@@ -20,9 +20,9 @@ from sim.worker import SETTINGS
 from wire.identity import Role
 
 NUM_WORKERS = 8
-STEP_SHARE = 0.85
+STEP_SHARE = 0.95
 """Share of the target that workers aim at in steps with prompts and answers."""
-CHUNK_TOKENS = 8192
+CHUNK_TOKENS = 2048
 """Most prompt tokens of a step. Beside answers the target bounds it."""
 
 
