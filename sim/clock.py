@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 
@@ -39,7 +40,17 @@ class LocalTime:
 
     A turn is executed as a whole when it begins: its step moves this time on, and messages sent
     after the step leave at this time. A worker takes messages between steps only, so that the
-    result is the same, except that a grant which arrives during a step waits for its end.
+    result is the same. What does not wait for a step's end happens `within_step`.
     """
 
     now: float = 0.0
+    step_end_s: float | None = None
+    """End of the step under way, within a step only."""
+
+    @contextmanager
+    def within_step(self, now: float) -> Iterator[None]:
+        """Go back to the time of a moment within the step that has been executed."""
+        end_s, self.now = self.now, now
+        self.step_end_s = end_s
+        yield
+        self.now, self.step_end_s = end_s, None

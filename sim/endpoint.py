@@ -80,12 +80,18 @@ class VirtualEndpoint:
         on_done: OnWritten,
         latest_start: float = 0.0,
     ) -> None:
-        """It is enqueued at the worker's own time, which may be ahead of the clock."""
+        """It is enqueued at the worker's own time, which may be ahead of the clock. Within a step
+        blocks leave as they are computed, layer by layer, so that the last layer is left at its
+        end."""
         num_layers = self.layout.num_layers
         first, end = block_write.layers or (0, num_layers)
         num_bytes = block_write.num_tokens * self.layout.token_bytes * (end - first) / num_layers
         write = _LeavingWrite(latest_start, next(self._order), link, num_bytes, on_done)
-        self._clock.at(self._time.now, lambda: self._enqueue(write))
+        begin_s, end_s = self._time.now, self._time.step_end_s
+        if end_s is not None:
+            ahead_s = num_bytes * (1 - 1 / num_layers) / self._machine.bytes_per_s
+            begin_s = max(begin_s, end_s - ahead_s)
+        self._clock.at(begin_s, lambda: self._enqueue(write))
 
     def disconnect(self, link: str, then: Callable[[], None]) -> None:
         """Give up all writes over the link, later ones included."""

@@ -51,11 +51,12 @@ class SimulatedWorker:
         times = StepTimes()
         policy = make_policy(role, settings, times)
         self.engine = Engine(self._runner, BlockPool(machine.num_blocks), policy)
-        self._endpoint = VirtualEndpoint(machine, clock, self._time, self._wake)
+        self._endpoint = VirtualEndpoint(machine, clock, self._time, self._prompt_call)
         outbox = VirtualOutbox(ref, machine, self._time, network)
         context = StepContext(
             ref, CONTENT, settings, self.engine, self._endpoint, outbox, lambda: self._time.now
         )
+        self._calls = context.calls
         self.loop = StepLoop(context, _raise)
         learns = times if settings.tpot_target_s is not None else None
         self._steady = SteadySteps(self.loop, context, self._runner, self._time, learns)
@@ -118,7 +119,7 @@ class SimulatedWorker:
 
     def receive_handoff(self, message: Handoff, peer: Peer) -> None:
         self.loop.on_peer_message(message, peer)
-        self._wake()
+        self._prompt_call()
 
     def destination_lost(self, peer: Peer, cause: str) -> None:
         self.call(lambda: self.loop.source_handoffs.peer_lost(peer, cause))
@@ -128,6 +129,14 @@ class SimulatedWorker:
         """No write of a lost source is under way any more, so that its blocks are free at once."""
         handoffs = self.loop.destination_handoffs
         self.call(lambda: handoffs.source_fenced(handoffs.source_lost(link, cause)))
+
+    def _prompt_call(self) -> None:
+        """Grants and ends of writes do not wait for the end of a step, nor do the writes and the
+        commits that follow them."""
+        if self._clock.now < self._time.now:
+            with self._time.within_step(self._clock.now):
+                self._calls.run_prompt()
+        self._wake()
 
     def _wake(self) -> None:
         """A loop that waits takes its turn now, one that computes when its step is over."""
