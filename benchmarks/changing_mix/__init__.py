@@ -1,0 +1,1 @@
+"""Goodput of roles that follow traffic which changes, beside every fixed assignment of roles."""
