@@ -6,7 +6,7 @@ import numpy as np
 
 from router.placing.cost_model import Hits, exposed_s
 from router.placing.fleet_table import Flags, FleetTable, Floats
-from router.placing.placement_request import PlacementRequest, Slo
+from router.placing.placement_request import PlacementRequest, Slo, is_crowded
 from router.placing.prices import Prices
 
 AVOID_S = 1e9
@@ -41,10 +41,13 @@ def spills(
     lone: Candidate,
 ) -> bool:
     """Whether a decode worker computes the prompt although there are prefill workers: it keeps both
-    targets, and either has most of the prompt cached, or the pair would be late."""
-    row = lone[1]
+    targets, and either has most of the prompt cached, or the prefill worker has enough to do."""
+    row, first = lone[1], pair[1]
     if not _keeps(request.slo, prices, lone):
         return False
+    costs, num_queued = prices.costs, float(table.num_prompts[first])
+    if is_crowded(float(costs.queue_s[first]), num_queued, float(costs.queued_steps[first])):
+        return True
     if not _keeps(request.slo, prices, pair):
         return True
     left = request.num_prompt_tokens - hits.either[row]

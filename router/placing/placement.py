@@ -33,7 +33,7 @@ from router.placing.placement_request import (
 from router.placing.prices import Prices, price
 from wire.identity import WorkerRef
 
-TPOT_SHARE = 0.93
+TPOT_SHARE = 0.97
 """Share of a target for the time per output token that predictions may use where roles follow the
 load, and decode workers are filled up to it: loads fluctuate."""
 FETCH_SHARE = 0.5

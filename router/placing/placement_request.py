@@ -8,6 +8,12 @@ import msgspec
 
 from wire.identity import WorkerRef
 
+HOLD_S = 0.2
+"""Maximum seconds of prompt work queued at a worker, as long as there is a choice."""
+ALWAYS_QUEUED = 2
+"""Prompts at a worker, however long: one that it computes, and the next, so that it never runs dry
+before it can be told of another."""
+
 
 class Slo(msgspec.Struct, frozen=True):
     """Targets for a request; None where there is none."""
@@ -78,6 +84,17 @@ class Placement(msgspec.Struct, frozen=True):
     relief_s: float = 0.0
     """Until enough of what decodes there has ended for the target of its tokens; 0 where that is
     kept, and where it would not be even alone."""
+
+    @property
+    def crowded(self) -> bool:
+        """Its prompt is better held back in the router: enough prompts are queued at `first`."""
+        return is_crowded(self.queue_s, self.num_queued, self.queued_steps)
+
+
+def is_crowded(queue_s: float, num_queued: float, queued_steps: float) -> bool:
+    """Whether a worker has enough prompts queued: so many seconds, prompts and steps of them."""
+    # Of less than a step the next one would be partly empty, and take as long.
+    return queue_s > HOLD_S and num_queued >= ALWAYS_QUEUED and queued_steps >= 1
 
 
 class RefusalReason(enum.Enum):

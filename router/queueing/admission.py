@@ -18,11 +18,6 @@ from router.queueing.fair_queue import FairQueue, Waiter
 from router.queueing.forecast import Forecast
 from wire.identity import WorkerRef
 
-HOLD_S = 0.2
-"""Maximum seconds of prompt work queued at a worker, as long as there is a choice."""
-ALWAYS_QUEUED = 2
-"""Prompts at a worker, however long: one that it computes, and the next, so that it never runs dry
-before it can be told of another."""
 LEAST_RETRY_S = 0.1
 NUM_TRIED = 4
 """Number of waiting requests that are offered to the workers in one look at the queue."""
@@ -158,9 +153,4 @@ class Admission:
 
 def has_room(found: Placement) -> bool:
     """The worker has little to do, and meets the TPOT target, or would not even after a wait."""
-    room = (
-        found.queue_s <= HOLD_S
-        or found.num_queued < ALWAYS_QUEUED
-        or found.queued_steps < 1  # its next step would be partly empty, and take as long
-    )
-    return room and found.relief_s == 0
+    return not found.crowded and found.relief_s == 0

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from router.placing.placement_request import Placement
-from router.queueing.admission import ALWAYS_QUEUED, HOLD_S, LEAST_RETRY_S, Admission, Verdict
+from router.placing.placement_request import ALWAYS_QUEUED, HOLD_S, Placement
+from router.queueing.admission import LEAST_RETRY_S, Admission, Verdict
 from router.queueing.fair_queue import Waiter
 from wire.identity import WorkerRef
 

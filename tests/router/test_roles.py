@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from router.placing.cost_model import Hits
+from router.placing.placement import TPOT_SHARE
 from router.placing.placement_request import Placement, PlacementRequest, Slo
 from router.placing.workload import Workload, WorkloadMeter
 from router.roles.capacity import (
@@ -82,7 +83,7 @@ def served(prompt: int, answer: int, tpot_s: float) -> list[float]:
 
 def test_without_prefill_workers_each_serves_what_the_formula_says() -> None:
     p, d = 2048 * 3.2e-5, 128 * (3e-5 + 4.4e-8 * (2048 + 64))
-    left = 1 - 6e-3 / (0.93 * TPOT_S)
+    left = 1 - 6e-3 / (TPOT_SHARE * TPOT_S)
     assert served(2048, 128, TPOT_S)[0] == pytest.approx(8 * left / (p + d), rel=0.01)
 
 
@@ -253,6 +254,18 @@ def test_a_prompt_that_prefill_workers_would_make_late_is_computed_by_a_decode_w
     made.add("prefill-0", Role.PREFILL, costs=COSTS, told=waits)
     made.add("decode-0", Role.DECODE, costs=COSTS)
     assert placed(made, request(Slo(1.0, TPOT_S))) == ("decode-0", None)
+
+
+def test_a_decode_worker_takes_a_prompt_while_enough_prompts_wait_at_prefill_workers() -> None:
+    loose = request(Slo(5.0, 10 * TPOT_S))
+    places = []
+    for queued in (1, 4):
+        made = Scene()
+        waits = {"waiting_tokens": queued * 2048, "waiting_prompts": queued}
+        made.add("prefill-0", Role.PREFILL, costs=COSTS, told=waits)
+        made.add("decode-0", Role.DECODE, costs=COSTS)
+        places.append(placed(made, loose))
+    assert places == [("prefill-0", "decode-0"), ("decode-0", None)]
 
 
 def test_a_prefill_worker_decodes_what_no_decode_worker_can_take() -> None:
