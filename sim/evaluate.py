@@ -15,11 +15,11 @@ from sim.router import RouterSettings
 from sim.simulation import SimulatedCluster, WorkerPool
 from sim.summary import Run, Summary, summarize
 from sim.traces import Arrival
-from sim.warm_up import NUM_WARM, WARM_S, after_warm_up
+from sim.warm_up import NUM_WARM, WarmUp
 from sim.worker import SETTINGS
 from worker.config import WorkerConfig
 
-STEP_SHARE = 0.85
+STEP_SHARE = 0.95
 """Steps aim at this share of the target for the time per output token, so that tokens keep it."""
 NUM_TICKS = 100
 Progress = Callable[[float], None]
@@ -57,9 +57,10 @@ def evaluate(
         progress: Called with the share of the trace that has arrived, up to 1.
     """
     cluster = SimulatedCluster(pools, settings or policy.router_settings(), seed)
-    requests = after_warm_up(arrivals)
+    warm_up = WarmUp.of(pools)
+    requests = warm_up.before(arrivals)
     end_s = requests[-1].at_s
-    busy = BusyShare(cluster.clock, cluster.workers.values(), WARM_S, end_s)
+    busy = BusyShare(cluster.clock, cluster.workers.values(), warm_up.end_s, end_s)
     if progress is not None:
         _follow(cluster, end_s, progress)
     results = cluster.run(requests, lambda _: targets)
@@ -68,7 +69,7 @@ def evaluate(
         num_workers=len(cluster.workers),
         busy_share={role.value: share for role, share in busy.by_role().items()},
         workers={role.value: number for role, number in busy.workers_by_role().items()},
-        num_role_changes=sum(time_s >= WARM_S for time_s, _ in cluster.role_changes),
+        num_role_changes=sum(time_s >= warm_up.end_s for time_s, _ in cluster.role_changes),
         price_per_hour=price_per_hour,
     )
     return summarize(run, results[NUM_WARM:])

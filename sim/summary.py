@@ -42,7 +42,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     goodput: float
     """Share of the requests that were complete within both targets."""
     good_per_s: float
-    """Requests a second within both targets."""
+    """Requests a second within both targets: goodput times the rate at which requests came."""
     ttft_attainment: float
     """Share of the requests that were complete, and whose first token came in time."""
     tpot_attainment: float
@@ -86,16 +86,16 @@ def summarize(run: Run, results: Sequence[RequestResult]) -> Summary:
     """The figures of all results, of which there is at least one."""
     whole = [each for each in results if each.last_s is not None]
     span_s = _span_s(results)
-    num_good = sum(each.good for each in results)
+    goodput, per_s = sum(each.good for each in results) / len(results), _rate(results)
     num_tokens = sum(each.arrival.num_new for each in whole)
     worker_s = run.num_workers * span_s
     return Summary(
         policy=run.policy,
         num_requests=len(results),
         num_workers=run.num_workers,
-        requests_per_s=rounded(_rate(results)),
-        goodput=rounded(num_good / len(results)),
-        good_per_s=rounded(num_good / span_s),
+        requests_per_s=rounded(per_s),
+        goodput=rounded(goodput),
+        good_per_s=rounded(goodput * per_s),
         ttft_attainment=rounded(sum(map(_ttft_kept, results)) / len(results)),
         tpot_attainment=rounded(sum(map(_tpot_kept, results)) / len(results)),
         ttft_s=Percentiles.of(each.ttft_s for each in whole if each.ttft_s is not None),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import msgspec
 
 from benchmarks.changing_mix.traffic import PHASES
-from benchmarks.placement.policies import NUM_WARM, WARM_S, Setting, goodput, warm
+from benchmarks.placement.policies import Setting, goodput
 from router.config import Roles
 from router.placing.placement_request import Split
 from sim.machine import MachineModel
@@ -16,6 +16,7 @@ from sim.request import RequestResult
 from sim.router import RouterSettings
 from sim.simulation import SimulatedCluster, WorkerPool
 from sim.traces import Arrival
+from sim.warm_up import NUM_WARM, WARM_S, after_warm_up
 from sim.worker import SETTINGS
 from wire.identity import Role
 
@@ -67,7 +68,7 @@ def serve(
     pools = [WorkerPool(role, count, setting.machine, settings) for role, count in counts]
     router = RouterSettings(max_queued=setting.max_queued, split=split, roles=roles)
     cluster = SimulatedCluster(pools, router)
-    served = cluster.run([*warm(), *(each.later(WARM_S) for each in load)], setting.slo)
+    served = cluster.run(after_warm_up(load), setting.slo)
     changes = [at_s - WARM_S for at_s, _ in cluster.role_changes]
     return _outcome(served[NUM_WARM:], changes, phase_s)
 

@@ -10,9 +10,10 @@ from sim.evaluate import evaluate, worker_settings
 from sim.machine import MachineModel
 from sim.policies import ServingPolicy
 from sim.request import RequestResult
-from sim.simulation import WorkerPool
+from sim.simulation import SimulatedCluster, WorkerPool
 from sim.summary import Run, Summary, summarize
 from sim.traces import Arrival
+from sim.warm_up import WarmUp, after_warm_up
 from tests.sim.clusters import LOAD
 from wire.identity import Role
 
@@ -46,6 +47,26 @@ def test_fixed_policies_split_all_or_nothing() -> None:
     assert run(ServingPolicy.ALWAYS).split_share > 0.9
     assert run(ServingPolicy.ROUND_ROBIN).split_share == 1
     assert run(ServingPolicy.NEVER).split_share == 0
+
+
+def test_slow_and_small_workers_are_warm_before_the_first_request() -> None:
+    """What a laptop's core computes, and a cache that holds a thousand tokens: the first request
+    finds the workers idle and its router calibrated."""
+    slow = MachineModel(step_s=0.02, prompt_token_s=2e-3, pool_tokens=1024, max_model_len=1024)
+    settings = worker_settings(TARGETS)
+    pools = [WorkerPool(Role.DECODE, 1, slow, settings)]
+    warm_up = WarmUp.of(pools)
+    cluster = SimulatedCluster(pools, ServingPolicy.AUTO.router_settings())
+    requests = warm_up.before([Arrival(0.0, 100, 2, (1,))])
+    *warm, first = cluster.run(requests)
+    assert all(each.last_s is not None and each.last_s < warm_up.end_s for each in warm)
+    assert cluster.ledger.calibrated
+    assert first.ttft_s == pytest.approx(slow.prefill_s(100), rel=0.2)
+
+
+def test_usual_workers_are_warmed_up_as_in_benchmarks() -> None:
+    pools = [WorkerPool(role, 4) for role in Role]
+    assert WarmUp.of(pools).before(LOAD) == after_warm_up(LOAD)
 
 
 def test_workers_of_one_role_take_turns_too() -> None:
@@ -83,6 +104,7 @@ def test_figures_of_a_few_requests_by_hand() -> None:
     )
     found = summarize(run, [in_time, late_first, slow, refused, lost])
     assert found.goodput == 0.2
+    assert found.good_per_s == pytest.approx(0.2 * 5 / 3, rel=1e-5)
     assert found.ttft_attainment == found.tpot_attainment == 0.4
     assert (found.num_refused, found.num_lost) == (1, 1)
     assert found.ttft_s.p50 == 1.0
