@@ -166,6 +166,9 @@ class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     roles: Roles = Roles.FIXED
     """Workers keep their pools' roles, "fixed", or a worker changes between prefill and decode
     while it serves, "follow": as the requests with a TPOT target need it."""
+    worker_start_s: float = 60.0
+    """Time in which a worker starts and loads its weights: so long are workers kept that may be
+    wanted again; see docs/placement.md."""
     split: Split = Split.AUTO
     """Whether prefill and decode run on different workers: "auto" where that is faster; or
     "always", "never"."""

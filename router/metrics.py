@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeVar, cast
 
@@ -28,6 +28,7 @@ from router.errors import (
 from router.fleet.attempt_log import AttemptLog
 from router.fleet.fleet_metrics import FleetCollector, FleetView
 from router.requests.request import Ending
+from wire.identity import Role
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 OUTCOMES = ("ok", "cancelled", *dict.fromkeys(face.outcome for face in ERROR_MAPPINGS.values()))
@@ -108,6 +109,12 @@ class RouterMetrics:
             _MODEL,
             registry=self._registry,
         )
+        self._wanted = Gauge(
+            "tandem_wanted_workers",
+            "Workers that a model wants, by the role of their pool.",
+            (*_MODEL, "role"),
+            registry=self._registry,
+        )
         self._unread = Gauge(
             "tandem_unread_bytes",
             "Memory of answers that clients have not read yet.",
@@ -159,6 +166,15 @@ class RouterMetrics:
     def show_unread(self, num_bytes: Callable[[], int]) -> None:
         """Register the gauge of unread bytes; it is read at each scrape."""
         self._unread.set_function(num_bytes)
+
+    def show_wanted(self, model: str, wanted: Callable[[], Mapping[Role, int]]) -> None:
+        """Register the gauge of a model's wanted workers; it is read at each scrape."""
+
+        def count(role: Role) -> Callable[[], float]:
+            return lambda: wanted().get(role, 0)
+
+        for role in Role:
+            self._wanted.labels(model, role.value).set_function(count(role))
 
     def add_model(self, model: str, queue_length: Callable[[], int]) -> None:
         """Register a model's metrics; the length of its queue is read at each scrape."""

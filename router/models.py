@@ -42,7 +42,9 @@ class ServedModel:
         self.fleet = fleet
         self.admission_queue = AdmissionQueue(fleet, config)
         self.role_keeper = RoleKeeper(fleet, follows=config.roles is Roles.FOLLOW)
-        self.watcher = ModelWatcher(fleet, config, self.role_keeper.controller)
+        self.watcher = ModelWatcher(
+            fleet, config, self.role_keeper.controller, self.admission_queue.__len__
+        )
         self.structured = Structured(config, card, tokenizer)
         self.num_admitted = 0
         """Answers that are being made, or wait."""
@@ -73,7 +75,7 @@ class ServedModel:
 
     def status(self) -> ModelStatus:
         """Its workers' load, its bottleneck, and whether targets are met."""
-        return self.watcher.status(len(self.admission_queue))
+        return self.watcher.status()
 
     async def prepare(self, draft: RequestDraft) -> GenerateRequest:
         """Check and tokenize a draft. Raises InvalidRequest."""

@@ -12,6 +12,7 @@ from router.placing.placement_request import Placement, Refusal, Slo, Split
 from router.queueing.admission import Admission, Verdict
 from router.queueing.admission_queue import ROUND_S
 from router.queueing.fair_queue import Waiter
+from router.roles.attainment import AttainmentMeter
 from router.roles.controller import INTERVAL_S, RoleController
 from router.roles.decision import RoleChange
 from sim.clock import VirtualClock
@@ -30,7 +31,7 @@ from wire.messages import (
     StepOutputs,
     WorkerCard,
 )
-from wire.reports import CacheEvents, LinkReport, Report
+from wire.reports import CacheEvents, LinkReport, Report, WorkerState
 
 PRODUCTION = RouterConfig(models={})
 
@@ -61,6 +62,8 @@ class SimulatedRouter:
         settings: RouterSettings,
     ) -> None:
         self.num_ended = 0
+        self.attainment = AttainmentMeter()
+        """Targets met by requests that have ended, as a router counts them."""
         self._clock = clock
         self._ledger = ledger
         self._journeys = Journeys(
@@ -132,6 +135,8 @@ class SimulatedRouter:
                     self._journeys.take_output(sender, output)
             case Report():
                 ledger.on_report(sender, message)
+                if message.state is WorkerState.DRAINING:
+                    ledger.set_ready(sender, False)
                 self._look_soon()
             case CacheEvents():
                 assert ledger.cached(sender, message), "cache events are missing"
@@ -215,3 +220,14 @@ class SimulatedRouter:
 
     def _ended(self, request: OpenRequest) -> None:
         self.num_ended += 1
+        result, now = request.result, self._clock.now
+        targets = result.slo.ttft_s, result.slo.tpot_s
+        if result.last_s is None:
+            self.attainment.refused(*targets, now)
+        else:
+            self.attainment.ended(result.ttft_s, result.tpot_s, *targets, now)
+
+    @property
+    def num_queued(self) -> int:
+        """Requests that wait in the router."""
+        return len(self._waiting)

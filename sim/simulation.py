@@ -22,6 +22,8 @@ from worker.config import WorkerConfig
 
 INDEX_ENTRIES = 1_000_000
 SETTLE_S = 0.5
+DRAINED_S = 0.01
+"""Time in which a drained worker's last messages arrive, before it ends."""
 NO_TARGETS = Slo()
 
 
@@ -86,6 +88,23 @@ class SimulatedCluster:
         self.ledger.add(worker.card)
         self.ledger.set_ready(ref, True)
         return worker
+
+    @property
+    def router(self) -> SimulatedRouter:
+        """The router, which knows queues and targets met."""
+        return self._router
+
+    def drain(self, ref: WorkerRef, on_left: Callable[[], None] = lambda: None) -> None:
+        """Drain a worker from now on: it takes no new attempts, and leaves when all have ended."""
+        worker = self.workers[ref]
+
+        def leave() -> None:
+            if worker.alive:
+                worker.kill()
+                self._network.kill(ref)
+                on_left()
+
+        worker.call(lambda: worker.loop.drain(lambda: self.clock.after(DRAINED_S, leave)))
 
     def kill(self, ref: WorkerRef, at_s: float) -> None:
         """Kill a worker at that time; its sequences and its cache are lost."""

@@ -34,6 +34,7 @@ class Conductor:
         metrics.show_unread(lambda: self.unread.num_bytes)
         for model in models:
             metrics.add_model(model.name, model.admission_queue.__len__)
+            metrics.show_wanted(model.name, model.watcher.wanted)
         self._journeys: set[Journey] = set()
         self._idle = asyncio.Event()
         self._idle.set()

@@ -6,6 +6,7 @@ import msgspec
 
 from router.roles.attainment import Attainment
 from router.roles.bottleneck import Bottleneck
+from router.roles.scaling import WantedWorkers
 
 STATUS_FORMAT = 1
 """Version of the JSON; raised when a field changes its meaning. New fields do not raise it."""
@@ -96,6 +97,8 @@ class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
     """None before the first request."""
     controller: tuple[ControllerView, ...] = ()
     """Last changes of roles, newest first."""
+    wanted: WantedWorkers | None = None
+    """Workers that the model wants; None until requests have come."""
 
 
 class StatusBody(msgspec.Struct, frozen=True, kw_only=True):

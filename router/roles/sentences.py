@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from router.roles.attainment import Attainment, TargetCount
@@ -39,6 +40,7 @@ def _sentences(status: ModelStatus) -> Iterator[str]:
     yield from _queues(status.queues)
     if found is not None:
         yield _one_more(found)
+    yield from _wanted(status)
     if status.controller:
         last = status.controller[0]
         yield f"{_ago(last.seconds_ago)} {last.text}."
@@ -129,6 +131,20 @@ def _number(count: int, noun: str) -> str:
 
 def _percent(share: float, digits: int = 0) -> str:
     return f"{100 * share:.{digits}f} %"
+
+
+def _wanted(status: ModelStatus) -> Iterator[str]:
+    """More or fewer workers than there are."""
+    if status.wanted is None:
+        return
+    there = Counter(worker.pool_role for worker in status.workers if worker.state == "ready")
+    parts = [
+        f"{_number(count, f'{role.value} worker')} instead of {there[role.value]}"
+        for role, count in status.wanted.counts.items()
+        if count != there[role.value]
+    ]
+    if parts:
+        yield f"It wants {' and '.join(parts)}: {status.wanted.why}."
 
 
 def _rate(per_s: float) -> str:

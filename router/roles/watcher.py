@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import msgspec
@@ -15,6 +15,7 @@ from router.errors import DeadlineExceeded, Overloaded, Unavailable
 from router.fleet.fleet import Fleet
 from router.fleet.member import Member
 from router.placing.ledger import Ledger
+from router.placing.workload import Workload
 from router.requests.request import GenerateRequest, Timing
 from router.roles.activity import ActivityMeter, Ends, LinkActivity, WorkerActivity
 from router.roles.attainment import AttainmentMeter
@@ -29,24 +30,37 @@ from router.roles.model_status import (
     TrafficView,
     WorkerView,
 )
+from router.roles.scaling import Scaler, ScalingView
 from router.roles.sentences import sentences
+from wire.identity import Role
 from wire.reports import LinkReport, WorkerTotals
 
 WATCH_S = 5.0
 """Interval between two looks."""
 ATTAINMENT_S = 120.0
 """Window of the attainment that is told."""
+SCALING_S = 30.0
+"""Window of the attainment by which workers are added."""
 
 
 class ModelWatcher:
     """One model's attainment and activity, and its status at any time."""
 
-    def __init__(self, fleet: Fleet, config: RouterConfig, controller: RoleController) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        config: RouterConfig,
+        controller: RoleController,
+        num_queued: Callable[[], int],
+    ) -> None:
+        """`num_queued` is called for the number of requests that wait in the router."""
         self.attainment = AttainmentMeter()
         self._fleet = fleet
         self._sharing = sharing_of(config.roles, config.split)
         self._controller = controller
         self._activity = ActivityMeter()
+        self._num_queued = num_queued
+        self._scaler = Scaler(config.worker_start_s)
 
     async def keep(self) -> None:
         """Look every WATCH_S, until cancelled."""
@@ -55,9 +69,31 @@ class ModelWatcher:
             await asyncio.sleep(WATCH_S)
 
     def look(self) -> None:
-        """Sample what workers and links have done."""
+        """Sample what workers and links have done, and decide how many workers are wanted."""
         totals = {member.ref: _totals(member) for member in self._fleet.members()}
         self._activity.sample(totals, self._fleet.handoffs.pairs(), self._now)
+        ledger = self._fleet.ledger
+        workload = ledger.workload(self._now)
+        if workload is not None:
+            self._scaler.decide(self._scaling_view(ledger, workload), self._now)
+
+    def wanted(self) -> dict[Role, int]:
+        """Number of workers wanted by the role of their pool: as many as there are until requests
+        have come."""
+        counts = Counter(member.card.role for member in self._fleet.members())
+        decided = self._scaler.wanted
+        return {**counts, **({} if decided is None else decided.counts)}
+
+    def _scaling_view(self, ledger: Ledger, workload: Workload) -> ScalingView:
+        return ScalingView(
+            table=ledger.table,
+            homes={member.ref: member.card.role for member in self._fleet.members()},
+            workload=workload,
+            sharing=self._sharing,
+            num_routers=len(ledger.router_ids()),
+            num_waiting=self._num_queued() + int(ledger.table.num_prompts.sum()),
+            attainment=self.attainment.over(SCALING_S, self._now),
+        )
 
     def answered(self, request: GenerateRequest, timing: Timing) -> None:
         """Count an answer by whether it met its request's targets."""
@@ -74,8 +110,8 @@ class ModelWatcher:
             self.attainment.refused(request.ttft_target_s, request.tpot_target_s, self._now)
             raise
 
-    def status(self, num_queued: int) -> ModelStatus:
-        """The status now; `num_queued` requests wait in the router's queue."""
+    def status(self) -> ModelStatus:
+        """The status now."""
         ledger, links = self._fleet.ledger, self._activity.links()
         workload = ledger.workload(self._now)
         told = ModelStatus(
@@ -83,7 +119,7 @@ class ModelWatcher:
             workers=self._workers(links),
             bottleneck=self._bottleneck(ledger, links),
             attainment=self.attainment.over(ATTAINMENT_S, self._now),
-            queues=_queues(ledger, num_queued),
+            queues=_queues(ledger, self._num_queued()),
             traffic=None
             if workload is None
             else TrafficView(
@@ -93,6 +129,7 @@ class ModelWatcher:
                 tpot_target_s=workload.tpot_s,
             ),
             controller=self._changes(),
+            wanted=self._scaler.wanted,
         )
         return msgspec.structs.replace(told, sentences=sentences(told))
 

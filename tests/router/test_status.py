@@ -54,6 +54,14 @@ async def test_workers_are_sorted_as_people_count(stage: Stage) -> None:
     assert [it.worker_id for it in model.workers] == ["decode-9", "decode-10"]
 
 
+async def test_as_many_workers_as_there_are_are_wanted_before_requests_come(stage: Stage) -> None:
+    await stage.add("decode-0", Role.DECODE)
+    async with http_client(stage) as http:
+        scrape = (await http.get("/metrics")).text
+    assert 'tandem_wanted_workers{model="tiny",role="decode"} 1.0' in scrape
+    assert 'tandem_wanted_workers{model="tiny",role="prefill"} 0.0' in scrape
+
+
 async def test_only_a_key_of_an_admin_may_read_it(start_stage: StartStage, tmp_path: Path) -> None:
     (key, hashed), (admin, admin_hashed) = generate_key(), generate_key()
     file = tmp_path / "keys.yaml"
