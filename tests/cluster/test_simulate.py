@@ -112,6 +112,7 @@ def test_turns_of_a_conversation_find_what_was_said_in_the_cache() -> None:
         (("--ttft", "soon"), "--ttft: wanted seconds above 0, such as 0.5 or 500ms, not soon"),
         (("--tpot", "0"), "--tpot: wanted seconds above 0"),
         (("--prefill", "0", "--decode", "0"), "--prefill or --decode must be above 0"),
+        (("--from-status", "none.json"), "none.json cannot be read: No such file"),
         (("--device", "h1000"), "h1000: no such file, nor one of the known devices"),
         (("--device", "h100"), "--model names the directory of one"),
         (("--model", str(ROOT / "models" / "tiny-python")), "--model needs --device"),
