@@ -28,6 +28,7 @@ from worker.steps.step_loop import StepLoop
 ROUTER = "router"
 CONTENT = "simulated"
 SETTINGS = WorkerConfig(model=CONTENT, runner=RunnerKind.ARITHMETIC)
+MakePolicy = Callable[[Role, WorkerConfig, StepTimes], RolePolicy]
 
 
 class SimulatedWorker:
@@ -42,6 +43,7 @@ class SimulatedWorker:
         clock: VirtualClock,
         network: Network,
         seed: int,
+        make_policy: MakePolicy,
     ) -> None:
         self.ref = ref
         self.alive = True
@@ -172,7 +174,7 @@ class SimulatedWorker:
         self._take_turn_at(self._time.now + idle_s, waits=idle_s > 0)
 
 
-def make_policy(role: Role, settings: WorkerConfig, times: StepTimes) -> RolePolicy:
+def production_policy(role: Role, settings: WorkerConfig, times: StepTimes) -> RolePolicy:
     """The policies of a worker that learns what its steps take in `times`."""
     rooms = {Role.PREFILL: prefill_worker.scheduler, Role.DECODE: decode_worker.scheduler}
     fitted = {each: fit(settings, each, gpu_bytes=None) for each in Role}
