@@ -54,7 +54,8 @@ class UnmixedPolicy:
         return
 
     def _whole(self, prompts: Seq[Sequence]) -> list[ScheduledTokens]:
-        scheduled, left = [], self._step_tokens
+        scheduled: list[ScheduledTokens] = []
+        left = self._step_tokens
         for sequence in prompts:
             if scheduled and sequence.num_uncomputed > left:
                 break

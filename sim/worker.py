@@ -75,6 +75,7 @@ class SimulatedWorker:
             policies=policy.traits_by_role,
             transport=self._endpoint.transport_name,
             process=ProcessRef("simulated", seed),
+            device=machine.device,
         )
         self._turn_number = 0
         self._waits = True

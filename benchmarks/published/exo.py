@@ -1,9 +1,9 @@
 """A DGX Spark that reads and a Mac Studio that writes (exo labs).
 
-Published at blog.exolabs.net/nvidia-dgx-spark: Llama-3.1-8B in FP16, one request of 8,192 prompt tokens and 32 of answer. Prefill and
-decode take the Spark 1.47 and 2.87 s, the Mac (M3 Ultra) 5.57 and 0.85 s; both together 2.32 s,
-2.8 × the Mac and 1.9 × the Spark. 100 TFLOP/s and 273 GB/s against 26 and 819; 10 Gbit/s between
-them.
+Published at blog.exolabs.net/nvidia-dgx-spark: Llama-3.1-8B in FP16, one request of 8,192 prompt
+tokens and 32 of answer. Prefill and decode take the Spark 1.47 and 2.87 s, the Mac (M3 Ultra) 5.57
+and 0.85 s; both together 2.32 s, 2.8 × the Mac and 1.9 × the Spark. 100 TFLOP/s and 273 GB/s
+against 26 and 819; 10 Gbit/s between them.
 
 Assumed: coefficients from each box's own two times (a step's fixed part from decoding, the rest of
 the prefill for tokens), so that the pair is what is predicted; in a second pair of rows they come
