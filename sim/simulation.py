@@ -16,7 +16,7 @@ from sim.network import Network
 from sim.request import RequestResult
 from sim.router import RouterSettings, SimulatedRouter
 from sim.traces import Arrival
-from sim.worker import ROUTER, SETTINGS, MakePolicy, SimulatedWorker, production_policy
+from sim.worker import ROUTER, SETTINGS, MakePolicy, SimulatedWorker, make_policy
 from wire.identity import Role, WorkerRef
 from worker.config import WorkerConfig
 
@@ -34,7 +34,7 @@ class WorkerPool(msgspec.Struct, frozen=True):
     num_workers: int
     machine: MachineModel = MachineModel()
     settings: WorkerConfig = SETTINGS
-    make_policy: MakePolicy = production_policy
+    make_policy: MakePolicy = make_policy
     """Schedules steps; others than production's are baselines for comparisons."""
 
 

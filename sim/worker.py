@@ -43,7 +43,7 @@ class SimulatedWorker:
         clock: VirtualClock,
         network: Network,
         seed: int,
-        make_policy: MakePolicy,
+        policy_maker: MakePolicy,
     ) -> None:
         self.ref = ref
         self.alive = True
@@ -51,7 +51,7 @@ class SimulatedWorker:
         self._time = LocalTime(clock.now)
         self._runner = VirtualRunner(machine, self._time, seed)
         times = StepTimes()
-        policy = make_policy(role, settings, times)
+        policy = policy_maker(role, settings, times)
         self.engine = Engine(self._runner, BlockPool(machine.num_blocks), policy)
         self._endpoint = VirtualEndpoint(machine, clock, self._time, self._prompt_call)
         outbox = VirtualOutbox(ref, machine, self._time, network)
@@ -175,7 +175,7 @@ class SimulatedWorker:
         self._take_turn_at(self._time.now + idle_s, waits=idle_s > 0)
 
 
-def production_policy(role: Role, settings: WorkerConfig, times: StepTimes) -> RolePolicy:
+def make_policy(role: Role, settings: WorkerConfig, times: StepTimes) -> RolePolicy:
     """The policies of a worker that learns what its steps take in `times`."""
     rooms = {Role.PREFILL: prefill_worker.scheduler, Role.DECODE: decode_worker.scheduler}
     fitted = {each: fit(settings, each, gpu_bytes=None) for each in Role}

@@ -15,7 +15,7 @@ from sim.request import RequestResult
 from sim.router import RouterSettings
 from sim.simulation import SimulatedCluster, WorkerPool
 from sim.traces import BLOCK_TOKENS, Arrival
-from sim.worker import SETTINGS, MakePolicy, production_policy
+from sim.worker import SETTINGS, MakePolicy, make_policy
 from wire.identity import Role
 
 NUM_LEAD_IN = 16
@@ -33,7 +33,7 @@ def pool(
     *,
     chunk_tokens: int,
     tpot_s: float | None = None,
-    policy: MakePolicy = production_policy,
+    policy: MakePolicy = make_policy,
     max_sequences: int = 256,
 ) -> WorkerPool:
     """Workers that pace prompts beside answers by `tpot_s`, or take `chunk_tokens` where None."""
