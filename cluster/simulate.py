@@ -203,3 +203,7 @@ def _print_table(scenario: Scenario, summaries: list[Summary]) -> None:
         markup=False,
     )
     console.print(summary_table(summaries, scenario.targets))
+    for summary in summaries:
+        if summary.first_failure is not None:
+            lost = f"{summary.policy} lost {summary.num_lost:,}, the first since"
+            console.print(f"{lost}: {summary.first_failure}", markup=False)

@@ -97,6 +97,16 @@ def test_devices_bring_step_times_and_costs(tmp_path: Path) -> None:
 
 
 @pytest.mark.quick
+def test_why_requests_were_lost_is_said(tmp_path: Path) -> None:
+    tiny = tmp_path / "tiny.yaml"
+    tiny.write_text(DEVICE.replace("200000", "2048"))
+    ended = simulate(*SMALL, "--device", str(tiny), trace="poisson:3000/20,sigma=0")
+    assert ended.stdout.splitlines()[-1] == (
+        "auto lost 20, the first since: 3020 tokens are wanted, the largest worker holds 2048"
+    )
+
+
+@pytest.mark.quick
 def test_turns_of_a_conversation_find_what_was_said_in_the_cache() -> None:
     spec = "conversation:turns=4,prefix=1000,append=50,answer=20,think=2s"
     fine = figures(*SMALL, "--count", "60", trace=spec)
