@@ -97,6 +97,15 @@ def test_devices_bring_step_times_and_costs(tmp_path: Path) -> None:
 
 
 @pytest.mark.quick
+def test_a_terminal_shows_how_far_each_run_is() -> None:
+    options = ["simulate", "--trace", "poisson:600/20", *SMALL, "--policy", "never", "--json"]
+    ended = CliRunner().invoke(app, options, env={"FORCE_COLOR": "1", "COLUMNS": "100"})
+    assert "never" in ended.stderr
+    assert "100%" in ended.stderr
+    assert json.loads(ended.stdout)["num_requests"] == 20
+
+
+@pytest.mark.quick
 def test_why_requests_were_lost_is_said(tmp_path: Path) -> None:
     tiny = tmp_path / "tiny.yaml"
     tiny.write_text(DEVICE.replace("200000", "2048"))
