@@ -9,8 +9,9 @@ to serve. Goodput is the share of all requests that were complete within both ta
 may take a second and three times what its prompt takes alone. `auto`, whose roles follow the load
 from each ratio of prefill and decode workers at the start, is compared with never splitting and
 with always splitting at every fixed ratio that could be the best. All have the same requests,
-settings and admission. Without traces only made-up lengths are served. `--device` takes other
-coefficients: bandwidth-poor has twice the step and the time per context token, compute-poor thrice
+settings and admission, and before them come a few of the same kind, so that the router knows what
+steps take and how long such answers are. Without traces only made-up lengths are served. With
+`--device` bandwidth-poor has twice the step and time per context token, compute-poor thrice
 the time per prompt token.
 """
 

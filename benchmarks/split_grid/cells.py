@@ -11,7 +11,7 @@ import msgspec
 
 from benchmarks.split_grid.saturation import Saturation
 from benchmarks.split_grid.serve import Arm, Served, always, auto, never, serve
-from benchmarks.split_grid.workloads import Source, sizes
+from benchmarks.split_grid.workloads import Source, sizes, warmed_up
 from sim.machine import MachineModel
 
 SAMPLE = 2000
@@ -78,13 +78,14 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 def measure(cell: Cell) -> Outcome:
     """Serve the same requests by every arm."""
     source, machine = cell.source, cell.machine
-    found = Saturation(sizes(source.requests(SAMPLE, 1.0)), cell.tpot_s, machine)
+    samples = source.requests(SAMPLE, 1.0)
+    found = Saturation(sizes(samples), cell.tpot_s, machine)
     per_s = cell.multiple * found.per_s
     count = round(min(MOST, max(FEWEST, per_s * cell.seconds)))
-    requests = source.requests(count, per_s)
+    warmed = warmed_up(source.requests(count, per_s), samples)
 
     def served(arm: Arm) -> Served:
-        return serve(arm, requests, cell.tpot_s, machine)
+        return serve(arm, warmed, cell.tpot_s, machine)
 
     fixed: dict[str, Served] = {}
     for number in found.hopeful():

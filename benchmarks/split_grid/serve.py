@@ -15,7 +15,7 @@ from sim.request import RequestResult
 from sim.router import RouterSettings
 from sim.simulation import SimulatedCluster, WorkerPool
 from sim.traces import Arrival
-from sim.warm_up import NUM_WARM, after_warm_up
+from sim.warm_up import NUM_WARM
 from sim.worker import SETTINGS
 from wire.identity import Role
 
@@ -72,11 +72,11 @@ class Served(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def serve(arm: Arm, requests: list[Arrival], tpot_s: float, machine: MachineModel) -> Served:
-    """The outcome of these requests; the same few come before, so that step times are known."""
+    """The outcome of these requests, of which the first NUM_WARM are a warm-up that is left out."""
     begun_s = time.process_time()
     cluster = cluster_of(arm, tpot_s, machine)
     setting = Setting(machine, tpot_s=tpot_s)
-    results = cluster.run(after_warm_up(requests), setting.slo)[NUM_WARM:]
+    results = cluster.run(requests, setting.slo)[NUM_WARM:]
     count = len(results)
     num_late = sum(each.last_s is not None and not each.good for each in results)
     first_late = sum(_is_first_late(each) for each in results)

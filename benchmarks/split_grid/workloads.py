@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sim import traces
 from sim.traces import BLOCK_TOKENS, Arrival
+from sim.warm_up import FIRST_BLOCK, NUM_WARM
 
 SIGMA = 0.4
 """Standard deviation of the logarithm of made-up lengths."""
@@ -19,6 +20,8 @@ RECORDED = {
     "azure-conversation": "azure2023_conv.csv",
     "mooncake-conversation": "mooncake_conversation_trace.jsonl",
 }
+WARM_EVERY_S = 2.0
+"""Interval between the requests of the warm-up: half a request a second is no load."""
 WINDOW_STEP = 400
 """Requests between the beginnings of two windows of a trace."""
 
@@ -56,6 +59,21 @@ class Source:
         """Whether its trace is there, if it needs one."""
         name = RECORDED.get(self.workload)
         return name is None or (self.traces_dir is not None and (self.traces_dir / name).exists())
+
+
+def warmed_up(requests: list[Arrival], samples: list[Arrival]) -> list[Arrival]:
+    """NUM_WARM of the `samples`, which come too slowly for roles to change and share nothing with
+    the requests, and then the requests: the router has served such requests before."""
+    warm = [
+        replace(
+            each,
+            at_s=number * WARM_EVERY_S,
+            blocks=tuple(FIRST_BLOCK + 4096 * number + n for n in range(len(each.blocks))),
+        )
+        for number, each in enumerate(samples[-NUM_WARM:])
+    ]
+    begin_s = WARM_EVERY_S * (NUM_WARM + 5)
+    return [*warm, *(each.later(begin_s) for each in requests)]
 
 
 def sizes(requests: list[Arrival]) -> Sizes:

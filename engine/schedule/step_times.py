@@ -12,6 +12,9 @@ ENOUGH_STEPS = 3
 """Steps with prompts to be observed before predictions about prompts are used."""
 FORGETTING = 0.995
 """A step counts this much less with each one after it: some hundred of them are remembered."""
+LITTLE_KNOWN = 0.01
+"""Uncertainty of the other coefficients at first, as a part of the fixed one's: what comes with
+every step, such as one sequence that decodes, is a part of the step until it varies."""
 MOST_UNCERTAIN = 1e4
 """Bound on the uncertainty: a kind of work that does not occur is not forgotten beyond it."""
 
@@ -68,7 +71,7 @@ class StepTimes:
 
     def __init__(self) -> None:
         self._weights: _Row = (0.0, 0.0, 0.0, 0.0, 0.0)
-        self._uncertainty = _scaled_identity(MOST_UNCERTAIN)
+        self._uncertainty = _diagonal(MOST_UNCERTAIN, MOST_UNCERTAIN * LITTLE_KNOWN)
         self.num_prompt_steps = 0
 
     def observe(self, work: StepWork, seconds: float) -> None:
@@ -170,9 +173,9 @@ def _narrowed(before: _Matrix, reach: _Row, scale: float) -> _Matrix:
     )
 
 
-def _scaled_identity(value: float) -> _Matrix:
+def _diagonal(first: float, value: float) -> _Matrix:
     return (
-        (value, 0.0, 0.0, 0.0, 0.0),
+        (first, 0.0, 0.0, 0.0, 0.0),
         (0.0, value, 0.0, 0.0, 0.0),
         (0.0, 0.0, value, 0.0, 0.0),
         (0.0, 0.0, 0.0, value, 0.0),

@@ -14,12 +14,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from router.placing.fleet_table import Flags, FleetTable, Floats
 from router.placing.placement import TPOT_SHARE
 from router.placing.workload import Workload
 
 LEAST_S = 1e-9
+ALIKE = 0.5
+"""Width of a class of workers taken as equal, in the logarithm of a prompt token's time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,16 +39,22 @@ class WorkRates:
 def work_rates(
     table: FleetTable, rows: Sequence[int], workload: Workload, tpot_s: float
 ) -> WorkRates:
-    """The rates of these rows, for a target of `tpot_s` per output token."""
-    step_s, answer = table.step_s[rows], max(1.0, workload.answer_tokens)
+    """The rates of these rows, for a target of `tpot_s` per output token.
+
+    A worker's own coefficients say little about work that it has not done for a while: a prefill
+    worker cannot tell a step's fixed part from its chunk. Workers that are alike have the medians.
+    """
+    answer = max(1.0, workload.answer_tokens)
     uncached = max(1.0, workload.uncached_tokens)
     seen = workload.cached_tokens + uncached / 2
     each_s = table.prompt_token_s[rows] + table.prompt_pair_s[rows] * seen
-    prompt_s = np.maximum(each_s * uncached, LEAST_S)
-    chunks_s = step_s * uncached / table.prefill_chunk_tokens[rows]
     context = workload.context_tokens
     growth_s = table.sequence_s[rows] + table.context_token_s[rows] * context
-    growth_s = np.maximum(growth_s, LEAST_S)
+    each_s, step_s, growth_s = _medians(
+        table.kind[rows], np.maximum((each_s, table.step_s[rows], growth_s), LEAST_S)
+    )
+    prompt_s = each_s * uncached
+    chunks_s = step_s * uncached / table.prefill_chunk_tokens[rows]
     in_target = np.maximum(0.0, (TPOT_SHARE * tpot_s - step_s) / growth_s)
     in_pool = table.pool_tokens[rows] / (context + answer / 2)
     num_decoding = np.minimum(in_target, in_pool)
@@ -57,6 +66,17 @@ def work_rates(
         answers_per_s=num_decoding / (answer * (step_s + num_decoding * growth_s)),
         prompt_weight=prompt_s / (answer * (growth_s + fixed_s)),
     )
+
+
+def _medians(kinds: npt.NDArray[np.int64], costs: Floats) -> Floats:
+    """Each column's medians over workers of its kind whose first cost is similar; [costs, rows]."""
+    classes = np.stack([kinds, np.round(np.log(costs[0]) / ALIKE).astype(np.int64)], axis=1)
+    _, members = np.unique(classes, axis=0, return_inverse=True)
+    found = np.empty_like(costs)
+    for number in range(members.max(initial=-1) + 1):
+        alike = members.ravel() == number
+        found[:, alike] = np.median(costs[:, alike], axis=1)[:, None]
+    return found
 
 
 def capacity(rates: WorkRates, prefills: Flags) -> float:

@@ -291,3 +291,29 @@ def test_few_requests_are_no_traffic() -> None:
     for number in range(LEAST_SEEN - 1):
         made.ledger.came(2048, TPOT_S, Hits.none(8), number / 30)
     assert RoleController().decide(made.ledger, 1.0) is None
+
+
+def test_what_a_worker_has_not_done_for_a_while_is_taken_from_its_like() -> None:
+    """A prefill worker takes its chunks' time for the fixed part of a step, or the other way."""
+    made = fleet(0, 2)
+    slow_steps = StepCosts(
+        step_s=12e-3,
+        sequence_s=9e-4,
+        context_token_s=0.0,
+        prompt_token_s=3.0e-5,
+        prompt_pair_s=0.0,
+    )
+    made.add("prefill-0", Role.PREFILL, costs=slow_steps)
+    rates = work_rates(made.ledger.table, range(3), workload(2048, 128, TPOT_S), TPOT_S)
+    assert rates.answers_per_s[2] == pytest.approx(rates.answers_per_s[0])
+    assert rates.prompts_per_s[2] == pytest.approx(rates.prompts_per_s[0])
+
+
+def test_another_device_keeps_its_own_times() -> None:
+    made = fleet(0, 2)
+    compute = StepCosts(
+        step_s=6e-3, sequence_s=3e-5, context_token_s=4e-8, prompt_token_s=1e-5, prompt_pair_s=0.0
+    )
+    made.add("compute", Role.PREFILL, costs=compute)
+    rates = work_rates(made.ledger.table, range(3), workload(2048, 128, TPOT_S), TPOT_S)
+    assert rates.prompts_per_s[2] > 1.5 * rates.prompts_per_s[0]

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from engine.runner import Slice
+from engine.schedule.step_times import StepWork
 from engine.sequence import Sequence
 from wire.identity import AttemptId
 from wire.reports import StepCosts
@@ -85,3 +86,28 @@ def test_steps_in_quick_succession_are_sampled() -> None:
     for number, slices in enumerate(steps(prompts=True, decodes=True, count=1000)):
         calibration.observe(slices, 1.0, number * LEARN_EVERY_S / 1000)
     assert calibration.costs is None
+
+
+def test_one_sequence_that_always_decodes_is_a_part_of_the_step() -> None:
+    """Its cost shows when a second one decodes beside it; until then most of a step is fixed."""
+    calibration = Calibration(learn_every_s=0.0)
+    for number in range(40):
+        calibration.learn(StepWork(num_decoding=1, context_tokens=2000), 6.1e-3, float(number))
+    costs = calibration.costs
+    assert costs is not None
+    assert costs.sequence_s is not None
+    assert costs.context_token_s is not None
+    assert costs.sequence_s + 2000 * costs.context_token_s < 0.05 * 6.1e-3
+
+
+def test_sequences_of_equal_contexts_cost_what_they_cost_together() -> None:
+    calibration = Calibration(learn_every_s=0.0)
+    for number in range(400):
+        work = StepWork(num_decoding=1 + number % 5, context_tokens=2000 * (1 + number % 5))
+        seconds = 6e-3 + 1.2e-4 * work.num_decoding
+        calibration.learn(work, seconds + 1e-4 * (-1) ** (number // 5), float(number))
+    costs = calibration.costs
+    assert costs is not None
+    assert costs.sequence_s is not None
+    assert costs.context_token_s is not None
+    assert costs.sequence_s + 2000 * costs.context_token_s == pytest.approx(1.2e-4, rel=0.2)

@@ -14,6 +14,8 @@ LEARN_EVERY_S = 5e-3
 MIN_PROMPT_STEPS = 6
 MIN_DECODE_STEPS = 12
 """Costs of a kind of step are reported once this many of them were learned from."""
+MEAN_RATE = 0.02
+"""Weight of the newest step in the mean contexts of its sequences and prompt tokens."""
 NO_TOTALS = WorkerTotals()
 
 
@@ -28,6 +30,8 @@ class Calibration:
         self._times = StepTimes()
         self._num_prompts = 0
         self._num_decodes = 0
+        self._context = self._seen = 0.0
+        """Mean context of a decoding sequence, and mean tokens that a prompt's token attends to."""
         self._next_s = 0.0
 
     def observe(self, slices: Seq[Slice], seconds: float, now: float) -> None:
@@ -45,12 +49,19 @@ class Calibration:
         self._times.observe(work, seconds)
         self._num_prompts += work.prompt_tokens > 0
         self._num_decodes += work.num_decoding > 0
+        if work.num_decoding:
+            context = work.context_tokens / work.num_decoding
+            self._context += max(MEAN_RATE, 1 / self._num_decodes) * (context - self._context)
+        if work.prompt_tokens:
+            seen = work.prompt_pairs / work.prompt_tokens
+            self._seen += max(MEAN_RATE, 1 / self._num_prompts) * (seen - self._seen)
 
     @property
     def costs(self) -> StepCosts | None:
         """None before enough steps of any kind; coefficients of a kind without enough are None.
 
-        A fit may give a small negative coefficient for what hardly matters: it is reported as 0.
+        What always grows together cannot be told apart, such as sequences of equal contexts and
+        their contexts: where one of the two coefficients comes out negative, the other has all.
         """
         prompts, decodes = (
             self._num_prompts >= MIN_PROMPT_STEPS,
@@ -58,15 +69,24 @@ class Calibration:
         )
         if not (prompts or decodes):
             return None
-        step_s, *others = (max(0.0, each) for each in self._times.per_unit())
-        sequence_s, context_token_s, prompt_token_s, prompt_pair_s = others
+        step_s, *others = self._times.per_unit()
+        sequence_s, context_token_s = _not_negative(others[0], others[1], self._context)
+        prompt_token_s, prompt_pair_s = _not_negative(others[2], others[3], self._seen)
         return StepCosts(
-            step_s=step_s,
+            step_s=max(0.0, step_s),
             sequence_s=sequence_s if decodes else None,
             context_token_s=context_token_s if decodes else None,
             prompt_token_s=prompt_token_s if prompts else None,
             prompt_pair_s=prompt_pair_s if prompts else None,
         )
+
+
+def _not_negative(each: float, further: float, units: float) -> tuple[float, float]:
+    """Two coefficients, neither negative, with the same sum for so many units of the second one."""
+    whole = max(0.0, each + units * further)
+    if each < 0 and units:
+        return 0.0, whole / units
+    return (whole, 0.0) if further < 0 else (max(0.0, each), further)
 
 
 def load_of(
