@@ -22,6 +22,7 @@ import msgspec
 from cluster.config import ClusterConfig
 from cluster.pools import PoolSettings
 from cluster.ray_config import RayConfig, RouterNodes
+from engine.runners.played_costs import PlayedCosts
 from router.access.keys import KeyEntry
 from router.config import RouterConfig, SamplingDefaults, ServedModelConfig
 from runtime.tls import MutualTls, ServerTls
@@ -40,6 +41,7 @@ SECTIONS: dict[Config, tuple[str, str]] = {
     RouterConfig: ("A router", "router"),
     RayConfig: ("Ray", "ray"),
     RouterNodes: ("Nodes of routers", "ray.routers"),
+    PlayedCosts: ("Steps that are played", "worker.step_costs"),
     MutualTls: ("TLS between processes", "tls"),
     ServerTls: ("TLS of the doors", "router.door_tls"),
     KeyEntry: ("A key", "NAME, in the file that router.keys_file names"),

@@ -140,6 +140,7 @@ def make_runner(
             width=config.width,
             num_layers=config.num_layers,
             step_s=config.step_s,
+            costs=config.step_costs,
         )
     if config.tensor_parallel_size > 1:
         from worker.ranks.lead_runner import LeadRunner

@@ -6,6 +6,7 @@ import enum
 
 import msgspec
 
+from engine.runners.played_costs import PlayedCosts
 from runtime.address import Port
 from runtime.tls import MutualTls
 
@@ -46,6 +47,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Arithmetic runner only: number of layers."""
     step_s: float = 0.0
     """Arithmetic runner only: steps end at multiples of this; 0 at once."""
+    step_costs: PlayedCosts | None = None
+    """Arithmetic runner only: what steps take by their work, instead of `step_s`."""
     tensor_parallel_size: int = 1
     """Ranks among which the model is divided, each a process on this machine with a GPU of its own,
     the visible ones in order; or all on the CPU. It must divide the model's heads and its

@@ -15,6 +15,7 @@ import numpy as np
 
 from engine.errors import ConfigError
 from engine.runner import CacheRegion, Collect, Draws, OnLayer, Outcome, Sampled, Scored, Slice
+from engine.runners.played_costs import PlayedCosts
 from engine.sequence import Sequence
 from kv_transfer.layout.checksum import checksum_host_blocks
 from wire.identity import AttemptId
@@ -91,9 +92,10 @@ class ArithmeticRunner:
     It implements `engine.runner.Runner` on a real cache of int64 [block, layer, 2, 1, slot, width]
     that transports can move: every number stands there `width` times in each of `num_layers`, and
     every copy counts. It has no end-of-sequence token and ignores sampling parameters, but not a
-    grammar: of the tokens allowed it takes the one that the sum points to. Where
-    `step_s` is not 0, steps end at multiples of it after the runner was made: a model of any speed
-    can be played. With `runs_ahead` a launched step is computed when it is collected.
+    grammar: of the tokens allowed it takes the one that the sum points to. Where `step_s` is not 0,
+    steps end at multiples of it after the runner was made, and with `costs` each takes what its
+    work costs: a model of any speed can be played. With `runs_ahead` a launched step is computed
+    when it is collected.
     """
 
     def __init__(
@@ -106,6 +108,7 @@ class ArithmeticRunner:
         width: int = 1,
         num_layers: int = 1,
         step_s: float = 0.0,
+        costs: PlayedCosts | None = None,
         runs_ahead: bool = False,
     ) -> None:
         if not 0 <= stamp < NUM_STAMPS:
@@ -125,6 +128,7 @@ class ArithmeticRunner:
         self.model_hash = f"arithmetic-{vocab_size}"
         self.runs_ahead = runs_ahead
         self._step_s = step_s
+        self._costs = costs
         self._began = time.monotonic()
         self._steps: deque[_PendingStep] = deque()
         self._drawn: dict[AttemptId, int] = {}
@@ -180,6 +184,7 @@ class ArithmeticRunner:
         return step.outcomes
 
     def _compute(self, step: _PendingStep) -> list[Outcome]:
+        begins = time.monotonic()
         for work in step.works:
             if len(work.tokens) < work.count:
                 work.tokens.append(self._drawn[work.sequence.attempt_id])
@@ -190,7 +195,7 @@ class ArithmeticRunner:
                 step.on_layer(layer + 1)
         drawn = [(work, self._draw(work)) for work in step.works]
         self._drawn = {work.sequence.attempt_id: draws[-1].token for work, draws in drawn if draws}
-        self._keep_time()
+        self._keep_time(begins, step)
         return [self._outcome(*each) for each in drawn]
 
     def _draw(self, work: _SliceWork) -> Draws:
@@ -202,9 +207,12 @@ class ArithmeticRunner:
         scores = (score(followed, self.stamp) for followed in work.followed_by)
         return Scored(draws, tuple(scores))
 
-    def _keep_time(self) -> None:
+    def _keep_time(self, begins: float, step: _PendingStep) -> None:
         """Sleep until the step's end: tokens are made at regular times, so that delays show."""
-        if self._step_s:
+        if self._costs is not None:
+            ends = begins + self._costs.seconds([work.count for work in step.works])
+            time.sleep(max(0.0, ends - time.monotonic()))
+        elif self._step_s:
             time.sleep(self._step_s - (time.monotonic() - self._began) % self._step_s)
 
     def _store(self, work: _SliceWork, layer: int) -> None:
