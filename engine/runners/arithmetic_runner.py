@@ -191,11 +191,12 @@ class ArithmeticRunner:
         for layer in range(self.layout.num_layers):
             for work in step.works:
                 self._store(work, layer)
+            self._play(begins, step, (layer + 1) / self.layout.num_layers)
             if step.on_layer is not None:
                 step.on_layer(layer + 1)
         drawn = [(work, self._draw(work)) for work in step.works]
         self._drawn = {work.sequence.attempt_id: draws[-1].token for work, draws in drawn if draws}
-        self._keep_time(begins, step)
+        self._keep_time()
         return [self._outcome(*each) for each in drawn]
 
     def _draw(self, work: _SliceWork) -> Draws:
@@ -207,12 +208,15 @@ class ArithmeticRunner:
         scores = (score(followed, self.stamp) for followed in work.followed_by)
         return Scored(draws, tuple(scores))
 
-    def _keep_time(self, begins: float, step: _PendingStep) -> None:
-        """Sleep until the step's end: tokens are made at regular times, so that delays show."""
+    def _play(self, begins: float, step: _PendingStep, share: float) -> None:
+        """Sleep until this share of the step's costs is over: all layers take the same time."""
         if self._costs is not None:
-            ends = begins + self._costs.seconds([work.count for work in step.works])
-            time.sleep(max(0.0, ends - time.monotonic()))
-        elif self._step_s:
+            seconds = share * self._costs.seconds([work.count for work in step.works])
+            time.sleep(max(0.0, begins + seconds - time.monotonic()))
+
+    def _keep_time(self) -> None:
+        """Sleep until the step's end: tokens are made at regular times, so that delays show."""
+        if self._step_s:
             time.sleep(self._step_s - (time.monotonic() - self._began) % self._step_s)
 
     def _store(self, work: _SliceWork, layer: int) -> None:

@@ -141,6 +141,12 @@ class StepLoop:
         else:
             self.call(lambda: self.receive(message, peer))
 
+    def run_prompt(self, timeout_s: float = 0.0) -> None:
+        """Run what need not wait for the end of a step: grants, and commits behind last writes. In
+        the loop's thread, at any time; waits up to `timeout_s` for the first."""
+        if self._calls.run_prompt(timeout_s):
+            self._outbox.flush()
+
     def drain(self, on_idle: Callable[[], object]) -> None:
         """Take no new attempts; `on_idle` is called when all that are under way have ended."""
         self.destination_handoffs.draining = True
@@ -197,19 +203,20 @@ class StepLoop:
     def _until_over(self, step: Event) -> None:
         """While a step is computed, send the commits of handoffs whose last write ends."""
         while len(self.source_handoffs) and not step.query():
-            if self._calls.run_prompt(POLL_S):
-                self._outbox.flush()
+            self.run_prompt(POLL_S)
 
     def _while_computing(self, slices: list[Slice]) -> OnLayer | None:
-        """A callback within a step, which only sends blocks: the engine's state must not change."""
+        """A callback within a step, which only sends blocks and commits: the engine's state must
+        not change. Engines that wait for a device send commits meanwhile, see _until_over."""
         send_layers = self.source_handoffs.by_layers(slices)
-        if send_layers is None:
+        waits = isinstance(self.engine, AsyncEngine) or not len(self.source_handoffs)
+        if send_layers is None and waits:
             return None
 
         def on_layer(num_layers: int) -> None:
-            if self._calls.run_prompt():
-                self._outbox.flush()
-            send_layers(num_layers)
+            self.run_prompt()
+            if send_layers is not None:
+                send_layers(num_layers)
 
         return on_layer
 
