@@ -1,0 +1,1 @@
+"""Roles that follow the load beside never splitting, with real processes and their simulation."""
