@@ -15,8 +15,10 @@ FORGETTING = 0.995
 LITTLE_KNOWN = 0.01
 """Uncertainty of the other coefficients at first, as a part of the fixed one's: what comes with
 every step, such as one sequence that decodes, is a part of the step until it varies."""
-MOST_UNCERTAIN = 1e4
-"""Bound on the uncertainty: a kind of work that does not occur is not forgotten beyond it."""
+UNCERTAIN = 1e4
+"""Uncertainty of the fixed one at first."""
+MOST_FORGOTTEN = 0.1
+"""Uncertainty up to which all kinds of work are forgotten; from there on, only what steps bring."""
 
 
 _UNITS = (1, 8, 4096, 128, 65536)
@@ -63,7 +65,12 @@ class StepWork(msgspec.Struct, frozen=True, gc=False):
 
 
 class StepTimes:
-    """Recursive least squares with forgetting. (Plackett, Biometrika 37, 1950)
+    """Recursive least squares with forgetting: of everything while all kinds of work occur, else in
+    the direction of each new step only.
+
+    Hours of one kind of work thereby leave what was learned of other kinds as it is, where plain
+    forgetting would let noise take its place. (Plackett, Biometrika 37, 1950; Cao and Schwartz,
+    Automatica 36, 2000)
 
     Written out, because five by five numbers are too few for NumPy: it would take four times as
     long, for each step.
@@ -71,19 +78,25 @@ class StepTimes:
 
     def __init__(self) -> None:
         self._weights: _Row = (0.0, 0.0, 0.0, 0.0, 0.0)
-        self._uncertainty = _diagonal(MOST_UNCERTAIN, MOST_UNCERTAIN * LITTLE_KNOWN)
+        self._uncertainty = _diagonal(UNCERTAIN, UNCERTAIN * LITTLE_KNOWN)
+        self._information = _diagonal(1 / UNCERTAIN, 1 / (UNCERTAIN * LITTLE_KNOWN))
+        """The inverse of the uncertainty."""
         self.num_prompt_steps = 0
 
     def observe(self, work: StepWork, seconds: float) -> None:
         features = work.features()
-        before = self._uncertainty
-        reach = _reach(before, features)
-        scale = 1 / (FORGETTING + _product(features, reach))
+        keeps = FORGETTING if _trace(self._uncertainty) < MOST_FORGOTTEN else 1.0
+        known = _times(self._information, features)
+        forgotten = 0.0 if keeps < 1.0 else (1 - FORGETTING) / _product(features, known)
+        more = forgotten / FORGETTING
+        reach = _plus(_times(self._uncertainty, features), more * _square(features), features)
+        scale = 1 / (keeps + _product(features, reach))
         off = scale * (seconds - _product(features, self._weights))
-        r0, r1, r2, r3, r4 = reach
-        w0, w1, w2, w3, w4 = self._weights
-        self._weights = (w0 + r0 * off, w1 + r1 * off, w2 + r2 * off, w3 + r3 * off, w4 + r4 * off)
-        self._uncertainty = _narrowed(before, reach, scale)
+        self._weights = _plus(self._weights, off, reach)
+        self._uncertainty = _updated(
+            self._uncertainty, 1 / keeps, more, features, scale / keeps, reach
+        )
+        self._information = _updated(self._information, keeps, 1.0, features, forgotten, known)
         self.num_prompt_steps += work.prompt_tokens > 0
 
     @property
@@ -122,7 +135,17 @@ def _product(one: _Row, other: _Row) -> float:
     return a * f + b * g + c * h + d * i + e * j
 
 
-def _reach(matrix: _Matrix, features: _Row) -> _Row:
+def _square(row: _Row) -> float:
+    return _product(row, row)
+
+
+def _plus(row: _Row, scale: float, other: _Row) -> _Row:
+    a, b, c, d, e = row
+    f, g, h, i, j = other
+    return (a + scale * f, b + scale * g, c + scale * h, d + scale * i, e + scale * j)
+
+
+def _times(matrix: _Matrix, features: _Row) -> _Row:
     """The matrix times the features, of which the first is 1; those of prompts are mostly 0."""
     _, f1, f2, f3, f4 = features
     (
@@ -149,28 +172,64 @@ def _reach(matrix: _Matrix, features: _Row) -> _Row:
     )
 
 
-def _narrowed(before: _Matrix, reach: _Row, scale: float) -> _Matrix:
-    """The uncertainty after a step; old steps are forgotten as long as it stays within bounds."""
-    r0, r1, r2, r3, r4 = reach
+def _updated(
+    matrix: _Matrix, keeps: float, plus: float, row: _Row, minus: float, other: _Row
+) -> _Matrix:
+    """The matrix, of which a share is kept, plus so many times the square of a row, minus so many
+    times that of another."""
+    k = keeps
+    f0, f1, f2, f3, f4 = row
+    r0, r1, r2, r3, r4 = other
     (
         (a0, b0, c0, d0, e0),
         (a1, b1, c1, d1, e1),
         (a2, b2, c2, d2, e2),
         (a3, b3, c3, d3, e3),
         (a4, b4, c4, d4, e4),
-    ) = before
-    trace = a0 + b1 + c2 + d3 + e4
-    trace -= scale * (r0 * r0 + r1 * r1 + r2 * r2 + r3 * r3 + r4 * r4)
-    g = 1 / FORGETTING if trace < MOST_UNCERTAIN else 1.0
-    s = scale * g
-    s0, s1, s2, s3, s4 = s * r0, s * r1, s * r2, s * r3, s * r4
+    ) = matrix
+    p0, p1, p2, p3, p4 = plus * f0, plus * f1, plus * f2, plus * f3, plus * f4
+    s0, s1, s2, s3, s4 = minus * r0, minus * r1, minus * r2, minus * r3, minus * r4
     return (
-        (a0 * g - s0 * r0, b0 * g - s0 * r1, c0 * g - s0 * r2, d0 * g - s0 * r3, e0 * g - s0 * r4),
-        (a1 * g - s1 * r0, b1 * g - s1 * r1, c1 * g - s1 * r2, d1 * g - s1 * r3, e1 * g - s1 * r4),
-        (a2 * g - s2 * r0, b2 * g - s2 * r1, c2 * g - s2 * r2, d2 * g - s2 * r3, e2 * g - s2 * r4),
-        (a3 * g - s3 * r0, b3 * g - s3 * r1, c3 * g - s3 * r2, d3 * g - s3 * r3, e3 * g - s3 * r4),
-        (a4 * g - s4 * r0, b4 * g - s4 * r1, c4 * g - s4 * r2, d4 * g - s4 * r3, e4 * g - s4 * r4),
+        (
+            k * a0 + p0 * f0 - s0 * r0,
+            k * b0 + p0 * f1 - s0 * r1,
+            k * c0 + p0 * f2 - s0 * r2,
+            k * d0 + p0 * f3 - s0 * r3,
+            k * e0 + p0 * f4 - s0 * r4,
+        ),
+        (
+            k * a1 + p1 * f0 - s1 * r0,
+            k * b1 + p1 * f1 - s1 * r1,
+            k * c1 + p1 * f2 - s1 * r2,
+            k * d1 + p1 * f3 - s1 * r3,
+            k * e1 + p1 * f4 - s1 * r4,
+        ),
+        (
+            k * a2 + p2 * f0 - s2 * r0,
+            k * b2 + p2 * f1 - s2 * r1,
+            k * c2 + p2 * f2 - s2 * r2,
+            k * d2 + p2 * f3 - s2 * r3,
+            k * e2 + p2 * f4 - s2 * r4,
+        ),
+        (
+            k * a3 + p3 * f0 - s3 * r0,
+            k * b3 + p3 * f1 - s3 * r1,
+            k * c3 + p3 * f2 - s3 * r2,
+            k * d3 + p3 * f3 - s3 * r3,
+            k * e3 + p3 * f4 - s3 * r4,
+        ),
+        (
+            k * a4 + p4 * f0 - s4 * r0,
+            k * b4 + p4 * f1 - s4 * r1,
+            k * c4 + p4 * f2 - s4 * r2,
+            k * d4 + p4 * f3 - s4 * r3,
+            k * e4 + p4 * f4 - s4 * r4,
+        ),
     )
+
+
+def _trace(matrix: _Matrix) -> float:
+    return matrix[0][0] + matrix[1][1] + matrix[2][2] + matrix[3][3] + matrix[4][4]
 
 
 def _diagonal(first: float, value: float) -> _Matrix:

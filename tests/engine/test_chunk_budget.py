@@ -74,6 +74,21 @@ def test_long_silence_about_prompts_does_not_unlearn_them() -> None:
     assert times.predict(work) == pytest.approx(seconds(work), rel=0.05)
 
 
+def test_hours_of_light_load_leave_what_a_full_step_takes_known() -> None:
+    """One sequence at a time says nothing of what each costs: noise must not fill its place."""
+    draw, times = random.Random(5), StepTimes()
+    for _ in range(500):
+        work = some_work(draw)
+        times.observe(work, seconds(work) * draw.uniform(0.95, 1.05))
+    for number in range(10_000):
+        chunk = number % 100
+        prompt = StepWork(0, 0, 512, 512 * (512 * chunk + 256))
+        work = prompt if chunk < 10 else StepWork(1, 6000 + chunk)
+        times.observe(work, seconds(work) * draw.uniform(0.95, 1.05))
+    for full in (StepWork(20, 60_000), StepWork(20, 60_000, 500, 1_000_000)):
+        assert times.predict(full) == pytest.approx(seconds(full), rel=0.1)
+
+
 def test_work_is_counted_by_kind() -> None:
     prompt = make_sequence(list(range(1, 31)))
     slices = [Slice(decoding(50), 50, 1), Slice(decoding(9), 9, 1), Slice(prompt, 10, 20)]
