@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -139,6 +140,24 @@ def test_a_trace_without_requests_and_one_without_a_rate_are_said(tmp_path: Path
     empty.write_text("prompt,answer\n")
     assert f"{empty} has no requests" in error(trace=str(empty))
     assert "how many requests a second? (--rate" in error()
+
+
+def test_other_processes_print_the_same_line() -> None:
+    """No order of a set of names, which Python draws anew for each process, is in the figures."""
+    command = [sys.executable, "-m", "cluster", "simulate", "--trace", "mix:600/20@2s,60/40@1s"]
+    command += ["--rate", "20", "--prefill", "2", "--decode", "2", "--tpot", "9ms", "--json"]
+    lines = {
+        subprocess.run(
+            command,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(lines) == 1
 
 
 def test_it_starts_without_torch_and_ray() -> None:

@@ -1,5 +1,5 @@
 """Commands of docs/simulation.md print what the page shows: its lines and words, and its goodput
-within a tenth. Other digits change with every change of placement."""
+within a fifth. Other digits change with every change of placement."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SPEC = re.compile(r"`((?:poisson|even|gamma|burst|conversation|mix)\b[^`]*|2048/
 def test_commands_print_what_the_page_shows(block: list[Step], tmp_path: Path) -> None:
     for told, now in zip(block, run(block, tmp_path), strict=True):
         assert shape(now.output) == shape(told.output), now.output
-        assert _goodput(now.output) == pytest.approx(_goodput(told.output), abs=0.1)
+        assert _goodput(now.output) == pytest.approx(_goodput(told.output), abs=0.2)
 
 
 def _goodput(output: str) -> list[float]:
