@@ -24,6 +24,8 @@ class MachineModel(msgspec.Struct, frozen=True, kw_only=True):
     prompt_token_s: float = 3.2e-5
     prompt_pair_s: float = 1.7e-9
     """Each pair of a prompt's token and a token that it attends to."""
+    device: str = ""
+    """Kind of device, as workers tell it."""
     noise: float = 0.03
     """Standard deviation of the logarithm of a step's duration."""
     pool_tokens: int = 450_000

@@ -16,7 +16,7 @@ from sim.network import Network
 from sim.request import RequestResult
 from sim.router import RouterSettings, SimulatedRouter
 from sim.traces import Arrival
-from sim.worker import ROUTER, SETTINGS, SimulatedWorker
+from sim.worker import ROUTER, SETTINGS, MakePolicy, SimulatedWorker, make_policy
 from wire.identity import Role, WorkerRef
 from worker.config import WorkerConfig
 
@@ -34,6 +34,8 @@ class WorkerPool(msgspec.Struct, frozen=True):
     num_workers: int
     machine: MachineModel = MachineModel()
     settings: WorkerConfig = SETTINGS
+    make_policy: MakePolicy = make_policy
+    """Schedules steps; others than production's are baselines for comparisons."""
 
 
 class SimulatedCluster:
@@ -82,7 +84,14 @@ class SimulatedCluster:
         ref = WorkerRef(f"{pool.role.value}-{number}", 1)
         seed = self._seed + number
         worker = SimulatedWorker(
-            ref, pool.role, pool.machine, pool.settings, self.clock, self._network, seed
+            ref,
+            pool.role,
+            pool.machine,
+            pool.settings,
+            self.clock,
+            self._network,
+            seed,
+            pool.make_policy,
         )
         self.workers[ref] = self._network.workers[ref] = worker
         self.ledger.add(worker.card)

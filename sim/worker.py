@@ -28,6 +28,7 @@ from worker.steps.step_loop import StepLoop
 ROUTER = "router"
 CONTENT = "simulated"
 SETTINGS = WorkerConfig(model=CONTENT, runner=RunnerKind.ARITHMETIC)
+MakePolicy = Callable[[Role, WorkerConfig, StepTimes], RolePolicy]
 
 
 class SimulatedWorker:
@@ -42,6 +43,7 @@ class SimulatedWorker:
         clock: VirtualClock,
         network: Network,
         seed: int,
+        policy_maker: MakePolicy,
     ) -> None:
         self.ref = ref
         self.alive = True
@@ -49,7 +51,7 @@ class SimulatedWorker:
         self._time = LocalTime(clock.now)
         self._runner = VirtualRunner(machine, self._time, seed)
         times = StepTimes()
-        policy = make_policy(role, settings, times)
+        policy = policy_maker(role, settings, times)
         self.engine = Engine(self._runner, BlockPool(machine.num_blocks), policy)
         self._endpoint = VirtualEndpoint(machine, clock, self._time, self._prompt_call)
         outbox = VirtualOutbox(ref, machine, self._time, network)
@@ -73,6 +75,7 @@ class SimulatedWorker:
             policies=policy.traits_by_role,
             transport=self._endpoint.transport_name,
             process=ProcessRef("simulated", seed),
+            device=machine.device,
         )
         self._turn_number = 0
         self._waits = True

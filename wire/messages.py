@@ -50,6 +50,9 @@ class WorkerCard(msgspec.Struct, frozen=True, kw_only=True):
     """Process of its first rank."""
     on_gpu: bool = False
     """Whether its KV cache lies in a GPU's memory."""
+    device: str = ""
+    """Kind of its device, such as "NVIDIA H200"; steps take about as long on devices of one
+    kind."""
     metrics_address: str | None = None
     """host:port of its /metrics and /health; None without them."""
     tokenizer: str | None = None

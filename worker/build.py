@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -39,6 +40,9 @@ from worker.rank.this_process import this_process
 from worker.rank.transport import NUM_SCRATCH_BLOCKS, make_rank_endpoint, worker_layout
 from worker.ranks.team import Team
 
+if TYPE_CHECKING:
+    from worker.rank.load_runner import GpuMemory
+
 log = logging.getLogger("tandem.start")
 
 SPIN_COUNT = "20000"
@@ -57,6 +61,8 @@ class Machine(msgspec.Struct, frozen=True):
     endpoint: Endpoint
     device: str
     """The device of the engine's cache, as in kv_transfer.layout.region.CacheRegion."""
+    device_kind: str
+    """See wire.messages.WorkerCard.device."""
     content: str
     """See wire.messages.WorkerCard."""
     tokenizer: str | None
@@ -77,7 +83,8 @@ def make_machine(
 
     `name` is what the transport calls this worker; for the callbacks see make_runner.
     """
-    fitted = _fit_roles(config, role)
+    gpu = _gpu(config)
+    fitted = _fit_roles(config, role, gpu)
     times = StepTimes()
     policies = {each: make(fitted[each], times) for each, make in make_policies.items()}
     # Memory is set aside for the largest step of either role.
@@ -93,21 +100,27 @@ def make_machine(
     content = f"{runner.model_hash} checked by {runner.checksum_kind}"
     traits = {each: policy.traits for each, policy in policies.items()}
     tokenizer = tokenizer_hash(Path(config.model))
-    return Machine(engine, endpoint, region.device, content, tokenizer, traits)
+    kind = "cpu" if gpu is None else gpu.name
+    return Machine(engine, endpoint, region.device, kind, content, tokenizer, traits)
 
 
-def _fit_roles(config: WorkerConfig, begins_as: Role) -> dict[Role, FittedConfig]:
-    """Choose what the settings leave open, for each role, and say so where it is a GPU's. Raises
-    ConfigError."""
+def _gpu(config: WorkerConfig) -> GpuMemory | None:
+    """The GPU that the first rank will compute on; None for a CPU. Raises ConfigError."""
     if config.runner is RunnerKind.ARITHMETIC:
-        return {role: fit(config, role, gpu_bytes=None) for role in Role}
+        return None
     if config.most_threads is not None:
         # Threads that spin for long count as others' work where idle cores are counted.
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
     # Imported here since torch takes a second to load, which the arithmetic runner need not pay.
     from worker.rank.load_runner import gpu_memory
 
-    gpu = gpu_memory(config)
+    return gpu_memory(config)
+
+
+def _fit_roles(
+    config: WorkerConfig, begins_as: Role, gpu: GpuMemory | None
+) -> dict[Role, FittedConfig]:
+    """Choose what the settings leave open, for each role, and say so where it is a GPU's."""
     fitted = {role: fit(config, role, None if gpu is None else gpu.num_bytes) for role in Role}
     if gpu is not None:
         chosen = fitted[begins_as]

@@ -215,6 +215,7 @@ class Worker:
             transport=self._endpoint.transport_name,
             process=this_process(),
             on_gpu=self._machine.device != "cpu",
+            device=self._machine.device_kind,
             metrics_address=self._metrics_address,
             tokenizer=self._machine.tokenizer,
             started_at=self._started_at,

@@ -118,6 +118,15 @@ def cheapest(total: Floats, among: Flags) -> int:
     return int(np.argmin(np.where(among, total, np.inf)))
 
 
+def to_learn_from(table: FleetTable, fits: Flags) -> int | None:
+    """A worker whose kind of device has done work of one role only, and that is free for the other:
+    what that takes there is a guess from other devices until it serves some requests alone."""
+    decodes = table.decodes & (table.num_prompts == 0)
+    prefills = table.prefills & (table.num_prompts + table.num_decoding <= 1)
+    (rows,) = (fits & table.guessed & (decodes | prefills)).nonzero()
+    return int(rows[0]) if len(rows) else None
+
+
 def avoided(table: FleetTable, request: PlacementRequest) -> Floats:
     """Seconds by which workers that have failed this request cost more."""
     seconds = np.zeros(len(table.refs))

@@ -61,6 +61,10 @@ class FleetTable:
         self.token_bytes: Floats = np.zeros(num_rows)
         self.block_size: Floats = np.ones(num_rows)
         self.kind: npt.NDArray[np.int64] = np.zeros(num_rows, np.int64)
+        self.device: npt.NDArray[np.int64] = np.zeros(num_rows, np.int64)
+        """Index of the kind of device."""
+        self.guessed: Flags = np.zeros(num_rows, bool)
+        """Costs that no worker of this kind of device has told, but others have."""
         self.step_s: Floats = np.zeros(num_rows)
         self.sequence_s: Floats = np.zeros(num_rows)
         self.context_token_s: Floats = np.zeros(num_rows)
@@ -101,8 +105,11 @@ class FleetTable:
         """Most tokens that any ready worker holds of one sequence; None when none is ready."""
         self.all_calibrated = True
         """Every ready worker, or another of its kind, has told what its steps take."""
+        self.any_guessed = False
+        """Costs of some ready worker are guessed."""
         self._rows: dict[WorkerRef, int] = {}
         self._kinds: list[_Kind] = []
+        self._devices: list[str] = []
         self._costs: dict[int, dict[int, StepCosts]] = {}
         self._policies: dict[int, dict[Role, PolicyTraits]] = {}
         self._links: dict[tuple[WorkerRef, WorkerRef], tuple[float, float]] = {}
@@ -128,6 +135,7 @@ class FleetTable:
         self.prefill_chunk_tokens[row] = card.policies[Role.PREFILL].chunk_tokens
         self.set_role(row, card.role)
         self.kind[row] = self._kind_of(card)
+        self.device[row] = self._device_of(card)
         drawn = hashlib.blake2b(str(card.ref).encode(), digest_size=8).digest()
         self.tie_break_salt[row] = int.from_bytes(drawn, "big") | 1
         self._fill(row)
@@ -182,7 +190,9 @@ class FleetTable:
         told[row] = costs
         # The more have told a cost already, the less one more changes its mean.
         news = _known(costs) - before
-        num_told = [sum(getattr(c, name) is not None for c in told.values()) for name in news]
+        device = self.device[row] if news else None
+        near = [each for other, each in told.items() if self.device[other] == device]
+        num_told = [sum(getattr(c, name) is not None for c in near) for name in news]
         if any(each & (each - 1) == 0 for each in num_told):
             for other in np.flatnonzero(self.kind == kind):
                 self._fill(int(other))
@@ -220,6 +230,7 @@ class FleetTable:
         self.num_ready = int(np.count_nonzero(self.ready))
         self.longest = int(self.capacity_tokens[self.ready].max()) if self.num_ready else None
         self.all_calibrated = bool(self.calibrated[self.ready].all())
+        self.any_guessed = bool(self.guessed[self.ready].any())
 
     def _kind_of(self, card: WorkerCard) -> int:
         kind = (card.content, card.layout, card.transport)
@@ -228,21 +239,34 @@ class FleetTable:
             self.exchanges = np.array([[_exchange(a, b) for a in self._kinds] for b in self._kinds])
         return self._kinds.index(kind)
 
+    def _device_of(self, card: WorkerCard) -> int:
+        if card.device not in self._devices:
+            self._devices.append(card.device)
+        return self._devices.index(card.device)
+
     def _fill(self, row: int) -> None:
-        """A worker's own costs, or else the mean of its role, or else defaults."""
+        """A worker's own costs, or else the mean of its kind of device, or of its kind, or else
+        defaults."""
         if self.refs[row] is None:
             return
         told = self._costs.get(int(self.kind[row]), {})
-        self.calibrated[row] = True
+        own = told.get(row)
+        self.calibrated[row], self.guessed[row] = True, False
         for name in StepCosts.__struct_fields__:
-            own = told.get(row)
-            values = [getattr(own, name)] if own is not None else [None]
-            if values[0] is None:
-                values = [getattr(costs, name) for costs in told.values()]
-            known = [value for value in values if value is not None]
-            self.calibrated[row] &= bool(known)
-            cost = sum(known) / len(known) if known else getattr(UNKNOWN_COSTS, name)
+            cost = None if own is None else getattr(own, name)
+            if cost is None:
+                cost = self._lent(row, name, told)
             getattr(self, name)[row] = max(0.0, cost)
+
+    def _lent(self, row: int, name: str, told: dict[int, StepCosts]) -> float:
+        """What workers of the same kind of device have told on average, or all of the kind."""
+        known = {each: getattr(costs, name) for each, costs in told.items()}
+        known = {each: cost for each, cost in known.items() if cost is not None}
+        near = [cost for each, cost in known.items() if self.device[each] == self.device[row]]
+        self.calibrated[row] &= bool(known)
+        self.guessed[row] |= bool(known) and not near
+        values = near or list(known.values()) or [getattr(UNKNOWN_COSTS, name)]
+        return float(sum(values) / len(values))
 
     def _grow(self) -> None:
         for name, column in vars(self).items():

@@ -20,6 +20,7 @@ from router.placing.candidates import (
     cheapest,
     pays,
     spills,
+    to_learn_from,
 )
 from router.placing.cost_model import Hits
 from router.placing.fleet_table import Flags, FleetTable
@@ -50,6 +51,10 @@ def place(
     prices = _price(table, request, hits, now)
     avoided_s = avoided(table, request)
     known = table.all_calibrated or bool((table.calibrated | ~fits).all())
+    if known and table.any_guessed and request.split is Split.AUTO:
+        row = to_learn_from(table, fits)
+        if row is not None:
+            return _placement(table, request, prices, (row, None), 0.0)
     pair = None
     if not request.single_token and (request.split is not Split.NEVER or not known):
         pair = best_pair(table, request, hits, prices, fits, avoided_s)

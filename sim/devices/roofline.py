@@ -42,6 +42,7 @@ def machine_of(
         context_token_s=coefficients.context_token_s,
         prompt_token_s=coefficients.prompt_token_s,
         prompt_pair_s=coefficients.prompt_pair_s,
+        device=device.name if tensor_parallel == 1 else f"{tensor_parallel} × {device.name}",
         noise=coefficients.noise,
         pool_tokens=pool_tokens,
         max_model_len=MachineModel().max_model_len if shape is None else shape.max_model_len,
