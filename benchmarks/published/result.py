@@ -15,10 +15,14 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     published: float
     ours: float
     bar: float | None = None
-    """Largest relative error that is wanted; None: it is only reported."""
+    """Largest error that is wanted; None: it is only reported."""
+    differs: bool = False
+    """Whether the error is the difference, as of shares, instead of the relative one."""
 
     @property
     def error(self) -> float:
+        if self.differs:
+            return self.ours - self.published
         return self.ours / self.published - 1
 
     @property

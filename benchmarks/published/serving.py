@@ -93,10 +93,10 @@ def attainment(served: Sequence[RequestResult]) -> float:
 
 
 def most_per_s(in_time: Callable[[float], bool], low: float, high: float) -> float:
-    """The largest rate that is served in time, to 2 %; 0 where `low` is not."""
+    """The largest rate that is served in time, to 3 %; 0 where `low` is not."""
     if not in_time(low):
         return 0.0
-    while high / low > 1.02:
+    while high / low > 1.03:
         middle = (low * high) ** 0.5
         low, high = (middle, high) if in_time(middle) else (low, middle)
     return low

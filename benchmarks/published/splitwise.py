@@ -4,13 +4,12 @@ Published: at equal power and cost the split A100 cluster serves 2.15 × as many
 same number of A100 machines that each do both, within targets that are relative to an idle A100.
 
 Assumed: Llama-2-70B on eight GPUs, coefficients fitted to the measured times of splitwise-sim's
-perf_model.csv (prompts of 128 to 8,192 alone, batches of 1 to 64 for decoding; a batch of prompts
-takes as long as they take one by one, or longer, so that the smallest is used). Ten machines stand
-for the paper's 70, split at the ratio that serves most. The lengths of the Azure conversation trace
-in order, Poisson arrivals, 800 requests. The targets are the paper's for half, 90 % and 99 % of the
-requests: 2, 3 and 6 × an idle machine's TTFT; 1.25, 1.5 and 5 × its TPOT and its whole time. The
-baseline computes whole prompts, in steps without answers, before anything else. Machines have eight
-network interfaces of 25 GB/s.
+perf_model.csv (prompts of 128 to 8,192 tokens alone, batches of 1 to 64 for decoding). Six machines
+stand for the paper's 70, two or three of them prefill, whichever serves more. The lengths and
+bursts of the Azure conversation trace, sped up, 300 requests. The targets are the paper's for half,
+90 % and 99 % of the requests: 2, 3 and 6 × an idle machine's TTFT; 1.25, 1.5 and 5 × its TPOT and
+its whole time. The baseline computes whole prompts, in steps without answers, before anything else.
+Machines have eight network interfaces of 25 GB/s.
 """
 
 from __future__ import annotations
@@ -37,12 +36,12 @@ SOURCE = "Mutinifni/splitwise-sim's data/perf_model.csv, as measured/splitwise-s
 TRACE_SOURCE = (
     "Azure/AzurePublicDataset, AzureLLMInferenceTrace_conv.csv, as traces/azure2023_conv.csv"
 )
-NUM_MACHINES, NUM_REQUESTS = 10, 800
+NUM_MACHINES, NUM_REQUESTS = 6, 300
 SHARES = (50, 90, 99)
 TTFT_TIMES, TPOT_TIMES = (2.0, 3.0, 6.0), (1.25, 1.5, 5.0)
 PUBLISHED, BAR = 2.15, 0.15
 CHUNK = 2048
-RATIOS = (3, 4, 5, 6, 7)
+RATIOS = (2, 3)
 KV_HEADS, LAYERS = 8, 80
 
 
@@ -121,7 +120,7 @@ def most(
         served = serve(pools, at_rate(load, per_s), fixed(split))
         return _keeps_targets(served, model)
 
-    return most_per_s(in_time, 2.0, 80.0)
+    return most_per_s(in_time, 1.0, 24.0)
 
 
 def _keeps_targets(served: Sequence[RequestResult], model: MachineModel) -> bool:
