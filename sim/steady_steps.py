@@ -8,6 +8,7 @@ a deadline is checked, a sequence ends or needs a block. The results are the sam
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections import defaultdict
 
@@ -75,17 +76,17 @@ class SteadySteps:
         """End of the last planned step; there must be one."""
         return self._planned[-1].end_s
 
-    def cut(self, now: float) -> float | None:
-        """Keep only the steps that have begun; the time of the turn behind them, or None when no
-        step was planned."""
+    def interrupt(self, now: float) -> bool:
+        """Forget the steps that have not begun, and carry out the others: the worker is where it
+        would be if each had been executed when it began. False when none were planned."""
         if not self._planned:
-            return None
+            return False
         num_begun = bisect_right(self._planned, now, key=lambda step: step.begin_s)
-        due_s = self._planned[num_begun - 1].end_s if num_begun else self._planned[0].begin_s
         self._runner.put_back([step.noise for step in self._planned[num_begun:]])
         del self._planned[num_begun:]
-        self._left = 0
-        return due_s
+        self.carry_out(now)
+        self.carry_out(math.inf)  # the step under way, whose messages leave at its end
+        return True
 
     def carry_out(self, until_s: float) -> None:
         """Carry out the planned steps that end until then."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import decode_worker.scheduler
@@ -23,7 +22,7 @@ from wire.messages import Cancel, Message, Move, SetRole, Submit, WorkerCard
 from worker.config import RunnerKind, WorkerConfig
 from worker.fitted_config import fit
 from worker.steps.step_context import Peer, StepContext
-from worker.steps.step_loop import StepLoop
+from worker.steps.step_loop import TICK_S, StepLoop
 
 ROUTER = "router"
 CONTENT = "simulated"
@@ -79,6 +78,8 @@ class SimulatedWorker:
         )
         self._turn_number = 0
         self._waits = True
+        self._rests = False
+        """True when it is idle, and nothing has happened since its last report."""
 
     @property
     def idle(self) -> bool:
@@ -95,10 +96,8 @@ class SimulatedWorker:
         self.call(lambda: self.loop.send_snapshot(ROUTER, ()))
 
     def kill(self) -> None:
-        """End now; the step under way is over, but nobody is told of it."""
-        if self._steady.cut(self._clock.now) is not None:
-            self._steady.carry_out(self._clock.now)
-            self._steady.carry_out(math.inf)
+        """End now; nobody is told of the step under way."""
+        self._steady.interrupt(self._clock.now)
         self.alive = False
 
     def call(self, work: Callable[[], None]) -> None:
@@ -136,6 +135,7 @@ class SimulatedWorker:
     def _prompt_call(self) -> None:
         """Grants and ends of writes do not wait for the end of a step, nor do the writes and the
         commits that follow them."""
+        self._interrupt()
         if self._clock.now < self._time.now:
             with self._time.within_step(self._clock.now):
                 self._calls.run_prompt()
@@ -143,10 +143,16 @@ class SimulatedWorker:
 
     def _wake(self) -> None:
         """A loop that waits takes its turn now, one that computes when its step is over."""
+        self._rests = False
         if self._waits:
             self._take_turn_at(max(self._clock.now, self._time.now), waits=False)
-        elif (due_s := self._steady.cut(self._clock.now)) is not None:
-            self._take_turn_at(due_s, waits=False)
+        else:
+            self._interrupt()
+
+    def _interrupt(self) -> None:
+        """Planned steps end with the one under way."""
+        if self._steady.interrupt(self._clock.now):
+            self._take_turn_at(self._time.now, waits=False)
 
     def _take_turn_at(self, time_s: float, *, waits: bool) -> None:
         """`waits` is true when a message may wake the loop before that time."""
@@ -167,7 +173,11 @@ class SimulatedWorker:
             return
         steady.carry_out(now)
         self._time.now = now
-        self.loop.turn()
+        if self._rests:
+            self.loop.repeat_report()
+        else:
+            stepped = self.loop.turn()
+            self._rests = self.idle and not stepped and self.loop.next_tick_s == now + TICK_S
         if steady.begin():
             self._take_turn_at(steady.end_s, waits=False)
             return

@@ -111,6 +111,8 @@ class FleetTable:
         self._kinds: list[_Kind] = []
         self._devices: list[str] = []
         self._costs: dict[int, dict[int, StepCosts]] = {}
+        self._lent_costs: dict[tuple[int, int, str], tuple[float, bool, bool]] = {}
+        """By kind, device and cost: see `_mean_of`; empty when one of them has changed since."""
         self._policies: dict[int, dict[Role, PolicyTraits]] = {}
         self._links: dict[tuple[WorkerRef, WorkerRef], tuple[float, float]] = {}
         self.exchanges: Flags = np.zeros((0, 0), bool)
@@ -143,7 +145,10 @@ class FleetTable:
 
     def set_role(self, row: int, role: Role) -> None:
         """The role in which the worker runs now."""
-        self.prefills[row], self.decodes[row] = role is Role.PREFILL, role is Role.DECODE
+        prefills = role is Role.PREFILL
+        if self.prefills[row] == prefills and self.decodes[row] == (not prefills):
+            return
+        self.prefills[row], self.decodes[row] = prefills, not prefills
         policy = self._policies[row][role]
         for name in PolicyTraits.__struct_fields__:
             getattr(self, name)[row] = getattr(policy, name)
@@ -160,6 +165,7 @@ class FleetTable:
         if row is None:
             return
         self._costs.get(int(self.kind[row]), {}).pop(row, None)
+        self._lent_costs.clear()
         self.block_sizes -= Counter({int(self.block_size[row]): 1})
         for name, column in vars(self).items():
             if isinstance(column, np.ndarray) and name != "exchanges":
@@ -186,20 +192,26 @@ class FleetTable:
         """By what the worker itself has told; others of its kind have the mean of it meanwhile."""
         kind = int(self.kind[row])
         told = self._costs.setdefault(kind, {})
-        before = _known(told[row]) if row in told else set()
-        told[row] = costs
+        former = told.get(row)
+        before = set() if former is None else _known(former)
+        if costs != former:
+            told[row] = costs
+            self._lent_costs.clear()
+        elif len(before) == len(StepCosts.__struct_fields__):
+            return
         # The more have told a cost already, the less one more changes its mean.
         news = _known(costs) - before
-        device = self.device[row] if news else None
-        near = [each for other, each in told.items() if self.device[other] == device]
+        if not news:
+            self._fill(row)
+            return
+        near = [each for other, each in told.items() if self.device[other] == self.device[row]]
         num_told = [sum(getattr(c, name) is not None for c in near) for name in news]
         if any(each & (each - 1) == 0 for each in num_told):
             for other in np.flatnonzero(self.kind == kind):
                 self._fill(int(other))
         else:
             self._fill(row)
-        if news:
-            self._sum_up_ready()
+        self._sum_up_ready()
 
     def interrupt(self, row: int, seconds: float, now: float) -> None:
         """Sequences that decode there lose so much time to a prompt."""
@@ -260,13 +272,26 @@ class FleetTable:
 
     def _lent(self, row: int, name: str, told: dict[int, StepCosts]) -> float:
         """What workers of the same kind of device have told on average, or all of the kind."""
+        device = int(self.device[row])
+        key = (int(self.kind[row]), device, name)
+        found = self._lent_costs.get(key)
+        if found is None:
+            found = self._lent_costs[key] = self._mean_of(told, device, name)
+        cost, is_known, is_near = found
+        self.calibrated[row] &= is_known
+        self.guessed[row] |= is_known and not is_near
+        return cost
+
+    def _mean_of(
+        self, told: dict[int, StepCosts], device: int, name: str
+    ) -> tuple[float, bool, bool]:
+        """The mean of a cost, whether any worker has told it, and whether one with such a device
+        has."""
         known = {each: getattr(costs, name) for each, costs in told.items()}
         known = {each: cost for each, cost in known.items() if cost is not None}
-        near = [cost for each, cost in known.items() if self.device[each] == self.device[row]]
-        self.calibrated[row] &= bool(known)
-        self.guessed[row] |= bool(known) and not near
+        near = [cost for each, cost in known.items() if self.device[each] == device]
         values = near or list(known.values()) or [getattr(UNKNOWN_COSTS, name)]
-        return float(sum(values) / len(values))
+        return float(sum(values) / len(values)), bool(known), bool(near)
 
     def _grow(self) -> None:
         for name, column in vars(self).items():

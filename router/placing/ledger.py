@@ -98,10 +98,11 @@ class Ledger:
         load, row = self._loads.get(ref), self.table.row(ref)
         if load is None or row is None:
             return
-        self.meter.generated(load.on_report(report))
+        if not load.knows(report):
+            self.meter.generated(load.on_report(report))
+            self._show(ref)
         if report.role is not None:
             self.table.set_role(row, report.role)
-        self._show(ref)
         if report.costs is not None:
             self.table.calibrate(row, report.costs)
         self.table.step_target_s[row] = report.step_target_s or 0.0

@@ -85,6 +85,10 @@ class WorkerLoad:
         self._parts[attempt_id] = part
         self._expected.add(part)
 
+    def knows(self, report: Report) -> bool:
+        """Whether a report would change nothing: the last one was equal, and still holds."""
+        return report == self._report and self._since == _NOTHING
+
     def on_report(self, report: Report) -> int:
         """Returns how many tokens the worker has generated since its last report."""
         total = report.totals.generated_tokens
@@ -226,3 +230,6 @@ class _Sum:
         self.num_prompts += sign
         self.context += sign * part.context
         self.reserved += sign * part.reserved
+
+
+_NOTHING = _Sum()

@@ -184,6 +184,13 @@ class StepLoop:
         state = WorkerState.DRAINING if self.destination_handoffs.draining else WorkerState.READY
         return self._reports.load(state, self.attempts.num_handoffs)
 
+    def repeat_report(self) -> None:
+        """A tick of an idle loop to which nothing has happened since its last report."""
+        assert self.last_report is not None
+        self._next_tick = self._clock() + TICK_S
+        self._outbox.to_routers(self.last_report)
+        self._outbox.flush()
+
     def _admit(self, timeout_s: float) -> None:
         """Run callbacks, check deadlines, and start sequences that now fit."""
         self._calls.run_all(timeout_s)
