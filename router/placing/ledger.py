@@ -231,7 +231,7 @@ class Ledger:
     def answered(self, tenant: str, num_tokens: int, decode_s: float) -> None:
         """An answer is complete; its tokens behind the first took so long."""
         self.lengths.observe(tenant, num_tokens)
-        self.meter.answered()
+        self.meter.answered(num_tokens, decode_s)
         self.table.lifetime_s += LIFETIME_RATE * (max(0.1, decode_s) - self.table.lifetime_s)
 
     def _note_arrival(self, ttft_s: float | None, now: float) -> None:

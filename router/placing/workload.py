@@ -10,8 +10,6 @@ WINDOW_S = 5.0
 """Averaging window of the rate, in seconds."""
 MEMORY = 0.97
 """Decay of a request's weight with each further request."""
-
-
 FEW_ANSWERS = 4
 """Answers in the window up to which their mean alone counts."""
 
@@ -40,6 +38,8 @@ class WorkloadMeter:
 
     def __init__(self) -> None:
         self.num_seen = 0
+        self.num_in_time = 0
+        """Answers so far whose tokens have kept the mean target."""
         self._weight = self._uncached = self._cached = 0.0
         self._target_weight = self._target = 0.0
         self._rate = 0.0
@@ -69,9 +69,17 @@ class WorkloadMeter:
         """Workers have generated tokens."""
         self._generated += num_tokens
 
-    def answered(self) -> None:
-        """An answer is complete."""
+    def answered(self, num_tokens: int, decode_s: float) -> None:
+        """An answer is complete; its tokens behind the first took so long."""
         self._answers += 1
+        target_s = self.tpot_s
+        if target_s is None or decode_s <= target_s * (num_tokens - 1):
+            self.num_in_time += 1
+
+    @property
+    def tpot_s(self) -> float | None:
+        """The mean target for the time per output token; None when no request has one."""
+        return self._target / self._target_weight if self._target_weight else None
 
     def answer_tokens(self, mean: float) -> float:
         """The mean length of answers, where those that have ended have this mean.
@@ -96,7 +104,7 @@ class WorkloadMeter:
             uncached_tokens=self._uncached / self._weight,
             cached_tokens=self._cached / self._weight,
             answer_tokens=self.answer_tokens(mean_answer),
-            tpot_s=self._target / self._target_weight if self._target_weight else None,
+            tpot_s=self.tpot_s,
         )
 
     def _kept(self, now: float) -> float:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from router.placing.fleet_table import Flags, FleetTable
 from router.placing.ledger import Ledger
+from router.placing.workload import Workload
 from router.roles.capacity import (
     WorkRates,
     capacity,
@@ -17,7 +18,8 @@ from router.roles.capacity import (
     work_rates,
 )
 from router.roles.decision import Decision, Outlook, RoleChange
-from wire.identity import Role
+from router.roles.guard import ChangeKind, Guard, Situation
+from wire.identity import Role, WorkerRef
 
 INTERVAL_S = 0.5
 """Interval between two decisions."""
@@ -29,16 +31,24 @@ LEAST_LOAD = 0.1
 """Share of the capacity in use below which roles stay: every assignment serves that."""
 LEAST_SEEN = 8
 """Requests from which the workload is known."""
+LONGEST_LIFETIME_S = 20.0
+"""Longest duration of answers that the guard waits for."""
 NUM_REMEMBERED = 20
 """Decisions that the history keeps."""
+
+
+RatesOf = Callable[[FleetTable, Sequence[int], Workload, float], WorkRates]
+"""The capacity model: rates of rows, for a workload and a target per output token in seconds."""
 
 
 class RoleController:
     """Compares the present assignment with all that have the best prefill workers first."""
 
-    def __init__(self) -> None:
+    def __init__(self, rates_of: RatesOf = work_rates) -> None:
         self.outlook: Outlook | None = None
         """The newest comparison."""
+        self._rates_of = rates_of
+        self._guard = Guard()
         self._history: deque[Decision] = deque(maxlen=NUM_REMEMBERED)
         self._asked = False
         """Whether the last decision asked for a change."""
@@ -60,7 +70,7 @@ class RoleController:
         rows = [int(row) for row in np.flatnonzero(table.ready)]
         if len(rows) < 2 or not table.all_calibrated:
             return None
-        rates = work_rates(table, rows, workload, workload.tpot_s)
+        rates = self._rates_of(table, rows, workload, workload.tpot_s)
         present: Flags = table.prefills[rows]
         wanted = _best(table, rows, rates)
         self.outlook = view = Outlook(
@@ -69,21 +79,61 @@ class RoleController:
             best=capacity(rates, wanted),
             num_prefill=int(wanted.sum()),
         )
-        if not self._is_due(view):
-            return None
+        at = _situation(table, rows, workload, view.present, now)
+        self._guard.observe(at, (ledger.meter.num_seen, ledger.meter.num_in_time))
+        if self._guard.returns_to is not None:
+            former = np.array([table.refs[row] in self._guard.returns_to for row in rows])
+            return self._remember(_first_change(table, rows, rates, present, former), now, True)
         change = _first_change(table, rows, rates, present, wanted)
-        if change is not None:
-            self._history.append(Decision(time_s=now, change=change, outlook=view))
-        return change
+        if (
+            change is None
+            or self._guard.holds
+            or not self._is_due(view, self._error(table, change, now))
+        ):
+            return None
+        self._guard.changed(at, _kind(table, change), view.best / max(view.present, 1e-9) - 1)
+        return self._remember(change, now)
 
-    def _is_due(self, view: Outlook) -> bool:
+    def _error(self, table: FleetTable, change: RoleChange, now: float) -> float:
+        return MODEL_ERROR + self._guard.error(_kind(table, change), now)
+
+    def _is_due(self, view: Outlook, error: float) -> bool:
         """The gain exceeds the error of the prediction, and is no passing one."""
         asked_before, self._asked = self._asked, False
         idle = view.requests_per_s < LEAST_LOAD * view.present
-        if idle or view.best <= view.present * (1 + MODEL_ERROR):
+        if idle or view.best <= view.present * (1 + error):
             return False
         self._asked = True
         return asked_before or view.best > view.present * (1 + URGENT)
+
+    def _remember(
+        self, change: RoleChange | None, now: float, undoes: bool = False
+    ) -> RoleChange | None:
+        assert self.outlook is not None
+        if change is not None:
+            decision = Decision(time_s=now, change=change, outlook=self.outlook, undoes=undoes)
+            self._history.append(decision)
+        return change
+
+
+def _situation(
+    table: FleetTable, rows: list[int], workload: Workload, predicted: float, now: float
+) -> Situation:
+    prefills, ready = set[WorkerRef](), set[WorkerRef]()
+    for row in rows:
+        ref = table.refs[row]
+        assert ref is not None, "a row of nobody is never ready"
+        ready.add(ref)
+        if table.prefills[row]:
+            prefills.add(ref)
+    lifetime_s = min(table.lifetime_s, LONGEST_LIFETIME_S)
+    return Situation(frozenset(prefills), frozenset(ready), workload, predicted, lifetime_s, now)
+
+
+def _kind(table: FleetTable, change: RoleChange) -> ChangeKind:
+    row = table.row(change.ref)
+    assert row is not None, "only workers that are ready change"
+    return change.role, int(table.kind[row])
 
 
 def _best(table: FleetTable, rows: list[int], rates: WorkRates) -> Flags:
@@ -108,7 +158,10 @@ def _first_change(
     table: FleetTable, rows: list[int], rates: WorkRates, present: Flags, wanted: Flags
 ) -> RoleChange | None:
     """The change of one worker, among those that lead to `wanted`, that serves most."""
-    changes = np.flatnonzero(present != wanted)
+    differs = present != wanted
+    if present.sum() == len(rows) - 1:
+        differs &= present  # the last decode worker stays one
+    changes = np.flatnonzero(differs)
     if not len(changes):
         return None
     position = int(changes[np.argmax(capacity_by_change(rates, present, changes.tolist()))])

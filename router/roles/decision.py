@@ -31,13 +31,18 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     """On the controller's clock."""
     change: RoleChange
     outlook: Outlook
+    undoes: bool = False
+    """Whether it goes back to former roles, which served more than the model predicted."""
 
 
 def describe(decision: Decision) -> str:
     """The decision and its reason in one sentence, for people."""
     change, view = decision.change, decision.outlook
+    becomes = f"{change.ref.worker_id} becomes a {change.role.value} worker"
+    if decision.undoes:
+        return f"{becomes} again: fewer requests were in time than the model promised"
     return (
-        f"{change.ref.worker_id} becomes a {change.role.value} worker: "
-        f"{view.requests_per_s:.1f} requests/s come, the present roles serve {view.present:.1f}, "
+        f"{becomes}: {view.requests_per_s:.1f} requests/s come, "
+        f"the present roles serve {view.present:.1f}, "
         f"{view.num_prefill} prefill workers would serve {view.best:.1f}"
     )

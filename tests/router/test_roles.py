@@ -212,7 +212,7 @@ def test_while_longer_answers_have_not_ended_the_meter_knows_that_they_are_longe
         meter.observe(100, 0, None, number / 10)
         meter.generated(200)
         if number % 4 == 0:
-            meter.answered()
+            meter.answered(200, 1.0)
     assert meter.answer_tokens(50.0) == pytest.approx((50 * 800) ** 0.5, rel=0.1)
 
 
@@ -221,7 +221,7 @@ def test_in_a_steady_state_answers_are_as_long_as_those_that_end() -> None:
     for number in range(40):
         meter.observe(100, 0, None, number / 10)
         meter.generated(50)
-        meter.answered()
+        meter.answered(50, 0.3)
     assert meter.answer_tokens(50.0) == pytest.approx(50.0)
 
 
