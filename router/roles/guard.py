@@ -41,7 +41,7 @@ HALF_LIFE_S = 300.0
 
 
 @dataclass(slots=True)
-class _Trial:
+class _RoleTrial:
     origin: Prefills
     before: Measured | None
     workload: Workload
@@ -79,8 +79,8 @@ class Guard:
         self.returns_to: Prefills | None = None
         """The assignment to go back to; None where the model decides."""
         self._measurements = Measurements()
-        self._trial: _Trial | None = None
-        self._last: _Trial | None = None
+        self._trial: _RoleTrial | None = None
+        self._last: _RoleTrial | None = None
         """The newest trial whose changes stand."""
         self._errors: dict[ChangeKind, tuple[float, float]] = {}
 
@@ -113,11 +113,11 @@ class Guard:
         """The model changes one worker of the present assignment, and promises this gain."""
         if self._trial is None or not alike(self._trial.workload, at.workload):
             before = self._measurements.over(at.now, at.lifetime_s)
-            self._trial = _Trial(at.present, before, at.workload, at.now, at.now)
+            self._trial = _RoleTrial(at.present, before, at.workload, at.now, at.now)
         self._trial.changed_s = at.now
         self._trial.gains[kind] = max(gain, self._trial.gains.get(kind, 0.0))
 
-    def _judge(self, trial: _Trial, at: Situation) -> None:
+    def _judge(self, trial: _RoleTrial, at: Situation) -> None:
         too_long = at.now > trial.changed_s + at.lifetime_s + LONGEST_S
         if too_long or not alike(trial.workload, at.workload):
             self._trial, self._last = None, trial  # nothing compares with its origin
@@ -128,29 +128,32 @@ class Guard:
             return
         self._trial, self._last = None, trial
         if trial.before is None:
-            self._doubt(trial, at, after, at.expected_share)
+            self._doubt(trial, at, after, at.expected_share - DISAPPOINTS)
         elif _is_worse(after, trial.before):
             self._learn(trial.gains, at.now)
             self.returns_to, self._last = trial.origin, None
         else:
             self._learn(trial.doubted, at.now)
-            if trial.doubted or trial.before.share < 1 - DISAPPOINTS:
+            if trial.doubted or trial.before.share < 1 - LEAST_LOSS:
                 self._last = None  # the comparison was one of full workers, and holds
 
-    def _look_back(self, trial: _Trial, at: Situation) -> None:
+    def _look_back(self, trial: _RoleTrial, at: Situation) -> None:
         """Roles that were chosen for other traffic may not be good for this one. Where the model
         expects as little as is served, that may be its error, too: looked at after a long time."""
         waited = at.now > trial.changed_s + PATIENCE_S
         if waited or not alike(trial.workload, at.workload):
             found = self._measurements.over(at.now, at.lifetime_s)
             if found is not None:
-                self._doubt(trial, at, found, 1.0 if waited else at.expected_share)
+                least = 1 - LEAST_LOSS if waited else at.expected_share - DISAPPOINTS
+                self._doubt(trial, at, found, least)
 
-    def _doubt(self, trial: _Trial, at: Situation, after: Measured, expected: float) -> None:
-        """If less is served than expected, go back to where the trial began, and compare."""
-        if after.share >= expected - DISAPPOINTS or at.present == trial.origin:
+    def _doubt(self, trial: _RoleTrial, at: Situation, after: Measured, least: float) -> None:
+        """If less than this share is served, go back to where the trial began, and compare."""
+        if after.share >= least or at.present == trial.origin:
             return
-        self._trial = _Trial(at.present, after, at.workload, at.now, at.now, doubted=trial.gains)
+        self._trial = _RoleTrial(
+            at.present, after, at.workload, at.now, at.now, doubted=trial.gains
+        )
         self.returns_to, self._last = trial.origin, None
 
     def _learn(self, gains: Mapping[ChangeKind, float], now: float) -> None:

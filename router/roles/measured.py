@@ -27,7 +27,7 @@ class Measured(msgspec.Struct, frozen=True):
     num: int
 
 
-class _Sample(msgspec.Struct, frozen=True):
+class _Counts(msgspec.Struct, frozen=True):
     time_s: float
     num_came: int
     num_good: int
@@ -38,11 +38,11 @@ class Measurements:
     """Sums of requests, sampled at each decision."""
 
     def __init__(self) -> None:
-        self._samples: list[_Sample] = []
+        self._samples: list[_Counts] = []
 
     def add(self, counts: tuple[int, int], workload: Workload, now: float) -> None:
         """Enter the number of requests that have come so far, and of those answered in time."""
-        self._samples.append(_Sample(now, *counts, workload))
+        self._samples.append(_Counts(now, *counts, workload))
         if self._samples[0].time_s < now - 2 * KEPT_S:
             del self._samples[: self._position(now - KEPT_S)]
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Seq
+
 import pytest
 
+from engine.schedule.policy import ScheduledTokens
+from engine.schedule.role_policy import RolePolicy
+from engine.sequence import Sequence
 from router.config import Roles
 from router.placing.placement_request import Slo
 from sim import traces
 from sim.machine import MachineModel
+from sim.network import MESSAGE_S
 from sim.request import RequestResult
 from sim.router import RouterSettings
 from sim.simulation import SimulatedCluster, WorkerPool
@@ -18,6 +24,7 @@ from wire.identity import Role
 from worker.config import WorkerConfig
 
 MACHINE = MachineModel()
+LONGEST_STEP_S = 2 * MACHINE.prefill_s(2048, 2048)
 TPOT_S = 9e-3
 """One and a half times the step that does nothing but read the weights."""
 
@@ -79,3 +86,29 @@ def test_messages_that_come_during_a_step_wait_for_its_end() -> None:
     its messages leave in order, which the router checks of those about its cache."""
     load = traces.at_rate(traces.synthetic(60, seed=3), per_s=60.0)
     serve(Roles.FIXED, load)
+
+
+def test_a_change_takes_effect_with_the_step_after_the_running_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cluster = a_cluster(Roles.FOLLOW)
+    planned: list[tuple[float, RolePolicy, Role]] = []
+    plan = RolePolicy.plan
+
+    def watched(policy: RolePolicy, running: Seq[Sequence]) -> list[ScheduledTokens]:
+        planned.append((cluster.clock.now, policy, policy.role))
+        return plan(policy, running)
+
+    monkeypatch.setattr(RolePolicy, "plan", watched)
+    load = requests(80, 2048, 100, per_s=22)
+    load += [each.later(load[-1].at_s) for each in requests(150, 200, 200, per_s=40)]
+    cluster.run(load, lambda arrival: Slo(1.5, TPOT_S))
+    assert len(cluster.role_changes) >= 2
+    for sent_s, change in cluster.role_changes:
+        own = cluster.workers[change.ref].engine.policy
+        later = [(at, role) for at, policy, role in planned if policy is own and at > sent_s]
+        last_s = max((at for at, role in later[:2] if role is not change.role), default=sent_s)
+        assert last_s - sent_s < MESSAGE_S + LONGEST_STEP_S, "steps before the message came"
+        in_new_role = [at for at, role in later if role is change.role]
+        assert in_new_role
+        assert in_new_role[0] - sent_s < 2.0 + LONGEST_STEP_S
