@@ -1,4 +1,4 @@
-"""The commands of `tandem`: up, demo, status, simulate and key."""
+"""The commands of `tandem`: up, demo, status, simulate, plan and key."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from cluster.error_line import reporting_errors
 from cluster.errors import BadConfig
 from cluster.keys import keys_app
 from cluster.launcher import Launcher
+from cluster.plan import plan
 from cluster.ray_address import check_that_ray_answers, ray_address
 from cluster.running import RunningCluster, running
 from cluster.simulate import simulate
@@ -34,6 +35,7 @@ app = typer.Typer(
 app.add_typer(keys_app, name="key")
 app.command()(status)
 app.command()(simulate)
+app.command()(plan)
 console = TolerantConsole(highlight=False, soft_wrap=True)
 
 

@@ -2,6 +2,7 @@
 
 ClusterError
 ├── BadConfig       a configuration file or override; names the key's path
+├── CannotPlan      what is planned for cannot be served, or a file cannot be written; says why
 ├── CannotSimulate  a trace, device, model or option of a simulation; says what was wrong with it
 ├── NoStatus        a router's status cannot be read; names the address, the cause and what to do
 ├── NameTaken       another cluster of this name runs; names its process and how to end it
@@ -17,6 +18,10 @@ class ClusterError(Exception):
 
 class BadConfig(ClusterError):
     """The configuration cannot be used."""
+
+
+class CannotPlan(ClusterError):
+    """There is no plan, or it cannot be written."""
 
 
 class CannotSimulate(ClusterError):

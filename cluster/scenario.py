@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
 from cluster.errors import CannotSimulate
+from cluster.seconds import seconds
 from router.placing.placement_request import Slo
 from sim.devices.device import Device, read_device
 from sim.devices.errors import DeviceError
@@ -20,8 +20,6 @@ from sim.summary import Summary
 from sim.traces import Trace, open_trace
 from sim.traces.bad_trace import TraceError, did_you_mean
 from wire.identity import Role
-
-_SECONDS = re.compile(r"(\d+\.?\d*|\.\d+)(ms|s)?")
 
 Progress = Callable[[float], None]
 """Called with the share of a policy's run that is done, up to 1."""
@@ -62,7 +60,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     def of(asked: Asked) -> Scenario:
         """Raises CannotSimulate, which says what is wrong with which option."""
         policies = tuple(map(_policy, asked.policies))
-        targets = Slo(_seconds("--ttft", asked.ttft), _seconds("--tpot", asked.tpot))
+        targets = Slo(_target("--ttft", asked.ttft), _target("--tpot", asked.tpot))
         try:
             shape = None if asked.model is None else shape_of(asked.model)
             pools = _pools(asked)
@@ -132,11 +130,5 @@ def _policy(name: str) -> ServingPolicy:
     return ServingPolicy(name)
 
 
-def _seconds(option: str, text: str | None) -> float | None:
-    if text is None:
-        return None
-    found = _SECONDS.fullmatch(text)
-    seconds = 0.0 if found is None else float(found[1]) * (1e-3 if found[2] == "ms" else 1.0)
-    if seconds <= 0:
-        raise CannotSimulate(f"{option}: wanted seconds above 0, such as 0.5 or 500ms, not {text}")
-    return seconds
+def _target(option: str, text: str | None) -> float | None:
+    return None if text is None else seconds(option, text)

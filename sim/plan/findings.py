@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from sim.plan.formula import BUSY, Bound
 from sim.plan.planner import Candidate, PlanFound
 from sim.plan.pool_choice import PoolChoice
+from sim.plan.trials import Trial
 from sim.plan.worker_kinds import one_step_s
 from wire.identity import Role
 
@@ -17,15 +20,15 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """One candidate as it is shown; shares from 0 to 1."""
 
     split: bool
-    prefill_device: str | None
+    prefill: str | None
+    """Kind of the prefill workers, such as "h200 TP2"; None where nothing is split."""
     prefill_workers: int
-    prefill_tensor_parallel: int | None
     prefill_chunk_tokens: int | None
-    decode_device: str
-    """Of all workers, where nothing is split."""
+    decode: str
+    """Kind of the decode workers; of all workers, where nothing is split."""
     decode_workers: int
-    decode_tensor_parallel: int
-    num_gpus: int
+    gpus: dict[str, int]
+    """By device."""
     cost_per_hour: float | None
     cost_per_million_tokens: float | None
     """For tokens of answers at the rate that was asked for; None without prices."""
@@ -47,14 +50,25 @@ def rows(found: PlanFound) -> list[Row]:
     return [_row(each, found) for each in found.candidates]
 
 
+def as_json(found: PlanFound) -> dict[str, Any]:
+    """What programs read: needs, candidates and the verdict."""
+    return {
+        **msgspec.structs.asdict(found.needs),
+        "verdict": verdict(found),
+        "candidates": [msgspec.structs.asdict(row) for row in rows(found)],
+        "num_considered": found.num_considered,
+        "num_trials": found.num_trials,
+    }
+
+
 def verdict(found: PlanFound) -> str:
     """Whether to split, and why, in one or two sentences."""
     best = found.best.trial.choice
     other = next((each for each in found.candidates if _split(each) != best.family.split), None)
     step = _step_words(best, found)
     if best.family.split:
-        return f"Split: {step}. {_against(best, other, 'Unsplit', found)}"
-    return f"Do not split: {step}. {_against(best, other, 'Split', found)}"
+        return f"Split: {step}. {_against(best, other)}"
+    return f"Do not split: {step}. {_against(best, other)}"
 
 
 def bound_of(candidate: Candidate) -> Bound:
@@ -65,7 +79,7 @@ def bound_of(candidate: Candidate) -> Bound:
     summary = failure.summary
     first_tokens_late = summary.ttft_attainment < summary.tpot_attainment or summary.num_refused > 0
     if estimate.prefill is None:
-        return estimate.decode.bound
+        return Bound.PREFILL if first_tokens_late else estimate.decode.bound
     if not first_tokens_late:
         return estimate.decode.bound
     if estimate.prefill.bound is Bound.LINK:
@@ -83,14 +97,12 @@ def _row(candidate: Candidate, found: PlanFound) -> Row:
     bound = bound_of(candidate)
     return Row(
         split=family.split,
-        prefill_device=None if family.prefill is None else family.prefill.device,
+        prefill=None if family.prefill is None else family.prefill.label,
         prefill_workers=choice.num_prefill,
-        prefill_tensor_parallel=None if family.prefill is None else family.prefill.tensor_parallel,
         prefill_chunk_tokens=family.chunk_tokens if family.split else None,
-        decode_device=family.decode.device,
+        decode=family.decode.label,
         decode_workers=choice.num_decode,
-        decode_tensor_parallel=family.decode.tensor_parallel,
-        num_gpus=choice.num_gpus,
+        gpus=choice.gpus,
         cost_per_hour=None if price is None else round(price, 4),
         cost_per_million_tokens=None if price is None else round(price / millions, 4),
         gpu_hours_per_million_tokens=round(choice.num_gpus / millions, 4),
@@ -106,9 +118,18 @@ def _row(candidate: Candidate, found: PlanFound) -> Row:
 
 def _why(bound: Bound, candidate: Candidate, found: PlanFound) -> str:
     trial = candidate.first_failure or candidate.trial
-    busy = trial.summary.busy_share.get(Role.PREFILL.value, 0.0)
+    words = _reason(bound, trial, found)
+    if candidate.first_failure is None:
+        return f"nothing yet at {1 + candidate.headroom:g} × the load; {bound.value} by the formula"
+    return f"at {trial.requests_per_s:.3g} requests/s {words}"
+
+
+def _reason(bound: Bound, trial: Trial, found: PlanFound) -> str:
     choice, tpot_ms = trial.choice, 1e3 * found.needs.tpot_s
+    busy = trial.summary.busy_share.get(Role.PREFILL.value, 0.0)
     match bound:
+        case Bound.PREFILL if not choice.family.split:
+            return f"steps within {tpot_ms:g} ms leave too little for prompts beside answers"
         case Bound.PREFILL:
             return f"prefill workers are busy {busy:.0%} of the time"
         case Bound.TTFT:
@@ -118,11 +139,9 @@ def _why(bound: Bound, candidate: Candidate, found: PlanFound) -> str:
             return f"a prefill worker sends at most {rate:.3g} GB/s of KV cache"
         case Bound.KV_MEMORY:
             tokens = choice.family.decode.machine.pool_tokens
-            return (
-                f"a worker's cache is full at {tokens:,} tokens, before steps take {tpot_ms:g} ms"
-            )
+            return f"a cache of {tokens:,} tokens is full before steps take {tpot_ms:g} ms"
         case Bound.DECODE:
-            return f"steps take the whole target of {tpot_ms:g} ms a token"
+            return f"decode steps take the whole target of {tpot_ms:g} ms"
 
 
 def _step_words(choice: PoolChoice, found: PlanFound) -> str:
@@ -139,19 +158,18 @@ def _step_words(choice: PoolChoice, found: PlanFound) -> str:
     )
 
 
-def _against(best: PoolChoice, other: Candidate | None, name: str, found: PlanFound) -> str:
+def _against(best: PoolChoice, other: Candidate | None) -> str:
     """How the best of the other way compares."""
     if other is None:
-        return f"{name} pools within the limits do not come near."
-    choice = other.trial.choice
+        return "The other way does not come near within the limits."
+    choice, summary = other.trial.choice, other.trial.summary
     if not other.trial.passed:
         return (
-            f"{name} pools that were tried miss the targets ({choice.label}: "
-            f"{other.trial.summary.goodput:.1%} of requests in time)."
+            "No pools that were tried the other way keep the targets: "
+            f"{choice.label} have {summary.goodput:.1%} of requests in time."
         )
-    more = choice.cost / best.cost - 1
     unit = "GPUs" if best.price_per_hour is None else "cost"
-    return f"{name}, the cheapest that keeps them is {choice.label}: {more:+.0%} {unit}."
+    return f"Otherwise the cheapest is {choice.label}: {choice.cost / best.cost - 1:+.0%} {unit}."
 
 
 def _split(candidate: Candidate) -> bool:

@@ -8,11 +8,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sim.plan.plan_errors import BadNeeds
+from sim.plan.planner import PlanFound
 from sim.plan.pool_choice import Needs
+from sim.plan.trials import Trials
 
+LOADS = (0.6, 0.8, 1.0, 1.2, 1.4, 1.6)
 FORMATS = (".svg", ".png", ".pdf")
 Curve = Sequence[tuple[float, float]]
 """Pairs of requests a second and goodput, a share."""
+
+
+def goodput_curves(found: PlanFound, trials: Trials) -> dict[str, Curve]:
+    """By the label of each candidate, its goodput at LOADS times the rate."""
+    rate = found.needs.requests_per_s
+    choices = [each.trial.choice for each in found.candidates]
+    return {
+        choice.label: [(load * rate, trials.goodput(choice, load)) for load in LOADS]
+        for choice in choices
+    }
 
 
 def check_plot(file: Path) -> None:

@@ -73,10 +73,17 @@ def plan(
         found[structure] = trial or _best_failure(trials, structure)
     estimates = {each.choice: each for each in everything}
     shown = [_candidate(estimates[trial.choice], trial, trials) for trial in found.values()]
-    shown.sort(key=lambda each: (not each.trial.passed, each.trial.choice.cost))
+    shown.sort(key=_order)
     if not shown[0].trial.passed:
         raise TooMuch(_short(shown, needs))
     return PlanFound(needs, traffic, tuple(shown), len(everything), trials.num_done)
+
+
+def _order(candidate: Candidate) -> tuple[bool, float, float, bool]:
+    """Of equal cost the one with more headroom comes first, or else the one that is not split."""
+    choice = candidate.trial.choice
+    cost = round(choice.cost, 6)
+    return not candidate.trial.passed, cost, -candidate.headroom, choice.family.split
 
 
 def _structure(family: PoolFamily) -> Structure:
@@ -110,14 +117,19 @@ def _best_failure(trials: Trials, structure: Structure) -> Trial:
 
 
 def _candidate(each: Considered, trial: Trial, trials: Trials) -> Candidate:
-    headroom, failure = 0.0, None if trial.passed else trial
-    for load in LOADS if trial.passed else ():
-        more = trials.run(each.choice, load)
-        if not more.passed:
-            failure = more
-            break
-        headroom = load - 1
-    return Candidate(each, trial, round(headroom, 2), failure)
+    """Bisects LOADS, of which larger ones are served less well."""
+    if not trial.passed:
+        return Candidate(each, trial, 0.0, trial)
+    served, failure = 1.0, None
+    low, high = 0, len(LOADS)
+    while low < high:
+        middle = (low + high) // 2
+        more = trials.run(each.choice, LOADS[middle])
+        if more.passed:
+            served, low = LOADS[middle], middle + 1
+        else:
+            failure, high = more, middle
+    return Candidate(each, trial, round(served - 1, 2), failure)
 
 
 def _most(kinds: Sequence[WorkerKind], formula: Formula, needs: Needs) -> str:

@@ -122,6 +122,15 @@ class PoolChoice(msgspec.Struct, frozen=True):
         return sum(group.num_gpus for group in self.groups)
 
     @property
+    def gpus(self) -> dict[str, int]:
+        """GPUs by device."""
+        found: dict[str, int] = {}
+        for group in self.groups:
+            device = group.kind.device
+            found[device] = found.get(device, 0) + group.num_gpus
+        return found
+
+    @property
     def cost(self) -> float:
         return sum(group.cost for group in self.groups)
 
@@ -156,10 +165,6 @@ class PoolChoice(msgspec.Struct, frozen=True):
         """Whether there are enough devices, of each kind and in all."""
         if max_gpus is not None and self.num_gpus > max_gpus:
             return False
-        used: dict[str, int] = {}
-        most: dict[str, int | None] = {}
-        for group in self.groups:
-            device = group.kind.device
-            used[device] = used.get(device, 0) + group.num_gpus
-            most[device] = group.kind.num_gpus_that_exist
+        most = {kind.device: kind.num_gpus_that_exist for kind in self.family.kinds}
+        used = self.gpus
         return all(limit is None or used[device] <= limit for device, limit in most.items())

@@ -19,8 +19,8 @@ LEAST_SPAN_S = 20.0
 """Least virtual time in which requests arrive, while MOST_REQUESTS allow it."""
 ANSWERS_IN_SPAN = 3.0
 """The same in durations of an answer: before the first have ended, workers are not full."""
-FIRST_PART = 0.3
-"""Share of the requests after which a trial without a chance ends."""
+FIRST_PARTS = (0.15, 0.4)
+"""Shares of the requests after which a trial without a chance ends."""
 
 
 Serve = Callable[[PoolChoice, Sequence[Arrival]], Summary]
@@ -44,7 +44,7 @@ class Trials:
     """Serves one trace with one choice after the other, in virtual time unless `serve` is given;
     deterministic by seed.
 
-    `on_trial` is told of each trial's begin and end, for a progress bar.
+    `on_trial` is told of each trial, for a progress bar.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Trials:
         arrivals: Sequence[Arrival],
         needs: Needs,
         seed: int = 0,
-        on_trial: Callable[[int], None] = lambda num_done: None,
+        on_trial: Callable[[Trial], None] = lambda trial: None,
         serve: Serve | None = None,
     ) -> None:
         self.num_simulated = 0
@@ -75,14 +75,19 @@ class Trials:
         if key not in self._found:
             self._found[key] = self._run(choice, rate)
             self.num_done += 1
-            self._on_trial(self.num_done)
+            self._on_trial(self._found[key])
         return self._found[key]
+
+    def goodput(self, choice: PoolChoice, load: float) -> float:
+        """Share of the requests within both targets, of the whole trace at that load."""
+        arrivals = at_rate(self._arrivals, load * self._needs.requests_per_s)
+        return self._served(choice, arrivals).goodput
 
     def _run(self, choice: PoolChoice, rate: float) -> Trial:
         arrivals = at_rate(self._arrivals, rate)
         num_missable = (1 - self._needs.attainment) * len(arrivals)
-        first = arrivals[: int(FIRST_PART * len(arrivals))]
-        if len(first) > 1:
+        for part in FIRST_PARTS:
+            first = arrivals[: max(2, int(part * len(arrivals)))]
             summary = self._served(choice, first)
             if (1 - _kept(summary)) * len(first) > num_missable:
                 return Trial(choice, rate, summary, passed=False)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import msgspec
 
 from sim.devices.device import Device
-from sim.devices.errors import DoesNotFit
+from sim.devices.errors import BadDevice, DoesNotFit
 from sim.devices.model_shape import ModelShape
 from sim.devices.roofline import machine_of
 from sim.machine import MachineModel
@@ -38,7 +38,7 @@ class KindsFound(msgspec.Struct, frozen=True):
 def worker_kinds(
     stock: Sequence[DeviceStock], shape: ModelShape, block_tokens: int = BLOCK_TOKENS
 ) -> KindsFound:
-    """Workers that hold the model. Raises NothingFits where there are none, and BadDevice.
+    """Workers that hold the model. Raises NothingFits where there are none.
 
     Prices count where every device has one. KV blocks have `block_tokens` tokens.
     """
@@ -50,7 +50,7 @@ def worker_kinds(
                 continue
             try:
                 able.append(_kind(each, shape, degree, priced, block_tokens))
-            except DoesNotFit as error:
+            except (DoesNotFit, BadDevice) as error:
                 reasons.append(f"{each.device.name} TP{degree}: {error}")
     if not able:
         raise NothingFits("no worker can hold the model:\n  " + "\n  ".join(reasons))
