@@ -100,6 +100,7 @@ class Ledger:
             return
         if not load.knows(report):
             self.meter.generated(load.on_report(report))
+            self.meter.came_elsewhere(load.num_elsewhere)
             self._show(ref)
         if report.role is not None:
             self.table.set_role(row, report.role)
@@ -154,9 +155,10 @@ class Ledger:
         return self.meter.workload(self.lengths.mean, now)
 
     def router_ids(self) -> set[str]:
-        """This router, and the others that have submitted requests to its workers."""
-        reported = (load.router_ids for load in self._loads.values())
-        return {self._router_id}.union(*reported)
+        """Routers that have submitted requests to these workers lately; this one where there is
+        none."""
+        found: set[str] = set().union(*(load.router_ids for load in self._loads.values()))
+        return found or {self._router_id}
 
     def set_role(self, ref: WorkerRef, role: Role) -> None:
         """The worker is told to take this role."""

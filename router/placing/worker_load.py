@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from wire.identity import AttemptId
 from wire.reports import Report
 
+SILENT_REPORTS = 40
+"""A router without new requests in so many reports, some ten seconds, has none at present."""
+
 
 class _AttemptPhase(enum.Enum):
     UNHEARD = enum.auto()  # submitted; the last report may not know of it
@@ -47,6 +50,10 @@ class WorkerLoad:
         self._num_submitted = 0
         self._not_heard_of: deque[_AttemptLoad] = deque()
         self._report: Report | None = None
+        self._silent: dict[str, int] = {}
+        """For each router, how many reports have told nothing new of it."""
+        self.num_elsewhere = 0
+        """Requests of other routers that the last report told of for the first time."""
         self._since = _Sum()
         self._unheard = _Sum()
         self._expected = _Sum()
@@ -93,6 +100,7 @@ class WorkerLoad:
         """Returns how many tokens the worker has generated since its last report."""
         total = report.totals.generated_tokens
         before = total if self._report is None else self._report.totals.generated_tokens
+        self._count_routers(report)
         self._report = report
         self._since = _Sum()
         heard = report.seen_submits.get(self._router_id, 0)
@@ -146,8 +154,8 @@ class WorkerLoad:
 
     @property
     def router_ids(self) -> set[str]:
-        """Routers that have submitted requests, by the last report."""
-        return set(self._report.seen_submits) if self._report else set()
+        """Routers that have submitted requests lately, by the last reports."""
+        return {router for router, silent in self._silent.items() if silent < SILENT_REPORTS}
 
     @property
     def num_legs(self) -> int:
@@ -200,6 +208,18 @@ class WorkerLoad:
     def expected_tokens(self) -> float:
         """Future needs of the pool: expected handoffs, and prompts that no report includes."""
         return self._expected.reserved + self._unheard.reserved
+
+    def _count_routers(self, report: Report) -> None:
+        """Note who has submitted requests since the report before."""
+        now = report.seen_submits
+        before = now if self._report is None else self._report.seen_submits
+        new = {router: max(0, count - before.get(router, 0)) for router, count in now.items()}
+        self.num_elsewhere = sum(new.values()) - new.get(self._router_id, 0)
+        first = self._report is None
+        self._silent = {
+            router: 0 if first or count else self._silent.get(router, 0) + 1
+            for router, count in new.items()
+        }
 
     def _leave_queue(self, part: _AttemptLoad) -> None:
         if part.phase is _AttemptPhase.UNHEARD:

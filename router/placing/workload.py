@@ -15,7 +15,7 @@ FEW_ANSWERS = 4
 
 
 class Workload(msgspec.Struct, frozen=True, kw_only=True):
-    """Means over recent requests, in tokens and seconds."""
+    """Means over recent requests, in tokens and seconds; the rate is that of all routers."""
 
     num_requests: int
     """Requests seen so far."""
@@ -42,7 +42,7 @@ class WorkloadMeter:
         """Answers so far whose tokens have kept the mean target."""
         self._weight = self._uncached = self._cached = 0.0
         self._target_weight = self._target = 0.0
-        self._rate = 0.0
+        self._rate = self._elsewhere = 0.0
         self._began_s = self._seen_s = 0.0
         self._answers = self._generated = 0.0
 
@@ -54,6 +54,7 @@ class WorkloadMeter:
             self._began_s = now
         kept = self._kept(now)
         self._rate = kept * self._rate + 1 / WINDOW_S
+        self._elsewhere *= kept
         self._answers *= kept
         self._generated *= kept
         self._seen_s = now
@@ -65,12 +66,16 @@ class WorkloadMeter:
             self._target_weight = MEMORY * self._target_weight + 1.0
             self._target = MEMORY * self._target + tpot_s
 
+    def came_elsewhere(self, count: int) -> None:
+        """Other routers have brought so many requests, of which no more is known."""
+        self._elsewhere += count / WINDOW_S
+
     def generated(self, num_tokens: int) -> None:
-        """Workers have generated tokens."""
+        """Workers have generated tokens, other routers' included."""
         self._generated += num_tokens
 
     def answered(self, num_tokens: int, decode_s: float) -> None:
-        """An answer is complete; its tokens behind the first took so long."""
+        """An answer of this router's is complete; its tokens behind the first took so long."""
         self._answers += 1
         target_s = self.tpot_s
         if target_s is None or decode_s <= target_s * (num_tokens - 1):
@@ -89,7 +94,8 @@ class WorkloadMeter:
         """
         if self._answers < FEW_ANSWERS:
             return mean
-        return math.sqrt(mean * max(mean, self._generated / self._answers))
+        ours = self._rate / (self._rate + self._elsewhere)
+        return math.sqrt(mean * max(mean, ours * self._generated / self._answers))
 
     def workload(self, mean_answer: float, now: float) -> Workload | None:
         """The workload, where answers that have ended have this mean length; None before the first
@@ -100,7 +106,7 @@ class WorkloadMeter:
         share = 1 - math.exp(-max(now - self._began_s, 0.1 * WINDOW_S) / WINDOW_S)
         return Workload(
             num_requests=self.num_seen,
-            requests_per_s=self._kept(now) * self._rate / share,
+            requests_per_s=self._kept(now) * (self._rate + self._elsewhere) / share,
             uncached_tokens=self._uncached / self._weight,
             cached_tokens=self._cached / self._weight,
             answer_tokens=self.answer_tokens(mean_answer),

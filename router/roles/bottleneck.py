@@ -84,20 +84,17 @@ def sharing_of(roles: Roles, split: Split) -> Sharing:
 
 
 def find_bottleneck(
-    table: FleetTable, workload: Workload, sharing: Sharing, link_load: float, num_routers: int = 1
+    table: FleetTable, workload: Workload, sharing: Sharing, link_load: float
 ) -> Bottleneck | None:
     """The bottleneck of the ready workers; None when there are none, or none has told what its
-    steps take. `link_load` is the load of the busiest worker's links.
-
-    The workload is that of one of `num_routers` routers, to which equally much comes.
-    """
+    steps take. `link_load` is the load of the busiest worker's links."""
     rows = [int(row) for row in np.flatnonzero(table.ready)]
     if not rows or not table.all_calibrated:
         return None
     tpot_s = NO_TARGET_S if workload.tpot_s is None else workload.tpot_s
     rates = work_rates(table, rows, workload, tpot_s)
     prefills = prefill_flags(table, rows, sharing)
-    comes = workload.requests_per_s * num_routers
+    comes = workload.requests_per_s
     serves = served(rates, prefills, sharing)
     stages = (
         *_compute_stages(rates, prefills, sharing, comes),

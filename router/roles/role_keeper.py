@@ -20,9 +20,10 @@ log = logging.getLogger("tandem.router.roles")
 class RoleKeeper:
     """Keeps the roles of one model's workers.
 
-    Of several routers the one with the lowest id decides, among those whose requests the workers
-    have. They share what comes to one port, so each sees the same workload. When that router ends,
-    its sessions with the workers do, and the next one goes on.
+    Of several routers the one with the lowest id decides, among those that have submitted requests
+    lately: a router that gets none knows no workload. It sees the sizes of its own requests, and
+    the rate of all, which workers report. When that router ends, its sessions with the workers do,
+    and the next one goes on.
     """
 
     def __init__(self, fleet: Fleet, *, follows: bool) -> None:

@@ -53,8 +53,6 @@ class ScalingView(msgspec.Struct, frozen=True, kw_only=True):
     """Roles of the workers' pools, whatever role they have now."""
     workload: Workload
     sharing: Sharing
-    num_routers: int = 1
-    """Routers that get as much as this one."""
     num_waiting: int = 0
     """Requests that wait for their first token, here."""
     attainment: Attainment
@@ -142,7 +140,7 @@ class Scaler:
         while self._rates[0][0] < now - SMOOTH_S:
             self._rates.popleft()
         comes = sum(rate for _, rate in self._rates) / len(self._rates)
-        demand = view.num_routers * (comes + view.num_waiting / CATCH_UP_S)
+        demand = comes + view.num_waiting / CATCH_UP_S
         self._demands.append((now, demand))
         while self._demands[0][0] < now - self._hold_s:
             self._demands.popleft()
@@ -190,7 +188,7 @@ class Scaler:
     def _why(
         self, view: ScalingView, rates: _Rates, present: Mapping[Role, int], demand: float
     ) -> str:
-        comes = view.num_routers * view.workload.requests_per_s
+        comes = view.workload.requests_per_s
         waits = f", {view.num_waiting} wait" if view.num_waiting else ""
         corrected = f", corrected by {self.correction:.2f}" if self.correction > 1 else ""
         return (

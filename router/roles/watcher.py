@@ -90,7 +90,6 @@ class ModelWatcher:
             homes={member.ref: member.card.role for member in self._fleet.members()},
             workload=workload,
             sharing=self._sharing,
-            num_routers=len(ledger.router_ids()),
             num_waiting=self._num_queued() + int(ledger.table.num_prompts.sum()),
             attainment=self.attainment.over(SCALING_S, self._now),
         )
@@ -138,9 +137,8 @@ class ModelWatcher:
         if workload is None:
             return None
         reports = [(ref.worker_id, link) for ref, link in self._fleet.links()]
-        num_routers = len(ledger.router_ids())
         load = link_load(links, reports)
-        return find_bottleneck(ledger.table, workload, self._sharing, load, num_routers)
+        return find_bottleneck(ledger.table, workload, self._sharing, load)
 
     def _workers(self, links: Mapping[Ends, LinkActivity]) -> tuple[WorkerView, ...]:
         active = self._activity.workers()

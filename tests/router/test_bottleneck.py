@@ -45,9 +45,8 @@ def found(
     comes: Workload,
     sharing: Sharing = Sharing.BY_ROLE,
     link_load: float = 0.0,
-    num_routers: int = 1,
 ) -> Bottleneck:
-    result = find_bottleneck(made.ledger.table, comes, sharing, link_load, num_routers)
+    result = find_bottleneck(made.ledger.table, comes, sharing, link_load)
     assert result is not None
     return result
 
@@ -113,12 +112,6 @@ def test_the_load_of_links_is_that_of_the_busiest_source() -> None:
     reports = [("a", report("c", 10e9)), ("a", report("d", 8e9)), ("b", report("c", 10e9))]
     assert link_load(links, reports) == pytest.approx(0.6)
     assert link_load({}, []) == 0.0
-
-
-def test_equal_routers_see_equal_parts_of_what_comes() -> None:
-    one = found(fleet(4, 4), workload(2048, 128, 30))
-    two = found(fleet(4, 4), workload(2048, 128, 15), num_routers=2)
-    assert one == two
 
 
 def test_workers_that_do_both_add_their_stages_up() -> None:

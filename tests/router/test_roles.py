@@ -8,6 +8,7 @@ import pytest
 from router.placing.cost_model import Hits
 from router.placing.placement import TPOT_SHARE
 from router.placing.placement_request import Placement, PlacementRequest, Slo
+from router.placing.worker_load import SILENT_REPORTS
 from router.placing.workload import Workload, WorkloadMeter
 from router.roles.capacity import (
     WorkRates,
@@ -20,7 +21,7 @@ from router.roles.controller import LEAST_SEEN, RoleController
 from router.roles.decision import describe
 from tests.router.ledgers import Scene
 from wire.identity import Role, WorkerRef
-from wire.reports import StepCosts
+from wire.reports import StepCosts, WorkerTotals
 
 pytestmark = pytest.mark.quick
 
@@ -284,6 +285,30 @@ def test_of_several_routers_the_one_with_the_lowest_id_is_known_to_all() -> None
     made = fleet(1, 1)
     made.tell(WorkerRef("decode-0", 1), seen_submits={"a-router": 3, "router": 1})
     assert min(made.ledger.router_ids()) == "a-router"
+
+
+def test_a_router_that_gets_no_requests_any_more_leaves_the_decision_to_others() -> None:
+    made = fleet(1, 1)
+    for number in range(SILENT_REPORTS + 1):
+        made.tell(WorkerRef("decode-0", 1), seen_submits={"a-router": 3, "router": number})
+    assert made.ledger.router_ids() == {"router"}
+
+
+def test_requests_of_other_routers_count_in_the_rate_and_their_tokens_in_no_answer() -> None:
+    alone, shared = fleet(1, 1), fleet(1, 1)
+    decode = WorkerRef("decode-0", 1)
+    for number in range(1, 101):
+        for made, others in ((alone, 0), (shared, 3)):
+            made.ledger.came(100, None, made.hits, number / 10)
+            made.ledger.answered("", 50, 1.0)
+            seen = {"router": number, "other": others * number}
+            totals = WorkerTotals(generated_tokens=50 * number * (1 + others))
+            made.tell(decode, seen_submits=seen, totals=totals)
+    ours, all_of_them = alone.ledger.workload(10.0), shared.ledger.workload(10.0)
+    assert ours is not None
+    assert all_of_them is not None
+    assert all_of_them.requests_per_s == pytest.approx(4 * ours.requests_per_s, rel=0.1)
+    assert all_of_them.answer_tokens == pytest.approx(ours.answer_tokens, rel=0.1)
 
 
 def test_few_requests_are_no_traffic() -> None:
