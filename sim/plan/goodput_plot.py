@@ -64,6 +64,6 @@ def save_plot(curves: Mapping[str, Curve], needs: Needs, file: Path) -> None:
     axes.set_title(
         f"first token within {needs.ttft_s:g} s, {1e3 * needs.tpot_s:g} ms for each further one"
     )
-    axes.legend(loc="lower left", frameon=False, fontsize="small")
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize="small")
     metadata = {"Date": None} if file.suffix == ".svg" else None
     figure.savefig(file, metadata=metadata)
