@@ -18,6 +18,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     """Largest error that is wanted; None: it is only reported."""
     differs: bool = False
     """Whether the error is the difference, as of shares, instead of the relative one."""
+    at_most: bool = False
+    """Whether less than published is as good."""
 
     @property
     def error(self) -> float:
@@ -27,7 +29,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def within(self) -> bool:
-        return self.bar is None or abs(self.error) <= self.bar
+        error = self.error if self.at_most else abs(self.error)
+        return self.bar is None or error <= self.bar
 
 
 class DataMissing(Exception):

@@ -20,6 +20,7 @@ from wire.identity import Role
 
 NUM_LEAD_IN = 16
 OWN_BLOCKS = 1 << 14
+LEAD_IN_CONTENT = 1 << 30
 SEED = 1
 Lengths = Callable[[random.Random], tuple[int, int]]
 """Draws one request's prompt and answer, in tokens."""
@@ -73,14 +74,17 @@ def serve(
         replace(
             each,
             at_s=number * lead_in_s,
-            blocks=tuple(block + (1 << 40) for block in each.blocks),
-            pieces=tuple((content + (1 << 40), length) for content, length in each.pieces),
+            blocks=tuple(block + LEAD_IN_CONTENT for block in each.blocks),
+            pieces=tuple((content + LEAD_IN_CONTENT, length) for content, length in each.pieces),
         )
         for number, each in enumerate(arrivals[:NUM_LEAD_IN])
     ]
     begin_s = (len(lead_in) + 5) * lead_in_s
     later = [each.later(begin_s) for each in arrivals]
-    return SimulatedCluster(pools, router).run([*lead_in, *later], lambda _: slo)[len(lead_in) :]
+    served = SimulatedCluster(pools, router).run([*lead_in, *later], lambda _: slo)
+    failures = [each.failure for each in served if each.failure is not None]
+    assert not failures, failures[0]
+    return served[len(lead_in) :]
 
 
 def fixed(split: Split) -> RouterSettings:
