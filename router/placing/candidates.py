@@ -12,6 +12,10 @@ from router.placing.prices import Prices
 AVOID_S = 1e9
 NUM_BEST = 4
 """Only the cheapest NUM_BEST first workers and destinations of each kind are paired."""
+SHORT = 0.25
+"""Length of a short answer, as a part of the mean: with it, too, a handoff is to keep the target."""
+HANDOFF_STEPS = 0.75
+"""Steps of its decode worker for which a sequence that is handed over waits until its first one."""
 MODEL_ERROR = 0.4
 """Share of a lone worker's cost that splitting has to save: most predictions err by less."""
 
@@ -47,11 +51,19 @@ def spills(
         return False
     costs, num_queued = prices.costs, float(table.num_prompts[first])
     if is_crowded(float(costs.queue_s[first]), num_queued, float(costs.queued_steps[first])):
-        return True
+        limit_s = step_limit_s(request.slo.tpot_s, request.work.num_new_tokens)
+        return limit_s is None or bool(costs.mixed_s[row] <= limit_s)
     if not _keeps(request.slo, prices, pair):
         return True
     left = request.num_prompt_tokens - hits.either[row]
     return bool(lone[0] < pair[0] and left <= table.mixed_chunk_tokens[row])
+
+
+def step_limit_s(tpot_s: float | None, answer: float) -> float | None:
+    """Longest steps in which a short answer that is handed over keeps this target, for answers of
+    that mean length; None where there is no target."""
+    num_further = max(1.0, SHORT * answer - 1)
+    return None if tpot_s is None else tpot_s / (1 + HANDOFF_STEPS / num_further)
 
 
 def _keeps(slo: Slo, prices: Prices, candidate: Candidate) -> bool:

@@ -20,6 +20,7 @@ from router.placing.candidates import (
     cheapest,
     pays,
     spills,
+    step_limit_s,
     to_learn_from,
 )
 from router.placing.cost_model import Hits
@@ -140,7 +141,10 @@ def _by_roles(request: PlacementRequest) -> bool:
 def _tpot_limit_s(request: PlacementRequest) -> float | None:
     """The time per output token up to which a worker has room for the request."""
     target_s = request.slo.tpot_s
-    return TPOT_SHARE * target_s if target_s is not None and _by_roles(request) else target_s
+    if not _by_roles(request):
+        return target_s
+    limit_s = step_limit_s(target_s, request.work.num_new_tokens)
+    return None if limit_s is None else TPOT_SHARE * limit_s
 
 
 def _price(table: FleetTable, request: PlacementRequest, hits: Hits, now: float) -> Prices:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from router.placing.candidates import step_limit_s
 from router.placing.fleet_table import Flags, FleetTable, Floats
 from router.placing.placement import TPOT_SHARE
 from router.placing.workload import Workload
@@ -55,7 +56,8 @@ def work_rates(
     )
     prompt_s = each_s * uncached
     chunks_s = step_s * uncached / table.prefill_chunk_tokens[rows]
-    in_target = np.maximum(0.0, (TPOT_SHARE * tpot_s - step_s) / growth_s)
+    limit_s = step_limit_s(tpot_s, answer) or 0.0
+    in_target = np.maximum(0.0, (TPOT_SHARE * limit_s - step_s) / growth_s)
     in_pool = table.pool_tokens[rows] / (context + answer / 2)
     num_decoding = np.minimum(in_target, in_pool)
     # Where the pool is the bound, a prompt lengthens steps that are within the target; where the

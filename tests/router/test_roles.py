@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from router.placing.candidates import step_limit_s
 from router.placing.cost_model import Hits
 from router.placing.placement import TPOT_SHARE
 from router.placing.placement_request import Placement, PlacementRequest, Slo
@@ -84,7 +85,7 @@ def served(prompt: int, answer: int, tpot_s: float) -> list[float]:
 
 def test_without_prefill_workers_each_serves_what_the_formula_says() -> None:
     p, d = 2048 * 3.2e-5, 128 * (3e-5 + 4.4e-8 * (2048 + 64))
-    left = 1 - 6e-3 / (TPOT_SHARE * TPOT_S)
+    left = 1 - 6e-3 / (TPOT_SHARE * (step_limit_s(TPOT_S, 128) or 0.0))
     assert served(2048, 128, TPOT_S)[0] == pytest.approx(8 * left / (p + d), rel=0.01)
 
 
