@@ -12,8 +12,11 @@ from router.placing.prices import Prices
 AVOID_S = 1e9
 NUM_BEST = 4
 """Only the cheapest NUM_BEST first workers and destinations of each kind are paired."""
+SAFE_SHARE = 0.5
+"""Share of the TTFT target that a prompt may take beside sequences that decode, which may become
+more."""
 SHORT = 0.25
-"""Length of a short answer, as a part of the mean: with it, too, a handoff is to keep the target."""
+"""Length of a short answer, as a part of the mean: behind a handoff it is to keep its target."""
 HANDOFF_STEPS = 0.75
 """Steps of its decode worker for which a sequence that is handed over waits until its first one."""
 MODEL_ERROR = 0.4
@@ -49,14 +52,27 @@ def spills(
     row, first = lone[1], pair[1]
     if not _keeps(request.slo, prices, lone):
         return False
-    costs, num_queued = prices.costs, float(table.num_prompts[first])
-    if is_crowded(float(costs.queue_s[first]), num_queued, float(costs.queued_steps[first])):
-        limit_s = step_limit_s(request.slo.tpot_s, request.work.num_new_tokens)
-        return limit_s is None or bool(costs.mixed_s[row] <= limit_s)
+    if _is_crowded(table, prices, first) and _keeps_safely(request, prices, row):
+        return True
     if not _keeps(request.slo, prices, pair):
         return True
     left = request.num_prompt_tokens - hits.either[row]
     return bool(lone[0] < pair[0] and left <= table.mixed_chunk_tokens[row])
+
+
+def _is_crowded(table: FleetTable, prices: Prices, row: int) -> bool:
+    costs = prices.costs
+    queued = float(costs.queue_s[row]), float(table.num_prompts[row])
+    return is_crowded(*queued, float(costs.queued_steps[row]))
+
+
+def _keeps_safely(request: PlacementRequest, prices: Prices, row: int) -> bool:
+    """A decode worker has time for the prompt even when more sequences come to it, and its steps
+    stay short enough for what is handed over to it."""
+    slo, costs = request.slo, prices.costs
+    limit_s = step_limit_s(slo.tpot_s, request.work.num_new_tokens)
+    in_time = slo.ttft_s is None or costs.ttft_s[row] <= SAFE_SHARE * slo.ttft_s
+    return bool(in_time and (limit_s is None or costs.mixed_s[row] <= limit_s))
 
 
 def step_limit_s(tpot_s: float | None, answer: float) -> float | None:
