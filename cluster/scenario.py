@@ -14,6 +14,8 @@ from sim.devices.device import Device, read_device
 from sim.devices.errors import DeviceError
 from sim.devices.model_shape import ModelShape, shape_of
 from sim.evaluate import evaluate
+from sim.machine import MachineModel
+from sim.observed import BadStatus, Observed, read_status
 from sim.policies import ServingPolicy
 from sim.pools import PoolPlan, price_of
 from sim.summary import Summary
@@ -21,6 +23,8 @@ from sim.traces import Trace, open_trace
 from sim.traces.bad_trace import TraceError, did_you_mean
 from wire.identity import Role
 
+NUM_WORKERS = 4
+"""Workers of each role where nothing says how many."""
 Progress = Callable[[float], None]
 """Called with the share of a policy's run that is done, up to 1."""
 
@@ -31,7 +35,8 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     trace: str
     rate: float | None
     policies: tuple[str, ...]
-    num_workers: dict[Role, int]
+    num_workers: dict[Role, int | None]
+    status: Path | None
     devices: dict[Role, str | None]
     tensor_parallel: dict[Role, int]
     model: Path | None
@@ -65,7 +70,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
             shape = None if asked.model is None else shape_of(asked.model)
             pools = _pools(asked)
             trace = open_trace(asked.trace, asked.rate, asked.count, asked.skip, asked.seed)
-        except (TraceError, DeviceError) as error:
+        except (TraceError, DeviceError, BadStatus) as error:
             raise CannotSimulate(str(error)) from error
         return Scenario(
             trace=trace,
@@ -100,21 +105,32 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _pools(asked: Asked) -> tuple[PoolPlan, ...]:
-    pools = tuple(
-        PoolPlan(
-            role=role,
-            num_workers=number,
-            device=_device(asked.devices[role]),
-            tensor_parallel=asked.tensor_parallel[role],
-        )
-        for role, number in asked.num_workers.items()
-        if number > 0
-    )
+    running = {} if asked.status is None else read_status(asked.status)
+    pools = tuple(pool for role in Role if (pool := _pool(asked, role, running)).num_workers > 0)
     if not pools:
         raise CannotSimulate("no workers: --prefill or --decode must be above 0")
+    if asked.status is not None and any(asked.devices.values()):
+        raise CannotSimulate("--from-status and --device: step times come from one of them")
     if asked.model is not None and not any(asked.devices.values()):
         raise CannotSimulate("--model needs --device: a shape alone has no step times")
     return pools
+
+
+def _pool(asked: Asked, role: Role, running: dict[Role, Observed]) -> PoolPlan:
+    """As asked; where nothing is said, as many workers as run, or else NUM_WORKERS."""
+    number, machine = asked.num_workers[role], MachineModel()
+    if running:
+        seen = running.get(role)
+        machine = (seen or next(iter(running.values()))).machine
+        if number is None:
+            number = 0 if seen is None else seen.num_workers
+    return PoolPlan(
+        role=role,
+        num_workers=NUM_WORKERS if number is None else number,
+        device=_device(asked.devices[role]),
+        machine=machine,
+        tensor_parallel=asked.tensor_parallel[role],
+    )
 
 
 def _device(path: str | None) -> Device | None:

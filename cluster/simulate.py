@@ -60,7 +60,19 @@ Policy = Annotated[
         show_default=DEFAULT_POLICY,
     ),
 ]
-Workers = Annotated[int, typer.Option(help="Workers that begin in this role.", min=0)]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        help="Workers that begin in this role.", min=0, show_default="4, or as --from-status says"
+    ),
+]
+FromStatus = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="What `tandem status --json` printed: workers and their own step times.",
+    ),
+]
 DeviceOption = Annotated[
     str | None,
     typer.Option(
@@ -101,8 +113,8 @@ def simulate(
     trace: TraceOption,
     rate: Rate = None,
     policy: Policy = None,
-    prefill: Workers = 4,
-    decode: Workers = 4,
+    prefill: Workers = None,
+    decode: Workers = None,
     ttft: Target = None,
     tpot: Target = None,
     device: DeviceOption = None,
@@ -112,6 +124,7 @@ def simulate(
     tensor_parallel: TensorParallel = 1,
     prefill_tensor_parallel: RoleTensorParallel = None,
     decode_tensor_parallel: RoleTensorParallel = None,
+    from_status: FromStatus = None,
     chunk_tokens: ChunkTokens = 2048,
     block_tokens: BlockTokens = None,
     count: Count = None,
@@ -128,6 +141,7 @@ def simulate(
             rate=rate,
             policies=tuple(policy or [DEFAULT_POLICY]),
             num_workers={Role.PREFILL: prefill, Role.DECODE: decode},
+            status=from_status,
             devices={
                 Role.PREFILL: prefill_device or device,
                 Role.DECODE: decode_device or device,
@@ -189,3 +203,7 @@ def _print_table(scenario: Scenario, summaries: list[Summary]) -> None:
         markup=False,
     )
     console.print(summary_table(summaries, scenario.targets))
+    for summary in summaries:
+        if summary.first_failure is not None:
+            lost = f"{summary.policy} lost {summary.num_lost:,}, the first since"
+            console.print(f"{lost}: {summary.first_failure}", markup=False)

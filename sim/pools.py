@@ -18,12 +18,13 @@ from wire.identity import Role
 
 
 class PoolPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """Workers of one kind that begin in one role; without a device they have the default machine,
-    a GPU with a model of 8 billion parameters."""
+    """Workers of one kind that begin in one role. Without a device they have a machine whose
+    coefficients are known, by default a GPU with a model of 8 billion parameters."""
 
     role: Role
     num_workers: int
     device: Device | None = None
+    machine: MachineModel = MachineModel()
     tensor_parallel: int = 1
 
     @property
@@ -41,7 +42,7 @@ class PoolPlan(msgspec.Struct, frozen=True, kw_only=True):
         block_tokens: int = BLOCK_TOKENS,
     ) -> WorkerPool:
         """The workers; KV blocks have `block_tokens` tokens. Raises DeviceError."""
-        machine = MachineModel()
+        machine = self.machine
         if self.device is not None:
             machine = machine_of(self.device, shape, self.tensor_parallel)
         layout = msgspec.structs.replace(machine.layout, block_size=block_tokens)

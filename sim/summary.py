@@ -64,6 +64,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     num_refused: int
     num_lost: int
     """Requests that failed."""
+    first_failure: str | None
+    """Why the first of them failed; None where none did."""
     num_role_changes: int
     cost_per_hour: float | None = None
     """All workers together; None where they have no prices."""
@@ -110,6 +112,7 @@ def summarize(run: Run, results: Sequence[RequestResult]) -> Summary:
         ),
         num_refused=sum(each.refused_s is not None for each in results),
         num_lost=sum(each.failure is not None for each in results),
+        first_failure=next((each.failure for each in results if each.failure), None),
         num_role_changes=run.num_role_changes,
         cost_per_hour=run.price_per_hour,
         cost_per_million_tokens=_cost_per_million(run.price_per_hour, num_tokens, span_s),

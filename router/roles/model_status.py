@@ -28,6 +28,23 @@ class LinkView(msgspec.Struct, frozen=True, kw_only=True):
     """Mean time of a recent handoff that prefill did not hide; None if there was none."""
 
 
+class StepView(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker's steps take, as it has measured, and what it holds; `tandem simulate
+    --from-status` gives simulated workers the same."""
+
+    step_s: float | None = None
+    """A step's fixed part; like the next ones in seconds, and None until enough of it was done."""
+    sequence_s: float | None = None
+    context_token_s: float | None = None
+    prompt_token_s: float | None = None
+    prompt_pair_s: float | None = None
+    pool_tokens: int
+    """Capacity of its KV cache."""
+    token_bytes: int
+    """Size of its KV cache for one token."""
+    max_model_len: int
+
+
 class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
     """One worker, as it reported within the last second."""
 
@@ -51,6 +68,8 @@ class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
     """Mean duration of a step over the last seconds."""
     prefilled_per_s: float = 0.0
     generated_per_s: float = 0.0
+    steps: StepView | None = None
+    """None until it has reported."""
     links: tuple[LinkView, ...] = ()
 
 

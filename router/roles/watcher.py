@@ -27,13 +27,15 @@ from router.roles.model_status import (
     LinkView,
     ModelStatus,
     QueueView,
+    StepView,
     TrafficView,
     WorkerView,
 )
 from router.roles.scaling import Scaler, ScalingView
 from router.roles.sentences import sentences
 from wire.identity import Role
-from wire.reports import LinkReport, WorkerTotals
+from wire.messages import WorkerCard
+from wire.reports import LinkReport, StepCosts, WorkerTotals
 
 WATCH_S = 5.0
 """Interval between two looks."""
@@ -178,7 +180,17 @@ def worker_view(
         step_s=None if activity is None else activity.step_s,
         prefilled_per_s=0.0 if activity is None else activity.prefilled_per_s,
         generated_per_s=0.0 if activity is None else activity.generated_per_s,
+        steps=_step_view(card, report.costs),
         links=tuple(_link_view(name, link, links) for link in member.links.values()),
+    )
+
+
+def _step_view(card: WorkerCard, costs: StepCosts | None) -> StepView:
+    return StepView(
+        **({} if costs is None else msgspec.structs.asdict(costs)),
+        pool_tokens=card.num_blocks * card.layout.block_size,
+        token_bytes=card.layout.token_bytes,
+        max_model_len=card.max_model_len,
     )
 
 

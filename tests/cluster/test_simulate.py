@@ -98,6 +98,25 @@ def test_devices_bring_step_times_and_costs(tmp_path: Path) -> None:
 
 
 @pytest.mark.quick
+def test_a_terminal_shows_how_far_each_run_is() -> None:
+    options = ["simulate", "--trace", "poisson:600/20", *SMALL, "--policy", "never", "--json"]
+    ended = CliRunner().invoke(app, options, env={"FORCE_COLOR": "1", "COLUMNS": "100"})
+    assert "never" in ended.stderr
+    assert "100%" in ended.stderr
+    assert json.loads(ended.stdout)["num_requests"] == 20
+
+
+@pytest.mark.quick
+def test_why_requests_were_lost_is_said(tmp_path: Path) -> None:
+    tiny = tmp_path / "tiny.yaml"
+    tiny.write_text(DEVICE.replace("200000", "2048"))
+    ended = simulate(*SMALL, "--device", str(tiny), trace="poisson:3000/20,sigma=0")
+    assert ended.stdout.splitlines()[-1] == (
+        "auto lost 20, the first since: 3020 tokens are wanted, the largest worker holds 2048"
+    )
+
+
+@pytest.mark.quick
 def test_turns_of_a_conversation_find_what_was_said_in_the_cache() -> None:
     spec = "conversation:turns=4,prefix=1000,append=50,answer=20,think=2s"
     fine = figures(*SMALL, "--count", "60", trace=spec)
@@ -113,6 +132,7 @@ def test_turns_of_a_conversation_find_what_was_said_in_the_cache() -> None:
         (("--ttft", "soon"), "--ttft: wanted seconds above 0, such as 0.5 or 500ms, not soon"),
         (("--tpot", "0"), "--tpot: wanted seconds above 0"),
         (("--prefill", "0", "--decode", "0"), "--prefill or --decode must be above 0"),
+        (("--from-status", "none.json"), "none.json cannot be read: No such file"),
         (("--device", "h1000"), "h1000: no such file, nor one of the known devices"),
         (("--device", "h100"), "--model names the directory of one"),
         (("--model", str(ROOT / "models" / "tiny-python")), "--model needs --device"),

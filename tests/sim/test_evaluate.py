@@ -107,6 +107,7 @@ def test_figures_of_a_few_requests_by_hand() -> None:
     assert found.good_per_s == pytest.approx(0.2 * 5 / 3, rel=1e-5)
     assert found.ttft_attainment == found.tpot_attainment == 0.4
     assert (found.num_refused, found.num_lost) == (1, 1)
+    assert found.first_failure == "it died"
     assert found.ttft_s.p50 == 1.0
     assert found.tpot_s.p50 == pytest.approx(0.02)
     assert found.tokens_per_s_per_worker == pytest.approx(33 / (2 * 4.0))
