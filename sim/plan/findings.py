@@ -67,8 +67,8 @@ def verdict(found: PlanFound) -> str:
     other = next((each for each in found.candidates if _split(each) != best.family.split), None)
     step = _step_words(best, found)
     if best.family.split:
-        return f"Split: {step}. {_against(best, other)}"
-    return f"Do not split: {step}. {_against(best, other)}"
+        return f"Split: {step}. {_against(best, other)}".strip()
+    return f"Do not split: {step}. {_against(best, other)}".strip()
 
 
 def bound_of(candidate: Candidate) -> Bound:
@@ -159,9 +159,9 @@ def _step_words(choice: PoolChoice, found: PlanFound) -> str:
 
 
 def _against(best: PoolChoice, other: Candidate | None) -> str:
-    """How the best of the other way compares."""
+    """How the best of the other way compares; empty where none was looked at."""
     if other is None:
-        return "The other way does not come near within the limits."
+        return ""
     choice, summary = other.trial.choice, other.trial.summary
     if not other.trial.passed:
         return (

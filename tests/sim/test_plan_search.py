@@ -185,6 +185,13 @@ def test_headroom_is_what_the_simulation_served_beyond_the_rate() -> None:
         assert best.first_failure.requests_per_s > RELAXED.requests_per_s * (1 + best.headroom)
 
 
+def test_a_verdict_speaks_only_of_what_was_looked_at() -> None:
+    found = planned([FAST], RELAXED)
+    assert "Otherwise the cheapest is" in verdict(found)
+    alone = msgspec.structs.replace(found, candidates=found.candidates[:1])
+    assert verdict(alone).endswith("leaves room for prompts in the steps of answers.")
+
+
 def test_without_prices_gpus_are_counted() -> None:
     unpriced = msgspec.structs.replace(FAST, price_per_hour=None)
     found = planned([unpriced], RELAXED)
