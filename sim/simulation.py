@@ -7,8 +7,9 @@ from functools import partial
 
 import msgspec
 
+from router.placing.cost_model import Hits
 from router.placing.ledger import Ledger
-from router.placing.placement_request import Slo
+from router.placing.placement_request import Placement, PlacementRequest, Refusal, Slo
 from router.roles.decision import RoleChange
 from sim.clock import VirtualClock
 from sim.machine import MachineModel
@@ -49,17 +50,20 @@ class SimulatedCluster:
         pools: Sequence[WorkerPool],
         router: RouterSettings = RouterSettings(),  # noqa: B008, it is frozen
         seed: int = 0,
+        clock: VirtualClock | None = None,
     ) -> None:
-        self.clock = VirtualClock()
+        """`clock` is shared with other clusters; without one this cluster has its own."""
+        self.clock = clock or VirtualClock()
         self.ledger = Ledger(ROUTER, INDEX_ENTRIES)
         self._network = Network(self.clock)
         self._seed = seed
+        self._num_begun = 0
         self.workers: dict[WorkerRef, SimulatedWorker] = {}
         for pool in pools:
             for _ in range(pool.num_workers):
                 self._add(pool)
         cards = [worker.card for worker in self.workers.values()]
-        choose = self.ledger.place if router.choose is None else router.choose(cards)
+        choose = self._place if router.choose is None else router.choose(cards)
         self._router = SimulatedRouter(self.clock, self.ledger, self._network, choose, router)
         self._network.router = self._router
         for worker in self.workers.values():
@@ -69,6 +73,9 @@ class SimulatedCluster:
     def role_changes(self) -> list[tuple[float, RoleChange]]:
         """Changes of roles so far, each with its time."""
         return self._router.role_changes
+
+    def _place(self, need: PlacementRequest, hits: Hits, now: float) -> Placement | Refusal:
+        return self.ledger.place(need, hits, now)
 
     def add(self, pool: WorkerPool, at_s: float) -> None:
         """Let a pool's workers join at that time."""
@@ -132,15 +139,28 @@ class SimulatedCluster:
 
         `slo_of` gives a request's targets. May be called once.
         """
+        results = self.begin(arrivals, slo_of)
+        self.clock.run(lambda: not self.has_ended)
+        self.settle(self.clock.now + SETTLE_S)
+        return results
+
+    def begin(
+        self, arrivals: Sequence[Arrival], slo_of: Callable[[Arrival], Slo]
+    ) -> list[RequestResult]:
+        """Let requests arrive while the clock runs; their results fill up. May be called once."""
         results = [RequestResult(arrival, slo_of(arrival)) for arrival in arrivals]
         for number, result in enumerate(results):
             arrive = partial(self._router.arrive, f"r{number}", result)
             self.clock.at(result.arrival.at_s, arrive)
-        self.clock.run(lambda: self._router.num_ended < len(results))
-        self._settle(self.clock.now + SETTLE_S)
+        self._num_begun = len(results)
         return results
 
-    def _settle(self, until_s: float) -> None:
+    @property
+    def has_ended(self) -> bool:
+        """Whether all requests have ended."""
+        return self._router.num_ended >= self._num_begun
+
+    def settle(self, until_s: float) -> None:
         """Run until messages about ended requests have arrived and all blocks are free."""
         workers = self.workers.values()
         self.clock.run(

@@ -113,6 +113,7 @@ class FleetTable:
         self._costs: dict[int, dict[int, StepCosts]] = {}
         self._lent_costs: dict[tuple[int, int, str], tuple[float, bool, bool]] = {}
         """By kind, device and cost: see `_mean_of`; empty when one of them has changed since."""
+        self._roles: dict[int, Role] = {}
         self._policies: dict[int, dict[Role, PolicyTraits]] = {}
         self._links: dict[tuple[WorkerRef, WorkerRef], tuple[float, float]] = {}
         self.exchanges: Flags = np.zeros((0, 0), bool)
@@ -145,10 +146,10 @@ class FleetTable:
 
     def set_role(self, row: int, role: Role) -> None:
         """The role in which the worker runs now."""
-        prefills = role is Role.PREFILL
-        if self.prefills[row] == prefills and self.decodes[row] == (not prefills):
+        if self._roles.get(row) is role:
             return
-        self.prefills[row], self.decodes[row] = prefills, not prefills
+        self._roles[row] = role
+        self.prefills[row], self.decodes[row] = role is Role.PREFILL, role is Role.DECODE
         policy = self._policies[row][role]
         for name in PolicyTraits.__struct_fields__:
             getattr(self, name)[row] = getattr(policy, name)
@@ -166,6 +167,7 @@ class FleetTable:
             return
         self._costs.get(int(self.kind[row]), {}).pop(row, None)
         self._lent_costs.clear()
+        del self._roles[row]
         self.block_sizes -= Counter({int(self.block_size[row]): 1})
         for name, column in vars(self).items():
             if isinstance(column, np.ndarray) and name != "exchanges":
