@@ -18,19 +18,20 @@ from cluster.config import load_config
 from cluster.process_launcher import ProcessLauncher
 from cluster.running import RunningCluster, running
 from router.config import RouterAddresses
-from tests.system.clusters import LOOPBACK, wait_until_replaced
+from tests.system.clusters import LOOPBACK
 from tests.system.role_streams import Operator
 from wire import inference_pb2 as pb
 from wire import inference_pb2_grpc as rpc
 from wire.identity import Role
 
-STEP_S = 0.01
+STEP_S = 0.03
+"""Far longer than what a busy machine adds to a step."""
 SETTINGS = {
     "num_routers": 2,
     "prefill.replicas": 1,
     "decode.replicas": 2,
     "worker.runner": "arithmetic",
-    "worker.step_costs": {"step_s": STEP_S, "sequence_s": 0.0005, "prompt_token_s": 0.0002},
+    "worker.step_costs": {"step_s": STEP_S, "sequence_s": 0.003, "prompt_token_s": 0.0005},
     "worker.ucx_env": LOOPBACK,
     "worker.cache_bytes": 4 << 20,
     "router.roles": "follow",
@@ -50,8 +51,8 @@ class Traffic(NamedTuple):
     tpot_s: float
 
 
-PROMPTS = Traffic(num_prompt=600, num_new=4, tpot_s=2 * STEP_S)
-ANSWERS = Traffic(num_prompt=8, num_new=40, tpot_s=4 * STEP_S)
+PROMPTS = Traffic(num_prompt=600, num_new=4, tpot_s=0.07)
+ANSWERS = Traffic(num_prompt=8, num_new=40, tpot_s=0.3)
 
 
 class Routers:
@@ -86,9 +87,8 @@ class Routers:
             while True:
                 first, *others = await self.roles()
                 prefills = [*first.values()].count(Role.PREFILL)
-                if (len(first), prefills) == (num_workers, num_prefill) and [first] == [
-                    *{tuple(each.items()): each for each in (first, *others)}.values()
-                ]:
+                same = all(each == first for each in others)
+                if same and (len(first), prefills) == (num_workers, num_prefill):
                     return first
 
 
@@ -141,16 +141,3 @@ async def test_another_router_decides_when_the_deciding_one_is_killed(routers: R
         await routers.agree_on(num_prefill=0)
     async with load(routers, PROMPTS):
         await routers.agree_on(num_prefill=2)
-
-
-@pytest.mark.long
-@pytest.mark.timeout(400)
-async def test_a_worker_that_starts_again_has_its_configured_role_and_counts_as_such(
-    routers: Routers,
-) -> None:
-    async with load(routers, ANSWERS):
-        await routers.agree_on(num_prefill=0)
-    routers.cluster.signal_worker("prefill-0", signal.SIGKILL)
-    await asyncio.to_thread(wait_until_replaced, routers.cluster, "prefill-0")
-    roles = await routers.agree_on(num_prefill=1)
-    assert [name for name, role in roles.items() if role is Role.PREFILL] == ["prefill-0.2"]
