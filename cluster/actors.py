@@ -47,6 +47,10 @@ class RouterActor:
     def ping(self) -> None:
         """Liveness check: an answer means that the process lives."""
 
+    def model_status(self) -> bytes:
+        """The status of its models: a `StatusBody`."""
+        return msgspec.json.encode(self._loop.run(self._server.status()))
+
     def drain(self, timeout_s: float) -> None:
         self._loop.run(self._server.drain(timeout_s))
         self._loop.run(self._server.stop())

@@ -17,7 +17,7 @@ from router.config import RouterConfig, ServedModelConfig
 
 SameText = Callable[[str, str], bool]
 """Tells whether two model directories tokenize text alike."""
-POOL_ONLY_KEYS = {"replicas", "placement", "keys"}
+POOL_ONLY_KEYS = {"replicas", "min_workers", "max_workers", "placement", "keys"}
 """Settings of a pool that its workers do not see; a change of one replaces no worker."""
 RESTART = "restart the cluster to change it"
 

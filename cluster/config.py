@@ -204,6 +204,11 @@ def _check(config: ClusterConfig) -> None:
         raise BadConfig(f"num_routers is {config.num_routers}, must be {fewest} to {MAX_ROUTERS}")
     for pool in config.pools:
         _check_pool(pool)
+        if pool.max_workers is not None and config.num_routers == 0:
+            raise BadConfig(
+                f"{pool.keys}.max_workers: the driver asks its own routers how many workers are "
+                "wanted, and num_routers is 0: scale this pool elsewhere, by tandem_wanted_workers"
+            )
     check_nodes("ray.routers", config.ray.routers.resources, config.ray.routers.labels)
     check_name(config.name)
     for model in config.models:
@@ -213,6 +218,7 @@ def _check(config: ClusterConfig) -> None:
 def _check_pool(pool: PoolConfig) -> None:
     if not 0 <= pool.replicas <= MAX_WORKERS:
         raise BadConfig(f"{pool.keys}.replicas is {pool.replicas}, must be 0 to {MAX_WORKERS}")
+    _check_bounds(pool)
     if pool.num_cpus < 0 or pool.num_gpus < 0:
         raise BadConfig(f"{pool.keys}: num_cpus and num_gpus must not be negative")
     if pool.num_gpus > 1 and pool.num_gpus != int(pool.num_gpus):
@@ -224,6 +230,22 @@ def _check_pool(pool: PoolConfig) -> None:
             "(worker.tensor_parallel_size), or 0 to compute on the CPU"
         )
     check_nodes(pool.keys, pool.resources, pool.labels)
+
+
+def _check_bounds(pool: PoolConfig) -> None:
+    """Raises BadConfig where the number of workers may change, and its bounds are no bounds."""
+    if pool.max_workers is None:
+        return
+    if not 1 <= pool.min_workers <= pool.max_workers <= MAX_WORKERS:
+        raise BadConfig(
+            f"{pool.keys}: min_workers is {pool.min_workers} and max_workers {pool.max_workers}, "
+            f"must be 1 to {MAX_WORKERS}, the first not above the second"
+        )
+    if not pool.min_workers <= pool.replicas <= pool.max_workers:
+        raise BadConfig(
+            f"{pool.keys}.replicas is {pool.replicas}, must be {pool.min_workers} to "
+            f"{pool.max_workers} (min_workers to max_workers)"
+        )
 
 
 def _check_model(config: ClusterConfig, name: str) -> None:

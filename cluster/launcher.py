@@ -9,6 +9,7 @@ import msgspec
 from cluster.config import ClusterConfig
 from cluster.pools import PoolConfig
 from router.config import RouterAddresses, RouterConfig
+from router.roles.model_status import StatusBody
 from worker.config import WorkerConfig
 
 ROUTER_START_S = 300.0
@@ -29,7 +30,7 @@ class WorkerStatus(msgspec.Struct, frozen=True):
 
 
 class RunningProcess(Protocol):
-    """A launched process. No method takes longer than a second or raises."""
+    """A launched process. No method takes longer than a second, or raises what it does not name."""
 
     name: str
 
@@ -55,6 +56,10 @@ class RunningRouter(RunningProcess, Protocol):
 
     def error(self) -> str | None:
         """The reason of its death; None while it lives."""
+        ...
+
+    def model_status(self) -> StatusBody:
+        """The status of its models. Raises NoStatus."""
         ...
 
 

@@ -36,7 +36,12 @@ class PoolSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     model: str | None = None
     """Name of the pool's model among `models`; may be omitted if there is only one."""
     replicas: int = 1
-    """Number of workers."""
+    """Number of workers; with `max_workers`, at the start."""
+    min_workers: int = 1
+    """Fewest workers, with `max_workers`."""
+    max_workers: int | None = None
+    """Most workers: the driver adds and drains workers between `min_workers` and this, as the
+    routers want them; None keeps `replicas`."""
     num_cpus: float = 1
     """CPUs that each worker reserves on Ray; also its number of threads unless `worker.threads` is
     set. Default: one for each rank (`worker.tensor_parallel_size`)."""

@@ -16,12 +16,16 @@ from cluster.gpu_allocator import GpuAllocator
 from cluster.idle_gpus import idle_gpu_warnings
 from cluster.launcher import ROUTER_START_S, WorkerStatus
 from cluster.pools import PoolConfig
+from cluster.router_client import RouterClient
 from engine.device.cores import count_cores
 from engine.device.visible_gpus import visible_gpus
 from router.config import RouterAddresses, RouterConfig
+from router.roles.model_status import StatusBody
 from runtime.address import LOOPBACK, join_address, reachable
 from runtime.listen import PortTaken, reserve_port
 from worker.config import WorkerConfig
+
+STATUS_TIMEOUT_S = 1.0
 
 
 class ChildRouter:
@@ -48,6 +52,10 @@ class ChildRouter:
 
     def error(self) -> str | None:
         return None if self._child.process.poll() is None else self._child.exit_reason()
+
+    def model_status(self) -> StatusBody:
+        at = self.addresses
+        return RouterClient(at.admin or at.http, timeout_s=STATUS_TIMEOUT_S).status()
 
     def drain(self, timeout_s: float) -> None:
         self._child.process.terminate()

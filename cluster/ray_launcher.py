@@ -190,5 +190,7 @@ class RayLauncher:
     def _cpus_wanted(self) -> int:
         """CPUs to declare on a light Ray: a laptop may have fewer cores than the cluster has
         workers."""
-        wanted = sum(pool.replicas * pool.num_cpus for pool in self._config.pools)
+        wanted = sum(
+            max(pool.replicas, pool.max_workers or 0) * pool.num_cpus for pool in self._config.pools
+        )
         return max(os.cpu_count() or 1, int(wanted + 1))

@@ -10,9 +10,11 @@ import msgspec
 import ray
 from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayActorError, RayError
 
+from cluster.errors import NoStatus
 from cluster.launcher import WorkerStatus
 from cluster.ray_bundles import ReservedBundle, ReservedBundles
 from router.config import RouterAddresses
+from router.roles.model_status import StatusBody
 
 ANSWER_S = 1.0
 REPORT_AFTER_S = 2.0
@@ -37,6 +39,13 @@ class RayRouter:
         except RayError as error:
             return f"its process died: {cause_of(error)}"
         return None
+
+    def model_status(self) -> StatusBody:
+        try:
+            told: bytes = ray.get(self._actor.model_status.remote(), timeout=ANSWER_S)
+        except RayError as error:
+            raise NoStatus(f"{self.name} does not tell its status: {cause_of(error)}") from error
+        return msgspec.json.decode(told, type=StatusBody)
 
     def drain(self, timeout_s: float) -> None:
         self._stopping = self._actor.drain.remote(timeout_s)

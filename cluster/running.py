@@ -14,16 +14,19 @@ import msgspec
 from cluster.backoff import Backoff
 from cluster.changes import RollingStep, SlotState, difference, needs_replacing, next_step
 from cluster.config import ClusterConfig
-from cluster.errors import StartFailed
+from cluster.errors import NoStatus, StartFailed
 from cluster.launcher import Launcher, RunningWorker
 from cluster.pools import PoolConfig
 from cluster.process_slots import NotStarted, RouterSlot, WorkerSlot
 from cluster.router_group import RouterGroup
+from cluster.scaling import replicas_for, scales, wanted_by, with_replicas
 from router.config import RouterAddresses
 from runtime.tokenizer_hash import tokenizer_hash
 
 POLL_S = 0.1
 SLACK_S = 5.0
+SCALE_S = 5.0
+"""Interval between two questions how many workers are wanted."""
 
 Report = Callable[[str], None]
 
@@ -48,6 +51,10 @@ class RunningCluster:
         """Draining workers, each with the time at which it is stopped at the latest."""
         self._num_starts: dict[str, int] = {}
         """Number of starts of each worker name that has no slot now."""
+        self._replicas = {pool.name: pool.replicas for pool in config.pools}
+        """Number of workers of each pool that scales, as routers want them."""
+        self._scaled_at = clock()
+        self._told_why_not: str | None = None
 
     @property
     def addresses(self) -> RouterAddresses:
@@ -88,6 +95,9 @@ class RunningCluster:
         for worker in self._workers:
             self._replace_worker(worker)
         self._remove_drained()
+        if self._clock() >= self._scaled_at + SCALE_S:
+            self._scaled_at = self._clock()
+            self._scale()
         self._step()
 
     def change(self, config: ClusterConfig) -> bool:
@@ -96,14 +106,18 @@ class RunningCluster:
         Workers are added, drained, or replaced one at a time. Returns False, and changes nothing,
         if the change needs a restart.
         """
-        found = difference(self.config, config, _same_text)
+        found = difference(
+            with_replicas(self.config, self._replicas),
+            with_replicas(config, self._replicas),
+            _same_text,
+        )
         for reason in found.refused:
             self._report(f"the change is refused: {reason}")
         if found.refused:
             return False
         self._report(f"the configuration has changed: it {found}")
         self.config = config
-        self._launcher.adopt(config)
+        self._launcher.adopt(with_replicas(config, self._replicas))
         return True
 
     @property
@@ -162,6 +176,30 @@ class RunningCluster:
 
         slot.restart_when_due(start, self._clock(), self._report)
 
+    def _scale(self) -> None:
+        """Ask the routers how many workers are wanted; those that differ are added or drained."""
+        if not scales(self.config):
+            return
+        try:
+            told = [slot.router.model_status() for slot in self._routers.slots if not slot.empty]
+        except NoStatus as error:
+            if str(error) != self._told_why_not:
+                self._report(f"pools are not scaled: {error}")
+            self._told_why_not = str(error)
+            return
+        self._told_why_not = None
+        before = self._replicas
+        self._replicas = {**before, **replicas_for(self.config, wanted_by(told), before)}
+        changed = [
+            f"{name} from {before.get(name, 0)} to {count} workers"
+            for name, count in self._replicas.items()
+            if count != before.get(name)
+        ]
+        if changed:
+            reasons = {model.wanted.why for it in told for model in it.models if model.wanted}
+            self._report(f"scales {', '.join(changed)}: {'; '.join(sorted(reasons))}")
+            self._launcher.adopt(with_replicas(self.config, self._replicas))
+
     def _step(self) -> None:
         step = self._next_step()
         for name in step.drain:
@@ -185,7 +223,8 @@ class RunningCluster:
 
     def _wanted(self) -> dict[str, PoolConfig]:
         """Pools by worker name."""
-        return {f"{pool.name}-{index}": pool for pool, index in self.config.workers()}
+        config = with_replicas(self.config, self._replicas)
+        return {f"{pool.name}-{index}": pool for pool, index in config.workers()}
 
     def _drain_worker(self, name: str) -> None:
         """Drain a worker: it takes no new requests, and ends when its requests have."""

@@ -169,6 +169,9 @@ class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     worker_start_s: float = 60.0
     """Time in which a worker starts and loads its weights: so long are workers kept that may be
     wanted again; see docs/placement.md."""
+    scale_down_after_s: float = 60.0
+    """Time for which fewer workers have to be enough before one is wanted less; `worker_start_s` if
+    that is longer."""
     split: Split = Split.AUTO
     """Whether prefill and decode run on different workers: "auto" where that is faster; or
     "always", "never"."""

@@ -20,11 +20,12 @@ from router.fleet.fleet import Fleet
 from router.fleet.fleets import Fleets
 from router.fleet.running_clock import RunningClock
 from router.grpc_api.door import GrpcDoor
-from router.http.app import build_app
+from router.http.app import build_app, installed_version
 from router.http.http_gates import ADMIN_PATHS, CHANGING_PATHS, AdminGate, PublicGate
 from router.journeys.conductor import Conductor
 from router.metrics import RouterMetrics
 from router.models import Models, ServedModel
+from router.roles.model_status import StatusBody
 from router.text.model_card import read_model_card
 from router.text.tokenizer import Tokenizer
 from runtime.address import is_loopback, join_address
@@ -103,6 +104,10 @@ class RouterServer:
             fleet=join_address(config.host, fleet_port),
             admin=None if ports.admin is None else join_address(config.admin_host, ports.admin),
         )
+
+    async def status(self) -> StatusBody:
+        """The status of its models; on its event loop."""
+        return self.conductor.status(installed_version())
 
     async def drain(self, timeout_s: float) -> bool:
         """Fail health checks, disconnect clients after a grace period, and wait for running

@@ -26,7 +26,7 @@ DOWN_LOAD = 0.6
 """Share of the capacity that the workers which stay may have when one leaves."""
 SMOOTH_S = 15.0
 """Time over which the rate of requests is averaged."""
-LEAST_HOLD_S = 60.0
+HOLD_S = 60.0
 """Time for which fewer workers have to be enough before one leaves; the start-up time if that is
 longer, since a worker that leaves too early is missed for so long."""
 COOLDOWN_S = 15.0
@@ -91,10 +91,10 @@ class _Rates(msgspec.Struct, frozen=True):
 class Scaler:
     """Keeps what one model wants: more at once, less only after a while and one by one."""
 
-    def __init__(self, start_s: float = 60.0) -> None:
-        """`start_s` is how long a worker takes to start."""
+    def __init__(self, start_s: float = 60.0, hold_s: float = HOLD_S) -> None:
+        """`start_s` is how long a worker takes to start; see HOLD_S for `hold_s`."""
         self._start_s = start_s
-        self._hold_s = max(LEAST_HOLD_S, start_s)
+        self._hold_s = max(hold_s, start_s)
         self._rates: deque[tuple[float, float]] = deque()
         self._demands: deque[tuple[float, float]] = deque()
         self._wanted: WantedWorkers | None = None

@@ -62,7 +62,7 @@ class ModelWatcher:
         self._controller = controller
         self._activity = ActivityMeter()
         self._num_queued = num_queued
-        self._scaler = Scaler(config.worker_start_s)
+        self._scaler = Scaler(config.worker_start_s, config.scale_down_after_s)
 
     async def keep(self) -> None:
         """Look every WATCH_S, until cancelled."""

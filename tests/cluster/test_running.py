@@ -9,11 +9,15 @@ import pytest
 
 from cluster.backoff import FIRST_S, HEALTHY_S, LONGEST_S, Backoff
 from cluster.config import ClusterConfig, load_config
-from cluster.errors import StartFailed
+from cluster.errors import NoStatus, StartFailed
 from cluster.launcher import WorkerStatus
 from cluster.pools import PoolConfig
 from cluster.running import RunningCluster
 from router.config import RouterAddresses, RouterConfig
+from router.roles.attainment import Attainment
+from router.roles.model_status import ModelStatus, QueueView, StatusBody
+from router.roles.scaling import WantedWorkers
+from wire.identity import Role
 from worker.config import WorkerConfig
 
 pytestmark = pytest.mark.quick
@@ -34,6 +38,8 @@ class APretender:
     busy: bool = False
     """It drains for as long as this is set."""
     serves: bool = True
+    wanted: dict[Role, int] = field(default_factory=dict)
+    why_no_status: str | None = None
 
     @property
     def fleet(self) -> str:
@@ -57,6 +63,16 @@ class APretender:
 
     def drain(self, timeout_s: float) -> None:
         self.drained = True
+
+    def model_status(self) -> StatusBody:
+        if self.why_no_status is not None:
+            raise NoStatus(self.why_no_status)
+        wanted = WantedWorkers(counts=self.wanted, why="much comes")
+        queues = QueueView(num_in_router=0, num_prompts=0, prompt_tokens=0, prompt_s=0.0)
+        model = ModelStatus(
+            name="tiny-python", attainment=Attainment(window_s=1), queues=queues, wanted=wanted
+        )
+        return StatusBody(router_id=self.name, version="0", models=(model,))
 
     def has_stopped(self) -> bool:
         return self.drained and not self.busy
@@ -343,3 +359,59 @@ def test_stopping_also_ends_those_that_are_leaving() -> None:
     run.cluster.watch()
     run.cluster.stop()
     assert run.named("decode-0")[0].stopped
+
+
+def scaled_cluster(num_routers: int = 1) -> ACluster:
+    return ACluster(
+        num_routers, **{"decode.max_workers": 4, "prefill.max_workers": 2, "router.admin_port": 0}
+    )
+
+
+def names_that_run(run: ACluster) -> set[str]:
+    started = {process.name for process in run.launcher.started if not process.drained}
+    return {name for name in started if not name.startswith("router")}
+
+
+def watch_for(run: ACluster, seconds: int) -> None:
+    for _ in range(seconds):
+        run.now += 1
+        run.cluster.watch()
+
+
+def test_workers_come_and_go_as_routers_want_them_within_bounds() -> None:
+    run = scaled_cluster()
+    (router,) = run.named("router-0")
+    router.wanted = {Role.DECODE: 9, Role.PREFILL: 1}
+    watch_for(run, 6)
+    assert names_that_run(run) == {"prefill-0", "decode-0", "decode-1", "decode-2", "decode-3"}
+    assert "scales decode from 1 to 4 workers: much comes" in run.told
+    router.wanted = {Role.DECODE: 2, Role.PREFILL: 0}
+    watch_for(run, 6)
+    assert names_that_run(run) == {"prefill-0", "decode-0", "decode-1"}
+    assert run.named("decode-3")[0].drained
+
+
+def test_of_several_routers_the_one_that_wants_most_is_followed() -> None:
+    run = scaled_cluster(num_routers=2)
+    for number, count in enumerate((1, 3)):
+        run.named(f"router-{number}")[0].wanted = {Role.DECODE: count}
+    watch_for(run, 6)
+    assert "decode-2" in names_that_run(run)
+
+
+def test_a_router_that_does_not_tell_is_told_of_once_and_changes_nothing() -> None:
+    run = scaled_cluster()
+    run.named("router-0")[0].why_no_status = "it wants an API key"
+    watch_for(run, 30)
+    assert names_that_run(run) == {"prefill-0", "decode-0"}
+    assert run.told.count("pools are not scaled: it wants an API key") == 1
+
+
+def test_a_changed_file_keeps_the_number_that_is_wanted() -> None:
+    run = scaled_cluster()
+    run.named("router-0")[0].wanted = {Role.DECODE: 3}
+    watch_for(run, 6)
+    settings = {"decode.max_workers": 2, "prefill.max_workers": 2, "router.admin_port": 0}
+    assert run.cluster.change(load_config(None, settings))
+    watch_for(run, 2)
+    assert names_that_run(run) == {"prefill-0", "decode-0", "decode-1"}

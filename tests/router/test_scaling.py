@@ -12,7 +12,7 @@ from router.roles.attainment import Attainment, TargetCount
 from router.roles.bottleneck import Sharing
 from router.roles.scaling import (
     COOLDOWN_S,
-    LEAST_HOLD_S,
+    HOLD_S,
     MOST_CORRECTED,
     Scaler,
     ScalingView,
@@ -109,8 +109,8 @@ def test_a_change_of_role_is_tried_before_a_start() -> None:
 def test_less_load_lets_workers_leave_one_by_one_and_only_after_a_while() -> None:
     play = Play(4, 4)
     play.for_s(60, workload(2048, 128, 30))
-    totals = play.for_s(LEAST_HOLD_S + 300, workload(2048, 128, 1))
-    held = int(LEAST_HOLD_S / EVERY_S) - 1
+    totals = play.for_s(HOLD_S + 300, workload(2048, 128, 1))
+    held = int(HOLD_S / EVERY_S) - 1
     assert set(totals[:held]) == {8}
     assert totals[-1] == 2
     steps = [before - after for before, after in itertools.pairwise(totals)]
@@ -162,7 +162,7 @@ def test_workers_that_never_come_are_not_counted_on() -> None:
     play = Play(1, 1)
     most = max(play.for_s(30, workload(2048, 128, 60)))
     assert most > 4
-    assert play.for_s(60 + 60 + LEAST_HOLD_S, workload(2048, 128, 1))[-1] <= 2
+    assert play.for_s(60 + 60 + HOLD_S, workload(2048, 128, 1))[-1] <= 2
 
 
 def test_a_pool_of_one_role_grows_alone() -> None:
