@@ -21,12 +21,16 @@ from router.roles.decision import Decision, Outlook, RoleChange
 from router.roles.guard import ChangeKind, Guard, Situation
 from wire.identity import Role, WorkerRef
 
-INTERVAL_S = 0.5
-"""Interval between two decisions."""
+INTERVAL_S = 0.25
+"""Interval between two decisions, in seconds."""
+URGENT_INTERVAL_S = 0.1
+"""The same behind an urgent change: it is rarely the last one, and a change costs next to nothing."""
+CONFIRMED_S = 0.5
+"""Time for which decisions have to ask for a change that is not urgent."""
 MODEL_ERROR = 0.05
 """Share by which another assignment has to be better: predictions err."""
 URGENT = 0.2
-"""A gain of this share is taken at once; a smaller one when two decisions in a row ask for it."""
+"""A gain of this share is urgent and taken at once; a smaller one when it lasts for CONFIRMED_S."""
 LEAST_LOAD = 0.1
 """Share of the capacity in use below which roles stay: every assignment serves that."""
 LEAST_SEEN = 8
@@ -50,8 +54,14 @@ class RoleController:
         self._rates_of = rates_of
         self._guard = Guard()
         self._history: deque[Decision] = deque(maxlen=NUM_REMEMBERED)
-        self._asked = False
-        """Whether the last decision asked for a change."""
+        self._asked_s: float | None = None
+        """Time since which every decision has asked for a change; None if the last one did not."""
+        self._hurries = False
+
+    @property
+    def pause_s(self) -> float:
+        """Time until the next decision, in seconds."""
+        return URGENT_INTERVAL_S if self._hurries else INTERVAL_S
 
     @property
     def history(self) -> Sequence[Decision]:
@@ -59,12 +69,13 @@ class RoleController:
         return tuple(self._history)
 
     def decide(self, ledger: Ledger, now: float) -> RoleChange | None:
-        """The next change; None where roles stay. Call every INTERVAL_S.
+        """The next change; None where roles stay. Call again after `pause_s`.
 
         Without a target for the time per output token roles stay as configured: splitting protects
         that target, and costs throughput without one.
         """
         table, workload = ledger.table, ledger.workload(now)
+        self._hurries = False
         if workload is None or workload.tpot_s is None or workload.num_requests < LEAST_SEEN:
             return None
         rows = [int(row) for row in np.flatnonzero(table.ready)]
@@ -88,7 +99,7 @@ class RoleController:
         if (
             change is None
             or self._guard.holds
-            or not self._is_due(view, self._error(table, change, now))
+            or not self._is_due(view, self._error(table, change, now), now)
         ):
             return None
         self._guard.changed(at, _kind(table, change), view.best / max(view.present, 1e-9) - 1)
@@ -97,14 +108,15 @@ class RoleController:
     def _error(self, table: FleetTable, change: RoleChange, now: float) -> float:
         return MODEL_ERROR + self._guard.error(_kind(table, change), now)
 
-    def _is_due(self, view: Outlook, error: float) -> bool:
+    def _is_due(self, view: Outlook, error: float, now: float) -> bool:
         """The gain exceeds the error of the prediction, and is no passing one."""
-        asked_before, self._asked = self._asked, False
+        asked_s, self._asked_s = self._asked_s, None
         idle = view.requests_per_s < LEAST_LOAD * view.present
         if idle or view.best <= view.present * (1 + error):
             return False
-        self._asked = True
-        return asked_before or view.best > view.present * (1 + URGENT)
+        self._asked_s = now if asked_s is None else asked_s
+        self._hurries = view.best > view.present * (1 + URGENT)
+        return self._hurries or now >= self._asked_s + CONFIRMED_S
 
     def _remember(
         self, change: RoleChange | None, now: float, undoes: bool = False
