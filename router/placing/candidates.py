@@ -52,7 +52,7 @@ def spills(
     row, first = lone[1], pair[1]
     if not _keeps(request.slo, prices, lone):
         return False
-    if _is_crowded(table, prices, first) and _keeps_safely(request, prices, row):
+    if _is_crowded(table, prices, first) and _keeps_safely(request, prices, row, pair[2]):
         return True
     if not _keeps(request.slo, prices, pair):
         return True
@@ -66,13 +66,13 @@ def _is_crowded(table: FleetTable, prices: Prices, row: int) -> bool:
     return is_crowded(*queued, float(costs.queued_steps[row]))
 
 
-def _keeps_safely(request: PlacementRequest, prices: Prices, row: int) -> bool:
+def _keeps_safely(request: PlacementRequest, prices: Prices, row: int, other: int | None) -> bool:
     """A decode worker has time for the prompt even when more sequences come to it, and its steps
     stay short enough for what is handed over to it."""
     slo, costs = request.slo, prices.costs
     limit_s = step_limit_s(slo.tpot_s, request.work.num_new_tokens)
     in_time = slo.ttft_s is None or costs.ttft_s[row] <= SAFE_SHARE * slo.ttft_s
-    return bool(in_time and (limit_s is None or costs.mixed_s[row] <= limit_s))
+    return bool(in_time and (limit_s is None or row != other or costs.mixed_s[row] <= limit_s))
 
 
 def step_limit_s(tpot_s: float | None, answer: float) -> float | None:

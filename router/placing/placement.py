@@ -60,9 +60,16 @@ def place(
     if not request.single_token and (request.split is not Split.NEVER or not known):
         pair = best_pair(table, request, hits, prices, fits, avoided_s)
     if pair is None or (request.split is not Split.ALWAYS and known):
-        lone = best_lone(table, request, prices, _homes(table, request, fits), avoided_s)
+        homes = _homes(table, request, fits)
+        lone = best_lone(table, request, prices, homes, avoided_s)
         if pair is None or _prefers_lone(table, request, hits, prices, pair, lone):
             pair = lone
+        elif _by_roles(request) and lone[1] == pair[2] and np.count_nonzero(homes) > 1:
+            homes = homes.copy()
+            homes[lone[1]] = False
+            lone = best_lone(table, request, prices, homes, avoided_s)
+            if _prefers_lone(table, request, hits, prices, pair, lone):
+                pair = lone
     _, first, destination, moved_s = pair
     return _placement(table, request, prices, (first, destination), moved_s)
 
@@ -138,11 +145,13 @@ def _by_roles(request: PlacementRequest) -> bool:
     return auto and request.roles_follow and request.slo.tpot_s is not None
 
 
-def _tpot_limit_s(request: PlacementRequest) -> float | None:
+def _tpot_limit_s(request: PlacementRequest, handed: bool) -> float | None:
     """The time per output token up to which a worker has room for the request."""
     target_s = request.slo.tpot_s
     if not _by_roles(request):
         return target_s
+    if not handed:
+        return TPOT_SHARE * target_s
     limit_s = step_limit_s(target_s, request.work.num_new_tokens)
     return None if limit_s is None else TPOT_SHARE * limit_s
 
@@ -161,6 +170,7 @@ def _placement(
 ) -> Placement:
     first, destination = rows
     home = first if destination is None else destination
+    handed = destination is not None
     answer = request.work.num_new_tokens
     return Placement(
         first=_ref(table, first),
@@ -172,7 +182,7 @@ def _placement(
         queue_s=float(prices.costs.queue_s[first]),
         num_queued=float(table.num_prompts[first]),
         queued_steps=float(prices.costs.queued_steps[first]),
-        relief_s=_relief_s(table, _tpot_limit_s(request), prices, home),
+        relief_s=_relief_s(table, _tpot_limit_s(request, handed), prices, home),
     )
 
 

@@ -43,7 +43,8 @@ def work_rates(
     """The rates of these rows, for a target of `tpot_s` per output token.
 
     A worker's own coefficients say little about work that it has not done for a while: a prefill
-    worker cannot tell a step's fixed part from its chunk. Workers that are alike have the medians.
+    worker can tell neither a step's fixed part from its chunk nor what a sequence adds. Workers
+    that are alike have the medians of those that do such work.
     """
     answer = max(1.0, workload.answer_tokens)
     uncached = max(1.0, workload.uncached_tokens)
@@ -51,8 +52,10 @@ def work_rates(
     each_s = table.prompt_token_s[rows] + table.prompt_pair_s[rows] * seen
     context = workload.context_tokens
     growth_s = table.sequence_s[rows] + table.context_token_s[rows] * context
+    decodes = table.decodes[rows]
+    costs = np.maximum((each_s, table.step_s[rows], growth_s), LEAST_S)
     each_s, step_s, growth_s = _medians(
-        table.kind[rows], np.maximum((each_s, table.step_s[rows], growth_s), LEAST_S)
+        table.kind[rows], costs, np.stack([~decodes, decodes, decodes])
     )
     prompt_s = each_s * uncached
     chunks_s = step_s * uncached / table.prefill_chunk_tokens[rows]
@@ -70,14 +73,16 @@ def work_rates(
     )
 
 
-def _medians(kinds: npt.NDArray[np.int64], costs: Floats) -> Floats:
-    """Each column's medians over workers of its kind whose first cost is similar; [costs, rows]."""
+def _medians(kinds: npt.NDArray[np.int64], costs: Floats, knows: Flags) -> Floats:
+    """Each cost's medians over workers of its kind whose first cost is similar; over those that
+    know it, if any does. All of shape [costs, rows]."""
     classes = np.stack([kinds, np.round(np.log(costs[0]) / ALIKE).astype(np.int64)], axis=1)
     _, members = np.unique(classes, axis=0, return_inverse=True)
     found = np.empty_like(costs)
     for number in range(members.max(initial=-1) + 1):
         alike = members.ravel() == number
-        found[:, alike] = np.median(costs[:, alike], axis=1)[:, None]
+        for each, told, known in zip(found, costs, knows & alike, strict=True):
+            each[alike] = np.median(told[known if known.any() else alike])
     return found
 
 
