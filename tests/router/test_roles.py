@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -18,7 +19,13 @@ from router.roles.capacity import (
     capacity_by_count,
     work_rates,
 )
-from router.roles.controller import LEAST_SEEN, RoleController
+from router.roles.controller import (
+    CONFIRMED_S,
+    INTERVAL_S,
+    LEAST_SEEN,
+    URGENT_INTERVAL_S,
+    RoleController,
+)
 from router.roles.decision import describe
 from tests.router.ledgers import Scene
 from wire.identity import Role, WorkerRef
@@ -53,6 +60,7 @@ def decide_until_calm(made: Scene, now: float) -> list[tuple[str, Role]]:
     controller, changes, calm = RoleController(), list[tuple[str, Role]](), 0
     while calm < 3:
         change = controller.decide(made.ledger, now)
+        now += CONFIRMED_S
         calm = 0 if change else calm + 1
         if change is not None:
             made.ledger.set_role(change.ref, change.role)
@@ -81,6 +89,16 @@ def served(prompt: int, answer: int, tpot_s: float) -> list[float]:
     made = fleet(4, 4)
     rates = work_rates(made.ledger.table, range(8), workload(prompt, answer, tpot_s), tpot_s)
     return [capacity(rates, np.arange(8) < count) for count in range(8)]
+
+
+def test_what_a_sequence_adds_to_a_step_is_told_by_decode_workers() -> None:
+    made = fleet(0, 2)
+    guesses = msgspec.structs.replace(COSTS, sequence_s=1e-3)
+    for number in range(4):
+        made.add(f"prefill-{number}", Role.PREFILL, costs=guesses)
+    rates = work_rates(made.ledger.table, range(6), workload(2048, 128, TPOT_S), TPOT_S)
+    alone = work_rates(fleet(0, 2).ledger.table, range(2), workload(2048, 128, TPOT_S), TPOT_S)
+    assert rates.answers_per_s == pytest.approx(alone.answers_per_s[0])
 
 
 def test_without_prefill_workers_each_serves_what_the_formula_says() -> None:
@@ -141,7 +159,7 @@ def test_roles_stay_as_configured(prompt: int, per_s: float, tpot_s: float | Non
     assert decide_until_calm(made, load(made, prompt, 128, per_s, tpot_s)) == []
 
 
-def test_a_small_gain_has_to_be_seen_twice() -> None:
+def test_a_small_gain_has_to_last() -> None:
     made = fleet(3, 5)
     now = load(made, 2048, 160, 30, TPOT_S)
     controller = RoleController()
@@ -150,7 +168,16 @@ def test_a_small_gain_has_to_be_seen_twice() -> None:
     assert view is not None
     assert 1.05 < view.best / view.present < 1.2, "the case is a small gain"
     assert first is None
+    assert controller.decide(made.ledger, now + CONFIRMED_S / 2) is None
+    assert controller.decide(made.ledger, now + CONFIRMED_S) is not None
+
+
+def test_a_decision_soon_follows_an_urgent_change() -> None:
+    made, controller = fleet(1, 7), RoleController()
+    now = load(made, 2048, 128, 30, TPOT_S)
+    assert controller.pause_s == INTERVAL_S
     assert controller.decide(made.ledger, now) is not None
+    assert controller.pause_s == URGENT_INTERVAL_S
 
 
 def test_the_worker_that_prefills_best_for_what_it_decodes_changes_first() -> None:
@@ -268,6 +295,21 @@ def test_a_decode_worker_takes_a_prompt_while_enough_prompts_wait_at_prefill_wor
         made.add("decode-0", Role.DECODE, costs=COSTS)
         places.append(placed(made, loose))
     assert places == [("prefill-0", "decode-0"), ("decode-0", None)]
+
+
+def test_one_decode_worker_is_kept_free_of_prompts_for_short_answers_that_are_handed_over() -> None:
+    tpot_s = 2 * TPOT_S
+    short = msgspec.structs.replace(request(Slo(5.0, tpot_s)), num_new_tokens=28)
+    made = Scene()
+    waits = {"waiting_tokens": 4 * 2048, "waiting_prompts": 4}
+    made.add("prefill-0", Role.PREFILL, costs=COSTS, told=waits)
+    paced = {"step_target_s": 0.95 * tpot_s}
+    made.add("decode-0", Role.DECODE, costs=COSTS, told=paced)
+    assert placed(made, short) == ("prefill-0", "decode-0")
+    made.add("decode-1", Role.DECODE, costs=COSTS, told=paced)
+    first, destination = placed(made, short)
+    assert first.startswith("decode-")
+    assert destination is None
 
 
 def test_a_prefill_worker_decodes_what_no_decode_worker_can_take() -> None:
