@@ -150,9 +150,7 @@ def _tpot_limit_s(request: PlacementRequest, handed: bool) -> float | None:
     target_s = request.slo.tpot_s
     if not _by_roles(request):
         return target_s
-    if not handed:
-        return TPOT_SHARE * target_s
-    limit_s = step_limit_s(target_s, request.work.num_new_tokens)
+    limit_s = step_limit_s(target_s, request.work.num_new_tokens) if handed else target_s
     return None if limit_s is None else TPOT_SHARE * limit_s
 
 

@@ -24,13 +24,16 @@ from wire.identity import Role, WorkerRef
 INTERVAL_S = 0.25
 """Interval between two decisions, in seconds."""
 URGENT_INTERVAL_S = 0.1
-"""The same behind an urgent change: it is rarely the last one, and a change costs next to nothing."""
+"""Interval behind an urgent change: it is rarely the last one, and costs next to nothing."""
 CONFIRMED_S = 0.5
 """Time for which decisions have to ask for a change that is not urgent."""
+REST_S = 2.0
+"""Time for which a worker keeps a role that it has taken, and in which the opposite change of
+another one is not urgent: what has been learned since may be an error of the moment."""
 MODEL_ERROR = 0.05
 """Share by which another assignment has to be better: predictions err."""
 URGENT = 0.2
-"""A gain of this share is urgent and taken at once; a smaller one when it lasts for CONFIRMED_S."""
+"""A gain of this share is urgent: it is taken at once. A smaller one has to last CONFIRMED_S."""
 LEAST_LOAD = 0.1
 """Share of the capacity in use below which roles stay: every assignment serves that."""
 LEAST_SEEN = 8
@@ -95,27 +98,31 @@ class RoleController:
         if self._guard.returns_to is not None:
             former = np.array([table.refs[row] in self._guard.returns_to for row in rows])
             return self._remember(_first_change(table, rows, rates, present, former), now, True)
+        wanted = np.where(self._rest(table, rows, now), present, wanted)
         change = _first_change(table, rows, rates, present, wanted)
-        if (
-            change is None
-            or self._guard.holds
-            or not self._is_due(view, self._error(table, change, now), now)
-        ):
+        if change is None or self._guard.holds or not self._is_due(table, change, now):
             return None
         self._guard.changed(at, _kind(table, change), view.best / max(view.present, 1e-9) - 1)
         return self._remember(change, now)
 
-    def _error(self, table: FleetTable, change: RoleChange, now: float) -> float:
-        return MODEL_ERROR + self._guard.error(_kind(table, change), now)
+    def _rest(self, table: FleetTable, rows: list[int], now: float) -> Flags:
+        """Flags the workers that have taken their role only now."""
+        lately = {it.change.ref for it in self._history if it.time_s > now - REST_S}
+        return np.array([table.refs[row] in lately for row in rows])
 
-    def _is_due(self, view: Outlook, error: float, now: float) -> bool:
+    def _is_due(self, table: FleetTable, change: RoleChange, now: float) -> bool:
         """The gain exceeds the error of the prediction, and is no passing one."""
-        asked_s, self._asked_s = self._asked_s, None
+        view, asked_s, self._asked_s = self.outlook, self._asked_s, None
+        assert view is not None
         idle = view.requests_per_s < LEAST_LOAD * view.present
+        error = MODEL_ERROR + self._guard.error(_kind(table, change), now)
         if idle or view.best <= view.present * (1 + error):
             return False
         self._asked_s = now if asked_s is None else asked_s
-        self._hurries = view.best > view.present * (1 + URGENT)
+        last = self._history[-1] if self._history else None
+        turns = last is not None and last.change.role is not change.role
+        if last is None or not turns or now >= last.time_s + REST_S:
+            self._hurries = view.best > view.present * (1 + URGENT)
         return self._hurries or now >= self._asked_s + CONFIRMED_S
 
     def _remember(
