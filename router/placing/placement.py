@@ -50,28 +50,40 @@ def place(
         return _refusal(table, request)
     fits = table.ready & (table.capacity_tokens >= request.num_tokens)
     prices = _price(table, request, hits, now)
-    avoided_s = avoided(table, request)
     known = table.all_calibrated or bool((table.calibrated | ~fits).all())
     if known and table.any_guessed and request.split is Split.AUTO:
         row = to_learn_from(table, fits)
         if row is not None:
             return _placement(table, request, prices, (row, None), 0.0)
-    pair = None
+    _, first, destination, moved_s = _best(table, request, hits, prices, fits, known)
+    return _placement(table, request, prices, (first, destination), moved_s)
+
+
+def _best(
+    table: FleetTable,
+    request: PlacementRequest,
+    hits: Hits,
+    prices: Prices,
+    fits: Flags,
+    known: bool,
+) -> Candidate:
+    """The best candidate; `known` tells whether all workers that fit have reported their costs."""
+    avoided_s, pair = avoided(table, request), None
     if not request.single_token and (request.split is not Split.NEVER or not known):
         pair = best_pair(table, request, hits, prices, fits, avoided_s)
-    if pair is None or (request.split is not Split.ALWAYS and known):
-        homes = _homes(table, request, fits)
-        lone = best_lone(table, request, prices, homes, avoided_s)
-        if pair is None or _prefers_lone(table, request, hits, prices, pair, lone):
-            pair = lone
-        elif _by_roles(request) and lone[1] == pair[2] and np.count_nonzero(homes) > 1:
-            homes = homes.copy()
-            homes[lone[1]] = False
-            lone = best_lone(table, request, prices, homes, avoided_s)
-            if _prefers_lone(table, request, hits, prices, pair, lone):
-                pair = lone
-    _, first, destination, moved_s = pair
-    return _placement(table, request, prices, (first, destination), moved_s)
+    if pair is not None and (request.split is Split.ALWAYS or not known):
+        return pair
+    homes = _homes(table, request, fits)
+    lone = best_lone(table, request, prices, homes, avoided_s)
+    if pair is None or _prefers_lone(table, request, hits, prices, pair, lone):
+        return lone
+    if not _by_roles(request) or lone[1] != pair[2] or np.count_nonzero(homes) == 1:
+        return pair
+    # Another decode worker may take the prompt, and leave this one to what is handed over.
+    others = homes.copy()
+    others[lone[1]] = False
+    lone = best_lone(table, request, prices, others, avoided_s)
+    return lone if _prefers_lone(table, request, hits, prices, pair, lone) else pair
 
 
 def another_destination(
