@@ -142,7 +142,8 @@ class Scaler:
         comes = sum(rate for _, rate in self._rates) / len(self._rates)
         demand = comes + view.num_waiting / CATCH_UP_S
         self._demands.append((now, demand))
-        while self._demands[0][0] < now - self._hold_s:
+        # The one before the hold time began stays: it shows that there was one.
+        while len(self._demands) > 1 and self._demands[1][0] <= now - self._hold_s:
             self._demands.popleft()
         return demand
 
@@ -174,7 +175,7 @@ class Scaler:
 
     def _shrunk(self, rates: _Rates, counts: dict[Role, int], now: float) -> dict[Role, int]:
         """One worker less, if the others had served all that came for a while."""
-        is_known = now - self._demands[0][0] >= 0.9 * self._hold_s
+        is_known = now - self._demands[0][0] >= self._hold_s
         if not is_known or now < self._left_s + COOLDOWN_S:
             return counts
         most = self.correction * max(demand for _, demand in self._demands)

@@ -126,6 +126,16 @@ def test_a_worker_that_takes_long_to_start_is_kept_for_longer() -> None:
     assert set(play.for_s(180, workload(2048, 128, 1))) == {8}
 
 
+def test_a_hold_time_as_short_as_the_interval_of_decisions_lets_workers_leave() -> None:
+    """Decisions are a little more than an interval apart."""
+    play = Play(1, 3)
+    play.scaler = Scaler(start_s=EVERY_S, hold_s=EVERY_S)
+    for _ in range(20):
+        play.now += 0.01
+        totals = play.for_s(EVERY_S, workload(2048, 128, 1))
+    assert totals[-1] == 2
+
+
 def test_a_load_that_comes_and_goes_wants_the_workers_of_its_peaks() -> None:
     play, totals = Play(4, 4), set[int]()
     for _ in range(10):
