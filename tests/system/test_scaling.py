@@ -1,14 +1,10 @@
-"""A pool that follows the load, of real processes: a worker is added.
-
-That workers leave again is tested without processes, in tests/router and tests/cluster.
-"""
+"""A pool that follows the load, of real processes: a worker is added, and leaves drained."""
 
 from __future__ import annotations
 
 import asyncio
 import random
 import signal
-from itertools import count
 from pathlib import Path
 
 import grpc
@@ -21,11 +17,10 @@ from wire import inference_pb2_grpc as rpc
 
 pytestmark = pytest.mark.long
 
-CROWD, NUM_NEW = 12, 64
-
-
+CROWD, LONG, SHORT = 12, 64, 8
+PAUSE_S = 2.0
 STEPS = {"step_s": 0.02, "sequence_s": 0.006, "prompt_token_s": 0.0005}
-"""By these one worker serves 1.2 such requests a second within the target, whatever the machine."""
+"""By these one worker serves 1.2 long requests a second within the target, whatever the machine."""
 
 
 def write(path: Path) -> None:
@@ -40,10 +35,11 @@ def write(path: Path) -> None:
 
 
 class Load:
-    """A crowd of clients, each of which asks again as soon as it is answered."""
+    """Requests without end: a crowd of long ones, or now and then a short one."""
 
     def __init__(self, address: str) -> None:
         self._address = address
+        self.is_crowd = True
         self.is_over = False
         self.num_whole = 0
 
@@ -54,37 +50,49 @@ class Load:
             await asyncio.gather(*(self._ask(stub, number) for number in range(CROWD)))
 
     async def _ask(self, stub: rpc.InferenceStub, number: int) -> None:
-        for turn in count(1):
-            if self.is_over:
-                return
+        turn = 0
+        while not self.is_over and (self.is_crowd or number == 0):
+            turn += 1
+            count = LONG if self.is_crowd else SHORT
             draw = random.Random(1000 * number + turn)  # nothing of a prompt is cached
             prompt = [draw.randrange(5, 200) for _ in range(300)]
-            tokens, _ = await answer(stub, a_request(prompt, NUM_NEW))
-            assert len(tokens) == NUM_NEW
+            tokens, _ = await answer(stub, a_request(prompt, count))
+            assert len(tokens) == count
             self.num_whole += 1
+            if not self.is_crowd:
+                await asyncio.sleep(PAUSE_S)
 
 
-async def grow(up: Shell, load: Load) -> None:
-    """The load comes, and a worker is added that serves it, too."""
+async def come_and_go(up: Shell, load: Load) -> None:
+    """The load comes, a worker is added; it goes, the worker leaves."""
     requests = asyncio.create_task(load.run())
-    for pattern in ("scales decode from 1 to 2 workers", r"decode-1\s+ready"):
+
+    async def said(pattern: str) -> None:
         line = asyncio.create_task(asyncio.to_thread(up.line_with, pattern))
         await asyncio.wait([line, requests], return_when=asyncio.FIRST_COMPLETED)
         if requests.done():
             requests.result()
         await line
+
+    await said("scales decode from 1 to 2 workers")
+    await said(r"decode-1\s+ready")
+    load.is_crowd = False
+    await said("scales decode from 2 to 1 workers")
+    await said(r"decode-1\s+left")
     load.is_over = True
     await requests
 
 
 @pytest.mark.timeout(400)
-def test_a_worker_is_added_under_load_without_a_request_lost(tmp_path: Path) -> None:
+def test_a_worker_is_added_under_load_and_leaves_after_it_without_a_request_lost(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "cluster.yaml"
     write(path)
     with Shell([str(BIN / "tandem"), "up", "-c", str(path), "--without-ray"], {}) as up:
         address = up.line_with(r"router-0\s+ready\s+grpc (\S+)").group(1)
         up.line_with("Ctrl-C stops")
         load = Load(address)
-        asyncio.run(grow(up, load))
+        asyncio.run(come_and_go(up, load))
         assert up.end(signal.SIGTERM) == 0
-    assert load.num_whole >= CROWD
+    assert load.num_whole > CROWD
