@@ -13,7 +13,7 @@ from router.queueing.admission import Admission, Verdict
 from router.queueing.admission_queue import ROUND_S
 from router.queueing.fair_queue import Waiter
 from router.roles.attainment import AttainmentMeter
-from router.roles.controller import RoleController
+from router.roles.controller import INTERVAL_S, RoleController
 from router.roles.decision import RoleChange
 from sim.clock import VirtualClock
 from sim.journeys import Choose, Journeys
@@ -88,7 +88,7 @@ class SimulatedRouter:
         self._roles = RoleController()
         self._follows = settings.roles is Roles.FOLLOW
         if self._follows:
-            clock.after(self._roles.pause_s, self._look_at_roles)
+            clock.after(INTERVAL_S, self._look_at_roles)
 
     def arrive(self, key: str, result: RequestResult) -> None:
         """A new request: it goes on, waits, or is refused."""
@@ -117,7 +117,7 @@ class SimulatedRouter:
     def _look_at_roles(self) -> None:
         """Mirrors `router.roles.role_keeper.RoleKeeper`."""
         change = self._roles.decide(self._ledger, self._clock.now)
-        self._clock.after(self._roles.pause_s, self._look_at_roles)
+        self._clock.after(INTERVAL_S, self._look_at_roles)
         if change is not None:
             self._ledger.set_role(change.ref, change.role)
             self.role_changes.append((self._clock.now, change))

@@ -21,10 +21,9 @@ from router.roles.decision import Decision, Outlook, RoleChange
 from router.roles.guard import ChangeKind, Guard, Situation
 from wire.identity import Role, WorkerRef
 
-INTERVAL_S = 0.25
-"""Interval between two decisions, in seconds."""
-URGENT_INTERVAL_S = 0.1
-"""Interval behind an urgent change: it is rarely the last one, and costs next to nothing."""
+INTERVAL_S = 0.5
+"""Interval between two decisions, in seconds: long enough for workers to learn what steps take
+under a load that has just come."""
 CONFIRMED_S = 0.5
 """Time for which decisions have to ask for a change that is not urgent."""
 REST_S = 2.0
@@ -59,12 +58,6 @@ class RoleController:
         self._history: deque[Decision] = deque(maxlen=NUM_REMEMBERED)
         self._asked_s: float | None = None
         """Time since which every decision has asked for a change; None if the last one did not."""
-        self._hurries = False
-
-    @property
-    def pause_s(self) -> float:
-        """Time until the next decision, in seconds."""
-        return URGENT_INTERVAL_S if self._hurries else INTERVAL_S
 
     @property
     def history(self) -> Sequence[Decision]:
@@ -72,13 +65,12 @@ class RoleController:
         return tuple(self._history)
 
     def decide(self, ledger: Ledger, now: float) -> RoleChange | None:
-        """The next change; None where roles stay. Call again after `pause_s`.
+        """The next change; None where roles stay. Call every INTERVAL_S.
 
         Without a target for the time per output token roles stay as configured: splitting protects
         that target, and costs throughput without one.
         """
         table, workload = ledger.table, ledger.workload(now)
-        self._hurries = False
         if workload is None or workload.tpot_s is None or workload.num_requests < LEAST_SEEN:
             return None
         rows = [int(row) for row in np.flatnonzero(table.ready)]
@@ -121,9 +113,9 @@ class RoleController:
         self._asked_s = now if asked_s is None else asked_s
         last = self._history[-1] if self._history else None
         turns = last is not None and last.change.role is not change.role
-        if last is None or not turns or now >= last.time_s + REST_S:
-            self._hurries = view.best > view.present * (1 + URGENT)
-        return self._hurries or now >= self._asked_s + CONFIRMED_S
+        may_be_urgent = last is None or not turns or now >= last.time_s + REST_S
+        urgent = may_be_urgent and view.best > view.present * (1 + URGENT)
+        return urgent or now >= self._asked_s + CONFIRMED_S
 
     def _remember(
         self, change: RoleChange | None, now: float, undoes: bool = False

@@ -8,7 +8,7 @@ import logging
 from router.errors import InvalidRequest, Unavailable
 from router.fleet.fleet import Fleet
 from router.fleet.member import Member
-from router.roles.controller import RoleController
+from router.roles.controller import INTERVAL_S, RoleController
 from router.roles.decision import describe
 from runtime.session import SessionClosed
 from wire.identity import Role
@@ -53,9 +53,9 @@ class RoleKeeper:
         log.info("%s was asked to become a %s worker", member.ref.worker_id, role.value)
 
     async def keep(self) -> None:
-        """Decide again and again, until cancelled."""
+        """Decide every INTERVAL_S, until cancelled."""
         while True:
-            await asyncio.sleep(self._controller.pause_s)
+            await asyncio.sleep(INTERVAL_S)
             self.decide()
 
     def decide(self) -> None:

@@ -19,13 +19,7 @@ from router.roles.capacity import (
     capacity_by_count,
     work_rates,
 )
-from router.roles.controller import (
-    CONFIRMED_S,
-    INTERVAL_S,
-    LEAST_SEEN,
-    URGENT_INTERVAL_S,
-    RoleController,
-)
+from router.roles.controller import CONFIRMED_S, LEAST_SEEN, REST_S, RoleController
 from router.roles.decision import describe
 from tests.router.ledgers import Scene
 from wire.identity import Role, WorkerRef
@@ -172,12 +166,20 @@ def test_a_small_gain_has_to_last() -> None:
     assert controller.decide(made.ledger, now + CONFIRMED_S) is not None
 
 
-def test_a_decision_soon_follows_an_urgent_change() -> None:
-    made, controller = fleet(1, 7), RoleController()
-    now = load(made, 2048, 128, 30, TPOT_S)
-    assert controller.pause_s == INTERVAL_S
-    assert controller.decide(made.ledger, now) is not None
-    assert controller.pause_s == URGENT_INTERVAL_S
+def test_a_worker_keeps_a_role_that_it_has_just_taken() -> None:
+    made, controller = fleet(1, 1), RoleController()
+    made.add("decode-1", Role.DECODE, costs=COSTS)
+    now = load(made, 4096, 32, 30, TPOT_S)
+    change = controller.decide(made.ledger, now)
+    assert change is not None
+    made.ledger.set_role(change.ref, change.role)
+    for number in range(300):
+        made.ledger.came(64, TPOT_S, made.hits, now + number / 1000)
+        made.ledger.answered("", 1024, 1.0)
+    soon = [controller.decide(made.ledger, now + each) for each in (0.5, 1.0, 1.5)]
+    assert change.ref not in {each.ref for each in soon if each is not None}
+    later = [controller.decide(made.ledger, now + REST_S + each) for each in (0.5, 1.0)]
+    assert any(each is not None for each in later)
 
 
 def test_the_worker_that_prefills_best_for_what_it_decodes_changes_first() -> None:
