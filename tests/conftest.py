@@ -16,9 +16,14 @@ settings.register_profile(
 )
 settings.load_profile("unhurried")
 
-# A shell starts jobs in the background with SIGINT ignored, which what they start inherits.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell starts jobs in the background with SIGINT ignored, and nohup with SIGHUP, which what they
+# start inherits.
+for number, handler in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
