@@ -24,8 +24,8 @@ import msgspec
 import typer
 from rich.console import Console
 
+from benchmarks.model_shapes import LLAMA_70B
 from sim.devices.device import read_device
-from sim.devices.model_shape import ModelShape
 from sim.plan.choices import every_choice, families
 from sim.plan.formula import Formula
 from sim.plan.planner import PlanFound, plan
@@ -35,15 +35,6 @@ from sim.plan.trials import Trials, num_requests, window
 from sim.plan.worker_kinds import DeviceStock, worker_kinds
 from sim.traces import Arrival, open_trace
 
-LLAMA_70B = ModelShape(
-    num_layers=80,
-    hidden_size=8192,
-    intermediate_size=28672,
-    num_heads=64,
-    num_kv_heads=8,
-    head_size=128,
-    vocab_size=128256,
-)
 DEVICES = (("h200",), ("h200", "h20"))
 LEAST_SERVED = 0.7
 MAX_RATIO, MAX_CPU_S = 1.05, 120.0

@@ -15,11 +15,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
+
+from benchmarks.model_shapes import LLAMA_8B
 from benchmarks.published.result import Result
 from benchmarks.published.serving import fixed, machine, pool, serve
 from router.placing.placement_request import Split
 from sim.devices.device import Device
-from sim.devices.model_shape import ModelShape
 from sim.devices.roofline import machine_of
 from sim.machine import MachineModel
 from sim.simulation import WorkerPool
@@ -31,16 +33,7 @@ SPARK_S, MAC_S = (1.47, 2.87), (5.57, 0.85)
 PAIR_S = 2.32
 BYTES_PER_S = 0.85 * 1.25e9
 BAR = 0.15
-LLAMA_8B = ModelShape(
-    num_layers=32,
-    hidden_size=4096,
-    intermediate_size=14336,
-    num_heads=32,
-    num_kv_heads=8,
-    head_size=128,
-    vocab_size=128256,
-    dtype="float16",
-)
+LLAMA_8B_FLOAT16 = msgspec.structs.replace(LLAMA_8B, dtype="float16")
 
 
 def results(measured: Path) -> list[Result]:
@@ -81,7 +74,7 @@ def _device(name: str, memory_gb: float, gb_per_s: float, tflops: float) -> Mach
         tflops={"float16": tflops},
         network_gb_per_s=1.25,
     )
-    return machine_of(device, LLAMA_8B)
+    return machine_of(device, LLAMA_8B_FLOAT16)
 
 
 def _pool(role: Role, model: MachineModel) -> WorkerPool:

@@ -21,11 +21,11 @@ from pathlib import Path
 
 import msgspec
 
+from benchmarks.model_shapes import LLAMA_70B
 from benchmarks.published.result import Result, needed
 from benchmarks.published.serving import fixed, poisson, pool, serve
 from router.placing.placement_request import Split
 from sim.devices.device import Efficiency, read_device
-from sim.devices.model_shape import ModelShape
 from sim.devices.roofline import machine_of
 from sim.request import RequestResult
 from sim.simulation import WorkerPool
@@ -39,23 +39,14 @@ EFFICIENCY = Efficiency(compute=0.64)
 CHUNK, PREFILL_CHUNK = 1024, 4096
 CORNERS = ((16.0, 0.060, 0.07, 0.98), (5.0, 0.250, 0.97, 0.42), (6.0, 0.100, 0.16, 0.50))
 """TTFT and TPOT in seconds; the published attainment of both on one instance, and split."""
-LLAMA_70B = ModelShape(
-    num_layers=80,
-    hidden_size=8192,
-    intermediate_size=28672,
-    num_heads=64,
-    num_kv_heads=8,
-    head_size=128,
-    vocab_size=32000,
-    max_model_len=4096,
-)
+LLAMA_2_70B = msgspec.structs.replace(LLAMA_70B, vocab_size=32000, max_model_len=4096)
 
 
 def results(measured: Path) -> list[Result]:
     """Raises DataMissing."""
     lengths = _lengths(needed(measured / "vidur" / FILE, SOURCE))
     device = msgspec.structs.replace(read_device("a100"), efficiency=EFFICIENCY)
-    model = msgspec.structs.replace(machine_of(device, LLAMA_70B, 4), noise=0.0)
+    model = msgspec.structs.replace(machine_of(device, LLAMA_2_70B, 4), noise=0.0)
     num_decode = NUM_INSTANCES - NUM_PREFILL
     both = [pool(Role.PREFILL, NUM_INSTANCES, model, chunk_tokens=CHUNK)]
     split = [

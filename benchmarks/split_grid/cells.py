@@ -11,11 +11,12 @@ import msgspec
 
 from benchmarks.split_grid.saturation import Saturation
 from benchmarks.split_grid.serve import Arm, Served, always, auto, never, serve
-from benchmarks.split_grid.workloads import Source, sizes, warmed_up
+from benchmarks.split_grid.workloads import Source, warmed_up
 from sim.machine import MachineModel
+from sim.plan.traffic_profile import traffic_of
 
 SAMPLE = 2000
-"""Requests from which a workload's sizes are known."""
+"""Requests from which a workload is known."""
 FEWEST, MOST = 150, 2000
 """Bounds of a cell's requests."""
 ALL_SERVED = 0.999
@@ -79,7 +80,7 @@ def measure(cell: Cell) -> Outcome:
     """Serve the same requests by every arm."""
     source, machine = cell.source, cell.machine
     samples = source.requests(SAMPLE, 1.0)
-    found = Saturation(sizes(samples), cell.tpot_s, machine)
+    found = Saturation(traffic_of(samples), cell.tpot_s, machine)
     per_s = cell.multiple * found.per_s
     count = round(min(MOST, max(FEWEST, per_s * cell.seconds)))
     warmed = warmed_up(source.requests(count, per_s), samples)

@@ -7,10 +7,9 @@ from __future__ import annotations
 import numpy as np
 
 from benchmarks.split_grid.serve import NUM_WORKERS, always, cluster_of
-from benchmarks.split_grid.workloads import Sizes
-from router.placing.workload import Workload
 from router.roles.capacity import capacity, work_rates
 from sim.machine import MachineModel
+from sim.plan.traffic_profile import TrafficProfile
 
 HOPELESS = 0.8
 """A fixed ratio is left out that is predicted to serve less than this share of the best one."""
@@ -21,20 +20,12 @@ FEWEST = 2
 class Saturation:
     """Requests a second that eight workers serve in each assignment, as predicted."""
 
-    def __init__(self, sizes: Sizes, tpot_s: float, machine: MachineModel) -> None:
+    def __init__(self, traffic: TrafficProfile, tpot_s: float, machine: MachineModel) -> None:
         table = cluster_of(always(1), tpot_s, machine).ledger.table
         rows = list(range(NUM_WORKERS))
         for name in ("step_s", "sequence_s", "context_token_s", "prompt_token_s", "prompt_pair_s"):
             getattr(table, name)[rows] = getattr(machine, name)
-        workload = Workload(
-            num_requests=1,
-            requests_per_s=1.0,
-            uncached_tokens=sizes.uncached,
-            cached_tokens=sizes.cached,
-            answer_tokens=sizes.answer,
-            tpot_s=tpot_s,
-        )
-        rates = work_rates(table, rows, workload, tpot_s)
+        rates = work_rates(table, rows, traffic.workload(1.0, tpot_s), tpot_s)
         prompts, answers = float(rates.prompts_per_s[0]), float(rates.answers_per_s[0])
         numbers = range(NUM_WORKERS)
         self.mixed = [capacity(rates, np.array(rows) < number) for number in numbers]

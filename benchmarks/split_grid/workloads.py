@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
-import random
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sim import traces
-from sim.traces import BLOCK_TOKENS, Arrival
+from sim.traces import Arrival
+from sim.traces.generate import poisson
 from sim.warm_up import FIRST_BLOCK, NUM_WARM
 
 SIGMA = 0.4
@@ -27,15 +26,6 @@ WINDOW_STEP = 400
 
 
 @dataclass(frozen=True, slots=True)
-class Sizes:
-    """Means over requests, in tokens; what an earlier prompt has in common counts as cached."""
-
-    uncached: float
-    cached: float
-    answer: float
-
-
-@dataclass(frozen=True, slots=True)
 class Source:
     """Draws the requests of a workload: `seed` those of made-up ones, `window` a trace's part."""
 
@@ -48,7 +38,8 @@ class Source:
         """Requests at that rate; raises FileNotFoundError where there is no such trace."""
         if self.workload not in RECORDED:
             prompt, answer = map(int, self.workload.split("/"))
-            return _made_up(count, per_s, prompt, answer, self.seed * 1000 + self.window)
+            seed = self.seed * 1000 + self.window
+            return poisson(prompt, answer, per_s, count, seed, SIGMA)
         name, first = RECORDED[self.workload], self.window * WINDOW_STEP
         if self.traces_dir is None:
             raise FileNotFoundError(f"{name}: say with --traces where it lies")
@@ -74,36 +65,3 @@ def warmed_up(requests: list[Arrival], samples: list[Arrival]) -> list[Arrival]:
     ]
     begin_s = WARM_EVERY_S * (NUM_WARM + 5)
     return [*warm, *(each.later(begin_s) for each in requests)]
-
-
-def sizes(requests: list[Arrival]) -> Sizes:
-    """What the requests bring to a cluster that forgets no prompt."""
-    seen: set[int] = set()
-    cached = 0
-    for each in requests:
-        num_known = next(
-            (n for n, block in enumerate(each.blocks) if block not in seen), len(each.blocks)
-        )
-        cached += min(each.num_prompt - 1, num_known * BLOCK_TOKENS)
-        seen.update(each.blocks)
-    prompts = sum(each.num_prompt for each in requests)
-    count = len(requests)
-    answers = sum(each.num_new for each in requests)
-    return Sizes((prompts - cached) / count, cached / count, answers / count)
-
-
-def _made_up(count: int, per_s: float, prompt: int, answer: int, seed: int) -> list[Arrival]:
-    """Poisson arrivals of log-normal lengths, which share nothing."""
-    draw = random.Random(seed)
-    arrivals, at_s, block = [], 0.0, 1
-    for _ in range(count):
-        at_s += draw.expovariate(per_s)
-        num_prompt, num_new = (_length(draw, mean) for mean in (prompt, answer))
-        num_blocks = -(-num_prompt // BLOCK_TOKENS)
-        arrivals.append(Arrival(at_s, num_prompt, num_new, tuple(range(block, block + num_blocks))))
-        block += num_blocks
-    return arrivals
-
-
-def _length(draw: random.Random, mean: int) -> int:
-    return max(2, round(mean * draw.lognormvariate(0, SIGMA) / math.exp(SIGMA**2 / 2)))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from benchmarks.model_shapes import LLAMA_8B
 from decode_worker.scheduler import DecodePolicy
 from prefill_worker.scheduler import PrefillPolicy
 from router.placing.placement_request import Placement, PlacementRequest, Slo, Split
 from sim.devices.device import Device, read_device
-from sim.devices.model_shape import ModelShape
 from sim.devices.roofline import machine_of
 from tests.router.ledgers import Scene
 from tests.router.test_roles import decide_until_calm, load
@@ -17,15 +17,6 @@ from wire.reports import StepCosts
 
 pytestmark = pytest.mark.quick
 
-LLAMA_8B = ModelShape(
-    num_layers=32,
-    hidden_size=4096,
-    intermediate_size=14336,
-    num_heads=32,
-    num_kv_heads=8,
-    head_size=128,
-    vocab_size=128256,
-)
 SPARK = Device(name="spark", memory_gb=128, memory_gb_per_s=273, tflops={"bfloat16": 100})
 MAC = Device(name="mac", memory_gb=512, memory_gb_per_s=819, tflops={"bfloat16": 26})
 CPU = Device(name="cpu", memory_gb=512, memory_gb_per_s=600, tflops={"bfloat16": 6})

@@ -7,34 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.model_shapes import LLAMA_8B, LLAMA_70B
 from sim.devices.device import Device, MeasuredStep, known_devices, read_device, read_devices
 from sim.devices.errors import BadDevice, BadFit, BadShape, DoesNotFit
 from sim.devices.fit import fit_steps, machine_of_report
-from sim.devices.model_shape import ModelShape, shape_of
+from sim.devices.model_shape import shape_of
 from sim.devices.roofline import machine_of
 from sim.machine import MachineModel
 from wire.reports import StepCosts
 
 pytestmark = pytest.mark.quick
 
-LLAMA_8B = ModelShape(
-    num_layers=32,
-    hidden_size=4096,
-    intermediate_size=14336,
-    num_heads=32,
-    num_kv_heads=8,
-    head_size=128,
-    vocab_size=128256,
-)
-LLAMA_70B = ModelShape(
-    num_layers=80,
-    hidden_size=8192,
-    intermediate_size=28672,
-    num_heads=64,
-    num_kv_heads=8,
-    head_size=128,
-    vocab_size=128256,
-)
 MIXTURE = {
     "num_hidden_layers": 48,
     "hidden_size": 2048,

@@ -7,10 +7,10 @@ from statistics import mean
 
 import msgspec
 
+from benchmarks.model_shapes import LLAMA_8B
 from router.config import Roles
 from router.placing.placement_request import Slo
 from sim.devices.device import read_device
-from sim.devices.model_shape import ModelShape
 from sim.devices.roofline import machine_of
 from sim.machine import MachineModel
 from sim.request import RequestResult
@@ -22,15 +22,6 @@ from sim.worker import SETTINGS
 from tests.sim.clusters import check_nothing_is_left
 from wire.identity import Role
 
-LLAMA_8B = ModelShape(
-    num_layers=32,
-    hidden_size=4096,
-    intermediate_size=14336,
-    num_heads=32,
-    num_kv_heads=8,
-    head_size=128,
-    vocab_size=128256,
-)
 H200, H20 = (machine_of(read_device(name), LLAMA_8B) for name in ("h200", "h20"))
 
 
