@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated
 
 import typer
@@ -22,9 +21,9 @@ from cluster.status import status
 from cluster.stop_signal import StopSignal
 from cluster.watched_file import WatchedFile
 from runtime.address import LOOPBACK, join_address, reachable, split_address
+from runtime.installed_version import installed_version
 
 WATCH_S = 1.0
-DISTRIBUTION = "tandem-serve"
 DEFAULT_PROMPT = "Write a function that returns the lines of a text."
 
 app = typer.Typer(
@@ -43,14 +42,6 @@ def _show_version(asked: bool) -> None:
     if asked:
         typer.echo(f"tandem {installed_version()}")
         raise typer.Exit
-
-
-def installed_version() -> str:
-    """The installed distribution's version; a directory uploaded by a Ray job has none."""
-    try:
-        return version(DISTRIBUTION)
-    except PackageNotFoundError:
-        return "(not installed)"
 
 
 @app.callback()

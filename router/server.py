@@ -20,7 +20,7 @@ from router.fleet.fleet import Fleet
 from router.fleet.fleets import Fleets
 from router.fleet.running_clock import RunningClock
 from router.grpc_api.door import GrpcDoor
-from router.http.app import build_app, installed_version
+from router.http.app import build_app
 from router.http.http_gates import ADMIN_PATHS, CHANGING_PATHS, AdminGate, PublicGate
 from router.journeys.conductor import Conductor
 from router.metrics import RouterMetrics
@@ -32,6 +32,7 @@ from runtime.address import is_loopback, join_address
 from runtime.descriptors import watch_descriptors
 from runtime.fleet import FleetService
 from runtime.http.server import HttpServer
+from runtime.installed_version import installed_version
 from runtime.listen import bind, claimed_port
 from runtime.session import SERVER_OPTIONS
 from runtime.tokenizer_hash import tokenizer_hash

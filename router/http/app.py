@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from importlib.metadata import PackageNotFoundError, version
 
 import msgspec
 from starlette.applications import Starlette
@@ -24,8 +23,7 @@ from router.models import ServedModel
 from router.openai.headers import echoed_id, error_headers, read_head
 from router.openai.response_bodies import HealthBody, LoadBody, ModelBody, ModelList, VersionBody
 from router.openai.response_writer import error_body
-
-DISTRIBUTION = "tandem-serve"
+from runtime.installed_version import installed_version
 
 
 class App:
@@ -121,14 +119,6 @@ class _Service:
             max_model_len=model.max_model_len,
             sampling_defaults=dict(model.sampling_defaults),
         )
-
-
-def installed_version() -> str:
-    """The installed distribution's version; a directory uploaded by a Ray job has none."""
-    try:
-        return version(DISTRIBUTION)
-    except PackageNotFoundError:
-        return "(not installed)"
 
 
 def _json(request: Request, body: msgspec.Struct, status: int = 200) -> Response:
