@@ -10,7 +10,7 @@ import typer
 from rich.live import Live
 
 from cluster.console import TolerantConsole
-from cluster.errors import NoStatus
+from cluster.error_line import reporting_errors
 from cluster.router_client import RouterClient
 from cluster.status_view import status_view
 
@@ -41,18 +41,15 @@ def status(
     interval: Interval = 2.0,
 ) -> None:
     """Show what the workers do, which stage binds, and what one more worker would give."""
-    try:
-        client = RouterClient(url, key, ca)
-        if as_json:
-            _print_json(client, watch, interval)
-        else:
-            _print_tables(client, watch, interval)
-    except NoStatus as error:
-        console = TolerantConsole(stderr=True, highlight=False, soft_wrap=True)
-        console.print(f"error: {error}", markup=False)
-        raise typer.Exit(2) from error
-    except KeyboardInterrupt:
-        raise typer.Exit from None  # the way to end --watch
+    with reporting_errors():
+        try:
+            client = RouterClient(url, key, ca)
+            if as_json:
+                _print_json(client, watch, interval)
+            else:
+                _print_tables(client, watch, interval)
+        except KeyboardInterrupt:
+            raise typer.Exit from None  # the way to end --watch
 
 
 def _print_json(client: RouterClient, watch: bool, interval: float) -> None:

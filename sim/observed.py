@@ -9,10 +9,9 @@ from statistics import fmean
 import msgspec
 
 from router.roles.model_status import StatusBody, WorkerView
+from sim.devices.fit import NAMES
 from sim.machine import LAYOUT, MachineModel
 from wire.identity import Role
-
-COEFFICIENTS = ("step_s", "sequence_s", "context_token_s", "prompt_token_s", "prompt_pair_s")
 
 
 class BadStatus(ValueError):
@@ -50,7 +49,7 @@ def read_status(file: Path) -> dict[Role, Observed]:
 
 
 def _machine(file: Path, own: Sequence[WorkerView], workers: Sequence[WorkerView]) -> MachineModel:
-    known = {name: _mean(own, name) for name in COEFFICIENTS}
+    known = {name: _mean(own, name) for name in NAMES}
     known.update({name: _mean(workers, name) for name, value in known.items() if value is None})
     missing = [name for name, value in known.items() if value is None]
     if missing:

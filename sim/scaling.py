@@ -9,13 +9,12 @@ import msgspec
 from router.config import Roles
 from router.placing.placement_request import Split
 from router.roles.bottleneck import sharing_of
-from router.roles.scaling import Scaler, ScalingView
+from router.roles.scaling import SCALING_S, Scaler, ScalingView
 from sim.simulation import SimulatedCluster, WorkerPool
 from wire.identity import Role, WorkerRef
 
 LOOK_S = 5.0
 """Interval between two decisions."""
-ATTAINMENT_S = 30.0
 
 
 class PoolBounds(msgspec.Struct, frozen=True):
@@ -85,7 +84,7 @@ class SimulatedScaling:
                 workload=workload,
                 sharing=self._sharing,
                 num_waiting=router.num_queued + int(table.num_prompts.sum()),
-                attainment=router.attainment.over(ATTAINMENT_S, now),
+                attainment=router.attainment.over(SCALING_S, now),
             )
             wanted = self._scaler.decide(view, now)
             for role, count in ({} if wanted is None else wanted.counts).items():

@@ -70,16 +70,18 @@ def _keeps_safely(request: PlacementRequest, prices: Prices, row: int, other: in
     """A decode worker has time for the prompt even when more sequences come to it, and its steps
     stay short enough for what is handed over to it."""
     slo, costs = request.slo, prices.costs
-    limit_s = step_limit_s(slo.tpot_s, request.work.num_new_tokens)
-    in_time = slo.ttft_s is None or costs.ttft_s[row] <= SAFE_SHARE * slo.ttft_s
-    return bool(in_time and (limit_s is None or row != other or costs.mixed_s[row] <= limit_s))
+    if slo.ttft_s is not None and costs.ttft_s[row] > SAFE_SHARE * slo.ttft_s:
+        return False
+    if slo.tpot_s is None or row != other:
+        return True
+    return bool(costs.mixed_s[row] <= step_limit_s(slo.tpot_s, request.work.num_new_tokens))
 
 
-def step_limit_s(tpot_s: float | None, answer: float) -> float | None:
+def step_limit_s(tpot_s: float, answer: float) -> float:
     """Longest steps in which a short answer that is handed over keeps this target, for answers of
-    that mean length; None where there is no target."""
+    that mean length."""
     num_further = max(1.0, SHORT * answer - 1)
-    return None if tpot_s is None else tpot_s / (1 + HANDOFF_STEPS / num_further)
+    return tpot_s / (1 + HANDOFF_STEPS / num_further)
 
 
 def _keeps(slo: Slo, prices: Prices, candidate: Candidate) -> bool:

@@ -160,10 +160,11 @@ def _by_roles(request: PlacementRequest) -> bool:
 def _tpot_limit_s(request: PlacementRequest, handed: bool) -> float | None:
     """The time per output token up to which a worker has room for the request."""
     target_s = request.slo.tpot_s
-    if not _by_roles(request):
+    if target_s is None or not _by_roles(request):
         return target_s
-    limit_s = step_limit_s(target_s, request.work.num_new_tokens) if handed else target_s
-    return None if limit_s is None else TPOT_SHARE * limit_s
+    return TPOT_SHARE * (
+        step_limit_s(target_s, request.work.num_new_tokens) if handed else target_s
+    )
 
 
 def _price(table: FleetTable, request: PlacementRequest, hits: Hits, now: float) -> Prices:

@@ -59,7 +59,7 @@ def work_rates(
     )
     prompt_s = each_s * uncached
     chunks_s = step_s * uncached / table.prefill_chunk_tokens[rows]
-    limit_s = step_limit_s(tpot_s, answer) or 0.0
+    limit_s = step_limit_s(tpot_s, answer)
     in_target = np.maximum(0.0, (TPOT_SHARE * limit_s - step_s) / growth_s)
     in_pool = table.pool_tokens[rows] / (context + answer / 2)
     num_decoding = np.minimum(in_target, in_pool)

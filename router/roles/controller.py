@@ -112,9 +112,10 @@ class RoleController:
             return False
         self._asked_s = now if asked_s is None else asked_s
         last = self._history[-1] if self._history else None
-        turns = last is not None and last.change.role is not change.role
-        may_be_urgent = last is None or not turns or now >= last.time_s + REST_S
-        urgent = may_be_urgent and view.best > view.present * (1 + URGENT)
+        turns_back = (
+            last is not None and last.change.role is not change.role and now < last.time_s + REST_S
+        )
+        urgent = not turns_back and view.best > view.present * (1 + URGENT)
         return urgent or now >= self._asked_s + CONFIRMED_S
 
     def _remember(

@@ -33,6 +33,8 @@ COOLDOWN_S = 15.0
 """Time between two workers of a model that leave."""
 CATCH_UP_S = 30.0
 """Time in which requests that wait should be served."""
+SCALING_S = 30.0
+"""Window of the attainment by which workers are added."""
 GOAL = 0.95
 """Attainment below which the prediction is taken to be too good."""
 LEAST_ENDED = 20

@@ -31,7 +31,7 @@ from router.roles.model_status import (
     TrafficView,
     WorkerView,
 )
-from router.roles.scaling import Scaler, ScalingView
+from router.roles.scaling import SCALING_S, Scaler, ScalingView
 from router.roles.sentences import sentences
 from wire.identity import Role
 from wire.messages import WorkerCard
@@ -41,8 +41,6 @@ WATCH_S = 5.0
 """Interval between two looks."""
 ATTAINMENT_S = 120.0
 """Window of the attainment that is told."""
-SCALING_S = 30.0
-"""Window of the attainment by which workers are added."""
 
 
 class ModelWatcher:
@@ -118,7 +116,7 @@ class ModelWatcher:
         told = ModelStatus(
             name=self._fleet.model,
             workers=self._workers(links),
-            bottleneck=self._bottleneck(ledger, links),
+            bottleneck=self._bottleneck(ledger, workload, links),
             attainment=self.attainment.over(ATTAINMENT_S, self._now),
             queues=_queues(ledger, self._num_queued()),
             traffic=None
@@ -134,8 +132,9 @@ class ModelWatcher:
         )
         return msgspec.structs.replace(told, sentences=sentences(told))
 
-    def _bottleneck(self, ledger: Ledger, links: Mapping[Ends, LinkActivity]) -> Bottleneck | None:
-        workload = ledger.workload(self._now)
+    def _bottleneck(
+        self, ledger: Ledger, workload: Workload | None, links: Mapping[Ends, LinkActivity]
+    ) -> Bottleneck | None:
         if workload is None:
             return None
         reports = [(ref.worker_id, link) for ref, link in self._fleet.links()]
@@ -163,13 +162,13 @@ def worker_view(
 ) -> WorkerView:
     """One worker's line."""
     card, report = member.card, member.report
-    name, role = card.ref.worker_id, card.role.value
+    name, pool_role, role = card.ref.worker_id, card.role.value, member.role.value
     if report is None:
-        return WorkerView(worker_id=name, pool_role=role, role=role, state=member.state.value)
+        return WorkerView(worker_id=name, pool_role=pool_role, role=role, state=member.state.value)
     return WorkerView(
         worker_id=name,
-        pool_role=role,
-        role=(report.role or card.role).value,
+        pool_role=pool_role,
+        role=role,
         state=member.state.value,
         num_running=report.num_running,
         num_waiting=report.num_waiting,

@@ -97,7 +97,7 @@ def test_what_a_sequence_adds_to_a_step_is_told_by_decode_workers() -> None:
 
 def test_without_prefill_workers_each_serves_what_the_formula_says() -> None:
     p, d = 2048 * 3.2e-5, 128 * (3e-5 + 4.4e-8 * (2048 + 64))
-    left = 1 - 6e-3 / (TPOT_SHARE * (step_limit_s(TPOT_S, 128) or 0.0))
+    left = 1 - 6e-3 / (TPOT_SHARE * step_limit_s(TPOT_S, 128))
     assert served(2048, 128, TPOT_S)[0] == pytest.approx(8 * left / (p + d), rel=0.01)
 
 
