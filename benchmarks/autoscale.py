@@ -12,7 +12,6 @@ a second. Workers cost from their start on, `--start-s` seconds before they serv
 
 from __future__ import annotations
 
-import math
 import random
 from typing import Annotated
 
@@ -31,6 +30,7 @@ from sim.router import RouterSettings
 from sim.scaling import PoolBounds, SimulatedScaling
 from sim.simulation import SimulatedCluster, WorkerPool
 from sim.traces import BLOCK_TOKENS, Arrival
+from sim.traces.draws import drawn_length
 from wire.identity import Role
 
 RATES = (2.0, 10.0, 1.0)
@@ -73,7 +73,7 @@ def requests(phase_s: float, seed: int) -> list[Arrival]:
     for rate in RATES:
         at_s = begin + draw.expovariate(rate)
         while at_s < begin + phase_s:
-            num_prompt, num_new = (_length(draw, mean) for mean in (PROMPT, ANSWER))
+            num_prompt, num_new = (drawn_length(draw, mean, SIGMA) for mean in (PROMPT, ANSWER))
             num_blocks = -(-num_prompt // BLOCK_TOKENS)
             blocks = tuple(range(block, block + num_blocks))
             arrivals.append(Arrival(at_s, num_prompt, num_new, blocks))
@@ -81,10 +81,6 @@ def requests(phase_s: float, seed: int) -> list[Arrival]:
             at_s += draw.expovariate(rate)
         begin += phase_s
     return arrivals
-
-
-def _length(draw: random.Random, mean: int) -> int:
-    return max(2, round(mean * draw.lognormvariate(0, SIGMA) / math.exp(SIGMA**2 / 2)))
 
 
 def _pool(num_workers: int) -> WorkerPool:

@@ -13,22 +13,19 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import msgspec
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.placement.policies import Setting, goodput
+from benchmarks.placement.policies import Setting, goodput, pools_of
 from router.config import Roles
 from router.placing.placement_request import Split
 from sim.machine import MachineModel
 from sim.router import RouterSettings
-from sim.simulation import SimulatedCluster, WorkerPool
+from sim.simulation import SimulatedCluster
 from sim.traces import Arrival
 from sim.traces.generate import poisson
 from sim.warm_up import NUM_WARM, after_warm_up
-from sim.worker import SETTINGS
-from wire.identity import Role
 
 NUM_WORKERS = 8
 PROMPT, ANSWER = 2048, 128
@@ -64,13 +61,10 @@ def serve(
 ) -> float:
     """The goodput from so many prefill workers at the start."""
     setting = Setting(MachineModel(), num_prefill, NUM_WORKERS - num_prefill, tpot_s=tpot_s)
-    settings = msgspec.structs.replace(
-        SETTINGS, tpot_target_s=0.85 * tpot_s, chunk_tokens=CHUNK_TOKENS
-    )
-    counts = ((Role.PREFILL, setting.num_prefill), (Role.DECODE, setting.num_decode))
-    pools = [WorkerPool(role, number, setting.machine, settings) for role, number in counts]
     router = RouterSettings(max_queued=setting.max_queued, split=split, roles=roles)
-    served = SimulatedCluster(pools, router).run(after_warm_up(load), setting.slo)
+    served = SimulatedCluster(pools_of(setting, CHUNK_TOKENS), router).run(
+        after_warm_up(load), setting.slo
+    )
     return goodput(served[NUM_WARM:])
 
 

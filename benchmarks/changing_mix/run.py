@@ -5,20 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import msgspec
-
 from benchmarks.changing_mix.traffic import PHASES
-from benchmarks.placement.policies import Setting, goodput
+from benchmarks.placement.policies import Setting, goodput, pools_of
 from router.config import Roles
 from router.placing.placement_request import Split
 from sim.machine import MachineModel
 from sim.request import RequestResult
 from sim.router import RouterSettings
-from sim.simulation import SimulatedCluster, WorkerPool
+from sim.simulation import SimulatedCluster
 from sim.traces import Arrival
 from sim.warm_up import NUM_WARM, WARM_S, after_warm_up
-from sim.worker import SETTINGS
-from wire.identity import Role
 
 CHUNK_TOKENS = 2048
 KINDS = {
@@ -61,13 +57,8 @@ def serve(
     roles, split = KINDS[name]
     num_prefill = int(number)
     setting = Setting(MachineModel(), num_prefill, num_workers - num_prefill, tpot_s=tpot_s)
-    settings = msgspec.structs.replace(
-        SETTINGS, tpot_target_s=0.85 * tpot_s, chunk_tokens=CHUNK_TOKENS
-    )
-    counts = ((Role.PREFILL, setting.num_prefill), (Role.DECODE, setting.num_decode))
-    pools = [WorkerPool(role, count, setting.machine, settings) for role, count in counts]
     router = RouterSettings(max_queued=setting.max_queued, split=split, roles=roles)
-    cluster = SimulatedCluster(pools, router)
+    cluster = SimulatedCluster(pools_of(setting, CHUNK_TOKENS), router)
     served = cluster.run(after_warm_up(load), setting.slo)
     changes = [at_s - WARM_S for at_s, _ in cluster.role_changes]
     return _outcome(served[NUM_WARM:], changes, phase_s)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from itertools import count
 
 from sim.traces import BLOCK_TOKENS, Arrival
+from sim.traces.draws import drawn_length
 
 PHASE_S = 60.0
 SIGMA = 0.4
@@ -39,7 +39,9 @@ class Phase:
     def arrivals(self, per_s: float, phase_s: float, seed: int) -> list[Arrival]:
         """Poisson arrivals for so many seconds."""
         draw = random.Random(f"{self.name}, {seed}")
-        make = self.source(draw, lambda mean: _length(draw, mean), count(self.first_block))
+        make = self.source(
+            draw, lambda mean: drawn_length(draw, mean, SIGMA), count(self.first_block)
+        )
         arrivals, at_s = [], draw.expovariate(per_s)
         while at_s < phase_s:
             arrivals.append(make(at_s))
@@ -105,7 +107,3 @@ PHASES = (
 
 def _take(blocks: Iterator[int], num_tokens: int) -> tuple[int, ...]:
     return tuple(next(blocks) for _ in range(-(-num_tokens // BLOCK_TOKENS)))
-
-
-def _length(draw: random.Random, mean: float) -> int:
-    return max(2, round(mean * draw.lognormvariate(0, SIGMA) / math.exp(SIGMA**2 / 2)))

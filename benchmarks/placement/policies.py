@@ -61,18 +61,22 @@ def run(policy: Policy, arrivals: list[Arrival], setting: Setting) -> list[Reque
 
 
 def cluster_of(policy: Policy, setting: Setting) -> SimulatedCluster:
-    """Steps aim at a little less than the target, so that tokens keep it."""
-    settings = msgspec.structs.replace(SETTINGS, tpot_target_s=0.85 * setting.tpot_s)
-    pools = [
-        WorkerPool(Role.PREFILL, setting.num_prefill, setting.machine, settings),
-        WorkerPool(Role.DECODE, setting.num_decode, setting.machine, settings),
-    ]
     router = RouterSettings(
         max_queued=setting.max_queued if policy.refuses else None,
         split=policy.split,
         choose=in_turn if policy.in_turn else None,
     )
-    return SimulatedCluster(pools, router)
+    return SimulatedCluster(pools_of(setting), router)
+
+
+def pools_of(setting: Setting, chunk_tokens: int | None = None) -> list[WorkerPool]:
+    """The workers of each role. Steps aim at a little less than the target, so that tokens keep it,
+    and have at most `chunk_tokens` prompt tokens."""
+    settings = msgspec.structs.replace(
+        SETTINGS, tpot_target_s=0.85 * setting.tpot_s, chunk_tokens=chunk_tokens
+    )
+    counts = ((Role.PREFILL, setting.num_prefill), (Role.DECODE, setting.num_decode))
+    return [WorkerPool(role, number, setting.machine, settings) for role, number in counts]
 
 
 def goodput(served: list[RequestResult]) -> float:

@@ -17,9 +17,9 @@ import json
 import random
 from pathlib import Path
 
+from benchmarks.placement.policies import goodput
 from benchmarks.published.result import Result, needed
 from benchmarks.published.serving import (
-    attainment,
     fixed,
     machine,
     most_per_s,
@@ -106,6 +106,6 @@ def _most(pools: list[WorkerPool], split: Split) -> float:
 
     def in_time(per_s: float) -> bool:
         arrivals = poisson(NUM_REQUESTS, num_workers * per_s, _lengths)
-        return attainment(serve(pools, arrivals, fixed(split), SLO)) >= SHARE
+        return goodput(serve(pools, arrivals, fixed(split), SLO)) >= SHARE
 
     return most_per_s(in_time, 1.0, 8.0)

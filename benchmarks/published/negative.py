@@ -29,7 +29,7 @@ import msgspec
 
 from benchmarks.published.result import Result
 from benchmarks.published.serving import pool, serve
-from benchmarks.published.taichi import LLAMA_70B
+from benchmarks.published.taichi import LLAMA_2_70B
 from router.config import Roles
 from router.placing.placement_request import Slo, Split
 from sim.devices.device import read_device
@@ -60,7 +60,7 @@ SETTINGS = (
 
 
 def results(measured: Path) -> list[Result]:
-    shape = msgspec.structs.replace(LLAMA_70B, max_model_len=1 << 17)
+    shape = msgspec.structs.replace(LLAMA_2_70B, max_model_len=1 << 17)
     machine = machine_of(read_device("h100"), shape, TENSOR_PARALLEL)
     return [each for setting in SETTINGS for each in _compare(machine, *setting)]
 

@@ -92,10 +92,6 @@ def fixed(split: Split) -> RouterSettings:
     return RouterSettings(max_queued=None, split=split)
 
 
-def attainment(served: Sequence[RequestResult]) -> float:
-    return sum(each.good for each in served) / len(served)
-
-
 def most_per_s(in_time: Callable[[float], bool], low: float, high: float) -> float:
     """The largest rate that is served in time, to 3 %; 0 where `low` is not."""
     if not in_time(low):

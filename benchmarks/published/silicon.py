@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from benchmarks.published.exo import LLAMA_8B
+from benchmarks.model_shapes import LLAMA_8B
 from benchmarks.published.result import Result, needed
 from sim.devices.device import read_device
 from sim.devices.errors import DoesNotFit

@@ -27,7 +27,7 @@ import numpy as np
 from benchmarks.published.result import Result, needed
 from router.placing.placement_request import Split
 from sim.devices.device import Coefficients
-from sim.devices.fit import non_negative
+from sim.devices.fit import NAMES, non_negative
 from sim.devices.request_records import ServedRequest, fit_requests
 from sim.machine import LAYOUT, MachineModel
 from sim.request import RequestResult
@@ -117,8 +117,7 @@ def replay(run: Run, folder: Path) -> list[Result]:
 
 
 def scaled(coefficients: Coefficients, factor: float) -> Coefficients:
-    names = ("step_s", "sequence_s", "context_token_s", "prompt_token_s", "prompt_pair_s")
-    changed = {name: factor * getattr(coefficients, name) for name in names}
+    changed = {name: factor * getattr(coefficients, name) for name in NAMES}
     return msgspec.structs.replace(coefficients, **changed)
 
 

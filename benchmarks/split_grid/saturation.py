@@ -8,6 +8,7 @@ import numpy as np
 
 from benchmarks.split_grid.serve import NUM_WORKERS, always, cluster_of
 from router.roles.capacity import capacity, work_rates
+from sim.devices.fit import NAMES
 from sim.machine import MachineModel
 from sim.plan.traffic_profile import TrafficProfile
 
@@ -23,7 +24,7 @@ class Saturation:
     def __init__(self, traffic: TrafficProfile, tpot_s: float, machine: MachineModel) -> None:
         table = cluster_of(always(1), tpot_s, machine).ledger.table
         rows = list(range(NUM_WORKERS))
-        for name in ("step_s", "sequence_s", "context_token_s", "prompt_token_s", "prompt_pair_s"):
+        for name in NAMES:
             getattr(table, name)[rows] = getattr(machine, name)
         rates = work_rates(table, rows, traffic.workload(1.0, tpot_s), tpot_s)
         prompts, answers = float(rates.prompts_per_s[0]), float(rates.answers_per_s[0])

@@ -9,19 +9,17 @@ import msgspec
 
 from benchmarks.placement.policies import Setting, goodput
 from router.config import Roles
-from router.placing.placement_request import Split
+from router.placing.placement_request import Slo, Split
+from sim.evaluate import worker_settings
 from sim.machine import MachineModel
 from sim.request import RequestResult
 from sim.router import RouterSettings
 from sim.simulation import SimulatedCluster, WorkerPool
 from sim.traces import Arrival
 from sim.warm_up import NUM_WARM
-from sim.worker import SETTINGS
 from wire.identity import Role
 
 NUM_WORKERS = 8
-STEP_SHARE = 0.95
-"""Share of the target that workers aim at in steps with prompts and answers."""
 CHUNK_TOKENS = 2048
 """Most prompt tokens of a step. Beside answers the target bounds it."""
 
@@ -99,9 +97,7 @@ def _is_first_late(result: RequestResult) -> bool:
 
 def cluster_of(arm: Arm, tpot_s: float, machine: MachineModel) -> SimulatedCluster:
     """Workers have equal settings in every arm."""
-    settings = msgspec.structs.replace(
-        SETTINGS, tpot_target_s=STEP_SHARE * tpot_s, chunk_tokens=CHUNK_TOKENS
-    )
+    settings = worker_settings(Slo(None, tpot_s), CHUNK_TOKENS)
     counts = ((Role.PREFILL, arm.num_prefill), (Role.DECODE, NUM_WORKERS - arm.num_prefill))
     pools = [WorkerPool(role, number, machine, settings) for role, number in counts if number]
     return SimulatedCluster(pools, RouterSettings(max_queued=256, split=arm.split, roles=arm.roles))
