@@ -7,11 +7,10 @@ from collections.abc import Iterator, Sequence
 from rich.console import Console
 from rich.table import Table
 
+from cluster.summary_table import ABSENT, price
 from sim.plan.findings import Row, rows, verdict
 from sim.plan.planner import PlanFound
 from sim.plan.pool_choice import Needs
-
-ABSENT = "–"
 
 
 def show_plan(found: PlanFound, reasons: Sequence[str], console: Console) -> None:
@@ -56,8 +55,8 @@ def _lines(shown: Sequence[Row], needs: Needs) -> Iterator[tuple[str, list[str]]
     yield "decode", [_workers(row.decode_workers, row.decode) for row in shown]
     yield "GPUs", [_gpus(row) for row in shown]
     if any(row.cost_per_hour is not None for row in shown):
-        yield "cost per hour", [_money(row.cost_per_hour) for row in shown]
-        yield "  per 1M answer tokens", [_money(row.cost_per_million_tokens) for row in shown]
+        yield "cost per hour", [price(row.cost_per_hour) for row in shown]
+        yield "  per 1M answer tokens", [price(row.cost_per_million_tokens) for row in shown]
     else:
         hours = [f"{row.gpu_hours_per_million_tokens:.3g}" for row in shown]
         yield "GPU hours per 1M answer tokens", hours
@@ -90,7 +89,3 @@ def _headroom(row: Row) -> str:
     if row.headroom_is_open:
         return f"over {row.headroom:.0%}"
     return f"{row.headroom:.0%}" if row.headroom else "under 5%"
-
-
-def _money(value: float | None) -> str:
-    return ABSENT if value is None else f"{value:,.2f}"

@@ -52,8 +52,8 @@ def _rows(summaries: Sequence[Summary], targets: Slo) -> Iterator[Row]:
     yield "lost", [f"{it.num_lost:,}" for it in summaries]
     yield "role changes", [f"{it.num_role_changes:,}" for it in summaries]
     if any(it.cost_per_hour is not None for it in summaries):
-        yield "cost per hour", [_price(it.cost_per_hour) for it in summaries]
-        yield "  per 1M answer tokens", [_price(it.cost_per_million_tokens) for it in summaries]
+        yield "cost per hour", [price(it.cost_per_hour) for it in summaries]
+        yield "  per 1M answer tokens", [price(it.cost_per_million_tokens) for it in summaries]
 
 
 def _percentiles(name: str, columns: Sequence[Percentiles]) -> Iterator[Row]:
@@ -73,5 +73,6 @@ def _percent(share: float | None) -> str:
     return ABSENT if share is None else f"{share:.1%}"
 
 
-def _price(price: float | None) -> str:
-    return ABSENT if price is None else f"{price:,.2f}"
+def price(value: float | None) -> str:
+    """With two digits; ABSENT where there is none."""
+    return ABSENT if value is None else f"{value:,.2f}"

@@ -51,6 +51,11 @@ class MachineModel(msgspec.Struct, frozen=True, kw_only=True):
             + self.prompt_pair_s * work.prompt_pairs
         )
 
+    def with_block_size(self, block_size: int) -> MachineModel:
+        """The same machine with KV blocks of so many tokens."""
+        layout = msgspec.structs.replace(self.layout, block_size=block_size)
+        return msgspec.structs.replace(self, layout=layout)
+
     def prefill_s(self, num_tokens: int, chunk_tokens: int = 512) -> float:
         """Prefill of a prompt that has a worker to itself."""
         pairs = num_tokens * num_tokens / 2

@@ -45,11 +45,10 @@ class PoolPlan(msgspec.Struct, frozen=True, kw_only=True):
         machine = self.machine
         if self.device is not None:
             machine = machine_of(self.device, shape, self.tensor_parallel)
-        layout = msgspec.structs.replace(machine.layout, block_size=block_tokens)
         return WorkerPool(
             role=self.role,
             num_workers=self.num_workers,
-            machine=msgspec.structs.replace(machine, layout=layout),
+            machine=machine.with_block_size(block_tokens),
             settings=worker_settings(targets, chunk_tokens),
         )
 

@@ -18,7 +18,7 @@ from router.config import Roles
 from router.placing.fleet_table import Flags, FleetTable, Floats
 from router.placing.placement_request import Split
 from router.placing.workload import Workload
-from router.roles.capacity import WorkRates, capacity, work_rates
+from router.roles.capacity import WorkRates, capacity, work_rates, work_sums
 from wire.identity import Role
 
 BINDS_FROM = 0.85
@@ -125,7 +125,7 @@ def served(rates: WorkRates, prefills: Flags, sharing: Sharing) -> float:
     """Requests a second that an assignment serves within the targets."""
     if sharing is not Sharing.APART:
         return capacity(rates, prefills)
-    prompts, answers = _sums(rates, prefills)
+    prompts, answers, _ = work_sums(rates, prefills)
     return min(prompts, answers)
 
 
@@ -146,24 +146,13 @@ def _with_one_more(rates: WorkRates, prefills: Flags, sharing: Sharing, role: Ro
     return served(extended(rates, prefills, role), np.append(prefills, flag), sharing)
 
 
-def _sums(rates: WorkRates, prefills: Flags) -> tuple[float, float]:
-    """Prompts and answers a second of the workers that have only these to compute."""
-    return float(rates.prompts_per_s[prefills].sum()), float(rates.answers_per_s[~prefills].sum())
-
-
-def _prompt_weight(rates: WorkRates, prefills: Flags) -> float:
-    """Answers that the decode workers give up for one prompt, on average."""
-    answers = rates.answers_per_s[~prefills]
-    return float((rates.prompt_weight[~prefills] * answers).sum() / max(answers.sum(), 1e-9))
-
-
 def _compute_stages(
     rates: WorkRates, prefills: Flags, sharing: Sharing, comes: float
 ) -> tuple[StageLoad, StageLoad]:
     """Load of prefill and decode. Where workers are shared, each stage has the load that it alone
     brings, and both add up."""
-    prompts, answers = _sums(rates, prefills)
-    weight = _prompt_weight(rates, prefills)
+    prompts, answers, weighted = work_sums(rates, prefills)
+    weight = weighted / max(answers, 1e-9)
     if sharing is Sharing.SHARED:
         prompts, beside = answers / max(weight, 1e-9), 0.0
     else:
@@ -194,8 +183,8 @@ def _binding(
     a little higher: where answers gain nothing by it, memory bounds them."""
     prefill, decode, *others = stages
     compute = prefill.stage if prefill.load > decode.load else decode.stage
-    _, answers = _sums(rates, prefills)
-    _, more = _sums(looser, prefills)
+    _, answers, _ = work_sums(rates, prefills)
+    _, more, _ = work_sums(looser, prefills)
     if compute is Stage.DECODE and more <= answers * (1 + 1e-6):
         compute = Stage.KV_MEMORY
     loads = [(load, compute), *((it.load, it.stage) for it in others)]

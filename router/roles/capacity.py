@@ -89,7 +89,7 @@ def _medians(kinds: npt.NDArray[np.int64], costs: Floats, knows: Flags) -> Float
 def capacity(rates: WorkRates, prefills: Flags) -> float:
     """Requests a second that the workers serve when those flagged prefill, and the others decode
     and take the prompts that are left."""
-    return float(_served(*_sums(rates, prefills))[0])
+    return float(_served(*work_sums(rates, prefills)))
 
 
 def capacity_by_count(rates: WorkRates, order: Sequence[int]) -> Floats:
@@ -104,7 +104,7 @@ def capacity_by_count(rates: WorkRates, order: Sequence[int]) -> Floats:
 
 def capacity_by_change(rates: WorkRates, prefills: Flags, changes: Sequence[int]) -> Floats:
     """The capacity when one worker takes the other role, for each of `changes`."""
-    prompts, answers, weighted = _sums(rates, prefills)
+    prompts, answers, weighted = work_sums(rates, prefills)
     sign = np.where(prefills[changes], -1.0, 1.0)
     moved = sign * rates.answers_per_s[changes]
     return _served(
@@ -114,16 +114,16 @@ def capacity_by_change(rates: WorkRates, prefills: Flags, changes: Sequence[int]
     )
 
 
-def _sums(rates: WorkRates, prefills: Flags) -> tuple[Floats, Floats, Floats]:
-    """Prompts and answers a second, and the answers times their workers' weight of a prompt; each
-    of shape [1]."""
+def work_sums(rates: WorkRates, prefills: Flags) -> tuple[float, float, float]:
+    """Prompts a second of the workers that prefill, answers a second of the others, and these
+    answers times their workers' weight of a prompt."""
     prompts = np.where(prefills, rates.prompts_per_s, 0.0)
     answers = np.where(prefills, 0.0, rates.answers_per_s)
     weighted = rates.prompt_weight * answers
-    return prompts.sum(keepdims=True), answers.sum(keepdims=True), weighted.sum(keepdims=True)
+    return float(prompts.sum()), float(answers.sum()), float(weighted.sum())
 
 
-def _served(prompts: Floats, answers: Floats, weighted: Floats) -> Floats:
+def _served(prompts: Floats | float, answers: Floats | float, weighted: Floats | float) -> Floats:
     """Requests a second by the sums over prefill workers and over decode workers."""
     weight = weighted / np.maximum(answers, LEAST_S)
     served: Floats = np.minimum(answers, (answers + prompts * weight) / (1.0 + weight))

@@ -84,12 +84,10 @@ def _kind(
     if shape.intermediate_size % degree:
         width = f"the feed-forward's width of {shape.intermediate_size}"
         raise DoesNotFit(f"{width} cannot be divided among {degree} devices")
-    machine = machine_of(device, shape, degree)
-    layout = msgspec.structs.replace(machine.layout, block_size=block_tokens)
     return WorkerKind(
         device=device.name,
         tensor_parallel=degree,
-        machine=msgspec.structs.replace(machine, layout=layout),
+        machine=machine_of(device, shape, degree).with_block_size(block_tokens),
         price_per_hour=degree * device.price_per_hour if priced else None,
         num_gpus_that_exist=stock.count,
     )
